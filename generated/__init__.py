@@ -1,0 +1,1 @@
+"""Compiled example controllers: `from generated import cartpole`."""

@@ -1,0 +1,1 @@
+"""mpcgen: compile symbolic MPC problems to differentiable solvers."""

@@ -1,0 +1,56 @@
+"""The errors users meet.
+
+Every message says what was given, what was expected and what to do. Anything that is our own fault
+raises `InternalError`, which says so.
+"""
+
+
+class MpcgenError(Exception):
+    """Base class of every error that mpcgen raises on purpose."""
+
+
+class SpecError(MpcgenError, ValueError):
+    """A model specification that cannot be turned into a controller."""
+
+
+class UnsupportedExpressionError(SpecError):
+    """A sympy function that has no derivative, no real value, or no counterpart in C."""
+
+
+class ShapeError(MpcgenError, ValueError):
+    """A tensor whose shape does not fit the problem."""
+
+
+class DtypeError(MpcgenError, TypeError):
+    """A tensor whose dtype is not float32 or float64, or differs from that of x0."""
+
+
+class DeviceError(MpcgenError, ValueError):
+    """A tensor on a device for which the module was not built, or not on the device of x0."""
+
+
+class ParameterError(MpcgenError, ValueError):
+    """An unknown parameter name, a missing value, or an option outside its range."""
+
+
+class UnconvergedError(MpcgenError, ArithmeticError):
+    """Some problems of a batch did not converge and ``on_unconverged="raise"`` was asked for."""
+
+
+class BuildError(MpcgenError):
+    """The generated source could not be compiled. Carries the command and the compiler's words."""
+
+
+class CompilerNotFoundError(BuildError):
+    """No C compiler on this machine."""
+
+
+class StaleBuildError(BuildError):
+    """A compiled module that does not belong to the text, Python or CPU it is loaded with."""
+
+
+class InternalError(MpcgenError):
+    """A bug in mpcgen, not in what the user wrote."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message} (this is a bug in mpcgen, please report it)")

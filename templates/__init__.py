@@ -1,0 +1,1 @@
+"""Jinja templates and C runtime headers, shipped as package data."""
