@@ -1,0 +1,160 @@
+"""CasADi functions of one stage: the model, the costs, the bounds, and CasADi's derivatives of them."""
+
+from functools import cached_property
+
+import casadi as ca
+import numpy as np
+
+from mpcgen.baseline.parameters import Array, parameter_size
+from mpcgen.baseline.translate import Translator, discretise
+from mpcgen.problem.spec import Spec
+
+
+class Functions:
+    """Every function of a stage, as CasADi sees the specification.
+
+    Arguments, in this order where a function takes them: x (n,), u (m,), theta (n_theta,) with all
+    parameters flat and row-major, lam (n,) the costate of the next stage. Derivatives with respect to
+    tau = (x, u) have n + m entries. Derivatives are made on first use.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.n, self.m = len(spec.states), len(spec.controls)
+        self.n_theta = parameter_size(spec)
+        self._x, self._u = ca.SX.sym("x", self.n), ca.SX.sym("u", self.m)
+        self._theta, self._lam = ca.SX.sym("theta", self.n_theta), ca.SX.sym("lam", self.n)
+        self._tau = ca.vertcat(self._x, self._u)
+        translate = Translator(self._symbols())
+        self._next = self._dynamics(translate)
+        self._stage = translate(spec.stage_cost)
+        self._terminal = translate(spec.terminal_cost)
+        self._lower = translate.vector([control.lower for control in spec.controls])
+        self._upper = translate.vector([control.upper for control in spec.controls])
+
+    def _symbols(self) -> dict:
+        names = [*self.spec.states, *(control.symbol for control in self.spec.controls)]
+        names += [symbol for parameter in self.spec.parameters for symbol in parameter.symbols]
+        return dict(zip(names, ca.vertsplit(ca.vertcat(self._tau, self._theta)), strict=True))
+
+    def _dynamics(self, translate: Translator) -> ca.SX:
+        dynamics = self.spec.dynamics
+        rows = translate.vector(dynamics.expressions)
+        if dynamics.scheme == "discrete":
+            return rows
+        rate = ca.Function("rate", [self._x, self._u, self._theta], [rows])
+        dt = translate(dynamics.dt)
+        return discretise(rate, dynamics.scheme, self._x, self._u, self._theta, dt, dynamics.substeps)
+
+    def _stage_function(self, name: str, *results: ca.SX) -> ca.Function:
+        return ca.Function(name, [self._x, self._u, self._theta], list(results))
+
+    @property
+    def _lagrangian(self) -> ca.SX:
+        return self._stage + ca.dot(self._lam, self._next)
+
+    @cached_property
+    def f(self) -> ca.Function:
+        """Discrete dynamics: (x, u, theta) -> (n, 1) next state."""
+        return self._stage_function("f", self._next)
+
+    @cached_property
+    def stage_cost(self) -> ca.Function:
+        """(x, u, theta) -> scalar."""
+        return self._stage_function("stage_cost", self._stage)
+
+    @cached_property
+    def terminal_cost(self) -> ca.Function:
+        """(x, theta) -> scalar."""
+        return ca.Function("terminal_cost", [self._x, self._theta], [self._terminal])
+
+    @cached_property
+    def bounds(self) -> ca.Function:
+        """(theta) -> lower (m, 1), upper (m, 1)."""
+        return ca.Function("bounds", [self._theta], [self._lower, self._upper])
+
+    @cached_property
+    def bounds_D_theta(self) -> ca.Function:  # noqa: N802
+        """(theta) -> jacobians of lower and of upper, each (m, n_theta)."""
+        jacobians = [ca.jacobian(bound, self._theta) for bound in (self._lower, self._upper)]
+        return ca.Function("bounds_D_theta", [self._theta], jacobians)
+
+    @cached_property
+    def f_D_tau(self) -> ca.Function:  # noqa: N802
+        """(x, u, theta) -> (n, n+m) jacobian of the dynamics."""
+        return self._stage_function("f_D_tau", ca.jacobian(self._next, self._tau))
+
+    @cached_property
+    def f_D_theta(self) -> ca.Function:  # noqa: N802
+        """(x, u, theta) -> (n, n_theta) jacobian of the dynamics."""
+        return self._stage_function("f_D_theta", ca.jacobian(self._next, self._theta))
+
+    @cached_property
+    def stage_cost_D_tau(self) -> ca.Function:  # noqa: N802
+        """(x, u, theta) -> (n+m, 1) gradient of the stage cost."""
+        return self._stage_function("stage_cost_D_tau", ca.gradient(self._stage, self._tau))
+
+    @cached_property
+    def stage_cost_D_theta(self) -> ca.Function:  # noqa: N802
+        """(x, u, theta) -> (n_theta, 1) gradient of the stage cost."""
+        return self._stage_function("stage_cost_D_theta", ca.gradient(self._stage, self._theta))
+
+    @cached_property
+    def stage_cost_hessian(self) -> ca.Function:
+        """(x, u, theta) -> (n+m, n+m) Hessian of the stage cost."""
+        return self._stage_function("stage_cost_hessian", ca.hessian(self._stage, self._tau)[0])
+
+    @cached_property
+    def lagrangian_hessian(self) -> ca.Function:
+        """(x, u, theta, lam) -> (n+m, n+m) Hessian of stage cost + lam . f."""
+        arguments = [self._x, self._u, self._theta, self._lam]
+        return ca.Function("lagrangian_hessian", arguments, [ca.hessian(self._lagrangian, self._tau)[0]])
+
+    @cached_property
+    def lagrangian_D_tau_theta(self) -> ca.Function:  # noqa: N802
+        """(x, u, theta, lam) -> (n+m, n_theta) mixed second derivative of stage cost + lam . f."""
+        arguments = [self._x, self._u, self._theta, self._lam]
+        mixed = ca.jacobian(ca.gradient(self._lagrangian, self._tau), self._theta)
+        return ca.Function("lagrangian_D_tau_theta", arguments, [mixed])
+
+    @cached_property
+    def terminal_cost_D_x(self) -> ca.Function:  # noqa: N802
+        """(x, theta) -> (n, 1) gradient of the terminal cost."""
+        gradient = ca.gradient(self._terminal, self._x)
+        return ca.Function("terminal_cost_D_x", [self._x, self._theta], [gradient])
+
+    @cached_property
+    def terminal_cost_D_theta(self) -> ca.Function:  # noqa: N802
+        """(x, theta) -> (n_theta, 1) gradient of the terminal cost."""
+        gradient = ca.gradient(self._terminal, self._theta)
+        return ca.Function("terminal_cost_D_theta", [self._x, self._theta], [gradient])
+
+    @cached_property
+    def terminal_cost_hessian(self) -> ca.Function:
+        """(x, theta) -> (n, n) Hessian of the terminal cost."""
+        hessian = ca.hessian(self._terminal, self._x)[0]
+        return ca.Function("terminal_cost_hessian", [self._x, self._theta], [hessian])
+
+    @cached_property
+    def terminal_cost_D_x_theta(self) -> ca.Function:  # noqa: N802
+        """(x, theta) -> (n, n_theta) mixed second derivative of the terminal cost."""
+        mixed = ca.jacobian(ca.gradient(self._terminal, self._x), self._theta)
+        return ca.Function("terminal_cost_D_x_theta", [self._x, self._theta], [mixed])
+
+    def stage_bounds(self, theta: Array) -> tuple[Array, Array]:
+        """Lower and upper bounds of all stages, each (N, m), from theta (n_theta, N+1)."""
+        columns = [self.bounds(theta[:, t]) for t in range(theta.shape[1] - 1)]
+        lower, upper = (np.array([np.asarray(pair[i]).ravel() for pair in columns]) for i in (0, 1))
+        return lower, upper
+
+    def rollout(self, x0: Array, u: Array, theta: Array) -> Array:
+        """States (N+1, n) under the controls u (N, m) from x0 (n,), with theta (n_theta, N+1)."""
+        states = [np.asarray(x0, dtype=float)]
+        for t, control in enumerate(u):
+            states.append(np.asarray(self.f(states[-1], control, theta[:, t])).ravel())
+        return np.array(states)
+
+    def total_cost(self, x: Array, u: Array, theta: Array) -> float:
+        """Cost of a trajectory: x (N+1, n), u (N, m), theta (n_theta, N+1)."""
+        stages = sum(float(self.stage_cost(x[t], u[t], theta[:, t])) for t in range(len(u)))
+        return stages + float(self.terminal_cost(x[-1], theta[:, -1]))
