@@ -1,0 +1,208 @@
+"""Build a problem: render, compile, cache, install or import."""
+
+import contextlib
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from mpcgen.build import cache
+from mpcgen.build.digest import build_digest, spec_key
+from mpcgen.build.extension import compile_extension
+from mpcgen.build.manifest import Manifest
+from mpcgen.build.toolchain import Toolchain, find_toolchain
+from mpcgen.codegen.rendered import Rendered
+from mpcgen.errors import BuildError, InternalError
+from mpcgen.problem.spec import Spec
+from mpcgen.runtime.loading import file_sha256
+
+_COMPILED_PACKAGE = "mpcgen_compiled"
+_PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
+
+Report = Callable[[str], None]
+
+
+class SupportsSpec(Protocol):
+    """What `build` takes besides a `Spec`: a `mpcgen.Problem`."""
+
+    def spec(self) -> Spec:
+        """The frozen specification."""
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A finished build.
+
+    ``up_to_date``: nothing had to be done. ``from_cache``: nothing was compiled. ``seconds``: wall time.
+    """
+
+    path: Path
+    up_to_date: bool
+    from_cache: bool
+    seconds: float
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A package in the cache."""
+
+    path: Path
+    manifest: Manifest
+    from_cache: bool
+
+
+def build(
+    problem: SupportsSpec | Spec,
+    directory: str | Path = "generated",
+    *,
+    march: str | None = None,
+    force: bool = False,
+    report: Report | None = None,
+) -> BuildResult:
+    """Build ``problem`` into the package ``directory``/<name>/.
+
+    march: instruction set to build for, e.g. "x86-64-v3"; default: the widest this CPU runs. force: compile
+    even if nothing changed. report: called with a line of text as each step begins.
+
+    Raises BuildError (with the command and the compiler's words), CompilerNotFoundError, SpecError.
+    """
+    start = time.perf_counter()
+    spec = _spec(problem)
+    toolchain = find_toolchain(march)
+    key = spec_key(spec, toolchain)
+    destination = Path(directory) / spec.name
+    installed = Manifest.read(destination)
+    if not force and installed is not None and installed.spec_key == key and installed.is_intact(destination):
+        return BuildResult(destination, True, True, time.perf_counter() - start, installed)
+    _refuse_foreign_package(destination, spec.name)
+    entry = _obtain(spec, key, toolchain, force, report)
+    manifest = cache.with_spec_key(entry.manifest, key)
+    with _written(destination, "choose another directory with -o"):
+        with cache.install_lock(destination):
+            cache.install(entry.path, destination, manifest)
+        package = destination.parent / "__init__.py"
+        if not package.exists():
+            package.write_text(_PACKAGE_DOCSTRING, encoding="utf-8")
+    return BuildResult(destination, False, entry.from_cache, time.perf_counter() - start, manifest)
+
+
+def compile(
+    problem: SupportsSpec | Spec, *, march: str | None = None, report: Report | None = None
+) -> ModuleType:
+    """Build ``problem`` into the user's cache and import it; the module's ``MPC`` is the controller.
+
+    It does in a notebook what `build` does for the command line. The same problem gives the same module.
+    """
+    spec = _spec(problem)
+    toolchain = find_toolchain(march)
+    entry = _obtain(spec, spec_key(spec, toolchain), toolchain, False, report)
+    return _import_package(entry.path, f"{_COMPILED_PACKAGE}.{spec.name}_{entry.manifest.digest[:8]}")
+
+
+def render_spec(spec: Spec) -> Rendered:
+    """Derive and render a specification."""
+    # Not at the top: an unchanged build needs neither the graph nor jinja2.
+    from mpcgen.codegen import render
+
+    return render(spec)
+
+
+def _spec(problem: SupportsSpec | Spec) -> Spec:
+    return problem if isinstance(problem, Spec) else problem.spec()
+
+
+def _obtain(spec: Spec, key: str, toolchain: Toolchain, force: bool, report: Report | None) -> _Entry:
+    """The compiled package of a specification: from the cache, or made and put there."""
+    say = report or (lambda line: None)
+    known = None if force else cache.recall_key(key)
+    path = cache.find_entry(spec.name, known) if known else None
+    if path is not None:
+        return _read_entry(path, from_cache=True)
+    say(f"deriving and rendering {spec.name}")
+    rendered = render_spec(spec)
+    digest = build_digest(rendered, toolchain)
+    with _written(cache.cache_root(), "set MPCGEN_CACHE_DIR to a folder that you can write"):
+        if force:
+            cache.discard_entry(spec.name, digest)
+        path = cache.find_entry(spec.name, digest)
+        from_cache = path is not None
+        if path is None:
+            say(f"compiling {spec.name} for {toolchain.target} with {toolchain.compiler.version}")
+            path = cache.make_entry(
+                spec.name, digest, lambda folder: _fill(folder, rendered, toolchain, key, digest)
+            )
+        cache.remember_key(key, digest)
+    return _read_entry(path, from_cache)
+
+
+def _fill(folder: Path, rendered: Rendered, toolchain: Toolchain, key: str, digest: str) -> Manifest:
+    extension = compile_extension(rendered, folder, digest, toolchain=toolchain)
+    files = sorted([file for file, _ in rendered.files] + [extension.name])
+    return Manifest(
+        problem=rendered.name,
+        digest=digest,
+        spec_key=key,
+        source_digest=rendered.digest,
+        mpcgen=version("mpcgen"),
+        compiler=toolchain.compiler.identity,
+        flags=toolchain.compile_flags,
+        target=toolchain.target.name,
+        cpu_features=toolchain.target.cpu_features,
+        lanes=dict(toolchain.target.lanes),
+        sizes=dict(rendered.sizes),
+        files={file: file_sha256(folder / file) for file in files},
+    )
+
+
+def _read_entry(path: Path, from_cache: bool) -> _Entry:
+    manifest = Manifest.read(path)
+    if manifest is None:
+        raise BuildError(f"the cache entry {path} vanished while it was read; build again")
+    return _Entry(path, manifest, from_cache)
+
+
+def _refuse_foreign_package(destination: Path, name: str) -> None:
+    ours = (destination / f"{name}.h").exists() or Manifest.read(destination) is not None
+    if destination.exists() and not destination.is_dir():
+        raise BuildError(f"{destination} is a file; move it, or choose another directory with -o")
+    if (destination / "__init__.py").exists() and not ours:
+        raise BuildError(
+            f"{destination} holds a Python package that mpcgen did not write, so it is left alone; "
+            f"move it, or choose another directory with -o"
+        )
+
+
+@contextlib.contextmanager
+def _written(folder: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BuildError(f"cannot write the build to {folder}: {error}; {remedy}") from error
+
+
+def _import_package(folder: Path, name: str) -> ModuleType:
+    if name in sys.modules:
+        return sys.modules[name]
+    if _COMPILED_PACKAGE not in sys.modules:
+        parent = ModuleType(_COMPILED_PACKAGE, "Controllers compiled by `mpcgen.compile`.")
+        parent.__path__ = []
+        sys.modules[_COMPILED_PACKAGE] = parent
+    location = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if location is None or location.loader is None:
+        raise InternalError(f"{folder} cannot be imported as a package")
+    module = importlib.util.module_from_spec(location)
+    sys.modules[name] = module
+    try:
+        location.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,142 @@
+"""Compile a rendered package: four variants of the kernels, cffi's glue, one extension."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mpcgen.build.digest import HEADER_FOLDER
+from mpcgen.build.toolchain import Toolchain, find_toolchain, run_compiler
+from mpcgen.codegen.rendered import Rendered
+from mpcgen.errors import BuildError
+from mpcgen.runtime.loading import extension_name
+
+VARIANTS = (
+    ("f64_batch", ("-DMPCGEN_PRECISION=64", "-DMPCGEN_BATCH=1")),
+    ("f32_batch", ("-DMPCGEN_PRECISION=32", "-DMPCGEN_BATCH=1")),
+    ("f64_single", ("-DMPCGEN_PRECISION=64", "-DMPCGEN_BATCH=0")),
+    ("f32_single", ("-DMPCGEN_PRECISION=32", "-DMPCGEN_BATCH=0")),
+)
+"""Suffix and definitions of each compilation of the same source."""
+
+_DIGEST_DECLARATION = "const char *mpcgen_build_digest(void);"
+_MOST_LINES_SHOWN = 60
+
+
+def write_sources(rendered: Rendered, directory: Path) -> None:
+    """Write the package's text files into ``directory``."""
+    for file, text in rendered.files:
+        (directory / file).write_text(text, encoding="utf-8", newline="\n")
+
+
+def compile_variants(
+    rendered: Rendered,
+    directory: Path,
+    extra_flags: Sequence[str] = (),
+    toolchain: Toolchain | None = None,
+) -> tuple[Path, ...]:
+    """Compile the source once per variant, on all cores; returns the object files, in `VARIANTS`' order.
+
+    ``extra_flags`` come last. Raises BuildError with the command and the compiler's words.
+    """
+    toolchain = toolchain or find_toolchain()
+    write_sources(rendered, directory)
+    commands = _variant_commands(rendered, toolchain, extra_flags)
+    _run_all(commands, directory)
+    return tuple(directory / _object(rendered, variant) for variant, _ in VARIANTS)
+
+
+def compile_extension(
+    rendered: Rendered,
+    directory: Path,
+    digest: str,
+    extra_flags: Sequence[str] = (),
+    toolchain: Toolchain | None = None,
+) -> Path:
+    """Write the package into ``directory`` and compile its extension there; returns the extension's path.
+
+    ``digest`` is compiled in, so that a loaded extension can be told from its successor. ``extra_flags``
+    go to the compiler and the linker. Raises BuildError.
+    """
+    toolchain = toolchain or find_toolchain()
+    write_sources(rendered, directory)
+    glue = _write_glue(rendered, directory, digest)
+    commands = _variant_commands(rendered, toolchain, extra_flags)
+    compiler = toolchain.compiler.command
+    commands.append([*compiler, *toolchain.glue_flags, *_includes(), *extra_flags, "-c", glue])
+    _run_all(commands, directory)
+    objects = [_object(rendered, variant) for variant, _ in VARIANTS] + [str(Path(glue).with_suffix(".o"))]
+    extension = extension_name(rendered.name)
+    link = [*compiler, *toolchain.link_flags, *extra_flags, *objects, "-o", extension, *toolchain.libraries]
+    _run(link, directory)
+    for temporary in (*objects, glue):
+        (directory / temporary).unlink()
+    return directory / extension
+
+
+def _variant_commands(
+    rendered: Rendered, toolchain: Toolchain, extra_flags: Sequence[str]
+) -> list[list[str]]:
+    start = [*toolchain.compiler.command, *toolchain.compile_flags, *_includes()]
+    return [
+        [*start, *definitions, *extra_flags, "-c", f"{rendered.name}.c", "-o", _object(rendered, variant)]
+        for variant, definitions in VARIANTS
+    ]
+
+
+def _includes() -> tuple[str, ...]:
+    return ("-I.", f"-I{HEADER_FOLDER}")
+
+
+def _object(rendered: Rendered, variant: str) -> str:
+    return f"{rendered.name}_{variant}.o"
+
+
+def _write_glue(rendered: Rendered, directory: Path, digest: str) -> str:
+    """Write cffi's wrapper of the header into ``directory``; returns its file name."""
+    # Importing cffi takes longer than an unchanged build should.
+    import cffi
+
+    builder = cffi.FFI()
+    try:
+        builder.cdef(rendered.cdef + "\n" + _DIGEST_DECLARATION)
+    except (cffi.FFIError, cffi.CDefError) as error:
+        raise BuildError(f"cffi cannot read the declarations of {rendered.name}.h: {error}") from error
+    definition = f'static {_DIGEST_DECLARATION[:-1]}\n{{\n    return "{digest}";\n}}\n'
+    builder.set_source(f"_{rendered.name}", f'#include "{rendered.name}.h"\n\n{definition}')
+    file = f"_{rendered.name}.c"
+    builder.emit_c_code(str(directory / file))
+    return file
+
+
+def _run_all(commands: Sequence[list[str]], directory: Path) -> None:
+    with ThreadPoolExecutor(max_workers=_cores()) as pool:
+        jobs = [pool.submit(_run, command, directory) for command in commands]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run(command: list[str], directory: Path) -> None:
+    process = run_compiler(command, directory)
+    if process.returncode == 0:
+        return
+    words = (process.stderr or process.stdout).strip() or "(it said nothing)"
+    lines = words.splitlines()
+    shown = "\n".join(lines[:_MOST_LINES_SHOWN])
+    if len(lines) > _MOST_LINES_SHOWN:
+        shown += f"\n... {len(lines) - _MOST_LINES_SHOWN} more lines"
+    raise BuildError(
+        f"the C compiler ended with exit code {process.returncode}.\n"
+        f"Command:\n  {shlex.join(command)}\nIt said:\n{shown}"
+    )
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

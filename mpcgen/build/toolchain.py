@@ -1,0 +1,183 @@
+"""The C compiler of this machine and every flag that it is given."""
+
+import functools
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpcgen.build.cache import cache_root
+from mpcgen.build.target import Target, select_target
+from mpcgen.errors import BuildError, CompilerNotFoundError
+
+COMPILERS = ("gcc", "clang", "cc")
+# Not -ffast-math: the solver's tests for NaN and infinity must mean what they say.
+BASE_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+HIDDEN_FLAGS = ("-fvisibility=hidden",)
+WARNING_FLAGS = ("-Wall", "-Wextra")
+# Importing an extension runs its glue on whatever CPU is there, so it gets no flag of an instruction set.
+GLUE_FLAGS = ("-O1", "-std=gnu11", "-fPIC", "-fvisibility=hidden")
+
+LIBMVEC_PROBE = """
+typedef double pair __attribute__((vector_size(16)));
+pair _ZGVbN2v_sin(pair);
+pair _ZGVbN2v_tan(pair);
+pair _ZGVbN2v_erf(pair);
+pair _ZGVbN2vv_atan2(pair, pair);
+int main(void)
+{
+    pair x = {0.5, 0.25};
+    x = _ZGVbN2vv_atan2(_ZGVbN2v_sin(x), _ZGVbN2v_tan(_ZGVbN2v_erf(x)));
+    return x[0] > 1.0;
+}
+"""
+"""Links where glibc's vector math library is complete: glibc 2.35 or later on x86-64."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler: the command that starts it, its version's first line and the machine it compiles for."""
+
+    command: tuple[str, ...]
+    version: str
+    triple: str
+
+    @property
+    def identity(self) -> str:
+        """What distinguishes this compiler from another, in one line."""
+        return f"{' '.join(self.command)}; {self.version}; {self.triple}"
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A compiler, a target, and whether glibc's vector math library can be linked."""
+
+    compiler: Compiler
+    target: Target
+    libmvec: bool
+
+    @property
+    def compile_flags(self) -> tuple[str, ...]:
+        """Flags for the numerical kernels."""
+        libmvec = ("-DMPCGEN_HAVE_LIBMVEC=1",) if self.libmvec else ()
+        return (*BASE_FLAGS, *HIDDEN_FLAGS, *WARNING_FLAGS, *self.target.flags, *libmvec)
+
+    @property
+    def glue_flags(self) -> tuple[str, ...]:
+        """Flags for cffi's wrapper: no instruction set, so that loading it runs on any CPU."""
+        paths = sysconfig.get_paths()
+        includes = dict.fromkeys((paths["include"], paths["platinclude"]))
+        return (*GLUE_FLAGS, *(f"-I{path}" for path in includes))
+
+    @property
+    def link_flags(self) -> tuple[str, ...]:
+        """Flags that make the linker write an extension."""
+        shared = ("-bundle", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared",)
+        return (*shared, "-pthread")
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Libraries to link, after the objects that need them."""
+        return ("-lmvec", "-lm") if self.libmvec else ("-lm",)
+
+    @property
+    def identity(self) -> str:
+        """Compiler, target and every flag: what of the toolchain can change the machine code."""
+        flags = (*self.compile_flags, *self.glue_flags, *self.link_flags, *self.libraries)
+        return "\n".join((self.compiler.identity, self.target.name, *flags))
+
+
+def find_toolchain(march: str | None = None) -> Toolchain:
+    """The toolchain of this machine for the target ``march`` (default: the widest this CPU runs).
+
+    Raises CompilerNotFoundError, and BuildError for an unknown target or where Python has no headers.
+    """
+    target = select_target(march)
+    compiler = find_compiler()
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.is_file():
+        raise BuildError(
+            f"Python's C headers are missing ({header}); install them, e.g. `apt install python3-dev` "
+            f"or `dnf install python3-devel`"
+        )
+    return Toolchain(compiler, target, _has_libmvec(compiler))
+
+
+def find_compiler() -> Compiler:
+    """The compiler named by the environment variable CC, else the first of `COMPILERS` on the PATH."""
+    named = os.environ.get("CC", "").strip()
+    candidates = [shlex.split(named)] if named else [[name] for name in COMPILERS]
+    for command in candidates:
+        path = shutil.which(command[0])
+        if path is not None:
+            return _identify((path, *command[1:]))
+    looked_for = f"CC={named}" if named else ", ".join(COMPILERS)
+    raise CompilerNotFoundError(
+        f"no C compiler found: looked for {looked_for} on the PATH ({os.environ.get('PATH', '')!r}). "
+        f"Install one, e.g. `apt install gcc`, `dnf install gcc` or `xcode-select --install`, or set CC to its path"
+    )
+
+
+def run_compiler(command: list[str], directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a compiler's command line, its words in English and captured; CompilerNotFoundError if it cannot."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            command,
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise CompilerNotFoundError(
+            f"the C compiler {command[0]} does not start ({error}); reinstall it or set CC to another one"
+        ) from error
+
+
+def _identify(command: tuple[str, ...]) -> Compiler:
+    answers = []
+    for option in ("--version", "-dumpmachine"):
+        process = run_compiler([*command, option])
+        if process.returncode != 0 or not process.stdout.strip():
+            raise CompilerNotFoundError(
+                f"{shlex.join(command)} {option} failed with exit code {process.returncode}, so it is no "
+                f"C compiler that mpcgen can use; set CC to gcc or clang. It said: {process.stderr.strip() or 'nothing'}"
+            )
+        answers.append(process.stdout.strip().splitlines()[0])
+    return Compiler(command, version=answers[0], triple=answers[1])
+
+
+@functools.cache
+def _has_libmvec(compiler: Compiler) -> bool:
+    if not compiler.triple.startswith("x86_64") or "linux" not in compiler.triple:
+        return False
+    key = hashlib.sha256((compiler.identity + LIBMVEC_PROBE).encode()).hexdigest()
+    memo = cache_root() / "toolchain" / f"{key}.json"
+    try:
+        return bool(json.loads(memo.read_text(encoding="utf-8"))["libmvec"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not probed yet, or an unreadable memo: probe
+    found = _probe_libmvec(compiler)
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=memo.parent, delete=False, encoding="utf-8") as file:
+        json.dump({"compiler": compiler.identity, "libmvec": found}, file)
+    os.replace(file.name, memo)
+    return found
+
+
+def _probe_libmvec(compiler: Compiler) -> bool:
+    with tempfile.TemporaryDirectory(prefix="mpcgen-probe-") as folder:
+        source = Path(folder) / "probe.c"
+        source.write_text(LIBMVEC_PROBE, encoding="utf-8")
+        command = [*compiler.command, str(source), "-o", str(Path(folder) / "probe"), "-lmvec", "-lm"]
+        return run_compiler(command).returncode == 0

@@ -1,0 +1,104 @@
+"""The command line: `mpcgen build`, `inspect` and `compare`.
+
+Every import that takes time waits until its command runs.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpcgen.errors import BuildError, InternalError, MpcgenError
+
+if TYPE_CHECKING:
+    from mpcgen.build.driver import BuildResult
+
+BUILD_ERROR = 1
+USER_ERROR = 2
+
+
+class _Group(click.Group):
+    """Prints the user's mistakes as a message; a bug of ours keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InternalError:
+            raise
+        except MpcgenError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(BUILD_ERROR if isinstance(error, BuildError) else USER_ERROR)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mpcgen")
+def main() -> None:
+    """Compile symbolic MPC problems to differentiable C solvers for PyTorch."""
+
+
+@main.command()
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("-o", "--output", default="generated", show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--march", metavar="TARGET", help="Instruction set, e.g. x86-64-v3. Default: this CPU's widest."
+)
+@click.option("--force", is_flag=True, help="Compile even if nothing changed.")
+def build(spec: Path, output: Path, march: str | None, force: bool) -> None:
+    """Build the controller of the specification file SPEC into OUTPUT/<problem name>."""
+    from mpcgen.build.driver import build as build_problem
+    from mpcgen.problem.loading import load_problem
+
+    problem = load_problem(spec)
+    result = build_problem(
+        problem, output, march=march, force=force, report=lambda line: click.echo(f"  {line}")
+    )
+    if result.up_to_date:
+        click.echo(f"{result.path} is up to date ({result.seconds:.2f} s)")
+    else:
+        _print_result(result)
+
+
+@main.command()
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("--stage", metavar="NAME", help="Print this stage of the pipeline only.")
+def inspect(spec: Path, stage: str | None) -> None:
+    """Print every stage from the specification file SPEC to the rendered C."""
+    from mpcgen.codegen import inspect as inspect_spec
+    from mpcgen.problem.loading import load_problem
+
+    click.echo(inspect_spec(load_problem(spec).spec(), stage=stage))
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--count", default=16, show_default=True, type=click.IntRange(min=1), help="Number of problems."
+)
+@click.option("--seed", default=0, show_default=True, help="Of the random initial states.")
+@click.option("--tol", default=1e-8, show_default=True, help="Tolerance of both solvers.")
+@click.option(
+    "--spec", type=click.Path(path_type=Path), help="Specification file. Default: examples/<name>.py."
+)
+def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) -> None:
+    """Compare the built controller at PATH, e.g. generated/cartpole, with CasADi."""
+    from mpcgen.baseline.compare import main_compare
+
+    main_compare(path, count=count, seed=seed, tol=tol, spec=spec)
+
+
+def _print_result(result: "BuildResult") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest = result.manifest
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_row("target", manifest.target)
+    table.add_row(
+        "vector", ", ".join(f"{lanes} problems in {name}" for name, lanes in manifest.lanes.items())
+    )
+    for label, value in manifest.sizes.items():
+        table.add_row(label, str(value))
+    how = "from the cache" if result.from_cache else "compiled"
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{result.path} {how} in {result.seconds:.2f} s", soft_wrap=True)

@@ -1,0 +1,67 @@
+"""The rendered text of a controller: what code generation hands to the build."""
+
+import hashlib
+from dataclasses import dataclass
+
+from mpcgen.errors import InternalError
+
+CDEF_BEGIN = "/* cffi: begin */"
+CDEF_END = "/* cffi: end */"
+
+
+def source_digest(header: str, source: str) -> str:
+    """Sha256 (hex) of the C text; the generated ``__init__.py`` carries it and asks for its extension by it.
+
+    It depends on no machine, unlike the digest of a build.
+    """
+    text = hashlib.sha256()
+    for part in (header, source):
+        text.update(hashlib.sha256(part.encode()).digest())
+    return text.hexdigest()
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """All text of one generated package.
+
+    ``files`` pairs file names with their text: ``<name>.h``, ``<name>.c``, ``__init__.py``. ``header`` is
+    the text of ``<name>.h``, whose part between `CDEF_BEGIN` and `CDEF_END` is the cdef; ``source`` is the
+    text of ``<name>.c``, compiled once per precision and once each for batches and for single problems.
+    ``sizes`` are figures worth showing (states, controls, operations...); they go to the manifest.
+    """
+
+    name: str
+    files: tuple[tuple[str, str], ...]
+    header: str
+    source: str
+    sizes: tuple[tuple[str, int | float | str], ...] = ()
+
+    def __post_init__(self) -> None:
+        texts = dict(self.files)
+        for file, text in ((f"{self.name}.h", self.header), (f"{self.name}.c", self.source)):
+            if texts.get(file) != text:
+                raise InternalError(
+                    f"rendered package {self.name!r}: {file} is missing from its files or differs"
+                )
+        if "__init__.py" not in texts:
+            raise InternalError(f"rendered package {self.name!r} has no __init__.py")
+
+    @property
+    def cdef(self) -> str:
+        """The declarations of the header that cffi parses."""
+        _, begin, rest = self.header.partition(CDEF_BEGIN)
+        declarations, end, _ = rest.partition(CDEF_END)
+        if not (begin and end):
+            raise InternalError(f"{self.name}.h lacks the lines {CDEF_BEGIN!r} and {CDEF_END!r}")
+        return declarations
+
+    @property
+    def digest(self) -> str:
+        """See `source_digest`."""
+        return source_digest(self.header, self.source)
+
+    def __str__(self) -> str:
+        lines = [f"rendered package {self.name}:"]
+        lines += [f"  {file:<24} {text.count(chr(10)):>7} lines" for file, text in self.files]
+        lines += [f"  {label:<24} {value:>7}" for label, value in self.sizes]
+        return "\n".join(lines)

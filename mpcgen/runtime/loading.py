@@ -1,0 +1,163 @@
+"""Load the compiled extension of a generated package, or say in a sentence why it does not fit.
+
+Everything that could end in a crash or in wrong numbers is checked before the dynamic linker sees the
+extension. This module imports nothing but the standard library and `mpcgen.errors`.
+"""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
+from pathlib import Path
+from typing import Any
+
+from mpcgen.errors import StaleBuildError
+from mpcgen.runtime.cpu import describe_cpu, missing_features
+
+ABI = 1
+"""Version of the C interface between the generated extensions and this package's runtime."""
+
+MANIFEST_FILE = "build.json"
+EXT_SUFFIX = EXTENSION_SUFFIXES[0]
+"""What an extension of this Python is called, e.g. ``.cpython-311-x86_64-linux-gnu.so``."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A loaded extension: cffi's ``ffi`` and ``lib``, its manifest, and the extension's path."""
+
+    name: str
+    ffi: Any
+    lib: Any
+    manifest: Mapping[str, Any]
+    path: Path
+
+
+def load(package_file: str, name: str, source_digest: str) -> Library:
+    """Check and load the extension of a generated package.
+
+    package_file: the package's ``__file__``. name: of the problem. source_digest: of the C text, as
+    `mpcgen.codegen.rendered.source_digest` computed it when the package was rendered.
+
+    Raises StaleBuildError where the extension is missing, or belongs to another problem, text, version
+    of mpcgen, Python or CPU.
+    """
+    folder = Path(package_file).resolve().parent
+    remedy = f"run `mpcgen build <the spec file of {name}> -o {folder.parent}`"
+    manifest = _read_manifest(folder, name, remedy)
+    _check_origin(folder, name, manifest, remedy)
+    _check_python(folder, name, remedy)
+    if manifest["source_digest"] != source_digest:
+        raise StaleBuildError(
+            f"{folder} is stale: its extension was compiled from other C text than its "
+            f"__init__.py expects; {remedy}"
+        )
+    _check_files(folder, manifest["files"], remedy)
+    _check_cpu(folder, manifest, remedy)
+    return _load_extension(folder, name, manifest, remedy)
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def extension_name(name: str) -> str:
+    """File name of a problem's extension for this Python."""
+    return f"_{name}{EXT_SUFFIX}"
+
+
+def _read_manifest(folder: Path, name: str, remedy: str) -> dict[str, Any]:
+    path = folder / MANIFEST_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StaleBuildError(
+            f"{name} is not built yet: {folder} holds its text, but no {MANIFEST_FILE}, "
+            f"so no extension; {remedy}"
+        ) from None
+    expected = ("problem", "abi", "mpcgen", "digest", "source_digest", "target", "cpu_features", "files")
+    try:
+        manifest = json.loads(text)
+        absent = [key for key in expected if key not in manifest]
+    except (ValueError, TypeError) as error:
+        raise StaleBuildError(
+            f"{path} is not the JSON that `mpcgen build` writes ({error}); {remedy}"
+        ) from error
+    if absent:
+        raise StaleBuildError(
+            f"{path} lacks {', '.join(absent)}: another version of mpcgen wrote it; {remedy}"
+        )
+    return manifest
+
+
+def _check_origin(folder: Path, name: str, manifest: Mapping[str, Any], remedy: str) -> None:
+    if manifest["problem"] != name:
+        raise StaleBuildError(
+            f"{folder} holds a foreign build: its text is of the problem {name!r}, but its extension was "
+            f"built for {manifest['problem']!r}; {remedy}"
+        )
+    if manifest["abi"] != ABI:
+        raise StaleBuildError(
+            f"{folder} was built by mpcgen {manifest['mpcgen']} with interface {manifest['abi']}, "
+            f"this mpcgen speaks interface {ABI}; {remedy}"
+        )
+
+
+def _check_python(folder: Path, name: str, remedy: str) -> None:
+    if (folder / extension_name(name)).is_file():
+        return
+    others = sorted(path.name.removeprefix(f"_{name}") for path in folder.glob(f"_{name}.*"))
+    if others:
+        raise StaleBuildError(
+            f"{folder} was built for another Python: its extension is for {', '.join(others)}, "
+            f"this Python needs {EXT_SUFFIX}; {remedy} with this Python"
+        )
+    raise StaleBuildError(f"{name} is not built: {folder} has no {extension_name(name)}; {remedy}")
+
+
+def _check_files(folder: Path, recorded: Mapping[str, str], remedy: str) -> None:
+    for file in sorted(recorded):
+        path = folder / file
+        if not path.is_file():
+            raise StaleBuildError(f"{folder} is incomplete: {file} is missing; {remedy}")
+        if file_sha256(path) != recorded[file]:
+            raise StaleBuildError(
+                f"{path} is not what was built: it was edited or replaced after the extension was compiled. "
+                f"Change the spec or the templates instead of the generated text, then {remedy}"
+            )
+
+
+def _check_cpu(folder: Path, manifest: Mapping[str, Any], remedy: str) -> None:
+    missing = missing_features(manifest["cpu_features"])
+    if missing:
+        raise StaleBuildError(
+            f"{folder} was built for {manifest['target']}, which needs {', '.join(missing)}; this CPU has "
+            f"{describe_cpu()}. To use it here, {remedy}; to build for this CPU on another machine, add "
+            f"`--march x86-64-v3` or `--march x86-64`"
+        )
+
+
+def _load_extension(folder: Path, name: str, manifest: Mapping[str, Any], remedy: str) -> Library:
+    path = folder / extension_name(name)
+    module_name = f"_{name}"
+    loader = ExtensionFileLoader(module_name, str(path))
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
+    if spec is None:
+        raise StaleBuildError(f"{path} cannot be imported as a Python extension; {remedy}")
+    try:
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+    except ImportError as error:
+        raise StaleBuildError(f"{path} does not load on this machine: {error}; {remedy}") from error
+    compiled = module.ffi.string(module.lib.mpcgen_build_digest()).decode()
+    if compiled != manifest["digest"]:
+        # Python keeps an extension for the life of the process, whatever happens to its file.
+        raise StaleBuildError(
+            f"{path} was rebuilt after this process had loaded it (build {compiled[:12]} is loaded, "
+            f"{manifest['digest'][:12]} is on disk); restart Python"
+        )
+    return Library(name=name, ffi=module.ffi, lib=module.lib, manifest=manifest, path=path)
