@@ -1,0 +1,171 @@
+/* The lane type: `real` is one number for each of LANES problems solved side by side.
+ *
+ * With LANES == 1 it is a plain scalar; otherwise a GCC/Clang vector, one problem per element. Kernels are
+ * written once over `real` and `mask` and never branch on a single lane: comparisons give masks (all bits set
+ * where true) and `lane_select` chooses. This file is the only one that knows of instruction sets.
+ *
+ * The build defines MPCGEN_PRECISION (64 or 32) and MPCGEN_BATCH (1: as many lanes as a register holds, 0: one).
+ */
+#ifndef MPCGEN_LANE_H
+#define MPCGEN_LANE_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if MPCGEN_PRECISION == 64
+typedef double scalar;
+typedef int64_t scalar_bits;
+#define SCALAR_EPSILON 2.220446049250313e-16
+#define LANE_BYTES 8
+#else
+typedef float scalar;
+typedef int32_t scalar_bits;
+#define SCALAR_EPSILON 1.1920929e-07f
+#define LANE_BYTES 4
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#define REGISTER_BYTES 64
+#elif defined(__AVX2__)
+#define REGISTER_BYTES 32
+#else
+#define REGISTER_BYTES 16
+#endif
+
+#if MPCGEN_BATCH && defined(__GNUC__)
+#define LANES (REGISTER_BYTES / LANE_BYTES)
+typedef scalar real __attribute__((vector_size(REGISTER_BYTES)));
+typedef scalar_bits mask __attribute__((vector_size(REGISTER_BYTES)));
+#else
+#define LANES 1
+typedef scalar real;
+typedef scalar_bits mask;
+#endif
+
+/* A constant of the working precision, and the same constant in every lane. */
+#define R(value) ((scalar)(value))
+#if LANES > 1
+#define ALL(value) ((real){0} + R(value))
+#else
+#define ALL(value) R(value)
+#endif
+
+/* Element access: pointers to `real` seen as LANES consecutive scalars (vectors may alias their elements). */
+typedef scalar __attribute__((may_alias)) aliased_scalar;
+typedef scalar_bits __attribute__((may_alias)) aliased_bits;
+static inline scalar lane_get(const real *value, int lane) { return ((const aliased_scalar *)value)[lane]; }
+static inline void lane_set(real *value, int lane, scalar element) { ((aliased_scalar *)value)[lane] = element; }
+static inline int lane_test(const mask *value, int lane) { return ((const aliased_bits *)value)[lane] != 0; }
+static inline void lane_mark(mask *value, int lane, int on) { ((aliased_bits *)value)[lane] = on ? -1 : 0; }
+
+#if LANES > 1
+
+static inline mask lane_lt(real a, real b) { return (mask)(a < b); }
+static inline mask lane_le(real a, real b) { return (mask)(a <= b); }
+static inline mask lane_eq(real a, real b) { return (mask)(a == b); }
+static inline real lane_select(mask where, real a, real b) { return (real)(((mask)a & where) | ((mask)b & ~where)); }
+static inline mask lane_none(void) { return (mask){0}; }
+static inline real lane_abs(real a) { return (real)((mask)a & ~(mask)ALL(-0.0)); }
+
+static inline int lane_any(mask where) {
+  scalar_bits bits = 0;
+  for (int lane = 0; lane < LANES; lane++) bits |= where[lane];
+  return bits != 0;
+}
+
+/* One call of the C library per lane: what is left where no vector variant exists. */
+#define LANE_BY_LANE_1(name, function)                                                   \
+  static inline real name(real a) {                                                      \
+    real result;                                                                         \
+    for (int lane = 0; lane < LANES; lane++) result[lane] = function(a[lane]);           \
+    return result;                                                                       \
+  }
+#define LANE_BY_LANE_2(name, function)                                                   \
+  static inline real name(real a, real b) {                                              \
+    real result;                                                                         \
+    for (int lane = 0; lane < LANES; lane++) result[lane] = function(a[lane], b[lane]);  \
+    return result;                                                                       \
+  }
+
+#else
+
+static inline mask lane_lt(real a, real b) { return -(mask)(a < b); }
+static inline mask lane_le(real a, real b) { return -(mask)(a <= b); }
+static inline mask lane_eq(real a, real b) { return -(mask)(a == b); }
+static inline real lane_select(mask where, real a, real b) { return where ? a : b; }
+static inline mask lane_none(void) { return 0; }
+static inline real lane_abs(real a) { return a < 0 ? -a : a; }
+static inline int lane_any(mask where) { return where != 0; }
+#define LANE_BY_LANE_1(name, function) \
+  static inline real name(real a) { return function(a); }
+#define LANE_BY_LANE_2(name, function) \
+  static inline real name(real a, real b) { return function(a, b); }
+
+#endif
+
+/* A comparison with NaN is false, so these return b when a is NaN. */
+static inline real lane_min(real a, real b) { return lane_select(lane_lt(a, b), a, b); }
+static inline real lane_max(real a, real b) { return lane_select(lane_lt(b, a), a, b); }
+static inline real lane_clip(real a, real lower, real upper) { return lane_max(lane_min(a, upper), lower); }
+static inline mask lane_not(mask a) { return ~a; }
+static inline mask lane_and(mask a, mask b) { return a & b; }
+static inline mask lane_or(mask a, mask b) { return a | b; }
+static inline real lane_sign(real a) {
+  return lane_select(lane_lt(ALL(0), a), ALL(1), lane_select(lane_lt(a, ALL(0)), ALL(-1), a));
+}
+/* True where a is neither infinite nor NaN. */
+static inline mask lane_finite(real a) { return lane_lt(lane_abs(a), ALL(INFINITY)); }
+
+#if MPCGEN_PRECISION == 64
+#define LIBM(name) name
+#else
+#define LIBM(name) name##f
+#endif
+
+/* libmvec's names: _ZGV, instruction set, N, lanes, v per argument, function. */
+#if LANES > 1 && defined(MPCGEN_HAVE_LIBMVEC) && defined(__x86_64__)
+#if REGISTER_BYTES == 64 && MPCGEN_PRECISION == 64
+#define LIBMVEC(arguments, name) _ZGVeN8##arguments##_##name
+#elif REGISTER_BYTES == 64
+#define LIBMVEC(arguments, name) _ZGVeN16##arguments##_##name##f
+#elif REGISTER_BYTES == 32 && MPCGEN_PRECISION == 64
+#define LIBMVEC(arguments, name) _ZGVdN4##arguments##_##name
+#elif REGISTER_BYTES == 32
+#define LIBMVEC(arguments, name) _ZGVdN8##arguments##_##name##f
+#elif MPCGEN_PRECISION == 64
+#define LIBMVEC(arguments, name) _ZGVbN2##arguments##_##name
+#else
+#define LIBMVEC(arguments, name) _ZGVbN4##arguments##_##name##f
+#endif
+#define LANE_MATH_1(function)                \
+  real LIBMVEC(v, function)(real);           \
+  static inline real lane_##function(real a) { return LIBMVEC(v, function)(a); }
+#define LANE_MATH_2(function)                \
+  real LIBMVEC(vv, function)(real, real);    \
+  static inline real lane_##function(real a, real b) { return LIBMVEC(vv, function)(a, b); }
+#else
+#define LANE_MATH_1(function) LANE_BY_LANE_1(lane_##function, LIBM(function))
+#define LANE_MATH_2(function) LANE_BY_LANE_2(lane_##function, LIBM(function))
+#endif
+
+LANE_BY_LANE_1(lane_sqrt, LIBM(sqrt)) /* the compiler makes this loop one instruction */
+LANE_MATH_1(exp)
+LANE_MATH_1(log)
+LANE_MATH_1(sin)
+LANE_MATH_1(cos)
+LANE_MATH_1(tan)
+LANE_MATH_1(asin)
+LANE_MATH_1(acos)
+LANE_MATH_1(atan)
+LANE_MATH_1(sinh)
+LANE_MATH_1(cosh)
+LANE_MATH_1(tanh)
+LANE_MATH_1(asinh)
+LANE_MATH_1(acosh)
+LANE_MATH_1(atanh)
+LANE_MATH_1(erf)
+LANE_MATH_2(atan2)
+LANE_MATH_2(pow)
+
+#endif

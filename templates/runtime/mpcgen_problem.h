@@ -1,0 +1,66 @@
+/* A problem's parameters as the kernels hold them: one value per lane.
+ *
+ * Parameters shared by all stages lie in `theta` (NTHETA); those with a value per stage in `theta_stage`, one row
+ * of NTHETA_STAGE per stage 0..N. The generated PARAMETERS table says where each named parameter lies. */
+#ifndef MPCGEN_PROBLEM_H
+#define MPCGEN_PROBLEM_H
+
+#include "mpcgen_parallel.h"
+#include "mpcgen_stage.h"
+
+typedef struct {
+  int size;        /* numbers per stage */
+  int offset;      /* first column in theta, or in a row of theta_stage */
+  int per_stage;   /* one value per stage? */
+  int in_terminal; /* then: has a value for stage N too? */
+  int only_bounds; /* then an infinite value is legal */
+} parameter_layout;
+
+/* Stages of a parameter for a horizon of N controls. */
+static inline int parameter_stages(const parameter_layout *layout, int horizon) {
+  return layout->per_stage ? horizon + layout->in_terminal : 1;
+}
+
+/* Where stage `stage` of a parameter lies in the lane arrays theta and theta_stage. */
+static inline real *parameter_row(const parameter_layout *layout, real *theta, real *theta_stage, int stage) {
+  return (layout->per_stage ? theta_stage + (size_t)stage * NTHETA_STAGE : theta) + layout->offset;
+}
+
+/* Copies one problem's numbers into a lane; says whether all were finite. */
+static int load_row(real *destination, int lane, const scalar *source, int count, int may_be_infinite) {
+  int good = 1;
+  for (int i = 0; i < count; i++) {
+    good &= may_be_infinite ? !isnan(source[i]) : isfinite(source[i]);
+    lane_set(destination + i, lane, source[i]);
+  }
+  return good;
+}
+
+/* Loads every parameter of `problem` into a lane. `data` has one pointer per parameter, `strides` the numbers
+ * from one problem to the next (0: shared by the batch). */
+static int load_parameters(real *theta, real *theta_stage, int lane, int64_t problem, int horizon,
+                           const void *const *data, const int64_t *strides) {
+  int good = 1;
+  for (int p = 0; p < NPARAMETERS; p++) {
+    const parameter_layout *layout = &PARAMETERS[p];
+    const scalar *source = (const scalar *)data[p] + problem * strides[p];
+    for (int stage = 0; stage < parameter_stages(layout, horizon); stage++)
+      good &= load_row(parameter_row(layout, theta, theta_stage, stage), lane, source + (size_t)stage * layout->size,
+                       layout->size, layout->only_bounds);
+  }
+  return good;
+}
+
+static inline void store_row(scalar *destination, const real *source, int lane, size_t count) {
+  for (size_t i = 0; i < count; i++) destination[i] = lane_get(source + i, lane);
+}
+
+
+
+/* How many threads a batch can feed: none may be left with less than a full vector of problems. */
+static inline int useful_threads(int64_t batch, int requested) {
+  const int64_t vectors = (batch + LANES - 1) / LANES;
+  return vectors < 2 || requested < 2 ? 1 : (int)(vectors < requested ? vectors : requested);
+}
+
+#endif

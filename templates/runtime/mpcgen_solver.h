@@ -1,0 +1,430 @@
+/* Box-DDP (Tassa, Mansard and Todorov 2014) over asynchronous lanes.
+ *
+ * Each lane holds one problem with its own step length, regularisation and iteration count. One pass is one
+ * rollout and one backward sweep for all lanes; a lane whose step is refused keeps its trajectory and tries a
+ * shorter step in the next pass; a finished lane writes its result and loads the next problem of the batch. */
+#ifndef MPCGEN_SOLVER_H
+#define MPCGEN_SOLVER_H
+
+#include "mpcgen_problem.h"
+
+/* Keep in step with mpcgen.Status. */
+enum {
+  CONVERGED = 0,
+  MAX_ITERATIONS = 1,
+  STALLED = 2,
+  INVALID_INPUT = 3,
+  DIVERGED = 4,
+  NOT_A_MINIMUM = 5,
+};
+
+/* What a lane is doing. */
+enum { IDLE, FIRST_ROLLOUT, ITERATING, CERTIFYING };
+
+typedef struct {
+  int64_t problem;
+  int activity;
+  int iterations;
+  int refusals;      /* in a row */
+  int unproductive;  /* accepted steps in a row below rounding that did not lower the residual */
+  scalar cost;
+  scalar cost_scale; /* sum of the stages' absolute costs: what rounding is relative to */
+  scalar slope;      /* expected change of the cost for step length a: a * slope + a^2 * bend */
+  scalar bend;
+  scalar residual;
+  scalar best_residual;
+} lane_state;
+
+/* Trajectories, gains and parameters of LANES problems; the size does not depend on the batch. */
+typedef struct {
+  int horizon;
+  real *theta, *theta_stage;
+  real *x, *u, *new_x, *new_u; /* (N+1, NX), (N, NU): accepted and candidate */
+  real *costate;               /* (N+1, NX) */
+  real *gain, *step;           /* (N, NU, NX), (N, NU) */
+  real length, regularisation, second_order;
+  real cost, cost_scale;       /* of the candidate */
+  real residual, slope, bend;  /* of the accepted trajectory */
+  mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
+  lane_state lanes[LANES];
+} solver_state;
+
+static size_t solver_reals(int horizon) {
+  const size_t n = (size_t)horizon;
+  return NTHETA + (n + 1) * NTHETA_STAGE + 3 * (n + 1) * NX + 2 * n * NU + n * NU * NX + n * NU;
+}
+
+static solver_state *make_solver(int horizon) {
+  const size_t n = (size_t)horizon, head = (sizeof(solver_state) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+  solver_state *s = allocate(head + solver_reals(horizon) * sizeof(real));
+  if (!s) return NULL;
+  memset((void *)s, 0, head + solver_reals(horizon) * sizeof(real));
+  real *at = (real *)((char *)s + head);
+  s->horizon = horizon;
+  s->theta = at, at += NTHETA;
+  s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
+  s->x = at, at += (n + 1) * NX;
+  s->new_x = at, at += (n + 1) * NX;
+  s->costate = at, at += (n + 1) * NX;
+  s->u = at, at += n * NU;
+  s->new_u = at, at += n * NU;
+  s->gain = at, at += n * NU * NX;
+  s->step = at;
+  return s;
+}
+
+/* Rolls the policy u + length * step + gain (x_new - x), clipped to the bounds, through the true dynamics. */
+static void rollout(solver_state *s) {
+  real total = ALL(0), scale = ALL(0), cost;
+  for (int t = 0; t < s->horizon; t++) {
+    const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
+    const real *new_x = s->new_x + t * NX;
+    real *new_u = s->new_u + t * NU;
+    real lower[NU], upper[NU];
+    stage_bounds(s->theta, theta_t, lower, upper);
+    for (int i = 0; i < NU; i++) {
+      real target = u[i] + s->length * s->step[t * NU + i];
+      for (int j = 0; j < NX; j++) target += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
+      new_u[i] = lane_clip(target, lower[i], upper[i]);
+    }
+    stage_dynamics(new_x, new_u, s->theta, theta_t, s->new_x + (t + 1) * NX, &cost);
+    total += cost;
+    scale += lane_abs(cost);
+  }
+  terminal_cost(s->new_x + s->horizon * NX, s->theta, s->theta_stage + s->horizon * NTHETA_STAGE, &cost);
+  s->cost = total + cost;
+  s->cost_scale = scale + lane_abs(cost);
+}
+
+/* Makes the diagonal so large that Quu is certainly positive definite (Gershgorin), in the lanes of `where`:
+ * what replaces a model that curves downward. For one control this is |Quu|. */
+static inline void convexify(real *quu, mask where) {
+  real lowest = ALL(INFINITY), largest = ALL(0);
+  for (int i = 0; i < NU; i++) {
+    real radius = ALL(0);
+    for (int j = 0; j < NU; j++)
+      if (j != i) radius += lane_abs(quu[SYMMETRIC(i, j)]);
+    lowest = lane_min(lowest, quu[TRIANGLE(i, i)] - radius);
+    largest = lane_max(largest, lane_abs(quu[TRIANGLE(i, i)]) + radius);
+  }
+  const real shift = lane_max(ALL(-2) * lowest, ALL(0)) + ALL(1e-3) * largest + ALL(SCALAR_EPSILON);
+  for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += lane_select(where, shift, ALL(0));
+}
+
+static inline void expand(const solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
+  const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
+  if (lane_any(lane_lt(ALL(0), weight))) {
+    real curvature[NX]; /* lambda_{t+1}, or zero where this lane wants the Gauss-Newton Hessian */
+    for (int i = 0; i < NX; i++) curvature[i] = weight * value->costate[i];
+    stage_expand_exact(x, u, s->theta, theta_t, curvature, value, q);
+  } else {
+    stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
+  }
+}
+
+/* Replaces the model by the Gauss-Newton one in the lanes of `where`. */
+static void expand_where(const solver_state *s, int t, const value_model *value, mask where, stage_model *q) {
+  stage_model fallback;
+  expand(s, t, ALL(0), value, &fallback);
+  real *to = (real *)q;
+  const real *from = (const real *)&fallback;
+  for (size_t i = 0; i < sizeof(stage_model) / sizeof(real); i++) to[i] = lane_select(where, from[i], to[i]);
+}
+
+/* Solves the box QP of a stage. Where the exact Hessian spoils Quu, the stage falls back to Gauss-Newton, and
+ * where that is not convex either, to a shifted Quu. */
+static inline void stage_policy(solver_state *s, int t, const value_model *value, stage_model *q, real *quu,
+                                real *qu) {
+  const real *u = s->u + t * NU;
+  real lower[NU], upper[NU], unit_lower[NUU], inverse_pivot[NU], *step = s->step + t * NU;
+  mask is_free[NU];
+  stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
+  for (int i = 0; i < NU; i++) {
+    const real projected = lane_clip(u[i] - q->gradient_u[i], lower[i], upper[i]);
+    s->residual = lane_max(lane_abs(u[i] - projected), s->residual);
+    s->finite = lane_and(s->finite, lane_finite(q->gradient_u[i]));
+    lower[i] -= u[i];
+    upper[i] -= u[i];
+  }
+  mask accepted = lane_not(lane_none());
+  for (int attempt = 0; attempt < 3; attempt++) {
+    if (attempt == 1) expand_where(s, t, value, lane_not(accepted), q);
+    for (int i = 0; i < NUU; i++) quu[i] = q->uu[i];
+    for (int i = 0; i < NU; i++) {
+      quu[TRIANGLE(i, i)] += s->regularisation;
+      qu[i] = q->gradient_u[i] + q->offset_u[i];
+    }
+    if (attempt == 2) convexify(quu, lane_not(accepted));
+    accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
+    if (!lane_any(lane_not(accepted))) break;
+    s->convex = lane_and(s->convex, accepted);
+  }
+  s->finite = lane_and(s->finite, accepted); /* a shifted Quu is refused only if it holds a NaN */
+  feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + t * NU * NX);
+}
+
+/* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */
+static void backward_sweep(solver_state *s) {
+  const int last = s->horizon;
+  value_model value;
+  s->residual = s->slope = s->bend = ALL(0);
+  s->finite = s->convex = lane_not(lane_none());
+  terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value.hessian, value.costate);
+  for (int i = 0; i < NX; i++) value.offset[i] = ALL(0);
+  for (int t = last; t >= 0; t--) {
+    for (int i = 0; i < NX; i++) s->costate[t * NX + i] = value.costate[i];
+    if (t == 0) break;
+    stage_model q;
+    real quu[NUU], qu[NU], image[NU];
+    const real *step = s->step + (t - 1) * NU;
+    expand(s, t - 1, s->second_order, &value, &q);
+    stage_policy(s, t - 1, &value, &q, quu, qu);
+    symmetric_times(quu, step, image);
+    for (int i = 0; i < NU; i++) {
+      s->slope += step[i] * qu[i];
+      s->bend += R(0.5) * step[i] * image[i];
+    }
+    update_value(&q, quu, qu, s->gain + (t - 1) * NU * NX, step, q.offset_x, &value);
+  }
+}
+
+/* ---- what happens to one lane between passes: plain scalar code ---- */
+
+#define ARMIJO R(1e-4)
+#define SHORTEST_STEP R(1e-3)
+#define FIRST_REGULARISATION R(1e-3)
+#define LARGEST_REGULARISATION R(1e10)
+enum { PATIENCE = 6 };
+
+/* A change of the cost below this is rounding. */
+static inline scalar rounding(const lane_state *lane) { return R(16) * SCALAR_EPSILON * lane->cost_scale; }
+
+static inline scalar expected_change(const lane_state *lane, scalar length) {
+  return length * lane->slope + length * length * lane->bend;
+}
+
+static void raise_regularisation(solver_state *s, int k) {
+  const scalar now = lane_get(&s->regularisation, k);
+  lane_set(&s->regularisation, k, now > 0 ? R(10) * now : FIRST_REGULARISATION);
+}
+
+static void lower_regularisation(solver_state *s, int k) {
+  const scalar now = R(0.1) * lane_get(&s->regularisation, k);
+  lane_set(&s->regularisation, k, now < FIRST_REGULARISATION ? R(0) : now);
+}
+
+/* Whether a lane's candidate becomes its trajectory; otherwise sets up the next, shorter, step. */
+static int accept_candidate(solver_state *s, int k) {
+  lane_state *lane = &s->lanes[k];
+  const scalar cost = lane_get(&s->cost, k), length = lane_get(&s->length, k);
+  if (lane->activity == FIRST_ROLLOUT) {
+    lane_set(&s->length, k, 1);
+    return 1;
+  }
+  if (lane->activity != ITERATING) return 0;
+  lane->iterations++;
+  const scalar expected = expected_change(lane, length);
+  if (isfinite(cost) && cost - lane->cost <= ARMIJO * expected + rounding(lane)) {
+    if (lane->refusals == 0) lower_regularisation(s, k);
+    lane->refusals = 0;
+    lane_set(&s->length, k, 1);
+    return 1;
+  }
+  lane->refusals++;
+  lane_set(&s->length, k, R(0.5) * length);
+  if (R(0.5) * length < SHORTEST_STEP) {
+    lane_set(&s->length, k, 1);
+    raise_regularisation(s, k);
+  }
+  return 0;
+}
+
+typedef struct {
+  const solve_arguments *arguments;
+  work_queue queue;
+} solve_job;
+
+static void write_result(const solver_state *s, const solve_arguments *a, int k, int status) {
+  const lane_state *lane = &s->lanes[k];
+  const size_t problem = (size_t)lane->problem, n = (size_t)s->horizon;
+  store_row((scalar *)a->states + problem * (n + 1) * NX, s->x, k, (n + 1) * NX);
+  store_row((scalar *)a->controls + problem * n * NU, s->u, k, n * NU);
+  store_row((scalar *)a->costates + problem * (n + 1) * NX, s->costate, k, (n + 1) * NX);
+  store_row((scalar *)a->gains + problem * n * NU * NX, s->gain, k, n * NU * NX);
+  ((scalar *)a->cost)[problem] = lane->cost;
+  ((scalar *)a->residual)[problem] = lane->residual;
+  a->status[problem] = status;
+  a->iterations[problem] = lane->iterations;
+}
+
+static void finish(solver_state *s, const solve_arguments *a, int k, int status) {
+  write_result(s, a, k, status);
+  s->lanes[k].activity = IDLE;
+}
+
+/* Keeps count of steps too small for the cost to judge; past PATIENCE the lane is at its precision's limit. */
+static int is_stalled(lane_state *lane) {
+  if (lane->residual < R(0.5) * lane->best_residual) {
+    lane->best_residual = lane->residual;
+    lane->unproductive = 0;
+  } else if (-expected_change(lane, 1) <= rounding(lane)) {
+    lane->unproductive++;
+  }
+  return lane->unproductive > PATIENCE;
+}
+
+static int strategy(int i) { /* EXPERIMENT */
+  static int v[8], got;
+  if (!got) {
+    const char *e = getenv("MPCGEN_STRATEGY");
+    if (e) sscanf(e, "%d,%d,%d,%d,%d,%d", v, v + 1, v + 2, v + 3, v + 4, v + 5);
+    got = 1;
+  }
+  return v[i];
+}
+
+static void choose_hessian(solver_state *s, const solve_arguments *a, int k) {
+  const lane_state *lane = &s->lanes[k];
+  if (!a->exact_hessian) return;
+  scalar w = 0;
+  if (strategy(0) == 0) w = lane->residual < R(0.1);
+  if (strategy(0) == 1) w = 1;
+  if (strategy(0) == 2) w = 0;
+  lane_set(&s->second_order, k, w);
+}
+
+/* After a sweep: has the lane finished, and with which Hessian does it go on? */
+static void review(solver_state *s, const solve_arguments *a, int k) {
+  lane_state *lane = &s->lanes[k];
+  if (lane->activity == IDLE) return;
+  lane->residual = lane_get(&s->residual, k);
+  lane->slope = lane_get(&s->slope, k);
+  lane->bend = lane_get(&s->bend, k);
+  const int exact = lane_get(&s->second_order, k) > 0 && lane_get(&s->regularisation, k) == 0;
+  const int convex = lane_test(&s->convex, k);
+  if (!lane_test(&s->finite, k) || !isfinite(lane->residual)) {
+    finish(s, a, k, DIVERGED);
+  } else if (lane->activity == CERTIFYING) {
+    finish(s, a, k, convex ? CONVERGED : NOT_A_MINIMUM);
+  } else if (lane->residual <= (scalar)a->tolerance) {
+    if ((exact && convex) || !a->certify) {
+      finish(s, a, k, CONVERGED);
+    } else {
+      lane->activity = CERTIFYING;
+      lane_set(&s->second_order, k, 1);
+      lane_set(&s->regularisation, k, 0);
+    }
+  } else if (lane->iterations >= a->max_iterations) {
+    finish(s, a, k, MAX_ITERATIONS);
+  } else if (lane_get(&s->regularisation, k) > LARGEST_REGULARISATION || is_stalled(lane)) {
+    finish(s, a, k, STALLED);
+  } else {
+    lane->activity = ITERATING;
+    choose_hessian(s, a, k);
+  }
+}
+
+/* Fills a result that does not exist with NaN, so that nobody mistakes it for one. */
+static void write_nothing(const solve_arguments *a, int64_t problem, int horizon, int status) {
+  const size_t n = (size_t)horizon, p = (size_t)problem;
+  const struct { scalar *at; size_t count; } parts[] = {
+      {(scalar *)a->states + p * (n + 1) * NX, (n + 1) * NX}, {(scalar *)a->controls + p * n * NU, n * NU},
+      {(scalar *)a->costates + p * (n + 1) * NX, (n + 1) * NX}, {(scalar *)a->gains + p * n * NU * NX, n * NU * NX},
+      {(scalar *)a->cost + p, 1}, {(scalar *)a->residual + p, 1}};
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+    for (size_t j = 0; j < parts[i].count; j++) parts[i].at[j] = (scalar)NAN;
+  a->status[problem] = status;
+  a->iterations[problem] = 0;
+}
+
+/* Loads a problem into a lane and readies its first rollout; returns 0 if its numbers cannot make a problem. */
+static int load_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
+  const int horizon = s->horizon;
+  lane_state *lane = &s->lanes[k];
+  int good = load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
+  good &= load_parameters(s->theta, s->theta_stage, k, problem, horizon, a->parameters, a->parameter_strides);
+  for (int i = 0; i < horizon * NU * (NX + 1); i++) lane_set(s->gain + i, k, 0); /* gain and step lie together */
+  if (a->initial_controls) {
+    const scalar *u = (const scalar *)a->initial_controls + problem * a->initial_controls_stride;
+    good &= load_row(s->u, k, u, horizon * NU, 0);
+  } else {
+    for (int i = 0; i < horizon * NU; i++) lane_set(s->u + i, k, 0);
+  }
+#if BOUNDS_VARY
+  for (int t = 0; t < horizon; t++) {
+    real lower[NU], upper[NU];
+    stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
+    for (int i = 0; i < NU; i++)
+      good &= lane_get(&lower[i], k) <= lane_get(&upper[i], k) && lane_get(&lower[i], k) < (scalar)INFINITY &&
+              lane_get(&upper[i], k) > -(scalar)INFINITY;
+  }
+#endif
+  memset(lane, 0, sizeof *lane);
+  lane->problem = problem;
+  lane->activity = good ? FIRST_ROLLOUT : IDLE;
+  lane->best_residual = (scalar)INFINITY;
+  lane_set(&s->length, k, 0);
+  lane_set(&s->regularisation, k, 0);
+  lane_set(&s->second_order, k, 0);
+  return good;
+}
+
+/* Gives idle lanes new problems; returns how many lanes are at work. */
+static int refill(solver_state *s, solve_job *job) {
+  int busy = 0;
+  for (int k = 0; k < LANES; k++) {
+    while (s->lanes[k].activity == IDLE) {
+      const int64_t problem = take(&job->queue);
+      if (problem < 0) break;
+      if (!load_problem(s, job->arguments, k, problem))
+        write_nothing(job->arguments, problem, s->horizon, INVALID_INPUT);
+    }
+    busy += s->lanes[k].activity != IDLE;
+  }
+  return busy;
+}
+
+/* Takes over the accepted candidates, lane by lane. */
+static void adopt(solver_state *s, const solve_arguments *a) {
+  mask accepted = lane_none();
+  for (int k = 0; k < LANES; k++) {
+    lane_state *lane = &s->lanes[k];
+    if (lane->activity == FIRST_ROLLOUT && !isfinite(lane_get(&s->cost, k))) {
+      write_nothing(a, lane->problem, s->horizon, DIVERGED);
+      lane->activity = IDLE;
+    }
+    if (lane->activity == IDLE || !accept_candidate(s, k)) continue;
+    lane_mark(&accepted, k, 1);
+    lane->cost = lane_get(&s->cost, k);
+    lane->cost_scale = lane_get(&s->cost_scale, k);
+  }
+  for (int i = 0; i < (s->horizon + 1) * NX; i++) s->x[i] = lane_select(accepted, s->new_x[i], s->x[i]);
+  for (int i = 0; i < s->horizon * NU; i++) s->u[i] = lane_select(accepted, s->new_u[i], s->u[i]);
+}
+
+static void *solve_worker(void *shared) {
+  solve_job *job = shared;
+  solver_state *s = make_solver(job->arguments->horizon);
+  if (!s) {
+    atomic_store(&job->queue.out_of_memory, 1);
+    return NULL;
+  }
+  while (refill(s, job)) {
+    rollout(s);
+    adopt(s, job->arguments);
+    backward_sweep(s);
+    for (int k = 0; k < LANES; k++) review(s, job->arguments, k);
+  }
+  free(s);
+  return NULL;
+}
+
+/* Solves the batch; returns 0, or 1 if a thread could not get its workspace. */
+static int solve_batch(const solve_arguments *arguments) {
+  solve_job job = {.arguments = arguments};
+  job.queue.count = arguments->batch;
+  run_workers(solve_worker, &job, useful_threads(arguments->batch, arguments->threads));
+  return atomic_load(&job.queue.out_of_memory);
+}
+
+#endif

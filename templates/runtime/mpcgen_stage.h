@@ -1,0 +1,199 @@
+/* One stage of the Riccati recursion, once the stage's quadratic model is known.
+ *
+ * Sizes NX and NU are compile-time constants of the problem. Symmetric matrices keep their lower triangle,
+ * row by row: entry (i, j), j <= i, is at TRIANGLE(i, j). Matrices over (control, state) are row-major (NU, NX).
+ */
+#ifndef MPCGEN_STAGE_H
+#define MPCGEN_STAGE_H
+
+#include "mpcgen_lane.h"
+
+#define TRIANGLE(i, j) ((i) * ((i) + 1) / 2 + (j))
+#define SYMMETRIC(i, j) ((i) >= (j) ? TRIANGLE(i, j) : TRIANGLE(j, i))
+#define NXX TRIANGLE(NX, 0)
+#define NUU TRIANGLE(NU, 0)
+
+/* Quadratic model of cost-to-go around (x_t, u_t):
+ * the Hessian blocks; the costate lambda_t = dL/dx_t; dL/du_t; and what the value function's gradient adds to
+ * both, F' (v - lambda)_{t+1}. At a stationary point these offsets vanish. */
+typedef struct {
+  real xx[NXX];
+  real ux[NU * NX];
+  real uu[NUU];
+  real costate[NX];
+  real gradient_u[NU];
+  real offset_x[NX];
+  real offset_u[NU];
+} stage_model;
+
+/* Value function to the right of a stage: Hessian, costate, and gradient minus costate. */
+typedef struct {
+  real hessian[NXX];
+  real costate[NX];
+  real offset[NX];
+} value_model;
+
+/* L D L' of the free rows of a symmetric (NU, NU) matrix; clamped rows become the identity's.
+ * A pivot that is not safely positive is replaced by one, and its lane is not in the returned mask. */
+static inline mask factor_free(const real *matrix, const mask *is_free, real *unit_lower, real *inverse_pivot) {
+  mask accepted = lane_not(lane_none());
+  real pivot[NU];
+  for (int j = 0; j < NU; j++) {
+    const real diagonal = lane_select(is_free[j], matrix[TRIANGLE(j, j)], ALL(1));
+    real remaining = diagonal;
+    for (int k = 0; k < j; k++) remaining -= unit_lower[TRIANGLE(j, k)] * unit_lower[TRIANGLE(j, k)] * pivot[k];
+    const mask positive = lane_lt(ALL(8 * NU * SCALAR_EPSILON) * lane_abs(diagonal), remaining);
+    accepted = lane_and(accepted, positive);
+    pivot[j] = lane_select(positive, remaining, ALL(1));
+    inverse_pivot[j] = ALL(1) / pivot[j];
+    for (int i = j + 1; i < NU; i++) {
+      real entry = lane_select(lane_and(is_free[i], is_free[j]), matrix[TRIANGLE(i, j)], ALL(0));
+      for (int k = 0; k < j; k++) entry -= unit_lower[TRIANGLE(i, k)] * unit_lower[TRIANGLE(j, k)] * pivot[k];
+      unit_lower[TRIANGLE(i, j)] = entry * inverse_pivot[j];
+    }
+  }
+  return accepted;
+}
+
+/* result = -(free block)^-1 rhs on the free rows, zero on the clamped ones; rhs has the given stride. */
+static inline void solve_free(const real *unit_lower, const real *inverse_pivot, const mask *is_free,
+                              const real *rhs, int stride, real *result) {
+  for (int i = 0; i < NU; i++) {
+    real sum = lane_select(is_free[i], -rhs[i * stride], ALL(0));
+    for (int k = 0; k < i; k++) sum -= unit_lower[TRIANGLE(i, k)] * result[k * stride];
+    result[i * stride] = sum;
+  }
+  for (int i = NU - 1; i >= 0; i--) {
+    real sum = result[i * stride] * inverse_pivot[i];
+    for (int k = i + 1; k < NU; k++) sum -= unit_lower[TRIANGLE(k, i)] * result[k * stride];
+    result[i * stride] = sum;
+  }
+}
+
+static inline void symmetric_times(const real *matrix, const real *vector, real *result) {
+  for (int i = 0; i < NU; i++) {
+    real sum = ALL(0);
+    for (int j = 0; j < NU; j++) sum += matrix[SYMMETRIC(i, j)] * vector[j];
+    result[i] = sum;
+  }
+}
+
+/* Which components may move: not those at a bound whose gradient pushes outward. */
+static inline void find_free(const real *step, const real *gradient, const real *lower, const real *upper,
+                             mask *is_free) {
+  for (int i = 0; i < NU; i++) {
+    const mask at_lower = lane_and(lane_le(step[i], lower[i]), lane_lt(ALL(0), gradient[i]));
+    const mask at_upper = lane_and(lane_le(upper[i], step[i]), lane_lt(gradient[i], ALL(0)));
+    is_free[i] = lane_not(lane_or(at_lower, at_upper));
+  }
+}
+
+enum { BOX_QP_PASSES = 4 * NU + 4, BOX_QP_HALVINGS = 8 };
+
+/* Projected line search of the box QP along `direction` (Armijo on the quadratic); lanes in `settled` stay. */
+static inline mask box_qp_move(const real *quu, const real *gradient, const real *direction, const real *lower,
+                               const real *upper, mask settled, real *step) {
+  mask pending = lane_not(settled), full = lane_none();
+  real length = ALL(1), candidate[NU], change[NU], image[NU], best[NU];
+  for (int i = 0; i < NU; i++) best[i] = step[i];
+  for (int halving = 0; halving < BOX_QP_HALVINGS; halving++) {
+    mask inside = lane_not(lane_none());
+    real linear = ALL(0), quadratic = ALL(0);
+    for (int i = 0; i < NU; i++) {
+      const real target = step[i] + length * direction[i];
+      candidate[i] = lane_clip(target, lower[i], upper[i]);
+      inside = lane_and(inside, lane_eq(candidate[i], target));
+      change[i] = candidate[i] - step[i];
+    }
+    symmetric_times(quu, change, image);
+    for (int i = 0; i < NU; i++) {
+      linear += gradient[i] * change[i];
+      quadratic += change[i] * image[i];
+    }
+    const mask good = lane_and(pending, lane_le(linear + R(0.5) * quadratic, R(0.1) * linear));
+    for (int i = 0; i < NU; i++) best[i] = lane_select(good, candidate[i], best[i]);
+    if (halving == 0) full = lane_and(good, inside);
+    pending = lane_and(pending, lane_not(good));
+    if (!lane_any(pending)) break;
+    length *= R(0.5);
+  }
+  for (int i = 0; i < NU; i++) step[i] = best[i];
+  return full;
+}
+
+/* argmin over lower <= step <= upper of qu'step + step'Quu step / 2 by projected Newton (Tassa, Mansard and
+ * Todorov 2014, section III). Starts from the step zero, where the components at a bound are the last pass's
+ * active set. Leaves the free set and its factor for the gains. Returns the lanes where the free block of Quu
+ * was positive definite throughout; in the others the step is not to be used. */
+static inline mask box_qp(const real *quu, const real *qu, const real *lower, const real *upper, mask *is_free,
+                          real *unit_lower, real *inverse_pivot, real *step) {
+#if NU == 1
+  is_free[0] = lane_not(lane_none());
+  const mask accepted = factor_free(quu, is_free, unit_lower, inverse_pivot);
+  const real newton = -qu[0] * inverse_pivot[0];
+  step[0] = lane_clip(newton, lower[0], upper[0]);
+  is_free[0] = lane_eq(step[0], newton);
+  return accepted;
+#else
+  real gradient[NU], direction[NU];
+  mask settled = lane_none(), accepted = lane_not(lane_none());
+  for (int i = 0; i < NU; i++) {
+    step[i] = lane_clip(ALL(0), lower[i], upper[i]);
+    is_free[i] = lane_none();
+  }
+  mask full = lane_none();
+  for (int pass = 0; pass < BOX_QP_PASSES; pass++) {
+    mask now_free[NU], unchanged = lane_not(lane_none());
+    symmetric_times(quu, step, gradient);
+    for (int i = 0; i < NU; i++) gradient[i] += qu[i];
+    find_free(step, gradient, lower, upper, now_free);
+    for (int i = 0; i < NU; i++) unchanged = lane_and(unchanged, lane_not(now_free[i] ^ is_free[i]));
+    settled = lane_or(settled, lane_and(full, unchanged));
+    if (!lane_any(lane_not(settled))) break;
+    for (int i = 0; i < NU; i++)
+      is_free[i] = lane_or(lane_and(settled, is_free[i]), lane_and(lane_not(settled), now_free[i]));
+    const mask positive = factor_free(quu, is_free, unit_lower, inverse_pivot);
+    accepted = lane_and(accepted, positive);
+    settled = lane_or(settled, lane_not(positive));
+    solve_free(unit_lower, inverse_pivot, is_free, gradient, 1, direction);
+    full = box_qp_move(quu, gradient, direction, lower, upper, settled, step);
+  }
+  return accepted;
+#endif
+}
+
+/* gain = -(free block of Quu)^-1 Qux, zero in the clamped rows; (NU, NX). */
+static inline void feedback_gain(const stage_model *q, const mask *is_free, const real *unit_lower,
+                                 const real *inverse_pivot, real *gain) {
+  for (int j = 0; j < NX; j++) solve_free(unit_lower, inverse_pivot, is_free, q->ux + j, NX, gain + j);
+}
+
+/* Value function of the policy u = step + gain dx under the model q (paper, Algorithm 1, last two lines):
+ * V = Qxx + K'Quu K + K'Qux + Qux'K, and v - lambda likewise. `qu` is the model's linear term in u. */
+static inline void update_value(const stage_model *q, const real *quu, const real *qu, const real *gain,
+                                const real *step, const real *offset_x, value_model *value) {
+  real pull[NU * NX], slope[NU];
+  symmetric_times(quu, step, slope);
+  for (int a = 0; a < NU; a++) {
+    slope[a] += qu[a];
+    for (int j = 0; j < NX; j++) {
+      real sum = q->ux[a * NX + j];
+      for (int b = 0; b < NU; b++) sum += quu[SYMMETRIC(a, b)] * gain[b * NX + j];
+      pull[a * NX + j] = sum;
+    }
+  }
+  for (int i = 0; i < NX; i++) {
+    real sum = offset_x[i];
+    for (int a = 0; a < NU; a++) sum += gain[a * NX + i] * slope[a] + q->ux[a * NX + i] * step[a];
+    value->offset[i] = sum;
+    value->costate[i] = q->costate[i];
+    for (int j = 0; j <= i; j++) {
+      real entry = q->xx[TRIANGLE(i, j)];
+      for (int a = 0; a < NU; a++)
+        entry += gain[a * NX + i] * pull[a * NX + j] + q->ux[a * NX + i] * gain[a * NX + j];
+      value->hessian[TRIANGLE(i, j)] = entry;
+    }
+  }
+}
+
+#endif
