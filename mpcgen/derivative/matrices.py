@@ -1,26 +1,34 @@
 """Jacobians and Hessians as matrices of expressions; a structural zero is the graph's constant 0."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from mpcgen.derivative.forward import propagate
 from mpcgen.derivative.reverse import gradient
-from mpcgen.graph import Expr
+from mpcgen.graph import Expr, flops
 
 Matrix = tuple[tuple[Expr, ...], ...]
 """Rows of expressions."""
+Mode = Literal["fewest", "forward", "reverse"]
+"""Which way a Jacobian is derived."""
 
 
-def jacobian(outputs: Sequence[Expr], wrt: Sequence[Expr]) -> Matrix:
+def jacobian(outputs: Sequence[Expr], wrt: Sequence[Expr], mode: Mode = "fewest") -> Matrix:
     """(rows: outputs, columns: wrt) matrix of d outputs[i] / d wrt[j].
 
-    Forward mode, except where there are so few outputs that a gradient each is less work.
+    ``mode`` is "forward", "reverse" or "fewest": derive both ways and keep the one with fewer operations,
+    counted without the outputs themselves. Forward mode shares more with a Hessian of the same functions.
     """
-    if len(outputs) * REVERSE_RATIO <= len(wrt):
-        return tuple(tuple(gradient(output, wrt)) for output in outputs)
-    return _forward_jacobian(outputs, wrt)
+    if mode == "forward":
+        return _forward_jacobian(outputs, wrt)
+    reverse = tuple(tuple(gradient(output, wrt)) for output in outputs)
+    if mode == "reverse":
+        return reverse
+    return min((_forward_jacobian(outputs, wrt), reverse), key=_work)
 
 
-REVERSE_RATIO = 4
+def _work(matrix: Matrix) -> int:
+    return flops([entry for row in matrix for entry in row])
 
 
 def _forward_jacobian(outputs: Sequence[Expr], wrt: Sequence[Expr]) -> Matrix:

@@ -6,6 +6,7 @@ The sympy expression is walked as a graph, so that what it shares stays shared; 
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import sympy as sp
 from sympy.functions.elementary.piecewise import ExprCondPair
@@ -87,7 +88,7 @@ def _lower_dynamics(
     return tuple(integrate(dynamics.scheme, rows, states, dt, dynamics.substeps))
 
 
-def _children(node: sp.Basic) -> tuple[sp.Basic, ...]:
+def _children(node: Any) -> tuple[sp.Basic, ...]:
     """Return the subexpressions to lower first: denominators come as their bases, pairs flattened."""
     if isinstance(node, sp.Piecewise):
         return tuple(part for pair in node.args for part in (pair.expr, pair.cond))
@@ -117,9 +118,7 @@ def _lower_one(node: sp.Basic, graph: Graph, symbols: Mapping[sp.Symbol, Expr], 
         raise _unsupported(node)
     result = handler(graph, node, args)
     if not result.is_const and args and all(arg.is_const for arg in args):
-        raise UnsupportedExpressionError(
-            f"{node} has no finite real value; give a real constant in its place"
-        )
+        raise UnsupportedExpressionError(f"{node} has no finite real value; use a real constant")
     return result
 
 
@@ -129,8 +128,8 @@ def _lookup(symbol: sp.Symbol, symbols: Mapping[sp.Symbol, Expr]) -> Expr:
     names = [known.name for known in symbols]
     if symbol.name in names:
         raise SpecError(
-            f"symbol {symbol.name!r} is not the one that the problem declared: it has the same name but other "
-            f"assumptions; use the symbol that the problem returned"
+            f"symbol {symbol.name!r} is not the one that the problem declared: it has the same name but "
+            f"other assumptions; use the symbol that the problem returned"
         )
     near = difflib.get_close_matches(symbol.name, names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -150,6 +149,7 @@ def _number(node: sp.Expr) -> float:
     return value
 
 
+_REMEDY = "write it with powers, exp, log, (hyperbolic) trigonometry, Abs, Min, Max, Piecewise"
 _REMEDIES = {
     "sign": "it jumps at 0; use a smooth step such as tanh(k*x), or x*Abs(x) for x**2*sign(x)",
     "Heaviside": "it jumps at 0; use a smooth step such as (1 + tanh(k*x))/2",
@@ -167,7 +167,7 @@ _REMEDIES = {
     "Integral": "evaluate it with .doit() first, or make it a state",
     "Sum": "evaluate it with .doit() first",
     "Product": "evaluate it with .doit() first",
-    "MatrixElement": "use the matrix returned by problem.parameter(), or sympy.Matrix instead of MatrixSymbol",
+    "MatrixElement": "use the matrix that problem.parameter() returns, not a MatrixSymbol",
     "ComplexInfinity": "the expression divides by zero",
     "NaN": "the expression has no value; look for 0/0 or oo - oo",
 }
@@ -175,10 +175,7 @@ _REMEDIES = {
 
 def _unsupported(node: sp.Basic) -> UnsupportedExpressionError:
     name = type(node).__name__
-    remedy = _REMEDIES.get(
-        name,
-        "write it with +, *, powers, exp, log, trigonometric and hyperbolic functions, Abs, Min, Max or Piecewise",
-    )
+    remedy = _REMEDIES.get(name, _REMEDY)
     text = str(node)
     shown = text if len(text) <= 80 else f"{text[:77]}..."
     return UnsupportedExpressionError(f"{name} in {shown!r} is not supported: {remedy}")

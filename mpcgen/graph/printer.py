@@ -38,8 +38,8 @@ def listing(outputs: Mapping[str, Expr]) -> str:
     """
     order = topological(list(outputs.values()))
     uses = dict.fromkeys(order, 0)
-    for node in [*(arg for node in order for arg in node.args), *outputs.values()]:
-        uses[node] += 1
+    for used in [*(arg for node in order for arg in node.args), *outputs.values()]:
+        uses[used] += 1
     lines: list[str] = []
     texts: dict[Expr, tuple[str, int]] = {}
     last = {node: name for name, node in outputs.items() if uses[node] == 1}
