@@ -1,1 +1,83 @@
-"""mpcgen: compile symbolic MPC problems to differentiable solvers."""
+"""mpcgen: compile symbolic MPC problems to differentiable solvers.
+
+The names below are imported on first use, so that `import mpcgen` costs neither sympy nor torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mpcgen.errors import (
+    BuildError,
+    CompilerNotFoundError,
+    DeviceError,
+    DtypeError,
+    InternalError,
+    MpcgenError,
+    ParameterError,
+    ShapeError,
+    SpecError,
+    StaleBuildError,
+    UnconvergedError,
+    UnsupportedExpressionError,
+)
+
+if TYPE_CHECKING:
+    from mpcgen import reference
+    from mpcgen.build.driver import compile
+    from mpcgen.problem.integrators import euler, midpoint, rk4
+    from mpcgen.problem.linear_quadratic import lqr
+    from mpcgen.problem.loading import load_problem
+    from mpcgen.problem.problem import Problem
+    from mpcgen.runtime.status import Status
+
+# Public name -> the module that defines it; None: the name is a module itself.
+_LAZY: dict[str, str | None] = {
+    "Problem": "mpcgen.problem.problem",
+    "Status": "mpcgen.runtime.status",
+    "compile": "mpcgen.build.driver",
+    "euler": "mpcgen.problem.integrators",
+    "load_problem": "mpcgen.problem.loading",
+    "lqr": "mpcgen.problem.linear_quadratic",
+    "midpoint": "mpcgen.problem.integrators",
+    "reference": None,
+    "rk4": "mpcgen.problem.integrators",
+}
+
+__all__ = [
+    "BuildError",
+    "CompilerNotFoundError",
+    "DeviceError",
+    "DtypeError",
+    "InternalError",
+    "MpcgenError",
+    "ParameterError",
+    "Problem",
+    "ShapeError",
+    "SpecError",
+    "StaleBuildError",
+    "Status",
+    "UnconvergedError",
+    "UnsupportedExpressionError",
+    "compile",
+    "euler",
+    "load_problem",
+    "lqr",
+    "midpoint",
+    "reference",
+    "rk4",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mpcgen' has no attribute {name!r}")
+    source = _LAZY[name]
+    if source is None:
+        return importlib.import_module(f"mpcgen.{name}")
+    value = getattr(importlib.import_module(source), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -83,14 +83,15 @@ class Spec:
             lines.append(f"  control     {control.lower} <= {control.symbol} <= {control.upper}")
         for parameter in self.parameters:
             stage = ", per stage" if parameter.per_stage else ""
-            lines.append(f"  parameter   {parameter.name} {parameter.shape}{stage}, default {parameter.default}")
+            lines.append(
+                f"  parameter   {parameter.name} {parameter.shape}{stage}, default {parameter.default}"
+            )
         dynamics = self.dynamics
         head = "x[t+1]" if dynamics.scheme == "discrete" else "dx/dt"
         if dynamics.scheme != "discrete":
             lines.append(f"  {dynamics.scheme}, dt = {dynamics.dt}, substeps = {dynamics.substeps}")
         lines += [
-            f"  {head}[{state}] = {row}"
-            for state, row in zip(self.states, dynamics.expressions, strict=True)
+            f"  {head}[{state}] = {row}" for state, row in zip(self.states, dynamics.expressions, strict=True)
         ]
         lines += [f"  stage cost     {self.stage_cost}", f"  terminal cost  {self.terminal_cost}"]
         return "\n".join(lines)

@@ -1,0 +1,20 @@
+"""The front end: what users write, checked and frozen into a `Spec`. Knows sympy and no graph."""
+
+from mpcgen.problem.integrators import euler, midpoint, rk4
+from mpcgen.problem.linear_quadratic import lqr
+from mpcgen.problem.loading import load_problem
+from mpcgen.problem.problem import Problem
+from mpcgen.problem.spec import ControlSpec, DynamicsSpec, ParameterSpec, Spec
+
+__all__ = [
+    "ControlSpec",
+    "DynamicsSpec",
+    "ParameterSpec",
+    "Problem",
+    "Spec",
+    "euler",
+    "load_problem",
+    "lqr",
+    "midpoint",
+    "rk4",
+]

@@ -1,0 +1,74 @@
+"""Continuous-time dynamics: a right-hand side and the scheme that integrates it.
+
+The ODE is kept as written; the scheme is composed later, on the expression graph, where the calls of the
+right-hand side share their text. Expanding it in sympy would not.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from mpcgen.errors import SpecError
+from mpcgen.problem.spec import DynamicsSpec
+from mpcgen.problem.values import as_expression, as_integer, as_vector
+
+if TYPE_CHECKING:
+    from mpcgen.problem.problem import Problem
+
+
+def euler(problem: "Problem", rhs: Any, dt: Any, substeps: int = 1) -> DynamicsSpec:
+    """Explicit Euler: x[t+1] = x + dt f(x, u). Arguments as for `rk4`."""
+    return _integrate(problem, rhs, dt, substeps, "euler")
+
+
+def midpoint(problem: "Problem", rhs: Any, dt: Any, substeps: int = 1) -> DynamicsSpec:
+    """Explicit midpoint rule: x[t+1] = x + dt f(x + dt/2 f(x, u), u). Arguments as for `rk4`."""
+    return _integrate(problem, rhs, dt, substeps, "midpoint")
+
+
+def rk4(problem: "Problem", rhs: Any, dt: Any, substeps: int = 1) -> DynamicsSpec:
+    """Classic fourth-order Runge-Kutta, the control held over the stage.
+
+    Args:
+        problem: whose states ``rhs`` differentiates, one row each.
+        rhs: (n) dx/dt, a list or a sympy column Matrix.
+        dt: duration of one stage, a positive number or an expression in parameters.
+        substeps: equal integration steps in one stage, at least 1.
+
+    Returns:
+        A value to assign to ``problem.dynamics``.
+
+    Raises:
+        SpecError: wrong number of rows, dt <= 0, substeps < 1.
+
+    """
+    return _integrate(problem, rhs, dt, substeps, "rk4")
+
+
+def _integrate(problem: "Problem", rhs: Any, dt: Any, substeps: int, scheme: str) -> DynamicsSpec:
+    rows = dynamics_rows(rhs, problem.state_names, f"the right-hand side given to {scheme}")
+    step = as_expression(dt, f"dt of {scheme}")
+    if not step.free_symbols and not (step.is_positive and step.is_finite):
+        raise SpecError(f"dt of {scheme} is {step}; expected a positive, finite duration")
+    return DynamicsSpec(rows, scheme, step, as_integer(substeps, f"substeps of {scheme}", 1))
+
+
+def dynamics_rows(rows: Any, states: tuple[str, ...], what: str) -> tuple[sp.Expr, ...]:
+    """Return one expression per state; SpecError where the count differs, naming rows or states left over."""
+    entries = as_vector(rows, what)
+    if not states:
+        raise SpecError(f"{what} is given before any state: call problem.states('x v ...') first")
+    if len(entries) < len(states):
+        raise SpecError(
+            f"{what} has {len(entries)} rows for {len(states)} states ({', '.join(states)}); "
+            f"add the rows of the last ones, or of those left out"
+        )
+    if len(entries) > len(states):
+        raise SpecError(
+            f"{what} has {len(entries)} rows for {len(states)} states ({', '.join(states)}); "
+            "expected one row per state"
+        )
+    return tuple(
+        as_expression(entry, f"{what}, row {index} (state {state})")
+        for index, (entry, state) in enumerate(zip(entries, states, strict=True))
+    )

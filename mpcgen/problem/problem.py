@@ -1,0 +1,226 @@
+"""`Problem`: the object a model specification fills in."""
+
+from typing import Any
+
+import sympy as sp
+
+from mpcgen.errors import SpecError
+from mpcgen.problem import names, validate, values
+from mpcgen.problem.integrators import dynamics_rows
+from mpcgen.problem.spec import ControlSpec, DynamicsSpec, ParameterSpec, Spec
+
+
+class Problem:
+    """An optimal control problem in the making; `spec` checks and freezes it.
+
+        minimise  sum_{t<N} stage_cost(x_t, u_t) + terminal_cost(x_N)
+        subject to x_{t+1} = dynamics(x_t, u_t), lower <= u_t <= upper, x_0 given
+
+    Args:
+        name: a Python and C identifier; the generated package and its functions carry it.
+        horizon: N >= 1, the number of controls; there are N+1 states. A call may use another.
+
+    """
+
+    def __init__(self, name: str, horizon: int) -> None:
+        self._name = names.check_problem_name(name)
+        self._horizon = values.as_integer(horizon, f"the horizon of problem {name!r}", 1)
+        self._names = names.NameTable()
+        self._states: list[sp.Symbol] = []
+        self._controls: list[ControlSpec] = []
+        self._parameters: list[ParameterSpec] = []
+        self._dynamics: DynamicsSpec | None = None
+        self._stage_cost: sp.Expr | None = None
+        self._terminal_cost: sp.Expr | None = None
+        self._spec: Spec | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Problem({self._name!r}, horizon={self._horizon}): {len(self._states)} states, "
+            f"{len(self._controls)} controls, {len(self._parameters)} parameters"
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the generated package."""
+        return self._name
+
+    @property
+    def horizon(self) -> int:
+        """Number of controls N."""
+        return self._horizon
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the states declared so far, in order."""
+        return tuple(symbol.name for symbol in self._states)
+
+    def states(self, state_names: str | list[str]) -> tuple[sp.Symbol, ...]:
+        """Declare states, ``"x v omega"``, and return their symbols. Later calls append."""
+        found = [names.check_identifier(name, "state") for name in names.split_names(state_names, "state")]
+        self._names.claim((name, "a state") for name in found)
+        self._spec = None
+        symbols = tuple(_symbol(name) for name in found)
+        self._states.extend(symbols)
+        return symbols
+
+    def controls(
+        self, control_names: str | list[str], lower: Any = -sp.oo, upper: Any = sp.oo
+    ) -> tuple[sp.Symbol, ...]:
+        """Declare controls and their bounds, and return their symbols. Later calls append.
+
+        Args:
+            control_names: ``"force"`` or ``"steer throttle"``.
+            lower: a number for all of these controls or a list, one each; an entry is a number, ±oo, or a
+                parameter (or an expression in parameters).
+            upper: likewise. Equal bounds fix the control.
+
+        """
+        found = [
+            names.check_identifier(name, "control") for name in names.split_names(control_names, "control")
+        ]
+        of_controls = f"of {', '.join(found)}"
+        lowers = values.one_each(lower, found, f"the lower bound {of_controls}")
+        uppers = values.one_each(upper, found, f"the upper bound {of_controls}")
+        self._names.claim((name, "a control") for name in found)
+        self._spec = None
+        symbols = tuple(_symbol(name) for name in found)
+        self._controls.extend(map(ControlSpec, symbols, lowers, uppers))
+        return symbols
+
+    def parameters(self, parameter_names: str | list[str], default: Any = None) -> tuple[sp.Symbol, ...]:
+        """Declare scalar parameters, ``"mass length"``, and return their symbols.
+
+        ``default`` is a number for all or a list, one each; without one the call must give the values.
+        """
+        found = names.split_names(parameter_names, "parameter")
+        defaults: list[Any] = [None] * len(found)
+        if default is not None:
+            defaults = list(values.one_each(default, found, f"the default of parameters {', '.join(found)}"))
+        for name in found:
+            names.check_parameter_name(name)
+        added = [_parameter(name, (), value, False) for name, value in zip(found, defaults, strict=True)]
+        self._add(added)
+        return tuple(parameter.symbols[0] for parameter in added)
+
+    def parameter(
+        self,
+        name: str,
+        shape: int | tuple[int, ...] = (),
+        default: Any = None,
+        per_stage: bool = False,
+    ) -> Any:
+        """Declare one parameter and return its symbol, or its sympy Matrix of symbols.
+
+        Args:
+            name: a keyword argument of the generated controller's call.
+            shape: () for a symbol, k or (k,) for a column Matrix (k, 1), (r, c) for a Matrix (r, c).
+            default: nested lists, an array, or one number for all entries. None: to be given at each call.
+            per_stage: one value per stage: N, or N+1 where the terminal cost reads it. The default holds at
+                every stage.
+
+        """
+        names.check_parameter_name(name)
+        if not isinstance(per_stage, bool):
+            raise SpecError(f"per_stage of parameter {name!r} is {per_stage!r}; expected True or False")
+        sizes = values.as_shape(shape, name)
+        added = _parameter(name, sizes, default, per_stage)
+        self._add([added])
+        if not sizes:
+            return added.symbols[0]
+        rows, columns = sizes if len(sizes) == 2 else (sizes[0], 1)
+        return sp.Matrix(rows, columns, added.symbols)
+
+    def _add(self, added: list[ParameterSpec]) -> None:
+        claims: list[tuple[str, str]] = []
+        for parameter in added:
+            claims.append((parameter.name, "a parameter"))
+            if parameter.shape:
+                entry = f"an entry of parameter {parameter.name!r}"
+                claims.extend((symbol.name, entry) for symbol in parameter.symbols)
+        self._names.claim(claims)
+        self._spec = None
+        self._parameters.extend(added)
+
+    @property
+    def dynamics(self) -> DynamicsSpec | None:
+        """Next state, a row per state, or an ODE from `rk4`, `midpoint` or `euler`. States come first."""
+        return self._dynamics
+
+    @dynamics.setter
+    def dynamics(self, rows: Any) -> None:
+        if isinstance(rows, DynamicsSpec):
+            dynamics_rows(list(rows.expressions), self.state_names, "the right-hand side of the dynamics")
+            self._dynamics = rows
+        else:
+            self._dynamics = DynamicsSpec(dynamics_rows(rows, self.state_names, "the dynamics"))
+        self._spec = None
+
+    @property
+    def stage_cost(self) -> sp.Expr | None:
+        """Cost of one stage: an expression in states, controls and parameters (or a 1x1 matrix)."""
+        return self._stage_cost
+
+    @stage_cost.setter
+    def stage_cost(self, cost: Any) -> None:
+        self._stage_cost = values.as_expression(cost, "the stage cost")
+        self._spec = None
+
+    @property
+    def terminal_cost(self) -> sp.Expr | None:
+        """Cost of the last state: an expression in states and parameters; 0 if never set."""
+        return self._terminal_cost
+
+    @terminal_cost.setter
+    def terminal_cost(self, cost: Any) -> None:
+        self._terminal_cost = values.as_expression(cost, "the terminal cost")
+        self._spec = None
+
+    def spec(self) -> Spec:
+        """Validate and freeze. Cached until the problem changes.
+
+        Raises:
+            SpecError: something is missing, inconsistent or undefined.
+            UnsupportedExpressionError: an expression without a real value or a derivative.
+
+        """
+        if self._spec is None:
+            if self._dynamics is None:
+                raise SpecError(f"problem {self._name!r} has no dynamics: set problem.dynamics")
+            if self._stage_cost is None:
+                raise SpecError(f"problem {self._name!r} has no cost: set problem.stage_cost")
+            draft = Spec(
+                name=self._name,
+                horizon=self._horizon,
+                states=tuple(self._states),
+                controls=tuple(self._controls),
+                parameters=tuple(self._parameters),
+                dynamics=self._dynamics,
+                stage_cost=self._stage_cost,
+                terminal_cost=sp.S.Zero if self._terminal_cost is None else self._terminal_cost,
+            )
+            self._spec = validate.validated(draft)
+        return self._spec
+
+
+def _symbol(name: str) -> sp.Symbol:
+    return sp.Symbol(name, real=True)
+
+
+def _parameter(name: str, shape: tuple[int, ...], default: Any, per_stage: bool) -> ParameterSpec:
+    """Return a parameter whose uses (`in_terminal`, `only_bounds`) are not known yet."""
+    if len(shape) == 2:
+        labels = [f"{name}_{row}_{column}" for row in range(shape[0]) for column in range(shape[1])]
+    elif len(shape) == 1:
+        labels = [f"{name}_{index}" for index in range(shape[0])]
+    else:
+        labels = [name]
+    return ParameterSpec(
+        name=name,
+        shape=shape,
+        symbols=tuple(_symbol(label) for label in labels),
+        default=None if default is None else values.as_default(default, shape, name),
+        per_stage=per_stage,
+        in_terminal=False,
+        only_bounds=False,
+    )
