@@ -104,7 +104,8 @@ def _write_glue(rendered: Rendered, directory: Path, digest: str) -> str:
     except (cffi.FFIError, cffi.CDefError) as error:
         raise BuildError(f"cffi cannot read the declarations of {rendered.name}.h: {error}") from error
     definition = f'static {_DIGEST_DECLARATION[:-1]}\n{{\n    return "{digest}";\n}}\n'
-    builder.set_source(f"_{rendered.name}", f'#include "{rendered.name}.h"\n\n{definition}')
+    preamble = f'#include "{rendered.name}.h"\n\n{definition}'
+    builder.set_source(f"_{rendered.name}", preamble, compiler_verbose=0)
     file = f"_{rendered.name}.c"
     builder.emit_c_code(str(directory / file))
     return file

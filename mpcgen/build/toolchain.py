@@ -121,12 +121,13 @@ def find_compiler() -> Compiler:
     looked_for = f"CC={named}" if named else ", ".join(COMPILERS)
     raise CompilerNotFoundError(
         f"no C compiler found: looked for {looked_for} on the PATH ({os.environ.get('PATH', '')!r}). "
-        f"Install one, e.g. `apt install gcc`, `dnf install gcc` or `xcode-select --install`, or set CC to its path"
+        f"Install one, e.g. `apt install gcc`, `dnf install gcc` or `xcode-select --install`, "
+        f"or set CC to its path"
     )
 
 
 def run_compiler(command: list[str], directory: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a compiler's command line, its words in English and captured; CompilerNotFoundError if it cannot."""
+    """Run a compiler's command line, its words in English and captured. Raises CompilerNotFoundError."""
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         return subprocess.run(
@@ -151,7 +152,8 @@ def _identify(command: tuple[str, ...]) -> Compiler:
         if process.returncode != 0 or not process.stdout.strip():
             raise CompilerNotFoundError(
                 f"{shlex.join(command)} {option} failed with exit code {process.returncode}, so it is no "
-                f"C compiler that mpcgen can use; set CC to gcc or clang. It said: {process.stderr.strip() or 'nothing'}"
+                f"C compiler that mpcgen can use; set CC to gcc or clang. "
+                f"It said: {process.stderr.strip() or 'nothing'}"
             )
         answers.append(process.stdout.strip().splitlines()[0])
     return Compiler(command, version=answers[0], triple=answers[1])

@@ -1,0 +1,45 @@
+# make demo    derive, build, solve, differentiate and learn: the tour
+# make test    lint, types and the whole test suite
+# make golden  write the committed text of generated/ anew
+#
+# On Linux, pip's default torch is the large CUDA build. For the CPU build of the same version:
+#   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+DEMO_EXAMPLES := pendulum cartpole
+EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor
+
+.PHONY: demo test golden lint clean
+
+demo: $(addprefix build-,$(DEMO_EXAMPLES))
+	$(BIN)/python -m examples.demo
+
+test: lint $(addprefix build-,$(EXAMPLES))
+	$(BIN)/python -m pytest -n 2
+
+golden: $(addprefix build-,$(EXAMPLES))
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# An unchanged example takes under a second, so mpcgen itself decides what is up to date.
+build-%: $(READY)
+	$(BIN)/mpcgen build examples/$*.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mpcgen needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+	rm -f generated/*/build.json generated/*/_*.so

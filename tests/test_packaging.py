@@ -1,0 +1,74 @@
+"""Packaging: the templates are part of every installation."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEMPLATES = sorted(
+    path.relative_to(ROOT / "templates").as_posix()
+    for folder in ("c", "python", "runtime")
+    for path in (ROOT / "templates" / folder).rglob("*")
+    if path.is_file() and path.suffix != ".pyc"
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    # A copy, so that setuptools' build folder neither touches the checkout nor brings old files along.
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "mpcgen", "templates"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "-w", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, cwd=folder)
+    (path,) = folder.glob("mpcgen-*.whl")
+    return path
+
+
+def test_there_are_templates_to_ship():
+    assert {Path(template).parts[0] for template in TEMPLATES} == {"c", "python", "runtime"}
+
+
+def test_wheel_holds_every_template(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [template for template in TEMPLATES if f"mpcgen/templates/{template}" not in names] == []
+
+
+def test_wheel_holds_every_module(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    modules = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "mpcgen").rglob("*.py"))
+    assert [module for module in modules if module not in names] == []
+
+
+def test_wheel_holds_the_licence_and_the_type_marker(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "mpcgen/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_unpacked_wheel_finds_its_headers_from_another_directory(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "from mpcgen.build.digest import HEADER_FOLDER as folder\n"
+        "print(folder); print(len(list(folder.glob('*.h'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    folder, count = done.stdout.split()
+    assert folder.startswith(str(tmp_path))
+    assert int(count) == len(list((ROOT / "templates" / "runtime").glob("*.h")))
+
+
+def test_editable_install_finds_the_templates_from_another_directory(tmp_path):
+    script = "import mpcgen.templates; print(mpcgen.templates.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()) == ROOT / "templates" / "__init__.py"
