@@ -93,9 +93,10 @@ def _check_piecewise(piecewise: sp.Piecewise, place: str, spec: Spec) -> None:
                 continue
             before, after = (_MP.nstr(value, 6) for value in jump)
             raise UnsupportedExpressionError(
-                f"{place} contains {piecewise}, a discontinuity with no derivative where one is needed: where "
-                f"{comparison.lhs} meets {comparison.rhs} (at {symbol} = {_MP.nstr(root, 6)}) its value jumps "
-                f"from {before} to {after}; let the branches meet, or smooth the step with tanh(k*x)"
+                f"{place} contains {piecewise}, a discontinuity with no derivative where one is needed: "
+                f"where {comparison.lhs} meets {comparison.rhs} (at {symbol} = {_MP.nstr(root, 6)}) its "
+                f"value jumps from {before} to {after}; "
+                "let the branches meet, or smooth the step with tanh(k*x)"
             )
 
 
