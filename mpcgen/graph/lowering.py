@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
-from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from mpcgen.errors import SpecError, UnsupportedExpressionError
@@ -93,17 +92,17 @@ def _children(node: Any) -> tuple[sp.Basic, ...]:
     if isinstance(node, sp.Piecewise):
         return tuple(part for pair in node.args for part in (pair.expr, pair.cond))
     if isinstance(node, sp.Mul):
-        return tuple(_reciprocal(factor) or factor for factor in node.args)
-    if isinstance(node, ExprCondPair) or not isinstance(node, _SUPPORTED):
-        return ()
-    return node.args
+        return tuple(_below(factor) if _is_divisor(factor) else factor for factor in node.args)
+    return node.args if type(node) in _HANDLERS else ()
 
 
-def _reciprocal(factor: sp.Expr) -> sp.Expr | None:
-    """Return d where ``factor`` is 1/d by its exponent's sign, so that denominators are multiplied first."""
-    if isinstance(factor, sp.Pow) and factor.exp.is_number and factor.exp.is_negative:
-        return sp.Pow(factor.base, -factor.exp)
-    return None
+def _is_divisor(factor: sp.Expr) -> bool:
+    return bool(isinstance(factor, sp.Pow) and factor.exp.is_number and factor.exp.is_negative)
+
+
+def _below(divisor: sp.Pow) -> sp.Expr:
+    """Return d of the factor 1/d, so that denominators are multiplied before they divide."""
+    return sp.Pow(divisor.base, -divisor.exp)
 
 
 def _lower_one(node: sp.Basic, graph: Graph, symbols: Mapping[sp.Symbol, Expr], args: Sequence[Expr]) -> Expr:
@@ -116,10 +115,21 @@ def _lower_one(node: sp.Basic, graph: Graph, symbols: Mapping[sp.Symbol, Expr], 
     handler = _HANDLERS.get(type(node))
     if handler is None:
         raise _unsupported(node)
+    _check_conditions(node, args)
     result = handler(graph, node, args)
     if not result.is_const and args and all(arg.is_const for arg in args):
         raise UnsupportedExpressionError(f"{node} has no finite real value; use a real constant")
     return result
+
+
+def _check_conditions(node: sp.Basic, args: Sequence[Expr]) -> None:
+    if isinstance(node, sp.Piecewise):
+        args = args[1::2]
+    elif not isinstance(node, sp.And | sp.Or | sp.Not | sp.ITE):
+        return
+    for arg in args:
+        if not (arg.is_const or arg.is_boolean):
+            raise SpecError(f"{arg} is a number where {node} needs a condition; compare it, as in {arg} > 0")
 
 
 def _lookup(symbol: sp.Symbol, symbols: Mapping[sp.Symbol, Expr]) -> Expr:
@@ -169,7 +179,6 @@ _REMEDIES = {
     "Product": "evaluate it with .doit() first",
     "MatrixElement": "use the matrix that problem.parameter() returns, not a MatrixSymbol",
     "ComplexInfinity": "the expression divides by zero",
-    "NaN": "the expression has no value; look for 0/0 or oo - oo",
 }
 
 
@@ -192,10 +201,9 @@ def _mul(graph: Graph, node: sp.Basic, args: Sequence[Expr]) -> Expr:
     denominator: list[Expr] = []
     for factor, arg in zip(node.args, args, strict=True):
         if arg.is_const:
-            below = _reciprocal(factor) is not None
-            coefficient = graph.div(coefficient, arg) if below else graph.mul(coefficient, arg)
+            coefficient = graph.apply("div" if _is_divisor(factor) else "mul", coefficient, arg)
         else:
-            (denominator if _reciprocal(factor) is not None else numerator).append(arg)
+            (denominator if _is_divisor(factor) else numerator).append(arg)
     product = _fold("mul", graph, numerator) if numerator else graph.const(1.0)
     if denominator:
         product = graph.div(product, _fold("mul", graph, denominator))
@@ -264,6 +272,7 @@ _HANDLERS: dict[type, Handler] = {
     sp.GreaterThan: lambda graph, node, args: graph.le(args[1], args[0]),
     sp.Equality: _direct("eq"),
     sp.Unequality: lambda graph, node, args: graph.logical_not(graph.eq(*args)),
+    sp.UnevaluatedExpr: lambda graph, node, args: args[0],
     sp.Abs: _direct("abs"),
     sp.exp: _direct("exp"),
     sp.erfc: lambda graph, node, args: graph.sub(1.0, graph.erf(args[0])),
@@ -282,5 +291,3 @@ _HANDLERS: dict[type, Handler] = {
 }
 _SAME_NAME = "log sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh erf"
 _HANDLERS |= {getattr(sp, name): _direct(name) for name in _SAME_NAME.split()}
-
-_SUPPORTED = tuple(_HANDLERS)
