@@ -43,6 +43,17 @@ typedef scalar real;
 typedef scalar_bits mask;
 #endif
 
+/* The exported name of this variant of an entry point. */
+#if MPCGEN_PRECISION == 64 && MPCGEN_BATCH
+#define MPCGEN_ENTRY(name) name##_f64_batch
+#elif MPCGEN_PRECISION == 64
+#define MPCGEN_ENTRY(name) name##_f64_single
+#elif MPCGEN_BATCH
+#define MPCGEN_ENTRY(name) name##_f32_batch
+#else
+#define MPCGEN_ENTRY(name) name##_f32_single
+#endif
+
 /* A constant of the working precision, and the same constant in every lane. */
 #define R(value) ((scalar)(value))
 #if LANES > 1

@@ -5,16 +5,9 @@
 #ifndef MPCGEN_PROBLEM_H
 #define MPCGEN_PROBLEM_H
 
+#include "mpcgen_layout.h"
 #include "mpcgen_parallel.h"
 #include "mpcgen_stage.h"
-
-typedef struct {
-  int size;        /* numbers per stage */
-  int offset;      /* first column in theta, or in a row of theta_stage */
-  int per_stage;   /* one value per stage? */
-  int in_terminal; /* then: has a value for stage N too? */
-  int only_bounds; /* then an infinite value is legal */
-} parameter_layout;
 
 /* Stages of a parameter for a horizon of N controls. */
 static inline int parameter_stages(const parameter_layout *layout, int horizon) {
@@ -45,7 +38,7 @@ static int load_parameters(real *theta, real *theta_stage, int lane, int64_t pro
     const parameter_layout *layout = &PARAMETERS[p];
     const scalar *source = (const scalar *)data[p] + problem * strides[p];
     for (int stage = 0; stage < parameter_stages(layout, horizon); stage++)
-      good &= load_row(parameter_row(layout, theta, theta_stage, stage), lane, source + (size_t)stage * layout->size,
+      good &= load_row(parameter_row(layout, theta, theta_stage, stage), lane, source + stage * layout->size,
                        layout->size, layout->only_bounds);
   }
   return good;

@@ -177,7 +177,7 @@ static void store_gradients(const sensitivity_state *s, const gradient_arguments
     if (a->parameter_strides[p] == 0) continue;
     const parameter_layout *layout = &PARAMETERS[p];
     const int stages = parameter_stages(layout, s->horizon);
-    scalar *to = (scalar *)a->gradient_parameters[p] + (size_t)problem * stages * layout->size;
+    scalar *to = (scalar *)a->gradient_parameters[p] + problem * stages * layout->size;
     for (int t = 0; t < stages; t++) {
       const real *from = parameter_row(layout, s->g_theta, s->g_theta_stage, t);
       for (int i = 0; i < layout->size; i++) *to++ = good ? lane_get(from + i, k) : 0;

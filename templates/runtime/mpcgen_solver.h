@@ -7,6 +7,7 @@
 #define MPCGEN_SOLVER_H
 
 #include "mpcgen_problem.h"
+#include <stdio.h>
 
 /* Keep in step with mpcgen.Status. */
 enum {

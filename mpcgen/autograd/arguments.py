@@ -1,0 +1,177 @@
+"""From what a user passes to what the kernels take: checks, defaults, broadcasting of leading dimensions."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpcgen.errors import DeviceError, DtypeError, ParameterError, ShapeError
+from mpcgen.runtime.controller import Controller, Parameter
+
+DTYPES = (torch.float64, torch.float32)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A batch of problems as the kernels take it; B is the product of ``batch_shape``.
+
+    x0: (B, n). u_init: (B, N, m), (1, N, m) or None. parameters: per parameter (B, ...) or (1, ...), the
+    latter shared by the batch; all dense and differentiable functions of what the user passed.
+    """
+
+    batch_shape: torch.Size
+    horizon: int
+    x0: Tensor
+    u_init: Tensor | None
+    parameters: tuple[Tensor, ...]
+
+
+def make_call(
+    controller: Controller,
+    x0: Tensor,
+    u_init: Tensor | None,
+    horizon: int | None,
+    given: Mapping[str, Any],
+) -> Call:
+    """Check and broadcast the arguments of a call; see `mpcgen.autograd.MPC.forward`."""
+    _check_x0(controller, x0)
+    _check_names(controller, given)
+    values = {p.name: _as_tensor(controller, p, given.get(p.name), x0) for p in controller.parameters}
+    if u_init is not None:
+        _check_like_x0(controller, "u_init", u_init, x0)
+    horizon = _find_horizon(controller, horizon, u_init, given, values)
+    u_shape = (horizon, len(controller.controls))
+    parts = [(p.name, values[p.name], p.full_shape(horizon)) for p in controller.parameters]
+    parts = [(name, _with_stages(value, shape), shape) for name, value, shape in parts]
+    leading = [_leading(controller, name, value, shape) for name, value, shape in parts]
+    if u_init is not None:
+        leading.append(_leading(controller, "u_init", u_init, u_shape))
+    batch_shape = _broadcast(controller, x0, leading, [name for name, _, _ in parts])
+    n = len(controller.states)
+    return Call(
+        batch_shape,
+        horizon,
+        x0.expand(*batch_shape, n).reshape(-1, n),
+        None if u_init is None else _flatten(u_init, u_shape, batch_shape),
+        tuple(_flatten(value, shape, batch_shape) for _, value, shape in parts),
+    )
+
+
+def _check_x0(controller: Controller, x0: Tensor) -> None:
+    n = len(controller.states)
+    if not isinstance(x0, Tensor):
+        raise DtypeError(f"{controller.name}: x0 is a {type(x0).__name__}; pass a torch tensor of shape (..., {n})")
+    if x0.dtype not in DTYPES:
+        raise DtypeError(f"{controller.name}: x0 is {x0.dtype}; float32 or float64 is expected, try x0.double()")
+    if x0.device.type != "cpu":
+        raise DeviceError(
+            f"{controller.name}: x0 is on {x0.device}, but this module was built for the CPU; pass x0.cpu()"
+        )
+    if x0.ndim == 0 or x0.shape[-1] != n:
+        raise ShapeError(
+            f"{controller.name}: x0 has shape {tuple(x0.shape)}; (..., {n}) is expected, "
+            f"the states being {', '.join(controller.states)}"
+        )
+
+
+def _check_names(controller: Controller, given: Mapping[str, Any]) -> None:
+    names = [p.name for p in controller.parameters]
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            known = ", ".join(names) or "none"
+            raise ParameterError(f"{controller.name} has no parameter {name!r}; {hint}its parameters are {known}")
+
+
+def _as_tensor(controller: Controller, parameter: Parameter, value: Any, x0: Tensor) -> Tensor:
+    if value is None:
+        if parameter.default is None:
+            raise ParameterError(
+                f"{controller.name}: the parameter {parameter.name!r} of shape {parameter.shape} has no default; "
+                f"pass {parameter.name}=..."
+            )
+        return torch.tensor(parameter.default, dtype=x0.dtype, device=x0.device).reshape(parameter.shape)
+    if isinstance(value, Tensor):
+        _check_like_x0(controller, parameter.name, value, x0)
+        return value
+    try:
+        return torch.as_tensor(value, dtype=x0.dtype, device=x0.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ParameterError(
+            f"{controller.name}: {parameter.name}={value!r} is not a tensor, a number or a nested list of numbers"
+        ) from error
+
+
+def _check_like_x0(controller: Controller, name: str, value: Tensor, x0: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise DtypeError(f"{controller.name}: {name} is a {type(value).__name__}; pass a torch tensor")
+    if value.dtype != x0.dtype:
+        raise DtypeError(
+            f"{controller.name}: {name} is {value.dtype}, but x0 is {x0.dtype}; convert one with .to(...)"
+        )
+    if value.device != x0.device:
+        raise DeviceError(f"{controller.name}: {name} is on {value.device}, but x0 is on {x0.device}")
+
+
+def _find_horizon(
+    controller: Controller,
+    horizon: int | None,
+    u_init: Tensor | None,
+    given: Mapping[str, Any],
+    values: Mapping[str, Tensor],
+) -> int:
+    """The horizon asked for, else that of u_init or of a per-stage parameter, else the spec's."""
+    if horizon is not None:
+        if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+            raise ParameterError(f"{controller.name}: horizon={horizon!r}; a whole number of at least 1 is expected")
+        return horizon
+    if u_init is not None and u_init.ndim >= 2:
+        return max(u_init.shape[-2], 1)
+    for parameter in controller.parameters:
+        value, rank = values[parameter.name], len(parameter.shape)
+        if parameter.per_stage and given.get(parameter.name) is not None and value.ndim > rank:
+            return max(value.shape[value.ndim - rank - 1] - parameter.in_terminal, 1)
+    return controller.horizon
+
+
+def _with_stages(value: Tensor, full_shape: tuple[int, ...]) -> Tensor:
+    """Give a value without stage axis the same value at every stage."""
+    if value.ndim == len(full_shape) - 1 and tuple(value.shape) == full_shape[1:]:
+        return value.expand(full_shape)
+    return value
+
+
+def _leading(controller: Controller, name: str, value: Tensor, shape: tuple[int, ...]) -> torch.Size:
+    split = value.ndim - len(shape)
+    if split < 0 or tuple(value.shape[split:]) != shape:
+        expected = ", ".join(["...", *map(str, shape)])
+        raise ShapeError(
+            f"{controller.name}: {name} has shape {tuple(value.shape)}; ({expected}) is expected, "
+            f"leading dimensions being the batch"
+        )
+    return value.shape[:split]
+
+
+def _broadcast(controller: Controller, x0: Tensor, leading: list[torch.Size], names: list[str]) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(x0.shape[:-1], *leading)
+    except RuntimeError as error:
+        shapes = [f"x0 {tuple(x0.shape[:-1])}"]
+        shapes += [f"{n} {tuple(s)}" for n, s in zip([*names, "u_init"], leading, strict=False) if len(s)]
+        raise ShapeError(
+            f"{controller.name}: the leading (batch) dimensions do not broadcast: {', '.join(shapes)}"
+        ) from error
+
+
+def _flatten(value: Tensor, shape: tuple[int, ...], batch_shape: torch.Size) -> Tensor:
+    """(B, *shape), or (1, *shape) where the batch shares one value; dense."""
+    split = value.ndim - len(shape)
+    if value.shape[:split].numel() == 1:
+        return value.reshape(1, *shape).contiguous()
+    return value.expand(*batch_shape, *shape).reshape(-1, *shape).contiguous()

@@ -1,0 +1,99 @@
+"""The controller as a torch module."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mpcgen.autograd.arguments import make_call
+from mpcgen.autograd.operators import Options, Solve
+from mpcgen.autograd.reporting import report_statuses
+from mpcgen.autograd.solution import Solution
+from mpcgen.errors import ParameterError
+from mpcgen.runtime.controller import Controller
+
+_CHOICES = {
+    "hessian": ("exact", "gauss_newton"),
+    "gradient": ("exact", "gauss_newton"),
+    "on_unconverged": ("warn", "raise", "ignore"),
+    "unconverged_gradient": ("zero", "keep", "nan"),
+}
+
+
+class MPC(torch.nn.Module):
+    """A differentiable model predictive controller; generated packages subclass it.
+
+    tol: KKT residual at which a problem counts as solved, max |u - clip(u - dL/du, lower, upper)|, in the units of
+    u and dL/du; default 1e-8 in float64, 1e-4 in float32. max_iterations: passes of one rollout and one backward
+    sweep. hessian: of the solver, "exact" (of the Lagrangian, near the solution) or "gauss_newton" (iLQR).
+    gradient: "exact", or "gauss_newton" for the paper's Module 2, which leaves the curvature of the dynamics
+    out of the implicit differentiation and is in general not the derivative of the solution.
+    on_unconverged: "warn", "raise" or "ignore". unconverged_gradient: of a problem whose status is not zero:
+    "zero"; "keep", the formula evaluated where the solver stopped; or "nan". threads: default
+    `torch.get_num_threads()`.
+
+    Raises ParameterError for an option outside its choices.
+    """
+
+    controller: ClassVar[Controller]
+
+    def __init__(
+        self,
+        *,
+        tol: float | None = None,
+        max_iterations: int = 200,
+        hessian: str = "exact",
+        gradient: str = "exact",
+        on_unconverged: str = "warn",
+        unconverged_gradient: str = "zero",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.options = Options(
+            tol, max_iterations, hessian, gradient, on_unconverged, unconverged_gradient, threads
+        )
+        self._check_options()
+
+    def _check_options(self) -> None:
+        o = self.options
+        for name, choices in _CHOICES.items():
+            if getattr(o, name) not in choices:
+                raise ParameterError(f"{name}={getattr(o, name)!r}; expected one of {', '.join(map(repr, choices))}")
+        if o.tol is not None and not (isinstance(o.tol, int | float) and math.isfinite(o.tol) and o.tol > 0):
+            raise ParameterError(f"tol={o.tol!r}; a positive number is expected, e.g. 1e-8")
+        for name, least in (("max_iterations", 0), ("threads", 1)):
+            value = getattr(o, name)
+            if value is None and name == "threads":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ParameterError(f"{name}={value!r}; a whole number of at least {least} is expected")
+
+    def forward(
+        self, x0: Tensor, *, u_init: Tensor | None = None, horizon: int | None = None, **parameters: Any
+    ) -> Solution:
+        """Solve the problems that start at ``x0`` (..., n), a float32 or float64 tensor.
+
+        u_init: (..., N, m) controls to start from, default zeros; clipped to the bounds. horizon: N, default
+        that of u_init or of the per-stage parameters given, else the spec's. parameters: by name, of shape
+        (..., [stages,] *shape); omitted ones take their defaults. Leading dimensions broadcast.
+
+        Raises ShapeError, DtypeError, DeviceError, ParameterError before anything is computed, and
+        UnconvergedError if ``on_unconverged="raise"``. Warns with `mpcgen.UnconvergedWarning`.
+        """
+        call = make_call(self.controller, x0, u_init, horizon, parameters)
+        outputs = Solve.apply(
+            self.controller, self.options, call.horizon, call.x0, call.u_init, *call.parameters
+        )
+        report_statuses(self.controller.name, outputs[3], self.options.on_unconverged)
+        return Solution(*(out.reshape(*call.batch_shape, *out.shape[1:]) for out in outputs))
+
+    def extra_repr(self) -> str:
+        """Sizes and options."""
+        c, o = self.controller, self.options
+        return (
+            f"{c.name}: n={len(c.states)}, m={len(c.controls)}, N={c.horizon}, hessian={o.hessian!r}, "
+            f"gradient={o.gradient!r}, on_unconverged={o.on_unconverged!r}"
+        )

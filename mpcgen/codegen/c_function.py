@@ -1,0 +1,181 @@
+"""Scheduled functions as C text: signature, body lines, and where each argument lives."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mpcgen.codegen.c_expression import c_definition, c_value
+from mpcgen.codegen.schedule import Assign, Load, Schedule, Store, schedule
+from mpcgen.derivative.function import Function
+from mpcgen.graph import Expr
+
+WIDTH = 116
+
+_POINT = "const real *restrict state, const real *restrict control, {theta}"
+_THETA = "const real *restrict theta, const real *restrict theta_t"
+_EXPAND = (
+    "const real *restrict state, const real *restrict control, {theta}, {curvature}const value_model *restrict value, "
+)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """C parameters of a function, and the C expression of each of its inputs and outputs."""
+
+    parameters: str
+    places: Mapping[str, str]
+    inline: bool = True
+
+
+def _interface(parameters: str, inline: bool = True, **places: str) -> Interface:
+    usual = {"x": "state", "u": "control", "theta": "theta", "theta_t": "theta_t"}
+    return Interface(parameters.format(theta=_THETA), {**usual, **places}, inline)
+
+
+def _expand(curvature: bool, results: str, **places: str) -> Interface:
+    extra = "const real *restrict curvature, " if curvature else ""
+    value = {"costate": "value->costate", "V": "value->hessian", "offset": "value->offset"}
+    parameters = _EXPAND.format(theta=_THETA, curvature=extra) + results
+    return _interface(parameters, False, curvature="curvature", **{**value, **places})
+
+
+_MODEL = {name: f"q->{name}" for name in ("xx", "ux", "uu", "gradient_u", "offset_x", "offset_u")}
+_FUSED = {**_MODEL, "out costate": "q->costate"}
+_MATRICES = {"F": "F", "H": "H", "out costate": "q->costate", "gradient_u": "q->gradient_u"}
+_MATRIX_RESULTS = "real *restrict F, real *restrict H, stage_model *restrict q"
+_SUMS = "real *restrict g_theta, real *restrict g_theta_t"
+_G = {"g_theta": "g_theta", "g_theta_t": "g_theta_t"}
+
+INTERFACES: dict[str, Interface] = {
+    "stage_dynamics": _interface(
+        _POINT + ", real *restrict next_state, real *restrict cost", x_next="next_state", cost="cost"
+    ),
+    "terminal_cost": _interface("const real *restrict state, {theta}, real *restrict cost", cost="cost"),
+    "stage_bounds": _interface("{theta}, real *restrict lower, real *restrict upper", lower="lower", upper="upper"),
+    "terminal_expand": _interface(
+        "const real *restrict state, {theta}, real *restrict hessian, real *restrict costate",
+        hessian="hessian", **{"out costate": "costate"},
+    ),
+    "stage_expand_gauss_newton": _expand(False, "stage_model *restrict q", **_FUSED),
+    "stage_expand_exact": _expand(True, "stage_model *restrict q", **_FUSED),
+    "stage_derivatives_gauss_newton": _expand(False, _MATRIX_RESULTS, **_MATRICES),
+    "stage_derivatives_exact": _expand(True, _MATRIX_RESULTS, **_MATRICES),
+    "stage_tangent": _interface(
+        _POINT + ", const real *restrict d_state, const real *restrict d_control, real *restrict d_next",
+        d_x="d_state", d_u="d_control", d_next="d_next",
+    ),
+    "stage_gradient": _interface(
+        _POINT + ", const real *restrict costate, const real *restrict d_state, const real *restrict d_control, "
+        "const real *restrict d_costate, const real *restrict loss_cost, " + _SUMS + ", real *restrict g_control",
+        False, costate="costate", d_x="d_state", d_u="d_control", d_costate="d_costate", loss_cost="loss_cost",
+        g_u="g_control", **_G,
+    ),
+    "terminal_gradient": _interface(
+        "const real *restrict state, {theta}, const real *restrict d_state, const real *restrict loss_cost, " + _SUMS,
+        d_x="d_state", loss_cost="loss_cost", **_G,
+    ),
+    "bounds_gradient": _interface(
+        "{theta}, const real *restrict g_lower, const real *restrict g_upper, " + _SUMS,
+        g_lower="g_lower", g_upper="g_upper", **_G,
+    ),
+}  # fmt: skip
+
+RESERVED = frozenset(
+    "state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control "
+    "d_next d_costate loss_cost g_theta g_theta_t g_control g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA "
+    "NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE SYMMETRIC NTAU real mask scalar scalar_bits "
+    "stage_model value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take "
+    "allocate strategy accumulate parameter_row load_row store_row".split()
+)
+"""Names that mean something in the generated file or its headers."""
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """The function around `stage_derivatives_*` that forms the quadratic model by loops."""
+
+    signature: str
+    call: str
+
+
+@dataclass(frozen=True)
+class CFunction:
+    """A function's C text: a comment, its signature, and its body's lines."""
+
+    name: str
+    comment: str
+    signature: str
+    body: tuple[str, ...]
+    wrapper: Wrapper | None = None
+
+
+def c_function(function: Function, hints: Mapping[Expr, str]) -> CFunction:
+    """Schedule a function and print it."""
+    interface = INTERFACES[function.name]
+    plan = schedule(function, hints, RESERVED)
+    qualifier = "static inline" if interface.inline else "static"
+    signature = _wrap(f"{qualifier} void {function.name}({interface.parameters})", indent="    ")
+    comment = _wrap(f"/* {function.purpose[0].upper()}{function.purpose[1:]}. */", indent=" * ")
+    unused = _unused_parameters(interface, plan)
+    body = tuple(f"(void){name};" for name in unused) + tuple(_lines(plan, interface.places))
+    return CFunction(function.name, comment, signature, body, _wrapper(function.name))
+
+
+def _wrapper(name: str) -> Wrapper | None:
+    if not name.startswith("stage_derivatives_"):
+        return None
+    outer = name.replace("derivatives", "expand")
+    parameters = INTERFACES[outer].parameters
+    arguments = ", ".join("F, H, q" if word == "q" else word for word in _parameter_names(parameters))
+    return Wrapper(_wrap(f"static void {outer}({parameters})", indent="    "), f"{name}({arguments});")
+
+
+def _parameter_names(parameters: str) -> list[str]:
+    return [parameter.split()[-1].lstrip("*") for parameter in parameters.split(",")]
+
+
+def _unused_parameters(interface: Interface, plan: Schedule) -> list[str]:
+    """Names of C parameters that no statement touches: said aloud, so that -Wextra stays silent."""
+    touched = set()
+    for statement in plan.statements:
+        if isinstance(statement, Load):
+            touched.add(_root(interface.places[statement.source.name]))
+        elif isinstance(statement, Store):
+            touched.add(_root(_destination(statement, interface.places)))
+    return [name for name in _parameter_names(interface.parameters) if name not in touched]
+
+
+def _root(place: str) -> str:
+    return place.split("->")[0]
+
+
+def _destination(store: Store, places: Mapping[str, str]) -> str:
+    return places.get(f"out {store.output.name}") or places[store.output.name]
+
+
+def _lines(plan: Schedule, places: Mapping[str, str]) -> list[str]:
+    lines = []
+    for statement in plan.statements:
+        match statement:
+            case Load(source, index, name):
+                line = f"const real {name} = {places[source.name]}[{index}];"
+            case Assign(name, node):
+                line = f"const real {name} = {c_definition(node, plan.names)};"
+                if node.is_boolean:
+                    line = line.replace("const real", "const mask", 1)
+            case Store(output, index, node):
+                operator = "+=" if output.accumulate else "="
+                target = f"{_destination(statement, places)}[{index}]"
+                line = f"{target} {operator} {c_value(node, plan.names)}; /* {output.labels[index]} */"
+        lines.append(_wrap(line, indent="    "))
+    return lines
+
+
+def _wrap(text: str, indent: str) -> str:
+    if len(text) <= WIDTH:
+        return text
+    return "\n".join(
+        textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    )

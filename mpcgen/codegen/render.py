@@ -1,0 +1,192 @@
+"""Render a problem: contexts made of names, integers and printed expressions, handed to the templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+
+import jinja2
+import jinja2.meta
+
+from mpcgen.codegen.c_function import c_function
+from mpcgen.codegen.rendered import Rendered, source_digest
+from mpcgen.derivative.function import Function
+from mpcgen.derivative.kernels import Kernels
+from mpcgen.errors import InternalError
+from mpcgen.graph import Expr
+from mpcgen.graph.printer import number
+from mpcgen.graph.walk import flops
+
+C_KERNELS = "c/kernels.c.j2"
+C_HEADER = "c/interface.h.j2"
+PYTHON_PACKAGE = "python/package.py.j2"
+
+
+@dataclass(frozen=True)
+class LayoutRow:
+    """A parameter in the kernels: ``size`` numbers from ``offset`` on, in theta or in a row of theta_stage."""
+
+    name: str
+    size: int
+    offset: int
+    per_stage: int
+    in_terminal: int
+    only_bounds: int
+
+
+def render_kernels(kernels: Kernels) -> Rendered:
+    """Render the C text, the header and the Python package of a problem."""
+    name = kernels.model.spec.name
+    shared = _sizes(kernels) | _descriptions(kernels)
+    header = _fill(C_HEADER, shared | {"n_parameters": len(kernels.model.spec.parameters)})
+    source = _fill(C_KERNELS, _kernel_context(kernels))
+    package = _fill(PYTHON_PACKAGE, shared | _package_context(kernels, source_digest(header, source)))
+    texts = ((f"{name}.h", header), (f"{name}.c", source), ("__init__.py", package))
+    return Rendered(name, texts, header, source, _figures(kernels))
+
+
+def _environment() -> jinja2.Environment:
+    def read(name: str) -> str:
+        return files("mpcgen.templates").joinpath(*name.split("/")).read_text(encoding="utf-8")
+
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(read),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def _fill(template: str, context: dict[str, object]) -> str:
+    """Render a template; a variable that it lacks or that it does not use is our mistake."""
+    environment = _environment()
+    text = files("mpcgen.templates").joinpath(*template.split("/")).read_text(encoding="utf-8")
+    wanted = jinja2.meta.find_undeclared_variables(environment.parse(text))
+    if wanted != set(context):
+        raise InternalError(
+            f"template {template}: missing {sorted(wanted - set(context))}, unused {sorted(set(context) - wanted)}"
+        )
+    return environment.get_template(template).render(context)
+
+
+def _sizes(kernels: Kernels) -> dict[str, object]:
+    model = kernels.model
+    return {"name": model.spec.name, "n_state": len(model.states), "n_control": len(model.controls)}
+
+
+def _descriptions(kernels: Kernels) -> dict[str, object]:
+    spec = kernels.model.spec
+    width = max(len(str(c.symbol)) for c in spec.controls)
+    controls = [f"{str(c.symbol):<{width}}  {c.lower} <= {c.symbol} <= {c.upper}" for c in spec.controls]
+    states = [f"{i}  {state}" for i, state in enumerate(spec.states)]
+    return {"state_rows": states, "control_rows": controls, "parameter_rows": list(_parameter_rows(kernels))}
+
+
+def _parameter_rows(kernels: Kernels) -> Iterator[str]:
+    parameters = kernels.model.spec.parameters
+    width = max((len(p.name) for p in parameters), default=0)
+    for p in parameters:
+        stages = ("N+1 stages" if p.in_terminal else "N stages") + " of " if p.per_stage else ""
+        default = "required" if p.default is None else f"default {_short(p.default)}"
+        yield f"{p.name:<{width}}  {stages}{p.shape}, {default}"
+
+
+def _short(values: tuple[float, ...]) -> str:
+    if len(set(values)) == 1:
+        return number(values[0]) if abs(values[0]) != float("inf") else repr(values[0])
+    return "[" + ", ".join(number(v) if abs(v) != float("inf") else repr(v) for v in values) + "]"
+
+
+def _kernel_context(kernels: Kernels) -> dict[str, object]:
+    model = kernels.model
+    hints = naming_hints(kernels)
+    return _sizes(kernels) | {
+        "states": ", ".join(map(str, model.spec.states)),
+        "controls": ", ".join(str(c.symbol) for c in model.spec.controls),
+        "horizon": model.spec.horizon,
+        "operations": [_operations_row(function) for function in kernels.functions],
+        "n_parameters": len(model.spec.parameters),
+        "n_static": len(kernels.static),
+        "n_per_stage": len(kernels.per_stage),
+        "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
+        "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
+        "layout": layout(kernels),
+        "functions": [c_function(function, hints) for function in kernels.functions],
+    }
+
+
+def _operations_row(function: Function) -> str:
+    return f"{function.name:<32} {flops(function.expressions()):>7}"
+
+
+def layout(kernels: Kernels) -> list[LayoutRow]:
+    """Where each parameter lies in the kernels' arrays."""
+    offsets = {False: 0, True: 0}
+    rows = []
+    for p in kernels.model.spec.parameters:
+        size = len(p.symbols)
+        rows.append(
+            LayoutRow(p.name, size, offsets[p.per_stage], int(p.per_stage), int(p.in_terminal), int(p.only_bounds))
+        )
+        offsets[p.per_stage] += size
+    return rows
+
+
+def naming_hints(kernels: Kernels) -> dict[Expr, str]:
+    """Names for the nodes that mean something: next states, entries of F, the cost's gradient."""
+    model = kernels.model
+    tau = (*model.states, *model.controls)
+    hints: dict[Expr, str] = {}
+    for state, row in zip(model.states, model.next_state, strict=True):
+        hints.setdefault(row, f"{state.value}_next")
+    for state, row in zip(model.states, kernels.F, strict=True):
+        for variable, entry in zip(tau, row, strict=True):
+            hints.setdefault(entry, f"{state.value}_next_D_{variable.value}")
+    for variable, entry in zip(tau, kernels.cost_gradient, strict=True):
+        hints.setdefault(entry, f"cost_D_{variable.value}")
+    return hints
+
+
+def _package_context(kernels: Kernels, digest: str) -> dict[str, object]:
+    spec = kernels.model.spec
+    parameters = [
+        {"arguments": f"{p.name!r}, {p.shape!r}, {_default(p.default)}, {p.per_stage}, {p.in_terminal}, {p.only_bounds}"}
+        for p in spec.parameters
+    ]
+    return {
+        "source_digest": digest,
+        "horizon": spec.horizon,
+        "state_names": repr(tuple(map(str, spec.states))),
+        "control_names": repr(tuple(str(c.symbol) for c in spec.controls)),
+        "parameters": parameters,
+    }
+
+
+def _default(default: tuple[float, ...] | None) -> str:
+    if default is None:
+        return "None"
+    if len(default) > 1 and len(set(default)) == 1:
+        return f"({_literal(default[0])},) * {len(default)}"
+    return "(" + "".join(f"{_literal(value)}, " for value in default).strip() + ")"
+
+
+def _literal(value: float) -> str:
+    return f'float("{value}")' if abs(value) == float("inf") else repr(value)
+
+
+def _figures(kernels: Kernels) -> tuple[tuple[str, int | float | str], ...]:
+    model = kernels.model
+    nonzero = sum(not entry.is_zero for row in kernels.F for entry in row)
+    figures: list[tuple[str, int | float | str]] = [
+        ("states", len(model.states)),
+        ("controls", len(model.controls)),
+        ("parameters", len(model.parameters)),
+        ("nonzero entries of F", nonzero),
+        ("entries of F", sum(len(row) for row in kernels.F)),
+        ("Riccati products", "unrolled" if kernels.fused else "loops"),
+    ]
+    figures += [(f"operations of {f.name}", flops(f.expressions())) for f in kernels.functions]
+    return tuple(figures)

@@ -1,0 +1,279 @@
+"""What the kernels need of a model: the functions of design and paper, derived on the graph.
+
+Names: x, u state and control; theta the parameters constant over the stages, theta_t those of one stage;
+costate = lambda_{t+1} of the next stage; V the Hessian of the value function there; d_* differentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpcgen.derivative.forward import tangents
+from mpcgen.derivative.function import Function, Input, Output
+from mpcgen.derivative.matrices import Matrix, hessian, jacobian
+from mpcgen.derivative.reverse import gradient
+from mpcgen.graph import Expr, Graph
+from mpcgen.graph.model import Model
+
+FUSED_LIMIT = 6000
+"""Largest number of products in F'VF that is still unrolled into the stage function; above it, loops."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """All functions of a problem. ``fused`` says that the Riccati products are part of the stage functions.
+
+    Fused, `stage_expand_*` gives Q directly from V. Otherwise it gives F and H, and loops form Q.
+    """
+
+    model: Model
+    static: tuple[Expr, ...]
+    per_stage: tuple[Expr, ...]
+    fused: bool
+    F: Matrix
+    cost_gradient: tuple[Expr, ...]
+    functions: tuple[Function, ...]
+
+    def __str__(self) -> str:
+        return "\n\n".join(str(function) for function in self.functions)
+
+
+def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
+    """Derive every function that the solver and the sensitivities of ``model`` need."""
+    return _Derivation(model, fused_limit).kernels()
+
+
+def lower_triangle(matrix: Matrix) -> tuple[Expr, ...]:
+    """Entries (i, j), j <= i, row by row: how the kernels store symmetric matrices."""
+    return tuple(matrix[i][j] for i in range(len(matrix)) for j in range(i + 1))
+
+
+def triangle_labels(names: Sequence[str]) -> tuple[str, ...]:
+    """Labels of a `lower_triangle`."""
+    return tuple(f"{names[i]}, {names[j]}" for i in range(len(names)) for j in range(i + 1))
+
+
+def _dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:
+    total = graph.const(0)
+    for left, right in zip(a, b, strict=True):
+        total = total + left * right
+    return total
+
+
+class _Derivation:
+    """The symbols that the functions share, and one method per function."""
+
+    def __init__(self, model: Model, fused_limit: int) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.fused_limit = fused_limit
+        spec = model.spec
+        per_stage = [p.per_stage for p in spec.parameters for _ in p.symbols]
+        self.static = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if not staged)
+        self.per_stage = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if staged)
+        self.x_names = tuple(str(s.value) for s in model.states)
+        self.u_names = tuple(str(s.value) for s in model.controls)
+        # A dot cannot occur in a user's name, so these symbols are new.
+        self.costate = self._symbols("lambda", self.x_names)
+        self.curvature = self._symbols("mu", self.x_names)
+        self.offset = self._symbols("v_offset", self.x_names)
+        self.d_x = self._symbols("d", self.x_names)
+        self.d_u = self._symbols("d", self.u_names)
+        self.d_costate = self._symbols("d_lambda", self.x_names)
+        self.weight = self.graph.symbol("loss.cost")
+        self.V = self._symmetric_symbols()
+        self.x = Input("x", model.states)
+        self.u = Input("u", model.controls)
+        self.theta = Input("theta", self.static)
+        self.theta_t = Input("theta_t", self.per_stage)
+
+    def _symbols(self, prefix: str, names: Sequence[str]) -> tuple[Expr, ...]:
+        return tuple(self.graph.symbol(f"{prefix}.{name}") for name in names)
+
+    def _symmetric_symbols(self) -> Matrix:
+        names = self.x_names
+        n = len(names)
+        return tuple(
+            tuple(self.graph.symbol(f"V.{names[max(i, j)]}.{names[min(i, j)]}") for j in range(n))
+            for i in range(n)
+        )
+
+    def kernels(self) -> Kernels:
+        model = self.model
+        self.tau = (*model.states, *model.controls)
+        self.F = jacobian(model.next_state, self.tau)
+        self.cost_gradient = tuple(gradient(model.stage_cost, self.tau))
+        fused = self._product_count() <= self.fused_limit
+        functions = (
+            self.stage_dynamics(),
+            self.terminal_cost(),
+            self.stage_bounds(),
+            self.terminal_expand(),
+            self.stage_expand("gauss_newton", fused),
+            self.stage_expand("exact", fused),
+            self.stage_tangent(),
+            self.stage_gradient(),
+            self.terminal_gradient(),
+            self.bounds_gradient(),
+        )
+        return Kernels(model, self.static, self.per_stage, fused, self.F, self.cost_gradient, functions)
+
+    def _product_count(self) -> int:
+        """Products of F'VF, zeros and ones of F skipped."""
+        n, width = len(self.x_names), len(self.tau)
+        entries = [sum(not row[j].is_const for row in self.F) for j in range(width)]
+        nonzero = [sum(not row[j].is_zero for row in self.F) for j in range(width)]
+        return sum(entries) * n + sum(entries[j] * (j + 1) + nonzero[j] for j in range(width))
+
+    def stage_dynamics(self) -> Function:
+        outputs = (
+            Output("x_next", self.model.next_state, self.x_names),
+            Output("cost", (self.model.stage_cost,), ("stage cost",)),
+        )
+        inputs = (self.x, self.u, self.theta, self.theta_t)
+        return Function("stage_dynamics", "x_{t+1} = f(x_t, u_t, theta_t) and the stage's cost", inputs, outputs)
+
+    def terminal_cost(self) -> Function:
+        outputs = (Output("cost", (self.model.terminal_cost,), ("terminal cost",)),)
+        return Function("terminal_cost", "cost of the last state", (self.x, self.theta, self.theta_t), outputs)
+
+    def stage_bounds(self) -> Function:
+        outputs = (
+            Output("lower", self.model.lower, self.u_names),
+            Output("upper", self.model.upper, self.u_names),
+        )
+        return Function("stage_bounds", "bounds of the controls", (self.theta, self.theta_t), outputs)
+
+    def terminal_expand(self) -> Function:
+        cost, states = self.model.terminal_cost, self.model.states
+        outputs = (
+            Output("hessian", lower_triangle(hessian(cost, states)), triangle_labels(self.x_names)),
+            Output("costate", tuple(gradient(cost, states)), self.x_names),
+        )
+        purpose = "value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost"
+        return Function("terminal_expand", purpose, (self.x, self.theta, self.theta_t), outputs)
+
+    def stage_expand(self, kind: str, fused: bool) -> Function:
+        """Quadratic model of the cost-to-go at a stage, with the exact or the Gauss-Newton Hessian."""
+        exact = kind == "exact"
+        lagrangian = self.model.stage_cost
+        if exact:
+            lagrangian = lagrangian + _dot(self.graph, self.curvature, self.model.next_state)
+        H = hessian(lagrangian, self.tau)
+        inputs = (self.x, self.u, self.theta, self.theta_t)
+        inputs += (Input("curvature", self.curvature),) if exact else ()
+        inputs += (Input("costate", self.costate),)
+        of = "the cost plus curvature'f" if exact else "the cost"
+        if fused:
+            inputs += (Input("V", lower_triangle(self.V)), Input("offset", self.offset))
+            purpose = f"quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of {of}"
+            return Function(f"stage_expand_{kind}", purpose, inputs, self._fused_outputs(H))
+        purpose = f"F = df/d(x, u), H = Hessian of {of} (lower triangle), and gradients of the Lagrangian"
+        return Function(f"stage_derivatives_{kind}", purpose, inputs, self._matrix_outputs(H))
+
+    def _lagrangian_gradient(self) -> tuple[Expr, ...]:
+        columns = zip(*self.F, strict=True)
+        return tuple(
+            g + _dot(self.graph, column, self.costate)
+            for g, column in zip(self.cost_gradient, columns, strict=True)
+        )
+
+    def _gradient_outputs(self) -> tuple[Output, ...]:
+        n = len(self.x_names)
+        total = self._lagrangian_gradient()
+        return (
+            Output("costate", total[:n], self.x_names),
+            Output("gradient_u", total[n:], self.u_names),
+        )
+
+    def _fused_outputs(self, H: Matrix) -> tuple[Output, ...]:
+        n, width = len(self.x_names), len(self.tau)
+        columns = tuple(zip(*self.F, strict=True))
+        VF = [[_dot(self.graph, row, column) for column in columns] for row in self.V]
+        Q = [
+            [H[i][j] + _dot(self.graph, columns[i], [VF[k][j] for k in range(n)]) for j in range(i + 1)]
+            for i in range(width)
+        ]
+        offsets = tuple(_dot(self.graph, column, self.offset) for column in columns)
+        ux = tuple(Q[n + a][j] for a in range(width - n) for j in range(n))
+        uu = tuple(Q[n + a][n + b] for a in range(width - n) for b in range(a + 1))
+        return (
+            Output("xx", tuple(Q[i][j] for i in range(n) for j in range(i + 1)), triangle_labels(self.x_names)),
+            Output("ux", ux, tuple(f"{u}, {x}" for u in self.u_names for x in self.x_names)),
+            Output("uu", uu, triangle_labels(self.u_names)),
+            *self._gradient_outputs(),
+            Output("offset_x", offsets[:n], self.x_names),
+            Output("offset_u", offsets[n:], self.u_names),
+        )
+
+    def _matrix_outputs(self, H: Matrix) -> tuple[Output, ...]:
+        names = (*self.x_names, *self.u_names)
+        labels = tuple(f"{x}, {tau}" for x in self.x_names for tau in names)
+        return (
+            Output("F", tuple(entry for row in self.F for entry in row), labels),
+            Output("H", lower_triangle(H), triangle_labels(names)),
+            *self._gradient_outputs(),
+        )
+
+    def stage_tangent(self) -> Function:
+        seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
+        outputs = (Output("d_next", tuple(tangents(self.model.next_state, seeds)), self.x_names),)
+        inputs = (self.x, self.u, self.theta, self.theta_t, Input("d_x", self.d_x), Input("d_u", self.d_u))
+        return Function("stage_tangent", "d_{t+1} = F d: the dynamics' directional derivative", inputs, outputs)
+
+    def _lagrangian(self) -> Expr:
+        return self.model.stage_cost + _dot(self.graph, self.costate, self.model.next_state)
+
+    def _parameter_outputs(self, scalar: Expr) -> tuple[Output, Output]:
+        symbols = (*self.static, *self.per_stage)
+        entries = tuple(gradient(scalar, symbols))
+        split = len(self.static)
+        names = tuple(str(symbol.value) for symbol in symbols)
+        return (
+            Output("g_theta", entries[:split], names[:split], accumulate=True),
+            Output("g_theta_t", entries[split:], names[split:], accumulate=True),
+        )
+
+    def stage_gradient(self) -> Function:
+        lagrangian = self._lagrangian()
+        seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
+        (along,) = tangents((lagrangian,), seeds)
+        scalar = along + _dot(self.graph, self.d_costate, self.model.next_state) + self.weight * lagrangian
+        inputs = (
+            self.x, self.u, self.theta, self.theta_t, Input("costate", self.costate), Input("d_x", self.d_x),
+            Input("d_u", self.d_u), Input("d_costate", self.d_costate), Input("loss_cost", (self.weight,)),
+        )  # fmt: skip
+        outputs = (
+            *self._parameter_outputs(scalar),
+            Output("g_u", tuple(gradient(scalar, self.model.controls)), self.u_names),
+        )
+        purpose = (
+            "gradient with respect to theta and u of d'grad(cost + lambda'f) + d_lambda'f"
+            " + loss_cost (cost + lambda'f)"
+        )
+        return Function("stage_gradient", purpose, inputs, outputs)
+
+    def terminal_gradient(self) -> Function:
+        cost = self.model.terminal_cost
+        (along,) = tangents((cost,), dict(zip(self.model.states, self.d_x, strict=True)))
+        inputs = (
+            self.x, self.theta, self.theta_t, Input("d_x", self.d_x), Input("loss_cost", (self.weight,)),
+        )  # fmt: skip
+        outputs = self._parameter_outputs(along + self.weight * cost)
+        purpose = "gradient with respect to theta of d'grad(terminal cost) + loss_cost terminal cost"
+        return Function("terminal_gradient", purpose, inputs, outputs)
+
+    def bounds_gradient(self) -> Function:
+        g_lower = self._symbols("g_lower", self.u_names)
+        g_upper = self._symbols("g_upper", self.u_names)
+        model = self.model
+        pairs = [*zip(g_lower, model.lower, strict=True), *zip(g_upper, model.upper, strict=True)]
+        scalar = self.graph.const(0)
+        for g, bound in pairs:
+            if not bound.is_const:
+                scalar = scalar + g * bound
+        inputs = (self.theta, self.theta_t, Input("g_lower", g_lower), Input("g_upper", g_upper))
+        outputs = self._parameter_outputs(scalar)
+        purpose = "gradient with respect to theta of g_lower'lower + g_upper'upper"
+        return Function("bounds_gradient", purpose, inputs, outputs)
