@@ -158,3 +158,12 @@ class Functions:
         """Cost of a trajectory: x (N+1, n), u (N, m), theta (n_theta, N+1)."""
         stages = sum(float(self.stage_cost(x[t], u[t], theta[:, t])) for t in range(len(u)))
         return stages + float(self.terminal_cost(x[-1], theta[:, -1]))
+
+    def is_finite(self, x: Array, u: Array, theta: Array) -> bool:
+        """Whether a trajectory, its costs and their first derivatives are free of NaN and infinity."""
+        terminal = x[-1], theta[:, -1]
+        values = [x, self.terminal_cost(*terminal), self.terminal_cost_D_x(*terminal)]
+        for t in range(len(u)):
+            stage = x[t], u[t], theta[:, t]
+            values += [function(*stage) for function in (self.stage_cost, self.stage_cost_D_tau, self.f_D_tau)]
+        return all(bool(np.all(np.isfinite(np.asarray(value)))) for value in values)

@@ -267,7 +267,7 @@ def finite_difference_gradient(
     """Central differences of a loss over the baseline's solutions, by ``name``: "x0" or a parameter.
 
     The loss is grad_x . x + grad_u . u + grad_cost * cost. ``entries`` picks flat indices, all by default.
-    Steps are ``step`` times max(1, |value|). Each problem starts at the unperturbed solution's controls.
+    A step is ``step`` times |value|, or times 1 for a zero. Each problem starts at the unperturbed solution's controls.
     Raises `ParameterError` where a solution does not converge: its difference would mean nothing.
     """
     given = {"x0": np.asarray(x0, dtype=float)}
@@ -285,7 +285,7 @@ def finite_difference_gradient(
         return total + (0.0 if grad_u is None else float(np.sum(np.asarray(grad_u) * solution.u)))
 
     chosen = range(given[name].size) if entries is None else entries
-    pairs = [_central(loss, i, step * max(1.0, abs(given[name].flat[i]))) for i in chosen]
+    pairs = [_central(loss, i, step * (abs(given[name].flat[i]) or 1.0)) for i in chosen]
     value, error = np.array(pairs).reshape(-1, 2).T
     return FiniteDifference(value, error)
 

@@ -16,6 +16,9 @@ from mpcgen.problem.spec import ParameterSpec, Spec
 
 SOLVERS = ("ipopt", "fatrop")
 
+# fatrop solves with bounds relaxed by this times max(1, |bound|) and has no option to stop it (1.1.8)
+_FATROP_RELAXATION = 1e-8
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -71,13 +74,16 @@ class Baseline:
     ) -> None:
         _check_options(solver, tol, hessian)
         self.spec = spec
+        self.solver = solver
         self.functions = Functions(spec)
         self.horizon = spec.horizon if horizon is None else horizon
         if self.horizon < 1:
             raise SpecError(f"the horizon is {self.horizon}, expected at least one control")
-        chosen = _ipopt_options(tol, max_iterations, hessian) if solver == "ipopt" else None
-        chosen = chosen or self._fatrop_options(tol, max_iterations)
-        quiet = {"print_time": False, "record_time": True, "expand": True, "error_on_fail": False}
+        if solver == "ipopt":
+            chosen = _ipopt_options(tol, max_iterations, hessian)
+        else:
+            chosen = self._fatrop_options(tol, max_iterations)
+        quiet = {"print_time": False, "record_time": True, "expand": True, "show_eval_warnings": False, "calc_lam_p": False}
         self._solver = ca.nlpsol(spec.name, solver, self._problem(), {**quiet, **chosen, **(options or {})})
 
     def _problem(self) -> dict[str, ca.MX]:
@@ -121,7 +127,8 @@ class Baseline:
         """Solve from x0 (n,), started at the rollout of u_init (N, m; default zeros) clipped to the bounds.
 
         ``parameters``: name -> its shape, behind a stage axis if per stage; omitted ones take their defaults.
-        A problem that the solver gives up on has ``success`` false. Raises `ShapeError`, `ParameterError`.
+        A problem that the solver gives up on has ``success`` false, and one whose start is not finite is not
+        given to it (fatrop would never return). Raises `ShapeError`, `ParameterError`.
         """
         n, m, N = self.functions.n, self.functions.m, self.horizon
         start = _shaped("x0", x0, (n,))
@@ -129,6 +136,10 @@ class Baseline:
         lower, upper = self.functions.stage_bounds(theta)
         u = np.clip(_shaped("u_init", np.zeros((N, m)) if u_init is None else u_init, (N, m)), lower, upper)
         x = self.functions.rollout(start, u, theta)
+        if not self.functions.is_finite(x, u, theta):
+            return _refused(x, u)
+        if self.solver == "fatrop":
+            lower, upper = _tightened(lower, upper)
         began = time.perf_counter()
         result = self._solver(
             x0=_interleave(x, u),
@@ -152,7 +163,7 @@ class Baseline:
             cost=float(result["f"]),
             # the constraint of x_0 stands after the first defect, where fatrop wants it
             costates=multipliers[[1, 0, *range(2, N + 1)]],
-            status=str(stats["return_status"]),
+            status=str(stats["unified_return_status" if self.solver == "fatrop" else "return_status"]),
             success=bool(stats["success"]),
             iterations=int(stats["iter_count"]),
             seconds=float(stats.get("t_wall_total", elapsed)),
@@ -184,6 +195,11 @@ class Baseline:
         return _stack(solutions)
 
 
+def _refused(x: Array, u: Array) -> Solution:
+    costates = np.full_like(x, np.nan)
+    return Solution(x, u, float("nan"), costates, "start is not finite", False, 0, 0.0)
+
+
 def _stack(solutions: list[Solution]) -> BatchSolution:
     return BatchSolution(
         x=np.array([s.x for s in solutions]),
@@ -200,6 +216,17 @@ def _stack(solutions: list[Solution]) -> BatchSolution:
 def _is_batched(parameter: ParameterSpec, value: ArrayLike | None) -> bool:
     own = len(parameter.shape) + parameter.per_stage
     return value is not None and np.ndim(value) == own + 1
+
+
+def _tightened(lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Bounds that fatrop's own relaxation brings back to the given ones, unless nothing would lie between."""
+    with np.errstate(invalid="ignore"):
+        inner = [
+            np.where(np.isfinite(bound), bound + sign * _FATROP_RELAXATION * np.maximum(1.0, abs(bound)), bound)
+            for bound, sign in ((lower, 1.0), (upper, -1.0))
+        ]
+    room = inner[0] < inner[1]
+    return np.where(room, inner[0], lower), np.where(room, inner[1], upper)
 
 
 def _interleave(x: Array, u: Array) -> Array:
