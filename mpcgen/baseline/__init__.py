@@ -3,30 +3,12 @@
 Nothing here reads mpcgen's own graph, derivatives or kernels, so that an error there cannot hide here.
 """
 
-from mpcgen.errors import MpcgenError
-
-
-class BaselineUnavailableError(MpcgenError, ImportError):
-    """CasADi, which the baseline needs, is not installed."""
-
-
-try:
-    import casadi as _casadi  # noqa: F401
-except ImportError as error:
-    raise BaselineUnavailableError(
-        f"mpcgen.baseline needs CasADi and it could not be imported ({error}); "
-        "install it with: pip install 'mpcgen[baseline]'"
-    ) from error
-
+from mpcgen.baseline.availability import BaselineUnavailableError
+from mpcgen.baseline.compare import Comparison, compare, main_compare
+from mpcgen.baseline.finite_difference import FiniteDifference, finite_difference_gradient
 from mpcgen.baseline.functions import Functions
 from mpcgen.baseline.parameters import pack_parameters, unpack_gradient
-from mpcgen.baseline.sensitivity import (
-    FiniteDifference,
-    KktGradient,
-    finite_difference_gradient,
-    kkt_gradient,
-    kkt_residual,
-)
+from mpcgen.baseline.sensitivity import KktGradient, kkt_gradient, kkt_residual
 from mpcgen.baseline.solver import Baseline, BatchSolution, Solution
 from mpcgen.baseline.translate import Translator, discretise
 
@@ -34,15 +16,18 @@ __all__ = [
     "Baseline",
     "BaselineUnavailableError",
     "BatchSolution",
+    "Comparison",
     "FiniteDifference",
     "Functions",
     "KktGradient",
     "Solution",
     "Translator",
+    "compare",
     "discretise",
     "finite_difference_gradient",
     "kkt_gradient",
     "kkt_residual",
+    "main_compare",
     "pack_parameters",
     "unpack_gradient",
 ]

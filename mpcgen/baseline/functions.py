@@ -165,5 +165,7 @@ class Functions:
         values = [x, self.terminal_cost(*terminal), self.terminal_cost_D_x(*terminal)]
         for t in range(len(u)):
             stage = x[t], u[t], theta[:, t]
-            values += [function(*stage) for function in (self.stage_cost, self.stage_cost_D_tau, self.f_D_tau)]
+            values += [
+                function(*stage) for function in (self.stage_cost, self.stage_cost_D_tau, self.f_D_tau)
+            ]
         return all(bool(np.all(np.isfinite(np.asarray(value)))) for value in values)

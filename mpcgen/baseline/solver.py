@@ -83,8 +83,11 @@ class Baseline:
             chosen = _ipopt_options(tol, max_iterations, hessian)
         else:
             chosen = self._fatrop_options(tol, max_iterations)
-        quiet = {"print_time": False, "record_time": True, "expand": True, "show_eval_warnings": False, "calc_lam_p": False}
-        self._solver = ca.nlpsol(spec.name, solver, self._problem(), {**quiet, **chosen, **(options or {})})
+        quiet = {"print_time": False, "show_eval_warnings": False}
+        fast = {"record_time": True, "expand": True, "calc_lam_p": False}
+        self._solver = ca.nlpsol(
+            spec.name, solver, self._problem(), {**quiet, **fast, **chosen, **(options or {})}
+        )
 
     def _problem(self) -> dict[str, ca.MX]:
         functions, N = self.functions, self.horizon
@@ -222,7 +225,9 @@ def _tightened(lower: Array, upper: Array) -> tuple[Array, Array]:
     """Bounds that fatrop's own relaxation brings back to the given ones, unless nothing would lie between."""
     with np.errstate(invalid="ignore"):
         inner = [
-            np.where(np.isfinite(bound), bound + sign * _FATROP_RELAXATION * np.maximum(1.0, abs(bound)), bound)
+            np.where(
+                np.isfinite(bound), bound + sign * _FATROP_RELAXATION * np.maximum(1.0, abs(bound)), bound
+            )
             for bound, sign in ((lower, 1.0), (upper, -1.0))
         ]
     room = inner[0] < inner[1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 import casadi as ca
 import sympy as sp
@@ -9,10 +10,10 @@ from sympy.codegen import cfunctions
 
 from mpcgen.errors import SpecError, UnsupportedExpressionError
 
-Rule = Callable[..., ca.SX]
+Rule = Callable[..., Any]
 
 
-def _fold(operation: Callable[[ca.SX, ca.SX], ca.SX]) -> Rule:
+def _fold(operation: Callable[[Any, Any], Any]) -> Rule:
     return lambda *arguments: reduce(operation, arguments)
 
 
