@@ -30,6 +30,13 @@ def test_equal_expressions_are_one_node():
     assert g.sin(x * y) + 1 is 1 + g.sin(y * x)
 
 
+def test_a_sum_reads_as_it_was_written_first():
+    g = Graph()
+    x, y = g.symbol("x"), g.symbol("y")
+    assert (y + x).args == (y, x)
+    assert (x + y).args == (y, x)
+
+
 def test_a_symbol_is_unique_by_name():
     g = Graph()
     assert g.symbol("x") is g.symbol("x")
@@ -89,7 +96,7 @@ def test_topological_lists_each_node_once_arguments_first():
     g = Graph()
     x, y = g.symbol("x"), g.symbol("y")
     order = topological([g.sin(x) * y, g.sin(x)])
-    assert order == [y, x, g.sin(x), g.sin(x) * y]
+    assert order == [x, g.sin(x), y, g.sin(x) * y]
 
 
 def test_substitution_replaces_all_at_once():
@@ -127,14 +134,14 @@ def test_operations_are_counted_once_per_node():
     ("build", "text"),
     [
         (lambda g, x, y: x - (y - 1), "x - (y - 1)"),
-        (lambda g, x, y: (x + y) * x, "x*(x + y)"),
+        (lambda g, x, y: (x + y) * x, "(x + y)*x"),
         (lambda g, x, y: x * g.cos(y), "x*cos(y)"),
         (lambda g, x, y: -(x * y), "-x*y"),
         (lambda g, x, y: x * (1 / (x * y)), "x*(1/(x*y))"),
         (lambda g, x, y: g.pow(x + 1, y), "(1 + x)**y"),
         (lambda g, x, y: g.pow(-1.5, y), "(-1.5)**y"),
         (lambda g, x, y: -2 * x, "-2*x"),
-        (lambda g, x, y: (-2 * x) * y, "y*(-2*x)"),
+        (lambda g, x, y: (-2 * x) * y, "(-2*x)*y"),
         (lambda g, x, y: g.select(g.lt(x, y), x, 0), "select(x < y, x, 0)"),
         (
             lambda g, x, y: g.select(g.logical_or(g.le(x, y), g.logical_not(g.eq(x, 0))), x, 0),
@@ -151,7 +158,7 @@ def test_shared_subexpressions_are_numbered():
     g = Graph()
     x, y = g.symbol("x"), g.symbol("y")
     s = g.sin(x)
-    assert listing({"a": s * y, "b": s + y}) == "t0 = sin(x)\na = y*t0\nb = y + t0"
+    assert listing({"a": s * y, "b": s + y}) == "t0 = sin(x)\na = t0*y\nb = t0 + y"
 
 
 # --- integrators ---------------------------------------------------------------------------------

@@ -117,9 +117,9 @@ class Graph:
         if len(args) != operation.arity:
             raise InternalError(f"{op} takes {operation.arity} arguments, {len(args)} given")
         nodes = tuple(arg if isinstance(arg, Expr) else self.const(arg) for arg in args)
-        if operation.commutative and _order(nodes[1]) < _order(nodes[0]):
+        if operation.commutative and nodes[1].op == "const" and nodes[0].op != "const":
             nodes = (nodes[1], nodes[0])
-        known = self._nodes.get((op, nodes))
+        known = self._nodes.get(_key(op, nodes))
         if known is not None:
             return known
         self._check(op, nodes)
@@ -148,7 +148,7 @@ class Graph:
                 raise InternalError(f"argument {position} of {op} must be a {kind}, {node!r} given")
 
     def _intern(self, op: str, args: tuple[Expr, ...], value: Any = None) -> Expr:
-        key = (op, args) if value is None else (op, value)
+        key = _key(op, args) if value is None else (op, value)
         node = self._nodes.get(key)
         if node is None:
             node = Expr(self, op, args, value, len(self._nodes))
@@ -292,6 +292,8 @@ class Graph:
         return self.apply("not", a)
 
 
-def _order(expr: Expr) -> int:
-    """Constants come first, the rest by creation."""
-    return -1 if expr.op == "const" else expr.index
+def _key(op: str, args: tuple[Expr, ...]) -> tuple[Any, ...]:
+    """Return what equal nodes have in common: a + b is b + a, though it reads as it was written first."""
+    if len(args) == 2 and args[0].index > args[1].index and OPERATIONS[op].commutative:
+        return op, (args[1], args[0])
+    return op, args
