@@ -7,11 +7,12 @@ import casadi as ca
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from rounding import rounding
 
 from mpcgen.derivative import gradient, hessian, jacobian, sparsity, tangents, vjp
 from mpcgen.derivative.rules import RULES
 from mpcgen.errors import InternalError
-from mpcgen.graph import OPERATIONS, Backend, Graph, evaluate, flops, topological
+from mpcgen.graph import OPERATIONS, Backend, Graph, evaluate, flops
 
 EPS = 2.0**-52
 CASADI = Backend(
@@ -322,24 +323,6 @@ def random_graph(program, seed):
     for op, i, j in program:
         pool.append(SAFE[op](g, pool[-1 - i % len(pool)], pool[-1 - j % len(pool)]))
     return symbols, [rng.uniform(-2.0, 2.0) for _ in symbols], pool[-2:]
-
-
-def rounding(nodes, values):
-    """Bound the rounding error of each node, to first order, times 8 for the witness's own order of work.
-
-    Every operation adds 4 ulp of its result to its arguments' errors times its slopes. Terms that cancel
-    structurally here but only numerically there leave an ulp of the largest intermediate value.
-    """
-    order = topological(nodes)
-    computed = dict(zip(order, evaluate(order, values), strict=True))
-    bound = {}
-    for node in order:
-        bound[node] = 4 * EPS * abs(computed[node]) if node.op != "symbol" else 0.0
-        for arg, rule in zip(node.args, RULES.get(node.op, ()), strict=True):
-            if bound[arg]:
-                bound[node] += abs(evaluate([rule(node, *node.args)], values)[0]) * bound[arg]
-    floor = EPS * max(1.0, *(abs(value) for value in computed.values()))
-    return [8 * (bound[node] + floor) for node in nodes]
 
 
 def assert_matches(nodes, expected, values):
