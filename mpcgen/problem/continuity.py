@@ -14,7 +14,7 @@ import sympy as sp
 from sympy.core.relational import Relational
 
 from mpcgen.errors import UnsupportedExpressionError
-from mpcgen.problem.expressions import symbols_in, unique_nodes
+from mpcgen.problem.expressions import short_text, symbols_in, unique_nodes
 from mpcgen.problem.spec import Spec
 
 _MP = mpmath.MPContext()
@@ -92,11 +92,11 @@ def _check_piecewise(piecewise: sp.Piecewise, place: str, spec: Spec) -> None:
             if jump is None:
                 continue
             before, after = (_MP.nstr(value, 6) for value in jump)
+            sides = f"{short_text(comparison.lhs)} meets {short_text(comparison.rhs)}"
             raise UnsupportedExpressionError(
-                f"{place} contains {piecewise}, a discontinuity with no derivative where one is needed: "
-                f"where {comparison.lhs} meets {comparison.rhs} (at {symbol} = {_MP.nstr(root, 6)}) its "
-                f"value jumps from {before} to {after}; "
-                "let the branches meet, or smooth the step with tanh(k*x)"
+                f"{place} contains {short_text(piecewise)}, a discontinuity with no derivative where one is "
+                f"needed: where {sides} (at {symbol} = {_MP.nstr(root, 6)}) its value jumps from {before} to "
+                f"{after}; let the branches meet, or smooth the step with tanh(k*x)"
             )
 
 

@@ -7,6 +7,7 @@ from sympy.core.function import AppliedUndef
 from sympy.core.numbers import ComplexInfinity, ImaginaryUnit
 from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
+from sympy.matrices.expressions.matexpr import MatrixElement
 
 from mpcgen.errors import UnsupportedExpressionError
 
@@ -68,9 +69,9 @@ def symbols_in(*expressions: sp.Basic) -> set[sp.Symbol]:
 def check_supported(nodes: Iterable[sp.Basic], place: str) -> None:
     """Raise UnsupportedExpressionError for the first node that later stages cannot take, naming it."""
     for node in nodes:
-        problem = _not_real(node) or _not_smooth(node) or _not_known(node)
+        problem = _not_real(node) or _not_smooth(node) or _not_comparison(node) or _not_known(node)
         if problem is not None:
-            raise UnsupportedExpressionError(f"{place} contains {_short(node)}, {problem}")
+            raise UnsupportedExpressionError(f"{place} contains {short_text(node)}, {problem}")
 
 
 def rewritten(expression: sp.Expr, nodes: Iterable[sp.Basic]) -> sp.Expr:
@@ -89,10 +90,10 @@ def _not_real(node: sp.Basic) -> str | None:
         return "which is not a finite number: expected finite values (only bounds may be infinite)"
     if isinstance(node, sp.Number) and _overflows(node):
         return "which is beyond the range of double precision: rescale the expression"
-    if isinstance(node, sp.Pow) and node.base.is_negative and node.exp.is_integer is not True:
-        if node.base.is_number:
+    if isinstance(node, sp.Pow) and node.base.is_number:
+        if node.base.is_negative and node.exp.is_integer is not True:
             return "a power of a negative number, which is not real: use a positive base"
-    elif isinstance(node, sp.Function) and not node.args[0].free_symbols and node.is_real is False:
+    elif isinstance(node, sp.Function) and node.is_number and node.is_real is False:
         return "which is not a real number: check its argument"
     return None
 
@@ -120,18 +121,32 @@ def _not_smooth(node: sp.Basic) -> str | None:
     return None
 
 
+def _not_comparison(node: sp.Basic) -> str | None:
+    if not isinstance(node, ExprCondPair | sp.And | sp.Or | sp.Not):
+        return None
+    conditions = node.args[1:] if isinstance(node, ExprCondPair) else node.args
+    for condition in conditions:
+        if isinstance(condition, sp.Symbol):
+            name = condition.name
+            return f"where {name!r} stands as a condition: compare it with a number, such as {name} > 0"
+    return None
+
+
 def _not_known(node: sp.Basic) -> str | None:
     if isinstance(node, AppliedUndef):
         return f"where the function {node.func.__name__} is undefined: write out its expression"
     if isinstance(node, _UNEVALUATED):
         return f"an unevaluated {type(node).__name__}: call .doit() on it, or write out its value"
-    if isinstance(node, sp.MatrixExpr) or type(node).__name__ == "MatrixElement":
+    if isinstance(node, sp.MatrixExpr | MatrixElement):
         return "a symbolic matrix: declare it with problem.parameter(name, shape) and use the Matrix returned"
     if not isinstance(node, _SUPPORTED):
         return f"where {type(node).__name__} is not supported; supported: {_LIST}"
     return None
 
 
-def _short(node: sp.Basic) -> str:
+def short_text(node: sp.Basic) -> str:
+    """Return the text of an expression for a message, cut where it is long or shared deeply."""
+    if len(unique_nodes(node)) > 60:
+        return f"{type(node).__name__}(...)"
     text = str(node)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 120 else f"{text[:117]}..."

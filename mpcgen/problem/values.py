@@ -88,8 +88,9 @@ def as_vector(value: object, what: str) -> list[Any]:
 
 def one_each(value: object, names: Sequence[str], what: str) -> list[sp.Expr]:
     """Return one expression per name from a scalar (for all of them) or a vector (one each)."""
-    if not isinstance(as_nested(value), list):
-        return [as_expression(value, what)] * len(names)
+    nested = as_nested(value)
+    if not isinstance(nested, list):
+        return [as_expression(nested, what)] * len(names)
     entries = as_vector(value, what)
     if len(entries) != len(names):
         raise SpecError(
@@ -104,7 +105,7 @@ def as_shape(shape: object, name: str) -> tuple[int, ...]:
     sizes = list(shape) if isinstance(shape, list | tuple) else [shape]
     if len(sizes) > 2:
         raise SpecError(f"parameter {name!r} has shape {shape!r}; expected (), k, (k,) or (rows, columns)")
-    return tuple(as_integer(size, f"a size in the shape of parameter {name!r}", 1) for size in sizes)
+    return tuple(as_integer(size, f"a size of parameter {name!r}, shape {shape!r},", 1) for size in sizes)
 
 
 def as_default(value: object, shape: tuple[int, ...], name: str) -> tuple[float, ...]:
@@ -112,7 +113,7 @@ def as_default(value: object, shape: tuple[int, ...], name: str) -> tuple[float,
     what = f"the default of parameter {name!r}"
     nested = as_nested(value)
     if not isinstance(nested, list):
-        return (as_number(value, what),) * math.prod(shape)
+        return (as_number(nested, what),) * math.prod(shape)
     if len(shape) == 1:
         nested = as_vector(value, what)
     flat: list[float] = []

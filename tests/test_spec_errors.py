@@ -1,0 +1,466 @@
+"""Each mistake in a specification: a typed error that names the symbol and the remedy."""
+
+import re
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import mpcgen
+from mpcgen import SpecError, UnsupportedExpressionError
+
+
+class Draft:
+    """A valid problem, to be spoiled in one place."""
+
+    def __init__(self):
+        self.problem = mpcgen.Problem("draft", horizon=5)
+        self.x, self.v = self.problem.states("x velocity")
+        (self.u,) = self.problem.controls("force", lower=-1, upper=1)
+        (self.mass,) = self.problem.parameters("mass", default=2.0)
+        self.problem.dynamics = [self.x + self.v, self.v + self.u / self.mass]
+        self.problem.stage_cost = self.x**2 + self.u**2
+
+
+@pytest.fixture
+def draft():
+    return Draft()
+
+
+def refused(*words: str, kind: type[SpecError] = SpecError):
+    """Expect an error whose message contains all the words, in that order."""
+    return pytest.raises(kind, match="(?s)" + ".*".join(map(re.escape, words)))
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("lambda", "Python keyword"),
+        ("None", "Python keyword"),
+        ("double", "C or C++ keyword"),
+        ("template", "C or C++ keyword"),
+        ("sin", "standard C identifier"),
+        ("real", "standard C identifier"),
+        ("main", "standard C identifier"),
+        ("NULL", "standard C identifier"),
+        ("linux", "standard C identifier"),
+        ("θ", "non-ASCII"),
+        ("2x", "not an identifier"),
+        ("x-y", "not an identifier"),
+        ("_x", "underscore"),
+        ("x__", "underscore"),
+        ("mpcgen_x", "mpcgen"),
+    ],
+)
+def test_names_that_c_or_python_would_not_take(draft, name, reason):
+    for declare in (
+        draft.problem.states,
+        draft.problem.controls,
+        draft.problem.parameters,
+        draft.problem.parameter,
+    ):
+        with refused(repr(name), reason, "rename"):
+            declare(name)
+    with refused(repr(name), reason):
+        mpcgen.Problem(name, horizon=1)
+
+
+@pytest.mark.parametrize("name", ["x0", "u_init", "horizon", "threads", "self", "on_unconverged"])
+def test_parameters_may_not_take_the_names_of_call_arguments(draft, name):
+    with refused(repr(name), "reserved"):
+        draft.problem.parameter(name)
+    draft.problem.states(name)
+
+
+@pytest.mark.parametrize("name", ["torch", "cffi", "numpy", "random", "mpcgen"])
+def test_problem_name_may_not_hide_a_module(name):
+    with refused(repr(name)):
+        mpcgen.Problem(name, horizon=1)
+
+
+@pytest.mark.parametrize("declare", ["states", "controls", "parameters", "parameter"])
+def test_a_name_may_be_used_once(draft, declare):
+    with refused("'velocity'", "used twice", "already a state"):
+        getattr(draft.problem, declare)("velocity")
+
+
+def test_a_name_may_be_used_once_within_a_call(draft):
+    with refused("'b'", "used twice"):
+        draft.problem.states("a b b")
+
+
+def test_entries_of_a_vector_count_as_names(draft):
+    draft.problem.parameter("q_1")
+    with refused("'q_1'", "an entry of parameter 'q'", "already a parameter"):
+        draft.problem.parameter("q", shape=3)
+    draft.problem.parameter("w", shape=(2, 2))
+    with refused("'w_0_1'", "already an entry of parameter 'w'"):
+        draft.problem.states("w_0_1")
+
+
+def test_a_refused_declaration_leaves_nothing_behind(draft):
+    before = draft.problem.spec()
+    with refused("used twice"):
+        draft.problem.states("fresh mass")
+    draft.problem.parameter("fresh")
+    assert draft.problem.spec().states == before.states
+
+
+@pytest.mark.parametrize("names", ["", "  ", [], 3, [3]])
+def test_names_must_be_a_string_or_strings(draft, names):
+    with refused("name"):
+        draft.problem.states(names)
+
+
+# ---- sizes
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 2.5, "3", True, None])
+def test_horizon_is_an_integer_of_at_least_one(horizon):
+    with refused("horizon", repr(horizon), ">= 1"):
+        mpcgen.Problem("p", horizon=horizon)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_dynamics_need_one_row_per_state(draft, count):
+    with refused(f"{count} row", "2 states", "x, velocity"):
+        draft.problem.dynamics = [draft.x] * count
+    with refused("rk4", f"{count} row", "2 states"):
+        mpcgen.rk4(draft.problem, [draft.x] * count, dt=0.1)
+
+
+def test_dynamics_of_another_problem_need_its_number_of_states(draft):
+    other = mpcgen.Problem("other", horizon=1)
+    other.states("x")
+    with refused("2 rows", "1 state"):
+        other.dynamics = mpcgen.rk4(draft.problem, [draft.v, draft.u], dt=0.1)
+
+
+def test_states_declared_after_the_dynamics_are_missed(draft):
+    draft.problem.states("late")
+    with refused("2 rows", "3 states", "late"):
+        draft.problem.spec()
+
+
+@pytest.mark.parametrize("rows", [3, "x", None, [[1, 2], [3, 4]], sp.eye(2), ["x", 1], [None, 1]])
+def test_dynamics_must_be_a_column_of_expressions(draft, rows):
+    with refused("dynamics"):
+        draft.problem.dynamics = rows
+
+
+@pytest.mark.parametrize("cost", [sp.eye(2), [1], "x**2", None, True])
+def test_costs_must_be_scalar_expressions(draft, cost):
+    with refused("stage cost"):
+        draft.problem.stage_cost = cost
+    with refused("terminal cost"):
+        draft.problem.terminal_cost = cost
+
+
+def test_a_comparison_is_not_a_number(draft):
+    with refused("comparison", "x < 1", "Piecewise"):
+        draft.problem.stage_cost = draft.x < 1
+
+
+@pytest.mark.parametrize("bound", ["lower", "upper"])
+def test_bounds_are_one_for_all_or_one_each(draft, bound):
+    with refused(bound, "3 entries", "2", "a, b"):
+        draft.problem.controls("a b", **{bound: [1, 2, 3]})
+
+
+def test_scalar_defaults_are_one_for_all_or_one_each(draft):
+    with refused("default", "2 entries", "3", "a, b, c"):
+        draft.problem.parameters("a b c", default=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "default", "given"),
+    [
+        (3, [1, 2], "(2,)"),
+        (3, [[1, 2, 3], [4, 5, 6]], "nested"),
+        ((2, 2), [1, 2, 3, 4], "(4,)"),
+        ((2, 2), [[1, 2], [3]], "ragged"),
+        ((), [1], "(1,)"),
+        ((2, 3), np.zeros((3, 2)), "(3, 2)"),
+    ],
+)
+def test_defaults_have_the_shape_of_the_parameter(draft, shape, default, given):
+    with refused("'weights'", given, "expected"):
+        draft.problem.parameter("weights", shape=shape, default=default)
+
+
+@pytest.mark.parametrize("shape", [0, -1, (2, 0), 1.5, "3", (1, 2, 3), True])
+def test_shapes_have_at_most_two_positive_sizes(draft, shape):
+    with refused("'weights'", "expected"):
+        draft.problem.parameter("weights", shape=shape)
+
+
+@pytest.mark.parametrize("default", [float("nan"), sp.I, "1", sp.Symbol("y"), 1j, sp.zoo])
+def test_defaults_are_real_numbers(draft, default):
+    with refused("default", "'weight'"):
+        draft.problem.parameter("weight", default=default)
+
+
+def test_infinite_defaults_are_for_bounds_only(draft):
+    limit = draft.problem.parameter("limit", default=sp.oo)
+    draft.problem.stage_cost = draft.u**2 * limit
+    with refused("'limit'", "infinite", "bounds"):
+        draft.problem.spec()
+
+
+# ---- missing parts
+
+
+def test_missing_parts_are_named():
+    problem = mpcgen.Problem("p", horizon=1)
+    with refused("state"):
+        problem.dynamics = [1]
+    (x,) = problem.states("x")
+    with refused("no dynamics"):
+        problem.spec()
+    problem.dynamics = [x]
+    with refused("no cost"):
+        problem.spec()
+    problem.stage_cost = x**2
+    with refused("no controls"):
+        problem.spec()
+
+
+def test_a_cost_without_any_control_is_refused(draft):
+    draft.problem.dynamics, draft.problem.stage_cost = [draft.x, draft.v], draft.x**2
+    with refused("cost does not depend on any control", "force", "stage_cost"):
+        draft.problem.spec()
+
+
+def test_a_control_that_reaches_no_costed_state_is_refused(draft):
+    draft.problem.dynamics = [draft.x / 2, draft.u]
+    draft.problem.stage_cost = draft.x**2
+    with refused("cost does not depend on any control", "force"):
+        draft.problem.spec()
+
+
+def test_the_idle_one_of_several_controls_is_named(draft):
+    draft.problem.controls("idle")
+    with refused("does not depend on control 'idle'"):
+        draft.problem.spec()
+
+
+def test_a_control_may_reach_the_cost_through_the_dynamics_alone(draft):
+    draft.problem.stage_cost = draft.x**2
+    assert draft.problem.spec().stage_cost == draft.x**2
+
+
+# ---- symbols
+
+
+def test_undefined_symbols_are_named_with_the_near_one(draft):
+    draft.problem.dynamics = [draft.x, draft.v + draft.u / sp.Symbol("masss", real=True)]
+    with refused("row 1", "velocity", "'masss'", "did you mean 'mass'"):
+        draft.problem.spec()
+
+
+@pytest.mark.parametrize("place", ["stage_cost", "terminal_cost"])
+def test_undefined_symbols_in_costs(draft, place):
+    setattr(draft.problem, place, draft.x**2 + sp.Symbol("nowhere", real=True))
+    with refused(place.replace("_", " "), "undefined symbol 'nowhere'"):
+        draft.problem.spec()
+
+
+def test_undefined_symbols_in_bounds(draft):
+    draft.problem.controls("b", upper=sp.Symbol("limit", real=True))
+    with refused("upper bound of 'b'", "undefined symbol 'limit'"):
+        draft.problem.spec()
+
+
+def test_a_symbol_with_other_assumptions_is_explained(draft):
+    draft.problem.stage_cost = draft.u**2 + sp.Symbol("x") ** 2
+    with refused("'x'", "assumptions", "real=True"):
+        draft.problem.spec()
+
+
+def test_symbols_of_the_same_name_made_elsewhere_are_the_same(draft):
+    draft.problem.stage_cost = draft.u**2 + sp.Symbol("x", real=True) ** 2
+    assert draft.problem.spec().stage_cost == draft.u**2 + draft.x**2
+
+
+def test_the_terminal_cost_has_no_controls(draft):
+    draft.problem.terminal_cost = draft.u**2
+    with refused("terminal cost", "control 'force'", "states and parameters"):
+        draft.problem.spec()
+
+
+def test_bounds_depend_on_parameters_only(draft):
+    draft.problem.controls("b", upper=draft.x)
+    with refused("upper bound of 'b'", "state 'x'", "parameters only"):
+        draft.problem.spec()
+
+
+# ---- bounds and time steps
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "words"),
+    [
+        (2, 1, ("lower bound 2.0 > upper bound 1.0",)),
+        (float("nan"), 1, ("lower bound", "nan")),
+        (0, float("nan"), ("upper bound", "nan")),
+        (sp.oo, sp.oo, ("lower bound", "oo")),
+        (-sp.oo, -sp.oo, ("upper bound", "-oo")),
+        (sp.I, 1, ("lower bound", "imaginary")),
+        ("1", 2, ("lower bound", "'1'")),
+    ],
+)
+def test_bounds_that_cannot_hold(draft, lower, upper, words):
+    with refused("bound", "b") as caught:
+        b = draft.problem.controls("b", lower=lower, upper=upper)[0]
+        draft.problem.stage_cost = draft.u**2 + b**2
+        draft.problem.spec()
+    assert re.search(".*".join(map(re.escape, words)), str(caught.value))
+
+
+def test_bounds_that_cross_at_the_defaults(draft):
+    (b,) = draft.problem.controls("b", lower=draft.mass, upper=1)
+    draft.problem.stage_cost = draft.u**2 + b**2
+    with refused("'b'", "2.0 > upper bound 1.0", "default"):
+        draft.problem.spec()
+
+
+@pytest.mark.parametrize("dt", [0, -0.1, float("nan"), float("inf"), sp.I, "0.1", None])
+def test_dt_is_positive(draft, dt):
+    with refused("dt"):
+        mpcgen.rk4(draft.problem, [draft.v, draft.u], dt=dt)
+
+
+def test_dt_is_positive_at_the_defaults(draft):
+    draft.problem.dynamics = mpcgen.rk4(draft.problem, [draft.v, draft.u], dt=1 - draft.mass)
+    with refused("dt", "1 - mass", "-1.0", "positive"):
+        draft.problem.spec()
+
+
+def test_dt_depends_on_parameters_only(draft):
+    draft.problem.dynamics = mpcgen.rk4(draft.problem, [draft.v, draft.u], dt=draft.x)
+    with refused("dt", "state 'x'", "parameters only"):
+        draft.problem.spec()
+
+
+@pytest.mark.parametrize("substeps", [0, -1, 1.5, "2", True])
+def test_substeps_are_at_least_one(draft, substeps):
+    with refused("substeps", ">= 1"):
+        mpcgen.euler(draft.problem, [draft.v, draft.u], dt=0.1, substeps=substeps)
+
+
+# ---- expressions
+
+x, y, force = sp.symbols("x velocity force", real=True)
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        (sp.I * x, ("imaginary",)),
+        (sp.sqrt(-1 - x**2).subs(x, 0) * x, ("imaginary",)),
+        (sp.nan, ("nan",)),
+        (sp.oo + 0 * x, ("oo",)),
+        (sp.zoo * x, ("zoo",)),
+        (sp.Float("1e400") * x, ("double precision",)),
+        (sp.Pow(-2, x), ("(-2)**x", "negative")),
+        (sp.asin(2) * x, ("asin(2)", "not a real")),
+        (sp.gamma(x), ("gamma(x)", "not supported", "tanh")),
+        (sp.besselj(0, x), ("besselj", "not supported")),
+        (sp.Function("drag")(x), ("drag(x)", "undefined")),
+        (sp.Derivative(sp.Function("drag")(x), x), ("Derivative", "doit")),
+        (sp.Integral(sp.exp(-(x**2)), (x, 0, y)), ("Integral", "doit")),
+        (sp.MatrixSymbol("M", 2, 2)[0, 1] * x, ("M[0, 1]", "problem.parameter")),
+        (sp.Piecewise((x, x < 0)), ("Piecewise", "(value, True)")),
+        (sp.Piecewise((0, x), (x, True)), ("'x' stands as a condition", "x > 0")),
+        (sp.Piecewise((0, sp.Eq(x, 0)), (x, True)), ("Eq(x, 0)", "inequality")),
+    ],
+)
+def test_expressions_without_a_real_value_or_a_counterpart(draft, expression, words):
+    draft.problem.stage_cost = draft.u**2 + draft.x**2
+    draft.problem.terminal_cost = expression
+    with refused("terminal cost", *words, kind=UnsupportedExpressionError):
+        draft.problem.spec()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [sp.floor(x), sp.ceiling(x), sp.frac(x), sp.Mod(x, 2), sp.Heaviside(x), sp.sign(x), sp.DiracDelta(x)],
+    ids=lambda expression: type(expression).__name__,
+)
+def test_discontinuous_functions(draft, expression):
+    draft.problem.dynamics = [draft.v + expression, draft.u]
+    with refused("row 0", "discontinuity", "tanh", kind=UnsupportedExpressionError):
+        draft.problem.spec()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        sp.Piecewise((0, x < 1), (1, True)),
+        sp.Piecewise((x**2, sp.Abs(x) < 1), (2 * sp.Abs(x), True)),
+        sp.Piecewise((x, x < y), (x + 0.01, True)),
+        sp.Piecewise((0, x < 500), (x, True)),
+        sp.Piecewise((0, (x > 0) & (x < 1)), (x, True)),
+        sp.Piecewise((1, x**2 + y**2 < 1), (0, True)),
+        sp.sin(sp.Piecewise((0, sp.exp(x) < 2), (1, True))),
+        sp.Piecewise((1, sp.Symbol("mass", real=True) > 2.5), (0, True)),
+    ],
+    ids=str,
+)
+def test_a_piecewise_whose_branches_do_not_meet(draft, expression):
+    draft.problem.dynamics = [draft.v, draft.u / draft.mass + expression]
+    with refused("row 1", "Piecewise", "jumps from", "meet", kind=UnsupportedExpressionError):
+        draft.problem.spec()
+
+
+# ---- files
+
+
+def test_a_missing_file(tmp_path):
+    with refused("nowhere.py", "not a file"):
+        mpcgen.load_problem(tmp_path / "nowhere.py")
+
+
+def test_a_folder_is_not_a_specification(tmp_path):
+    with refused("not a file"):
+        mpcgen.load_problem(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"problem = = 3", b"\x00\xff", b"int main(void) { return 0; }"])
+def test_a_file_that_is_not_python(tmp_path, content):
+    path = tmp_path / "spec.py"
+    path.write_bytes(content)
+    with refused("spec.py", "not Python"):
+        mpcgen.load_problem(path)
+
+
+def test_a_file_without_a_problem(tmp_path):
+    path = tmp_path / "spec.py"
+    path.write_text("x = 3\n")
+    with refused("spec.py", "no mpcgen.Problem"):
+        mpcgen.load_problem(path)
+
+
+def test_a_file_with_several_problems(tmp_path):
+    path = tmp_path / "spec.py"
+    path.write_text("import mpcgen\na = mpcgen.Problem('first', 1)\nb = mpcgen.Problem('second', 1)\n")
+    with refused("2 Problems", "a ('first')", "b ('second')"):
+        mpcgen.load_problem(path)
+
+
+def test_an_exception_inside_the_file_is_chained_and_located(tmp_path):
+    path = tmp_path / "spec.py"
+    path.write_text("x = 1\ny = x / 0\n")
+    with refused("spec.py:2", "ZeroDivisionError") as caught:
+        mpcgen.load_problem(path)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_specification_error_inside_the_file_keeps_its_type_and_gains_its_line(tmp_path):
+    path = tmp_path / "spec.py"
+    path.write_text("import mpcgen, sympy\np = mpcgen.Problem('p', 1)\np.states('lambda')\n")
+    with refused("spec.py:3", "'lambda'", "Python keyword"):
+        mpcgen.load_problem(path)
