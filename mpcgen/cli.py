@@ -92,9 +92,11 @@ def _print_result(result: "BuildResult") -> None:
 
     manifest = result.manifest
     table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
     table.add_row("target", manifest.target)
     table.add_row(
-        "vector", ", ".join(f"{lanes} problems in {name}" for name, lanes in manifest.lanes.items())
+        "problems per vector", ", ".join(f"{lanes} ({name})" for name, lanes in manifest.lanes.items())
     )
     for label, value in manifest.sizes.items():
         table.add_row(label, str(value))

@@ -13,7 +13,7 @@ import sympy as sp
 from toy_package import SUFFIXES, toy_rendered, toy_spec
 
 from mpcgen.build import cache, digest, driver
-from mpcgen.build.extension import VARIANTS, compile_variants
+from mpcgen.build.extension import VARIANTS, compile_extension, compile_variants
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.target import known_targets, select_target
 from mpcgen.build.toolchain import find_compiler, find_toolchain
@@ -234,6 +234,13 @@ def test_extra_flags_reach_every_variant(tmp_path):
     assert all(path.is_file() for path in objects)
 
 
+def test_compilers_warnings_are_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "render_spec", lambda spec: toy_rendered("1; int unused; return (number)2"))
+    lines: list[str] = []
+    build_in(tmp_path, report=lines.append)
+    assert "unused" in lines[-1]
+
+
 # --- two processes ----------------------------------------------------------------------------------------
 
 
@@ -261,7 +268,8 @@ def test_the_loser_of_a_race_uses_the_winners_build(tmp_path):
     key = digest.build_digest(rendered, toolchain)
 
     def fill(folder):
-        return driver._fill(folder, rendered, toolchain, "key", key)
+        compile_extension(rendered, folder, key, toolchain=toolchain)
+        return driver._manifest(folder, rendered, toolchain, "key", key)
 
     def fill_while_another_wins(folder):
         manifest = fill(folder)
@@ -338,7 +346,7 @@ def test_shared_subexpressions_cost_one_line_of_the_spec_key():
         deep = sp.sin(deep) * sp.cos(deep)  # 2**60 nodes as a tree
     plain = toy_spec()
     spec = type(plain)(**{**vars(plain), "stage_cost": deep})
-    assert len(list(digest.canonical_lines(spec))) < 300
+    assert len(digest.canonical_lines(spec)) < 300
 
 
 # --- CPU features -----------------------------------------------------------------------------------------

@@ -4,23 +4,24 @@
 its text is derived from, and thus tells without rendering that nothing changed.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import _cffi_backend
 import sympy as sp
 
 import mpcgen
-import mpcgen.templates
 from mpcgen.build.toolchain import Toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.loading import ABI, EXT_SUFFIX
 
 PACKAGE_FOLDER = Path(mpcgen.__file__).parent
-TEMPLATE_FOLDER = Path(mpcgen.templates.__file__).parent
+TEMPLATE_FOLDER = Path(str(files("mpcgen.templates")))
 HEADER_FOLDER = TEMPLATE_FOLDER / "runtime"
 # The parts of mpcgen that stand between a spec and its compiled package.
 _PIPELINE = ("problem", "graph", "derivative", "codegen", "build")
@@ -36,7 +37,7 @@ def build_digest(rendered: Rendered, toolchain: Toolchain, headers: Path = HEADE
 
 def spec_key(spec: Spec, toolchain: Toolchain) -> str:
     """Sha256 (hex) over a specification, mpcgen's own sources and templates, and the toolchain."""
-    parts = list(canonical_lines(spec))
+    parts = canonical_lines(spec)
     for name in _PIPELINE:
         parts += _folder_parts(PACKAGE_FOLDER / name, "*.py")
     parts += _folder_parts(TEMPLATE_FOLDER, "*")
@@ -45,42 +46,46 @@ def spec_key(spec: Spec, toolchain: Toolchain) -> str:
     return _sha256(parts)
 
 
-def canonical_lines(spec: Spec) -> Iterator[str]:
+def canonical_lines(spec: Spec) -> list[str]:
     """A specification as text that is the same in every process.
 
-    Each distinct subexpression takes one line, so that shared ones cost nothing.
+    Each distinct subexpression takes one line, so that shared ones cost nothing; the last line has the
+    specification's fields, which name expressions by their lines' numbers.
     """
-    dynamics = spec.dynamics
-    yield f"{spec.name} horizon {spec.horizon}"
-    yield f"states {spec.states} controls {tuple(control.symbol for control in spec.controls)}"
-    for parameter in spec.parameters:
-        yield repr(parameter)
-    yield f"{dynamics.scheme} substeps {dynamics.substeps}"
-    expressions = [spec.stage_cost, spec.terminal_cost, *dynamics.expressions]
-    for control in spec.controls:
-        expressions += [control.lower, control.upper]
-    if dynamics.dt is not None:
-        expressions.append(dynamics.dt)
-    yield from _expression_lines(expressions)
-
-
-def _expression_lines(expressions: Iterable[sp.Basic]) -> Iterator[str]:
+    lines: list[str] = []
     numbers: dict[sp.Basic, int] = {}
-    outputs = [sp.sympify(expression) for expression in expressions]
-    for output in outputs:
-        stack = [output]
-        while stack:
-            node = stack[-1]
-            waiting = [argument for argument in node.args if argument not in numbers]
-            if node not in numbers and waiting:
-                stack.extend(waiting)
-                continue
-            stack.pop()
-            if node not in numbers:
-                numbers[node] = len(numbers)
-                text = " ".join(str(numbers[argument]) for argument in node.args)
-                yield f"{numbers[node]} = {type(node).__name__} {text}" if node.args else sp.srepr(node)
-    yield f"outputs {[numbers[output] for output in outputs]}"
+    structure = _structure(spec, lines, numbers)
+    return [*lines, structure]
+
+
+def _structure(value: object, lines: list[str], numbers: dict[sp.Basic, int]) -> str:
+    if isinstance(value, sp.Basic):
+        return f"#{_number(value, lines, numbers)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(_structure(item, lines, numbers) for item in value)})"
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return ", ".join(
+            f"{field.name}={_structure(getattr(value, field.name), lines, numbers)}" for field in fields
+        )
+    return repr(value)
+
+
+def _number(expression: sp.Basic, lines: list[str], numbers: dict[sp.Basic, int]) -> int:
+    """Append the lines of an expression, arguments first, and return the number of its own."""
+    stack = [expression]
+    while stack:
+        node = stack[-1]
+        waiting = [argument for argument in node.args if argument not in numbers]
+        if node not in numbers and waiting:
+            stack.extend(waiting)
+            continue
+        stack.pop()
+        if node not in numbers:
+            numbers[node] = len(lines)
+            arguments = " ".join(f"#{numbers[argument]}" for argument in node.args)
+            lines.append(f"{type(node).__name__} {arguments}" if node.args else sp.srepr(node))
+    return numbers[expression]
 
 
 def _machine_parts(toolchain: Toolchain) -> list[str]:

@@ -19,7 +19,7 @@ from mpcgen.build.toolchain import Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, InternalError
 from mpcgen.problem.spec import Spec
-from mpcgen.runtime.loading import file_sha256
+from mpcgen.runtime.loading import extension_name, file_sha256
 
 _COMPILED_PACKAGE = "mpcgen_compiled"
 _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
@@ -133,17 +133,25 @@ def _obtain(spec: Spec, key: str, toolchain: Toolchain, force: bool, report: Rep
         path = cache.find_entry(spec.name, digest)
         from_cache = path is not None
         if path is None:
-            say(f"compiling {spec.name} for {toolchain.target} with {toolchain.compiler.version}")
-            path = cache.make_entry(
-                spec.name, digest, lambda folder: _fill(folder, rendered, toolchain, key, digest)
-            )
+            path = _make(rendered, toolchain, key, digest, say)
         cache.remember_key(key, digest)
     return _read_entry(path, from_cache)
 
 
-def _fill(folder: Path, rendered: Rendered, toolchain: Toolchain, key: str, digest: str) -> Manifest:
-    extension = compile_extension(rendered, folder, digest, toolchain=toolchain)
-    files = sorted([file for file, _ in rendered.files] + [extension.name])
+def _make(rendered: Rendered, toolchain: Toolchain, key: str, digest: str, say: Report) -> Path:
+    """Compile a rendered package into the cache."""
+    say(f"compiling {rendered.name} for {toolchain.target} with {toolchain.compiler.version}")
+
+    def fill(folder: Path) -> Manifest:
+        compile_extension(rendered, folder, digest, toolchain=toolchain, report=say)
+        return _manifest(folder, rendered, toolchain, key, digest)
+
+    return cache.make_entry(rendered.name, digest, fill)
+
+
+def _manifest(folder: Path, rendered: Rendered, toolchain: Toolchain, key: str, digest: str) -> Manifest:
+    """Describe the package that was compiled in ``folder``."""
+    files = sorted([file for file, _ in rendered.files] + [extension_name(rendered.name)])
     return Manifest(
         problem=rendered.name,
         digest=digest,

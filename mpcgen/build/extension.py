@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,11 +53,12 @@ def compile_extension(
     digest: str,
     extra_flags: Sequence[str] = (),
     toolchain: Toolchain | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the package into ``directory`` and compile its extension there; returns the extension's path.
 
     ``digest`` is compiled in, so that a loaded extension can be told from its successor. ``extra_flags``
-    go to the compiler and the linker. Raises BuildError.
+    go to the compiler and the linker. ``report`` is called with the compiler's warnings. Raises BuildError.
     """
     toolchain = toolchain or find_toolchain()
     write_sources(rendered, directory)
@@ -65,11 +66,13 @@ def compile_extension(
     commands = _variant_commands(rendered, toolchain, extra_flags)
     compiler = toolchain.compiler.command
     commands.append([*compiler, *toolchain.glue_flags, *_includes(), *extra_flags, "-c", glue])
-    _run_all(commands, directory)
+    warnings = _run_all(commands, directory)
     objects = [_object(rendered, variant) for variant, _ in VARIANTS] + [str(Path(glue).with_suffix(".o"))]
     extension = extension_name(rendered.name)
     link = [*compiler, *toolchain.link_flags, *extra_flags, *objects, "-o", extension, *toolchain.libraries]
-    _run(link, directory)
+    warnings += _run(link, directory)
+    if warnings and report is not None:
+        report(warnings)
     for temporary in (*objects, glue):
         (directory / temporary).unlink()
     return directory / extension
@@ -111,21 +114,21 @@ def _write_glue(rendered: Rendered, directory: Path, digest: str) -> str:
     return file
 
 
-def _run_all(commands: Sequence[list[str]], directory: Path) -> None:
+def _run_all(commands: Sequence[list[str]], directory: Path) -> str:
+    """Run compiler commands on all cores; returns their warnings, in the order of the commands."""
     with ThreadPoolExecutor(max_workers=_cores()) as pool:
         jobs = [pool.submit(_run, command, directory) for command in commands]
         try:
-            for job in jobs:
-                job.result()
+            return "".join(job.result() for job in jobs)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _run(command: list[str], directory: Path) -> None:
+def _run(command: list[str], directory: Path) -> str:
     process = run_compiler(command, directory)
     if process.returncode == 0:
-        return
+        return process.stderr
     words = (process.stderr or process.stdout).strip() or "(it said nothing)"
     lines = words.splitlines()
     shown = "\n".join(lines[:_MOST_LINES_SHOWN])
