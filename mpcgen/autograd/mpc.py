@@ -88,7 +88,7 @@ class MPC(torch.nn.Module):
             self.controller, self.options, call.horizon, call.x0, call.u_init, *call.parameters
         )
         report_statuses(self.controller.name, outputs[3], self.options.on_unconverged)
-        return Solution(*(out.reshape(*call.batch_shape, *out.shape[1:]) for out in outputs))
+        return Solution(*(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs))
 
     def extra_repr(self) -> str:
         """Sizes and options."""

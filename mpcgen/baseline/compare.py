@@ -89,7 +89,7 @@ def compare(
     ``spec`` is the specification file; by default ``examples/<name>.py`` beside the folder that holds the
     package, or in the current one. Its ``initial_states(count, seed)`` gives the starts where it has one,
     else they are drawn from N(0, 1); its ``parameter_values(seed)`` gives a dict of values where parameters
-    have no default. CasADi is timed at ``tol``; trajectories are compared with its solutions at ``tol`` / 100.
+    have no default. CasADi is timed at ``tol``; the trajectories compared are its solutions at ``tol / 100``.
     Raises `SpecError`, `BuildError` or `ParameterError` for what cannot be found.
     """
     module = module_or_path if isinstance(module_or_path, ModuleType) else _import_package(module_or_path)

@@ -161,7 +161,7 @@ class _Derivation:
         if exact:
             lagrangian = lagrangian + _dot(self.graph, self.curvature, self.model.next_state)
         H = hessian(lagrangian, self.tau)
-        inputs = (self.x, self.u, self.theta, self.theta_t)
+        inputs: tuple[Input, ...] = (self.x, self.u, self.theta, self.theta_t)
         inputs += (Input("curvature", self.curvature),) if exact else ()
         inputs += (Input("costate", self.costate),)
         of = "the cost plus curvature'f" if exact else "the cost"

@@ -17,11 +17,13 @@
 typedef double scalar;
 typedef int64_t scalar_bits;
 #define SCALAR_EPSILON 2.220446049250313e-16
+#define ALL_BUT_SIGN INT64_MAX
 #define LANE_BYTES 8
 #else
 typedef float scalar;
 typedef int32_t scalar_bits;
 #define SCALAR_EPSILON 1.1920929e-07f
+#define ALL_BUT_SIGN INT32_MAX
 #define LANE_BYTES 4
 #endif
 
@@ -77,7 +79,7 @@ static inline mask lane_le(real a, real b) { return (mask)(a <= b); }
 static inline mask lane_eq(real a, real b) { return (mask)(a == b); }
 static inline real lane_select(mask where, real a, real b) { return (real)(((mask)a & where) | ((mask)b & ~where)); }
 static inline mask lane_none(void) { return (mask){0}; }
-static inline real lane_abs(real a) { return (real)((mask)a & ~(mask)ALL(-0.0)); }
+static inline real lane_abs(real a) { return (real)((mask)a & ALL_BUT_SIGN); }
 
 static inline int lane_any(mask where) {
   scalar_bits bits = 0;

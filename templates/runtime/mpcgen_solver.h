@@ -74,6 +74,14 @@ static solver_state *make_solver(int horizon) {
   return s;
 }
 
+/* Clips, and puts what lies within rounding of a bound exactly on it: u + (bound - u) need not be the bound. An
+ * infinite bound makes its comparison one with NaN, hence false. */
+static inline real snap_to_bounds(real target, real lower, real upper) {
+  const real slack = ALL(4 * SCALAR_EPSILON);
+  const real above = lane_select(lane_le(target, lower + slack * lane_abs(lower)), lower, target);
+  return lane_select(lane_le(upper - slack * lane_abs(upper), above), upper, above);
+}
+
 /* Rolls the policy u + length * step + gain (x_new - x), clipped to the bounds, through the true dynamics. */
 static void rollout(solver_state *s) {
   real total = ALL(0), scale = ALL(0), cost;
@@ -86,7 +94,7 @@ static void rollout(solver_state *s) {
     for (int i = 0; i < NU; i++) {
       real target = u[i] + s->length * s->step[t * NU + i];
       for (int j = 0; j < NX; j++) target += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
-      new_u[i] = lane_clip(target, lower[i], upper[i]);
+      new_u[i] = snap_to_bounds(target, lower[i], upper[i]);
     }
     stage_dynamics(new_x, new_u, s->theta, theta_t, s->new_x + (t + 1) * NX, &cost);
     total += cost;

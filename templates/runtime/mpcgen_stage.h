@@ -128,11 +128,12 @@ static inline mask box_qp_move(const real *quu, const real *gradient, const real
 static inline mask box_qp(const real *quu, const real *qu, const real *lower, const real *upper, mask *is_free,
                           real *unit_lower, real *inverse_pivot, real *step) {
 #if NU == 1
-  is_free[0] = lane_not(lane_none());
+  step[0] = ALL(0);
+  find_free(step, qu, lower, upper, is_free); /* at a bound and pushed outward, any curvature will do */
   const mask accepted = factor_free(quu, is_free, unit_lower, inverse_pivot);
   const real newton = -qu[0] * inverse_pivot[0];
-  step[0] = lane_clip(newton, lower[0], upper[0]);
-  is_free[0] = lane_eq(step[0], newton);
+  step[0] = lane_select(is_free[0], lane_clip(newton, lower[0], upper[0]), ALL(0));
+  is_free[0] = lane_and(is_free[0], lane_eq(step[0], newton));
   return accepted;
 #else
   real gradient[NU], direction[NU];
