@@ -1,46 +1,48 @@
 """A comparison as tables on the terminal."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mpcgen.baseline.compare import Comparison
+    from mpcgen.baseline.compare import Comparison, SolverRow
 
 
 def print_comparison(comparison: "Comparison", console: Console | None = None) -> None:
     """Print one table for the solvers and one for the gradients."""
     out = console or Console(highlight=False)
     threads = "1 thread" if comparison.threads == 1 else f"{comparison.threads} threads"
-    out.print(f"{comparison.name}: {comparison.count} random problems, tol {comparison.tol:g}, {threads}")
+    out.print(f"{comparison.name}: {comparison.count} random problems, tol {comparison.tol:g}, {threads}\n")
     out.print(_solvers(comparison))
+    out.print("Differences: the largest over the problems that both solved in one basin.\n")
     out.print(_gradients(comparison))
+    out.print(
+        f"Over {comparison.differentiable} of {comparison.count} solutions: solved, second-order conditions "
+        "hold, no bound weakly active."
+    )
 
 
 def _solvers(comparison: "Comparison") -> Table:
-    table = Table(
-        title="solutions (differences: largest where both solved in one basin)", title_justify="left"
-    )
-    for header in ("solver", "solved", "same basin", "|dx|", "|du|", "|dcost| rel.", "mean cost"):
-        table.add_column(header, justify="left" if header == "solver" else "right")
-    for header in ("iterations", "time", "ratio"):
-        table.add_column(header, justify="right")
-    costs = [row.own_mean_cost for row in comparison.rows]
-    own = [f"{costs[0]:.9g}" if costs else "", f"{comparison.mean_iterations:.1f}"]
-    time = [_milliseconds(comparison.seconds), "1"]
-    table.add_row("mpcgen", f"{comparison.solved}/{comparison.count}", "", "", "", "", *own, *time)
-    for row in comparison.rows:
-        table.add_row(
-            row.solver,
-            f"{row.solved}/{comparison.count}",
-            str(row.same),
-            *(f"{value:.1e}" for value in (row.x_difference, row.u_difference, row.cost_difference)),
-            f"{row.mean_cost:.9g}",
-            f"{row.mean_iterations:.1f}",
-            _milliseconds(row.seconds),
-            f"{row.seconds / comparison.seconds:.1f}",
-        )
+    table = Table(title="solutions", title_justify="left")
+    table.add_column()
+    for name in ("mpcgen", *(row.solver for row in comparison.rows)):
+        table.add_column(name, justify="right")
+
+    def add(label: str, own: str, theirs: Callable[["SolverRow"], str]) -> None:
+        table.add_row(label, own, *(theirs(row) for row in comparison.rows))
+
+    add("solved", f"{comparison.solved}/{comparison.count}", lambda r: f"{r.solved}/{comparison.count}")
+    add("same basin", "", lambda r: str(r.same))
+    add("state difference", "", lambda r: f"{r.x_difference:.1e}")
+    add("control difference", "", lambda r: f"{r.u_difference:.1e}")
+    add("cost difference, relative", "", lambda r: f"{r.cost_difference:.1e}")
+    add("mean cost where both solved", "", lambda r: f"{r.mean_cost:.9g}")
+    add("  mpcgen's", "", lambda r: f"{r.own_mean_cost:.9g}")
+    add("mean iterations", f"{comparison.mean_iterations:.1f}", lambda r: f"{r.mean_iterations:.1f}")
+    add("time for all", _milliseconds(comparison.seconds), lambda r: _milliseconds(r.seconds))
+    add("time ratio", "1", lambda r: f"{r.seconds / comparison.seconds:.0f}")
     return table
 
 
@@ -49,10 +51,9 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _gradients(comparison: "Comparison") -> Table:
-    title = f"gradients against CasADi's KKT system, {comparison.differentiable} differentiable solutions"
-    table = Table(title=title, title_justify="left")
+    table = Table(title="gradients against CasADi's KKT system", title_justify="left")
     table.add_column("with respect to")
-    table.add_column("largest relative difference", justify="right")
+    table.add_column("relative difference", justify="right")
     for name, value in comparison.gradients.items():
         table.add_row(name, f"{value:.1e}")
     return table
