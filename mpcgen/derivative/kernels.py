@@ -54,6 +54,14 @@ def triangle_labels(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{names[i]}, {names[j]}" for i in range(len(names)) for j in range(i + 1))
 
 
+def product_count(F: Matrix) -> int:
+    """Number of products in F'VF with V symmetric, zeros and ones of F skipped; F: (n, n+m)."""
+    n, width = len(F), len(F[0])
+    entries = [sum(not row[j].is_const for row in F) for j in range(width)]
+    nonzero = [sum(not row[j].is_zero for row in F) for j in range(width)]
+    return sum(entries) * n + sum(entries[j] * (j + 1) + nonzero[j] for j in range(width))
+
+
 def _dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:
     total = graph.const(0)
     for left, right in zip(a, b, strict=True):
@@ -104,7 +112,7 @@ class _Derivation:
         self.tau = (*model.states, *model.controls)
         self.F = jacobian(model.next_state, self.tau)
         self.cost_gradient = tuple(gradient(model.stage_cost, self.tau))
-        fused = self._product_count() <= self.fused_limit
+        fused = product_count(self.F) <= self.fused_limit
         functions = (
             self.stage_dynamics(),
             self.terminal_cost(),
@@ -118,13 +126,6 @@ class _Derivation:
             self.bounds_gradient(),
         )
         return Kernels(model, self.static, self.per_stage, fused, self.F, self.cost_gradient, functions)
-
-    def _product_count(self) -> int:
-        """Products of F'VF, zeros and ones of F skipped."""
-        n, width = len(self.x_names), len(self.tau)
-        entries = [sum(not row[j].is_const for row in self.F) for j in range(width)]
-        nonzero = [sum(not row[j].is_zero for row in self.F) for j in range(width)]
-        return sum(entries) * n + sum(entries[j] * (j + 1) + nonzero[j] for j in range(width))
 
     def stage_dynamics(self) -> Function:
         outputs = (
