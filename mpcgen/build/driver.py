@@ -108,9 +108,9 @@ def compile(
 def render_spec(spec: Spec) -> Rendered:
     """Derive and render a specification."""
     # Not at the top: an unchanged build needs neither the graph nor jinja2.
-    from mpcgen.codegen import render
+    from mpcgen import codegen
 
-    return render(spec)
+    return codegen.render_spec(spec)
 
 
 def _spec(problem: SupportsSpec | Spec) -> Spec:

@@ -1,4 +1,4 @@
-"""Code generation: schedules, C text, templates. `render` is the whole way from a specification to text."""
+"""Code generation: schedules, C text, templates. `render_spec` is the whole way from a specification to text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STAGES = ("spec", "graph", "derived", "schedule", "rendered")
 """The typed values of the pipeline that `inspect` prints."""
 
 
-def render(spec: Spec) -> Rendered:
+def render_spec(spec: Spec) -> Rendered:
     """Lower, derive and render a specification."""
     from mpcgen.codegen.render import render_kernels
     from mpcgen.derivative.kernels import derive
@@ -33,4 +33,4 @@ def inspect(spec: Spec, stage: str | None = None) -> str:
     return stage_text(spec, stage)
 
 
-__all__ = ["STAGES", "Rendered", "inspect", "render"]
+__all__ = ["STAGES", "Rendered", "inspect", "render_spec"]
