@@ -4,7 +4,6 @@ Nothing here reads mpcgen's own graph, derivatives or kernels, so that an error 
 """
 
 from mpcgen.baseline.availability import BaselineUnavailableError
-from mpcgen.baseline.compare import Comparison, compare, main_compare
 from mpcgen.baseline.finite_difference import FiniteDifference, finite_difference_gradient
 from mpcgen.baseline.functions import Functions
 from mpcgen.baseline.parameters import pack_parameters, unpack_gradient
@@ -16,18 +15,15 @@ __all__ = [
     "Baseline",
     "BaselineUnavailableError",
     "BatchSolution",
-    "Comparison",
     "FiniteDifference",
     "Functions",
     "KktGradient",
     "Solution",
     "Translator",
-    "compare",
     "discretise",
     "finite_difference_gradient",
     "kkt_gradient",
     "kkt_residual",
-    "main_compare",
     "pack_parameters",
     "unpack_gradient",
 ]

@@ -83,7 +83,9 @@ def kkt_gradient(
 ) -> KktGradient:
     """Gradient by x0 and all parameters of a loss with the given cotangents, at the solution x, u.
 
-    x, grad_x: (N+1, n); u, grad_u: (N, m); grad_cost multiplies the optimal cost. ``active`` (N, m), signs as
+    x, grad_x: (N+1, n); u, grad_u: (N, m); grad_cost multiplies the optimal cost, and goes through the KKT
+    system like the rest: at a solution this equals the gradient of the envelope theorem; elsewhere the two
+    differ by the order of the residual. ``active`` (N, m), signs as
     in `KktGradient`, defaults to the bounds that u - dL/du oversteps. Raises `ShapeError` for shapes and
     `numpy.linalg.LinAlgError` where the KKT matrix is singular.
     """
