@@ -116,7 +116,7 @@ def _parameters(kernels: Kernels) -> Iterator[str]:
         array = "theta_stage" if p.per_stage else "theta"
         span = f"{row.offset}" if row.size == 1 else f"{row.offset}:{row.offset + row.size}"
         notes = _notes(p.per_stage, p.in_terminal, p.only_bounds, p.default is None)
-        yield f"  {p.name:<{width}}  {p.shape!s:<9}  {f'{array}[{span}]':<22}{notes}"
+        yield f"  {p.name:<{width}}  {p.shape!s:<9}  {f'{array}[{span}]':<24}{notes}"
     yield f"  theta holds {len(kernels.static)} numbers, each stage's theta_stage {len(kernels.per_stage)}"
 
 
