@@ -1,0 +1,1 @@
+"""Example specifications, and scripts that solve, measure and learn with the controllers built from them."""
