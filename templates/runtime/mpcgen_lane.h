@@ -90,13 +90,13 @@ static inline int lane_any(mask where) {
 /* One call of the C library per lane: what is left where no vector variant exists. */
 #define LANE_BY_LANE_1(name, function)                                                   \
   static inline real name(real a) {                                                      \
-    real result;                                                                         \
+    real result = a;                                                                     \
     for (int lane = 0; lane < LANES; lane++) result[lane] = function(a[lane]);           \
     return result;                                                                       \
   }
 #define LANE_BY_LANE_2(name, function)                                                   \
   static inline real name(real a, real b) {                                              \
-    real result;                                                                         \
+    real result = a;                                                                     \
     for (int lane = 0; lane < LANES; lane++) result[lane] = function(a[lane], b[lane]);  \
     return result;                                                                       \
   }
