@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.errors import DeviceError, DtypeError, ParameterError, ShapeError
-from mpcgen.runtime.controller import Controller, Parameter
+from mpcgen.runtime.controller import Description, Parameter
 
 DTYPES = (torch.float64, torch.float32)
 
@@ -32,7 +32,7 @@ class Call:
 
 
 def make_call(
-    controller: Controller,
+    controller: Description,
     x0: Tensor,
     u_init: Tensor | None,
     horizon: int | None,
@@ -62,7 +62,7 @@ def make_call(
     )
 
 
-def _check_x0(controller: Controller, x0: Tensor) -> None:
+def _check_x0(controller: Description, x0: Tensor) -> None:
     n = len(controller.states)
     if not isinstance(x0, Tensor):
         raise DtypeError(f"{controller.name}: x0 is a {type(x0).__name__}; pass a torch tensor of shape (..., {n})")
@@ -79,7 +79,7 @@ def _check_x0(controller: Controller, x0: Tensor) -> None:
         )
 
 
-def _check_names(controller: Controller, given: Mapping[str, Any]) -> None:
+def _check_names(controller: Description, given: Mapping[str, Any]) -> None:
     names = [p.name for p in controller.parameters]
     for name in given:
         if name not in names:
@@ -89,7 +89,7 @@ def _check_names(controller: Controller, given: Mapping[str, Any]) -> None:
             raise ParameterError(f"{controller.name} has no parameter {name!r}; {hint}its parameters are {known}")
 
 
-def _as_tensor(controller: Controller, parameter: Parameter, value: Any, x0: Tensor) -> Tensor:
+def _as_tensor(controller: Description, parameter: Parameter, value: Any, x0: Tensor) -> Tensor:
     if value is None:
         if parameter.default is None:
             raise ParameterError(
@@ -108,7 +108,7 @@ def _as_tensor(controller: Controller, parameter: Parameter, value: Any, x0: Ten
         ) from error
 
 
-def _check_like_x0(controller: Controller, name: str, value: Tensor, x0: Tensor) -> None:
+def _check_like_x0(controller: Description, name: str, value: Tensor, x0: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise DtypeError(f"{controller.name}: {name} is a {type(value).__name__}; pass a torch tensor")
     if value.dtype != x0.dtype:
@@ -120,7 +120,7 @@ def _check_like_x0(controller: Controller, name: str, value: Tensor, x0: Tensor)
 
 
 def _find_horizon(
-    controller: Controller,
+    controller: Description,
     horizon: int | None,
     u_init: Tensor | None,
     given: Mapping[str, Any],
@@ -147,7 +147,7 @@ def _with_stages(value: Tensor, full_shape: tuple[int, ...]) -> Tensor:
     return value
 
 
-def _leading(controller: Controller, name: str, value: Tensor, shape: tuple[int, ...]) -> torch.Size:
+def _leading(controller: Description, name: str, value: Tensor, shape: tuple[int, ...]) -> torch.Size:
     split = value.ndim - len(shape)
     if split < 0 or tuple(value.shape[split:]) != shape:
         expected = ", ".join(["...", *map(str, shape)])
@@ -158,7 +158,9 @@ def _leading(controller: Controller, name: str, value: Tensor, shape: tuple[int,
     return value.shape[:split]
 
 
-def _broadcast(controller: Controller, x0: Tensor, leading: list[torch.Size], names: list[str]) -> torch.Size:
+def _broadcast(
+    controller: Description, x0: Tensor, leading: list[torch.Size], names: list[str]
+) -> torch.Size:
     try:
         return torch.broadcast_shapes(x0.shape[:-1], *leading)
     except RuntimeError as error:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 from mpcgen.errors import InternalError
 from mpcgen.runtime.loading import Library
@@ -36,6 +36,30 @@ class Parameter:
     def full_shape(self, horizon: int) -> tuple[int, ...]:
         """Shape of one problem's value, the stage axis included."""
         return (self.stages(horizon), *self.shape) if self.per_stage else self.shape
+
+
+class Description(Protocol):
+    """Names, sizes and parameters of a problem: what the checks of a call need, with or without a library."""
+
+    @property
+    def name(self) -> str:
+        """Name of the problem."""
+
+    @property
+    def horizon(self) -> int:
+        """N, the number of controls, where a call does not say another."""
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the n states."""
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Names of the m controls."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Parameters, in the order in which a solver takes them."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,292 @@
+"""Algorithm 2 of the paper (appendix A): box-constrained iLQR, after Tassa, Mansard and Todorov 2014.
+
+Amos, Rodriguez, Sacks, Boots and Kolter, "Differentiable MPC for End-to-end Planning and Control", 2018. The
+paper's stages 1..T are our 0..N with N = T-1 controls, and its last stage's cost is our terminal cost.
+
+Everything is written in deviations from the current trajectory tau_t = (x_t, u_t): there the affine terms of
+Algorithm 2 become c_t = p_t, the gradient of the cost in (12), and f_t = 0, since the trajectory obeys the
+dynamics. What Algorithm 2 leaves open is filled in so: the backtracking is Tassa's Armijo rule, a refused
+search raises a regularisation of Q_uu, and convergence is measured by the KKT residual. With the exact
+Hessian H_t also holds the curvature of the dynamics, lambda_{t+1}' d²f, near the solution: Newton's method
+instead of Gauss-Newton's.
+
+`solve` runs without a graph and lists the steps it took; `replay` takes the listed steps again with a graph.
+Differentiating the replay is the paper's "unrolling": which steps were taken, their lengths and the active
+sets are held, all numbers are differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mpcgen.reference.box_qp import ActiveSet, find_active_set, solve_held
+from mpcgen.reference.functions import Expansion, Problems
+from mpcgen.reference.progress import Progress
+from mpcgen.runtime.status import Status
+
+GAMMA = 0.5
+ARMIJO = 1e-4
+SHORTEST_STEP = 1e-3
+EXACT_BELOW = 0.1
+"""KKT residual below which ``hessian="exact"`` adds the curvature of the dynamics."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """tolerance: of the KKT residual; exact: use the curvature of the dynamics near a solution."""
+
+    tolerance: float
+    max_iterations: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """tau: states x (B, N+1, n), controls u (B, N, m), cost (B,), sum of the absolute stage costs."""
+
+    x: Tensor
+    u: Tensor
+    cost: Tensor
+    cost_scale: Tensor
+
+    def select(self, index: Tensor) -> Trajectory:
+        """The trajectories with the given indices (k,)."""
+        return Trajectory(self.x[index], self.u[index], self.cost[index], self.cost_scale[index])
+
+    def put(self, index: Tensor, other: Trajectory) -> Trajectory:
+        """These trajectories with those of the given indices replaced."""
+        return Trajectory(
+            self.x.index_copy(0, index, other.x),
+            self.u.index_copy(0, index, other.u),
+            self.cost.index_copy(0, index, other.cost),
+            self.cost_scale.index_copy(0, index, other.cost_scale),
+        )
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the backward recursion finds.
+
+    k: (B, N, m) and K: (B, N, m, n), the policy u + k + K dx. slope, bend: (B,), the expected change of the
+    cost for step length a is a slope + a² bend. costates: (B, N+1, n). residual: (B,), KKT. convex: (B,),
+    whether every stage's Q_uu was positive definite as it came.
+    """
+
+    k: Tensor
+    K: Tensor
+    slope: Tensor
+    bend: Tensor
+    costates: Tensor
+    residual: Tensor
+    convex: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """(B,): whether the derivatives and all that follows from them are numbers."""
+        parts = (self.k, self.K, self.costates)
+        return torch.stack([part.isfinite().flatten(1).all(1) for part in parts]).all(0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """An accepted iteration of the problems ``index`` (k,), with what was decided on the way; each (k,)."""
+
+    index: Tensor
+    regularisation: Tensor
+    length: Tensor
+    exact_below: float
+
+
+def rollout(problems: Problems, control: Callable[[int, Tensor], Tensor]) -> Trajectory:
+    """Roll ``control(t, x_t)`` (B, m), clipped to the bounds, through the true dynamics and cost."""
+    x, u, costs = [problems.x_init], [], []
+    for t in range(problems.horizon):
+        u.append(_into_bounds(control(t, x[t]), problems.lower[:, t], problems.upper[:, t]))
+        x_next, cost = problems.stage(t, x[t], u[t])
+        x.append(x_next)
+        costs.append(cost)
+    costs.append(problems.terminal_cost(x[-1]))
+    cost = torch.stack(costs, dim=1)
+    return Trajectory(torch.stack(x, dim=1), torch.stack(u, dim=1), cost.sum(1), cost.abs().sum(1))
+
+
+def _into_bounds(target: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Clip, and put what lies within rounding of a bound on it: u + (bound - u) need not be the bound."""
+    slack = 4 * torch.finfo(target.dtype).eps
+    target = torch.where(target <= lower + slack * lower.abs(), lower, target)
+    return torch.where(target >= upper - slack * upper.abs(), upper, target)
+
+
+def follow(tau: Trajectory, policy: Policy, length: Tensor) -> Callable[[int, Tensor], Tensor]:
+    """Algorithm 2: û_t = u_t + alpha k_t + K_t (x̂_t - x_t), with the step length alpha (B,)."""
+    k, K = policy.k.unbind(1), policy.K.unbind(1)
+    return lambda t, x: tau.u[:, t] + length[:, None] * k[t] + _times(K[t], x - tau.x[:, t])
+
+
+def backward_recursion(
+    problems: Problems, tau: Trajectory, regularisation: Tensor, exact_below: float
+) -> Policy:
+    """Algorithm 2, "Backward Recursion: over the linearized trajectory".
+
+    regularisation: (B,), added to the diagonal of Q_uu. Problems with a KKT residual below ``exact_below``
+    take the Hessian of the Lagrangian for H_t, the others that of the cost.
+    """
+    n = tau.x.shape[2]
+    expansion = problems.expand(tau.x, tau.u)
+    costates, residual = _first_order(problems, tau, expansion)
+    H = H_exact = expansion.cost_hessian
+    near = residual < exact_below
+    if near.any():
+        curvature = problems.curvature(tau.x, tau.u, costates)
+        H_exact = H + torch.where(near[:, None, None, None], curvature, 0.0)
+    V, v = expansion.terminal_hessian, expansion.terminal_gradient
+    stages = []
+    parts = (H.unbind(1), H_exact.unbind(1), expansion.F.unbind(1), expansion.cost_gradient.unbind(1))
+    for t, (H_t, H_exact_t, F_t, p_t) in reversed(list(enumerate(zip(*parts, strict=True)))):
+        box = problems.lower[:, t] - tau.u[:, t], problems.upper[:, t] - tau.u[:, t]
+        F_V_F = F_t.mT @ V @ F_t
+        q = p_t + _times(F_t.mT, v)
+        Q, held, convex = _stage_model(H_exact_t + F_V_F, H_t + F_V_F, q[:, n:], regularisation, box)
+        Q_xx, Q_ux, Q_uu, q_x, q_u = Q[:, :n, :n], Q[:, n:, :n], Q[:, n:, n:], q[:, :n], q[:, n:]
+        k, K = solve_held(Q_uu, q_u, Q_ux, *box, held)
+        V = Q_xx + Q_ux.mT @ K + K.mT @ Q_ux + K.mT @ Q_uu @ K
+        v = q_x + _times(Q_ux.mT, k) + _times(K.mT, q_u) + _times(K.mT @ Q_uu, k)
+        bend = 0.5 * (k * _times(Q_uu, k)).sum(-1)
+        stages.append((k, K, (k * q_u).sum(-1), bend, convex))
+    k, K, slope, bend, convex = (torch.stack(part[::-1], dim=1) for part in zip(*stages, strict=True))
+    return Policy(k, K, slope.sum(1), bend.sum(1), costates, residual, convex.all(1))
+
+
+def _first_order(problems: Problems, tau: Trajectory, expansion: Expansion) -> tuple[Tensor, Tensor]:
+    """Costates lambda_t = dL/dx_t (B, N+1, n), and the KKT residual max |u - clip(u - dL/du)| (B,)."""
+    n = tau.x.shape[2]
+    costates, slopes = [expansion.terminal_gradient], []
+    for p_t, F_t in reversed(
+        list(zip(expansion.cost_gradient.unbind(1), expansion.F.unbind(1), strict=True))
+    ):
+        slope = p_t + _times(F_t.mT, costates[-1])
+        costates.append(slope[:, :n])
+        slopes.append(slope[:, n:])
+    target = tau.u - torch.stack(slopes[::-1], dim=1)
+    projected = torch.minimum(torch.maximum(target, problems.lower), problems.upper)
+    return torch.stack(costates[::-1], dim=1), (tau.u - projected).abs().flatten(1).amax(1)
+
+
+def _stage_model(
+    Q_exact: Tensor, Q_gauss_newton: Tensor, q_u: Tensor, regularisation: Tensor, box: tuple[Tensor, Tensor]
+) -> tuple[Tensor, ActiveSet, Tensor]:
+    """Q_t with Q_uu regularised, its box QP's active set, and whether Q_exact served as it came (B,).
+
+    Where the curvature of the dynamics spoils Q_uu, the stage falls back to Gauss-Newton, and where that is
+    not convex either, to a Q_uu made diagonally dominant.
+    """
+    width, m = Q_exact.shape[-1], q_u.shape[-1]
+    on_controls = (torch.arange(width) >= width - m).to(Q_exact.dtype)
+    damping = torch.diag_embed(regularisation[:, None] * on_controls)
+    Q = Q_exact + damping
+    held = find_active_set(Q[:, -m:, -m:], q_u, *box)
+    convex = held.convex
+    if not held.convex.all():
+        Q = torch.where(held.convex[:, None, None], Q, Q_gauss_newton + damping)
+        held = find_active_set(Q[:, -m:, -m:], q_u, *box)
+    if not held.convex.all():
+        shift = torch.where(held.convex, 0.0, _convexifying_shift(Q[:, -m:, -m:]))
+        Q = Q + torch.diag_embed(shift[:, None] * on_controls)
+        held = find_active_set(Q[:, -m:, -m:], q_u, *box)
+    return Q, held, convex
+
+
+@torch.no_grad()
+def _convexifying_shift(Q_uu: Tensor) -> Tensor:
+    """(B,): what to add to the diagonal so that Q_uu is certainly positive definite (Gershgorin)."""
+    diagonal = Q_uu.diagonal(dim1=-2, dim2=-1)
+    radius = Q_uu.abs().sum(-1) - diagonal.abs()
+    lowest, largest = (diagonal - radius).amin(-1), (diagonal.abs() + radius).amax(-1)
+    return (-2 * lowest).clamp(min=0) + 1e-3 * largest + torch.finfo(Q_uu.dtype).eps
+
+
+def line_search(
+    problems: Problems, tau: Trajectory, policy: Policy, going: Tensor
+) -> tuple[Tensor, Tensor, Trajectory]:
+    """Algorithm 2, "Forward Recursion and Line Search: over the true cost and dynamics", for those ``going``.
+
+    Returns accepted: (B,), the step lengths alpha: (B,), and the trajectories after the accepted steps.
+    """
+    accepted, length = torch.zeros_like(going), torch.ones_like(tau.cost)
+    found = tau
+    while (pending := going & ~accepted & (length >= SHORTEST_STEP)).any():
+        index = pending.nonzero()[:, 0]
+        alpha, now = length[index], tau.select(index)
+        candidate = rollout(problems.select(index), follow(now, _select(policy, index), alpha))
+        expected = alpha * policy.slope[index] + alpha**2 * policy.bend[index]
+        good = candidate.cost - now.cost <= ARMIJO * expected + rounding(now)
+        accepted[index] = good
+        found = found.put(index[good], candidate.select(good.nonzero()[:, 0]))
+        length[index] = torch.where(good, alpha, GAMMA * alpha)
+    return accepted, length, found
+
+
+def rounding(tau: Trajectory) -> Tensor:
+    """(B,): a change of the cost below this is rounding."""
+    return 16 * torch.finfo(tau.cost.dtype).eps * tau.cost_scale
+
+
+@torch.no_grad()
+def solve(
+    problems: Problems, u_init: Tensor, settings: Settings
+) -> tuple[Trajectory, Policy, Progress, list[Step]]:
+    """Algorithm 2 for all problems at once, each with its own step length, regularisation and end.
+
+    u_init: (B, N, m); its rollout must be finite. Returns the last trajectories, the policies there, how each
+    problem ended, and the steps taken.
+    """
+    exact_below = EXACT_BELOW if settings.exact else 0.0
+    tau = rollout(problems, lambda t, x: u_init[:, t])  # x_{t+1} = f(x_t, u_init,t)
+    progress = Progress.start(tau.cost)
+    steps = []
+    for _ in range(settings.max_iterations):  # for i = 1 to [converged]
+        index = progress.running.nonzero()[:, 0]
+        if not len(index):
+            break
+        here, now, regularisation = problems.select(index), tau.select(index), progress.regularisation[index]
+        policy = backward_recursion(here, now, regularisation, exact_below)
+        negligible = -(policy.slope + policy.bend) <= rounding(now)
+        going = progress.review(index, policy.residual, policy.finite, negligible, settings.tolerance)
+        accepted, length, candidate = line_search(here, now, policy, going)
+        progress.record(index[going], accepted[going], length[going])
+        tau = tau.put(index, candidate)
+        steps.append(Step(index[accepted], regularisation[accepted], length[accepted], exact_below))
+    return tau, _certify(problems, tau, progress, settings), progress, steps
+
+
+def _certify(problems: Problems, tau: Trajectory, progress: Progress, settings: Settings) -> Policy:
+    """The policy at the end; with the exact Hessian, check the second-order condition of what converged."""
+    exact_below = torch.inf if settings.exact else 0.0
+    policy = backward_recursion(problems, tau, torch.zeros_like(tau.cost), exact_below)
+    status = progress.status
+    status[(status == Status.MAX_ITERATIONS) & (policy.residual <= settings.tolerance)] = Status.CONVERGED
+    if settings.exact:
+        status[(status == Status.CONVERGED) & ~policy.convex] = Status.NOT_A_MINIMUM
+    return policy
+
+
+def replay(problems: Problems, u_init: Tensor, steps: Sequence[Step]) -> Trajectory:
+    """Take the listed steps again, differentiably in everything that ``problems`` and ``u_init`` hold."""
+    tau = rollout(problems, lambda t, x: u_init[:, t])
+    for step in steps:
+        here, now = problems.select(step.index), tau.select(step.index)
+        policy = backward_recursion(here, now, step.regularisation, step.exact_below)
+        tau = tau.put(step.index, rollout(here, follow(now, policy, step.length)))
+    return tau
+
+
+def _select(policy: Policy, index: Tensor) -> Policy:
+    return replace(policy, k=policy.k[index], K=policy.K[index])
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector[..., None])[..., 0]

@@ -1,0 +1,196 @@
+"""The reference solver as a torch module with the face of a generated one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mpcgen.autograd.arguments import Call, make_call
+from mpcgen.autograd.reporting import report_statuses
+from mpcgen.autograd.solution import Solution
+from mpcgen.errors import ParameterError
+from mpcgen.graph.lowering import lower_spec
+from mpcgen.problem.spec import Spec
+from mpcgen.reference.functions import Functions, Problems
+from mpcgen.reference.ilqr import Policy, Progress, Settings, Step, Trajectory, replay, rollout, solve
+from mpcgen.runtime.controller import Parameter
+from mpcgen.runtime.status import Status
+
+_CHOICES = {
+    "hessian": ("exact", "gauss_newton"),
+    "differentiable": ("unroll", "last", "none"),
+    "on_unconverged": ("warn", "raise", "ignore"),
+}
+
+
+class SupportsSpec(Protocol):
+    """What `MPC` takes besides a `Spec`: a `mpcgen.Problem`."""
+
+    def spec(self) -> Spec:
+        """The frozen specification."""
+
+
+@dataclass(frozen=True)
+class _Description:
+    """A problem's names and parameters, as `mpcgen.autograd.arguments` wants them."""
+
+    name: str
+    horizon: int
+    states: tuple[str, ...]
+    controls: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+
+    @staticmethod
+    def of(spec: Spec) -> _Description:
+        parameters = tuple(
+            Parameter(p.name, p.shape, p.default, p.per_stage, p.in_terminal, p.only_bounds)
+            for p in spec.parameters
+        )
+        controls = tuple(str(control.symbol) for control in spec.controls)
+        return _Description(spec.name, spec.horizon, tuple(map(str, spec.states)), controls, parameters)
+
+
+class MPC(torch.nn.Module):
+    """Box-iLQR in plain PyTorch: the call of a generated controller, no compiler, and slow.
+
+    problem: a `mpcgen.Problem` or its frozen `Spec`. tol: KKT residual at which a problem counts as solved,
+    max |u - clip(u - dL/du, lower, upper)|; default 1e-8 in float64, 1e-4 in float32. max_iterations: of a
+    backward recursion and a line search. hessian: "gauss_newton" is iLQR, Algorithm 2 of the paper; "exact"
+    adds the curvature of the dynamics where the residual is below 0.1, and checks the second-order condition
+    before a problem counts as solved.
+
+    differentiable says what the gradient of (x, u, cost) with respect to x0, the parameters and u_init is:
+
+    - "unroll": that of the iterations themselves, the accepted steps and active sets held; memory grows with
+      their number. It is the derivative of what was computed, converged or not. Its error as a derivative of
+      the solution is of the order of the error before the last step (exact Hessian), or of k rho^k after k
+      steps that contract by rho (Gauss-Newton).
+    - "last": that of one more iteration from the solution, whose controls count as constants. With the exact
+      Hessian that is a Newton step, hence the implicit function theorem: the solution's derivative to within
+      the residual. With Gauss-Newton it is the gradient of the paper's Module 2. Zero for problems whose
+      status is not zero.
+    - "none": no gradient.
+
+    A problem with status INVALID_INPUT, or DIVERGED by its first rollout, has outputs of NaN and a gradient
+    of zero. on_unconverged: "warn", "raise" or "ignore". On the CPU.
+
+    Raises ParameterError for an option outside its choices, SpecError for a problem that is not one.
+    """
+
+    def __init__(
+        self,
+        problem: SupportsSpec | Spec,
+        *,
+        tol: float | None = None,
+        max_iterations: int = 200,
+        hessian: str = "exact",
+        differentiable: str = "unroll",
+        on_unconverged: str = "warn",
+    ) -> None:
+        super().__init__()
+        options = {"hessian": hessian, "differentiable": differentiable, "on_unconverged": on_unconverged}
+        _check_options(tol, max_iterations, options)
+        self.tol, self.max_iterations, self.hessian = tol, max_iterations, hessian
+        self.differentiable, self.on_unconverged = differentiable, on_unconverged
+        spec = problem if isinstance(problem, Spec) else problem.spec()
+        self.description = _Description.of(spec)
+        self.functions = Functions(lower_spec(spec))
+
+    def forward(
+        self, x0: Tensor, *, u_init: Tensor | None = None, horizon: int | None = None, **parameters: Any
+    ) -> Solution:
+        """Solve the problems that start at ``x0`` (..., n); arguments and errors as `mpcgen.autograd.MPC`."""
+        call = make_call(self.description, x0, u_init, horizon, parameters)
+        theta = tuple(
+            value.reshape(value.shape[0], p.stages(call.horizon) if p.per_stage else 1, p.size)
+            for p, value in zip(self.description.parameters, call.parameters, strict=True)
+        )
+        start = self._initial_controls(call)
+        whole = Problems(self.functions, call.x0, theta, start, start)
+        status = self._screen(whole, start)
+        usable = (status == Status.CONVERGED).nonzero()[:, 0]
+        problems = whole.select(usable).with_bounds()
+        tau, policy, progress = self._solve(problems, start[usable])
+        status[usable] = progress.status
+        iterations = torch.zeros_like(status).index_copy(0, usable, progress.iterations)
+        report_statuses(self.description.name, status, self.on_unconverged)
+        numbers = (tau.x, tau.u, tau.cost, policy.residual, policy.costates, policy.K)
+        x, u, cost, residual, costates, gains = (_among_nans(len(status), usable, part) for part in numbers)
+        outputs = (x, u, cost, status, iterations, residual, costates, gains)
+        return Solution(*(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs))
+
+    def _initial_controls(self, call: Call) -> Tensor:
+        shape = (len(call.x0), call.horizon, len(self.description.controls))
+        return call.x0.new_zeros(shape) if call.u_init is None else call.u_init.expand(shape)
+
+    @torch.no_grad()
+    def _screen(self, whole: Problems, start: Tensor) -> Tensor:
+        """INVALID_INPUT or DIVERGED for what cannot be started, else CONVERGED for the time being; (B,)."""
+        whole = whole.with_bounds()
+        good = whole.x_init.isfinite().all(1) & start.isfinite().flatten(1).all(1)
+        for p, value in zip(self.description.parameters, whole.theta, strict=True):
+            legal = ~value.isnan() if p.only_bounds else value.isfinite()
+            good = good & legal.flatten(1).all(1)
+        ordered = (whole.lower <= whole.upper) & (whole.lower < torch.inf) & (whole.upper > -torch.inf)
+        good = good & ordered.flatten(1).all(1)
+        first = rollout(whole, lambda t, x: start[:, t])
+        status = torch.full((len(good),), Status.CONVERGED, dtype=torch.int32)
+        status[~(first.cost.isfinite() & first.x.isfinite().flatten(1).all(1))] = Status.DIVERGED
+        status[~good] = Status.INVALID_INPUT
+        return status
+
+    def _solve(self, problems: Problems, start: Tensor) -> tuple[Trajectory, Policy, Progress]:
+        """The solution with the gradient that was asked for; all problems of the batch can be started."""
+        tolerance = self.tol or (1e-8 if start.dtype == torch.float64 else 1e-4)
+        exact = self.hessian == "exact"
+        tau, policy, progress, steps = solve(problems, start, Settings(tolerance, self.max_iterations, exact))
+        if torch.is_grad_enabled() and self.differentiable == "unroll":
+            tau = _with_gradient_of(tau, replay(problems, start, steps))
+        elif torch.is_grad_enabled() and self.differentiable == "last":
+            solved = (progress.status == Status.CONVERGED).nonzero()[:, 0]
+            one = torch.ones_like(tau.cost[solved])
+            step = Step(torch.arange(len(solved)), 0 * one, one, torch.inf if exact else 0.0)
+            again = replay(problems.select(solved), tau.u[solved], [step])
+            tau = tau.put(solved, _with_gradient_of(tau.select(solved), again))
+        return tau, policy, progress
+
+    def extra_repr(self) -> str:
+        """Sizes and options."""
+        d = self.description
+        return (
+            f"{d.name}: n={len(d.states)}, m={len(d.controls)}, N={d.horizon}, hessian={self.hessian!r}, "
+            f"differentiable={self.differentiable!r}, on_unconverged={self.on_unconverged!r}"
+        )
+
+
+def _with_gradient_of(tau: Trajectory, again: Trajectory) -> Trajectory:
+    """The numbers of ``tau``, so that no option changes them, with the gradient of ``again``."""
+
+    def straight_through(value: Tensor, source: Tensor) -> Tensor:
+        return value + (source - source.detach())
+
+    return Trajectory(
+        straight_through(tau.x, again.x),
+        straight_through(tau.u, again.u),
+        straight_through(tau.cost, again.cost),
+        tau.cost_scale,
+    )
+
+
+def _among_nans(batch: int, index: Tensor, values: Tensor) -> Tensor:
+    """(batch, ...): the values (k, ...) at their indices (k,), NaN elsewhere."""
+    return values.new_full((batch, *values.shape[1:]), torch.nan).index_copy(0, index, values)
+
+
+def _check_options(tol: float | None, max_iterations: int, options: dict[str, str]) -> None:
+    for name, value in options.items():
+        if value not in _CHOICES[name]:
+            raise ParameterError(f"{name}={value!r}; expected one of {', '.join(map(repr, _CHOICES[name]))}")
+    if tol is not None and not (isinstance(tol, int | float) and math.isfinite(tol) and tol > 0):
+        raise ParameterError(f"tol={tol!r}; a positive number is expected, e.g. 1e-8")
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 0:
+        raise ParameterError(f"max_iterations={max_iterations!r}; a whole number of at least 0 is expected")
