@@ -7,7 +7,6 @@
 #define MPCGEN_SOLVER_H
 
 #include "mpcgen_problem.h"
-#include <stdio.h>
 
 /* Keep in step with mpcgen.Status. */
 enum {
@@ -28,6 +27,7 @@ typedef struct {
   int iterations;
   int refusals;      /* in a row */
   int unproductive;  /* accepted steps in a row below rounding that did not lower the residual */
+  int cautious;      /* the last step with second derivatives of the dynamics was refused */
   scalar cost;
   scalar cost_scale; /* sum of the stages' absolute costs: what rounding is relative to */
   scalar slope;      /* expected change of the cost for step length a: a * slope + a^2 * bend */
@@ -43,7 +43,8 @@ typedef struct {
   real *x, *u, *new_x, *new_u; /* (N+1, NX), (N, NU): accepted and candidate */
   real *costate;               /* (N+1, NX) */
   real *gain, *step;           /* (N, NU, NX), (N, NU) */
-  real length, regularisation, second_order;
+  real length, regularisation;
+  real second_order;           /* weight of lambda'(d2f) in the Hessian: 0 Gauss-Newton, 1 exact */
   real cost, cost_scale;       /* of the candidate */
   real residual, slope, bend;  /* of the accepted trajectory */
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
@@ -131,19 +132,10 @@ static inline void expand(const solver_state *s, int t, real weight, const value
   }
 }
 
-/* Replaces the model by the Gauss-Newton one in the lanes of `where`. */
-static void expand_where(const solver_state *s, int t, const value_model *value, mask where, stage_model *q) {
-  stage_model fallback;
-  expand(s, t, ALL(0), value, &fallback);
-  real *to = (real *)q;
-  const real *from = (const real *)&fallback;
-  for (size_t i = 0; i < sizeof(stage_model) / sizeof(real); i++) to[i] = lane_select(where, from[i], to[i]);
-}
-
-/* Solves the box QP of a stage. Where the exact Hessian spoils Quu, the stage falls back to Gauss-Newton, and
- * where that is not convex either, to a shifted Quu. */
-static inline void stage_policy(solver_state *s, int t, const value_model *value, stage_model *q, real *quu,
-                                real *qu) {
+/* Solves the box QP of a stage. Where Quu is not positive definite on its free controls, a lane that uses second
+ * derivatives of the dynamics is not convex (and tries again with less of them); one that does not gets a shifted
+ * Quu, and a descent direction from it. */
+static inline void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real *qu) {
   const real *u = s->u + t * NU;
   real lower[NU], upper[NU], unit_lower[NUU], inverse_pivot[NU], *step = s->step + t * NU;
   mask is_free[NU];
@@ -154,21 +146,18 @@ static inline void stage_policy(solver_state *s, int t, const value_model *value
     s->finite = lane_and(s->finite, lane_finite(q->gradient_u[i]));
     lower[i] -= u[i];
     upper[i] -= u[i];
+    qu[i] = q->gradient_u[i] + q->offset_u[i];
   }
-  mask accepted = lane_not(lane_none());
-  for (int attempt = 0; attempt < 3; attempt++) {
-    if (attempt == 1) expand_where(s, t, value, lane_not(accepted), q);
-    for (int i = 0; i < NUU; i++) quu[i] = q->uu[i];
-    for (int i = 0; i < NU; i++) {
-      quu[TRIANGLE(i, i)] += s->regularisation;
-      qu[i] = q->gradient_u[i] + q->offset_u[i];
-    }
-    if (attempt == 2) convexify(quu, lane_not(accepted));
+  for (int i = 0; i < NUU; i++) quu[i] = q->uu[i];
+  for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->regularisation;
+  mask accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
+  s->convex = lane_and(s->convex, accepted);
+  const mask shifted = lane_and(lane_not(accepted), lane_le(s->second_order, ALL(0)));
+  if (lane_any(shifted)) {
+    convexify(quu, shifted);
     accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
-    if (!lane_any(lane_not(accepted))) break;
-    s->convex = lane_and(s->convex, accepted);
+    s->finite = lane_and(s->finite, lane_or(accepted, lane_not(shifted))); /* refused only if it holds a NaN */
   }
-  s->finite = lane_and(s->finite, accepted); /* a shifted Quu is refused only if it holds a NaN */
   feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + t * NU * NX);
 }
 
@@ -187,7 +176,7 @@ static void backward_sweep(solver_state *s) {
     real quu[NUU], qu[NU], image[NU];
     const real *step = s->step + (t - 1) * NU;
     expand(s, t - 1, s->second_order, &value, &q);
-    stage_policy(s, t - 1, &value, &q, quu, qu);
+    stage_policy(s, t - 1, &q, quu, qu);
     symmetric_times(quu, step, image);
     for (int i = 0; i < NU; i++) {
       s->slope += step[i] * qu[i];
@@ -203,7 +192,11 @@ static void backward_sweep(solver_state *s) {
 #define SHORTEST_STEP R(1e-3)
 #define FIRST_REGULARISATION R(1e-3)
 #define LARGEST_REGULARISATION R(1e10)
-enum { PATIENCE = 6 };
+#define FAR_FROM_SOLUTION R(0.3) /* expected relative change of the cost */
+#define AFTER_REFUSAL R(0.3)     /* factors on the weight of the second derivatives */
+#define AFTER_NONCONVEX R(0.7)
+#define LEAST_SECOND_ORDER R(0.05)
+enum { PATIENCE = 6, MORE_SWEEPS = 2 };
 
 /* A change of the cost below this is rounding. */
 static inline scalar rounding(const lane_state *lane) { return R(16) * SCALAR_EPSILON * lane->cost_scale; }
@@ -220,6 +213,11 @@ static void raise_regularisation(solver_state *s, int k) {
 static void lower_regularisation(solver_state *s, int k) {
   const scalar now = R(0.1) * lane_get(&s->regularisation, k);
   lane_set(&s->regularisation, k, now < FIRST_REGULARISATION ? R(0) : now);
+}
+
+static void reduce_second_order(solver_state *s, int k, scalar factor) {
+  const scalar next = factor * lane_get(&s->second_order, k);
+  lane_set(&s->second_order, k, next < LEAST_SECOND_ORDER ? R(0) : next);
 }
 
 /* Whether a lane's candidate becomes its trajectory; otherwise sets up the next, shorter, step. */
@@ -240,12 +238,30 @@ static int accept_candidate(solver_state *s, int k) {
     return 1;
   }
   lane->refusals++;
+  if (lane_get(&s->second_order, k) > 0) {
+    reduce_second_order(s, k, AFTER_REFUSAL);
+    lane->cautious = 1;
+    return 0;
+  }
   lane_set(&s->length, k, R(0.5) * length);
   if (R(0.5) * length < SHORTEST_STEP) {
     lane_set(&s->length, k, 1);
     raise_regularisation(s, k);
   }
   return 0;
+}
+
+/* Before a sweep: how much of the dynamics' second derivatives goes into a lane's Hessian. None far from the
+ * solution, where the model promises to change the cost by a good part; else as much as the last step bore,
+ * and twice that after a step that was accepted. */
+static void choose_hessian(solver_state *s, int k) {
+  lane_state *lane = &s->lanes[k];
+  if (lane->activity != ITERATING || lane->refusals > 0) return;
+  const scalar now = lane_get(&s->second_order, k);
+  scalar next = now > 0 ? R(2) * now : lane->cautious ? R(0.25) : R(1);
+  if (-expected_change(lane, 1) > FAR_FROM_SOLUTION * lane->cost_scale) next = 0;
+  lane->cautious = 0;
+  lane_set(&s->second_order, k, next > 1 ? R(1) : next);
 }
 
 typedef struct {
@@ -282,26 +298,6 @@ static int is_stalled(lane_state *lane) {
   return lane->unproductive > PATIENCE;
 }
 
-static int strategy(int i) { /* EXPERIMENT */
-  static int v[8], got;
-  if (!got) {
-    const char *e = getenv("MPCGEN_STRATEGY");
-    if (e) sscanf(e, "%d,%d,%d,%d,%d,%d", v, v + 1, v + 2, v + 3, v + 4, v + 5);
-    got = 1;
-  }
-  return v[i];
-}
-
-static void choose_hessian(solver_state *s, const solve_arguments *a, int k) {
-  const lane_state *lane = &s->lanes[k];
-  if (!a->exact_hessian) return;
-  scalar w = 0;
-  if (strategy(0) == 0) w = lane->residual < R(0.1);
-  if (strategy(0) == 1) w = 1;
-  if (strategy(0) == 2) w = 0;
-  lane_set(&s->second_order, k, w);
-}
-
 /* After a sweep: has the lane finished, and with which Hessian does it go on? */
 static void review(solver_state *s, const solve_arguments *a, int k) {
   lane_state *lane = &s->lanes[k];
@@ -329,7 +325,6 @@ static void review(solver_state *s, const solve_arguments *a, int k) {
     finish(s, a, k, STALLED);
   } else {
     lane->activity = ITERATING;
-    choose_hessian(s, a, k);
   }
 }
 
@@ -411,6 +406,25 @@ static void adopt(solver_state *s, const solve_arguments *a) {
   for (int i = 0; i < s->horizon * NU; i++) s->u[i] = lane_select(accepted, s->new_u[i], s->u[i]);
 }
 
+/* The backward sweep, again for lanes whose model was not convex with the second derivatives they asked for. */
+static void sweep(solver_state *s, const solve_arguments *a) {
+  if (a->exact_hessian)
+    for (int k = 0; k < LANES; k++) choose_hessian(s, k);
+  backward_sweep(s);
+  for (int attempt = 0; a->exact_hessian && attempt <= MORE_SWEEPS; attempt++) {
+    int again = 0;
+    for (int k = 0; k < LANES; k++) {
+      const int solved = lane_get(&s->residual, k) <= (scalar)a->tolerance;
+      if (s->lanes[k].activity != ITERATING || lane_get(&s->second_order, k) <= 0) continue;
+      if (lane_test(&s->convex, k) || solved) continue;
+      reduce_second_order(s, k, attempt < MORE_SWEEPS ? AFTER_NONCONVEX : R(0));
+      again = 1;
+    }
+    if (!again) break;
+    backward_sweep(s);
+  }
+}
+
 static void *solve_worker(void *shared) {
   solve_job *job = shared;
   solver_state *s = make_solver(job->arguments->horizon);
@@ -421,7 +435,7 @@ static void *solve_worker(void *shared) {
   while (refill(s, job)) {
     rollout(s);
     adopt(s, job->arguments);
-    backward_sweep(s);
+    sweep(s, job->arguments);
     for (int k = 0; k < LANES; k++) review(s, job->arguments, k);
   }
   free(s);

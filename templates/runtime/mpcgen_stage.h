@@ -150,7 +150,7 @@ static inline mask box_qp(const real *quu, const real *qu, const real *lower, co
     find_free(step, gradient, lower, upper, now_free);
     for (int i = 0; i < NU; i++) unchanged = lane_and(unchanged, lane_not(now_free[i] ^ is_free[i]));
     settled = lane_or(settled, lane_and(full, unchanged));
-    if (!lane_any(lane_not(settled))) break;
+    if (pass > 0 && !lane_any(lane_not(settled))) break;
     for (int i = 0; i < NU; i++)
       is_free[i] = lane_or(lane_and(settled, is_free[i]), lane_and(lane_not(settled), now_free[i]));
     const mask positive = factor_free(quu, is_free, unit_lower, inverse_pivot);
