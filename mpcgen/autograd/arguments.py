@@ -65,9 +65,13 @@ def make_call(
 def _check_x0(controller: Description, x0: Tensor) -> None:
     n = len(controller.states)
     if not isinstance(x0, Tensor):
-        raise DtypeError(f"{controller.name}: x0 is a {type(x0).__name__}; pass a torch tensor of shape (..., {n})")
+        raise DtypeError(
+            f"{controller.name}: x0 is a {type(x0).__name__}; pass a torch tensor of shape (..., {n})"
+        )
     if x0.dtype not in DTYPES:
-        raise DtypeError(f"{controller.name}: x0 is {x0.dtype}; float32 or float64 is expected, try x0.double()")
+        raise DtypeError(
+            f"{controller.name}: x0 is {x0.dtype}; float32 or float64 is expected, try x0.double()"
+        )
     if x0.device.type != "cpu":
         raise DeviceError(
             f"{controller.name}: x0 is on {x0.device}, but this module was built for the CPU; pass x0.cpu()"
@@ -86,7 +90,9 @@ def _check_names(controller: Description, given: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             known = ", ".join(names) or "none"
-            raise ParameterError(f"{controller.name} has no parameter {name!r}; {hint}its parameters are {known}")
+            raise ParameterError(
+                f"{controller.name} has no parameter {name!r}; {hint}its parameters are {known}"
+            )
 
 
 def _as_tensor(controller: Description, parameter: Parameter, value: Any, x0: Tensor) -> Tensor:
@@ -129,7 +135,9 @@ def _find_horizon(
     """The horizon asked for, else that of u_init or of a per-stage parameter, else the spec's."""
     if horizon is not None:
         if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
-            raise ParameterError(f"{controller.name}: horizon={horizon!r}; a whole number of at least 1 is expected")
+            raise ParameterError(
+                f"{controller.name}: horizon={horizon!r}; a whole number of at least 1 is expected"
+            )
         return horizon
     if u_init is not None and u_init.ndim >= 2:
         return max(u_init.shape[-2], 1)

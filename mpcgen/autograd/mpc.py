@@ -61,7 +61,9 @@ class MPC(torch.nn.Module):
         o = self.options
         for name, choices in _CHOICES.items():
             if getattr(o, name) not in choices:
-                raise ParameterError(f"{name}={getattr(o, name)!r}; expected one of {', '.join(map(repr, choices))}")
+                raise ParameterError(
+                    f"{name}={getattr(o, name)!r}; expected one of {', '.join(map(repr, choices))}"
+                )
         if o.tol is not None and not (isinstance(o.tol, int | float) and math.isfinite(o.tol) and o.tol > 0):
             raise ParameterError(f"tol={o.tol!r}; a positive number is expected, e.g. 1e-8")
         for name, least in (("max_iterations", 0), ("threads", 1)):

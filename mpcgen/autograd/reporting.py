@@ -21,7 +21,10 @@ def report_statuses(name: str, status: Tensor, on_unconverged: str) -> None:
     if failed:
         counts = [(Status(s), int((status == s).sum())) for s in Status if s != Status.CONVERGED]
         parts = [f"{count} {s.name}: {s.meaning}; {s.advice}" for s, count in counts if count]
-        _say(f"{name}: {failed} of {status.numel()} problems did not converge. " + ". ".join(parts), on_unconverged)
+        _say(
+            f"{name}: {failed} of {status.numel()} problems did not converge. " + ". ".join(parts),
+            on_unconverged,
+        )
 
 
 def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:

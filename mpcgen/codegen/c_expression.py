@@ -50,7 +50,9 @@ def _operation(node: Expr, names: Mapping[Expr, str]) -> tuple[str, int]:
     if node.op in _OPERATORS:
         return _infix(node, names)
     if node.op not in CALLS:
-        raise InternalError(f"no C for the operation {node.op!r}; add it to mpcgen_lane.h and to graph/ops.py")
+        raise InternalError(
+            f"no C for the operation {node.op!r}; add it to mpcgen_lane.h and to graph/ops.py"
+        )
     arguments = ", ".join(_text(arg, names, vector=True)[0] for arg in node.args)
     return f"{CALLS[node.op]}({arguments})", _ATOM
 

@@ -15,9 +15,7 @@ WIDTH = 116
 
 _POINT = "const real *restrict state, const real *restrict control, {theta}"
 _THETA = "const real *restrict theta, const real *restrict theta_t"
-_EXPAND = (
-    "const real *restrict state, const real *restrict control, {theta}, {curvature}const value_model *restrict value, "
-)
+_EXPAND = "const real *restrict state, const real *restrict control, {theta}, {curvature}const value_model *restrict value, "
 
 
 @dataclass(frozen=True)
@@ -29,16 +27,21 @@ class Interface:
     inline: bool = True
 
 
-def _interface(parameters: str, inline: bool = True, **places: str) -> Interface:
+def _interface(parameters: str, places: Mapping[str, str], inline: bool = True) -> Interface:
     usual = {"x": "state", "u": "control", "theta": "theta", "theta_t": "theta_t"}
     return Interface(parameters.format(theta=_THETA), {**usual, **places}, inline)
 
 
-def _expand(curvature: bool, results: str, **places: str) -> Interface:
+def _expand(curvature: bool, results: str, places: Mapping[str, str]) -> Interface:
     extra = "const real *restrict curvature, " if curvature else ""
     value = {"costate": "value->costate", "V": "value->hessian", "offset": "value->offset"}
     parameters = _EXPAND.format(theta=_THETA, curvature=extra) + results
-    return _interface(parameters, False, curvature="curvature", **{**value, **places})
+    return _interface(parameters, {"curvature": "curvature", **value, **places}, inline=False)
+
+
+def _same(names: str) -> dict[str, str]:
+    """Inputs and outputs that go by the same name in C."""
+    return {name: name for name in names.split()}
 
 
 _MODEL = {name: f"q->{name}" for name in ("xx", "ux", "uu", "gradient_u", "offset_x", "offset_u")}
@@ -46,41 +49,44 @@ _FUSED = {**_MODEL, "out costate": "q->costate"}
 _MATRICES = {"F": "F", "H": "H", "out costate": "q->costate", "gradient_u": "q->gradient_u"}
 _MATRIX_RESULTS = "real *restrict F, real *restrict H, stage_model *restrict q"
 _SUMS = "real *restrict g_theta, real *restrict g_theta_t"
-_G = {"g_theta": "g_theta", "g_theta_t": "g_theta_t"}
+_G = _same("g_theta g_theta_t")
+_D = {"d_x": "d_state", "d_u": "d_control"}
 
 INTERFACES: dict[str, Interface] = {
     "stage_dynamics": _interface(
-        _POINT + ", real *restrict next_state, real *restrict cost", x_next="next_state", cost="cost"
+        _POINT + ", real *restrict next_state, real *restrict cost", {"x_next": "next_state", "cost": "cost"}
     ),
-    "terminal_cost": _interface("const real *restrict state, {theta}, real *restrict cost", cost="cost"),
-    "stage_bounds": _interface("{theta}, real *restrict lower, real *restrict upper", lower="lower", upper="upper"),
+    "terminal_cost": _interface("const real *restrict state, {theta}, real *restrict cost", _same("cost")),
+    "stage_bounds": _interface("{theta}, real *restrict lower, real *restrict upper", _same("lower upper")),
     "terminal_expand": _interface(
         "const real *restrict state, {theta}, real *restrict hessian, real *restrict costate",
-        hessian="hessian", **{"out costate": "costate"},
+        {"hessian": "hessian", "out costate": "costate"},
     ),
-    "stage_expand_gauss_newton": _expand(False, "stage_model *restrict q", **_FUSED),
-    "stage_expand_exact": _expand(True, "stage_model *restrict q", **_FUSED),
-    "stage_derivatives_gauss_newton": _expand(False, _MATRIX_RESULTS, **_MATRICES),
-    "stage_derivatives_exact": _expand(True, _MATRIX_RESULTS, **_MATRICES),
+    "stage_expand_gauss_newton": _expand(False, "stage_model *restrict q", _FUSED),
+    "stage_expand_exact": _expand(True, "stage_model *restrict q", _FUSED),
+    "stage_derivatives_gauss_newton": _expand(False, _MATRIX_RESULTS, _MATRICES),
+    "stage_derivatives_exact": _expand(True, _MATRIX_RESULTS, _MATRICES),
     "stage_tangent": _interface(
         _POINT + ", const real *restrict d_state, const real *restrict d_control, real *restrict d_next",
-        d_x="d_state", d_u="d_control", d_next="d_next",
+        {**_D, "d_next": "d_next"},
     ),
     "stage_gradient": _interface(
-        _POINT + ", const real *restrict costate, const real *restrict d_state, const real *restrict d_control, "
-        "const real *restrict d_costate, const real *restrict loss_cost, " + _SUMS + ", real *restrict g_control",
-        False, costate="costate", d_x="d_state", d_u="d_control", d_costate="d_costate", loss_cost="loss_cost",
-        g_u="g_control", **_G,
+        _POINT + ", const real *restrict costate, const real *restrict d_state, "
+        "const real *restrict d_control, const real *restrict d_costate, "
+        "const real *restrict loss_cost, " + _SUMS + ", real *restrict g_control",
+        {**_D, **_same("costate d_costate loss_cost"), **_G, "g_u": "g_control"},
+        inline=False,
     ),
     "terminal_gradient": _interface(
-        "const real *restrict state, {theta}, const real *restrict d_state, const real *restrict loss_cost, " + _SUMS,
-        d_x="d_state", loss_cost="loss_cost", **_G,
+        "const real *restrict state, {theta}, const real *restrict d_state, "
+        "const real *restrict loss_cost, " + _SUMS,
+        {**_D, **_same("loss_cost"), **_G},
     ),
     "bounds_gradient": _interface(
         "{theta}, const real *restrict g_lower, const real *restrict g_upper, " + _SUMS,
-        g_lower="g_lower", g_upper="g_upper", **_G,
+        {**_same("g_lower g_upper"), **_G},
     ),
-}  # fmt: skip
+}
 
 RESERVED = frozenset(
     "state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control "
@@ -116,7 +122,7 @@ def c_function(function: Function, hints: Mapping[Expr, str]) -> CFunction:
     interface = INTERFACES[function.name]
     plan = schedule(function, hints, RESERVED)
     qualifier = "static inline" if interface.inline else "static"
-    signature = _wrap(f"{qualifier} void {function.name}({interface.parameters})", indent="    ")
+    signature = _wrap_signature(f"{qualifier} void {function.name}({interface.parameters})")
     comment = _wrap(f"/* {function.purpose[0].upper()}{function.purpose[1:]}. */", indent=" * ")
     unused = _unused_parameters(interface, plan)
     body = tuple(f"(void){name};" for name in unused) + tuple(_lines(plan, interface.places))
@@ -129,7 +135,7 @@ def _wrapper(name: str) -> Wrapper | None:
     outer = name.replace("derivatives", "expand")
     parameters = INTERFACES[outer].parameters
     arguments = ", ".join("F, H, q" if word == "q" else word for word in _parameter_names(parameters))
-    return Wrapper(_wrap(f"static void {outer}({parameters})", indent="    "), f"{name}({arguments});")
+    return Wrapper(_wrap_signature(f"static void {outer}({parameters})"), f"{name}({arguments});")
 
 
 def _parameter_names(parameters: str) -> list[str]:
@@ -168,7 +174,12 @@ def _lines(plan: Schedule, places: Mapping[str, str]) -> list[str]:
             case Store(output, index, node):
                 operator = "+=" if output.accumulate else "="
                 target = f"{_destination(statement, places)}[{index}]"
-                line = f"{target} {operator} {c_value(node, plan.names)}; /* {output.labels[index]} */"
+                line = f"{target} {operator} {c_value(node, plan.names)};"
+                label = f"/* {output.labels[index]} */"
+                if len(line) + 1 + len(label) > WIDTH:
+                    lines.append(label)
+                else:
+                    line = f"{line} {label}"
         lines.append(_wrap(line, indent="    "))
     return lines
 
@@ -179,3 +190,10 @@ def _wrap(text: str, indent: str) -> str:
     return "\n".join(
         textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     )
+
+
+def _wrap_signature(text: str) -> str:
+    """Wrap between parameters only."""
+    head, _, parameters = text.partition("(")
+    words = parameters.replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
+    return _wrap(f"{head}({words}", indent="    ").replace("\N{NO-BREAK SPACE}", " ")

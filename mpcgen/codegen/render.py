@@ -129,7 +129,9 @@ def layout(kernels: Kernels) -> list[LayoutRow]:
     for p in kernels.model.spec.parameters:
         size = len(p.symbols)
         rows.append(
-            LayoutRow(p.name, size, offsets[p.per_stage], int(p.per_stage), int(p.in_terminal), int(p.only_bounds))
+            LayoutRow(
+                p.name, size, offsets[p.per_stage], int(p.per_stage), int(p.in_terminal), int(p.only_bounds)
+            )
         )
         offsets[p.per_stage] += size
     return rows
@@ -140,8 +142,8 @@ def naming_hints(kernels: Kernels) -> dict[Expr, str]:
     model = kernels.model
     tau = (*model.states, *model.controls)
     hints: dict[Expr, str] = {}
-    for state, row in zip(model.states, model.next_state, strict=True):
-        hints.setdefault(row, f"{state.value}_next")
+    for state, following in zip(model.states, model.next_state, strict=True):
+        hints.setdefault(following, f"{state.value}_next")
     for state, row in zip(model.states, kernels.F, strict=True):
         for variable, entry in zip(tau, row, strict=True):
             hints.setdefault(entry, f"{state.value}_next_D_{variable.value}")
@@ -153,7 +155,9 @@ def naming_hints(kernels: Kernels) -> dict[Expr, str]:
 def _package_context(kernels: Kernels, digest: str) -> dict[str, object]:
     spec = kernels.model.spec
     parameters = [
-        {"arguments": f"{p.name!r}, {p.shape!r}, {_default(p.default)}, {p.per_stage}, {p.in_terminal}, {p.only_bounds}"}
+        {
+            "arguments": f"{p.name!r}, {p.shape!r}, {_default(p.default)}, {p.per_stage}, {p.in_terminal}, {p.only_bounds}"
+        }
         for p in spec.parameters
     ]
     return {

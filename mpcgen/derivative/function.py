@@ -30,9 +30,7 @@ class Output:
 
     def written(self) -> tuple[int, ...]:
         """Positions that change anything: structural zeros need not be added."""
-        return tuple(
-            i for i, expr in enumerate(self.expressions) if not (self.accumulate and expr.is_zero)
-        )
+        return tuple(i for i, expr in enumerate(self.expressions) if not (self.accumulate and expr.is_zero))
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,9 @@ class Function:
 
     def named_outputs(self) -> dict[str, Expr]:
         """Written expressions by ``group[label]``."""
-        return {f"{out.name}[{out.labels[i]}]": out.expressions[i] for out in self.outputs for i in out.written()}
+        return {
+            f"{out.name}[{out.labels[i]}]": out.expressions[i] for out in self.outputs for i in out.written()
+        }
 
     def __str__(self) -> str:
         named = self.named_outputs()

@@ -133,11 +133,15 @@ class _Derivation:
             Output("cost", (self.model.stage_cost,), ("stage cost",)),
         )
         inputs = (self.x, self.u, self.theta, self.theta_t)
-        return Function("stage_dynamics", "x_{t+1} = f(x_t, u_t, theta_t) and the stage's cost", inputs, outputs)
+        return Function(
+            "stage_dynamics", "next state f(x_t, u_t, theta_t) and cost of a stage", inputs, outputs
+        )
 
     def terminal_cost(self) -> Function:
         outputs = (Output("cost", (self.model.terminal_cost,), ("terminal cost",)),)
-        return Function("terminal_cost", "cost of the last state", (self.x, self.theta, self.theta_t), outputs)
+        return Function(
+            "terminal_cost", "cost of the last state", (self.x, self.theta, self.theta_t), outputs
+        )
 
     def stage_bounds(self) -> Function:
         outputs = (
@@ -152,7 +156,9 @@ class _Derivation:
             Output("hessian", lower_triangle(hessian(cost, states)), triangle_labels(self.x_names)),
             Output("costate", tuple(gradient(cost, states)), self.x_names),
         )
-        purpose = "value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost"
+        purpose = (
+            "value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost"
+        )
         return Function("terminal_expand", purpose, (self.x, self.theta, self.theta_t), outputs)
 
     def stage_expand(self, kind: str, fused: bool) -> Function:
@@ -170,7 +176,9 @@ class _Derivation:
             inputs += (Input("V", lower_triangle(self.V)), Input("offset", self.offset))
             purpose = f"quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of {of}"
             return Function(f"stage_expand_{kind}", purpose, inputs, self._fused_outputs(H))
-        purpose = f"F = df/d(x, u), H = Hessian of {of} (lower triangle), and gradients of the Lagrangian"
+        purpose = (
+            f"matrices F = df/d(x, u), H = Hessian of {of} (lower triangle), and gradients of the Lagrangian"
+        )
         return Function(f"stage_derivatives_{kind}", purpose, inputs, self._matrix_outputs(H))
 
     def _lagrangian_gradient(self) -> tuple[Expr, ...]:
@@ -200,7 +208,9 @@ class _Derivation:
         ux = tuple(Q[n + a][j] for a in range(width - n) for j in range(n))
         uu = tuple(Q[n + a][n + b] for a in range(width - n) for b in range(a + 1))
         return (
-            Output("xx", tuple(Q[i][j] for i in range(n) for j in range(i + 1)), triangle_labels(self.x_names)),
+            Output(
+                "xx", tuple(Q[i][j] for i in range(n) for j in range(i + 1)), triangle_labels(self.x_names)
+            ),
             Output("ux", ux, tuple(f"{u}, {x}" for u in self.u_names for x in self.x_names)),
             Output("uu", uu, triangle_labels(self.u_names)),
             *self._gradient_outputs(),
@@ -221,7 +231,7 @@ class _Derivation:
         seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
         outputs = (Output("d_next", tuple(tangents(self.model.next_state, seeds)), self.x_names),)
         inputs = (self.x, self.u, self.theta, self.theta_t, Input("d_x", self.d_x), Input("d_u", self.d_u))
-        return Function("stage_tangent", "d_{t+1} = F d: the dynamics' directional derivative", inputs, outputs)
+        return Function("stage_tangent", "directional derivative of the dynamics, F d", inputs, outputs)
 
     def _lagrangian(self) -> Expr:
         return self.model.stage_cost + _dot(self.graph, self.costate, self.model.next_state)

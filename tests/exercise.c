@@ -1,0 +1,202 @@
+/* Runs every entry point of a generated controller once, for the sanitizers to watch.
+ *
+ * Compiled once per variant with KERNELS, the generated file that it includes, VALUES, a header with PARAMETER_VALUES
+ * (one stage of each parameter, in order) and INITIAL_STATE, and EXERCISE, the name of this variant's function. Every
+ * array is allocated at its exact size. The variant with MAIN defined calls the others; each prints a line with the
+ * statuses that it met and a checksum, and ends the program with exit code 1 where a result breaks its contract. */
+#include KERNELS
+#include VALUES
+#include <stdio.h>
+
+enum { HORIZON = 5, BATCH = 11, SPOILT = 3, STATUSES = 6 };
+
+typedef struct {
+  int64_t batch;
+  const void *data[NPARAMETERS + 1];
+  void *gradients[NPARAMETERS + 1];
+  int64_t strides[NPARAMETERS + 1];
+  scalar *initial, *start, *x, *u, *costates, *gains, *cost, *residual, *g_x, *g_u, *g_cost, *g_initial;
+  int32_t *status, *iterations, *usable, *singular;
+} arrays;
+
+static void require(int condition, const char *what) {
+  if (condition) return;
+  printf("broken: %s\n", what);
+  exit(1);
+}
+
+static scalar *numbers(int64_t count) {
+  scalar *at = calloc((size_t)count, sizeof(scalar));
+  require(at != NULL || count == 0, "no memory");
+  return at;
+}
+
+static int32_t *flags(int64_t count) {
+  int32_t *at = calloc((size_t)count, sizeof(int32_t));
+  require(at != NULL || count == 0, "no memory");
+  return at;
+}
+
+/* Every parameter at its value, one for all problems or one each. */
+static void fill_parameters(arrays *a, int shared) {
+  const double *value = PARAMETER_VALUES;
+  for (int p = 0; p < NPARAMETERS; p++) {
+    const int size = PARAMETERS[p].size, count = size * parameter_stages(&PARAMETERS[p], HORIZON);
+    const int64_t total = shared ? count : count * a->batch;
+    scalar *at = numbers(total);
+    for (int64_t i = 0; i < total; i++) at[i] = (scalar)value[i % size];
+    a->data[p] = at;
+    a->gradients[p] = numbers(total);
+    a->strides[p] = shared ? 0 : count;
+    value += size;
+  }
+}
+
+static arrays make_arrays(int64_t batch, int shared) {
+  arrays a = {.batch = batch};
+  fill_parameters(&a, shared);
+  a.initial = numbers(batch * NX);
+  a.start = numbers(batch * HORIZON * NU);
+  a.x = numbers(batch * (HORIZON + 1) * NX);
+  a.u = numbers(batch * HORIZON * NU);
+  a.costates = numbers(batch * (HORIZON + 1) * NX);
+  a.gains = numbers(batch * HORIZON * NU * NX);
+  a.cost = numbers(batch);
+  a.residual = numbers(batch);
+  a.g_x = numbers(batch * (HORIZON + 1) * NX);
+  a.g_u = numbers(batch * HORIZON * NU);
+  a.g_cost = numbers(batch);
+  a.g_initial = numbers(batch * NX);
+  a.status = flags(batch);
+  a.iterations = flags(batch);
+  a.usable = flags(batch);
+  a.singular = flags(batch);
+  for (int64_t i = 0; i < batch * NX; i++) a.initial[i] = (scalar)(INITIAL_STATE[i % NX] * (1 + 0.01 * (double)(i / NX)));
+  if (batch > SPOILT) a.initial[SPOILT * NX] = (scalar)NAN;
+  for (int64_t i = 0; i < batch * (HORIZON + 1) * NX; i++) a.g_x[i] = R(0.5);
+  for (int64_t i = 0; i < batch * HORIZON * NU; i++) a.g_u[i] = R(-0.25);
+  for (int64_t i = 0; i < batch; i++) a.g_cost[i] = R(0.125);
+  return a;
+}
+
+static void free_arrays(arrays *a) {
+  scalar *all[] = {a->initial, a->start, a->x,     a->u,      a->costates, a->gains,
+                   a->cost,    a->residual, a->g_x, a->g_u, a->g_cost,   a->g_initial};
+  int32_t *words[] = {a->status, a->iterations, a->usable, a->singular};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++) free(words[i]);
+  for (int p = 0; p < NPARAMETERS; p++) {
+    free((void *)a->data[p]);
+    free(a->gradients[p]);
+  }
+}
+
+static void solve(arrays *a, int exact, int cold, int threads) {
+  const solve_arguments arguments = {
+      .batch = a->batch,
+      .horizon = HORIZON,
+      .max_iterations = 60,
+      .exact_hessian = exact,
+      .certify = exact,
+      .threads = threads,
+      .tolerance = MPCGEN_PRECISION == 64 ? 1e-8 : 1e-3,
+      .initial_state = a->initial,
+      .initial_state_stride = NX,
+      .initial_controls = cold ? NULL : a->start,
+      .initial_controls_stride = HORIZON * NU,
+      .parameters = a->data,
+      .parameter_strides = a->strides,
+      .states = a->x,
+      .controls = a->u,
+      .costates = a->costates,
+      .gains = a->gains,
+      .cost = a->cost,
+      .residual = a->residual,
+      .status = a->status,
+      .iterations = a->iterations,
+  };
+  require(solve_batch(&arguments) == 0, "solve returned an error");
+}
+
+static void differentiate(arrays *a, int exact, int all_cotangents, int threads) {
+  for (int64_t i = 0; i < a->batch; i++) a->usable[i] = a->status[i] == CONVERGED;
+  const gradient_arguments arguments = {
+      .batch = a->batch,
+      .horizon = HORIZON,
+      .exact_hessian = exact,
+      .threads = threads,
+      .parameters = a->data,
+      .parameter_strides = a->strides,
+      .states = a->x,
+      .controls = a->u,
+      .usable = a->usable,
+      .cotangent_states = all_cotangents ? a->g_x : NULL,
+      .cotangent_controls = a->g_u,
+      .cotangent_cost = all_cotangents ? a->g_cost : NULL,
+      .gradient_initial_state = a->g_initial,
+      .gradient_parameters = a->gradients,
+      .singular = a->singular,
+  };
+  require(differentiate_batch(&arguments) == 0, "differentiate returned an error");
+}
+
+/* What holds of any result; returns a number that depends on every gradient. */
+static double check(const arrays *a, int *met) {
+  double sum = 0;
+  for (int64_t b = 0; b < a->batch; b++) {
+    const int32_t status = a->status[b];
+    require(status >= 0 && status < STATUSES, "an unknown status");
+    require((status == INVALID_INPUT) == (b == SPOILT), "only the problem with a NaN is invalid");
+    met[status]++;
+    for (int i = 0; i < NX; i++) {
+      const double g = (double)a->g_initial[b * NX + i];
+      require(status == CONVERGED ? isfinite(g) : g == 0, "gradient of x0 neither finite nor zero as it should be");
+      sum += g;
+    }
+  }
+  for (int p = 0; p < NPARAMETERS; p++) {
+    const int count = PARAMETERS[p].size * parameter_stages(&PARAMETERS[p], HORIZON);
+    for (int64_t i = 0; i < (a->strides[p] ? count * a->batch : count); i++) {
+      const double g = (double)((const scalar *)a->gradients[p])[i];
+      require(isfinite(g), "a parameter's gradient is not finite");
+      sum += g;
+    }
+  }
+  return sum;
+}
+
+void EXERCISE(void);
+
+void EXERCISE(void) {
+  static const int64_t batches[] = {0, 1, BATCH};
+  int met[STATUSES] = {0};
+  double sum = 0;
+  for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
+    for (int way = 0; way < 4; way++) {
+      const int exact = way & 1, shared = way >> 1;
+      arrays a = make_arrays(batches[i], shared);
+      solve(&a, exact, shared, 2);
+      differentiate(&a, exact, !shared, 2);
+      sum += check(&a, met);
+      free_arrays(&a);
+    }
+  }
+  printf("f%d %2d lanes: converged %d, saddles %d, invalid %d, else %d; checksum %.3e\n", MPCGEN_PRECISION, LANES,
+         met[CONVERGED], met[NOT_A_MINIMUM], met[INVALID_INPUT], met[MAX_ITERATIONS] + met[STALLED] + met[DIVERGED],
+         sum);
+  require(met[CONVERGED] > 0, "nothing converged");
+}
+
+#ifdef MAIN
+void exercise_f32_batch(void);
+void exercise_f64_single(void);
+void exercise_f32_single(void);
+
+int main(void) {
+  exercise_f64_batch();
+  exercise_f32_batch();
+  exercise_f64_single();
+  exercise_f32_single();
+  return 0;
+}
+#endif

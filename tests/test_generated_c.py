@@ -1,0 +1,164 @@
+"""The C of every example: without a warning, for every target, clean under sanitizers, loops equal to unrolled."""
+
+import math
+import runpy
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import mpcgen
+from mpcgen.build import Toolchain, compile_variants, find_toolchain
+from mpcgen.build.extension import HEADER_FOLDER, VARIANTS, write_sources
+from mpcgen.build.target import known_targets
+from mpcgen.build.toolchain import COMPILERS
+from mpcgen.codegen import render_spec
+from mpcgen.codegen.render import render_kernels
+from mpcgen.derivative.kernels import derive
+from mpcgen.graph.lowering import lower_spec
+
+TESTS = Path(__file__).parent
+EXAMPLES = TESTS.parent / "examples"
+SMALL = ("pendulum", "cartpole", "car", "lqr")
+STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
+SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# -O1 has the flow analysis that some warnings need; on quadrotor's 8,000 lines it takes 10 s a variant.
+OPTIMISE = {"quadrotor": "-O0"}
+
+compiler_exists = pytest.mark.skipif(
+    not any(map(shutil.which, COMPILERS)), reason="no C compiler on this machine"
+)
+pytestmark = compiler_exists
+
+
+@cache
+def specification(name):
+    return mpcgen.load_problem(EXAMPLES / f"{name}.py").spec()
+
+
+@cache
+def rendered(name):
+    return render_spec(specification(name))
+
+
+def compile_strictly(name, directory, toolchain):
+    compile_variants(rendered(name), directory, (OPTIMISE.get(name, "-O1"), *STRICT), toolchain)
+
+
+# ---- warnings ----
+
+
+@pytest.mark.parametrize("target", known_targets(), ids=lambda target: target.name)
+@pytest.mark.parametrize("name", SMALL)
+def test_compiles_without_a_warning_for_every_target(name, target, tmp_path):
+    found = find_toolchain()
+    compile_strictly(name, tmp_path, Toolchain(found.compiler, target, found.libmvec))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_compiles_without_a_warning_where_the_vector_math_library_is_missing(name, tmp_path):
+    found = find_toolchain()
+    compile_strictly(name, tmp_path, Toolchain(found.compiler, known_targets()[-1], libmvec=False))
+
+
+def test_the_largest_example_compiles_without_a_warning(tmp_path):
+    compile_strictly("quadrotor", tmp_path, find_toolchain())
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
+@pytest.mark.parametrize("name", [*SMALL, "quadrotor"])
+def test_compiles_without_a_warning_with_clang(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "clang")
+    compile_strictly(name, tmp_path, find_toolchain())
+
+
+def test_looped_products_compile_without_a_warning(tmp_path):
+    looped = render_kernels(derive(lower_spec(specification("car")), fused_limit=0))
+    assert "mpcgen_products.h" in looped.source
+    compile_variants(looped, tmp_path, ("-O1", *STRICT))
+
+
+# ---- sanitizers ----
+
+
+@pytest.mark.parametrize("name", [*SMALL, "quadrotor"])
+def test_runs_clean_under_the_address_and_undefined_behaviour_sanitizers(name, tmp_path):
+    """`exercise.c` checks statuses and gradients; the sanitizers check every access."""
+    program = sanitized_program(name, tmp_path)
+    run = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == len(VARIANTS)
+    sums = [float(line.split()[-1]) for line in lines]
+    assert sums[0] == pytest.approx(sums[2], rel=1e-2)  # f64: batch and single, printed to three digits
+
+
+def sanitized_program(name, directory):
+    toolchain = find_toolchain()
+    if not links_with(SANITIZE, toolchain, directory):
+        pytest.skip("this compiler has no sanitizers")
+    write_sources(rendered(name), directory)
+    (directory / "values.h").write_text(values_header(name))
+    flags = [*toolchain.compile_flags, OPTIMISE.get(name, "-O1"), *STRICT, *SANITIZE]
+    flags += ["-I.", f"-I{HEADER_FOLDER}", f'-DKERNELS="{name}.c"', '-DVALUES="values.h"']
+    running = []
+    for variant, definitions in VARIANTS:
+        own = [
+            *definitions,
+            f"-DEXERCISE=exercise_{variant}",
+            *(["-DMAIN"] if variant == VARIANTS[0][0] else []),
+        ]
+        command = [
+            *toolchain.compiler.command,
+            *flags,
+            *own,
+            "-c",
+            TESTS / "exercise.c",
+            "-o",
+            f"{variant}.o",
+        ]
+        running.append(subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True))
+    for process in running:
+        _, words = process.communicate()
+        assert process.returncode == 0, words
+    objects = [f"{variant}.o" for variant, _ in VARIANTS]
+    link = [
+        *toolchain.compiler.command,
+        *SANITIZE,
+        "-pthread",
+        *objects,
+        "-o",
+        "program",
+        *toolchain.libraries,
+    ]
+    subprocess.run(link, cwd=directory, check=True)
+    return directory / "program"
+
+
+def links_with(flags, toolchain, directory):
+    (directory / "probe.c").write_text("int main(void) { return 0; }\n")
+    command = [*toolchain.compiler.command, *flags, "probe.c", "-o", "probe"]
+    return subprocess.run(command, cwd=directory, capture_output=True).returncode == 0
+
+
+def values_header(name):
+    values = [number for p in specification(name).parameters for number in default_or_near_identity(p)]
+    initial = runpy.run_path(str(EXAMPLES / f"{name}.py"))["initial_states"](1)[0].tolist()
+    return (
+        f"static const double PARAMETER_VALUES[] = {{{', '.join(map(c_number, [*values, 0.0]))}}};\n"
+        f"static const double INITIAL_STATE[] = {{{', '.join(map(c_number, initial))}}};\n"
+    )
+
+
+def default_or_near_identity(parameter):
+    """A positive definite cost, and dynamics that are stable enough for a short horizon."""
+    if parameter.default is not None:
+        return parameter.default
+    rows, columns = parameter.shape
+    return [1.0 if i == j else 0.1 for i in range(rows) for j in range(columns)]
+
+
+def c_number(value):
+    return repr(float(value)) if math.isfinite(value) else ("INFINITY" if value > 0 else "-INFINITY")
