@@ -102,7 +102,7 @@ def _largest(store: dict[str, list[float]]) -> dict[str, float]:
 def _points(spec: Spec, x0: torch.Tensor, case: str, seed: int) -> list[_Point]:
     """Solve, differentiate and split into problems; those that did not converge are left out."""
     package = mpcgen.compile(spec)
-    mpc = package.MPC(tol=1e-10, on_unconverged="ignore")
+    mpc = package.MPC(tol=1e-8, on_unconverged="ignore")
     leaves = _leaves(spec, mpc, x0, case)
     solution = mpc(leaves["x0"], **{name: value for name, value in leaves.items() if name != "x0"})
     generator = torch.Generator().manual_seed(seed)
