@@ -22,7 +22,7 @@ from mpcgen.errors import (
 )
 
 if TYPE_CHECKING:
-    from mpcgen import reference
+    import mpcgen.reference as reference
     from mpcgen.build.driver import compile
     from mpcgen.problem.integrators import euler, midpoint, rk4
     from mpcgen.problem.linear_quadratic import lqr

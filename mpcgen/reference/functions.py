@@ -38,13 +38,14 @@ class Functions:
 class Expansion:
     """Taylor expansions of a trajectory's stages, equations (12) and (13), in deviations from the trajectory.
 
-    cost_gradient: p_t (B, N, n+m). cost_hessian: H_t (B, N, n+m, n+m). F: (B, N, n, n+m). terminal_gradient:
-    (B, n) and terminal_hessian: (B, n, n) of the terminal cost.
+    cost_gradient: p_t (B, N, n+m). cost_hessian: H_t (B, N, n+m, n+m). F: (B, N, n, n+m). defect: (B, N, n),
+    f(tau_t) - x_{t+1}. terminal_gradient: (B, n) and terminal_hessian: (B, n, n) of the terminal cost.
     """
 
     cost_gradient: Tensor
     cost_hessian: Tensor
     F: Tensor
+    defect: Tensor
     terminal_gradient: Tensor
     terminal_hessian: Tensor
 
@@ -99,13 +100,15 @@ class Problems:
         f = self.functions
         batch, horizon, n, width = len(x), u.shape[1], x.shape[2], x.shape[2] + u.shape[2]
         values = self._values(slice(horizon), x[:, :-1], u)
-        stages = _stacked((*f.cost_gradient, *f.cost_hessian, *f.F), values, (batch, horizon))
-        p, H, F = stages.split([width, width * width, n * width], dim=-1)
+        outputs = (*f.cost_gradient, *f.cost_hessian, *f.F, *f.model.next_state)
+        stages = _stacked(outputs, values, (batch, horizon))
+        p, H, F, x_next = stages.split([width, width * width, n * width, n], dim=-1)
         terminal = self._terminal((*f.terminal_gradient, *f.terminal_hessian), x[:, -1])
         return Expansion(
             p,
             H.unflatten(-1, (width, width)),
             F.unflatten(-1, (n, width)),
+            x_next - x[:, 1:],
             terminal[:, :n],
             terminal[:, n:].unflatten(-1, (n, n)),
         )

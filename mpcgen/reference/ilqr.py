@@ -4,21 +4,21 @@ Amos, Rodriguez, Sacks, Boots and Kolter, "Differentiable MPC for End-to-end Pla
 paper's stages 1..T are our 0..N with N = T-1 controls, and its last stage's cost is our terminal cost.
 
 Everything is written in deviations from the current trajectory tau_t = (x_t, u_t): there the affine terms of
-Algorithm 2 become c_t = p_t, the gradient of the cost in (12), and f_t = 0, since the trajectory obeys the
-dynamics. What Algorithm 2 leaves open is filled in so: the backtracking is Tassa's Armijo rule, a refused
-search raises a regularisation of Q_uu, and convergence is measured by the KKT residual. With the exact
-Hessian H_t also holds the curvature of the dynamics, lambda_{t+1}' d²f, near the solution: Newton's method
-instead of Gauss-Newton's.
+Algorithm 2 become c_t = p_t, the gradient of the cost in (12), and f_t = f(tau_t) - x_{t+1}, which is zero
+since the trajectory obeys the dynamics. What Algorithm 2 leaves open is filled in so: the backtracking is
+Tassa's Armijo rule, a refused search raises a regularisation of Q_uu, and convergence is measured by the KKT
+residual. With the exact Hessian H_t also holds the curvature of the dynamics, lambda_{t+1}' d²f, near the
+solution: Newton's method instead of Gauss-Newton's.
 
 `solve` runs without a graph and lists the steps it took; `replay` takes the listed steps again with a graph.
 Differentiating the replay is the paper's "unrolling": which steps were taken, their lengths and the active
-sets are held, all numbers are differentiated.
+sets are held, all numbers are differentiated. `last_approximation` is the other way, the paper's Module 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -55,16 +55,12 @@ class Trajectory:
 
     def select(self, index: Tensor) -> Trajectory:
         """The trajectories with the given indices (k,)."""
-        return Trajectory(self.x[index], self.u[index], self.cost[index], self.cost_scale[index])
+        return Trajectory(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def put(self, index: Tensor, other: Trajectory) -> Trajectory:
-        """These trajectories with those of the given indices replaced."""
-        return Trajectory(
-            self.x.index_copy(0, index, other.x),
-            self.u.index_copy(0, index, other.u),
-            self.cost.index_copy(0, index, other.cost),
-            self.cost_scale.index_copy(0, index, other.cost_scale),
-        )
+        """These trajectories, those of the given indices replaced."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return Trajectory(*(mine.index_copy(0, index, theirs) for mine, theirs in pairs))
 
 
 @dataclass(frozen=True)
@@ -83,6 +79,10 @@ class Policy:
     costates: Tensor
     residual: Tensor
     convex: Tensor
+
+    def select(self, index: Tensor) -> Policy:
+        """The policies with the given indices (k,)."""
+        return Policy(*(getattr(self, field.name)[index] for field in fields(self)))
 
     @property
     def finite(self) -> Tensor:
@@ -145,11 +145,11 @@ def backward_recursion(
         H_exact = H + torch.where(near[:, None, None, None], curvature, 0.0)
     V, v = expansion.terminal_hessian, expansion.terminal_gradient
     stages = []
-    parts = (H.unbind(1), H_exact.unbind(1), expansion.F.unbind(1), expansion.cost_gradient.unbind(1))
-    for t, (H_t, H_exact_t, F_t, p_t) in reversed(list(enumerate(zip(*parts, strict=True)))):
+    parts = (part.unbind(1) for part in (H, H_exact, expansion.F, expansion.cost_gradient, expansion.defect))
+    for t, (H_t, H_exact_t, F_t, c_t, f_t) in reversed(list(enumerate(zip(*parts, strict=True)))):
         box = problems.lower[:, t] - tau.u[:, t], problems.upper[:, t] - tau.u[:, t]
         F_V_F = F_t.mT @ V @ F_t
-        q = p_t + _times(F_t.mT, v)
+        q = c_t + _times(F_t.mT @ V, f_t) + _times(F_t.mT, v)
         Q, held, convex = _stage_model(H_exact_t + F_V_F, H_t + F_V_F, q[:, n:], regularisation, box)
         Q_xx, Q_ux, Q_uu, q_x, q_u = Q[:, :n, :n], Q[:, n:, :n], Q[:, n:, n:], q[:, :n], q[:, n:]
         k, K = solve_held(Q_uu, q_u, Q_ux, *box, held)
@@ -220,9 +220,9 @@ def line_search(
     found = tau
     while (pending := going & ~accepted & (length >= SHORTEST_STEP)).any():
         index = pending.nonzero()[:, 0]
-        alpha, now = length[index], tau.select(index)
-        candidate = rollout(problems.select(index), follow(now, _select(policy, index), alpha))
-        expected = alpha * policy.slope[index] + alpha**2 * policy.bend[index]
+        alpha, now, pi = length[index], tau.select(index), policy.select(index)
+        candidate = rollout(problems.select(index), follow(now, pi, alpha))
+        expected = alpha * pi.slope + alpha**2 * pi.bend
         good = candidate.cost - now.cost <= ARMIJO * expected + rounding(now)
         accepted[index] = good
         found = found.put(index[good], candidate.select(good.nonzero()[:, 0]))
@@ -284,8 +284,15 @@ def replay(problems: Problems, u_init: Tensor, steps: Sequence[Step]) -> Traject
     return tau
 
 
-def _select(policy: Policy, index: Tensor) -> Policy:
-    return replace(policy, k=policy.k[index], K=policy.K[index])
+def last_approximation(problems: Problems, tau: Trajectory, exact: bool) -> Trajectory:
+    """Solve the convex approximation (11) of a solution ``tau`` once more, differentiably; tau is a constant.
+
+    The numbers are tau's to within its KKT residual. The derivatives of H and of the gains do not matter, being
+    multiplied by steps of zero. With the Hessian of the cost this is the paper's Module 2, with that of the
+    Lagrangian the implicit function theorem.
+    """
+    policy = backward_recursion(problems, tau, torch.zeros_like(tau.cost), torch.inf if exact else 0.0)
+    return rollout(problems, follow(tau, policy, torch.ones_like(tau.cost)))
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:

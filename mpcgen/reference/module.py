@@ -16,7 +16,16 @@ from mpcgen.errors import ParameterError
 from mpcgen.graph.lowering import lower_spec
 from mpcgen.problem.spec import Spec
 from mpcgen.reference.functions import Functions, Problems
-from mpcgen.reference.ilqr import Policy, Progress, Settings, Step, Trajectory, replay, rollout, solve
+from mpcgen.reference.ilqr import (
+    Policy,
+    Progress,
+    Settings,
+    Trajectory,
+    last_approximation,
+    replay,
+    rollout,
+    solve,
+)
 from mpcgen.runtime.controller import Parameter
 from mpcgen.runtime.status import Status
 
@@ -69,10 +78,9 @@ class MPC(torch.nn.Module):
       their number. It is the derivative of what was computed, converged or not. Its error as a derivative of
       the solution is of the order of the error before the last step (exact Hessian), or of k rho^k after k
       steps that contract by rho (Gauss-Newton).
-    - "last": that of one more iteration from the solution, whose controls count as constants. With the exact
-      Hessian that is a Newton step, hence the implicit function theorem: the solution's derivative to within
-      the residual. With Gauss-Newton it is the gradient of the paper's Module 2. Zero for problems whose
-      status is not zero.
+    - "last": that of the convex approximation at the solution, its trajectory held. With the exact Hessian
+      this is the implicit function theorem: the solution's derivative to within the residual. With Gauss-
+      Newton it is the paper's Module 2. Zero for problems whose status is not zero.
     - "none": no gradient.
 
     A problem with status INVALID_INPUT, or DIVERGED by its first rollout, has outputs of NaN and a gradient
@@ -152,9 +160,7 @@ class MPC(torch.nn.Module):
             tau = _with_gradient_of(tau, replay(problems, start, steps))
         elif torch.is_grad_enabled() and self.differentiable == "last":
             solved = (progress.status == Status.CONVERGED).nonzero()[:, 0]
-            one = torch.ones_like(tau.cost[solved])
-            step = Step(torch.arange(len(solved)), 0 * one, one, torch.inf if exact else 0.0)
-            again = replay(problems.select(solved), tau.u[solved], [step])
+            again = last_approximation(problems.select(solved), tau.select(solved), exact)
             tau = tau.put(solved, _with_gradient_of(tau.select(solved), again))
         return tau, policy, progress
 
