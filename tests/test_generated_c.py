@@ -1,4 +1,4 @@
-"""The C of every example: without a warning, for every target, clean under sanitizers, loops equal to unrolled."""
+"""The C of every example compiles without a warning for every target, and runs clean under sanitizers."""
 
 import math
 import runpy
@@ -23,7 +23,8 @@ TESTS = Path(__file__).parent
 EXAMPLES = TESTS.parent / "examples"
 SMALL = ("pendulum", "cartpole", "car", "lqr")
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
-SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# -O0, where the compiler has not yet made use of undefined behaviour, and compiles fastest.
+SANITIZE = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # -O1 has the flow analysis that some warnings need; on quadrotor's 8,000 lines it takes 10 s a variant.
 OPTIMISE = {"quadrotor": "-O0"}
 
@@ -101,7 +102,7 @@ def sanitized_program(name, directory):
         pytest.skip("this compiler has no sanitizers")
     write_sources(rendered(name), directory)
     (directory / "values.h").write_text(values_header(name))
-    flags = [*toolchain.compile_flags, OPTIMISE.get(name, "-O1"), *STRICT, *SANITIZE]
+    flags = [*toolchain.compile_flags, *STRICT, *SANITIZE]
     flags += ["-I.", f"-I{HEADER_FOLDER}", f'-DKERNELS="{name}.c"', '-DVALUES="values.h"']
     running = []
     for variant, definitions in VARIANTS:
