@@ -1,0 +1,181 @@
+"""What the README and the examples promise: the code shown runs, and learning recovers the parameters."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+from click.testing import CliRunner
+
+import mpcgen
+from examples import learn_pendulum
+from examples import pendulum as pendulum_example
+from examples.gradients import compare_gradients, with_bound_parameters
+from examples.timing import alternate, machine_name
+
+ROOT = Path(__file__).resolve().parent.parent
+SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor")
+
+
+def readme_block(text):
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return block
+
+
+def test_readme_example_runs_and_its_gradient_is_the_derivative(capsys):
+    torch.manual_seed(0)
+    names = {}
+    exec(readme_block((ROOT / "README.md").read_text(encoding="utf-8")), names)
+    assert (names["solution"].status == 0).all()
+    assert tuple(names["solution"].x.shape) == (128, 21, 2)
+    assert "torch.Size([128, 21, 2])" in capsys.readouterr().out
+
+    tight = names["controller"].MPC(tol=1e-10)
+
+    def loss(mass):
+        return tight(names["x0"], mass=mass).u.square().mean().item()
+
+    # The losses' error of 1e-10 becomes 1e-5 of the difference; so small a step moves no bound.
+    h = 1e-5
+    difference = (loss(1.5 + h) - loss(1.5 - h)) / (2 * h)
+    assert names["mass"].grad.item() == pytest.approx(difference, rel=1e-4)
+
+
+def test_readme_example_has_about_thirty_lines():
+    lines = readme_block((ROOT / "README.md").read_text(encoding="utf-8")).splitlines()
+    assert 25 <= len(lines) <= 32
+
+
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "examples/README.md"])
+def test_files_that_pages_link_to_exist(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    for link in links:
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_files_that_the_architecture_names_exist():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = re.findall(
+        r"`((?:problem|graph|derivative|codegen|build|runtime|autograd|baseline)/[\w.]*)`", text
+    )
+    assert len(named) > 10
+    for name in named:
+        assert (ROOT / "mpcgen" / name).exists(), name
+    for header in re.findall(r"`(mpcgen_\w+\.h)`", text):
+        assert (ROOT / "templates" / "runtime" / header).exists(), header
+
+
+@pytest.mark.parametrize("name", SPECIFICATIONS)
+def test_examples_page_names_every_control_with_its_bounds(name):
+    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {name}:")[2].partition("\n## ")[0]
+    assert section
+    spec = mpcgen.load_problem(ROOT / "examples" / f"{name}.py").spec()
+    assert str(spec.horizon) in section
+    for control in spec.controls:
+        if control.lower.is_number and name != "quadrotor":
+            bounds = f"−{abs(float(control.lower)):g} to {float(control.upper):g}"
+            assert f"| control `{control.symbol}`" in section
+            assert bounds in section
+
+
+def test_readme_lists_every_option_and_status():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    from mpcgen.autograd.operators import Options
+
+    for option in Options.__dataclass_fields__:
+        assert f"| `{option}` |" in text
+    for status in mpcgen.Status:
+        assert status == 0 or f"| `{status.name}` |" in text
+
+
+@pytest.fixture(scope="module")
+def pendulum():
+    return mpcgen.compile(pendulum_example.problem)
+
+
+@pytest.fixture
+def generated(pendulum, monkeypatch):
+    """The package that `from generated import pendulum` finds, wherever the tests run."""
+    package = SimpleNamespace(pendulum=pendulum)
+    monkeypatch.setitem(__import__("sys").modules, "generated", package)
+    return package
+
+
+def test_learning_recovers_the_expert_mass_and_length(generated, tmp_path):
+    curve = learn_pendulum.learn()
+    assert curve.parameters["mass"][0] == pytest.approx(learn_pendulum.START["mass"])
+    # The expert's solutions are known to 1e-8, and Adam's last steps, 5e-2 (π/2/300)² in the logarithm, are 1e-6:
+    # a hundred of them add up to 1e-4.
+    for name, values in curve.parameters.items():
+        assert values[-1] == pytest.approx(learn_pendulum.EXPERT[name], rel=1e-4)
+    assert curve.loss[-1] < 1e-8 * curve.loss[0]
+    learn_pendulum.plot(curve, tmp_path / "learning.png")
+    assert (tmp_path / "learning.png").stat().st_size > 1000
+
+
+def test_informative_states_leave_controls_free(pendulum):
+    controller = pendulum.MPC()
+    x0 = learn_pendulum.informative_states(controller, 16)
+    assert x0.shape == (16, 3)
+    at_bound = (controller(x0).u.abs() == 2.0).double().mean(dim=(1, 2))
+    assert at_bound.max() <= 0.5
+
+
+def test_gravity_mass_and_length_are_not_jointly_identifiable(pendulum):
+    """Equal 3g/(2l) and 3/(m l²) give equal controls: what the example's docstring says."""
+    x0 = pendulum_example.initial_states(8)
+    mpc = pendulum.MPC(tol=1e-9)
+    u = mpc(x0, gravity=10.0, mass=1.0, length=1.0).u
+    other = mpc(x0, gravity=20.0, mass=0.25, length=2.0).u
+    torch.testing.assert_close(u, other, rtol=0, atol=1e-6)
+
+
+def test_with_bound_parameters_is_the_same_problem():
+    spec = with_bound_parameters(pendulum_example.problem.spec())
+    lower, upper = spec.parameters[-2:]
+    assert (lower.name, upper.name) == ("lower", "upper")
+    assert spec.controls[0].lower == lower.symbols[0] == sp.Symbol("lower_0", real=True)
+    assert spec.dynamics == pendulum_example.problem.spec().dynamics
+
+
+@pytest.mark.parametrize("case", ["free", "active"])
+def test_pendulum_gradients_agree_with_both_witnesses(case):
+    result = compare_gradients(pendulum_example.problem.spec(), pendulum_example, case, 4, 1)
+    assert result.compared > 0
+    assert (result.active_share > 0) == (case == "active")
+    assert set(result.casadi) == {"x0", "gravity", "mass", "length", "q", "p", "lower", "upper"}
+    assert max(result.casadi.values()) <= 1e-7
+    assert result.differenced == 1
+    assert max(result.differences.values()) <= 1e-4
+
+
+def test_measure_reports_convergence_and_writes_json(generated, pendulum, tmp_path, monkeypatch):
+    import json
+
+    from examples import measure
+
+    monkeypatch.setattr(measure, "load", lambda example: (pendulum, pendulum_example))
+    file = tmp_path / "figures.json"
+    arguments = ["--only", "convergence", "--only", "costs", "--example", "pendulum", "--ipopt", "4"]
+    result = CliRunner().invoke(measure.main, [*arguments, "--json", str(file), "--check"])
+    assert result.exit_code == 0, result.output
+    rows = {row["what"]: row for row in json.loads(file.read_text())["rows"]}
+    assert rows["of 1024 to residual 1e-8 in 100 iterations"]["measured"] >= 99.9
+    assert rows["cost above IPOPT's, same basin, relative"]["measured"] <= 1e-7
+    assert all(np.isfinite(row["measured"]) for row in rows.values())
+
+
+def test_alternating_times_are_medians_of_every_task():
+    calls = []
+    times = alternate([lambda: calls.append("a"), lambda: calls.append("b")], 3)
+    assert "".join(calls) == "ab" + "ababab"
+    assert len(times) == 2
+    assert all(t >= 0 for t in times)
+
+
+def test_machine_name_names_cores():
+    assert "cores" in machine_name()
