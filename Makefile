@@ -1,4 +1,5 @@
 # make demo    derive, build, solve, differentiate and learn: the tour
+# make measure what must hold, beside what this machine gives
 # make test    lint, types and the whole test suite
 # make golden  write the committed text of generated/ anew
 #
@@ -14,10 +15,13 @@ READY := $(VENV)/.ready
 DEMO_EXAMPLES := pendulum cartpole
 EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor
 
-.PHONY: demo test golden lint clean
+.PHONY: demo measure test golden lint clean
 
 demo: $(addprefix build-,$(DEMO_EXAMPLES))
 	$(BIN)/python -m examples.demo
+
+measure: $(addprefix build-,pendulum cartpole car)
+	$(BIN)/python -m examples.measure
 
 test: lint $(addprefix build-,$(EXAMPLES))
 	$(BIN)/python -m pytest -n 2
