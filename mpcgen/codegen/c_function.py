@@ -50,6 +50,8 @@ _MATRICES = {"F": "F", "H": "H", "out costate": "q->costate", "gradient_u": "q->
 _MATRIX_RESULTS = "real *restrict F, real *restrict H, stage_model *restrict q"
 _SUMS = "real *restrict g_theta, real *restrict g_theta_t"
 _G = _same("g_theta g_theta_t")
+_CHANGE = "const real *restrict d_theta, const real *restrict d_theta_t"
+_DTHETA = _same("d_theta d_theta_t")
 _D = {"d_x": "d_state", "d_u": "d_control"}
 
 INTERFACES: dict[str, Interface] = {
@@ -86,10 +88,25 @@ INTERFACES: dict[str, Interface] = {
         "{theta}, const real *restrict g_lower, const real *restrict g_upper, " + _SUMS,
         {**_same("g_lower g_upper"), **_G},
     ),
+    "stage_forward": _interface(
+        _POINT + ", const real *restrict costate, " + _CHANGE + ", real *restrict r_state, "
+        "real *restrict r_control, real *restrict affine, real *restrict d_cost",
+        {**_same("costate affine d_cost"), **_DTHETA, "r_x": "r_state", "r_u": "r_control"},
+        inline=False,
+    ),
+    "terminal_forward": _interface(
+        "const real *restrict state, {theta}, " + _CHANGE + ", real *restrict r_state, real *restrict d_cost",
+        {**_DTHETA, "r_x": "r_state", "d_cost": "d_cost"},
+    ),
+    "bounds_forward": _interface(
+        "{theta}, " + _CHANGE + ", real *restrict d_lower, real *restrict d_upper",
+        {**_DTHETA, **_same("d_lower d_upper")},
+    ),
 }
 
 RESERVED = frozenset(
     "state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control "
+    "d_theta d_theta_t r_state r_control affine d_cost d_lower d_upper "
     "d_next d_costate loss_cost g_theta g_theta_t g_control g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA "
     "NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE SYMMETRIC NTAU real mask scalar scalar_bits "
     "stage_model value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take "

@@ -90,6 +90,8 @@ class _Derivation:
         self.d_u = self._symbols("d", self.u_names)
         self.d_costate = self._symbols("d_lambda", self.x_names)
         self.weight = self.graph.symbol("loss.cost")
+        self.d_static = self._symbols("d", [str(symbol.value) for symbol in self.static])
+        self.d_per_stage = self._symbols("d", [str(symbol.value) for symbol in self.per_stage])
         self.V = self._symmetric_symbols()
         self.x = Input("x", model.states)
         self.u = Input("u", model.controls)
@@ -124,6 +126,9 @@ class _Derivation:
             self.stage_gradient(),
             self.terminal_gradient(),
             self.bounds_gradient(),
+            self.stage_forward(),
+            self.terminal_forward(),
+            self.bounds_forward(),
         )
         return Kernels(model, self.static, self.per_stage, fused, self.F, self.cost_gradient, functions)
 
@@ -288,3 +293,49 @@ class _Derivation:
         outputs = self._parameter_outputs(scalar)
         purpose = "gradient with respect to theta of g_lower'lower + g_upper'upper"
         return Function("bounds_gradient", purpose, inputs, outputs)
+
+    def _parameter_tangents(self, outputs: Sequence[Expr]) -> list[Expr]:
+        """Directional derivatives of ``outputs`` along a change of the parameters."""
+        seeds = dict(zip((*self.static, *self.per_stage), (*self.d_static, *self.d_per_stage), strict=True))
+        return tangents(outputs, seeds)
+
+    def _parameter_inputs(self) -> tuple[Input, Input]:
+        return Input("d_theta", self.d_static), Input("d_theta_t", self.d_per_stage)
+
+    def stage_forward(self) -> Function:
+        n, width = len(self.x_names), len(self.tau)
+        along = self._parameter_tangents(
+            (*self._lagrangian_gradient(), *self.model.next_state, self._lagrangian())
+        )
+        costate = Input("costate", self.costate)
+        inputs = (self.x, self.u, self.theta, self.theta_t, costate, *self._parameter_inputs())
+        outputs = (
+            Output("r_x", tuple(along[:n]), self.x_names),
+            Output("r_u", tuple(along[n:width]), self.u_names),
+            Output("affine", tuple(along[width : width + n]), self.x_names),
+            Output("d_cost", (along[-1],), ("cost + lambda'f",)),
+        )
+        purpose = "change along d_theta of grad(cost + lambda'f), of f, and of cost + lambda'f itself"
+        return Function("stage_forward", purpose, inputs, outputs)
+
+    def terminal_forward(self) -> Function:
+        cost, states = self.model.terminal_cost, self.model.states
+        along = self._parameter_tangents((*gradient(cost, states), cost))
+        outputs = (
+            Output("r_x", tuple(along[:-1]), self.x_names),
+            Output("d_cost", (along[-1],), ("terminal cost",)),
+        )
+        purpose = "change along d_theta of the terminal cost's gradient and of the terminal cost"
+        inputs = (self.x, self.theta, self.theta_t, *self._parameter_inputs())
+        return Function("terminal_forward", purpose, inputs, outputs)
+
+    def bounds_forward(self) -> Function:
+        bounds = [self.graph.const(0) if b.is_const else b for b in (*self.model.lower, *self.model.upper)]
+        along = self._parameter_tangents(bounds)
+        m = len(self.u_names)
+        outputs = (
+            Output("d_lower", tuple(along[:m]), self.u_names),
+            Output("d_upper", tuple(along[m:]), self.u_names),
+        )
+        inputs = (self.theta, self.theta_t, *self._parameter_inputs())
+        return Function("bounds_forward", "change of the bounds along d_theta", inputs, outputs)

@@ -305,7 +305,13 @@ static void review(solver_state *s, const solve_arguments *a, int k) {
   lane->residual = lane_get(&s->residual, k);
   lane->slope = lane_get(&s->slope, k);
   lane->bend = lane_get(&s->bend, k);
-  const int exact = lane_get(&s->second_order, k) > 0 && lane_get(&s->regularisation, k) == 0;
+  if (a->history) {
+    scalar *row = (scalar *)a->history +
+                  ((size_t)lane->problem * (size_t)(a->max_iterations + 1) + (size_t)lane->iterations) * 2;
+    row[0] = lane->cost;
+    row[1] = lane->residual;
+  }
+  const int exact = lane_get(&s->second_order, k) >= 1 && lane_get(&s->regularisation, k) == 0;
   const int convex = lane_test(&s->convex, k);
   if (!lane_test(&s->finite, k) || !isfinite(lane->residual)) {
     finish(s, a, k, DIVERGED);

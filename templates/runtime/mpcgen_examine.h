@@ -1,0 +1,36 @@
+/* What holds a solution: dL/du and the bounds, from which follow the active set and its margin. */
+#ifndef MPCGEN_EXAMINE_H
+#define MPCGEN_EXAMINE_H
+
+#include "mpcgen_sensitivity.h"
+
+/* Writes dL/du and the bounds of one vector of problems. */
+static void examine_vector(sensitivity_state *s, const examine_arguments *a, int64_t first) {
+  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
+  const size_t n = (size_t)s->horizon;
+  for (int k = 0; k < LANES; k++) load_solution(s, &source, k, first + k);
+  sensitivity_backward(s, 1, NULL);
+  for (int t = 0; t < s->horizon; t++) /* the active set's arrays are free now */
+    stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, s->at_lower + t * NU, s->at_upper + t * NU);
+  for (int k = 0; k < LANES && first + k < a->batch; k++) {
+    const size_t to = (size_t)(first + k) * n * NU;
+    if (!lane_test(&s->usable, k)) continue;
+    store_row((scalar *)a->multipliers + to, s->multiplier, k, n * NU);
+    store_row((scalar *)a->lower + to, s->at_lower, k, n * NU);
+    store_row((scalar *)a->upper + to, s->at_upper, k, n * NU);
+  }
+}
+
+/* Examines the batch; returns 0, or 1 if memory was refused. */
+static int examine_batch(const examine_arguments *a) {
+  const size_t head = (sizeof(sensitivity_state) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+  sensitivity_state *s = allocate(head + sensitivity_reals(a->horizon) * sizeof(real));
+  if (!s) return 1;
+  memset((void *)s, 0, head);
+  lay_out_sensitivity(s, a->horizon, (real *)((char *)s + head));
+  for (int64_t first = 0; first < a->batch; first += LANES) examine_vector(s, a, first);
+  free(s);
+  return 0;
+}
+
+#endif
