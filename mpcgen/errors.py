@@ -37,6 +37,10 @@ class UnconvergedError(MpcgenError, ArithmeticError):
     """Some problems of a batch did not converge and ``on_unconverged="raise"`` was asked for."""
 
 
+class SecondDerivativeError(MpcgenError, RuntimeError):
+    """A second derivative of a solution was asked for; only first derivatives exist."""
+
+
 class BuildError(MpcgenError):
     """The generated source could not be compiled. Carries the command and the compiler's words."""
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mpcgen.autograd.arguments import make_call
-from mpcgen.autograd.operators import Options, Solve
-from mpcgen.autograd.reporting import report_statuses
+from mpcgen.autograd.functions import Solve
+from mpcgen.autograd.options import Options
 from mpcgen.autograd.solution import Solution
-from mpcgen.errors import ParameterError
 from mpcgen.runtime.controller import Controller
-
-_CHOICES = {
-    "hessian": ("exact", "gauss_newton"),
-    "gradient": ("exact", "gauss_newton"),
-    "on_unconverged": ("warn", "raise", "ignore"),
-    "unconverged_gradient": ("zero", "keep", "nan"),
-}
-
 
 class MPC(torch.nn.Module):
     """A differentiable model predictive controller; generated packages subclass it.
@@ -32,7 +22,9 @@ class MPC(torch.nn.Module):
     gradient: "exact", or "gauss_newton" for the paper's Module 2, which leaves the curvature of the dynamics
     out of the implicit differentiation and is in general not the derivative of the solution.
     on_unconverged: "warn", "raise" or "ignore". unconverged_gradient: of a problem whose status is not zero:
-    "zero"; "keep", the formula evaluated where the solver stopped; or "nan". threads: default
+    "zero"; "keep", the formula evaluated where the solver stopped; or "nan". smoothing: mu > 0 replaces the
+    bounds in the differentials by their log-barrier at mu, so that gradients do not jump when the active set
+    changes (Frey et al. 2025); the solution stays that of the hard bounds. threads: default
     `torch.get_num_threads()`.
 
     Raises ParameterError for an option outside its choices.
@@ -49,29 +41,13 @@ class MPC(torch.nn.Module):
         gradient: str = "exact",
         on_unconverged: str = "warn",
         unconverged_gradient: str = "zero",
+        smoothing: float = 0.0,
         threads: int | None = None,
     ) -> None:
         super().__init__()
         self.options = Options(
-            tol, max_iterations, hessian, gradient, on_unconverged, unconverged_gradient, threads
+            tol, max_iterations, hessian, gradient, on_unconverged, unconverged_gradient, smoothing, threads
         )
-        self._check_options()
-
-    def _check_options(self) -> None:
-        o = self.options
-        for name, choices in _CHOICES.items():
-            if getattr(o, name) not in choices:
-                raise ParameterError(
-                    f"{name}={getattr(o, name)!r}; expected one of {', '.join(map(repr, choices))}"
-                )
-        if o.tol is not None and not (isinstance(o.tol, int | float) and math.isfinite(o.tol) and o.tol > 0):
-            raise ParameterError(f"tol={o.tol!r}; a positive number is expected, e.g. 1e-8")
-        for name, least in (("max_iterations", 0), ("threads", 1)):
-            value = getattr(o, name)
-            if value is None and name == "threads":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ParameterError(f"{name}={value!r}; a whole number of at least {least} is expected")
 
     def forward(
         self, x0: Tensor, *, u_init: Tensor | None = None, horizon: int | None = None, **parameters: Any
@@ -89,7 +65,6 @@ class MPC(torch.nn.Module):
         outputs = Solve.apply(
             self.controller, self.options, call.horizon, call.x0, call.u_init, *call.parameters
         )
-        report_statuses(self.controller.name, outputs[3], self.options.on_unconverged)
         return Solution(*(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs))
 
     def extra_repr(self) -> str:

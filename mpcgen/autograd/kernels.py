@@ -1,0 +1,222 @@
+"""Calls of the compiled kernels on flat batches: tensors in, tensors out, no gradients.
+
+Parameters are (B, ...) or (1, ...), the latter shared by the batch; everything is dense.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpcgen.autograd.options import Options
+from mpcgen.autograd.reporting import report_singular, report_statuses
+from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.status import Status
+
+Tensors = tuple[Tensor, ...]
+
+
+def _pointer(controller: Controller, tensor: Tensor | None) -> Any:
+    ffi = controller.library.ffi
+    return ffi.NULL if tensor is None else ffi.cast("void *", tensor.data_ptr())
+
+
+def _flags(controller: Controller, tensor: Tensor) -> Any:
+    return controller.library.ffi.cast("int32_t *", tensor.data_ptr())
+
+
+def _pointers(controller: Controller, tensors: tuple[Tensor | None, ...]) -> Any:
+    return controller.library.ffi.new("void *[]", [_pointer(controller, t) for t in tensors])
+
+
+def _strides(controller: Controller, parameters: tuple[Tensor | None, ...]) -> Any:
+    """Numbers from one problem to the next; a value that the batch shares has stride zero."""
+    strides = [0 if p is None or p.shape[0] <= 1 else p.numel() // p.shape[0] for p in parameters]
+    return controller.library.ffi.new("int64_t[]", strides)
+
+
+def _run(controller: Controller, verb: str, entry: str, like: Tensor, fields: dict[str, Any]) -> None:
+    """Fill an argument struct and call an entry point; a batch of none is done at once."""
+    batch = like.shape[0]
+    if batch == 0:
+        return
+    arguments = controller.arguments(verb)
+    arguments.batch = batch
+    for name, value in fields.items():
+        setattr(arguments, name, value)
+    controller.check(controller.entry(entry, like.element_size() * 8, batch)(arguments), entry)
+
+
+def solve(
+    controller: Controller,
+    options: Options,
+    horizon: int,
+    x0: Tensor,
+    u_init: Tensor | None,
+    parameters: Tensors,
+    history: Tensor | None = None,
+) -> Tensors:
+    """Solve a batch: x0 (B, n), u_init (B or 1, N, m).
+
+    Returns x (B, N+1, n), u (B, N, m), cost (B), status (B), iterations (B), residual (B), costates (B, N+1, n),
+    gains (B, N, m, n). history: (B, max_iterations+1, 2), receives cost and residual by pass.
+    """
+    batch, n, m = x0.shape[0], len(controller.states), len(controller.controls)
+    x0 = x0.contiguous()
+    x, u = x0.new_empty(batch, horizon + 1, n), x0.new_empty(batch, horizon, m)
+    costates, gains = torch.empty_like(x), x0.new_empty(batch, horizon, m, n)
+    cost, residual = x0.new_empty(batch), x0.new_empty(batch)
+    status = torch.empty(batch, dtype=torch.int32)
+    iterations = torch.empty_like(status)
+    u_init = None if u_init is None else u_init.contiguous()
+    pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
+    fields = {
+        "horizon": horizon,
+        "max_iterations": options.max_iterations,
+        "exact_hessian": options.hessian == "exact",
+        "certify": options.hessian == "exact" or options.gradient == "exact",
+        "threads": options.thread_count(),
+        "tolerance": options.tolerance(x0.dtype),
+        "initial_state": _pointer(controller, x0),
+        "initial_state_stride": n,
+        "initial_controls": _pointer(controller, u_init),
+        "initial_controls_stride": 0 if u_init is None or u_init.shape[0] == 1 else horizon * m,
+        "parameters": pointers,
+        "parameter_strides": strides,
+        "states": _pointer(controller, x),
+        "controls": _pointer(controller, u),
+        "costates": _pointer(controller, costates),
+        "gains": _pointer(controller, gains),
+        "cost": _pointer(controller, cost),
+        "residual": _pointer(controller, residual),
+        "status": _flags(controller, status),
+        "iterations": _flags(controller, iterations),
+        "history": _pointer(controller, history),
+    }
+    _run(controller, "solve", "solve", x0, fields)
+    report_statuses(controller.name, status, options.on_unconverged)
+    return x, u, cost, status, iterations, residual, costates, gains
+
+
+def usable(status: Tensor, options: Options) -> Tensor:
+    """int32 mask of the problems that have differentials. One without a trajectory never does."""
+    if options.unconverged_gradient == "keep":
+        nothing = (status == Status.INVALID_INPUT) | (status == Status.DIVERGED)
+        return nothing.logical_not().to(torch.int32)
+    return (status == Status.CONVERGED).to(torch.int32)
+
+
+def _solution_fields(
+    controller: Controller, options: Options, x: Tensor, u: Tensor, wanted: Tensor, singular: Tensor
+) -> dict[str, Any]:
+    return {
+        "horizon": u.shape[1],
+        "exact_hessian": options.gradient == "exact",
+        "threads": options.thread_count(),
+        "smoothing": options.smoothing,
+        "states": _pointer(controller, x),
+        "controls": _pointer(controller, u),
+        "usable": _flags(controller, wanted),
+        "singular": _flags(controller, singular),
+    }
+
+
+def differentiate(
+    controller: Controller,
+    options: Options,
+    x: Tensor,
+    u: Tensor,
+    status: Tensor,
+    parameters: Tensors,
+    cotangents: tuple[Tensor | None, Tensor | None, Tensor | None],
+) -> Tensors:
+    """Reverse mode: gradients of x0 (B, n) and of every parameter for cotangents of x, u and cost."""
+    g_x, g_u, g_cost = (None if g is None else g.contiguous() for g in cotangents)
+    x, u = x.contiguous(), u.contiguous()
+    g_x0 = x.new_empty(x.shape[0], x.shape[2])
+    g_parameters = tuple(torch.zeros_like(p) if x.shape[0] == 0 else torch.empty_like(p) for p in parameters)
+    wanted, singular = usable(status, options), torch.empty_like(status)
+    pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
+    targets = _pointers(controller, g_parameters)
+    fields = _solution_fields(controller, options, x, u, wanted, singular) | {
+        "parameters": pointers,
+        "parameter_strides": strides,
+        "cotangent_states": _pointer(controller, g_x),
+        "cotangent_controls": _pointer(controller, g_u),
+        "cotangent_cost": _pointer(controller, g_cost),
+        "gradient_initial_state": _pointer(controller, g_x0),
+        "gradient_parameters": targets,
+    }
+    _run(controller, "gradient", "differentiate", x, fields)
+    report_singular(controller.name, singular, options.on_unconverged)
+    if options.unconverged_gradient == "nan":
+        _poison((g_x0, *g_parameters), wanted.logical_not() | singular.bool())
+    return g_x0, *g_parameters
+
+
+def tangent(
+    controller: Controller,
+    options: Options,
+    x: Tensor,
+    u: Tensor,
+    status: Tensor,
+    parameters: Tensors,
+    d_x0: Tensor | None,
+    d_parameters: tuple[Tensor | None, ...],
+) -> Tensors:
+    """Forward mode: changes of x, u and cost along changes of x0 (B, n) and of the parameters."""
+    x, u = x.contiguous(), u.contiguous()
+    d_x0 = None if d_x0 is None else d_x0.contiguous()
+    d_parameters = tuple(None if d is None else d.contiguous() for d in d_parameters)
+    d_x, d_u, d_cost = torch.empty_like(x), torch.empty_like(u), x.new_empty(x.shape[0])
+    wanted, singular = usable(status, options), torch.empty_like(status)
+    pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
+    changes, change_strides = _pointers(controller, d_parameters), _strides(controller, d_parameters)
+    fields = _solution_fields(controller, options, x, u, wanted, singular) | {
+        "parameters": pointers,
+        "parameter_strides": strides,
+        "tangent_initial_state": _pointer(controller, d_x0),
+        "tangent_parameters": changes,
+        "tangent_strides": change_strides,
+        "tangent_states": _pointer(controller, d_x),
+        "tangent_controls": _pointer(controller, d_u),
+        "tangent_cost": _pointer(controller, d_cost),
+    }
+    _run(controller, "tangent", "tangent", x, fields)
+    report_singular(controller.name, singular, options.on_unconverged)
+    if options.unconverged_gradient == "nan":
+        _poison((d_x, d_u, d_cost), wanted.logical_not() | singular.bool())
+    return d_x, d_u, d_cost
+
+
+def examine(controller: Controller, x: Tensor, u: Tensor, status: Tensor, parameters: Tensors) -> Tensors:
+    """dL/du, lower and upper bounds, (B, N, m) each; NaN for problems without a trajectory."""
+    x, u = x.contiguous(), u.contiguous()
+    outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
+    wanted = usable(status, Options(unconverged_gradient="keep"))
+    pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
+    fields = {
+        "horizon": u.shape[1],
+        "states": _pointer(controller, x),
+        "controls": _pointer(controller, u),
+        "usable": _flags(controller, wanted),
+        "parameters": pointers,
+        "parameter_strides": strides,
+    }
+    fields |= {
+        name: _pointer(controller, out)
+        for name, out in zip(("multipliers", "lower", "upper"), outputs, strict=True)
+    }
+    _run(controller, "examine", "examine", x, fields)
+    return outputs
+
+
+def _poison(tensors: Tensors, where: Tensor) -> None:
+    """Put NaN where a problem has no differential; a shared parameter has none if any problem has none."""
+    for g in tensors:
+        if g.shape[0] == len(where):
+            g[where] = float("nan")
+        elif where.any():
+            g.fill_(float("nan"))
