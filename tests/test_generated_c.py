@@ -4,6 +4,7 @@ import math
 import runpy
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import mpcgen
 from mpcgen.build import Toolchain, compile_variants, find_toolchain
 from mpcgen.build.extension import HEADER_FOLDER, VARIANTS, write_sources
 from mpcgen.build.target import known_targets
-from mpcgen.build.toolchain import COMPILERS
+from mpcgen.build.toolchain import COMPILERS, run_compiler
 from mpcgen.codegen import render_spec
 from mpcgen.codegen.render import render_kernels
 from mpcgen.derivative.kernels import derive
@@ -104,26 +105,13 @@ def sanitized_program(name, directory):
     (directory / "values.h").write_text(values_header(name))
     flags = [*toolchain.compile_flags, *STRICT, *SANITIZE]
     flags += ["-I.", f"-I{HEADER_FOLDER}", f'-DKERNELS="{name}.c"', '-DVALUES="values.h"']
-    running = []
-    for variant, definitions in VARIANTS:
-        own = [
-            *definitions,
-            f"-DEXERCISE=exercise_{variant}",
-            *(["-DMAIN"] if variant == VARIANTS[0][0] else []),
-        ]
-        command = [
-            *toolchain.compiler.command,
-            *flags,
-            *own,
-            "-c",
-            TESTS / "exercise.c",
-            "-o",
-            f"{variant}.o",
-        ]
-        running.append(subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True))
-    for process in running:
-        _, words = process.communicate()
-        assert process.returncode == 0, words
+    with ThreadPoolExecutor() as pool:
+        commands = (
+            [*toolchain.compiler.command, *flags, *own_flags(variant, definitions), TESTS / "exercise.c"]
+            for variant, definitions in VARIANTS
+        )
+        for process in pool.map(lambda command: run_compiler(command, directory), commands):
+            assert process.returncode == 0, process.stderr
     objects = [f"{variant}.o" for variant, _ in VARIANTS]
     link = [
         *toolchain.compiler.command,
@@ -136,6 +124,11 @@ def sanitized_program(name, directory):
     ]
     subprocess.run(link, cwd=directory, check=True)
     return directory / "program"
+
+
+def own_flags(variant, definitions):
+    main = ("-DMAIN",) if variant == VARIANTS[0][0] else ()
+    return (*definitions, f"-DEXERCISE=exercise_{variant}", *main, "-c", "-o", f"{variant}.o")
 
 
 def links_with(flags, toolchain, directory):

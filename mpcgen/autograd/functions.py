@@ -27,11 +27,11 @@ def _refuse(*_: Any) -> Any:
 
 
 def _fold(tensor: Tensor | None, dim: int | None, size: int, batch: int) -> Tensor | None:
-    """Make a mapped dimension part of the batch: (V*B, ...), or (1, ...) if nothing but the batch shares it."""
+    """Make a mapped dimension part of the batch: (V*B, ...), or still (1, ...) if all share one value."""
     if tensor is None:
         return None
     if dim is None:
-        if tensor.shape[0] == 1 and batch != 1:
+        if tensor.shape[0] == 1:
             return tensor
         tensor = tensor.unsqueeze(0).expand(size, *tensor.shape)
     else:

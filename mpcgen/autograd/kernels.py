@@ -37,6 +37,10 @@ def _strides(controller: Controller, parameters: tuple[Tensor | None, ...]) -> A
     return controller.library.ffi.new("int64_t[]", strides)
 
 
+def _dense(parameters: Tensors) -> Tensors:
+    return tuple(p.contiguous() for p in parameters)
+
+
 def _run(controller: Controller, verb: str, entry: str, like: Tensor, fields: dict[str, Any]) -> None:
     """Fill an argument struct and call an entry point; a batch of none is done at once."""
     batch = like.shape[0]
@@ -71,6 +75,7 @@ def solve(
     status = torch.empty(batch, dtype=torch.int32)
     iterations = torch.empty_like(status)
     u_init = None if u_init is None else u_init.contiguous()
+    parameters = _dense(parameters)
     pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
     fields = {
         "horizon": horizon,
@@ -134,7 +139,7 @@ def differentiate(
 ) -> Tensors:
     """Reverse mode: gradients of x0 (B, n) and of every parameter for cotangents of x, u and cost."""
     g_x, g_u, g_cost = (None if g is None else g.contiguous() for g in cotangents)
-    x, u = x.contiguous(), u.contiguous()
+    x, u, parameters = x.contiguous(), u.contiguous(), _dense(parameters)
     g_x0 = x.new_empty(x.shape[0], x.shape[2])
     g_parameters = tuple(torch.zeros_like(p) if x.shape[0] == 0 else torch.empty_like(p) for p in parameters)
     wanted, singular = usable(status, options), torch.empty_like(status)
@@ -167,7 +172,7 @@ def tangent(
     d_parameters: tuple[Tensor | None, ...],
 ) -> Tensors:
     """Forward mode: changes of x, u and cost along changes of x0 (B, n) and of the parameters."""
-    x, u = x.contiguous(), u.contiguous()
+    x, u, parameters = x.contiguous(), u.contiguous(), _dense(parameters)
     d_x0 = None if d_x0 is None else d_x0.contiguous()
     d_parameters = tuple(None if d is None else d.contiguous() for d in d_parameters)
     d_x, d_u, d_cost = torch.empty_like(x), torch.empty_like(u), x.new_empty(x.shape[0])
@@ -193,7 +198,7 @@ def tangent(
 
 def examine(controller: Controller, x: Tensor, u: Tensor, status: Tensor, parameters: Tensors) -> Tensors:
     """dL/du, lower and upper bounds, (B, N, m) each; NaN for problems without a trajectory."""
-    x, u = x.contiguous(), u.contiguous()
+    x, u, parameters = x.contiguous(), u.contiguous(), _dense(parameters)
     outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
     wanted = usable(status, Options(unconverged_gradient="keep"))
     pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
