@@ -50,7 +50,9 @@ def _pow(a: float, b: float) -> float:
     except OverflowError:
         return -INF if a < 0.0 and math.fmod(b, 2.0) != 0.0 else INF
     except ValueError:  # zero to a negative power is a pole, a negative base to a fraction is not real
-        return INF if a == 0.0 else NAN
+        if a != 0.0:
+            return NAN
+        return math.copysign(INF, a) if math.fmod(b, 2.0) == -1.0 else INF
 
 
 def _exp(x: float) -> float:
