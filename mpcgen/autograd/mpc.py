@@ -7,11 +7,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mpcgen.autograd.arguments import make_call
+from mpcgen.autograd import kernels, library
+from mpcgen.autograd.arguments import Call, make_call
 from mpcgen.autograd.functions import Solve
 from mpcgen.autograd.options import Options
 from mpcgen.autograd.solution import Solution
 from mpcgen.runtime.controller import Controller
+
+def _is_differentiated(call: Call) -> bool:
+    """Whether autograd, forward-mode AD or a functorch transform watches this call."""
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    return call.x0.requires_grad or any(p.requires_grad for p in call.parameters)
+
 
 class MPC(torch.nn.Module):
     """A differentiable model predictive controller; generated packages subclass it.
@@ -45,9 +55,11 @@ class MPC(torch.nn.Module):
         threads: int | None = None,
     ) -> None:
         super().__init__()
+        self.key = library.register(self.controller)
         self.options = Options(
             tol, max_iterations, hessian, gradient, on_unconverged, unconverged_gradient, smoothing, threads
         )
+        self.options_text = self.options.text
 
     def forward(
         self, x0: Tensor, *, u_init: Tensor | None = None, horizon: int | None = None, **parameters: Any
@@ -62,10 +74,17 @@ class MPC(torch.nn.Module):
         UnconvergedError if ``on_unconverged="raise"``. Warns with `mpcgen.UnconvergedWarning`.
         """
         call = make_call(self.controller, x0, u_init, horizon, parameters)
-        outputs = Solve.apply(
-            self.controller, self.options, call.horizon, call.x0, call.u_init, *call.parameters
-        )
+        outputs = self._solve(call)
         return Solution(*(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs))
+
+    def _solve(self, call: Call) -> tuple[Tensor, ...]:
+        """Take the way that the surroundings ask for: registered operator, differentiable function, plain call."""
+        arguments = (call.horizon, call.x0, call.u_init)
+        if torch.compiler.is_compiling():
+            return library.solve(self.key, self.options_text, *arguments, list(call.parameters))
+        if _is_differentiated(call):
+            return Solve.apply(self.controller, self.options, *arguments, *call.parameters)
+        return kernels.solve(self.controller, self.options, *arguments, call.parameters)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

@@ -61,7 +61,7 @@ class Options:
         """Threads for the next call."""
         return torch.get_num_threads() if self.threads is None else self.threads
 
-    @functools.cached_property
+    @property
     def text(self) -> str:
         """The options as a string, the only kind of value that a registered operator can carry."""
         return json.dumps(asdict(self), sort_keys=True)

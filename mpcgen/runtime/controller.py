@@ -77,6 +77,11 @@ class Controller:
         """Name of the problem."""
         return self.library.name
 
+    @property
+    def key(self) -> str:
+        """Name and digest of the build: the same in every process that loads it."""
+        return f"{self.name}:{self.library.manifest['digest']}"
+
     def entry(self, verb: str, bits: int, batch: int) -> Callable[[Any], int]:
         """C function for a precision: the scalar variant for a single problem, else the vector one."""
         variant = "single" if batch == 1 else "batch"
