@@ -222,7 +222,8 @@ def running_error(nodes, slopes, value, slope_values, kind):
         total = ulp * float(kind.eps) * abs(value[node]) + float(kind.tiny) if node.args else 0.0
         for arg in node.args[: len(row)]:
             slope = next(slope_values)
-            total += abs(slope) * error[arg] if error[arg] else 0.0
+            # a branch that is not selected has slope zero, and may be NaN
+            total += abs(slope) * error[arg] if slope and error[arg] else 0.0
         error[node] = 0.0 if math.isinf(value[node]) else total
     return error
 
