@@ -153,3 +153,33 @@ def witness(case: Example, done: Differentiated, b: int) -> KktGradient:
         grad_u=g_u,
         grad_cost=float(g_cost),
     )
+
+
+@functools.cache
+def scalar_problem() -> Example:
+    """x' = x + 0.1 (u + v + w) + growth x³ with every kind of bound, and a cost to make any case from.
+
+    Stage cost: well (x² - 1)²/2 + pull (x - target)²/2 + (sum_weight (u+v)² + weight (u²+v²) + w²)/2; the target
+    is per stage. Bounds: -1 <= u < ∞, -∞ < v <= v_max (a parameter, ∞ by default), w = 1/4.
+    """
+    problem = mpcgen.Problem("scalar_problem", horizon=12)
+    (x,) = problem.states("x")
+    v_max = problem.parameter("v_max", default=sp.oo)
+    (u,) = problem.controls("u", lower=-1)
+    (v,) = problem.controls("v", upper=v_max)
+    (w,) = problem.controls("w", lower=sp.Rational(1, 4), upper=sp.Rational(1, 4))
+    well, pull, sum_weight, weight, growth = problem.parameters(
+        "well pull sum_weight weight growth", default=[0.0, 1.0, 0.0, 0.1, 0.0]
+    )
+    target = problem.parameter("target", default=0.0, per_stage=True)
+    problem.dynamics = [x + sp.Rational(1, 10) * (u + v + w) + growth * x**3]
+    state_cost = (well * (x**2 - 1) ** 2 + pull * (x - target) ** 2) / 2
+    problem.stage_cost = state_cost + (sum_weight * (u + v) ** 2 + weight * (u**2 + v**2) + w**2) / 2
+    problem.terminal_cost = state_cost
+
+    def starts(count: int, seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return 4 * torch.rand(count, 1, generator=generator, dtype=torch.float64) - 2
+
+    spec = problem.spec()
+    return Example(spec, mpcgen.compile(spec), starts, lambda seed: {})

@@ -79,7 +79,10 @@ def test_gradients_with_bounds_as_parameters_equal_casadis(name):
 def test_gradients_by_the_bounds_of_a_linear_quadratic_problem_equal_casadis(lqr):
     count = 12
     given = random_lq(3, 3, lqr.spec.horizon, 5, batch=(count,))
-    given |= {"lower": torch.tensor(-0.4).double(), "upper": torch.tensor([0.1, 0.4, 0.7]).double()}
+    given |= {
+        "lower": torch.tensor(-0.4, dtype=torch.float64),
+        "upper": torch.tensor([0.1, 0.4, 0.7], dtype=torch.float64),
+    }
     given["lower"] = given["lower"].expand(3)
     done = differentiate(lqr.mpc(), lqr.starts(count, 3), leaves(lqr, count, given), cost=False)
     sides = set()
