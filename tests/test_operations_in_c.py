@@ -212,9 +212,11 @@ def expected(name, precision):
 
 
 def running_error(nodes, slopes, value, slope_values, kind):
-    """Each node's own rounding, plus its arguments' errors times its slopes; an infinity is exact.
+    """Each node's own rounding, plus its arguments' errors times its slopes.
 
-    A result below the smallest normal number may be flushed to zero.
+    A result below the smallest normal number may be flushed to zero. Where a value or a slope is not finite it
+    allows nothing, which is the stricter way: infinities are exact, and a power of a negative number has no slope
+    by its exponent, which is then an integer and exact.
     """
     error = {}
     for node, row in zip(nodes, slopes, strict=True):
@@ -222,9 +224,9 @@ def running_error(nodes, slopes, value, slope_values, kind):
         total = ulp * float(kind.eps) * abs(value[node]) + float(kind.tiny) if node.args else 0.0
         for arg in node.args[: len(row)]:
             slope = next(slope_values)
-            # a branch that is not selected has slope zero, and may be NaN
-            total += abs(slope) * error[arg] if slope and error[arg] else 0.0
-        error[node] = 0.0 if math.isinf(value[node]) else total
+            term = abs(slope) * error[arg]
+            total += term if math.isfinite(term) else 0.0
+        error[node] = total if math.isfinite(total) else 0.0
     return error
 
 
@@ -244,7 +246,6 @@ def test_value_and_derivatives_agree_with_python(results, name, variant):
     got = results[variant][:, columns(name)].astype(np.float64)
     finite = np.isfinite(values)
     np.testing.assert_array_equal(got[~finite], values[~finite])
-    assert np.isfinite(errors[finite]).all()
     off = np.abs(got[finite] - values[finite]) > errors[finite]
     where = points(len(cases()[name].symbols), DTYPES[variant[:3]])[np.nonzero(finite)[0][off]]
     assert not off.any(), f"{where[:5]} give {got[finite][off][:5]}, expected {values[finite][off][:5]}"
