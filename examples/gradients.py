@@ -64,14 +64,21 @@ def with_bound_parameters(spec: Spec) -> Spec:
 
 
 def compare_gradients(
-    spec: Spec, module: ModuleType, case: str, count: int, differenced: int, seed: int = 1
+    spec: Spec,
+    module: ModuleType,
+    case: str,
+    count: int,
+    differenced: int,
+    *,
+    tol: float = 1e-8,
+    seed: int = 1,
 ) -> GradientComparison:
-    """Compare the gradients of a random linear loss in x, u and the cost at ``count`` solutions.
+    """Compare the gradients of a random linear loss in x, u and the cost at ``count`` solutions to ``tol``.
 
     case: "free", without bounds, or "active", with bounds at half of the largest free control.
     """
     bounded = with_bound_parameters(spec)
-    points = _points(bounded, module.initial_states(count, seed=seed), case, seed)
+    points = _points(bounded, module.initial_states(count, seed=seed), case, tol, seed)
     functions = Functions(bounded)
     casadi: dict[str, list[float]] = {}
     differences: dict[str, list[float]] = {}
@@ -99,10 +106,10 @@ def _largest(store: dict[str, list[float]]) -> dict[str, float]:
     return {name: max(values) for name, values in store.items()}
 
 
-def _points(spec: Spec, x0: torch.Tensor, case: str, seed: int) -> list[_Point]:
+def _points(spec: Spec, x0: torch.Tensor, case: str, tol: float, seed: int) -> list[_Point]:
     """Solve, differentiate and split into problems; those that did not converge are left out."""
     package = mpcgen.compile(spec)
-    mpc = package.MPC(tol=1e-8, on_unconverged="ignore")
+    mpc = package.MPC(tol=tol, on_unconverged="ignore")
     leaves = _leaves(spec, mpc, x0, case)
     solution = mpc(leaves["x0"], **{name: value for name, value in leaves.items() if name != "x0"})
     generator = torch.Generator().manual_seed(seed)

@@ -5,6 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ def machine_name() -> str:
     )
 
 
+def load_average() -> str:
+    """Return e.g. "load 0.3": the processes that wanted a core during the last minute."""
+    return f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -28,8 +34,16 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def alternate(tasks: Sequence[Callable[[], Any]], repetitions: int) -> list[float]:
-    """Median wall seconds of each task over ``repetitions`` rounds, after one round that is not counted.
+@dataclass(frozen=True)
+class Timing:
+    """Wall seconds of one task: the median, and the fastest run, which a busy machine spoils least."""
+
+    median: float
+    fastest: float
+
+
+def alternate(tasks: Sequence[Callable[[], Any]], repetitions: int) -> list[Timing]:
+    """Time each task over ``repetitions`` rounds, after one round that is not counted.
 
     The tasks take turns, so that a change of the machine's speed meets all of them.
     """
@@ -41,4 +55,4 @@ def alternate(tasks: Sequence[Callable[[], Any]], repetitions: int) -> list[floa
             began = time.perf_counter()
             task()
             times.append(time.perf_counter() - began)
-    return [statistics.median(times) for times in seconds]
+    return [Timing(statistics.median(times), min(times)) for times in seconds]
