@@ -85,7 +85,7 @@ def _angles(axes: Axes, angle: torch.Tensor, colours: Any, dt: float) -> None:
     low, high = axes.get_ylim()
     for turn in (-1, 0, 1):
         upright = 2 * torch.pi * turn
-        if turn == 0 or low - 0.1 < upright < high + 0.1:
+        if turn == 0 or low - 0.5 < upright < high + 0.5:
             axes.axhline(upright, color="0.4", linewidth=0.8, linestyle=":", zorder=0)
             place = axes.get_yaxis_transform()
             axes.text(0.0, upright, " upright", transform=place, color="0.4", size=8, va="bottom")
