@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ class Call:
     """A batch of problems as the kernels take it; B is the product of ``batch_shape``.
 
     x0: (B, n). u_init: (B, N, m), (1, N, m) or None. parameters: per parameter (B, ...) or (1, ...), the
-    latter shared by the batch; all dense and differentiable functions of what the user passed.
+    latter shared by the batch; all differentiable functions of what the user passed.
     """
 
     batch_shape: torch.Size
@@ -41,25 +42,65 @@ def make_call(
     """Check and broadcast the arguments of a call; see `mpcgen.autograd.MPC.forward`."""
     _check_x0(controller, x0)
     _check_names(controller, given)
-    values = {p.name: _as_tensor(controller, p, given.get(p.name), x0) for p in controller.parameters}
     if u_init is not None:
         _check_like_x0(controller, "u_init", u_init, x0)
-    horizon = _find_horizon(controller, horizon, u_init, given, values)
+    values = {
+        p.name: _as_tensor(controller, p, given[p.name], x0) for p in controller.parameters if p.name in given
+    }
+    horizon = _find_horizon(controller, horizon, u_init, values)
+    defaults = _defaults(controller, x0, horizon, frozenset(values))
+    leading: dict[str, torch.Size] = {}
+    for parameter in controller.parameters:
+        name, shape = parameter.name, parameter.full_shape(horizon)
+        if name in values:
+            values[name] = _with_stages(values[name], shape)
+            leading[name] = _leading(controller, name, values[name], shape)
     u_shape = (horizon, len(controller.controls))
-    parts = [(p.name, values[p.name], p.full_shape(horizon)) for p in controller.parameters]
-    parts = [(name, _with_stages(value, shape), shape) for name, value, shape in parts]
-    leading = [_leading(controller, name, value, shape) for name, value, shape in parts]
     if u_init is not None:
-        leading.append(_leading(controller, "u_init", u_init, u_shape))
-    batch_shape = _broadcast(controller, x0, leading, [name for name, _, _ in parts])
+        leading["u_init"] = _leading(controller, "u_init", u_init, u_shape)
+    batch_shape = _broadcast(controller, x0, leading) if leading else x0.shape[:-1]
     n = len(controller.states)
     return Call(
         batch_shape,
         horizon,
-        x0.expand(*batch_shape, n).reshape(-1, n),
+        (x0.expand(*batch_shape, n) if leading else x0).reshape(-1, n),
         None if u_init is None else _flatten(u_init, u_shape, batch_shape),
-        tuple(_flatten(value, shape, batch_shape) for _, value, shape in parts),
+        tuple(
+            _flatten(values[p.name], p.full_shape(horizon), batch_shape)
+            if p.name in values
+            else defaults[p.name]
+            for p in controller.parameters
+        ),
     )
+
+
+def _defaults(controller: Description, x0: Tensor, horizon: int, given: frozenset[str]) -> dict[str, Tensor]:
+    """Defaults of the parameters not given, each (1, [stages,] *shape)."""
+    absent = tuple(p for p in controller.parameters if p.name not in given)
+    for parameter in absent:
+        if parameter.default is None:
+            raise ParameterError(
+                f"{controller.name}: the parameter {parameter.name!r} of shape {parameter.shape} has no default; "
+                f"pass {parameter.name}=..."
+            )
+    # Tensors made while tracing or inside a functorch transform belong to it, and must not outlive it.
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return _make_defaults(absent, x0.dtype, horizon)
+    return _kept_defaults(absent, x0.dtype, horizon)
+
+
+def _make_defaults(parameters: tuple[Parameter, ...], dtype: torch.dtype, horizon: int) -> dict[str, Tensor]:
+    made = {}
+    for parameter in parameters:
+        value = torch.tensor(parameter.default, dtype=dtype).reshape(parameter.shape)
+        made[parameter.name] = value.expand(1, *parameter.full_shape(horizon)).contiguous()
+    return made
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_defaults(parameters: tuple[Parameter, ...], dtype: torch.dtype, horizon: int) -> dict[str, Tensor]:
+    with torch.inference_mode(False):  # else autograd could not save them later
+        return _make_defaults(parameters, dtype, horizon)
 
 
 def _check_x0(controller: Description, x0: Tensor) -> None:
@@ -96,13 +137,6 @@ def _check_names(controller: Description, given: Mapping[str, Any]) -> None:
 
 
 def _as_tensor(controller: Description, parameter: Parameter, value: Any, x0: Tensor) -> Tensor:
-    if value is None:
-        if parameter.default is None:
-            raise ParameterError(
-                f"{controller.name}: the parameter {parameter.name!r} of shape {parameter.shape} has no default; "
-                f"pass {parameter.name}=..."
-            )
-        return torch.tensor(parameter.default, dtype=x0.dtype, device=x0.device).reshape(parameter.shape)
     if isinstance(value, Tensor):
         _check_like_x0(controller, parameter.name, value, x0)
         return value
@@ -126,11 +160,7 @@ def _check_like_x0(controller: Description, name: str, value: Tensor, x0: Tensor
 
 
 def _find_horizon(
-    controller: Description,
-    horizon: int | None,
-    u_init: Tensor | None,
-    given: Mapping[str, Any],
-    values: Mapping[str, Tensor],
+    controller: Description, horizon: int | None, u_init: Tensor | None, values: Mapping[str, Tensor]
 ) -> int:
     """The horizon asked for, else that of u_init or of a per-stage parameter, else the spec's."""
     if horizon is not None:
@@ -142,8 +172,9 @@ def _find_horizon(
     if u_init is not None and u_init.ndim >= 2:
         return max(u_init.shape[-2], 1)
     for parameter in controller.parameters:
-        value, rank = values[parameter.name], len(parameter.shape)
-        if parameter.per_stage and given.get(parameter.name) is not None and value.ndim > rank:
+        rank = len(parameter.shape)
+        value = values.get(parameter.name)
+        if parameter.per_stage and value is not None and value.ndim > rank:
             return max(value.shape[value.ndim - rank - 1] - parameter.in_terminal, 1)
     return controller.horizon
 
@@ -166,22 +197,20 @@ def _leading(controller: Description, name: str, value: Tensor, shape: tuple[int
     return value.shape[:split]
 
 
-def _broadcast(
-    controller: Description, x0: Tensor, leading: list[torch.Size], names: list[str]
-) -> torch.Size:
+def _broadcast(controller: Description, x0: Tensor, leading: Mapping[str, torch.Size]) -> torch.Size:
     try:
-        return torch.broadcast_shapes(x0.shape[:-1], *leading)
+        return torch.broadcast_shapes(x0.shape[:-1], *leading.values())
     except RuntimeError as error:
         shapes = [f"x0 {tuple(x0.shape[:-1])}"]
-        shapes += [f"{n} {tuple(s)}" for n, s in zip([*names, "u_init"], leading, strict=False) if len(s)]
+        shapes += [f"{name} {tuple(shape)}" for name, shape in leading.items() if len(shape)]
         raise ShapeError(
             f"{controller.name}: the leading (batch) dimensions do not broadcast: {', '.join(shapes)}"
         ) from error
 
 
 def _flatten(value: Tensor, shape: tuple[int, ...], batch_shape: torch.Size) -> Tensor:
-    """(B, *shape), or (1, *shape) where the batch shares one value; dense."""
+    """(B, *shape), or (1, *shape) where the batch shares one value."""
     split = value.ndim - len(shape)
     if value.shape[:split].numel() == 1:
-        return value.reshape(1, *shape).contiguous()
-    return value.expand(*batch_shape, *shape).reshape(-1, *shape).contiguous()
+        return value.reshape(1, *shape)
+    return value.expand(*batch_shape, *shape).reshape(-1, *shape)

@@ -61,18 +61,21 @@ def solve(
     u_init: Tensor | None,
     parameters: Tensors,
     history: Tensor | None = None,
+    batch_shape: torch.Size | None = None,
 ) -> Tensors:
     """Solve a batch: x0 (B, n), u_init (B or 1, N, m).
 
     Returns x (B, N+1, n), u (B, N, m), cost (B), status (B), iterations (B), residual (B), costates (B, N+1, n),
-    gains (B, N, m, n). history: (B, max_iterations+1, 2), receives cost and residual by pass.
+    gains (B, N, m, n). history: (B, max_iterations+1, 2), receives cost and residual by pass. batch_shape: what
+    to return in place of the one dimension B, of as many problems.
     """
-    batch, n, m = x0.shape[0], len(controller.states), len(controller.controls)
+    shape = x0.shape[:1] if batch_shape is None else batch_shape
+    n, m = len(controller.states), len(controller.controls)
     x0 = x0.contiguous()
-    x, u = x0.new_empty(batch, horizon + 1, n), x0.new_empty(batch, horizon, m)
-    costates, gains = torch.empty_like(x), x0.new_empty(batch, horizon, m, n)
-    cost, residual = x0.new_empty(batch), x0.new_empty(batch)
-    status = torch.empty(batch, dtype=torch.int32)
+    x, u = x0.new_empty((*shape, horizon + 1, n)), x0.new_empty((*shape, horizon, m))
+    costates, gains = torch.empty_like(x), x0.new_empty((*shape, horizon, m, n))
+    cost, residual = x0.new_empty(shape), x0.new_empty(shape)
+    status = torch.empty(shape, dtype=torch.int32)
     iterations = torch.empty_like(status)
     u_init = None if u_init is None else u_init.contiguous()
     parameters = _dense(parameters)

@@ -14,6 +14,7 @@ from mpcgen.autograd.options import Options
 from mpcgen.autograd.solution import Solution
 from mpcgen.runtime.controller import Controller
 
+
 def _is_differentiated(call: Call) -> bool:
     """Whether autograd, forward-mode AD or a functorch transform watches this call."""
     if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
@@ -74,17 +75,20 @@ class MPC(torch.nn.Module):
         UnconvergedError if ``on_unconverged="raise"``. Warns with `mpcgen.UnconvergedWarning`.
         """
         call = make_call(self.controller, x0, u_init, horizon, parameters)
-        outputs = self._solve(call)
-        return Solution(*(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs))
+        return Solution(*self._solve(call))
 
     def _solve(self, call: Call) -> tuple[Tensor, ...]:
         """Take the way that the surroundings ask for: registered operator, differentiable function, plain call."""
         arguments = (call.horizon, call.x0, call.u_init)
         if torch.compiler.is_compiling():
-            return library.solve(self.key, self.options_text, *arguments, list(call.parameters))
-        if _is_differentiated(call):
-            return Solve.apply(self.controller, self.options, *arguments, *call.parameters)
-        return kernels.solve(self.controller, self.options, *arguments, call.parameters)
+            outputs = library.solve(self.key, self.options_text, *arguments, list(call.parameters))
+        elif _is_differentiated(call):
+            outputs = Solve.apply(self.controller, self.options, *arguments, *call.parameters)
+        else:
+            return kernels.solve(
+                self.controller, self.options, *arguments, call.parameters, batch_shape=call.batch_shape
+            )
+        return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
 
     def extra_repr(self) -> str:
         """Sizes and options."""
