@@ -53,7 +53,8 @@ def make_call(
     for parameter in controller.parameters:
         name, shape = parameter.name, parameter.full_shape(horizon)
         if name in values:
-            values[name] = _with_stages(values[name], shape)
+            if parameter.per_stage:
+                values[name] = _with_stages(values[name], shape)
             leading[name] = _leading(controller, name, values[name], shape)
     u_shape = (horizon, len(controller.controls))
     if u_init is not None:
