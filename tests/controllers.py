@@ -157,7 +157,7 @@ def witness(case: Example, done: Differentiated, b: int) -> KktGradient:
 
 @functools.cache
 def scalar_problem() -> Example:
-    """x' = x + 0.1 (u + v + w) + growth x³ with every kind of bound, and a cost to make any case from.
+    """X' = x + 0.1 (u + v + w - 1/4) + growth x³ with every kind of bound, and a cost to make any case from.
 
     Stage cost: well (x² - 1)²/2 + pull (x - target)²/2 + (sum_weight (u+v)² + weight (u²+v²) + w²)/2; the target
     is per stage. Bounds: -1 <= u < ∞, -∞ < v <= v_max (a parameter, ∞ by default), w = 1/4.
@@ -172,7 +172,7 @@ def scalar_problem() -> Example:
         "well pull sum_weight weight growth", default=[0.0, 1.0, 0.0, 0.1, 0.0]
     )
     target = problem.parameter("target", default=0.0, per_stage=True)
-    problem.dynamics = [x + sp.Rational(1, 10) * (u + v + w) + growth * x**3]
+    problem.dynamics = [x + sp.Rational(1, 10) * (u + v + w - sp.Rational(1, 4)) + growth * x**3]
     state_cost = (well * (x**2 - 1) ** 2 + pull * (x - target) ** 2) / 2
     problem.stage_cost = state_cost + (sum_weight * (u + v) ** 2 + weight * (u**2 + v**2) + w**2) / 2
     problem.terminal_cost = state_cost

@@ -1,0 +1,165 @@
+"""Wrong calls get a typed error that names the culprit and the remedy, before any kernel runs."""
+
+import pytest
+import torch
+from controllers import Example
+
+from mpcgen.errors import (
+    DeviceError,
+    DtypeError,
+    MpcgenError,
+    ParameterError,
+    ShapeError,
+    UnconvergedError,
+)
+from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.status import UnconvergedWarning
+
+
+class KernelRanError(Exception):
+    """A compiled function was reached."""
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise KernelRanError
+
+    monkeypatch.setattr(Controller, "entry", refuse)
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+def test_the_guard_sees_a_kernel_run(pendulum, no_kernels):
+    with pytest.raises(KernelRanError):
+        pendulum.mpc()(zeros(2, 3))
+
+
+BAD = {
+    "a state too few": (
+        ShapeError,
+        {"x0": zeros(2, 2)},
+        r"x0 has shape \(2, 2\).*\(\.\.\., 3\).*cos_theta, sin_theta, omega",
+    ),
+    "a scalar start": (ShapeError, {"x0": zeros()}, r"x0 has shape \(\)"),
+    "a wrong parameter shape": (ShapeError, {"q": zeros(3)}, r"q has shape \(3,\); \(\.\.\., 4\)"),
+    "a number for a vector": (ShapeError, {"q": 1.0}, r"q has shape \(\)"),
+    "batches that do not fit": (
+        ShapeError,
+        {"gravity": zeros(3)},
+        r"do not broadcast: x0 \(2,\), gravity \(3,\)",
+    ),
+    "a u_init for two controls": (ShapeError, {"u_init": zeros(19, 2)}, r"u_init has shape \(19, 2\)"),
+    "a u_init of another horizon": (
+        ShapeError,
+        {"u_init": zeros(18, 1), "horizon": 19},
+        r"u_init has shape \(18, 1\); \(\.\.\., 19, 1\)",
+    ),
+    "a u_init batch that does not fit": (ShapeError, {"u_init": zeros(3, 19, 1)}, r"u_init \(3,\)"),
+    "a list as start": (DtypeError, {"x0": [0.0, 0.0, 0.0]}, "x0 is a list"),
+    "integers": (DtypeError, {"x0": torch.zeros(2, 3, dtype=torch.int64)}, r"torch\.int64.*x0\.double\(\)"),
+    "half precision": (DtypeError, {"x0": zeros(2, 3, dtype=torch.float16)}, "float16"),
+    "complex numbers": (DtypeError, {"x0": zeros(2, 3, dtype=torch.complex128)}, "complex128"),
+    "two precisions": (
+        DtypeError,
+        {"gravity": zeros(dtype=torch.float32)},
+        r"gravity is torch\.float32, but x0 is torch\.float64",
+    ),
+    "a u_init of the other precision": (DtypeError, {"u_init": zeros(19, 1, dtype=torch.float32)}, "u_init"),
+    "a list as u_init": (DtypeError, {"u_init": [[0.0]] * 19}, "u_init is a list"),
+    "another device": (DeviceError, {"x0": torch.zeros(2, 3, device="meta").double()}, "x0 is on meta"),
+    "a parameter on another device": (
+        DeviceError,
+        {"gravity": torch.tensor(9.0, dtype=torch.float64, device="meta")},
+        "gravity is on meta, but x0 is on cpu",
+    ),
+    "a misspelt parameter": (ParameterError, {"gravty": 9.0}, "'gravty'; did you mean 'gravity'"),
+    "an unknown parameter": (
+        ParameterError,
+        {"wingspan": 9.0},
+        "its parameters are gravity, mass, length, q, p",
+    ),
+    "a word for a number": (ParameterError, {"gravity": "earth"}, "gravity='earth'"),
+    "a ragged list": (ParameterError, {"q": [[1.0], [1.0, 2.0]]}, "q="),
+    "no horizon": (ParameterError, {"horizon": 0}, "horizon=0"),
+    "half a horizon": (ParameterError, {"horizon": 2.5}, r"horizon=2\.5"),
+    "a truth as horizon": (ParameterError, {"horizon": True}, "horizon=True"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_argument_is_named_before_any_kernel_runs(pendulum, no_kernels, case):
+    error, given, message = BAD[case]
+    with pytest.raises(error, match=message) as caught:
+        pendulum.mpc()(**{"x0": zeros(2, 3), **given})
+    assert isinstance(caught.value, MpcgenError)
+    assert "pendulum" in str(caught.value)
+
+
+def test_parameters_without_default_are_asked_for(lqr, no_kernels):
+    with pytest.raises(ParameterError, match=r"'C' of shape \(6, 6\) has no default; pass C="):
+        lqr.mpc()(zeros(2, 3))
+
+
+def test_per_stage_values_must_agree_on_the_horizon(lqr, no_kernels):
+    given = lqr.values(0)
+    with pytest.raises(ShapeError, match=r"F has shape \(4, 3, 6\).*\(\.\.\., 5, 3, 6\)"):
+        lqr.mpc()(zeros(2, 3), **{**given, "F": given["F"][:4]})
+    with pytest.raises(ShapeError, match="C has shape"):
+        lqr.mpc()(zeros(2, 3), **given, horizon=4)
+
+
+OPTIONS = {
+    "hessian": ("newton", "'exact', 'gauss_newton'"),
+    "gradient": (None, "'exact', 'gauss_newton'"),
+    "on_unconverged": ("shout", "'warn', 'raise', 'ignore'"),
+    "unconverged_gradient": (0.0, "'zero', 'keep', 'nan'"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_outside_its_choices_lists_them(pendulum, name):
+    value, choices = OPTIONS[name]
+    with pytest.raises(ParameterError, match=f"{name}={value!r}; expected one of .*{choices}"):
+        pendulum.module.MPC(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0.0, -1e-8, float("nan"), float("inf"), "small"])
+def test_a_tolerance_is_a_positive_number(pendulum, value):
+    with pytest.raises(ParameterError, match="tol="):
+        pendulum.module.MPC(tol=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_iterations", -1),
+        ("max_iterations", 2.0),
+        ("max_iterations", True),
+        ("threads", 0),
+        ("threads", 1.5),
+    ],
+)
+def test_counts_are_whole_numbers(pendulum, name, value):
+    with pytest.raises(ParameterError, match=f"{name}={value!r}; a whole number"):
+        pendulum.module.MPC(**{name: value})
+
+
+def test_an_unknown_option_is_pythons_own_error(pendulum):
+    with pytest.raises(TypeError, match="tolerance"):
+        pendulum.module.MPC(tolerance=1e-8)
+
+
+def late(case: Example, how: str) -> torch.Tensor:
+    """Status of problems that a single pass cannot solve."""
+    return case.module.MPC(max_iterations=1, on_unconverged=how)(case.starts(4, 0)).status
+
+
+def test_unconverged_problems_are_warned_about_raised_or_passed_over(cartpole):
+    with pytest.warns(UnconvergedWarning, match=r"cartpole: 4 of 4 problems.*MAX_ITERATIONS"):
+        assert (late(cartpole, "warn") != 0).all()
+    with pytest.raises(UnconvergedError, match=r"4 of 4 problems.*raise max_iterations"):
+        late(cartpole, "raise")
+    assert (late(cartpole, "ignore") != 0).all(), "and nothing is said: a warning would be an error here"

@@ -1,0 +1,157 @@
+"""How problems end: each status, its gradient, and what is said about it."""
+
+import pytest
+import torch
+from controllers import Example, scalar_problem
+
+import mpcgen
+from mpcgen.errors import UnconvergedError
+from mpcgen.runtime.status import UnconvergedWarning
+
+Status = mpcgen.Status
+
+
+@pytest.fixture(scope="module")
+def scalar() -> Example:
+    return scalar_problem()
+
+
+def start(*values: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """(len(values), 1) initial states of the scalar problem."""
+    return torch.tensor(values, dtype=dtype)[:, None]
+
+
+def test_too_few_passes_are_reported(cartpole):
+    solution = cartpole.mpc(max_iterations=2, on_unconverged="ignore")(cartpole.starts(64, 0))
+    late = solution.status == Status.MAX_ITERATIONS
+    assert late.sum() >= 32
+    assert (solution.residual[late] > 1e-8).all()
+    assert (solution.iterations[late] == 2).all()
+    assert solution.x.isfinite().all()
+
+
+def test_a_tolerance_beyond_the_precision_ends_as_stalled_at_the_solution(car):
+    x0 = car.starts(32, 0)
+    solution = car.mpc(tol=1e-300, on_unconverged="ignore")(x0)
+    assert (solution.status == Status.STALLED).all()
+    torch.testing.assert_close(solution.u, car.mpc(tol=1e-10)(x0).u, rtol=0, atol=1e-8)
+
+
+def test_a_rollout_that_overflows_has_diverged(scalar):
+    solution = scalar.mpc(on_unconverged="ignore")(start(0.1, 30.0, -30.0), growth=1.0)
+    assert solution.status.tolist() == [Status.CONVERGED, Status.DIVERGED, Status.DIVERGED]
+    for part in (solution.x, solution.u, solution.cost, solution.residual):
+        assert part[1:].isnan().all()
+
+
+def test_a_trajectory_at_a_singularity_of_the_derivatives_has_diverged(pendulum):
+    # atan2 has no derivative at the origin; the rollout itself is finite
+    x0 = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.1, 0.0]], dtype=torch.float64)
+    gravity = torch.tensor(10.0, dtype=torch.float64, requires_grad=True)
+    solution = pendulum.mpc(on_unconverged="ignore")(x0, gravity=gravity)
+    assert solution.status.tolist() == [Status.DIVERGED, Status.CONVERGED]
+    solution.u[1].sum().backward()
+    assert gravity.grad.isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_saddle_is_not_a_minimum(scalar, dtype):
+    # By symmetry x = u = v = 0 is stationary; the double well's curvature is negative there.
+    given = {"well": 5.0, "pull": 0.0, "v_max": 3.0}
+    x0 = start(0.0, dtype=dtype).requires_grad_()
+    solution = scalar.mpc(on_unconverged="ignore")(x0, **given)
+    assert solution.status == Status.NOT_A_MINIMUM
+    assert solution.residual <= (1e-8 if dtype == torch.float64 else 1e-4)
+    solution.u.sum().backward()
+    assert (x0.grad == 0).all()
+
+
+@pytest.mark.parametrize("hessian", ["exact", "gauss_newton"])
+def test_a_direction_of_zero_curvature_is_not_a_strict_minimum(scalar, hessian):
+    # the cost sees u + v alone
+    mpc = scalar.mpc(hessian=hessian, on_unconverged="ignore")
+    solution = mpc(start(0.3, -0.3), weight=0.0, sum_weight=1.0)
+    assert (solution.status == Status.NOT_A_MINIMUM).all()
+    assert (solution.residual <= 1e-8).all()
+
+
+def test_a_solution_without_a_gradient_says_so_in_the_backward_pass(scalar):
+    # Neither half asks for the exact Hessian, so nothing certifies the solution; the backward sweep finds out.
+    module = scalar.module.MPC(hessian="gauss_newton", gradient="gauss_newton")
+    x0 = start(0.3, 0.2).requires_grad_()
+    solution = module(x0, weight=0.0, sum_weight=1.0)
+    assert (solution.status == Status.CONVERGED).all()
+    with pytest.warns(UnconvergedWarning, match="2 of 2 solutions are not differentiable"):
+        solution.u.sum().backward()
+    assert (x0.grad == 0).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["x0", "u_init", "pull", "target"])
+def test_a_number_that_is_not_finite_is_invalid_input_of_its_problem_alone(scalar, name, value):
+    given = {
+        "x0": start(0.1, 0.2, 0.3),
+        "u_init": torch.zeros(3, 12, 3, dtype=torch.float64),
+        "pull": torch.ones(3, dtype=torch.float64),
+        "target": torch.zeros(3, 13, dtype=torch.float64),
+    }
+    clean = scalar.mpc()(**given)
+    given[name] = given[name].clone()
+    given[name][1].view(-1)[-1] = value
+    solution = scalar.mpc(on_unconverged="ignore")(**given)
+    assert solution.status.tolist() == [Status.CONVERGED, Status.INVALID_INPUT, Status.CONVERGED]
+    for part, reference in zip(vars(solution).values(), vars(clean).values(), strict=True):
+        assert torch.equal(part[::2], reference[::2])
+        assert not part.is_floating_point() or part[1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [(0.5, -0.5), (float("nan"), 1.0), (-1.0, float("nan")), (float("inf"),) * 2, (-float("inf"),) * 2],
+)
+def test_bounds_that_leave_no_control_are_invalid_input(lqr, lower, upper):
+    given = lqr.values(0)
+    solution = lqr.mpc(on_unconverged="ignore")(
+        lqr.starts(2, 0), **given, lower=[lower] * 3, upper=[upper] * 3
+    )
+    assert (solution.status == Status.INVALID_INPUT).all()
+
+
+def test_nothing_but_bounds_may_be_infinite(lqr):
+    given = lqr.values(0)
+    free = lqr.mpc()(lqr.starts(2, 0), **given)
+    infinite = lqr.mpc()(lqr.starts(2, 0), **given, lower=[-torch.inf] * 3, upper=[torch.inf] * 3)
+    assert torch.equal(free.u, infinite.u)
+    given["c"][2, 1] = torch.inf
+    broken = lqr.mpc(on_unconverged="ignore")(lqr.starts(2, 0), **given)
+    assert (broken.status == Status.INVALID_INPUT).all()
+
+
+def test_a_single_problem_ends_as_it_does_in_a_batch(scalar):
+    mpc = scalar.mpc(on_unconverged="ignore")
+    for value, given in (
+        (30.0, {"growth": 1.0}),
+        (float("nan"), {}),
+        (0.2, {"weight": 0.0, "sum_weight": 1.0}),
+    ):
+        assert mpc(start(value), **given).status[0] == mpc(start(value, value), **given).status[1] != 0
+
+
+def test_the_warning_counts_explains_and_points_at_the_call(scalar):
+    mpc = scalar.module.MPC()
+    with pytest.warns(UnconvergedWarning, match=r"2 of 3 problems.*1 INVALID_INPUT.*1 DIVERGED") as record:
+        mpc(start(float("nan"), 0.1, 30.0), growth=1.0)
+    assert record[0].filename == __file__
+    assert Status.DIVERGED.advice in str(record[0].message)
+
+
+def test_unconverged_problems_raise_where_asked(scalar):
+    with pytest.raises(UnconvergedError, match=r"1 of 1 problems.*DIVERGED"):
+        scalar.module.MPC(on_unconverged="raise")(start(30.0), growth=1.0)
+
+
+def test_every_status_has_a_meaning_and_an_advice():
+    for status in Status:
+        assert status.meaning
+        assert status.advice
+    assert Status(0) is Status.CONVERGED
