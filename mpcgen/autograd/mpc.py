@@ -9,9 +9,11 @@ from torch import Tensor
 
 from mpcgen.autograd import kernels, library
 from mpcgen.autograd.arguments import Call, make_call
+from mpcgen.autograd.examination import origin_of, record
 from mpcgen.autograd.functions import Solve
 from mpcgen.autograd.options import Options
 from mpcgen.autograd.solution import Solution
+from mpcgen.errors import ParameterError
 from mpcgen.runtime.controller import Controller
 
 
@@ -36,7 +38,8 @@ class MPC(torch.nn.Module):
     "zero"; "keep", the formula evaluated where the solver stopped; or "nan". smoothing: mu > 0 replaces the
     bounds in the differentials by their log-barrier at mu, so that gradients do not jump when the active set
     changes (Frey et al. 2025); the solution stays that of the hard bounds. threads: default
-    `torch.get_num_threads()`.
+    `torch.get_num_threads()`. history: keep cost and residual of every pass in ``sol.history``, at the price of
+    solving twice.
 
     Raises ParameterError for an option outside its choices.
     """
@@ -54,8 +57,12 @@ class MPC(torch.nn.Module):
         unconverged_gradient: str = "zero",
         smoothing: float = 0.0,
         threads: int | None = None,
+        history: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(history, bool):
+            raise ParameterError(f"history={history!r}; True or False is expected")
+        self.history = history
         self.key = library.register(self.controller)
         self.options = Options(
             tol, max_iterations, hessian, gradient, on_unconverged, unconverged_gradient, smoothing, threads
@@ -75,7 +82,9 @@ class MPC(torch.nn.Module):
         UnconvergedError if ``on_unconverged="raise"``. Warns with `mpcgen.UnconvergedWarning`.
         """
         call = make_call(self.controller, x0, u_init, horizon, parameters)
-        return Solution(*self._solve(call))
+        outputs = self._solve(call)
+        origin = origin_of(self.key, self.options_text, call.parameters)
+        return Solution.of(outputs, origin, record(origin, call) if self.history else None)
 
     def _solve(self, call: Call) -> tuple[Tensor, ...]:
         """Take the way that the surroundings ask for: registered operator, differentiable function, plain call."""

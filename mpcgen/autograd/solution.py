@@ -1,18 +1,39 @@
 """What a controller returns."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.utils import _pytree
+
+from mpcgen.autograd.examination import Examination, ExaminationError, History, Origin, examine
+
+
+class _Asked:
+    """What is kept beside a solution's tensors, so that it can answer questions about itself."""
+
+    __slots__ = ("_examined", "_history", "_origin")
+    _origin: Origin | None
+    _history: History | None
+    _examined: Examination | None
 
 
 @dataclass(frozen=True)
-class Solution:
+class Solution(_Asked):
     """Optimal trajectories of a batch of problems, leading dimensions ... as passed.
 
     x: (..., N+1, n) states, u: (..., N, m) controls, cost: (...); differentiable with respect to x0 and every
     parameter. status: (...) int32, see `mpcgen.Status`; iterations: (...) int32 passes; residual: (...) KKT
     residual max |u - clip(u - dL/du, lower, upper)|; costates: (..., N+1, n) multipliers dL/dx_t of the
     dynamics; gains: (..., N, m, n) du_t/dx_t of the optimal policy, zero for controls held at a bound.
+
+    Computed when first asked for, from the solution and its parameters, and not differentiable: `multipliers`,
+    `lower`, `upper`, `active`, `margins`, `margin`. They raise `ExaminationError` where a parameter was changed
+    in place since the solve. See also `mpcgen.diagnose` and `mpcgen.plot`. A solution can be pickled; one
+    returned from a function under torch.func.vmap or torch.compile answers as well.
     """
 
     x: Tensor
@@ -23,3 +44,126 @@ class Solution:
     residual: Tensor
     costates: Tensor
     gains: Tensor
+
+    def __post_init__(self) -> None:
+        _remember(self, None, None)
+
+    @staticmethod
+    def of(outputs: tuple[Tensor, ...], origin: Origin | None, history: History | None = None) -> Solution:
+        """A solution that knows where it comes from."""
+        solution = Solution(*outputs)
+        _remember(solution, origin, history)
+        return solution
+
+    @property
+    def origin(self) -> Origin | None:
+        """The controller, options and parameters of the solve; None if a reference solver made it."""
+        return self._origin
+
+    @property
+    def history(self) -> History | None:
+        """Cost and residual by pass, (..., max_iterations+1) each; None unless ``MPC(history=True)`` kept them."""
+        return self._history
+
+    @property
+    def multipliers(self) -> Tensor:
+        """dL/du, (..., N, m): zero up to the residual for free controls, else the force on the active bound.
+
+        Positive at a lower bound, negative at an upper one; dcost/dbound where the bound is active. Units of cost
+        per control. NaN for problems without a trajectory.
+        """
+        return self._examination().multipliers
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower bounds, (..., N, m), -inf where there is none; NaN for problems without a trajectory."""
+        return self._examination().lower
+
+    @property
+    def upper(self) -> Tensor:
+        """Upper bounds, (..., N, m), inf where there is none; NaN for problems without a trajectory."""
+        return self._examination().upper
+
+    @property
+    def active(self) -> Tensor:
+        """Active set, int8 (..., N, m): -1 at the lower bound, +1 at the upper bound, 0 free.
+
+        The gradient's rule: a bound is active where u - dL/du does not lie strictly inside it.
+        """
+        return self._examination().active
+
+    @property
+    def margins(self) -> Tensor:
+        """How far each control is from a change of its bound's state, (..., N, m); see `margin`."""
+        return self._examination().margins
+
+    @property
+    def margin(self) -> Tensor:
+        """Margin of strict complementarity, (...): the least of two kinds of distance, over stages and controls.
+
+        |dL/du| of the active bounds, in units of cost per control: how little pulls a control off its bound. The
+        distance to the nearest bound of the free controls, in units of the control: how little pushes it onto
+        one. Where it is zero, the solution has a kink: its gradient is that of one side. inf where nothing can
+        switch (no bounds, or both bounds equal), NaN for problems without a trajectory.
+        """
+        return self._examination().margins.amin((-2, -1))
+
+    def detach(self) -> Solution:
+        """The same numbers without their graph."""
+        return _pytree.tree_map(torch.Tensor.detach, self)
+
+    def _examination(self) -> Examination:
+        if self._examined is not None:
+            return self._examined
+        if self._origin is None:
+            raise ExaminationError(
+                "this solution does not know its controller, so its bounds are unknown; only solutions of a "
+                "generated controller can be examined"
+            )
+        found = examine(self._origin, self.x, self.u, self.status)
+        object.__setattr__(self, "_examined", found)
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        origin = None if self._origin is None else self._origin._replace(versions=None)
+        return Solution.of, (_tensors(self), origin, self._history)
+
+
+def _remember(solution: Solution, origin: Origin | None, history: History | None) -> None:
+    # outside the instance's dictionary, so that the fields stay the tensors of the batch and nothing else
+    object.__setattr__(solution, "_origin", origin)
+    object.__setattr__(solution, "_history", history)
+    object.__setattr__(solution, "_examined", None)
+
+
+_FIELDS = tuple(f.name for f in fields(Solution))
+_Context = tuple[str, str, bool] | None
+
+
+def _tensors(solution: Solution) -> tuple[Tensor, ...]:
+    return tuple(getattr(solution, name) for name in _FIELDS)
+
+
+def _flatten(solution: Solution) -> tuple[list[Any], _Context]:
+    leaves: list[Any] = list(_tensors(solution))
+    if solution.history is not None:
+        leaves += (solution.history.cost, solution.history.residual)
+    if solution.origin is None:
+        return leaves, None
+    origin = solution.origin.with_leading(solution.u.shape[:-2]) if solution.origin.flat else solution.origin
+    leaves += origin.parameters
+    return leaves, (origin.key, origin.options_text, solution.history is not None)
+
+
+def _unflatten(leaves: Any, context: _Context) -> Solution:
+    count, leaves = len(_FIELDS), list(leaves)
+    if context is None:
+        history = History(*leaves[count:]) if len(leaves) > count else None
+        return Solution.of(tuple(leaves[:count]), None, history)
+    key, options_text, has_history = context
+    end = count + 2 * has_history
+    origin = Origin(key, options_text, tuple(leaves[end:]), flat=False)
+    return Solution.of(tuple(leaves[:count]), origin, History(*leaves[count:end]) if has_history else None)
+
+
+_pytree.register_pytree_node(Solution, _flatten, _unflatten, serialized_type_name="mpcgen.Solution")

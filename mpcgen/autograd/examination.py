@@ -1,0 +1,215 @@
+"""What holds a solution, and how it was reached: multipliers, bounds, active set, margins, convergence history.
+
+Computed when asked for. Nothing here is differentiable; everything works inside torch.func's transforms and
+torch.compile, by the registered operators below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mpcgen.autograd import kernels, library
+from mpcgen.autograd.arguments import Call
+from mpcgen.autograd.functions import _batch, _fold, _own, _unfold
+from mpcgen.autograd.options import Options
+from mpcgen.errors import MpcgenError
+from mpcgen.runtime.controller import Controller
+
+
+class ExaminationError(MpcgenError, ValueError):
+    """A solution that cannot be examined any more, or never could."""
+
+
+class Origin(NamedTuple):
+    """Where a solution comes from: what an examination needs besides the solution itself.
+
+    key: of the controller. options: as text. parameters: of shape (B or 1, ...) if ``flat``, else (..., *shape)
+    with a leading 1 where the batch shares a value. versions: of the parameters when the problem was solved.
+    """
+
+    key: str
+    options_text: str
+    parameters: tuple[Tensor, ...]
+    versions: tuple[int | None, ...] | None = None
+    flat: bool = True
+
+    @property
+    def controller(self) -> Controller:
+        """The controller, if its package is imported in this process; raises ParameterError otherwise."""
+        return library._controller(self.key)
+
+    @property
+    def options(self) -> Options:
+        """Options of the call."""
+        return Options.from_text(self.options_text)
+
+    def with_leading(self, batch_shape: torch.Size) -> Origin:
+        """The same with parameters of shape (..., *shape): leading dimensions as the solution's, or ones."""
+        if not self.flat:
+            return self
+        size, ones = batch_shape.numel(), (1,) * len(batch_shape)
+        parameters = tuple(
+            p.reshape((batch_shape if p.shape[0] == size else ones) + p.shape[1:]) for p in self.parameters
+        )
+        return self._replace(parameters=parameters, flat=False)
+
+    def flattened(self, batch_shape: torch.Size) -> tuple[Tensor, ...]:
+        """Parameters of shape (B or 1, ...), checked to be those of the solve."""
+        if self.versions is not None and _versions(self.parameters) != self.versions:
+            raise ExaminationError(
+                "a parameter was changed in place after the solve (by an optimizer's step?), so what held the "
+                "solution cannot be told any more; ask for sol.multipliers before, or solve again"
+            )
+        if self.flat:
+            return self.parameters
+        return tuple(_flat(p, batch_shape) for p in self.parameters)
+
+
+def origin_of(key: str, options_text: str, parameters: tuple[Tensor, ...]) -> Origin:
+    """The origin of a solution; parameters (B or 1, ...)."""
+    versions = None if torch.compiler.is_compiling() else _versions(parameters)
+    return Origin(key, options_text, parameters, versions)
+
+
+def _versions(parameters: tuple[Tensor, ...]) -> tuple[int | None, ...]:
+    """How often each was changed in place; unknown of tensors made in inference mode."""
+    return tuple(None if p.is_inference() else p._version for p in parameters)
+
+
+def _flat(parameter: Tensor, batch_shape: torch.Size) -> Tensor:
+    rank = len(batch_shape)
+    shape = parameter.shape[rank:]
+    if parameter.shape[:rank].numel() == 1:
+        return parameter.reshape(1, *shape)
+    return parameter.expand(*batch_shape, *shape).reshape(-1, *shape)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Bounds and what they do; (..., N, m) each.
+
+    multipliers: dL/du. lower, upper: bounds. active: int8, -1 at the lower bound, +1 at the upper, 0 free, by the
+    rule of the gradient: a bound is active where u - dL/du does not lie strictly inside. margins: |dL/du| where
+    a bound is active (units of cost per control), the distance to the nearest bound where none is (units of the
+    control), inf where there is no bound to reach or where both bounds are equal. NaN (active: 0) for problems
+    that ended as INVALID_INPUT or DIVERGED.
+    """
+
+    multipliers: Tensor
+    lower: Tensor
+    upper: Tensor
+    active: Tensor
+    margins: Tensor
+
+
+def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor) -> Examination:
+    """Examine solutions x (..., N+1, n), u (..., N, m), status (...)."""
+    x, u, status = x.detach(), u.detach(), status.detach()
+    shape = u.shape[:-2]
+    parameters = [p.detach() for p in origin.flattened(shape)]
+    # not -1 instead of the size: a batch of none has to keep its shape
+    flat = (t.reshape(shape.numel(), *t.shape[len(shape) :]) for t in (x, u, status))
+    multipliers, lower, upper = (t.reshape(u.shape) for t in examine_flat(origin.key, *flat, parameters))
+    target = u - multipliers
+    low = (target <= lower) & (multipliers >= 0)
+    high = (upper <= target) & ~low
+    active = high.to(torch.int8) - low.to(torch.int8)
+    distance = torch.minimum(u - lower, upper - u)
+    margins = torch.where(low | high, multipliers.abs(), distance).masked_fill(lower == upper, torch.inf)
+    return Examination(multipliers, lower, upper, active, margins)
+
+
+@torch.library.custom_op("mpcgen::examine", mutates_args=())
+def examine_flat(
+    controller: str, x: Tensor, u: Tensor, status: Tensor, parameters: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Operator form of `kernels.examine`: dL/du, lower and upper bounds, (B, N, m) each."""
+    return kernels.examine(library._controller(controller), x, u, status, tuple(parameters))  # type: ignore[return-value]
+
+
+@examine_flat.register_fake
+def _(
+    controller: str, x: Tensor, u: Tensor, status: Tensor, parameters: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    return u.new_empty(u.shape), u.new_empty(u.shape), u.new_empty(u.shape)
+
+
+@examine_flat.register_vmap
+def _(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    controller: str,
+    x: Tensor,
+    u: Tensor,
+    status: Tensor,
+    parameters: Any,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    size, batch = info.batch_size, _batch(u, in_dims[2])
+    solution = (_own(t, d, size, batch) for t, d in zip((x, u, status), in_dims[1:4], strict=True))
+    dims = in_dims[4] or [None] * len(parameters)
+    folded = [_fold(p, d, size, batch) for p, d in zip(parameters, dims, strict=True)]
+    return tuple(_unfold(t, size) for t in examine_flat(controller, *solution, folded)), (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class History:
+    """Convergence: cost and KKT residual, (..., max_iterations+1) each, after each pass; entry 0 is the start.
+
+    NaN from the pass on at which a problem was done.
+    """
+
+    cost: Tensor
+    residual: Tensor
+
+
+def record(origin: Origin, call: Call) -> History:
+    """Convergence history of a call: solves it once more, to the same bits."""
+    u_init = None if call.u_init is None else call.u_init.detach()
+    parameters = [p.detach() for p in call.parameters]
+    passes = record_flat(origin.key, origin.options_text, call.horizon, call.x0.detach(), u_init, parameters)
+    return History(*passes.reshape(*call.batch_shape, *passes.shape[1:]).unbind(-1))
+
+
+@torch.library.custom_op("mpcgen::record", mutates_args=())
+def record_flat(
+    controller: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, parameters: list[Tensor]
+) -> Tensor:
+    """Cost and residual by pass, (B, max_iterations+1, 2), padded with NaN."""
+    chosen = Options.from_text(options)
+    history = x0.new_full((x0.shape[0], chosen.max_iterations + 1, 2), torch.nan)
+    quiet = replace(chosen, on_unconverged="ignore")
+    kernels.solve(library._controller(controller), quiet, horizon, x0, u_init, tuple(parameters), history)
+    return history
+
+
+@record_flat.register_fake
+def _(
+    controller: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, parameters: list[Tensor]
+) -> Tensor:
+    return x0.new_empty(x0.shape[0], Options.from_text(options).max_iterations + 1, 2)
+
+
+@record_flat.register_vmap
+def _(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    controller: str,
+    options: str,
+    horizon: int,
+    x0: Tensor,
+    u_init: Tensor | None,
+    parameters: Any,
+) -> tuple[Tensor, int]:
+    size, batch = info.batch_size, _batch(x0, in_dims[3])
+    start = _own(x0, in_dims[3], size, batch)
+    folded = [
+        _fold(t, d, size, batch)
+        for t, d in zip(
+            (u_init, *parameters), (in_dims[4], *(in_dims[5] or [None] * len(parameters))), strict=True
+        )
+    ]
+    return _unfold(record_flat(controller, options, horizon, start, folded[0], folded[1:]), size), 0
