@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
-from mpcgen.autograd import kernels, library
+from mpcgen.autograd import copying, kernels, learnable, library
 from mpcgen.autograd.arguments import Call, make_call
 from mpcgen.autograd.examination import origin_of, record
 from mpcgen.autograd.functions import Solve
@@ -41,7 +43,18 @@ class MPC(torch.nn.Module):
     `torch.get_num_threads()`. history: keep cost and residual of every pass in ``sol.history``, at the price of
     solving twice.
 
-    Raises ParameterError for an option outside its choices.
+    learn: names of problem parameters that become torch Parameters of the module, under their names; or a mapping
+    from name to constraint: None; "positive" (exp); ("interval", lower, upper) (a scaled sigmoid); or any
+    parametrization module. initial: by name, the values to start from, where not the default, shape
+    (..., [stages,] *shape). They start as float64 (tensors keep their dtype), and as any module's they have to have
+    x0's dtype: `.to(torch.float32)`. A per-stage parameter starts from its default with one value for each stage of
+    the spec's horizon. What a call passes by keyword replaces the learned value in that call.
+
+    Pickling and torch.save keep where the class's package lies (by import, or the cache's folder), not its code.
+    Under `torch.autocast` the solver stays in float32 (float64 if x0 is): lower precision is converted to it.
+
+    Raises ParameterError for an option outside its choices, for a name in ``learn`` that is no parameter, has no
+    value to start from or one outside its constraint; DtypeError for one that is neither float32 nor float64.
     """
 
     controller: ClassVar[Controller]
@@ -58,6 +71,8 @@ class MPC(torch.nn.Module):
         smoothing: float = 0.0,
         threads: int | None = None,
         history: bool = False,
+        learn: learnable.Learn = (),
+        initial: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(history, bool):
@@ -68,6 +83,8 @@ class MPC(torch.nn.Module):
             tol, max_iterations, hessian, gradient, on_unconverged, unconverged_gradient, smoothing, threads
         )
         self.options_text = self.options.text
+        self.learned: tuple[str, ...] = ()
+        self.learned = learnable.register(self, self.controller, learn, initial or {})
 
     def forward(
         self, x0: Tensor, *, u_init: Tensor | None = None, horizon: int | None = None, **parameters: Any
@@ -76,11 +93,16 @@ class MPC(torch.nn.Module):
 
         u_init: (..., N, m) controls to start from, default zeros; clipped to the bounds. horizon: N, default
         that of u_init or of the per-stage parameters given, else the spec's. parameters: by name, of shape
-        (..., [stages,] *shape); omitted ones take their defaults. Leading dimensions broadcast.
+        (..., [stages,] *shape); omitted ones take their learned values, else their defaults. Leading dimensions
+        broadcast.
 
         Raises ShapeError, DtypeError, DeviceError, ParameterError before anything is computed, and
         UnconvergedError if ``on_unconverged="raise"``. Warns with `mpcgen.UnconvergedWarning`.
         """
+        if self.learned:
+            parameters = learnable.with_learned(self, self.controller, self.learned, parameters, x0)
+        if learnable.is_autocast(x0):
+            x0, u_init, parameters = learnable.leave_autocast(x0, u_init, parameters)
         call = make_call(self.controller, x0, u_init, horizon, parameters)
         outputs = self._solve(call)
         origin = origin_of(self.key, self.options_text, call.parameters)
@@ -100,9 +122,21 @@ class MPC(torch.nn.Module):
         return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
 
     def extra_repr(self) -> str:
-        """Sizes and options."""
+        """Sizes, options and what is learned."""
         c, o = self.controller, self.options
+        learned = f", learn={list(self.learned)}" if self.learned else ""
         return (
             f"{c.name}: n={len(c.states)}, m={len(c.controls)}, N={c.horizon}, hessian={o.hessian!r}, "
-            f"gradient={o.gradient!r}, on_unconverged={o.on_unconverged!r}"
+            f"gradient={o.gradient!r}, on_unconverged={o.on_unconverged!r}{learned}"
         )
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Class by reference, and everything that the instance holds."""
+        where = copying.reference(parametrize.type_before_parametrizations(self))
+        return copying.blank, (where,), self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up a state, in a process where the controller may be another build of the same problem."""
+        copying.make_properties(self, state["_modules"].get("parametrizations", ()))
+        super().__setstate__(state)
+        self.key = library.register(self.controller)

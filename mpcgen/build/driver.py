@@ -1,8 +1,6 @@
 """Build a problem: render, compile, cache, install or import."""
 
 import contextlib
-import importlib.util
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,11 +15,11 @@ from mpcgen.build.extension import compile_extension
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.toolchain import Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
-from mpcgen.errors import BuildError, InternalError
+from mpcgen.errors import BuildError
 from mpcgen.problem.spec import Spec
+from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
 from mpcgen.runtime.loading import extension_name, file_sha256
 
-_COMPILED_PACKAGE = "mpcgen_compiled"
 _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
 
 Report = Callable[[str], None]
@@ -102,7 +100,7 @@ def compile(
     spec = _spec(problem)
     toolchain = find_toolchain(march)
     entry = _obtain(spec, spec_key(spec, toolchain), toolchain, False, report)
-    return _import_package(entry.path, f"{_COMPILED_PACKAGE}.{spec.name}_{entry.manifest.digest[:8]}")
+    return _import_package(entry.path, f"{spec.name}_{entry.manifest.digest[:8]}")
 
 
 def render_spec(spec: Spec) -> Rendered:
@@ -195,22 +193,4 @@ def _written(folder: Path, remedy: str) -> Iterator[None]:
 
 
 def _import_package(folder: Path, name: str) -> ModuleType:
-    if name in sys.modules:
-        return sys.modules[name]
-    if _COMPILED_PACKAGE not in sys.modules:
-        parent = ModuleType(_COMPILED_PACKAGE, "Controllers compiled by `mpcgen.compile`.")
-        parent.__path__ = []
-        sys.modules[_COMPILED_PACKAGE] = parent
-    location = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    if location is None or location.loader is None:
-        raise InternalError(f"{folder} cannot be imported as a package")
-    module = importlib.util.module_from_spec(location)
-    sys.modules[name] = module
-    try:
-        location.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return import_folder(folder, f"{COMPILED_PACKAGE}.{name}")
