@@ -24,6 +24,8 @@ from mpcgen.errors import (
 if TYPE_CHECKING:
     import mpcgen.reference as reference
     from mpcgen.build.driver import compile
+    from mpcgen.diagnosis.diagnose import diagnose
+    from mpcgen.diagnosis.plot import plot
     from mpcgen.problem.integrators import euler, midpoint, rk4
     from mpcgen.problem.linear_quadratic import lqr
     from mpcgen.problem.loading import load_problem
@@ -35,10 +37,12 @@ _LAZY: dict[str, str | None] = {
     "Problem": "mpcgen.problem.problem",
     "Status": "mpcgen.runtime.status",
     "compile": "mpcgen.build.driver",
+    "diagnose": "mpcgen.diagnosis.diagnose",
     "euler": "mpcgen.problem.integrators",
     "load_problem": "mpcgen.problem.loading",
     "lqr": "mpcgen.problem.linear_quadratic",
     "midpoint": "mpcgen.problem.integrators",
+    "plot": "mpcgen.diagnosis.plot",
     "reference": None,
     "rk4": "mpcgen.problem.integrators",
 }
@@ -59,10 +63,12 @@ __all__ = [
     "UnconvergedError",
     "UnsupportedExpressionError",
     "compile",
+    "diagnose",
     "euler",
     "load_problem",
     "lqr",
     "midpoint",
+    "plot",
     "reference",
     "rk4",
 ]

@@ -34,7 +34,7 @@ class Origin(NamedTuple):
     key: str
     options_text: str
     parameters: tuple[Tensor, ...]
-    versions: tuple[int | None, ...] | None = None
+    versions: tuple[int, ...] | None = None
     flat: bool = True
 
     @property
@@ -75,9 +75,12 @@ def origin_of(key: str, options_text: str, parameters: tuple[Tensor, ...]) -> Or
     return Origin(key, options_text, parameters, versions)
 
 
-def _versions(parameters: tuple[Tensor, ...]) -> tuple[int | None, ...]:
-    """How often each was changed in place; unknown of tensors made in inference mode."""
-    return tuple(None if p.is_inference() else p._version for p in parameters)
+def _versions(parameters: tuple[Tensor, ...]) -> tuple[int, ...] | None:
+    """How often each was changed in place; None where one was made in inference mode, which does not count."""
+    try:
+        return tuple([p._version for p in parameters])  # a list first: half the time, and every call pays it
+    except RuntimeError:
+        return None
 
 
 def _flat(parameter: Tensor, batch_shape: torch.Size) -> Tensor:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mpcgen.errors import UnconvergedError
 from mpcgen.runtime.status import Status, UnconvergedWarning
 
-_USER_FRAME = 5
-"""Stack depth from `_say` to the call of the module in the user's code."""
+_PACKAGE, _TORCH = Path(__file__).parents[1], Path(torch.__file__).parent
+_NOT_THE_USERS = (f"{_PACKAGE}{os.sep}", f"{_TORCH}{os.sep}", "<eval_with_key>")
+"""How the file names of this package, of torch and of code that torch generates begin."""
 
 
 def report_statuses(name: str, status: Tensor, on_unconverged: str) -> None:
@@ -22,7 +27,9 @@ def report_statuses(name: str, status: Tensor, on_unconverged: str) -> None:
         counts = [(Status(s), int((status == s).sum())) for s in Status if s != Status.CONVERGED]
         parts = [f"{count} {s.name}: {s.meaning}; {s.advice}" for s, count in counts if count]
         _say(
-            f"{name}: {failed} of {status.numel()} problems did not converge. " + ". ".join(parts),
+            f"{name}: {failed} of {status.numel()} problems did not converge. "
+            + ". ".join(parts)
+            + ". mpcgen.diagnose(sol) tells which, on_unconverged='ignore' silences this",
             on_unconverged,
         )
 
@@ -43,4 +50,12 @@ def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:
 def _say(message: str, how: str) -> None:
     if how == "raise":
         raise UnconvergedError(message)
-    warnings.warn(message, UnconvergedWarning, stacklevel=_USER_FRAME)
+    warnings.warn(message, UnconvergedWarning, stacklevel=_depth_of_user())
+
+
+def _depth_of_user() -> int:
+    """Stack level, as `warnings.warn` in the caller counts, of the nearest frame in the user's code."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        frame, depth = frame.f_back, depth + 1
+    return depth

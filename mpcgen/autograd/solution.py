@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree
 
 from mpcgen.autograd.examination import Examination, ExaminationError, History, Origin, examine
+from mpcgen.runtime.controller import Controller
 
 
 class _Asked:
@@ -61,6 +61,11 @@ class Solution(_Asked):
         return self._origin
 
     @property
+    def controller(self) -> Controller:
+        """Names and sizes of the problem; raises ExaminationError where they are not known."""
+        return self._known_origin().controller
+
+    @property
     def history(self) -> History | None:
         """Cost and residual by pass, (..., max_iterations+1) each; None unless ``MPC(history=True)`` kept them."""
         return self._history
@@ -110,19 +115,25 @@ class Solution(_Asked):
 
     def detach(self) -> Solution:
         """The same numbers without their graph."""
-        return _pytree.tree_map(torch.Tensor.detach, self)
+        origin = self._origin
+        if origin is not None:
+            origin = origin._replace(parameters=tuple(p.detach() for p in origin.parameters))
+        return Solution.of(tuple(t.detach() for t in _tensors(self)), origin, self._history)
 
     def _examination(self) -> Examination:
         if self._examined is not None:
             return self._examined
+        found = examine(self._known_origin(), self.x, self.u, self.status)
+        object.__setattr__(self, "_examined", found)
+        return found
+
+    def _known_origin(self) -> Origin:
         if self._origin is None:
             raise ExaminationError(
                 "this solution does not know its controller, so its bounds are unknown; only solutions of a "
                 "generated controller can be examined"
             )
-        found = examine(self._origin, self.x, self.u, self.status)
-        object.__setattr__(self, "_examined", found)
-        return found
+        return self._origin
 
     def __reduce__(self) -> tuple[Any, ...]:
         origin = None if self._origin is None else self._origin._replace(versions=None)

@@ -1,0 +1,161 @@
+"""Look at a batch of solutions and say what is worth knowing."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mpcgen.autograd.examination import ExaminationError
+from mpcgen.autograd.solution import Solution
+from mpcgen.diagnosis.report import Activity, Index, Margin, Outcome, Quantiles, Report, StatusCount
+from mpcgen.errors import ParameterError
+from mpcgen.runtime.status import Status
+
+SHOWN = 5
+"""Worst problems and smallest margins that a report lists."""
+
+_MOSTLY = 0.1
+"""Share of a batch from which on an outcome gets a hint of its own."""
+
+
+def diagnose(solution: Solution) -> Report:
+    """Report how a batch of problems ended: statuses with advice, convergence, bounds, margins, hints.
+
+    solution: what a controller returned. ``print(mpcgen.diagnose(sol))`` shows the report; its fields hold the
+    numbers. A solution of `mpcgen.reference` is reported without its bounds, which it does not know.
+    """
+    status = solution.status
+    counts = tuple(StatusCount(s, int((status == s).sum())) for s in Status if bool((status == s).any()))
+    activity: tuple[Activity, ...] = ()
+    margins: tuple[Margin, ...] = ()
+    unexamined, hints = None, _status_hints(solution)
+    try:
+        activity, margins = _activity(solution), _margins(solution)
+        hints += _gradient_hints(solution)
+    except (ExaminationError, ParameterError) as error:
+        unexamined = str(error)
+    origin = solution.origin
+    return Report(
+        problem="problem" if origin is None else origin.key.partition(":")[0],
+        batch_shape=tuple(status.shape),
+        horizon=solution.u.shape[-2],
+        dtype=str(solution.u.dtype).removeprefix("torch."),
+        tolerance=_tolerance(solution),
+        statuses=counts,
+        residual=_quantiles(solution.residual),
+        iterations=_quantiles(solution.iterations),
+        worst=_worst(solution),
+        activity=activity,
+        margins=margins,
+        unexamined=unexamined,
+        hints=tuple(hints),
+    )
+
+
+def _tolerance(solution: Solution) -> float | None:
+    origin = solution.origin
+    return None if origin is None else origin.options.tolerance(solution.u.dtype)
+
+
+def _quantiles(values: Tensor) -> Quantiles:
+    numbers = values.detach().flatten().double()
+    numbers = numbers[~numbers.isnan()].sort().values
+    if len(numbers) == 0:
+        return Quantiles(math.nan, math.nan, math.nan, math.nan)
+    # the value at or above the quantile: no mixture of an outlier and its neighbour
+    places = [math.ceil(q * (len(numbers) - 1)) for q in (0, 0.5, 0.9, 1)]
+    return Quantiles(*(float(numbers[place]) for place in places))
+
+
+def _index(flat: int, shape: torch.Size) -> Index:
+    return tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), shape)) if len(shape) else ()
+
+
+def _worst(solution: Solution) -> tuple[Outcome, ...]:
+    status, residual = solution.status.flatten(), solution.residual.flatten()
+    badness = residual.nan_to_num(nan=torch.inf).masked_fill(status == Status.CONVERGED, -1)
+    order = badness.sort(descending=True, stable=True).indices[:SHOWN]
+    return tuple(
+        Outcome(
+            _index(int(b), solution.status.shape),
+            Status(int(status[b])),
+            float(residual[b]),
+            int(solution.iterations.flatten()[b]),
+        )
+        for b in order
+        if status[b] != Status.CONVERGED
+    )
+
+
+def _activity(solution: Solution) -> tuple[Activity, ...]:
+    """By control; problems without a trajectory left out."""
+    active = solution.active.flatten(0, -2)[~solution.multipliers.flatten(0, -2).isnan().any(-1)]
+    if len(active) == 0:
+        return ()
+    return tuple(
+        Activity(name, float((row == -1).double().mean()), float((row == 1).double().mean()))
+        for name, row in zip(solution.controller.controls, active.T, strict=True)
+    )
+
+
+def _margins(solution: Solution) -> tuple[Margin, ...]:
+    """The smallest of those problems that converged and have any."""
+    shape, names = solution.status.shape, solution.controller.controls
+    margins = solution.margins.reshape(shape.numel(), -1)
+    unknown = ((solution.status != Status.CONVERGED).flatten()[:, None] | margins.isnan()).any(1)
+    values, places = margins.masked_fill(unknown[:, None], torch.inf).min(1)
+    active = solution.active.reshape(shape.numel(), -1)
+    return tuple(
+        Margin(
+            _index(int(b), shape),
+            int(places[b]) // len(names),
+            names[int(places[b]) % len(names)],
+            int(active[b, places[b]]),
+            float(values[b]),
+        )
+        for b in values.sort(stable=True).indices[:SHOWN]
+        if values[b].isfinite()
+    )
+
+
+def _status_hints(solution: Solution) -> list[str]:
+    status, total = solution.status, solution.status.numel()
+    stalled = int((status == Status.STALLED).sum())
+    late = status == Status.MAX_ITERATIONS
+    hints = []
+    if stalled > _MOSTLY * total and solution.u.dtype == torch.float32:
+        hints.append(f"{stalled} of {total} problems stalled in float32; solve in float64: pass x0.double()")
+    tolerance = _tolerance(solution)
+    if int(late.sum()) > _MOSTLY * total and tolerance is not None:
+        near = int((solution.residual[late] < math.sqrt(tolerance)).sum())
+        verdict = (
+            "raise max_iterations a little"
+            if 2 * near >= int(late.sum())
+            else "raise max_iterations, and see whether a better start (u_init) helps"
+        )
+        hints.append(
+            f"{int(late.sum())} problems ran out of iterations, {near} of them with a residual below "
+            f"sqrt(tol) = {math.sqrt(tolerance):.0e}: {verdict}"
+        )
+    return hints
+
+
+def _gradient_hints(solution: Solution) -> list[str]:
+    solved = solution.status == Status.CONVERGED
+    limit = math.sqrt(torch.finfo(solution.u.dtype).eps)
+    kinks = int(((solution.margin < limit) & solved).sum())
+    held = int(((solution.active != 0).flatten(-2).all(-1) & solved).sum())
+    hints = []
+    if kinks:
+        hints.append(
+            f"{kinks} converged problems have a margin below {limit:.0e}: a bound is about to switch, and the gradient "
+            "is that of one side; MPC(smoothing=mu) gives one that does not jump"
+        )
+    if held:
+        hints.append(
+            f"in {held} converged problems every control is at a bound: u moves with the bounds alone, its gradient "
+            "for x0 and everything else is zero"
+        )
+    return hints
