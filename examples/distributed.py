@@ -1,0 +1,81 @@
+"""Learn a pendulum's mass on several processes, each with its share of the data.
+
+    torchrun --nproc_per_node=2 examples/distributed.py
+
+The controller is an ordinary module: DistributedDataParallel averages the gradients of its learned mass, so that
+every process takes the same step, and the result is that of one process with all the data (up to rounding).
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+import mpcgen
+
+STEPS = 60
+PROBLEMS = 64
+EXPERT_MASS = 1.0  # kg
+START_MASS = 2.0
+STEP_SIZE = 0.1  # Adam's, in the logarithm of the mass
+
+
+def make_controller(mass: float) -> torch.nn.Module:
+    """A controller of the pendulum that learns its mass (kg), in whichever process builds it first."""
+    problem = mpcgen.load_problem(Path(__file__).with_name("pendulum.py"))
+    return mpcgen.compile(problem).MPC(learn={"mass": "positive"}, initial={"mass": mass})
+
+
+def initial_states() -> torch.Tensor:
+    """(PROBLEMS, 3) states near upright, from which few of the expert's controls are at a bound."""
+    angle = torch.linspace(-0.2, 0.2, PROBLEMS, dtype=torch.float64)
+    return torch.stack([angle.cos(), angle.sin(), torch.zeros_like(angle)], dim=-1)
+
+
+def train(rank: int, world: int, wrap: Callable[[torch.nn.Module], torch.nn.Module]) -> torch.Tensor:
+    """Mass (kg) before each step and at the end, (STEPS + 1), as process ``rank`` of ``world`` sees it.
+
+    wrap: what makes the controller one of several, or the identity.
+    """
+    x0 = initial_states()[rank::world]
+    with torch.no_grad():
+        expert_controls = make_controller(EXPERT_MASS)(x0).u
+    controller = make_controller(START_MASS)
+    model = wrap(controller)
+    optimizer = torch.optim.Adam(model.parameters(), lr=STEP_SIZE, betas=(0.5, 0.9))
+    # The steps shrink to nothing, so that Adam does not circle about the goal.
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    masses = [controller.mass.detach()]
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        (model(x0).u - expert_controls).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+        masses.append(controller.mass.detach())
+    return torch.stack(masses)
+
+
+def main() -> None:
+    """Train as one of the processes that torchrun started; the first compares and prints."""
+    dist.init_process_group("gloo")
+    try:
+        rank, world = dist.get_rank(), dist.get_world_size()
+        masses = train(rank, world, DistributedDataParallel)
+        everyones = [torch.empty_like(masses) for _ in range(world)]
+        dist.all_gather(everyones, masses)
+        if rank == 0:
+            agree = all(torch.equal(masses, other) for other in everyones)
+            print(f"mass: {masses[0]:.12f} -> {masses[-1]:.12f} kg, expert {EXPERT_MASS:.3f} kg")
+            print(f"half-way: {masses[STEPS // 2]:.12f} kg")
+            print(f"{world} processes agree in every step: {agree}")
+        if not math.isclose(masses[-1].item(), EXPERT_MASS, rel_tol=1e-3):
+            raise SystemExit("the mass was not found")
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
