@@ -205,9 +205,8 @@ def _check_like(controller: Description, name: str, value: Tensor, x0: Tensor) -
 
 def is_autocast(x0: Any) -> bool:
     """Whether x0's device is under `torch.autocast`."""
-    if not isinstance(x0, Tensor) or x0.device.type not in ("cpu", "cuda"):
-        return False
-    return torch.is_autocast_enabled(x0.device.type)
+    # not x0.device.type, which costs a microsecond of every call
+    return isinstance(x0, Tensor) and torch.is_autocast_enabled("cpu" if x0.is_cpu else "cuda")
 
 
 def leave_autocast(
