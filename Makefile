@@ -1,5 +1,7 @@
 # make demo    derive, build, solve, differentiate and learn: the tour
 # make measure what must hold, beside what this machine gives
+# make gradient-accuracy  the paper's gradient beside the exact one
+# make measure-torch      call overhead, memory and Jacobians through torch
 # make test    lint, types and the whole test suite
 # make golden  write the committed text of generated/ anew
 #
@@ -15,13 +17,19 @@ READY := $(VENV)/.ready
 DEMO_EXAMPLES := pendulum cartpole
 EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor
 
-.PHONY: demo measure test golden lint clean
+.PHONY: demo measure gradient-accuracy measure-torch test golden lint clean
 
 demo: $(addprefix build-,$(DEMO_EXAMPLES))
 	$(BIN)/python -m examples.demo
 
 measure: $(addprefix build-,pendulum cartpole car)
 	$(BIN)/python -m examples.measure
+
+gradient-accuracy: $(READY)
+	$(BIN)/python -m examples.gradient_accuracy
+
+measure-torch: $(addprefix build-,pendulum cartpole)
+	$(BIN)/python -m examples.measure_torch
 
 test: lint $(addprefix build-,$(EXAMPLES))
 	$(BIN)/python -m pytest -n 2
