@@ -103,10 +103,10 @@ def _activity(solution: Solution) -> tuple[Activity, ...]:
 def _margins(solution: Solution) -> tuple[Margin, ...]:
     """The smallest of those problems that converged and have any."""
     shape, names = solution.status.shape, solution.controller.controls
-    margins = solution.margins.reshape(shape.numel(), -1)
+    margins = solution.margins.reshape(shape.numel(), solution.u.shape[-2:].numel())
     unknown = ((solution.status != Status.CONVERGED).flatten()[:, None] | margins.isnan()).any(1)
     values, places = margins.masked_fill(unknown[:, None], torch.inf).min(1)
-    active = solution.active.reshape(shape.numel(), -1)
+    active = solution.active.reshape(margins.shape)
     return tuple(
         Margin(
             _index(int(b), shape),
