@@ -8,14 +8,16 @@
 #include VALUES
 #include <stdio.h>
 
-enum { HORIZON = 5, BATCH = 11, SPOILT = 3, STATUSES = 6 };
+enum { HORIZON = 5, BATCH = 11, SPOILT = 3, STATUSES = 6, MOST_ITERATIONS = 60 };
 
 typedef struct {
   int64_t batch;
   const void *data[NPARAMETERS + 1];
   void *gradients[NPARAMETERS + 1];
   int64_t strides[NPARAMETERS + 1];
-  scalar *initial, *start, *x, *u, *costates, *gains, *cost, *residual, *g_x, *g_u, *g_cost, *g_initial;
+  scalar *initial, *start, *x, *u, *costates, *gains, *cost, *residual, *history;
+  scalar *g_x, *g_u, *g_cost, *g_initial;
+  scalar *d_initial, *d_x, *d_u, *d_cost, *multipliers, *lower, *upper;
   int32_t *status, *iterations, *usable, *singular;
 } arrays;
 
@@ -67,6 +69,14 @@ static arrays make_arrays(int64_t batch, int shared) {
   a.g_u = numbers(batch * HORIZON * NU);
   a.g_cost = numbers(batch);
   a.g_initial = numbers(batch * NX);
+  a.history = numbers(batch * (MOST_ITERATIONS + 1) * 2);
+  a.d_initial = numbers(batch * NX);
+  a.d_x = numbers(batch * (HORIZON + 1) * NX);
+  a.d_u = numbers(batch * HORIZON * NU);
+  a.d_cost = numbers(batch);
+  a.multipliers = numbers(batch * HORIZON * NU);
+  a.lower = numbers(batch * HORIZON * NU);
+  a.upper = numbers(batch * HORIZON * NU);
   a.status = flags(batch);
   a.iterations = flags(batch);
   a.usable = flags(batch);
@@ -76,12 +86,14 @@ static arrays make_arrays(int64_t batch, int shared) {
   for (int64_t i = 0; i < batch * (HORIZON + 1) * NX; i++) a.g_x[i] = R(0.5);
   for (int64_t i = 0; i < batch * HORIZON * NU; i++) a.g_u[i] = R(-0.25);
   for (int64_t i = 0; i < batch; i++) a.g_cost[i] = R(0.125);
+  for (int64_t i = 0; i < batch * NX; i++) a.d_initial[i] = R(0.5);
   return a;
 }
 
 static void free_arrays(arrays *a) {
-  scalar *all[] = {a->initial, a->start, a->x,     a->u,      a->costates, a->gains,
-                   a->cost,    a->residual, a->g_x, a->g_u, a->g_cost,   a->g_initial};
+  scalar *all[] = {a->initial, a->start, a->x,         a->u,         a->costates, a->gains, a->cost,
+                   a->residual, a->history, a->g_x,    a->g_u,       a->g_cost,   a->g_initial,
+                   a->d_initial, a->d_x,  a->d_u,      a->d_cost,    a->multipliers, a->lower, a->upper};
   int32_t *words[] = {a->status, a->iterations, a->usable, a->singular};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   for (size_t i = 0; i < sizeof words / sizeof *words; i++) free(words[i]);
@@ -95,7 +107,7 @@ static void solve(arrays *a, int exact, int cold, int threads) {
   const solve_arguments arguments = {
       .batch = a->batch,
       .horizon = HORIZON,
-      .max_iterations = 60,
+      .max_iterations = MOST_ITERATIONS,
       .exact_hessian = exact,
       .certify = exact,
       .threads = threads,
@@ -114,17 +126,19 @@ static void solve(arrays *a, int exact, int cold, int threads) {
       .residual = a->residual,
       .status = a->status,
       .iterations = a->iterations,
+      .history = cold ? a->history : NULL,
   };
   require(solve_batch(&arguments) == 0, "solve returned an error");
 }
 
-static void differentiate(arrays *a, int exact, int all_cotangents, int threads) {
+static void differentiate(arrays *a, int exact, int all_cotangents, double smoothing, int threads) {
   for (int64_t i = 0; i < a->batch; i++) a->usable[i] = a->status[i] == CONVERGED;
   const gradient_arguments arguments = {
       .batch = a->batch,
       .horizon = HORIZON,
       .exact_hessian = exact,
       .threads = threads,
+      .smoothing = smoothing,
       .parameters = a->data,
       .parameter_strides = a->strides,
       .states = a->x,
@@ -140,6 +154,46 @@ static void differentiate(arrays *a, int exact, int all_cotangents, int threads)
   require(differentiate_batch(&arguments) == 0, "differentiate returned an error");
 }
 
+/* The change along a change of x0 and of the parameters, by the gradients that `differentiate` left. */
+static void change(arrays *a, int exact, double smoothing, int threads) {
+  const tangent_arguments arguments = {
+      .batch = a->batch,
+      .horizon = HORIZON,
+      .exact_hessian = exact,
+      .threads = threads,
+      .smoothing = smoothing,
+      .parameters = a->data,
+      .parameter_strides = a->strides,
+      .states = a->x,
+      .controls = a->u,
+      .usable = a->usable,
+      .tangent_initial_state = a->d_initial,
+      .tangent_parameters = (const void *const *)a->gradients,
+      .tangent_strides = a->strides,
+      .tangent_states = a->d_x,
+      .tangent_controls = a->d_u,
+      .tangent_cost = a->d_cost,
+      .singular = a->singular,
+  };
+  require(tangent_batch(&arguments) == 0, "tangent returned an error");
+}
+
+static void examine(arrays *a) {
+  const examine_arguments arguments = {
+      .batch = a->batch,
+      .horizon = HORIZON,
+      .parameters = a->data,
+      .parameter_strides = a->strides,
+      .states = a->x,
+      .controls = a->u,
+      .usable = a->usable,
+      .multipliers = a->multipliers,
+      .lower = a->lower,
+      .upper = a->upper,
+  };
+  require(examine_batch(&arguments) == 0, "examine returned an error");
+}
+
 /* What holds of any result; returns a number that depends on every gradient. */
 static double check(const arrays *a, int *met) {
   double sum = 0;
@@ -152,6 +206,13 @@ static double check(const arrays *a, int *met) {
       const double g = (double)a->g_initial[b * NX + i];
       require(status == CONVERGED ? isfinite(g) : g == 0, "gradient of x0 neither finite nor zero as it should be");
       sum += g;
+    }
+    const double d_cost = (double)a->d_cost[b];
+    require(status == CONVERGED ? isfinite(d_cost) : d_cost == 0, "tangent neither finite nor zero as it should be");
+    for (int i = 0; i < HORIZON * NU && status == CONVERGED; i++) {
+      const int64_t at = b * HORIZON * NU + i;
+      require(a->lower[at] <= a->u[at] && a->u[at] <= a->upper[at], "a control is outside its bounds");
+      require(isfinite(a->multipliers[at]), "a multiplier is not finite");
     }
   }
   for (int p = 0; p < NPARAMETERS; p++) {
@@ -174,9 +235,12 @@ void EXERCISE(void) {
   for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
     for (int way = 0; way < 4; way++) {
       const int exact = way & 1, shared = way >> 1;
+      const double smoothing = way == 1 ? 0.01 : 0;
       arrays a = make_arrays(batches[i], shared);
       solve(&a, exact, shared, 2);
-      differentiate(&a, exact, !shared, 2);
+      differentiate(&a, exact, !shared, smoothing, 2);
+      change(&a, exact, smoothing, 2);
+      examine(&a);
       sum += check(&a, met);
       free_arrays(&a);
     }

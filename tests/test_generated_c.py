@@ -1,5 +1,6 @@
 """The C of every example compiles without a warning for every target, and runs clean under sanitizers."""
 
+import dataclasses
 import math
 import runpy
 import shutil
@@ -9,9 +10,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+from controllers import random_lq
 
 import mpcgen
-from mpcgen.build import Toolchain, compile_variants, find_toolchain
+from mpcgen.build import Toolchain, compile_variants, driver, find_toolchain
+from mpcgen.build import toolchain as toolchain_module
 from mpcgen.build.extension import HEADER_FOLDER, VARIANTS, write_sources
 from mpcgen.build.target import known_targets
 from mpcgen.build.toolchain import COMPILERS, run_compiler
@@ -156,3 +160,85 @@ def default_or_near_identity(parameter):
 
 def c_number(value):
     return repr(float(value)) if math.isfinite(value) else ("INFINITY" if value > 0 else "-INFINITY")
+
+
+# ---- products by loops ----
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of this test's own, so that what it compiles in its own ways is not found by others."""
+    monkeypatch.setenv("MPCGEN_CACHE_DIR", str(tmp_path))
+
+
+def test_products_by_loops_give_the_unrolled_solution_and_gradients(car, own_cache, monkeypatch):
+    """Both sum the same products, in different orders: from solutions to 1e-12, agreement to 1e-10."""
+    monkeypatch.setattr(
+        driver, "render_spec", lambda spec: render_kernels(derive(lower_spec(spec), fused_limit=0))
+    )
+    looped = mpcgen.compile(dataclasses.replace(car.spec, name="car_looped"))
+    assert riccati_products(car.module) == "unrolled"
+    assert riccati_products(looped) == "loops"
+    starts = car.starts(64, 0)
+    first, second = (solve_and_differentiate(module, starts) for module in (car.module, looped))
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def riccati_products(module):
+    return module.CONTROLLER.library.manifest["sizes"]["Riccati products"]
+
+
+def solve_and_differentiate(module, starts):
+    """x, u, cost, and gradients of a weighted sum of them with respect to x0 and every parameter."""
+    x0 = starts.clone().requires_grad_()
+    parameters = {
+        p.name: torch.tensor(p.default, dtype=torch.float64).reshape(p.shape).requires_grad_()
+        for p in module.CONTROLLER.parameters
+    }
+    solution = module.MPC(tol=1e-12, on_unconverged="raise")(x0, **parameters)
+    outputs = (solution.x, solution.u, solution.cost)
+    loss = sum((part * torch.linspace(-1, 1, part.numel()).reshape(part.shape)).mean() for part in outputs)
+    gradients = torch.autograd.grad(loss, [x0, *parameters.values()])
+    return [part.detach() for part in (*outputs, *gradients)]
+
+
+def test_a_problem_with_37_states_and_12_controls_builds_and_solves(own_cache, monkeypatch):
+    """Against the dense solution of the problem condensed to its controls."""
+    monkeypatch.setattr(toolchain_module, "BASE_FLAGS", ("-O0", *toolchain_module.BASE_FLAGS[1:]))
+    n, m, horizon, count = 37, 12, 3, 9
+    module = mpcgen.compile(mpcgen.lqr(n, m, horizon=horizon))
+    problem = random_lq(n, m, horizon, seed=0)
+    x0 = torch.randn(count, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    tol = 1e-9
+    solution = module.MPC(tol=tol, on_unconverged="raise")(x0, **problem)
+    dense = condensed_solution(x0, **problem)
+    # the condensed Hessian is at least that of C's control block, which is at least I, so |du| <= |dL/du|
+    assert (solution.u - dense).flatten(1).norm(dim=1).max() <= tol * math.sqrt(horizon * m)
+
+
+def condensed_solution(x0, C, c, F, f):
+    """U (count, N, m) of the unbounded problem: states are affine in all controls, the cost quadratic."""
+    horizon, n, width = F.shape
+    m = width - n
+    count = x0.shape[0]
+    by_u = torch.zeros(n, horizon * m, dtype=x0.dtype)
+    constant = x0
+    hessian = torch.zeros(horizon * m, horizon * m, dtype=x0.dtype)
+    gradient = torch.zeros(count, horizon * m, dtype=x0.dtype)
+    for t in range(horizon + 1):
+        last = t == horizon
+        pick = torch.zeros(m, horizon * m, dtype=x0.dtype)
+        if not last:
+            pick[:, t * m : (t + 1) * m] = torch.eye(m, dtype=x0.dtype)
+        tau_by_u = torch.cat([by_u, pick])
+        tau = torch.cat([constant, torch.zeros(count, m, dtype=x0.dtype)], dim=1)
+        weight = torch.zeros_like(C[t])
+        size = n if last else n + m
+        weight[:size, :size] = C[t, :size, :size]
+        linear = torch.where(torch.arange(n + m) < size, c[t], 0.0)
+        hessian += tau_by_u.mT @ weight @ tau_by_u
+        gradient += (tau @ weight + linear) @ tau_by_u
+        if not last:
+            by_u, constant = F[t] @ tau_by_u, tau @ F[t].mT + f[t]
+    return -torch.linalg.solve(hessian, gradient.mT).mT.reshape(count, horizon, m)
