@@ -75,9 +75,9 @@ class MPC(torch.nn.Module):
     differentiable says what the gradient of (x, u, cost) with respect to x0, the parameters and u_init is:
 
     - "unroll": that of the iterations themselves, the accepted steps and active sets held; memory grows with
-      their number. It is the derivative of what was computed, converged or not. Its error as a derivative of
-      the solution is of the order of the error before the last step (exact Hessian), or of k rho^k after k
-      steps that contract by rho (Gauss-Newton).
+      their number. It is the derivative of what was computed, converged or not. As a derivative of the solution
+      its error E_k after k iterations follows that of the controls, e_k: E_k = O(e_{k-1} E_{k-1} + e_{k-1}²)
+      with the exact Hessian, E_k ~ k e_k with Gauss-Newton. Lower tol where that is not enough.
     - "last": that of the convex approximation at the solution, its trajectory held. With the exact Hessian
       this is the implicit function theorem: the solution's derivative to within the residual. With Gauss-
       Newton it is the paper's Module 2. Zero for problems whose status is not zero.
