@@ -128,7 +128,7 @@ def source():
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(c_text.INTERFACES, function.name, interface)
-        printed = c_text.c_function(function, {})
+        (printed,) = c_text.c_functions(function, {})
     body = "\n".join(f"  {line}" for line in printed.body)
     text = f"{printed.comment}\n{printed.signature} {{\n{body}\n}}"
     return HARNESS.format(function=text, reads=len(symbols), writes=len(outputs))

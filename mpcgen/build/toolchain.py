@@ -21,7 +21,7 @@ COMPILERS = ("gcc", "clang", "cc")
 # Not -ffast-math: the solver's tests for NaN and infinity must mean what they say.
 BASE_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 HIDDEN_FLAGS = ("-fvisibility=hidden",)
-WARNING_FLAGS = ("-Wall", "-Wextra")
+WARNING_FLAGS = ("-Wall", "-Wextra", "-Werror=implicit-function-declaration")
 # Importing an extension runs its glue on whatever CPU is there, so it gets no flag of an instruction set.
 GLUE_FLAGS = ("-O1", "-std=gnu11", "-fPIC", "-fvisibility=hidden")
 

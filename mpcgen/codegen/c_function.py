@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mpcgen.codegen.c_expression import c_definition, c_value
 from mpcgen.codegen.schedule import Assign, Load, Schedule, Store, schedule
-from mpcgen.derivative.function import Function
+from mpcgen.derivative.function import Function, Output
 from mpcgen.graph import Expr
+from mpcgen.graph.walk import flops
 
 WIDTH = 116
 
+LONGEST_FUNCTION = 2500
+"""Operations beyond which a function is cut into parts, as gcc's combine pass takes time in their square."""
+
+MOST_REPEATED = 1.15
+"""Operations that the parts may have in all, relative to the function: above it they share too much to be cut."""
+
 _POINT = "const real *restrict state, const real *restrict control, {theta}"
 _THETA = "const real *restrict theta, const real *restrict theta_t"
-_EXPAND = "const real *restrict state, const real *restrict control, {theta}, {curvature}const value_model *restrict value, "
+_EXPAND = _POINT + ", {curvature}const value_model *restrict value, "
 
 
 @dataclass(frozen=True)
 class Interface:
-    """C parameters of a function, and the C expression of each of its inputs and outputs."""
+    """C parameters of a function, and the C expression of each of its inputs and outputs.
+
+    ``apart``: a part of a long function, which the compiler must not put together again.
+    """
 
     parameters: str
     places: Mapping[str, str]
     inline: bool = True
+    apart: bool = False
 
 
 def _interface(parameters: str, places: Mapping[str, str], inline: bool = True) -> Interface:
@@ -104,14 +115,14 @@ INTERFACES: dict[str, Interface] = {
     ),
 }
 
-RESERVED = frozenset(
-    "state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control "
-    "d_theta d_theta_t r_state r_control affine d_cost d_lower d_upper "
-    "d_next d_costate loss_cost g_theta g_theta_t g_control g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA "
-    "NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE SYMMETRIC NTAU real mask scalar scalar_bits "
-    "stage_model value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take "
-    "allocate strategy accumulate parameter_row load_row store_row".split()
-)
+_RESERVED = """
+state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control d_theta
+d_theta_t r_state r_control affine d_cost d_lower d_upper d_next d_costate loss_cost g_theta g_theta_t g_control
+g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE
+SYMMETRIC NTAU real mask scalar scalar_bits stage_model value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand
+review adopt refill finish take allocate accumulate parameter_row load_row store_row sweep
+"""
+RESERVED = frozenset(_RESERVED.split())
 """Names that mean something in the generated file or its headers."""
 
 
@@ -134,16 +145,64 @@ class CFunction:
     wrapper: Wrapper | None = None
 
 
-def c_function(function: Function, hints: Mapping[Expr, str]) -> CFunction:
-    """Schedule a function and print it."""
+def c_functions(function: Function, hints: Mapping[Expr, str]) -> tuple[CFunction, ...]:
+    """Schedule a function and print it: whole, or in parts with a function that calls them."""
+    parts = split(function)
+    if len(parts) == 1:
+        return (_printed(function, hints, INTERFACES[function.name]),)
     interface = INTERFACES[function.name]
-    plan = schedule(function, hints, RESERVED)
+    outer = replace(interface, inline=False)
+    printed = [_printed(part, hints, replace(outer, apart=True)) for part in parts]
+    arguments = ", ".join(_parameter_names(interface.parameters))
+    calls = tuple(f"{part.name}({arguments});" for part in parts)
+    return (*printed, CFunction(*_head(function, outer), calls, _wrapper(function.name)))
+
+
+def split(function: Function) -> tuple[Function, ...]:
+    """Cut a long function into parts by outputs, if they share little.
+
+    The compiler's time grows faster than a function's length, but what two parts share each computes for itself.
+    """
+    total = flops(function.expressions())
+    if total <= LONGEST_FUNCTION:
+        return (function,)
+    count = -(-total // LONGEST_FUNCTION)
+    entries = [(out, i) for out in function.outputs for i in out.written()]
+    size = -(-len(entries) // count)
+    parts = tuple(
+        _part(function, number, entries[start : start + size])
+        for number, start in enumerate(range(0, len(entries), size), start=1)
+    )
+    repeated = sum(flops(part.expressions()) for part in parts)
+    return parts if repeated <= MOST_REPEATED * total else (function,)
+
+
+def _part(function: Function, number: int, entries: Sequence[tuple[Output, int]]) -> Function:
+    outputs = [
+        replace(out, only=tuple(i for other, i in entries if other is out))
+        for out in function.outputs
+        if any(other is out for other, _ in entries)
+    ]
+    purpose = f"{function.purpose}: part {number}"
+    return Function(f"{function.name}_{number}", purpose, function.inputs, tuple(outputs))
+
+
+def _head(function: Function, interface: Interface) -> tuple[str, str, str]:
+    """Name, comment and signature."""
     qualifier = "static inline" if interface.inline else "static"
+    if interface.apart:
+        qualifier += " __attribute__((noinline))"
     signature = _wrap_signature(f"{qualifier} void {function.name}({interface.parameters})")
     comment = _wrap(f"/* {function.purpose[0].upper()}{function.purpose[1:]}. */", indent=" * ")
+    return function.name, comment, signature
+
+
+def _printed(function: Function, hints: Mapping[Expr, str], interface: Interface) -> CFunction:
+    plan = schedule(function, hints, RESERVED)
     unused = _unused_parameters(interface, plan)
     body = tuple(f"(void){name};" for name in unused) + tuple(_lines(plan, interface.places))
-    return CFunction(function.name, comment, signature, body, _wrapper(function.name))
+    wrapper = None if interface.apart else _wrapper(function.name)
+    return CFunction(*_head(function, interface), body, wrapper)
 
 
 def _wrapper(name: str) -> Wrapper | None:

@@ -9,7 +9,7 @@ from importlib.resources import files
 import jinja2
 import jinja2.meta
 
-from mpcgen.codegen.c_function import c_function
+from mpcgen.codegen.c_function import c_functions
 from mpcgen.codegen.rendered import Rendered, source_digest
 from mpcgen.derivative.function import Function
 from mpcgen.derivative.kernels import Kernels
@@ -80,7 +80,7 @@ def _sizes(kernels: Kernels) -> dict[str, object]:
 def _descriptions(kernels: Kernels) -> dict[str, object]:
     spec = kernels.model.spec
     width = max(len(str(c.symbol)) for c in spec.controls)
-    controls = [f"{str(c.symbol):<{width}}  {c.lower} <= {c.symbol} <= {c.upper}" for c in spec.controls]
+    controls = [f"{c.symbol!s:<{width}}  {c.lower} <= {c.symbol} <= {c.upper}" for c in spec.controls]
     states = [f"{i}  {state}" for i, state in enumerate(spec.states)]
     return {"state_rows": states, "control_rows": controls, "parameter_rows": list(_parameter_rows(kernels))}
 
@@ -114,7 +114,7 @@ def _kernel_context(kernels: Kernels) -> dict[str, object]:
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
-        "functions": [c_function(function, hints) for function in kernels.functions],
+        "functions": [printed for function in kernels.functions for printed in c_functions(function, hints)],
     }
 
 
@@ -156,7 +156,8 @@ def _package_context(kernels: Kernels, digest: str) -> dict[str, object]:
     spec = kernels.model.spec
     parameters = [
         {
-            "arguments": f"{p.name!r}, {p.shape!r}, {_default(p.default)}, {p.per_stage}, {p.in_terminal}, {p.only_bounds}"
+            "arguments": f"{p.name!r}, {p.shape!r}, {_default(p.default)}, "
+            f"{p.per_stage}, {p.in_terminal}, {p.only_bounds}"
         }
         for p in spec.parameters
     ]

@@ -13,6 +13,10 @@ from mpcgen.graph.walk import topological
 MOST_NESTED = 7
 """Most operations written inside one expression: more is hard to read, and gains nothing."""
 
+MOST_LOADS_AHEAD = 100
+"""Most inputs that are read at the top, where a reader looks for them. Beyond that each is read just before its
+first use: the compiler's time grows with the distance between the two."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -98,6 +102,7 @@ class _Scheduler:
         self.nested: dict[Expr, int] = {}
         self.statements: list[Load | Assign | Store] = []
         self.uses = self._count_uses()
+        self.loads = self._find_loads()
 
     def _count_uses(self) -> dict[Expr, int]:
         outputs = self.function.expressions()
@@ -111,7 +116,8 @@ class _Scheduler:
         return uses
 
     def run(self) -> Schedule:
-        self._load_inputs()
+        if len(self.loads) <= MOST_LOADS_AHEAD:
+            self._load(list(self.loads))
         done: set[Expr] = set()
         for output in self.function.outputs:
             for index in output.written():
@@ -120,16 +126,25 @@ class _Scheduler:
                     if inner not in done:
                         done.add(inner)
                         self._place(inner, is_output=inner is node)
+                self._load(self._read_by(node))
                 self.statements.append(Store(output, index, node))
         return Schedule(self.function, tuple(self.statements), self.names)
 
-    def _load_inputs(self) -> None:
+    def _find_loads(self) -> dict[Expr, Load]:
+        loads = {}
         for group in self.function.inputs:
             for index, symbol in enumerate(group.symbols):
                 if symbol in self.uses:
-                    name = self.fresh.claim(str(symbol.value))
-                    self.names[symbol] = name
-                    self.statements.append(Load(group, index, name))
+                    self.names[symbol] = self.fresh.claim(str(symbol.value))
+                    loads[symbol] = Load(group, index, self.names[symbol])
+        return loads
+
+    def _load(self, symbols: list[Expr]) -> None:
+        """Emit the loads of those symbols that are not there yet."""
+        for symbol in symbols:
+            load = self.loads.pop(symbol, None)
+            if load is not None:
+                self.statements.append(load)
 
     def _place(self, node: Expr, is_output: bool) -> None:
         """Nest a node in its only reader, or give it a name."""
@@ -139,8 +154,21 @@ class _Scheduler:
         if self.uses[node] == 1 and (is_output or size <= MOST_NESTED):
             self.nested[node] = size
             return
+        self._load(self._read_by(node))
         self.names[node] = self._name(node)
         self.statements.append(Assign(self.names[node], node))
+
+    def _read_by(self, node: Expr) -> list[Expr]:
+        """Symbols in the text of a statement: those reached through nodes that have no name of their own."""
+        if not self.loads:
+            return []
+        found, stack = [], [node]
+        while stack:
+            inner = stack.pop()
+            if inner.op == "symbol":
+                found.append(inner)
+            stack.extend(arg for arg in inner.args if arg.op == "symbol" or arg not in self.names)
+        return sorted(found, key=lambda symbol: symbol.index)
 
     def _name(self, node: Expr) -> str:
         if node in self.hints:

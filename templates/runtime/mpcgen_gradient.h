@@ -12,7 +12,6 @@ enum { REDUCTION_BLOCKS = 64 };
 
 typedef struct {
   sensitivity_state base;
-  real loss_cost;                    /* cotangent of the cost */
   real *g_theta, *g_theta_stage;     /* this vector's parameter gradients */
   real *sum_theta, *sum_theta_stage; /* the same summed over the vectors of a block */
   real g_initial[NX];
@@ -48,8 +47,8 @@ static void bound_gradients(const gradient_state *g, int t, const real *d_u, con
   for (int i = 0; i < NU; i++) {
     const int at = t * NU + i;
     if (s->smoothing > 0) {
-      g_lower[i] = g->loss_cost * lower_pressure(s, at) - s->at_lower[at] * d_u[i];
-      g_upper[i] = g->loss_cost * upper_pressure(s, at) - s->at_upper[at] * d_u[i];
+      g_lower[i] = s->loss_cost * lower_pressure(s, at) - s->at_lower[at] * d_u[i];
+      g_upper[i] = s->loss_cost * upper_pressure(s, at) - s->at_upper[at] * d_u[i];
     } else {
       g_lower[i] = s->at_lower[at] * (s->linear_u[at] + g_u[i]);
       g_upper[i] = s->at_upper[at] * (s->linear_u[at] + g_u[i]);
@@ -63,7 +62,7 @@ static void gradient_forward(gradient_state *g) {
   real d_x[NX], d_u[NU], d_next[NX], d_costate[NX], g_u[NU], g_lower[NU], g_upper[NU];
   for (int i = 0; i < NX; i++) {
     d_x[i] = ALL(0);
-    g->g_initial[i] = s->offset[i] + g->loss_cost * s->costate[i];
+    g->g_initial[i] = s->offset[i] + s->loss_cost * s->costate[i];
   }
   memset(g->g_theta, 0, NTHETA * sizeof(real));
   memset(g->g_theta_stage, 0, (size_t)(s->horizon + 1) * NTHETA_STAGE * sizeof(real));
@@ -73,13 +72,13 @@ static void gradient_forward(gradient_state *g) {
     policy_differential(s, t, d_x, d_u);
     stage_tangent(x, u, s->theta, theta_t, d_x, d_u, d_next);
     multiplier_differential(s, t + 1, d_next, d_costate);
-    stage_gradient(x, u, s->theta, theta_t, s->costate + (t + 1) * NX, d_x, d_u, d_costate, &g->loss_cost,
+    stage_gradient(x, u, s->theta, theta_t, s->costate + (t + 1) * NX, d_x, d_u, d_costate, &s->loss_cost,
                    g->g_theta, g_theta_t, g_u);
     bound_gradients(g, t, d_u, g_u, g_lower, g_upper);
     bounds_gradient(s->theta, theta_t, g_lower, g_upper, g->g_theta, g_theta_t);
     memcpy(d_x, d_next, sizeof d_x);
   }
-  terminal_gradient(s->x + s->horizon * NX, s->theta, s->theta_stage + s->horizon * NTHETA_STAGE, d_x, &g->loss_cost,
+  terminal_gradient(s->x + s->horizon * NX, s->theta, s->theta_stage + s->horizon * NTHETA_STAGE, d_x, &s->loss_cost,
                     g->g_theta, g->g_theta_stage + s->horizon * NTHETA_STAGE);
 }
 
@@ -99,7 +98,7 @@ static void load_cotangents(gradient_state *g, const gradient_arguments *a, int 
   if (!load_solution(s, &source, k, problem)) return;
   load_array(s->linear_x, k, a->cotangent_states, problem, (n + 1) * NX);
   load_array(s->linear_u, k, a->cotangent_controls, problem, n * NU);
-  load_array(&g->loss_cost, k, a->cotangent_cost, problem, 1);
+  load_array(&s->loss_cost, k, a->cotangent_cost, problem, 1);
 }
 
 /* Writes what belongs to one problem alone: zero where there is no gradient. */

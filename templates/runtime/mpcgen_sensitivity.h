@@ -20,6 +20,7 @@ typedef struct {
   real *linear_x, *linear_u;  /* (N+1, NX), (N, NU): linear terms of the LQ problem */
   real *affine;               /* (N, NX): d_{t+1} = F d_t + affine; zero in reverse mode */
   real *held;                 /* (N, NU): value of d_u where a bound holds it; zero in reverse mode */
+  real loss_cost;             /* reverse mode: cotangent of the cost */
   real *costate;              /* (N+1, NX) */
   real *multiplier;           /* (N, NU): dL/du, nonzero where a bound is active */
   real *hessian, *offset;     /* (N+1, NXX), (N+1, NX): value function of the differentials */
@@ -173,6 +174,10 @@ static void sensitivity_backward(sensitivity_state *s, int exact_hessian, parame
     if (change) change_bounds(s, k, change);
     symmetric_times(q.uu, s->held + k * NU, pushed);
     for (int i = 0; i < NU; i++) {
+      /* dL/du of a free control is zero but for the residual: with it the cost's gradient is that of the solution
+       * sought, to second order, and not that of the one found. */
+      const real rest = lane_select(is_free[i], s->loss_cost * q.gradient_u[i], ALL(0));
+      if (!(s->smoothing > 0)) s->linear_u[k * NU + i] += rest;
       qu[i] = s->linear_u[k * NU + i] + q.offset_u[i];
       pushed[i] += qu[i];
     }

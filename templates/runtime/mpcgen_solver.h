@@ -184,6 +184,10 @@ static void backward_sweep(solver_state *s) {
     }
     update_value(&q, quu, qu, s->gain + (t - 1) * NU * NX, step, q.offset_x, &value);
   }
+  /* What has no derivative at x_0 only has not reached a control; a model that is not convex is not used. */
+  for (int i = 0; i < NX; i++) s->finite = lane_and(s->finite, lane_finite(value.costate[i]));
+  for (int i = 0; i < NXX; i++)
+    s->finite = lane_and(s->finite, lane_or(lane_finite(value.hessian[i]), lane_not(s->convex)));
 }
 
 /* ---- what happens to one lane between passes: plain scalar code ---- */
