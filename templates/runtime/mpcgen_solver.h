@@ -192,7 +192,7 @@ static void backward_sweep(solver_state *s) {
 
 /* ---- what happens to one lane between passes: plain scalar code ---- */
 
-#define ARMIJO R(1e-4)
+#define ARMIJO R(0.1) /* share of the expected change that a step must bring; with 1e-4 far steps leave the basin */
 #define SHORTEST_STEP R(1e-3)
 #define FIRST_REGULARISATION R(1e-3)
 #define LARGEST_REGULARISATION R(1e10)
