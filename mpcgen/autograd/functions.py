@@ -22,14 +22,8 @@ _SECOND = (
 )
 
 
-def _refuse(*_: Any) -> Any:
-    raise SecondDerivativeError(_SECOND)
-
-
-def _fold(tensor: Tensor | None, dim: int | None, size: int, batch: int) -> Tensor | None:
+def _fold(tensor: Tensor, dim: int | None, size: int, batch: int) -> Tensor:
     """Make a mapped dimension part of the batch: (V*B, ...), or still (1, ...) if all share one value."""
-    if tensor is None:
-        return None
     if dim is None:
         if tensor.shape[0] == 1:
             return tensor
@@ -107,12 +101,9 @@ class Solve(torch.autograd.Function):
         """Make the mapped dimension part of the batch."""
         controller, options, horizon, x0, u_init, *parameters = args
         size, batch = info.batch_size, _batch(x0, in_dims[3])
-        x0, u_init, *parameters = (
-            _fold(t, d, size, batch)
-            for t, d in zip((x0, u_init, *parameters), in_dims[3:], strict=True)
-        )
-        if x0.shape[0] != size * batch:
-            x0 = x0.expand(size * batch, *x0.shape[1:])
+        u_init = None if u_init is None else _fold(u_init, in_dims[4], size, batch)
+        parameters = [_fold(p, d, size, batch) for p, d in zip(parameters, in_dims[5:], strict=True)]
+        x0 = _own(x0, in_dims[3], size, batch)
         outputs = Solve.apply(controller, options, horizon, x0, u_init, *parameters)
         return tuple(_unfold(out, size) for out in outputs), (0,) * N_OUTPUTS
 
@@ -139,8 +130,15 @@ class Differentiate(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep nothing: there is no second derivative."""
 
-    backward = staticmethod(_refuse)
-    jvp = staticmethod(_refuse)
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        """Refuse: raises SecondDerivativeError."""
+        raise SecondDerivativeError(_SECOND)
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Tensor | None) -> Any:
+        """Refuse: raises SecondDerivativeError."""
+        raise SecondDerivativeError(_SECOND)
 
     @staticmethod
     def vmap(
@@ -177,14 +175,22 @@ class Tangent(torch.autograd.Function):
         *values: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """Run the forward mode; ``count`` parameters are followed by as many changes."""
-        return kernels.tangent(controller, options, x, u, status, values[:count], d_x0, values[count:])
+        parameters = tuple(value for value in values[:count] if value is not None)
+        return kernels.tangent(controller, options, x, u, status, parameters, d_x0, values[count:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep nothing: there is no second derivative."""
 
-    backward = staticmethod(_refuse)
-    jvp = staticmethod(_refuse)
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        """Refuse: raises SecondDerivativeError."""
+        raise SecondDerivativeError(_SECOND)
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Tensor | None) -> Any:
+        """Refuse: raises SecondDerivativeError."""
+        raise SecondDerivativeError(_SECOND)
 
     @staticmethod
     def vmap(
@@ -197,6 +203,9 @@ class Tangent(torch.autograd.Function):
         solution = [
             None if t is None else _own(t, d, size, batch) for t, d in zip(tensors[:4], dims[:4], strict=True)
         ]
-        values = [_fold(t, d, size, batch) for t, d in zip(tensors[4:], dims[4:], strict=True)]
+        values = [
+            None if t is None else _fold(t, d, size, batch)
+            for t, d in zip(tensors[4:], dims[4:], strict=True)
+        ]
         outputs = Tangent.apply(controller, options, count, *solution, *values)
         return tuple(_unfold(out, size) for out in outputs), (0, 0, 0)

@@ -43,7 +43,9 @@ class Options:
         if self.tol is not None and not (_is_number(self.tol) and self.tol > 0):
             raise ParameterError(f"tol={self.tol!r}; a positive number is expected, e.g. 1e-8")
         if not (_is_number(self.smoothing) and self.smoothing >= 0):
-            raise ParameterError(f"smoothing={self.smoothing!r}; a number of at least 0 is expected, e.g. 1e-3")
+            raise ParameterError(
+                f"smoothing={self.smoothing!r}; a number of at least 0 is expected, e.g. 1e-3"
+            )
         self._check_count("max_iterations", 0)
         if self.threads is not None:
             self._check_count("threads", 1)
