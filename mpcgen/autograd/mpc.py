@@ -35,7 +35,10 @@ class MPC(torch.nn.Module):
     u and dL/du; default 1e-8 in float64, 1e-4 in float32. max_iterations: passes of one rollout and one backward
     sweep. hessian: of the solver, "exact" (of the Lagrangian, near the solution) or "gauss_newton" (iLQR).
     gradient: "exact", or "gauss_newton" for the paper's Module 2, which leaves the curvature of the dynamics
-    out of the implicit differentiation and is in general not the derivative of the solution.
+    out of the implicit differentiation and is in general not the derivative of the solution; or "unrolled", which
+    differentiates ``unroll`` iterations of the solver, its last, converged or not (the paper's section 4.3; reverse
+    mode only, `mpcgen.autograd.unrolled` says exactly what it is). It needs ``problem``, the `mpcgen.Problem` or
+    its Spec that the controller was made from, and computes in plain PyTorch, slowly.
     on_unconverged: "warn", "raise" or "ignore". unconverged_gradient: of a problem whose status is not zero:
     "zero"; "keep", the formula evaluated where the solver stopped; or "nan". smoothing: mu > 0 replaces the
     bounds in the differentials by their log-barrier at mu, so that gradients do not jump when the active set
@@ -71,6 +74,8 @@ class MPC(torch.nn.Module):
         smoothing: float = 0.0,
         threads: int | None = None,
         history: bool = False,
+        unroll: int = 0,
+        problem: Any = None,
         learn: learnable.Learn = (),
         initial: Mapping[str, Any] | None = None,
     ) -> None:
@@ -83,6 +88,11 @@ class MPC(torch.nn.Module):
             tol, max_iterations, hessian, gradient, on_unconverged, unconverged_gradient, smoothing, threads
         )
         self.options_text = self.options.text
+        self.unrolled = None
+        if gradient == "unrolled" or unroll or problem is not None:
+            from mpcgen.autograd.unrolled import Unrolled  # brings sympy, which nothing else here needs
+
+            self.unrolled = Unrolled.of(self.controller, self.options, unroll, problem)
         self.learned: tuple[str, ...] = ()
         self.learned = learnable.register(self, self.controller, learn, initial or {})
 
@@ -111,7 +121,9 @@ class MPC(torch.nn.Module):
     def _solve(self, call: Call) -> tuple[Tensor, ...]:
         """Take the way that the surroundings ask for: registered operator, differentiable function, plain call."""
         arguments = (call.horizon, call.x0, call.u_init)
-        if torch.compiler.is_compiling():
+        if self.unrolled is not None:
+            outputs = self.unrolled.solve(self.controller, self.options, call)
+        elif torch.compiler.is_compiling():
             outputs = library.solve(self.key, self.options_text, *arguments, list(call.parameters))
         elif _is_differentiated(call):
             outputs = Solve.apply(self.controller, self.options, *arguments, *call.parameters)

@@ -16,7 +16,7 @@ DEFAULT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 _CHOICES = {
     "hessian": ("exact", "gauss_newton"),
-    "gradient": ("exact", "gauss_newton"),
+    "gradient": ("exact", "gauss_newton", "unrolled"),
     "on_unconverged": ("warn", "raise", "ignore"),
     "unconverged_gradient": ("zero", "keep", "nan"),
 }

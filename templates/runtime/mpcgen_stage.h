@@ -78,21 +78,29 @@ static inline void symmetric_times(const real *matrix, const real *vector, real 
   }
 }
 
-/* Which components may move: not those at a bound whose gradient pushes outward. */
-static inline void find_free(const real *step, const real *gradient, const real *lower, const real *upper,
-                             mask *is_free) {
+/* Which components may move, and the bound that each of the others goes to: those whose gradient pushes outward
+ * and whose distance to the bound is next to nothing beside what the gradient asks for. Exactly at the bound would
+ * be too narrow: a component a hair inside it would block every step of the others (Bertsekas 1982). */
+static inline void find_free(const real *quu, const real *step, const real *gradient, const real *lower,
+                             const real *upper, mask *is_free, real *bound) {
+  const real share = ALL(0.01);
   for (int i = 0; i < NU; i++) {
-    const mask at_lower = lane_and(lane_le(step[i], lower[i]), lane_lt(ALL(0), gradient[i]));
-    const mask at_upper = lane_and(lane_le(upper[i], step[i]), lane_lt(gradient[i], ALL(0)));
-    is_free[i] = lane_not(lane_or(at_lower, at_upper));
+    const real below = step[i] - lower[i], above = upper[i] - step[i], curvature = lane_abs(quu[TRIANGLE(i, i)]);
+    const mask low = lane_and(lane_and(lane_finite(below), lane_lt(ALL(0), gradient[i])),
+                              lane_le(below * curvature, share * gradient[i]));
+    const mask high = lane_and(lane_and(lane_finite(above), lane_lt(gradient[i], ALL(0))),
+                               lane_le(above * curvature, -share * gradient[i]));
+    is_free[i] = lane_not(lane_or(low, high));
+    bound[i] = lane_select(low, lower[i], lane_select(high, upper[i], step[i]));
   }
 }
 
 enum { BOX_QP_PASSES = 4 * NU + 4, BOX_QP_HALVINGS = 8 };
 
-/* Projected line search of the box QP along `direction` (Armijo on the quadratic); lanes in `settled` stay. */
-static inline mask box_qp_move(const real *quu, const real *gradient, const real *direction, const real *lower,
-                               const real *upper, mask settled, real *step) {
+/* Projected line search of the box QP along `direction` (Armijo on the quadratic), with the components that are not
+ * free on their bound; lanes in `settled` stay. */
+static inline mask box_qp_move(const real *quu, const real *gradient, const real *direction, const mask *is_free,
+                               const real *bound, const real *lower, const real *upper, mask settled, real *step) {
   mask pending = lane_not(settled), full = lane_none();
   real length = ALL(1), candidate[NU], change[NU], image[NU], best[NU];
   for (int i = 0; i < NU; i++) best[i] = step[i];
@@ -101,8 +109,8 @@ static inline mask box_qp_move(const real *quu, const real *gradient, const real
     real linear = ALL(0), quadratic = ALL(0);
     for (int i = 0; i < NU; i++) {
       const real target = step[i] + length * direction[i];
-      candidate[i] = lane_clip(target, lower[i], upper[i]);
-      inside = lane_and(inside, lane_eq(candidate[i], target));
+      candidate[i] = lane_select(is_free[i], lane_clip(target, lower[i], upper[i]), bound[i]);
+      inside = lane_and(inside, lane_or(lane_eq(candidate[i], target), lane_not(is_free[i])));
       change[i] = candidate[i] - step[i];
     }
     symmetric_times(quu, change, image);
@@ -128,15 +136,16 @@ static inline mask box_qp_move(const real *quu, const real *gradient, const real
 static inline mask box_qp(const real *quu, const real *qu, const real *lower, const real *upper, mask *is_free,
                           real *unit_lower, real *inverse_pivot, real *step) {
 #if NU == 1
+  real bound[1];
   step[0] = ALL(0);
-  find_free(step, qu, lower, upper, is_free); /* at a bound and pushed outward, any curvature will do */
+  find_free(quu, step, qu, lower, upper, is_free, bound); /* at a bound and pushed outward, any curvature will do */
   const mask accepted = factor_free(quu, is_free, unit_lower, inverse_pivot);
   const real newton = -qu[0] * inverse_pivot[0];
-  step[0] = lane_select(is_free[0], lane_clip(newton, lower[0], upper[0]), ALL(0));
+  step[0] = lane_select(is_free[0], lane_clip(newton, lower[0], upper[0]), bound[0]);
   is_free[0] = lane_and(is_free[0], lane_eq(step[0], newton));
   return accepted;
 #else
-  real gradient[NU], direction[NU];
+  real gradient[NU], direction[NU], bound[NU];
   mask settled = lane_none(), accepted = lane_not(lane_none());
   for (int i = 0; i < NU; i++) {
     step[i] = lane_clip(ALL(0), lower[i], upper[i]);
@@ -147,7 +156,7 @@ static inline mask box_qp(const real *quu, const real *qu, const real *lower, co
     mask now_free[NU], unchanged = lane_not(lane_none());
     symmetric_times(quu, step, gradient);
     for (int i = 0; i < NU; i++) gradient[i] += qu[i];
-    find_free(step, gradient, lower, upper, now_free);
+    find_free(quu, step, gradient, lower, upper, now_free, bound);
     for (int i = 0; i < NU; i++) unchanged = lane_and(unchanged, lane_not(now_free[i] ^ is_free[i]));
     settled = lane_or(settled, lane_and(full, unchanged));
     if (pass > 0 && !lane_any(lane_not(settled))) break;
@@ -157,7 +166,7 @@ static inline mask box_qp(const real *quu, const real *qu, const real *lower, co
     accepted = lane_and(accepted, positive);
     settled = lane_or(settled, lane_not(positive));
     solve_free(unit_lower, inverse_pivot, is_free, gradient, 1, direction);
-    full = box_qp_move(quu, gradient, direction, lower, upper, settled, step);
+    full = box_qp_move(quu, gradient, direction, is_free, bound, lower, upper, settled, step);
   }
   return accepted;
 #endif
