@@ -43,9 +43,11 @@ typedef struct {
   real *x, *u, *new_x, *new_u; /* (N+1, NX), (N, NU): accepted and candidate */
   real *costate;               /* (N+1, NX) */
   real *gain, *step;           /* (N, NU, NX), (N, NU) */
+  real *gradient;              /* (N, NU): dL/du along the accepted trajectory */
   real length, regularisation;
   real second_order;           /* weight of lambda'(d2f) in the Hessian: 0 Gauss-Newton, 1 exact */
   real cost, cost_scale;       /* of the candidate */
+  real promise;                /* dL/du (new_u - u): its change of the cost to first order, bounds included */
   real residual, slope, bend;  /* of the accepted trajectory */
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
   lane_state lanes[LANES];
@@ -53,7 +55,7 @@ typedef struct {
 
 static size_t solver_reals(int horizon) {
   const size_t n = (size_t)horizon;
-  return NTHETA + (n + 1) * NTHETA_STAGE + 3 * (n + 1) * NX + 2 * n * NU + n * NU * NX + n * NU;
+  return NTHETA + (n + 1) * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
 }
 
 static solver_state *make_solver(int horizon) {
@@ -70,6 +72,7 @@ static solver_state *make_solver(int horizon) {
   s->costate = at, at += (n + 1) * NX;
   s->u = at, at += n * NU;
   s->new_u = at, at += n * NU;
+  s->gradient = at, at += n * NU;
   s->gain = at, at += n * NU * NX;
   s->step = at;
   return s;
@@ -86,6 +89,7 @@ static inline real snap_to_bounds(real target, real lower, real upper) {
 /* Rolls the policy u + length * step + gain (x_new - x), clipped to the bounds, through the true dynamics. */
 static void rollout(solver_state *s) {
   real total = ALL(0), scale = ALL(0), cost;
+  s->promise = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
     const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
     const real *new_x = s->new_x + t * NX;
@@ -96,6 +100,7 @@ static void rollout(solver_state *s) {
       real target = u[i] + s->length * s->step[t * NU + i];
       for (int j = 0; j < NX; j++) target += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
       new_u[i] = snap_to_bounds(target, lower[i], upper[i]);
+      s->promise += s->gradient[t * NU + i] * (new_u[i] - u[i]);
     }
     stage_dynamics(new_x, new_u, s->theta, theta_t, s->new_x + (t + 1) * NX, &cost);
     total += cost;
@@ -147,6 +152,7 @@ static inline void stage_policy(solver_state *s, int t, stage_model *q, real *qu
     lower[i] -= u[i];
     upper[i] -= u[i];
     qu[i] = q->gradient_u[i] + q->offset_u[i];
+    s->gradient[t * NU + i] = q->gradient_u[i];
   }
   for (int i = 0; i < NUU; i++) quu[i] = q->uu[i];
   for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->regularisation;
@@ -192,7 +198,7 @@ static void backward_sweep(solver_state *s) {
 
 /* ---- what happens to one lane between passes: plain scalar code ---- */
 
-#define ARMIJO R(0.1) /* share of the expected change that a step must bring; with 1e-4 far steps leave the basin */
+#define ARMIJO R(0.05) /* share of the promised change that a step must bring: less lets far steps leave the basin */
 #define SHORTEST_STEP R(1e-3)
 #define FIRST_REGULARISATION R(1e-3)
 #define LARGEST_REGULARISATION R(1e10)
@@ -234,8 +240,8 @@ static int accept_candidate(solver_state *s, int k) {
   }
   if (lane->activity != ITERATING) return 0;
   lane->iterations++;
-  const scalar expected = expected_change(lane, length);
-  if (isfinite(cost) && cost - lane->cost <= ARMIJO * expected + rounding(lane)) {
+  const scalar promise = lane_get(&s->promise, k);
+  if (isfinite(cost) && cost - lane->cost <= ARMIJO * promise + rounding(lane)) {
     if (lane->refusals == 0) lower_regularisation(s, k);
     lane->refusals = 0;
     lane_set(&s->length, k, 1);
@@ -248,7 +254,7 @@ static int accept_candidate(solver_state *s, int k) {
     return 0;
   }
   lane_set(&s->length, k, R(0.5) * length);
-  if (R(0.5) * length < SHORTEST_STEP) {
+  if (R(0.5) * length < SHORTEST_STEP || promise >= 0) { /* a shorter step of the same policy will not do */
     lane_set(&s->length, k, 1);
     raise_regularisation(s, k);
   }
