@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import jinja2
 import jinja2.meta
@@ -80,7 +81,9 @@ def _sizes(kernels: Kernels) -> dict[str, object]:
 def _descriptions(kernels: Kernels) -> dict[str, object]:
     spec = kernels.model.spec
     width = max(len(str(c.symbol)) for c in spec.controls)
-    controls = [f"{c.symbol!s:<{width}}  {c.lower} <= {c.symbol} <= {c.upper}" for c in spec.controls]
+    controls = [
+        f"{c.symbol!s:<{width}}  {_bound(c.lower)} <= {c.symbol} <= {_bound(c.upper)}" for c in spec.controls
+    ]
     states = [f"{i}  {state}" for i, state in enumerate(spec.states)]
     return {"state_rows": states, "control_rows": controls, "parameter_rows": list(_parameter_rows(kernels))}
 
@@ -92,6 +95,11 @@ def _parameter_rows(kernels: Kernels) -> Iterator[str]:
         stages = ("N+1 stages" if p.in_terminal else "N stages") + " of " if p.per_stage else ""
         default = "required" if p.default is None else f"default {_short(p.default)}"
         yield f"{p.name:<{width}}  {stages}{p.shape}, {default}"
+
+
+def _bound(bound: Any) -> str:
+    """A bound of the specification, numbers without trailing zeros."""
+    return f"{float(bound):g}" if bound.is_number else str(bound)
 
 
 def _short(values: tuple[float, ...]) -> str:

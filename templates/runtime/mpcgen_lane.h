@@ -56,6 +56,12 @@ typedef scalar_bits mask;
 #define MPCGEN_ENTRY(name) name##_f32_single
 #endif
 
+#if MPCGEN_PRECISION == 64
+#define LIBM(name) name
+#else
+#define LIBM(name) name##f
+#endif
+
 /* A constant of the working precision, and the same constant in every lane. */
 #define R(value) ((scalar)(value))
 #if LANES > 1
@@ -108,7 +114,7 @@ static inline mask lane_le(real a, real b) { return -(mask)(a <= b); }
 static inline mask lane_eq(real a, real b) { return -(mask)(a == b); }
 static inline real lane_select(mask where, real a, real b) { return where ? a : b; }
 static inline mask lane_none(void) { return 0; }
-static inline real lane_abs(real a) { return a < 0 ? -a : a; }
+static inline real lane_abs(real a) { return LIBM(fabs)(a); }
 static inline int lane_any(mask where) { return where != 0; }
 #define LANE_BY_LANE_1(name, function) \
   static inline real name(real a) { return function(a); }
@@ -130,11 +136,6 @@ static inline real lane_sign(real a) {
 /* True where a is neither infinite nor NaN. */
 static inline mask lane_finite(real a) { return lane_lt(lane_abs(a), ALL(INFINITY)); }
 
-#if MPCGEN_PRECISION == 64
-#define LIBM(name) name
-#else
-#define LIBM(name) name##f
-#endif
 
 /* libmvec's names: _ZGV, instruction set, N, lanes, v per argument, function. */
 #if LANES > 1 && defined(MPCGEN_HAVE_LIBMVEC) && defined(__x86_64__)

@@ -26,7 +26,7 @@ typedef struct {
   int activity;
   int iterations;
   int refusals;      /* in a row */
-  int unproductive;  /* accepted steps in a row below rounding that did not lower the residual */
+  int unproductive;  /* passes with a step below rounding since the residual last halved */
   int cautious;      /* the last step with second derivatives of the dynamics was refused */
   scalar cost;
   scalar cost_scale; /* sum of the stages' absolute costs: what rounding is relative to */
@@ -126,15 +126,24 @@ static inline void convexify(real *quu, mask where) {
   for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += lane_select(where, shift, ALL(0));
 }
 
+/* A stage's quadratic model: exact where a lane's weight is positive, Gauss-Newton where it is zero. The exact one
+ * with a curvature of zero would not do there: zero times an infinite second derivative is NaN. */
 static inline void expand(const solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
   const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
-  if (lane_any(lane_lt(ALL(0), weight))) {
-    real curvature[NX]; /* lambda_{t+1}, or zero where this lane wants the Gauss-Newton Hessian */
-    for (int i = 0; i < NX; i++) curvature[i] = weight * value->costate[i];
-    stage_expand_exact(x, u, s->theta, theta_t, curvature, value, q);
-  } else {
+  const mask exact = lane_lt(ALL(0), weight);
+  if (!lane_any(exact)) {
     stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
+    return;
   }
+  real curvature[NX];
+  for (int i = 0; i < NX; i++) curvature[i] = weight * value->costate[i];
+  stage_expand_exact(x, u, s->theta, theta_t, curvature, value, q);
+  if (!lane_any(lane_not(exact))) return;
+  stage_model plain;
+  stage_expand_gauss_newton(x, u, s->theta, theta_t, value, &plain);
+  real *to = (real *)q;
+  const real *from = (const real *)&plain;
+  for (size_t i = 0; i < sizeof plain / sizeof *from; i++) to[i] = lane_select(exact, to[i], from[i]);
 }
 
 /* Solves the box QP of a stage. Where Quu is not positive definite on its free controls, a lane that uses second
@@ -146,11 +155,11 @@ static inline void stage_policy(solver_state *s, int t, stage_model *q, real *qu
   mask is_free[NU];
   stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
   for (int i = 0; i < NU; i++) {
-    const real projected = lane_clip(u[i] - q->gradient_u[i], lower[i], upper[i]);
-    s->residual = lane_max(lane_abs(u[i] - projected), s->residual);
-    s->finite = lane_and(s->finite, lane_finite(q->gradient_u[i]));
     lower[i] -= u[i];
     upper[i] -= u[i];
+    /* |u - clip(u - dL/du, lower, upper)|, written so that a large u does not absorb the gradient */
+    s->residual = lane_max(lane_abs(lane_clip(-q->gradient_u[i], lower[i], upper[i])), s->residual);
+    s->finite = lane_and(s->finite, lane_finite(q->gradient_u[i]));
     qu[i] = q->gradient_u[i] + q->offset_u[i];
     s->gradient[t * NU + i] = q->gradient_u[i];
   }
@@ -317,7 +326,7 @@ static void review(solver_state *s, const solve_arguments *a, int k) {
   lane->bend = lane_get(&s->bend, k);
   if (a->history) {
     scalar *row = (scalar *)a->history +
-                  ((size_t)lane->problem * (size_t)(a->max_iterations + 1) + (size_t)lane->iterations) * 2;
+                  ((size_t)lane->problem * ((size_t)a->max_iterations + 1) + (size_t)lane->iterations) * 2;
     row[0] = lane->cost;
     row[1] = lane->residual;
   }
