@@ -14,6 +14,7 @@ from mpcgen.errors import (
     InternalError,
     MpcgenError,
     ParameterError,
+    SecondDerivativeError,
     ShapeError,
     SpecError,
     StaleBuildError,
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from mpcgen.problem.linear_quadratic import lqr
     from mpcgen.problem.loading import load_problem
     from mpcgen.problem.problem import Problem
-    from mpcgen.runtime.status import Status
+    from mpcgen.runtime.status import Status, UnconvergedWarning
 
 # Public name -> the module that defines it; None: the name is a module itself.
 _LAZY: dict[str, str | None] = {
     "Problem": "mpcgen.problem.problem",
     "Status": "mpcgen.runtime.status",
+    "UnconvergedWarning": "mpcgen.runtime.status",
     "compile": "mpcgen.build.driver",
     "diagnose": "mpcgen.diagnosis.diagnose",
     "euler": "mpcgen.problem.integrators",
@@ -56,11 +58,13 @@ __all__ = [
     "MpcgenError",
     "ParameterError",
     "Problem",
+    "SecondDerivativeError",
     "ShapeError",
     "SpecError",
     "StaleBuildError",
     "Status",
     "UnconvergedError",
+    "UnconvergedWarning",
     "UnsupportedExpressionError",
     "compile",
     "diagnose",

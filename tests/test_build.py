@@ -17,7 +17,7 @@ from mpcgen.build.extension import VARIANTS, compile_extension, compile_variants
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.target import known_targets, select_target
 from mpcgen.build.toolchain import find_compiler, find_toolchain
-from mpcgen.errors import BuildError, CompilerNotFoundError
+from mpcgen.errors import BuildError, CompilerNotFoundError, SpecError
 from mpcgen.runtime import cpu
 
 TESTS = Path(__file__).parent
@@ -370,3 +370,8 @@ def test_features_are_read_from_cpuinfo(tmp_path, monkeypatch):
         assert cpu.missing_features(("avx512f", "fma", "avx2", "abm")) == ("avx512f", "abm")
     finally:
         cpu.cpu_features.cache_clear()
+
+
+def test_what_is_no_problem_is_refused():
+    with pytest.raises(SpecError, match=r"'examples/car.py' is a str; an mpcgen.Problem is expected"):
+        driver.compile("examples/car.py")

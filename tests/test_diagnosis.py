@@ -56,6 +56,15 @@ def test_the_report_counts_statuses_and_names_the_worst(mixed):
     assert Status.STALLED.meaning not in text
 
 
+def test_the_report_is_printed_and_returned(mixed, capsys):
+    report = mpcgen.diagnose(mixed)
+    assert capsys.readouterr().out == f"{report}\n"
+    file = io.StringIO()
+    mpcgen.diagnose(mixed, file=file)
+    assert (file.getvalue(), capsys.readouterr().out) == (f"{report}\n", "")
+    assert repr(report) == f"<{str(report).splitlines()[0]}>"
+
+
 def test_the_worst_problems_have_the_largest_residuals(cartpole):
     solution = cartpole.mpc(max_iterations=4, on_unconverged="ignore")(cartpole.starts(64, 0))
     report = mpcgen.diagnose(solution)
@@ -139,6 +148,10 @@ def test_the_picture_shows_states_controls_bounds_and_convergence(car):
     assert [s.get_data().values[0] for s in steps[1:]] == [-2.0, 2.0]
     count = int(solution.iterations[5]) + 1
     assert axes["cost"].lines[0].get_ydata().tolist() == solution.history.cost[5, :count].tolist()
+
+
+def test_a_solution_with_a_gradient_is_drawn_without_a_warning(car):
+    assert "CONVERGED" in mpcgen.plot(car.mpc()(car.starts(1, 0).requires_grad_()), 0).get_suptitle()
 
 
 def test_active_spans_are_shaded_and_explained(car):

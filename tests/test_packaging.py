@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import mpcgen
+from mpcgen.build.driver import build
+
 ROOT = Path(__file__).parent.parent
 TEMPLATES = sorted(
     path.relative_to(ROOT / "templates").as_posix()
@@ -72,3 +75,20 @@ def test_editable_install_finds_the_templates_from_another_directory(tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()) == ROOT / "templates" / "__init__.py"
+
+
+def test_generated_package_needs_torch_and_the_runtime_only(tmp_path):
+    build(mpcgen.load_problem(ROOT / "examples" / "pendulum.py"), tmp_path)
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import pendulum, torch\n"
+        "x0 = torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64, requires_grad=True)\n"
+        "pendulum.MPC()(x0).cost.backward()\n"
+        "outside = ('sympy', 'casadi', 'jinja2', 'cffi', 'click', 'rich', 'matplotlib', 'filelock', 'platformdirs')\n"
+        "print(sorted(set(outside) & set(sys.modules)))\n"
+        "print(sorted({name.split('.')[1] for name in sys.modules if name.startswith('mpcgen.')}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["[]", "['autograd', 'errors', 'runtime']"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mpcgen.build import cache
 from mpcgen.build.digest import build_digest, spec_key
@@ -15,7 +15,7 @@ from mpcgen.build.extension import compile_extension
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.toolchain import Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
-from mpcgen.errors import BuildError
+from mpcgen.errors import BuildError, SpecError
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
 from mpcgen.runtime.loading import extension_name, file_sha256
@@ -25,6 +25,7 @@ _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
 Report = Callable[[str], None]
 
 
+@runtime_checkable
 class SupportsSpec(Protocol):
     """What `build` takes besides a `Spec`: a `mpcgen.Problem`."""
 
@@ -112,7 +113,14 @@ def render_spec(spec: Spec) -> Rendered:
 
 
 def _spec(problem: SupportsSpec | Spec) -> Spec:
-    return problem if isinstance(problem, Spec) else problem.spec()
+    if isinstance(problem, Spec):
+        return problem
+    if not isinstance(problem, SupportsSpec):
+        raise SpecError(
+            f"{problem!r} is a {type(problem).__name__}; an mpcgen.Problem is expected, such as that of "
+            "mpcgen.load_problem('examples/cartpole.py')"
+        )
+    return problem.spec()
 
 
 def _obtain(spec: Spec, key: str, toolchain: Toolchain, force: bool, report: Report | None) -> _Entry:

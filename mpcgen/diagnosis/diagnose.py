@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from typing import TextIO
 
 import torch
 from torch import Tensor
@@ -20,12 +22,18 @@ _MOSTLY = 0.1
 """Share of a batch from which on an outcome gets a hint of its own."""
 
 
-def diagnose(solution: Solution) -> Report:
-    """Report how a batch of problems ended: statuses with advice, convergence, bounds, margins, hints.
+def diagnose(solution: Solution, *, file: TextIO | None = None) -> Report:
+    """Print how a batch of problems ended: statuses with advice, convergence, bounds, margins, hints.
 
-    solution: what a controller returned. ``print(mpcgen.diagnose(sol))`` shows the report; its fields hold the
-    numbers. A solution of `mpcgen.reference` is reported without its bounds, which it does not know.
+    solution: what a controller returned. file: where to print, default standard output. Returns the report, whose
+    fields hold the numbers. A solution of `mpcgen.reference` is reported without its bounds, which it does not know.
     """
+    report = _examine(solution)
+    print(report, file=sys.stdout if file is None else file)
+    return report
+
+
+def _examine(solution: Solution) -> Report:
     status = solution.status
     counts = tuple(StatusCount(s, int((status == s).sum())) for s in Status if bool((status == s).any()))
     activity: tuple[Activity, ...] = ()

@@ -78,7 +78,7 @@ def _title(solution: Solution, place: tuple[int, ...]) -> str:
     where = f"[{', '.join(map(str, place))}]" if place else ""
     title = (
         f"{solution.controller.name}{where}: {status.name} after {int(solution.iterations[place])} iterations, "
-        f"cost {float(solution.cost[place]):.6g}, residual {float(solution.residual[place]):.1e}"
+        f"cost {solution.cost[place].item():.6g}, residual {solution.residual[place].item():.1e}"
     )
     if solution.history is None:
         title += "\nconvergence not recorded: MPC(history=True) does"

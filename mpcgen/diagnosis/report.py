@@ -57,7 +57,7 @@ class Margin:
     value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What `mpcgen.diagnose` found; ``str(report)`` is made for reading.
 
@@ -80,6 +80,11 @@ class Report:
     margins: tuple[Margin, ...]
     unexamined: str | None
     hints: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self._head()[0]}>"  # one line, since an interactive session shows it below the printed report
+        )
 
     def __str__(self) -> str:
         sections = (
