@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mpcgen.codegen.c_expression import c_definition, c_value
+from mpcgen.codegen.c_expression import CALLS, c_definition, c_value
 from mpcgen.codegen.schedule import Assign, Load, Schedule, Store, schedule
 from mpcgen.derivative.function import Function, Output
 from mpcgen.graph import Expr
@@ -119,10 +119,11 @@ _RESERVED = """
 state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control d_theta
 d_theta_t r_state r_control affine d_cost d_lower d_upper d_next d_costate loss_cost g_theta g_theta_t g_control
 g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE
-SYMMETRIC NTAU real mask scalar scalar_bits stage_model value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand
-review adopt refill finish take allocate accumulate parameter_row load_row store_row sweep
+SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask scalar scalar_bits stage_model
+value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take allocate accumulate
+parameter_row load_row store_row sweep
 """
-RESERVED = frozenset(_RESERVED.split())
+RESERVED = frozenset(_RESERVED.split()) | frozenset(CALLS.values())
 """Names that mean something in the generated file or its headers."""
 
 

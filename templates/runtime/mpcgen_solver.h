@@ -126,24 +126,35 @@ static inline void convexify(real *quu, mask where) {
   for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += lane_select(where, shift, ALL(0));
 }
 
-/* A stage's quadratic model: exact where a lane's weight is positive, Gauss-Newton where it is zero. The exact one
- * with a curvature of zero would not do there: zero times an infinite second derivative is NaN. */
+/* Where the Hessian of a model is infinite or NaN (or too large to be summed). */
+static inline mask overflowed(const stage_model *q) {
+  real sum = ALL(0);
+  for (int i = 0; i < NXX; i++) sum += lane_abs(q->xx[i]);
+  for (int i = 0; i < NU * NX; i++) sum += lane_abs(q->ux[i]);
+  for (int i = 0; i < NUU; i++) sum += lane_abs(q->uu[i]);
+  return lane_not(lane_finite(sum));
+}
+
+/* A stage's quadratic model: with second derivatives of the dynamics where a lane's weight is positive. With a
+ * weight of zero the exact model is the Gauss-Newton one, except where zero meets an infinite second derivative:
+ * a lane must not fail there because another one in its vector has a positive weight. */
 static inline void expand(const solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
   const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
-  const mask exact = lane_lt(ALL(0), weight);
-  if (!lane_any(exact)) {
+  const mask plain = lane_le(weight, ALL(0));
+  if (!lane_any(lane_not(plain))) {
     stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
     return;
   }
   real curvature[NX];
   for (int i = 0; i < NX; i++) curvature[i] = weight * value->costate[i];
   stage_expand_exact(x, u, s->theta, theta_t, curvature, value, q);
-  if (!lane_any(lane_not(exact))) return;
-  stage_model plain;
-  stage_expand_gauss_newton(x, u, s->theta, theta_t, value, &plain);
+  const mask again = lane_and(plain, overflowed(q));
+  if (!lane_any(again)) return;
+  stage_model gauss_newton;
+  stage_expand_gauss_newton(x, u, s->theta, theta_t, value, &gauss_newton);
   real *to = (real *)q;
-  const real *from = (const real *)&plain;
-  for (size_t i = 0; i < sizeof plain / sizeof *from; i++) to[i] = lane_select(exact, to[i], from[i]);
+  const real *from = (const real *)&gauss_newton;
+  for (size_t i = 0; i < sizeof gauss_newton / sizeof *from; i++) to[i] = lane_select(again, from[i], to[i]);
 }
 
 /* Solves the box QP of a stage. Where Quu is not positive definite on its free controls, a lane that uses second
