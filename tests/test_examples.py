@@ -1,6 +1,7 @@
 """What the README and the examples promise: the code shown runs, and learning recovers the parameters."""
 
 import inspect
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor")
 
 
+def readme_blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
 def readme_block(text):
-    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    return block
+    return readme_blocks(text)[0]
 
 
 def test_readme_example_runs_and_its_gradient_is_the_derivative(capsys):
@@ -43,6 +47,26 @@ def test_readme_example_runs_and_its_gradient_is_the_derivative(capsys):
     h = 1e-5
     difference = (loss(1.5 + h) - loss(1.5 - h)) / (2 * h)
     assert names["mass"].grad.item() == pytest.approx(difference, rel=1e-4)
+
+
+# torch imports its own deprecated parts when it compiles.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_readme_blocks_for_torch_run_after_the_example():
+    torch.manual_seed(0)
+    blocks = readme_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+    names = {}
+    exec(blocks[0], names)
+    names["u_expert"] = names["solution"].u.detach()
+    for block in blocks[1:]:
+        exec(block, names)
+    assert {name: value.item() for name, value in names["mpc"].named_parameters() if value.ndim == 0} == {
+        "parametrizations.mass.original": pytest.approx(math.log(2.0)),
+        "parametrizations.drag.original": pytest.approx(math.log(0.1 / 0.9)),
+    }
+    names["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in names["mpc"].parameters())
+    assert names["jacobian"].shape == (128, 1, 2)
+    assert torch.allclose(names["step"](names["x0"]), names["mpc"](names["x0"]).u.square().mean())
 
 
 def test_readme_example_has_about_thirty_lines():
