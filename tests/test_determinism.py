@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import sympy as sp
 import torch
 from controllers import NONLINEAR, Example, example, leaves
+
+import mpcgen
 
 ROOT = Path(__file__).parent.parent
 NAMES = [*NONLINEAR, "lqr"]
@@ -129,3 +132,21 @@ def test_rendering_depends_on_neither_the_hash_seed_nor_the_working_directory(tm
     assert here == there
     assert len(here.splitlines()) >= 2 * len(names)
     assert str(ROOT) not in here
+
+
+def test_an_infinite_second_derivative_does_not_tell_neighbours_apart():
+    # From a control of zero the curvature of |u|^(4/3) is infinite: a lane that begins must not meet it only
+    # because others of its vector are further on.
+    problem = mpcgen.Problem("kinked", horizon=8)
+    a, b = problem.states("a b")
+    (w,) = problem.controls("w")
+    problem.dynamics = [a + b / 10, b + w / 10 + sp.Abs(w) ** sp.Rational(4, 3) / 10]
+    problem.stage_cost = a**2 + b**2 + w**2 / 10
+    problem.terminal_cost = a**2 + b**2
+    mpc = mpcgen.compile(problem).MPC(threads=1)
+    x0 = 3 * torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    together = mpc(x0)
+    assert (together.status == 0).all()
+    for i in range(len(x0)):
+        alone = mpc(x0[i].expand(2, 2))
+        assert same_bits(alone.u[0], together.u[i])
