@@ -216,9 +216,10 @@ def test_float32_converges_to_its_own_tolerance(name):
 
 def test_the_first_costate_is_the_derivative_of_the_cost(nonlinear):
     x0 = nonlinear.starts(32, 6).requires_grad_()
-    solution = nonlinear.mpc()(x0)
+    solution = nonlinear.mpc(tol=1e-12)(x0)
     (slope,) = torch.autograd.grad(solution.cost.sum(), x0)
-    torch.testing.assert_close(slope, solution.costates[:, 0], rtol=1e-12, atol=1e-12)
+    # the gradient adds dL/du du/dx0 of the free controls: at most the residual times gains of up to 1e3
+    torch.testing.assert_close(slope, solution.costates[:, 0], rtol=1e-9, atol=1e-9)
     h = 1e-5
     for i in range(x0.shape[1]):
         step = h * torch.eye(x0.shape[1]).double()[i]

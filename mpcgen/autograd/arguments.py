@@ -165,7 +165,7 @@ def _find_horizon(
 ) -> int:
     """The horizon asked for, else that of u_init or of a per-stage parameter, else the spec's."""
     if horizon is not None:
-        if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+        if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon < 2**31:
             raise ParameterError(
                 f"{controller.name}: horizon={horizon!r}; a whole number of at least 1 is expected"
             )

@@ -54,6 +54,8 @@ class Options:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ParameterError(f"{name}={value!r}; a whole number of at least {least} is expected")
+        if value >= 2**31:
+            raise ParameterError(f"{name}={value!r}; a number below 2**31 is expected")
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """KKT residual to reach: as asked, or what the precision can bear."""

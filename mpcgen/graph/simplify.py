@@ -152,11 +152,21 @@ def _pow(graph: Graph, a: Expr, b: Expr) -> Expr | None:
     exponent = abs(b.value)
     if exponent <= MAX_INTEGER_POWER and exponent.is_integer():
         power = _integer_power(graph, a, int(exponent))
-    elif exponent <= MAX_HALF_INTEGER_POWER and (2.0 * exponent).is_integer():
+    elif _is_rooted(b.value):
         power = graph.mul(_integer_power(graph, a, int(exponent)), graph.sqrt(a))
     else:
         return None
     return graph.div(graph.const(1.0), power) if b.value < 0.0 else power
+
+
+def _is_rooted(exponent: float) -> bool:
+    """Whether a power is best written with a square root.
+
+    Not x**1.5 and its like: the derivative of x*sqrt(x) at 0 would be 0 times infinity.
+    """
+    if exponent == 0.5:
+        return True
+    return -MAX_HALF_INTEGER_POWER <= exponent < 0.0 and (2.0 * exponent).is_integer()
 
 
 def _integer_power(graph: Graph, base: Expr, n: int) -> Expr:
