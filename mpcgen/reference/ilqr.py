@@ -7,8 +7,8 @@ Everything is written in deviations from the current trajectory tau_t = (x_t, u_
 Algorithm 2 become c_t = p_t, the gradient of the cost in (12), and f_t = f(tau_t) - x_{t+1}, which is zero
 since the trajectory obeys the dynamics. What Algorithm 2 leaves open is filled in so: the backtracking is
 Tassa's Armijo rule, a refused search raises a regularisation of Q_uu, and convergence is measured by the KKT
-residual. With the exact Hessian H_t also holds the curvature of the dynamics, lambda_{t+1}' d²f, near the
-solution: Newton's method instead of Gauss-Newton's.
+residual. With the exact Hessian H_t also holds w lambda_{t+1}' d²f, the curvature of the dynamics with a
+weight per problem that leads from Gauss-Newton's method (w = 0) to Newton's (w = 1) near the solution.
 
 `solve` runs without a graph and lists the steps it took; `replay` takes the listed steps again with a graph.
 Differentiating the replay is the paper's "unrolling": which steps were taken, their lengths and the active
@@ -31,8 +31,8 @@ from mpcgen.runtime.status import Status
 GAMMA = 0.5
 ARMIJO = 1e-4
 SHORTEST_STEP = 1e-3
-EXACT_BELOW = 0.1
-"""KKT residual below which ``hessian="exact"`` adds the curvature of the dynamics."""
+LEAST_CURVATURE = 0.1
+FAR_FROM_SOLUTION = 0.3
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Step:
 
     index: Tensor
     regularisation: Tensor
+    curvature: Tensor
     length: Tensor
-    exact_below: float
 
 
 def rollout(problems: Problems, control: Callable[[int, Tensor], Tensor]) -> Trajectory:
@@ -128,32 +128,31 @@ def follow(tau: Trajectory, policy: Policy, length: Tensor) -> Callable[[int, Te
 
 
 def backward_recursion(
-    problems: Problems, tau: Trajectory, regularisation: Tensor, exact_below: float
+    problems: Problems, tau: Trajectory, regularisation: Tensor, curvature: Tensor
 ) -> Policy:
     """Algorithm 2, "Backward Recursion: over the linearized trajectory".
 
-    regularisation: (B,), added to the diagonal of Q_uu. Problems with a KKT residual below ``exact_below``
-    take the Hessian of the Lagrangian for H_t, the others that of the cost.
+    regularisation: (B,), added to the diagonal of Q_uu. curvature: (B,), the weight w of lambda_{t+1}' d²f in
+    H_t. Where the policy is not ``convex``, it is that of a Q_uu made positive definite.
     """
     n = tau.x.shape[2]
     expansion = problems.expand(tau.x, tau.u)
     costates, residual = _first_order(problems, tau, expansion)
-    H = H_exact = expansion.cost_hessian
-    near = residual < exact_below
-    if near.any():
-        curvature = problems.curvature(tau.x, tau.u, costates)
-        H_exact = H + torch.where(near[:, None, None, None], curvature, 0.0)
+    H = expansion.cost_hessian
+    if curvature.any():
+        H = H + curvature[:, None, None, None] * problems.curvature(tau.x, tau.u, costates)
     V, v = expansion.terminal_hessian, expansion.terminal_gradient
     stages = []
-    parts = (part.unbind(1) for part in (H, H_exact, expansion.F, expansion.cost_gradient, expansion.defect))
-    for t, (H_t, H_exact_t, F_t, c_t, f_t) in reversed(list(enumerate(zip(*parts, strict=True)))):
+    parts = (part.unbind(1) for part in (H, expansion.F, expansion.cost_gradient, expansion.defect))
+    for t, (C_t, F_t, c_t, f_t) in reversed(list(enumerate(zip(*parts, strict=True)))):
         box = problems.lower[:, t] - tau.u[:, t], problems.upper[:, t] - tau.u[:, t]
-        F_V_F = F_t.mT @ V @ F_t
+        Q = C_t + F_t.mT @ V @ F_t
         q = c_t + _times(F_t.mT @ V, f_t) + _times(F_t.mT, v)
-        Q, held, convex = _stage_model(H_exact_t + F_V_F, H_t + F_V_F, q[:, n:], regularisation, box)
+        Q, held, convex = _box_qp(Q, q[:, n:], regularisation, box)
         Q_xx, Q_ux, Q_uu, q_x, q_u = Q[:, :n, :n], Q[:, n:, :n], Q[:, n:, n:], q[:, :n], q[:, n:]
         k, K = solve_held(Q_uu, q_u, Q_ux, *box, held)
         V = Q_xx + Q_ux.mT @ K + K.mT @ Q_ux + K.mT @ Q_uu @ K
+        V = 0.5 * (V + V.mT)  # else rounding makes it ever less symmetric, faster than the stages damp it
         v = q_x + _times(Q_ux.mT, k) + _times(K.mT, q_u) + _times(K.mT @ Q_uu, k)
         bend = 0.5 * (k * _times(Q_uu, k)).sum(-1)
         stages.append((k, K, (k * q_u).sum(-1), bend, convex))
@@ -176,25 +175,20 @@ def _first_order(problems: Problems, tau: Trajectory, expansion: Expansion) -> t
     return torch.stack(costates[::-1], dim=1), (tau.u - projected).abs().flatten(1).amax(1)
 
 
-def _stage_model(
-    Q_exact: Tensor, Q_gauss_newton: Tensor, q_u: Tensor, regularisation: Tensor, box: tuple[Tensor, Tensor]
+def _box_qp(
+    Q: Tensor, q_u: Tensor, regularisation: Tensor, box: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, ActiveSet, Tensor]:
-    """Q_t with Q_uu regularised, its box QP's active set, and whether Q_exact served as it came (B,).
+    """Q with its u-block regularised, the box QP's active set, and whether it was convex as it came (B,).
 
-    Where the curvature of the dynamics spoils Q_uu, the stage falls back to Gauss-Newton, and where that is
-    not convex either, to a Q_uu made diagonally dominant.
+    Where it was not, the u-block is shifted so that it is.
     """
-    width, m = Q_exact.shape[-1], q_u.shape[-1]
-    on_controls = (torch.arange(width) >= width - m).to(Q_exact.dtype)
-    damping = torch.diag_embed(regularisation[:, None] * on_controls)
-    Q = Q_exact + damping
+    m = q_u.shape[-1]
+    on_controls = (torch.arange(Q.shape[-1]) >= Q.shape[-1] - m).to(Q.dtype)
+    Q = Q + torch.diag_embed(regularisation[:, None] * on_controls)
     held = find_active_set(Q[:, -m:, -m:], q_u, *box)
     convex = held.convex
-    if not held.convex.all():
-        Q = torch.where(held.convex[:, None, None], Q, Q_gauss_newton + damping)
-        held = find_active_set(Q[:, -m:, -m:], q_u, *box)
-    if not held.convex.all():
-        shift = torch.where(held.convex, 0.0, _convexifying_shift(Q[:, -m:, -m:]))
+    if not convex.all():
+        shift = torch.where(convex, 0.0, _convexifying_shift(Q[:, -m:, -m:]))
         Q = Q + torch.diag_embed(shift[:, None] * on_controls)
         held = find_active_set(Q[:, -m:, -m:], q_u, *box)
     return Q, held, convex
@@ -244,7 +238,6 @@ def solve(
     u_init: (B, N, m); its rollout must be finite. Returns the last trajectories, the policies there, how each
     problem ended, and the steps taken.
     """
-    exact_below = EXACT_BELOW if settings.exact else 0.0
     tau = rollout(problems, lambda t, x: u_init[:, t])  # x_{t+1} = f(x_t, u_init,t)
     progress = Progress.start(tau.cost)
     steps = []
@@ -253,20 +246,46 @@ def solve(
         if not len(index):
             break
         here, now, regularisation = problems.select(index), tau.select(index), progress.regularisation[index]
-        policy = backward_recursion(here, now, regularisation, exact_below)
-        negligible = -(policy.slope + policy.bend) <= rounding(now)
-        going = progress.review(index, policy.residual, policy.finite, negligible, settings.tolerance)
+        policy, curvature = _convex_policy(here, now, regularisation, progress.curvature[index])
+        promise = -(policy.slope + policy.bend)
+        going = progress.review(
+            index, policy.residual, policy.finite, promise <= rounding(now), settings.tolerance
+        )
         accepted, length, candidate = line_search(here, now, policy, going)
         progress.record(index[going], accepted[going], length[going])
+        if settings.exact:
+            far = promise > FAR_FROM_SOLUTION * now.cost_scale
+            progress.curvature[index] = _next_curvature(curvature, accepted & (length == 1), far)
         tau = tau.put(index, candidate)
-        steps.append(Step(index[accepted], regularisation[accepted], length[accepted], exact_below))
+        steps.append(Step(index[accepted], regularisation[accepted], curvature[accepted], length[accepted]))
     return tau, _certify(problems, tau, progress, settings), progress, steps
+
+
+def _convex_policy(
+    problems: Problems, tau: Trajectory, regularisation: Tensor, curvature: Tensor
+) -> tuple[Policy, Tensor]:
+    """The policy with the given weight of the curvature, or with less where that spoils Q_uu; and the weight."""
+    policy = backward_recursion(problems, tau, regularisation, curvature)
+    while (spoilt := ~policy.convex & (curvature > 0)).any():
+        curvature = torch.where(spoilt, _less(curvature), curvature)
+        policy = backward_recursion(problems, tau, regularisation, curvature)
+    return policy, curvature
+
+
+def _next_curvature(curvature: Tensor, full_step: Tensor, far: Tensor) -> Tensor:
+    """More after a full step, less after another, none where the model promised a large part of the cost."""
+    more = torch.where(curvature > 0, (2 * curvature).clamp(max=1), 1.0)
+    return torch.where(far, 0.0, torch.where(full_step, more, _less(curvature)))
+
+
+def _less(curvature: Tensor) -> Tensor:
+    return torch.where(curvature > LEAST_CURVATURE, 0.5 * curvature, 0.0)
 
 
 def _certify(problems: Problems, tau: Trajectory, progress: Progress, settings: Settings) -> Policy:
     """The policy at the end; with the exact Hessian, check the second-order condition of what converged."""
-    exact_below = torch.inf if settings.exact else 0.0
-    policy = backward_recursion(problems, tau, torch.zeros_like(tau.cost), exact_below)
+    zero = torch.zeros_like(tau.cost)
+    policy = backward_recursion(problems, tau, zero, zero + settings.exact)
     status = progress.status
     status[(status == Status.MAX_ITERATIONS) & (policy.residual <= settings.tolerance)] = Status.CONVERGED
     if settings.exact:
@@ -279,7 +298,7 @@ def replay(problems: Problems, u_init: Tensor, steps: Sequence[Step]) -> Traject
     tau = rollout(problems, lambda t, x: u_init[:, t])
     for step in steps:
         here, now = problems.select(step.index), tau.select(step.index)
-        policy = backward_recursion(here, now, step.regularisation, step.exact_below)
+        policy = backward_recursion(here, now, step.regularisation, step.curvature)
         tau = tau.put(step.index, rollout(here, follow(now, policy, step.length)))
     return tau
 
@@ -291,8 +310,9 @@ def last_approximation(problems: Problems, tau: Trajectory, exact: bool) -> Traj
     multiplied by steps of zero. With the Hessian of the cost this is the paper's Module 2, with that of the
     Lagrangian the implicit function theorem.
     """
-    policy = backward_recursion(problems, tau, torch.zeros_like(tau.cost), torch.inf if exact else 0.0)
-    return rollout(problems, follow(tau, policy, torch.ones_like(tau.cost)))
+    zero = torch.zeros_like(tau.cost)
+    policy = backward_recursion(problems, tau, zero, zero + exact)
+    return rollout(problems, follow(tau, policy, zero + 1))
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -69,8 +69,8 @@ class MPC(torch.nn.Module):
     problem: a `mpcgen.Problem` or its frozen `Spec`. tol: KKT residual at which a problem counts as solved,
     max |u - clip(u - dL/du, lower, upper)|; default 1e-8 in float64, 1e-4 in float32. max_iterations: of a
     backward recursion and a line search. hessian: "gauss_newton" is iLQR, Algorithm 2 of the paper; "exact"
-    adds the curvature of the dynamics where the residual is below 0.1, and checks the second-order condition
-    before a problem counts as solved.
+    adds the curvature of the dynamics near the solution, and checks the second-order condition before a problem
+    counts as solved.
 
     differentiable says what the gradient of (x, u, cost) with respect to x0, the parameters and u_init is:
 

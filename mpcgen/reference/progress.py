@@ -18,6 +18,7 @@ PATIENCE = 6
 class Progress:
     """One entry per problem, (B,).
 
+    regularisation: of Q_uu. curvature: weight of the dynamics' curvature in the Hessian, in the next iteration.
     unproductive: iterations in a row whose expected gain was below rounding and that did not halve the best
     residual; past PATIENCE the problem is at its precision's limit.
     """
@@ -26,6 +27,7 @@ class Progress:
     status: Tensor
     iterations: Tensor
     regularisation: Tensor
+    curvature: Tensor
     best_residual: Tensor
     unproductive: Tensor
 
@@ -38,6 +40,7 @@ class Progress:
             status=torch.full_like(count, Status.MAX_ITERATIONS),
             iterations=count,
             regularisation=torch.zeros_like(like),
+            curvature=torch.zeros_like(like),
             best_residual=torch.full_like(like, torch.inf),
             unproductive=count.clone(),
         )
