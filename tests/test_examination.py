@@ -39,13 +39,15 @@ def test_the_multiplier_of_an_active_bound_is_the_gradient_of_the_cost(car):
     x0 = car.starts(32, 0)
     lower = torch.tensor([-1.0, -0.3], dtype=torch.float64, requires_grad=True)
     upper = torch.tensor([0.8, 0.2], dtype=torch.float64).expand(32, 60, 2).clone().requires_grad_()
-    solution = case.mpc()(x0, lower=lower, upper=upper)
+    solution = case.mpc(tol=1e-12)(x0, lower=lower, upper=upper)
     g_lower, g_upper = torch.autograd.grad(solution.cost.sum(), (lower, upper))
     active, force = solution.active, solution.multipliers
     assert (active == 1).sum() > 100 and (active == -1).sum() > 100
     assert torch.equal(g_upper != 0, active == 1)
-    torch.testing.assert_close(g_upper, force.where(active == 1, 0), rtol=1e-12, atol=0)
-    torch.testing.assert_close(g_lower, force.where(active == -1, 0).sum((0, 1)), rtol=1e-12, atol=0)
+    # the gradient adds dL/du du/dbound of the free controls: the residual times slopes of up to 1e3
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(g_upper, force.where(active == 1, 0), **close)
+    torch.testing.assert_close(g_lower, force.where(active == -1, 0).sum((0, 1)), **close)
     assert (force[active == 0].abs() <= 1e-8).all()
 
 

@@ -210,7 +210,7 @@ def _(
     size, batch = info.batch_size, _batch(x0, in_dims[3])
     start = _own(x0, in_dims[3], size, batch)
     folded = [
-        _fold(t, d, size, batch)
+        None if t is None else _fold(t, d, size, batch)
         for t, d in zip(
             (u_init, *parameters), (in_dims[4], *(in_dims[5] or [None] * len(parameters))), strict=True
         )
