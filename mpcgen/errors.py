@@ -40,6 +40,12 @@ class UnconvergedError(MpcgenError, ArithmeticError):
 class SecondDerivativeError(MpcgenError, RuntimeError):
     """A second derivative of a solution was asked for; only first derivatives exist."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "the second derivative of an MPC solution is not available (it needs third derivatives of the dynamics "
+            "and cost); use first derivatives, or difference them"
+        )
+
 
 class BuildError(MpcgenError):
     """The generated source could not be compiled. Carries the command and the compiler's words."""

@@ -16,10 +16,6 @@ from mpcgen.errors import SecondDerivativeError
 from mpcgen.runtime.controller import Controller
 
 N_OUTPUTS = 8
-_SECOND = (
-    "the second derivative of an MPC solution is not available (it needs third derivatives of the dynamics and "
-    "cost); use first derivatives, or difference them"
-)
 
 
 def _fold(tensor: Tensor, dim: int | None, size: int, batch: int) -> Tensor:
@@ -133,12 +129,12 @@ class Differentiate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         """Refuse: raises SecondDerivativeError."""
-        raise SecondDerivativeError(_SECOND)
+        raise SecondDerivativeError
 
     @staticmethod
     def jvp(ctx: Any, *changes: Tensor | None) -> Any:
         """Refuse: raises SecondDerivativeError."""
-        raise SecondDerivativeError(_SECOND)
+        raise SecondDerivativeError
 
     @staticmethod
     def vmap(
@@ -185,12 +181,12 @@ class Tangent(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         """Refuse: raises SecondDerivativeError."""
-        raise SecondDerivativeError(_SECOND)
+        raise SecondDerivativeError
 
     @staticmethod
     def jvp(ctx: Any, *changes: Tensor | None) -> Any:
         """Refuse: raises SecondDerivativeError."""
-        raise SecondDerivativeError(_SECOND)
+        raise SecondDerivativeError
 
     @staticmethod
     def vmap(

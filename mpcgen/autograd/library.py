@@ -109,7 +109,7 @@ def _backward(ctx: Any, g_x: Tensor, g_u: Tensor, g_cost: Tensor, *_: Any) -> tu
 
 
 def _refuse(ctx: Any, *_: Any) -> Any:
-    raise SecondDerivativeError("the second derivative of an MPC solution is not available")
+    raise SecondDerivativeError
 
 
 solve.register_autograd(_backward, setup_context=_setup_context)

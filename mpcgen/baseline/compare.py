@@ -1,9 +1,7 @@
 """A built controller beside CasADi: trajectories, costs, gradients and time on the same random problems."""
 
-import importlib.util
 import os
 import runpy
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from mpcgen.baseline.solver import SOLVERS, Baseline, BatchSolution
 from mpcgen.errors import BuildError, ParameterError, ShapeError, SpecError
 from mpcgen.problem.loading import load_problem
 from mpcgen.problem.spec import Spec
+from mpcgen.runtime.importing import execute_folder
 
 # Two solutions are of one basin when no state or control differs by more than this, relative to the largest
 # of its trajectory: far above any converged solver's error, far below the distance of two local minima.
@@ -125,20 +124,7 @@ def _import_package(path: str | os.PathLike[str]) -> ModuleType:
             f"{str(path)!r} is not a generated package (no __init__.py); "
             "run mpcgen build on the specification first"
         )
-    name = f"_mpcgen_compared_{folder.name}"
-    location = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    if location is None or location.loader is None:
-        raise BuildError(f"{str(folder)!r} cannot be imported as a package")
-    module = importlib.util.module_from_spec(location)
-    sys.modules[name] = module
-    try:
-        location.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return execute_folder(folder, f"_mpcgen_compared_{folder.name}")
 
 
 def _find_spec(module: ModuleType, spec: str | os.PathLike[str] | None) -> Path:

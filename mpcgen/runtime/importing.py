@@ -27,10 +27,11 @@ def import_folder(folder: Path, name: str) -> ModuleType:
             parent = ModuleType(COMPILED_PACKAGE, "Controllers compiled by `mpcgen.compile`.")
             parent.__path__ = []
             sys.modules[COMPILED_PACKAGE] = parent
-        return _execute(folder, name)
+        return execute_folder(folder, name)
 
 
-def _execute(folder: Path, name: str) -> ModuleType:
+def execute_folder(folder: Path, name: str) -> ModuleType:
+    """Execute the package in ``folder`` anew and make it the module ``name``; a failed one leaves no trace."""
     location = importlib.util.spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

@@ -30,7 +30,7 @@ typedef struct {
   int cautious;      /* the last step with second derivatives of the dynamics was refused */
   scalar cost;
   scalar cost_scale; /* sum of the stages' absolute costs: what rounding is relative to */
-  scalar slope;      /* expected change of the cost for step length a: a * slope + a^2 * bend */
+  scalar slope;      /* expected change of the cost for a full step, linear part and quadratic part */
   scalar bend;
   scalar residual;
   scalar best_residual;
@@ -231,9 +231,8 @@ enum { PATIENCE = 6, MORE_SWEEPS = 2 };
 /* A change of the cost below this is rounding. */
 static inline scalar rounding(const lane_state *lane) { return R(16) * SCALAR_EPSILON * lane->cost_scale; }
 
-static inline scalar expected_change(const lane_state *lane, scalar length) {
-  return length * lane->slope + length * length * lane->bend;
-}
+/* What the model promises of a full step. */
+static inline scalar expected_change(const lane_state *lane) { return lane->slope + lane->bend; }
 
 static void raise_regularisation(solver_state *s, int k) {
   const scalar now = lane_get(&s->regularisation, k);
@@ -289,7 +288,7 @@ static void choose_hessian(solver_state *s, int k) {
   if (lane->activity != ITERATING || lane->refusals > 0) return;
   const scalar now = lane_get(&s->second_order, k);
   scalar next = now > 0 ? R(2) * now : lane->cautious ? R(0.25) : R(1);
-  if (-expected_change(lane, 1) > FAR_FROM_SOLUTION * lane->cost_scale) next = 0;
+  if (-expected_change(lane) > FAR_FROM_SOLUTION * lane->cost_scale) next = 0;
   lane->cautious = 0;
   lane_set(&s->second_order, k, next > 1 ? R(1) : next);
 }
@@ -322,7 +321,7 @@ static int is_stalled(lane_state *lane) {
   if (lane->residual < R(0.5) * lane->best_residual) {
     lane->best_residual = lane->residual;
     lane->unproductive = 0;
-  } else if (-expected_change(lane, 1) <= rounding(lane)) {
+  } else if (-expected_change(lane) <= rounding(lane)) {
     lane->unproductive++;
   }
   return lane->unproductive > PATIENCE;
