@@ -1,0 +1,206 @@
+/* The two sweeps of box-DDP (Tassa, Mansard and Todorov 2014) over a vector of problems: the rollout of a policy
+ * through the dynamics, and the backward sweep that makes the next one. */
+#ifndef MPCGEN_SWEEPS_H
+#define MPCGEN_SWEEPS_H
+
+#include "mpcgen_problem.h"
+
+/* What a lane is doing. */
+enum { IDLE, FIRST_ROLLOUT, ITERATING, CERTIFYING };
+
+typedef struct {
+  int64_t problem;
+  int activity;
+  int iterations;
+  int refusals;      /* in a row */
+  int unproductive;  /* passes with a step below rounding since the residual last halved */
+  int cautious;      /* the last step with second derivatives of the dynamics was refused */
+  scalar cost;
+  scalar cost_scale; /* sum of the stages' absolute costs: what rounding is relative to */
+  scalar slope;      /* expected change of the cost for a full step, linear part and quadratic part */
+  scalar bend;
+  scalar residual;
+  scalar best_residual;
+} lane_state;
+
+/* Trajectories, gains and parameters of LANES problems; the size does not depend on the batch. */
+typedef struct {
+  int horizon;
+  real *theta, *theta_stage;
+  real *x, *u, *new_x, *new_u; /* (N+1, NX), (N, NU): accepted and candidate */
+  real *costate;               /* (N+1, NX) */
+  real *gain, *step;           /* (N, NU, NX), (N, NU) */
+  real *gradient;              /* (N, NU): dL/du along the accepted trajectory */
+  real length, regularisation;
+  real second_order;           /* weight of lambda'(d2f) in the Hessian: 0 Gauss-Newton, 1 exact */
+  real cost, cost_scale;       /* of the candidate */
+  real promise;                /* dL/du (new_u - u): its change of the cost to first order, bounds included */
+  real residual, slope, bend;  /* of the accepted trajectory */
+  mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
+  lane_state lanes[LANES];
+} solver_state;
+
+static size_t solver_reals(int horizon) {
+  const size_t n = (size_t)horizon;
+  return NTHETA + (n + 1) * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
+}
+
+static solver_state *make_solver(int horizon) {
+  const size_t n = (size_t)horizon, head = (sizeof(solver_state) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+  solver_state *s = allocate(head + solver_reals(horizon) * sizeof(real));
+  if (!s) return NULL;
+  memset((void *)s, 0, head + solver_reals(horizon) * sizeof(real));
+  real *at = (real *)((char *)s + head);
+  s->horizon = horizon;
+  s->theta = at, at += NTHETA;
+  s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
+  s->x = at, at += (n + 1) * NX;
+  s->new_x = at, at += (n + 1) * NX;
+  s->costate = at, at += (n + 1) * NX;
+  s->u = at, at += n * NU;
+  s->new_u = at, at += n * NU;
+  s->gradient = at, at += n * NU;
+  s->gain = at, at += n * NU * NX;
+  s->step = at;
+  return s;
+}
+
+/* Clips, and puts what lies within rounding of a bound exactly on it: u + (bound - u) need not be the bound. An
+ * infinite bound makes its comparison one with NaN, hence false. */
+static inline real snap_to_bounds(real target, real lower, real upper) {
+  const real slack = ALL(4 * SCALAR_EPSILON);
+  const real above = lane_select(lane_le(target, lower + slack * lane_abs(lower)), lower, target);
+  return lane_select(lane_le(upper - slack * lane_abs(upper), above), upper, above);
+}
+
+/* Rolls the policy u + length * step + gain (x_new - x), clipped to the bounds, through the true dynamics. */
+static void rollout(solver_state *s) {
+  real total = ALL(0), scale = ALL(0), cost;
+  s->promise = ALL(0);
+  for (int t = 0; t < s->horizon; t++) {
+    const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
+    const real *new_x = s->new_x + t * NX;
+    real *new_u = s->new_u + t * NU;
+    real lower[NU], upper[NU];
+    stage_bounds(s->theta, theta_t, lower, upper);
+    for (int i = 0; i < NU; i++) {
+      real target = u[i] + s->length * s->step[t * NU + i];
+      for (int j = 0; j < NX; j++) target += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
+      new_u[i] = snap_to_bounds(target, lower[i], upper[i]);
+      s->promise += s->gradient[t * NU + i] * (new_u[i] - u[i]);
+    }
+    stage_dynamics(new_x, new_u, s->theta, theta_t, s->new_x + (t + 1) * NX, &cost);
+    total += cost;
+    scale += lane_abs(cost);
+  }
+  terminal_cost(s->new_x + s->horizon * NX, s->theta, s->theta_stage + s->horizon * NTHETA_STAGE, &cost);
+  s->cost = total + cost;
+  s->cost_scale = scale + lane_abs(cost);
+}
+
+/* Makes the diagonal so large that Quu is certainly positive definite (Gershgorin), in the lanes of `where`:
+ * what replaces a model that curves downward. For one control this is |Quu|. */
+static inline void convexify(real *quu, mask where) {
+  real lowest = ALL(INFINITY), largest = ALL(0);
+  for (int i = 0; i < NU; i++) {
+    real radius = ALL(0);
+    for (int j = 0; j < NU; j++)
+      if (j != i) radius += lane_abs(quu[SYMMETRIC(i, j)]);
+    lowest = lane_min(lowest, quu[TRIANGLE(i, i)] - radius);
+    largest = lane_max(largest, lane_abs(quu[TRIANGLE(i, i)]) + radius);
+  }
+  const real shift = lane_max(ALL(-2) * lowest, ALL(0)) + ALL(1e-3) * largest + ALL(SCALAR_EPSILON);
+  for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += lane_select(where, shift, ALL(0));
+}
+
+/* Where the Hessian of a model is infinite or NaN (or too large to be summed). */
+static inline mask overflowed(const stage_model *q) {
+  real sum = ALL(0);
+  for (int i = 0; i < NXX; i++) sum += lane_abs(q->xx[i]);
+  for (int i = 0; i < NU * NX; i++) sum += lane_abs(q->ux[i]);
+  for (int i = 0; i < NUU; i++) sum += lane_abs(q->uu[i]);
+  return lane_not(lane_finite(sum));
+}
+
+/* A stage's quadratic model: with second derivatives of the dynamics where a lane's weight is positive. With a
+ * weight of zero the exact model is the Gauss-Newton one, except where zero meets an infinite second derivative:
+ * a lane must not fail there because another one in its vector has a positive weight. */
+static inline void expand(const solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
+  const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
+  const mask plain = lane_le(weight, ALL(0));
+  if (!lane_any(lane_not(plain))) {
+    stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
+    return;
+  }
+  real curvature[NX];
+  for (int i = 0; i < NX; i++) curvature[i] = weight * value->costate[i];
+  stage_expand_exact(x, u, s->theta, theta_t, curvature, value, q);
+  const mask again = lane_and(plain, overflowed(q));
+  if (!lane_any(again)) return;
+  stage_model gauss_newton;
+  stage_expand_gauss_newton(x, u, s->theta, theta_t, value, &gauss_newton);
+  real *to = (real *)q;
+  const real *from = (const real *)&gauss_newton;
+  for (size_t i = 0; i < sizeof gauss_newton / sizeof *from; i++) to[i] = lane_select(again, from[i], to[i]);
+}
+
+/* Solves the box QP of a stage. Where Quu is not positive definite on its free controls, a lane that uses second
+ * derivatives of the dynamics is not convex (and tries again with less of them); one that does not gets a shifted
+ * Quu, and a descent direction from it. */
+static inline void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real *qu) {
+  const real *u = s->u + t * NU;
+  real lower[NU], upper[NU], unit_lower[NUU], inverse_pivot[NU], *step = s->step + t * NU;
+  mask is_free[NU];
+  stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
+  for (int i = 0; i < NU; i++) {
+    lower[i] -= u[i];
+    upper[i] -= u[i];
+    /* |u - clip(u - dL/du, lower, upper)|, written so that a large u does not absorb the gradient */
+    s->residual = lane_max(lane_abs(lane_clip(-q->gradient_u[i], lower[i], upper[i])), s->residual);
+    s->finite = lane_and(s->finite, lane_finite(q->gradient_u[i]));
+    qu[i] = q->gradient_u[i] + q->offset_u[i];
+    s->gradient[t * NU + i] = q->gradient_u[i];
+  }
+  for (int i = 0; i < NUU; i++) quu[i] = q->uu[i];
+  for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->regularisation;
+  mask accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
+  s->convex = lane_and(s->convex, accepted);
+  const mask shifted = lane_and(lane_not(accepted), lane_le(s->second_order, ALL(0)));
+  if (lane_any(shifted)) {
+    convexify(quu, shifted);
+    accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
+    s->finite = lane_and(s->finite, lane_or(accepted, lane_not(shifted))); /* refused only if it holds a NaN */
+  }
+  feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + t * NU * NX);
+}
+
+/* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */
+static void backward_sweep(solver_state *s) {
+  const int last = s->horizon;
+  value_model value;
+  s->residual = s->slope = s->bend = ALL(0);
+  s->finite = s->convex = lane_not(lane_none());
+  terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value.hessian, value.costate);
+  for (int i = 0; i < NX; i++) value.offset[i] = ALL(0);
+  for (int t = last; t >= 0; t--) {
+    for (int i = 0; i < NX; i++) s->costate[t * NX + i] = value.costate[i];
+    if (t == 0) break;
+    stage_model q;
+    real quu[NUU], qu[NU], image[NU];
+    const real *step = s->step + (t - 1) * NU;
+    expand(s, t - 1, s->second_order, &value, &q);
+    stage_policy(s, t - 1, &q, quu, qu);
+    symmetric_times(quu, step, image);
+    for (int i = 0; i < NU; i++) {
+      s->slope += step[i] * qu[i];
+      s->bend += R(0.5) * step[i] * image[i];
+    }
+    update_value(&q, quu, qu, s->gain + (t - 1) * NU * NX, step, q.offset_x, &value);
+  }
+  /* What has no derivative at x_0 only has not reached a control; a model that is not convex is not used. */
+  for (int i = 0; i < NX; i++) s->finite = lane_and(s->finite, lane_finite(value.costate[i]));
+  for (int i = 0; i < NXX; i++)
+    s->finite = lane_and(s->finite, lane_or(lane_finite(value.hessian[i]), lane_not(s->convex)));
+}
+
+#endif
