@@ -2,6 +2,7 @@
 # make measure what must hold, beside what this machine gives
 # make gradient-accuracy  the paper's gradient beside the exact one
 # make measure-torch      call overhead, memory and Jacobians through torch
+# make paper   every experiment of the paper, resumable; examples/paper/
 # make test    lint, types and the whole test suite
 # make golden  write the committed text of generated/ anew
 #
@@ -17,7 +18,7 @@ READY := $(VENV)/.ready
 DEMO_EXAMPLES := pendulum cartpole
 EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor
 
-.PHONY: demo measure gradient-accuracy measure-torch test golden lint clean
+.PHONY: demo measure gradient-accuracy measure-torch paper test golden lint clean
 
 demo: $(addprefix build-,$(DEMO_EXAMPLES))
 	$(BIN)/python -m examples.demo
@@ -30,6 +31,9 @@ gradient-accuracy: $(READY)
 
 measure-torch: $(addprefix build-,pendulum cartpole)
 	$(BIN)/python -m examples.measure_torch
+
+paper: $(READY)
+	$(BIN)/python -m examples.paper
 
 # The committed text is compared before the builds write over it.
 test: lint

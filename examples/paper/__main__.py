@@ -1,0 +1,54 @@
+"""Run the experiments of Amos et al. (2018), "Differentiable MPC for End-to-end Planning and Control".
+
+All of them, or those that are named. Trials that are already in the results are not repeated. Figures go to
+examples/paper/results/, those of --quick to pictures/paper_quick/.
+"""
+
+import importlib
+import shutil
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from examples.paper.common import FOLDER, Results
+
+EXPERIMENTS = {
+    "figure3": "LQR imitation: eight learners, seeded",
+}
+"""Name of an experiment, which is its module's, and what it shows."""
+
+
+def explanation() -> str:
+    """Return the help text with the table of experiments."""
+    table = "\n".join(f"{name:<14}{what}" for name, what in EXPERIMENTS.items())
+    return f"{__doc__}\n\n\b\n{table}"
+
+
+@click.command(help=explanation())
+@click.argument("names", nargs=-1, type=click.Choice(list(EXPERIMENTS)))
+@click.option("--quick", is_flag=True, help="Short versions: all within two minutes on 2 cores.")
+@click.option("--fresh", is_flag=True, help="Repeat the trials of the experiments named.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the results.")
+def main(names: tuple[str, ...], quick: bool, fresh: bool, output: Path | None) -> None:
+    """Run, and say which of the claims hold; exit status 1 if one does not."""
+    console = Console()
+    folder = output or (Path("pictures/paper_quick") if quick else FOLDER / "results")
+    failed = 0
+    for name in names or EXPERIMENTS:
+        console.rule(f"{name}: {EXPERIMENTS[name]}", align="left")
+        if fresh:
+            shutil.rmtree(folder / "trials" / name, ignore_errors=True)
+        began = time.perf_counter()
+        claims = importlib.import_module(f"examples.paper.{name}").run(Results(name, folder, quick))
+        for claim in claims:
+            console.print("[green]holds[/]" if claim.holds else "[red]fails[/]", claim.text, highlight=False)
+        failed += sum(not claim.holds for claim in claims)
+        console.print(f"{time.perf_counter() - began:.1f} s, {folder / name}.*", style="dim", highlight=False)
+    if failed:
+        raise SystemExit(f"{failed} claims fail")
+
+
+if __name__ == "__main__":
+    main()

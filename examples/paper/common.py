@@ -1,0 +1,123 @@
+"""What the experiments share: results on disk, figures, claims and progress bars."""
+
+import csv
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from examples.timing import machine_name
+
+FOLDER = Path(__file__).resolve().parent
+PAPER_COLOUR = "0.35"  # of the paper's values, in every figure
+
+mpl.rcParams["svg.hashsalt"] = "mpcgen"  # the same figure gives the same file
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about an experiment, with its figures, and whether the results bear it out."""
+
+    text: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial computed, any JSON value, and what it took: wall seconds, and those of all cores."""
+
+    value: Any
+    wall_seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """Files of one experiment: trials that are kept, figures and numbers.
+
+    folder: for figures and numbers, ``<experiment>*.png``, ``.svg``, ``.json``, ``.csv``; the trials are in
+    ``folder/trials/<experiment>/``. quick: whether the experiment is to be the short one.
+    """
+
+    experiment: str
+    folder: Path
+    quick: bool = False
+
+    def trial(self, name: str, settings: Mapping[str, Any], compute: Callable[[], Any]) -> Trial:
+        """Return the trial kept under this name if its settings were the same, else compute and keep it.
+
+        settings, and what ``compute`` returns, are JSON values. An interrupted experiment goes on where it was.
+        """
+        file = self.folder / "trials" / self.experiment / f"{name}.json"
+        wanted = json.loads(json.dumps(dict(settings)))
+        if file.exists():
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if kept["settings"] == wanted:
+                return Trial(kept["value"], kept["wall_seconds"], kept["cpu_seconds"])
+        wall, cpu = time.perf_counter(), time.process_time()
+        value = compute()
+        trial = Trial(value, time.perf_counter() - wall, time.process_time() - cpu)
+        _write(file, json.dumps({"settings": wanted, **asdict(trial)}))
+        return trial
+
+    def save_figure(self, figure: Figure, suffix: str = "") -> None:
+        """Write a figure as PNG and SVG."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stem = self.folder / f"{self.experiment}{suffix}"
+        figure.savefig(stem.with_suffix(".png"), dpi=120)
+        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+
+    def save_numbers(
+        self, rows: Sequence[Mapping[str, Any]], claims: Sequence[Claim] = (), suffix: str = "", **about: Any
+    ) -> None:
+        """Write rows of numbers as CSV, and as JSON together with claims, machine and ``about``."""
+        record = {
+            "experiment": self.experiment,
+            "quick": self.quick,
+            "machine": machine_name(),
+            "torch": torch.__version__,
+            **about,
+            "claims": [asdict(claim) for claim in claims],
+            "rows": [dict(row) for row in rows],
+        }
+        stem = self.folder / f"{self.experiment}{suffix}"
+        _write(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write all of a file or nothing, so that an interrupted run leaves no half of one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(file.name + ".part")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, file)
+
+
+def progress() -> Progress:
+    """Bars with count and time, for `track` or for tasks added by hand."""
+    return Progress(
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+
+
+def tidy(axes: Axes) -> None:
+    """Frame left and below only, a faint grid behind the lines."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
