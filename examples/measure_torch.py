@@ -23,7 +23,7 @@ import mpcgen
 from examples.timing import alternate, load_average, machine_name
 from mpcgen.autograd import library
 
-CALLS = 50  # in a row, within one repetition
+CALLS, ROUNDS = 5, 401  # in a row, and how often: short enough to lie between two turns of the scheduler
 REPETITIONS = 41
 OVERHEAD_LIMIT = 30.0  # µs, eager, without gradient
 ITERATIONS = (5, 10, 20, 40)
@@ -56,7 +56,7 @@ def repeated(task: Callable[[], Any]) -> Callable[[], None]:
 
 
 def kernel_alone(package: Any, x0: Tensor, u_init: Tensor) -> Callable[[], int]:
-    """Return a bare call of the C solver for one problem, its argument struct filled once."""
+    """Return a bare call of the C solver for one problem that starts at ``u_init``, its struct filled once."""
     controller = package.CONTROLLER
     ffi, lib = controller.library.ffi, controller.library.lib
     n, m, horizon = x0.shape[-1], u_init.shape[-1], u_init.shape[-2]
@@ -93,45 +93,63 @@ def kernel_alone(package: Any, x0: Tensor, u_init: Tensor) -> Callable[[], int]:
     return lambda: function(arguments) if kept else 1
 
 
+def without_gradient(call: Callable[[], Any]) -> Callable[[], None]:
+    """Return a task that does a call `CALLS` times under `torch.no_grad`."""
+
+    def run() -> None:
+        with torch.no_grad():
+            for _ in range(CALLS):
+                call()
+
+    return run
+
+
 def overhead(example: str) -> list[Figure]:
-    """Microseconds of a call for one problem that starts at its solution, by the ways into the kernel."""
+    """Microseconds of a call for one problem, by the ways into the kernel, above the kernel's own time.
+
+    The problem starts at its solution where u_init is given, and at zero controls where it is not.
+    """
     package = importlib.import_module(f"generated.{example}")
     x0 = importlib.import_module(f"examples.{example}").initial_states(1)[0]
-    mpc = package.MPC(threads=1, tol=1e-8)
+    mpc = package.MPC(tol=1e-8)
     u_init = mpc(x0).u
     leaf = x0.clone().requires_grad_()
-    parameters = [
-        torch.tensor(p.default, dtype=x0.dtype).reshape(1, *p.shape) for p in package.CONTROLLER.parameters
-    ]
-    flat, start, horizon = x0[None], u_init[None], u_init.shape[0]
+    parameters = {
+        p.name: torch.tensor(p.default, dtype=x0.dtype).reshape(p.shape)
+        for p in package.CONTROLLER.parameters
+    }
+    flat, start, horizon, q = x0[None], u_init[None], u_init.shape[0], parameters["q"]
+    values = [value[None] for value in parameters.values()]
     compiled = torch.compile(lambda s, u: mpc(s, u_init=u).u, fullgraph=True, backend="aot_eager")
-
-    def without_gradient(call: Callable[[], Any]) -> Callable[[], None]:
-        def run() -> None:
-            with torch.no_grad():
-                for _ in range(CALLS):
-                    call()
-
-        return run
 
     def train() -> None:
         mpc(leaf, u_init=u_init).u.sum().backward()
 
-    ways: dict[str, Callable[[], None]] = {
-        "kernel alone": repeated(kernel_alone(package, x0, u_init)),
-        "eager, no gradient": without_gradient(lambda: mpc(x0, u_init=u_init)),
+    kernels = {
+        "kernel alone, from zero controls": repeated(kernel_alone(package, x0, torch.zeros_like(u_init))),
+        "kernel alone, from its solution": repeated(kernel_alone(package, x0, u_init)),
+    }
+    eager = {
+        "eager, no gradient: x0": without_gradient(lambda: mpc(x0)),
+        "eager, no gradient: x0, u_init": without_gradient(lambda: mpc(x0, u_init=u_init)),
+        "eager, no gradient: x0, u_init, q": without_gradient(lambda: mpc(x0, u_init=u_init, q=q)),
+    }
+    others = {
         "eager, for a gradient": repeated(lambda: mpc(leaf, u_init=u_init)),
         "eager, forward and backward": repeated(train),
         "registered operator, no gradient": without_gradient(
-            lambda: library.solve(mpc.key, mpc.options_text, horizon, flat, start, parameters)
+            lambda: library.solve(mpc.key, mpc.options_text, horizon, flat, start, values)
         ),
         "torch.compile (aot_eager), no gradient": without_gradient(lambda: compiled(x0, u_init)),
     }
-    micro = [1e6 * timing.median / CALLS for timing in alternate(list(ways.values()), REPETITIONS)]
-    kernel, name = micro[0], f"one problem of {example}"
-    figures = [Figure(name, "kernel alone", kernel, "µs")]
-    for way, value in list(zip(ways, micro, strict=True))[1:]:
-        limit = f"<= {OVERHEAD_LIMIT:g}" if way == "eager, no gradient" else ""
+    ways = kernels | eager | others
+    micro = [1e6 * timing.median / CALLS for timing in alternate(list(ways.values()), ROUNDS)]
+    cold, warm, *rest = micro
+    name = f"one problem of {example}"
+    figures = [Figure(name, way, value, "µs") for way, value in zip(kernels, micro, strict=False)]
+    for way, value in zip([*eager, *others], rest, strict=True):
+        limit = f"<= {OVERHEAD_LIMIT:g}" if way in eager else ""
+        kernel = warm if "u_init" in way or way in others else cold
         figures.append(Figure(name, f"{way}: above the kernel", value - kernel, "µs", limit))
     return figures
 
@@ -292,7 +310,7 @@ def main(task: str | None, arguments: tuple[str, ...], output: Path) -> None:
         print(json.dumps(shared_memory(arguments[0])))
         return
     console = Console()
-    title = f"{machine_name()}, torch {torch.__version__}, {load_average()}, medians of {REPETITIONS}"
+    title = f"{machine_name()}, torch {torch.__version__}, {load_average()}, medians"
     console.print(title)
     figures = [
         *overhead("pendulum"),

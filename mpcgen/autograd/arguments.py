@@ -93,7 +93,7 @@ def _defaults(controller: Description, x0: Tensor, horizon: int, given: frozense
 def _make_defaults(parameters: tuple[Parameter, ...], dtype: torch.dtype, horizon: int) -> dict[str, Tensor]:
     made = {}
     for parameter in parameters:
-        value = torch.tensor(parameter.default, dtype=dtype).reshape(parameter.shape)
+        value = torch.tensor(parameter.default, dtype=dtype, device="cpu").reshape(parameter.shape)
         made[parameter.name] = value.expand(1, *parameter.full_shape(horizon)).contiguous()
     return made
 

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpcgen.autograd.arguments import Call
 from mpcgen.autograd.options import Options
-from mpcgen.autograd.reporting import report_singular, report_statuses
+from mpcgen.autograd.reporting import report_singular
+from mpcgen.autograd.solver import Solver
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.status import Status
 
@@ -31,14 +33,22 @@ def _pointers(controller: Controller, tensors: tuple[Tensor | None, ...]) -> Any
     return controller.library.ffi.new("void *[]", [_pointer(controller, t) for t in tensors])
 
 
-def _strides(controller: Controller, parameters: tuple[Tensor | None, ...]) -> Any:
+def _strides(parameters: tuple[Tensor | None, ...]) -> list[int]:
     """Numbers from one problem to the next; a value that the batch shares has stride zero."""
-    strides = [0 if p is None or p.shape[0] <= 1 else p.numel() // p.shape[0] for p in parameters]
-    return controller.library.ffi.new("int64_t[]", strides)
+    return [0 if p is None or p.shape[0] <= 1 else p.numel() // p.shape[0] for p in parameters]
 
 
-def _dense(parameters: Tensors) -> Tensors:
-    return tuple(p.contiguous() for p in parameters)
+def _stride_array(controller: Controller, parameters: tuple[Tensor | None, ...]) -> Any:
+    return controller.library.ffi.new("int64_t[]", _strides(parameters))
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The numbers themselves in memory, row-major; a tensor may be a view that only stands for their negatives."""
+    return tensor.resolve_neg().contiguous()
+
+
+def _each_dense(parameters: Tensors) -> Tensors:
+    return tuple(map(_dense, parameters))
 
 
 def _run(controller: Controller, verb: str, entry: str, like: Tensor, fields: dict[str, Any]) -> None:
@@ -61,51 +71,23 @@ def solve(
     u_init: Tensor | None,
     parameters: Tensors,
     history: Tensor | None = None,
-    batch_shape: torch.Size | None = None,
 ) -> Tensors:
     """Solve a batch: x0 (B, n), u_init (B or 1, N, m).
 
     Returns x (B, N+1, n), u (B, N, m), cost (B), status (B), iterations (B), residual (B), costates (B, N+1, n),
-    gains (B, N, m, n). history: (B, max_iterations+1, 2), receives cost and residual by pass. batch_shape: what
-    to return in place of the one dimension B, of as many problems.
+    gains (B, N, m, n). history: (B, max_iterations+1, 2), receives cost and residual by pass.
     """
-    shape = x0.shape[:1] if batch_shape is None else batch_shape
-    n, m = len(controller.states), len(controller.controls)
-    x0 = x0.contiguous()
-    x, u = x0.new_empty((*shape, horizon + 1, n)), x0.new_empty((*shape, horizon, m))
-    costates, gains = torch.empty_like(x), x0.new_empty((*shape, horizon, m, n))
-    cost, residual = x0.new_empty(shape), x0.new_empty(shape)
-    status = torch.empty(shape, dtype=torch.int32)
-    iterations = torch.empty_like(status)
-    u_init = None if u_init is None else u_init.contiguous()
-    parameters = _dense(parameters)
-    pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
-    fields = {
-        "horizon": horizon,
-        "max_iterations": options.max_iterations,
-        "exact_hessian": options.hessian == "exact",
-        "certify": options.hessian == "exact" or options.gradient == "exact",
-        "threads": options.thread_count(),
-        "tolerance": options.tolerance(x0.dtype),
-        "initial_state": _pointer(controller, x0),
-        "initial_state_stride": n,
-        "initial_controls": _pointer(controller, u_init),
-        "initial_controls_stride": 0 if u_init is None or u_init.shape[0] == 1 else horizon * m,
-        "parameters": pointers,
-        "parameter_strides": strides,
-        "states": _pointer(controller, x),
-        "controls": _pointer(controller, u),
-        "costates": _pointer(controller, costates),
-        "gains": _pointer(controller, gains),
-        "cost": _pointer(controller, cost),
-        "residual": _pointer(controller, residual),
-        "status": _flags(controller, status),
-        "iterations": _flags(controller, iterations),
-        "history": _pointer(controller, history),
-    }
-    _run(controller, "solve", "solve", x0, fields)
-    report_statuses(controller.name, status, options.on_unconverged)
-    return x, u, cost, status, iterations, residual, costates, gains
+    call = Call(x0.shape[:1], horizon, x0, u_init, parameters)
+    u_init = None if u_init is None else _dense(u_init)
+    return solver_of(controller, options, call)(_dense(x0), u_init, _each_dense(parameters), history)
+
+
+def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
+    """The solver for a call and for others of the same sizes; outputs have the call's leading dimensions."""
+    shared = call.u_init is None or call.u_init.shape[0] == 1
+    u_stride = 0 if shared else call.horizon * len(controller.controls)
+    strides = _strides(call.parameters)
+    return Solver(controller, options, call.x0.dtype, call.horizon, call.batch_shape, strides, u_stride)
 
 
 def usable(status: Tensor, options: Options) -> Tensor:
@@ -141,12 +123,12 @@ def differentiate(
     cotangents: tuple[Tensor | None, Tensor | None, Tensor | None],
 ) -> Tensors:
     """Reverse mode: gradients of x0 (B, n) and of every parameter for cotangents of x, u and cost."""
-    g_x, g_u, g_cost = (None if g is None else g.contiguous() for g in cotangents)
-    x, u, parameters = x.contiguous(), u.contiguous(), _dense(parameters)
+    g_x, g_u, g_cost = (None if g is None else _dense(g) for g in cotangents)
+    x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
     g_x0 = x.new_empty(x.shape[0], x.shape[2])
     g_parameters = tuple(torch.zeros_like(p) if x.shape[0] == 0 else torch.empty_like(p) for p in parameters)
     wanted, singular = usable(status, options), torch.empty_like(status)
-    pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
+    pointers, strides = _pointers(controller, parameters), _stride_array(controller, parameters)
     targets = _pointers(controller, g_parameters)
     fields = _solution_fields(controller, options, x, u, wanted, singular) | {
         "parameters": pointers,
@@ -175,13 +157,13 @@ def tangent(
     d_parameters: tuple[Tensor | None, ...],
 ) -> Tensors:
     """Forward mode: changes of x, u and cost along changes of x0 (B, n) and of the parameters."""
-    x, u, parameters = x.contiguous(), u.contiguous(), _dense(parameters)
-    d_x0 = None if d_x0 is None else d_x0.contiguous()
-    d_parameters = tuple(None if d is None else d.contiguous() for d in d_parameters)
+    x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
+    d_x0 = None if d_x0 is None else _dense(d_x0)
+    d_parameters = tuple(None if d is None else _dense(d) for d in d_parameters)
     d_x, d_u, d_cost = torch.empty_like(x), torch.empty_like(u), x.new_empty(x.shape[0])
     wanted, singular = usable(status, options), torch.empty_like(status)
-    pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
-    changes, change_strides = _pointers(controller, d_parameters), _strides(controller, d_parameters)
+    pointers, strides = _pointers(controller, parameters), _stride_array(controller, parameters)
+    changes, change_strides = _pointers(controller, d_parameters), _stride_array(controller, d_parameters)
     fields = _solution_fields(controller, options, x, u, wanted, singular) | {
         "parameters": pointers,
         "parameter_strides": strides,
@@ -201,10 +183,10 @@ def tangent(
 
 def examine(controller: Controller, x: Tensor, u: Tensor, status: Tensor, parameters: Tensors) -> Tensors:
     """dL/du, lower and upper bounds, (B, N, m) each; NaN for problems without a trajectory."""
-    x, u, parameters = x.contiguous(), u.contiguous(), _dense(parameters)
+    x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
     outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
     wanted = usable(status, Options(unconverged_gradient="keep"))
-    pointers, strides = _pointers(controller, parameters), _strides(controller, parameters)
+    pointers, strides = _pointers(controller, parameters), _stride_array(controller, parameters)
     fields = {
         "horizon": u.shape[1],
         "states": _pointer(controller, x),

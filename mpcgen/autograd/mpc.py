@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from mpcgen.autograd import copying, kernels, learnable, library
 from mpcgen.autograd.arguments import Call, make_call
+from mpcgen.autograd.direct import Direct, is_watched
 from mpcgen.autograd.examination import origin_of, record
 from mpcgen.autograd.functions import Solve
 from mpcgen.autograd.options import Options
@@ -21,7 +22,7 @@ from mpcgen.runtime.controller import Controller
 
 def _is_differentiated(call: Call) -> bool:
     """Whether autograd, forward-mode AD or a functorch transform watches this call."""
-    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+    if is_watched():
         return True
     if not torch.is_grad_enabled():
         return False
@@ -88,6 +89,7 @@ class MPC(torch.nn.Module):
             tol, max_iterations, hessian, gradient, on_unconverged, unconverged_gradient, smoothing, threads
         )
         self.options_text = self.options.text
+        self.direct = Direct()
         self.unrolled = None
         if gradient == "unrolled" or unroll or problem is not None:
             from mpcgen.autograd.unrolled import Unrolled  # brings sympy, which nothing else here needs
@@ -113,6 +115,11 @@ class MPC(torch.nn.Module):
             parameters = learnable.with_learned(self, self.controller, self.learned, parameters, x0)
         if learnable.is_autocast(x0):
             x0, u_init, parameters = learnable.leave_autocast(x0, u_init, parameters)
+        if self.unrolled is None and not self.history and not torch.compiler.is_compiling():
+            solved = self.direct.solve(self.controller, self.options, x0, u_init, horizon, parameters)
+            if solved is not None:
+                outputs, flat = solved
+                return Solution.of(outputs, origin_of(self.key, self.options_text, flat))
         call = make_call(self.controller, x0, u_init, horizon, parameters)
         outputs = self._solve(call)
         origin = origin_of(self.key, self.options_text, call.parameters)
@@ -128,9 +135,7 @@ class MPC(torch.nn.Module):
         elif _is_differentiated(call):
             outputs = Solve.apply(self.controller, self.options, *arguments, *call.parameters)
         else:
-            return kernels.solve(
-                self.controller, self.options, *arguments, call.parameters, batch_shape=call.batch_shape
-            )
+            outputs = kernels.solve(self.controller, self.options, *arguments, call.parameters)
         return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
 
     def extra_repr(self) -> str:
