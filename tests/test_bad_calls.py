@@ -147,9 +147,19 @@ def test_counts_are_whole_numbers(pendulum, name, value):
         pendulum.module.MPC(**{name: value})
 
 
-def test_an_unknown_option_is_pythons_own_error(pendulum):
-    with pytest.raises(TypeError, match="tolerance"):
-        pendulum.module.MPC(tolerance=1e-8)
+@pytest.mark.parametrize(
+    ("given", "near"), [("tolerance", "tol"), ("max_iter", "max_iterations"), ("num_threads", "threads")]
+)
+def test_an_unknown_option_is_answered_with_the_nearest(pendulum, given, near):
+    with pytest.raises(
+        ParameterError, match=f"no option {given!r}; did you mean {near!r}.*options are tol, "
+    ):
+        pendulum.module.MPC(**{given: 8})
+
+
+def test_an_unknown_option_near_to_none_is_answered_with_all(pendulum):
+    with pytest.raises(ParameterError, match=r"no option 'zzz'; its options are tol, .*initial$"):
+        pendulum.module.MPC(zzz=8)
 
 
 def late(case: Example, how: str) -> torch.Tensor:

@@ -464,3 +464,19 @@ def test_a_specification_error_inside_the_file_keeps_its_type_and_gains_its_line
     path.write_text("import mpcgen, sympy\np = mpcgen.Problem('p', 1)\np.states('lambda')\n")
     with refused("spec.py:3", "'lambda'", "Python keyword"):
         mpcgen.load_problem(path)
+
+
+# ---- attributes
+
+
+@pytest.mark.parametrize(
+    ("given", "near"), [("stagecost", "stage_cost"), ("dynamic", "dynamics"), ("final_cost", "terminal_cost")]
+)
+def test_a_misspelt_attribute_is_refused_with_the_nearest(draft, given, near):
+    with refused("'draft'", repr(given), "cannot be set", f"did you mean {near!r}?"):
+        setattr(draft.problem, given, 0)
+
+
+def test_what_methods_declare_cannot_be_set(draft):
+    with refused("'horizon' cannot be set", "dynamics, stage_cost, terminal_cost"):
+        draft.problem.horizon = 7

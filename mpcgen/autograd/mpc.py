@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -27,6 +29,14 @@ def _is_differentiated(call: Call) -> bool:
     if not torch.is_grad_enabled():
         return False
     return call.x0.requires_grad or any(p.requires_grad for p in call.parameters)
+
+
+def _no_such_option(name: str) -> str:
+    options = [p.name for p in inspect.signature(MPC).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    # the usual cutoff of 0.6 would not find tol for tolerance
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.45)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"MPC has no option {name!r}; {hint}its options are {', '.join(options)}"
 
 
 class MPC(torch.nn.Module):
@@ -57,8 +67,9 @@ class MPC(torch.nn.Module):
     Pickling and torch.save keep where the class's package lies (by import, or the cache's folder), not its code.
     Under `torch.autocast` the solver stays in float32 (float64 if x0 is): lower precision is converted to it.
 
-    Raises ParameterError for an option outside its choices, for a name in ``learn`` that is no parameter, has no
-    value to start from or one outside its constraint; DtypeError for one that is neither float32 nor float64.
+    Raises ParameterError for an option that does not exist or is outside its choices, for a name in ``learn`` that is
+    no parameter, has no value to start from or one outside its constraint; DtypeError for one that is neither float32
+    nor float64.
     """
 
     controller: ClassVar[Controller]
@@ -79,8 +90,11 @@ class MPC(torch.nn.Module):
         problem: Any = None,
         learn: learnable.Learn = (),
         initial: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        if unknown:
+            raise ParameterError(_no_such_option(next(iter(unknown))))
         if not isinstance(history, bool):
             raise ParameterError(f"history={history!r}; True or False is expected")
         self.history = history

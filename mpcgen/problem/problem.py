@@ -9,6 +9,8 @@ from mpcgen.problem import names, validate, values
 from mpcgen.problem.integrators import dynamics_rows
 from mpcgen.problem.spec import ControlSpec, DynamicsSpec, ParameterSpec, Spec
 
+_SETTABLE = ("dynamics", "stage_cost", "terminal_cost")
+
 
 class Problem:
     """An optimal control problem in the making; `spec` checks and freezes it.
@@ -33,6 +35,14 @@ class Problem:
         self._stage_cost: sp.Expr | None = None
         self._terminal_cost: sp.Expr | None = None
         self._spec: Spec | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name not in _SETTABLE:
+            raise SpecError(
+                f"problem {self._name!r}: {name!r} cannot be set{names.near_name(name, _SETTABLE)}; what can is "
+                f"{', '.join(_SETTABLE)}, and states, controls and parameters are declared by methods"
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return (
