@@ -33,8 +33,9 @@ def _is_differentiated(call: Call) -> bool:
 
 def _no_such_option(name: str) -> str:
     options = [p.name for p in inspect.signature(MPC).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    # the usual cutoff of 0.6 would not find tol for tolerance
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.45)
+    # for tolerance, difflib would find nothing, or learn before tol
+    begun = [option for option in options if name.startswith(option) or option.startswith(name)]
+    near = begun or difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"MPC has no option {name!r}; {hint}its options are {', '.join(options)}"
 
