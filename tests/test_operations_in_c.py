@@ -124,7 +124,7 @@ def source():
         "every_operation", "all of them", (Input("a", symbols),), (Output("b", outputs, labels),)
     )
     interface = c_text.Interface(
-        "const real *restrict a, real *restrict b", {"a": "a", "b": "b"}, inline=False
+        "in_reals restrict a, out_reals restrict b", {"a": "a", "b": "b"}, inline=False
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(c_text.INTERFACES, function.name, interface)

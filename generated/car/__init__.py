@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "e6c4b0c76243fc78a5c619c8419c85ab62f6ff8d7f55e2828df7d4703246bf42"),
+    library=load(__file__, "car", "7432b129426584ec16b2d0535c5fecea31df861e1b31b6cd0ee59f2c6181482d"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

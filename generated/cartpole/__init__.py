@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "43b8a91b99071a731d953a1aed25a434e3f7aea9c361d01edf32cf3246dfa76a"),
+    library=load(__file__, "cartpole", "d00aca472e47f941c651e0544db4416b788581e902806c3e863ac924c5dfb807"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -54,8 +54,8 @@ static const parameter_layout PARAMETERS[NPARAMETERS + 1] = {
 /* ---- the problem's functions ---- */
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
-static inline void stage_dynamics(const real *restrict state, const real *restrict control,
-    const real *restrict theta, const real *restrict theta_t, real *restrict next_state, real *restrict cost) {
+INLINE void stage_dynamics(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, out_reals restrict next_state, out_reals restrict cost) {
   (void)theta_t;
   const real x = state[0];
   const real v = state[1];
@@ -99,8 +99,8 @@ static inline void stage_dynamics(const real *restrict state, const real *restri
 }
 
 /* Cost of the last state. */
-static inline void terminal_cost(const real *restrict state, const real *restrict theta,
-    const real *restrict theta_t, real *restrict cost) {
+INLINE void terminal_cost(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
+    out_reals restrict cost) {
   (void)theta_t;
   const real x = state[0];
   const real v = state[1];
@@ -124,8 +124,8 @@ static inline void terminal_cost(const real *restrict state, const real *restric
 }
 
 /* Bounds of the controls. */
-static inline void stage_bounds(const real *restrict theta, const real *restrict theta_t, real *restrict lower,
-    real *restrict upper) {
+INLINE void stage_bounds(in_reals restrict theta, in_reals restrict theta_t, out_reals restrict lower,
+    out_reals restrict upper) {
   (void)theta;
   (void)theta_t;
   lower[0] = ALL(-100); /* force */
@@ -133,8 +133,8 @@ static inline void stage_bounds(const real *restrict theta, const real *restrict
 }
 
 /* Value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost. */
-static inline void terminal_expand(const real *restrict state, const real *restrict theta,
-    const real *restrict theta_t, real *restrict hessian, real *restrict costate) {
+INLINE void terminal_expand(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
+    out_reals restrict hessian, out_reals restrict costate) {
   (void)theta_t;
   const real x = state[0];
   const real v = state[1];
@@ -174,9 +174,8 @@ static inline void terminal_expand(const real *restrict state, const real *restr
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost. */
-static void stage_expand_gauss_newton(const real *restrict state, const real *restrict control,
-    const real *restrict theta, const real *restrict theta_t, const value_model *restrict value,
-    stage_model *restrict q) {
+FUNCTION void stage_expand_gauss_newton(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, const value_model *restrict value, stage_model *restrict q) {
   (void)theta_t;
   const real x = state[0];
   const real v = state[1];
@@ -366,8 +365,8 @@ static void stage_expand_gauss_newton(const real *restrict state, const real *re
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost plus curvature'f. */
-static void stage_expand_exact(const real *restrict state, const real *restrict control, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict curvature, const value_model *restrict value,
+FUNCTION void stage_expand_exact(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, in_reals restrict curvature, const value_model *restrict value,
     stage_model *restrict q) {
   (void)theta_t;
   const real x = state[0];
@@ -606,9 +605,8 @@ static void stage_expand_exact(const real *restrict state, const real *restrict 
 }
 
 /* Directional derivative of the dynamics, F d. */
-static inline void stage_tangent(const real *restrict state, const real *restrict control,
-    const real *restrict theta, const real *restrict theta_t, const real *restrict d_state,
-    const real *restrict d_control, real *restrict d_next) {
+INLINE void stage_tangent(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, in_reals restrict d_state, in_reals restrict d_control, out_reals restrict d_next) {
   (void)theta_t;
   const real cos_theta = state[2];
   const real sin_theta = state[3];
@@ -651,10 +649,10 @@ static inline void stage_tangent(const real *restrict state, const real *restric
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f) + d_lambda'f + loss_cost (cost + lambda'f). */
-static void stage_gradient(const real *restrict state, const real *restrict control, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict costate, const real *restrict d_state,
-    const real *restrict d_control, const real *restrict d_costate, const real *restrict loss_cost,
-    real *restrict g_theta, real *restrict g_theta_t, real *restrict g_control) {
+FUNCTION void stage_gradient(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, in_reals restrict costate, in_reals restrict d_state, in_reals restrict d_control,
+    in_reals restrict d_costate, in_reals restrict loss_cost, out_reals restrict g_theta,
+    out_reals restrict g_theta_t, out_reals restrict g_control) {
   (void)theta_t;
   (void)g_theta_t;
   const real x = state[0];
@@ -756,9 +754,9 @@ static void stage_gradient(const real *restrict state, const real *restrict cont
 }
 
 /* Gradient with respect to theta of d'grad(terminal cost) + loss_cost terminal cost. */
-static inline void terminal_gradient(const real *restrict state, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict d_state, const real *restrict loss_cost,
-    real *restrict g_theta, real *restrict g_theta_t) {
+INLINE void terminal_gradient(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
+    in_reals restrict d_state, in_reals restrict loss_cost, out_reals restrict g_theta,
+    out_reals restrict g_theta_t) {
   (void)theta;
   (void)theta_t;
   (void)g_theta_t;
@@ -787,8 +785,8 @@ static inline void terminal_gradient(const real *restrict state, const real *res
 }
 
 /* Gradient with respect to theta of g_lower'lower + g_upper'upper. */
-static inline void bounds_gradient(const real *restrict theta, const real *restrict theta_t,
-    const real *restrict g_lower, const real *restrict g_upper, real *restrict g_theta, real *restrict g_theta_t) {
+INLINE void bounds_gradient(in_reals restrict theta, in_reals restrict theta_t, in_reals restrict g_lower,
+    in_reals restrict g_upper, out_reals restrict g_theta, out_reals restrict g_theta_t) {
   (void)theta;
   (void)theta_t;
   (void)g_lower;
@@ -798,10 +796,9 @@ static inline void bounds_gradient(const real *restrict theta, const real *restr
 }
 
 /* Change along d_theta of grad(cost + lambda'f), of f, and of cost + lambda'f itself. */
-static void stage_forward(const real *restrict state, const real *restrict control, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict costate, const real *restrict d_theta,
-    const real *restrict d_theta_t, real *restrict r_state, real *restrict r_control, real *restrict affine,
-    real *restrict d_cost) {
+FUNCTION void stage_forward(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, in_reals restrict costate, in_reals restrict d_theta, in_reals restrict d_theta_t,
+    out_reals restrict r_state, out_reals restrict r_control, out_reals restrict affine, out_reals restrict d_cost) {
   (void)theta_t;
   (void)d_theta_t;
   const real x = state[0];
@@ -912,9 +909,8 @@ static void stage_forward(const real *restrict state, const real *restrict contr
 }
 
 /* Change along d_theta of the terminal cost's gradient and of the terminal cost. */
-static inline void terminal_forward(const real *restrict state, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict d_theta, const real *restrict d_theta_t,
-    real *restrict r_state, real *restrict d_cost) {
+INLINE void terminal_forward(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
+    in_reals restrict d_theta, in_reals restrict d_theta_t, out_reals restrict r_state, out_reals restrict d_cost) {
   (void)theta;
   (void)theta_t;
   (void)d_theta_t;
@@ -945,8 +941,8 @@ static inline void terminal_forward(const real *restrict state, const real *rest
 }
 
 /* Change of the bounds along d_theta. */
-static inline void bounds_forward(const real *restrict theta, const real *restrict theta_t,
-    const real *restrict d_theta, const real *restrict d_theta_t, real *restrict d_lower, real *restrict d_upper) {
+INLINE void bounds_forward(in_reals restrict theta, in_reals restrict theta_t, in_reals restrict d_theta,
+    in_reals restrict d_theta_t, out_reals restrict d_lower, out_reals restrict d_upper) {
   (void)theta;
   (void)theta_t;
   (void)d_theta;
@@ -962,10 +958,7 @@ typedef cartpole_gradient_arguments gradient_arguments;
 typedef cartpole_tangent_arguments tangent_arguments;
 typedef cartpole_examine_arguments examine_arguments;
 
-#include "mpcgen_solver.h"
-#include "mpcgen_gradient.h"
-#include "mpcgen_tangent.h"
-#include "mpcgen_examine.h"
+#include "mpcgen_host.h"
 
 int MPCGEN_ENTRY(cartpole_solve)(const cartpole_solve_arguments *arguments) { return solve_batch(arguments); }
 

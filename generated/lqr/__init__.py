@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "0be2979c074e9a8464b76e425acbd24270883a5345c92376236ca7a66fa375cf"),
+    library=load(__file__, "lqr", "e5591197e816bb662b36e335bb1b37df0397a44698b638d4b2a8dc09c875cb62"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

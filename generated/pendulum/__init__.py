@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "e006feb4ad04751bb015b9568a506f3c7c5e4490679b5c06e3117627e9761a09"),
+    library=load(__file__, "pendulum", "d1d3f559df7e90e114ad994d6554066ff9771548ad8282222923e78158d801c3"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -60,8 +60,8 @@ static const parameter_layout PARAMETERS[NPARAMETERS + 1] = {
 /* ---- the problem's functions ---- */
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
-static inline void stage_dynamics(const real *restrict state, const real *restrict control,
-    const real *restrict theta, const real *restrict theta_t, real *restrict next_state, real *restrict cost) {
+INLINE void stage_dynamics(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, out_reals restrict next_state, out_reals restrict cost) {
   (void)theta_t;
   const real p_x = state[0];
   const real p_y = state[1];
@@ -206,8 +206,8 @@ static inline void stage_dynamics(const real *restrict state, const real *restri
 }
 
 /* Cost of the last state. */
-static inline void terminal_cost(const real *restrict state, const real *restrict theta,
-    const real *restrict theta_t, real *restrict cost) {
+INLINE void terminal_cost(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
+    out_reals restrict cost) {
   (void)theta_t;
   const real p_x = state[0];
   const real p_y = state[1];
@@ -242,8 +242,8 @@ static inline void terminal_cost(const real *restrict state, const real *restric
 }
 
 /* Bounds of the controls. */
-static inline void stage_bounds(const real *restrict theta, const real *restrict theta_t, real *restrict lower,
-    real *restrict upper) {
+INLINE void stage_bounds(in_reals restrict theta, in_reals restrict theta_t, out_reals restrict lower,
+    out_reals restrict upper) {
   (void)theta;
   (void)theta_t;
   lower[0] = ALL(0); /* thrust_front */
@@ -257,8 +257,8 @@ static inline void stage_bounds(const real *restrict theta, const real *restrict
 }
 
 /* Value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost. */
-static inline void terminal_expand(const real *restrict state, const real *restrict theta,
-    const real *restrict theta_t, real *restrict hessian, real *restrict costate) {
+INLINE void terminal_expand(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
+    out_reals restrict hessian, out_reals restrict costate) {
   (void)theta_t;
   const real p_x = state[0];
   const real p_y = state[1];
@@ -397,9 +397,8 @@ static inline void terminal_expand(const real *restrict state, const real *restr
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost. */
-static void stage_expand_gauss_newton(const real *restrict state, const real *restrict control,
-    const real *restrict theta, const real *restrict theta_t, const value_model *restrict value,
-    stage_model *restrict q) {
+FUNCTION void stage_expand_gauss_newton(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, const value_model *restrict value, stage_model *restrict q) {
   (void)theta_t;
   const real position_weight = theta[10];
   const real V_p_x_p_x = value->hessian[0];
@@ -3095,8 +3094,8 @@ static void stage_expand_gauss_newton(const real *restrict state, const real *re
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost plus curvature'f. */
-static void stage_expand_exact(const real *restrict state, const real *restrict control, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict curvature, const value_model *restrict value,
+FUNCTION void stage_expand_exact(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, in_reals restrict curvature, const value_model *restrict value,
     stage_model *restrict q) {
   (void)theta_t;
   const real position_weight = theta[10];
@@ -7260,9 +7259,8 @@ static void stage_expand_exact(const real *restrict state, const real *restrict 
 }
 
 /* Directional derivative of the dynamics, F d. */
-static inline void stage_tangent(const real *restrict state, const real *restrict control,
-    const real *restrict theta, const real *restrict theta_t, const real *restrict d_state,
-    const real *restrict d_control, real *restrict d_next) {
+INLINE void stage_tangent(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, in_reals restrict d_state, in_reals restrict d_control, out_reals restrict d_next) {
   (void)theta_t;
   const real q_w = state[3];
   const real q_x = state[4];
@@ -7492,10 +7490,10 @@ static inline void stage_tangent(const real *restrict state, const real *restric
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f) + d_lambda'f + loss_cost (cost + lambda'f). */
-static void stage_gradient(const real *restrict state, const real *restrict control, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict costate, const real *restrict d_state,
-    const real *restrict d_control, const real *restrict d_costate, const real *restrict loss_cost,
-    real *restrict g_theta, real *restrict g_theta_t, real *restrict g_control) {
+FUNCTION void stage_gradient(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, in_reals restrict costate, in_reals restrict d_state, in_reals restrict d_control,
+    in_reals restrict d_costate, in_reals restrict loss_cost, out_reals restrict g_theta,
+    out_reals restrict g_theta_t, out_reals restrict g_control) {
   (void)theta_t;
   (void)g_theta_t;
   const real p_x = state[0];
@@ -8121,9 +8119,9 @@ static void stage_gradient(const real *restrict state, const real *restrict cont
 }
 
 /* Gradient with respect to theta of d'grad(terminal cost) + loss_cost terminal cost. */
-static inline void terminal_gradient(const real *restrict state, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict d_state, const real *restrict loss_cost,
-    real *restrict g_theta, real *restrict g_theta_t) {
+INLINE void terminal_gradient(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
+    in_reals restrict d_state, in_reals restrict loss_cost, out_reals restrict g_theta,
+    out_reals restrict g_theta_t) {
   (void)theta_t;
   (void)g_theta_t;
   const real p_x = state[0];
@@ -8195,8 +8193,8 @@ static inline void terminal_gradient(const real *restrict state, const real *res
 }
 
 /* Gradient with respect to theta of g_lower'lower + g_upper'upper. */
-static inline void bounds_gradient(const real *restrict theta, const real *restrict theta_t,
-    const real *restrict g_lower, const real *restrict g_upper, real *restrict g_theta, real *restrict g_theta_t) {
+INLINE void bounds_gradient(in_reals restrict theta, in_reals restrict theta_t, in_reals restrict g_lower,
+    in_reals restrict g_upper, out_reals restrict g_theta, out_reals restrict g_theta_t) {
   (void)theta;
   (void)theta_t;
   (void)g_lower;
@@ -8206,10 +8204,9 @@ static inline void bounds_gradient(const real *restrict theta, const real *restr
 }
 
 /* Change along d_theta of grad(cost + lambda'f), of f, and of cost + lambda'f itself. */
-static void stage_forward(const real *restrict state, const real *restrict control, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict costate, const real *restrict d_theta,
-    const real *restrict d_theta_t, real *restrict r_state, real *restrict r_control, real *restrict affine,
-    real *restrict d_cost) {
+FUNCTION void stage_forward(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
+    in_reals restrict theta_t, in_reals restrict costate, in_reals restrict d_theta, in_reals restrict d_theta_t,
+    out_reals restrict r_state, out_reals restrict r_control, out_reals restrict affine, out_reals restrict d_cost) {
   (void)theta_t;
   (void)d_theta_t;
   const real p_x = state[0];
@@ -9999,9 +9996,8 @@ static void stage_forward(const real *restrict state, const real *restrict contr
 }
 
 /* Change along d_theta of the terminal cost's gradient and of the terminal cost. */
-static inline void terminal_forward(const real *restrict state, const real *restrict theta,
-    const real *restrict theta_t, const real *restrict d_theta, const real *restrict d_theta_t,
-    real *restrict r_state, real *restrict d_cost) {
+INLINE void terminal_forward(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
+    in_reals restrict d_theta, in_reals restrict d_theta_t, out_reals restrict r_state, out_reals restrict d_cost) {
   (void)theta_t;
   (void)d_theta_t;
   const real p_x = state[0];
@@ -10073,8 +10069,8 @@ static inline void terminal_forward(const real *restrict state, const real *rest
 }
 
 /* Change of the bounds along d_theta. */
-static inline void bounds_forward(const real *restrict theta, const real *restrict theta_t,
-    const real *restrict d_theta, const real *restrict d_theta_t, real *restrict d_lower, real *restrict d_upper) {
+INLINE void bounds_forward(in_reals restrict theta, in_reals restrict theta_t, in_reals restrict d_theta,
+    in_reals restrict d_theta_t, out_reals restrict d_lower, out_reals restrict d_upper) {
   (void)theta;
   (void)theta_t;
   (void)d_theta;
@@ -10096,10 +10092,7 @@ typedef quadrotor_gradient_arguments gradient_arguments;
 typedef quadrotor_tangent_arguments tangent_arguments;
 typedef quadrotor_examine_arguments examine_arguments;
 
-#include "mpcgen_solver.h"
-#include "mpcgen_gradient.h"
-#include "mpcgen_tangent.h"
-#include "mpcgen_examine.h"
+#include "mpcgen_host.h"
 
 int MPCGEN_ENTRY(quadrotor_solve)(const quadrotor_solve_arguments *arguments) { return solve_batch(arguments); }
 

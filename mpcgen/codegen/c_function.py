@@ -20,8 +20,8 @@ LONGEST_FUNCTION = 2500
 MOST_REPEATED = 1.15
 """Operations that the parts may have in all, relative to the function: above it they share too much to be cut."""
 
-_POINT = "const real *restrict state, const real *restrict control, {theta}"
-_THETA = "const real *restrict theta, const real *restrict theta_t"
+_POINT = "in_reals restrict state, in_reals restrict control, {theta}"
+_THETA = "in_reals restrict theta, in_reals restrict theta_t"
 _EXPAND = _POINT + ", {curvature}const value_model *restrict value, "
 
 
@@ -44,7 +44,7 @@ def _interface(parameters: str, places: Mapping[str, str], inline: bool = True) 
 
 
 def _expand(curvature: bool, results: str, places: Mapping[str, str]) -> Interface:
-    extra = "const real *restrict curvature, " if curvature else ""
+    extra = "in_reals restrict curvature, " if curvature else ""
     value = {"costate": "value->costate", "V": "value->hessian", "offset": "value->offset"}
     parameters = _EXPAND.format(theta=_THETA, curvature=extra) + results
     return _interface(parameters, {"curvature": "curvature", **value, **places}, inline=False)
@@ -58,21 +58,24 @@ def _same(names: str) -> dict[str, str]:
 _MODEL = {name: f"q->{name}" for name in ("xx", "ux", "uu", "gradient_u", "offset_x", "offset_u")}
 _FUSED = {**_MODEL, "out costate": "q->costate"}
 _MATRICES = {"F": "F", "H": "H", "out costate": "q->costate", "gradient_u": "q->gradient_u"}
-_MATRIX_RESULTS = "real *restrict F, real *restrict H, stage_model *restrict q"
-_SUMS = "real *restrict g_theta, real *restrict g_theta_t"
+_MATRIX_RESULTS = "out_reals restrict F, out_reals restrict H, stage_model *restrict q"
+_SUMS = "out_reals restrict g_theta, out_reals restrict g_theta_t"
 _G = _same("g_theta g_theta_t")
-_CHANGE = "const real *restrict d_theta, const real *restrict d_theta_t"
+_CHANGE = "in_reals restrict d_theta, in_reals restrict d_theta_t"
 _DTHETA = _same("d_theta d_theta_t")
 _D = {"d_x": "d_state", "d_u": "d_control"}
 
 INTERFACES: dict[str, Interface] = {
     "stage_dynamics": _interface(
-        _POINT + ", real *restrict next_state, real *restrict cost", {"x_next": "next_state", "cost": "cost"}
+        _POINT + ", out_reals restrict next_state, out_reals restrict cost",
+        {"x_next": "next_state", "cost": "cost"},
     ),
-    "terminal_cost": _interface("const real *restrict state, {theta}, real *restrict cost", _same("cost")),
-    "stage_bounds": _interface("{theta}, real *restrict lower, real *restrict upper", _same("lower upper")),
+    "terminal_cost": _interface("in_reals restrict state, {theta}, out_reals restrict cost", _same("cost")),
+    "stage_bounds": _interface(
+        "{theta}, out_reals restrict lower, out_reals restrict upper", _same("lower upper")
+    ),
     "terminal_expand": _interface(
-        "const real *restrict state, {theta}, real *restrict hessian, real *restrict costate",
+        "in_reals restrict state, {theta}, out_reals restrict hessian, out_reals restrict costate",
         {"hessian": "hessian", "out costate": "costate"},
     ),
     "stage_expand_gauss_newton": _expand(False, "stage_model *restrict q", _FUSED),
@@ -80,37 +83,38 @@ INTERFACES: dict[str, Interface] = {
     "stage_derivatives_gauss_newton": _expand(False, _MATRIX_RESULTS, _MATRICES),
     "stage_derivatives_exact": _expand(True, _MATRIX_RESULTS, _MATRICES),
     "stage_tangent": _interface(
-        _POINT + ", const real *restrict d_state, const real *restrict d_control, real *restrict d_next",
+        _POINT + ", in_reals restrict d_state, in_reals restrict d_control, out_reals restrict d_next",
         {**_D, "d_next": "d_next"},
     ),
     "stage_gradient": _interface(
-        _POINT + ", const real *restrict costate, const real *restrict d_state, "
-        "const real *restrict d_control, const real *restrict d_costate, "
-        "const real *restrict loss_cost, " + _SUMS + ", real *restrict g_control",
+        _POINT + ", in_reals restrict costate, in_reals restrict d_state, "
+        "in_reals restrict d_control, in_reals restrict d_costate, "
+        "in_reals restrict loss_cost, " + _SUMS + ", out_reals restrict g_control",
         {**_D, **_same("costate d_costate loss_cost"), **_G, "g_u": "g_control"},
         inline=False,
     ),
     "terminal_gradient": _interface(
-        "const real *restrict state, {theta}, const real *restrict d_state, "
-        "const real *restrict loss_cost, " + _SUMS,
+        "in_reals restrict state, {theta}, in_reals restrict d_state, in_reals restrict loss_cost, " + _SUMS,
         {**_D, **_same("loss_cost"), **_G},
     ),
     "bounds_gradient": _interface(
-        "{theta}, const real *restrict g_lower, const real *restrict g_upper, " + _SUMS,
+        "{theta}, in_reals restrict g_lower, in_reals restrict g_upper, " + _SUMS,
         {**_same("g_lower g_upper"), **_G},
     ),
     "stage_forward": _interface(
-        _POINT + ", const real *restrict costate, " + _CHANGE + ", real *restrict r_state, "
-        "real *restrict r_control, real *restrict affine, real *restrict d_cost",
+        _POINT + ", in_reals restrict costate, " + _CHANGE + ", out_reals restrict r_state, "
+        "out_reals restrict r_control, out_reals restrict affine, out_reals restrict d_cost",
         {**_same("costate affine d_cost"), **_DTHETA, "r_x": "r_state", "r_u": "r_control"},
         inline=False,
     ),
     "terminal_forward": _interface(
-        "const real *restrict state, {theta}, " + _CHANGE + ", real *restrict r_state, real *restrict d_cost",
+        "in_reals restrict state, {theta}, "
+        + _CHANGE
+        + ", out_reals restrict r_state, out_reals restrict d_cost",
         {**_DTHETA, "r_x": "r_state", "d_cost": "d_cost"},
     ),
     "bounds_forward": _interface(
-        "{theta}, " + _CHANGE + ", real *restrict d_lower, real *restrict d_upper",
+        "{theta}, " + _CHANGE + ", out_reals restrict d_lower, out_reals restrict d_upper",
         {**_DTHETA, **_same("d_lower d_upper")},
     ),
 }
@@ -121,7 +125,7 @@ d_theta_t r_state r_control affine d_cost d_lower d_upper d_next d_costate loss_
 g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE
 SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask scalar scalar_bits stage_model
 value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take allocate accumulate
-parameter_row load_row store_row sweep
+parameter_row load_row store_row sweep reals in_reals out_reals INLINE FUNCTION zero_reals copy_reals
 """
 RESERVED = frozenset(_RESERVED.split()) | frozenset(CALLS.values())
 """Names that mean something in the generated file or its headers."""
@@ -190,7 +194,7 @@ def _part(function: Function, number: int, entries: Sequence[tuple[Output, int]]
 
 def _head(function: Function, interface: Interface) -> tuple[str, str, str]:
     """Name, comment and signature."""
-    qualifier = "static inline" if interface.inline else "static"
+    qualifier = "INLINE" if interface.inline else "FUNCTION"
     if interface.apart:
         qualifier += " __attribute__((noinline))"
     signature = _wrap_signature(f"{qualifier} void {function.name}({interface.parameters})")
@@ -212,7 +216,7 @@ def _wrapper(name: str) -> Wrapper | None:
     outer = name.replace("derivatives", "expand")
     parameters = INTERFACES[outer].parameters
     arguments = ", ".join("F, H, q" if word == "q" else word for word in _parameter_names(parameters))
-    return Wrapper(_wrap_signature(f"static void {outer}({parameters})"), f"{name}({arguments});")
+    return Wrapper(_wrap_signature(f"FUNCTION void {outer}({parameters})"), f"{name}({arguments});")
 
 
 def _parameter_names(parameters: str) -> list[str]:

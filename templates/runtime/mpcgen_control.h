@@ -15,28 +15,28 @@
 enum { PATIENCE = 6, MORE_SWEEPS = 2 };
 
 /* A change of the cost below this is rounding. */
-static inline scalar rounding(const lane_state *lane) { return R(16) * SCALAR_EPSILON * lane->cost_scale; }
+INLINE scalar rounding(const lane_state *lane) { return R(16) * SCALAR_EPSILON * lane->cost_scale; }
 
 /* What the model promises of a full step. */
-static inline scalar expected_change(const lane_state *lane) { return lane->slope + lane->bend; }
+INLINE scalar expected_change(const lane_state *lane) { return lane->slope + lane->bend; }
 
-static void raise_regularisation(solver_state *s, int k) {
+FUNCTION void raise_regularisation(solver_state *s, int k) {
   const scalar now = lane_get(&s->regularisation, k);
   lane_set(&s->regularisation, k, now > 0 ? R(10) * now : FIRST_REGULARISATION);
 }
 
-static void lower_regularisation(solver_state *s, int k) {
+FUNCTION void lower_regularisation(solver_state *s, int k) {
   const scalar now = R(0.1) * lane_get(&s->regularisation, k);
   lane_set(&s->regularisation, k, now < FIRST_REGULARISATION ? R(0) : now);
 }
 
-static void reduce_second_order(solver_state *s, int k, scalar factor) {
+FUNCTION void reduce_second_order(solver_state *s, int k, scalar factor) {
   const scalar next = factor * lane_get(&s->second_order, k);
   lane_set(&s->second_order, k, next < LEAST_SECOND_ORDER ? R(0) : next);
 }
 
 /* Whether a lane's candidate becomes its trajectory; otherwise sets up the next, shorter, step. */
-static int accept_candidate(solver_state *s, int k) {
+FUNCTION int accept_candidate(solver_state *s, int k) {
   lane_state *lane = &s->lanes[k];
   const scalar cost = lane_get(&s->cost, k), length = lane_get(&s->length, k);
   if (lane->activity == FIRST_ROLLOUT) {
@@ -69,7 +69,7 @@ static int accept_candidate(solver_state *s, int k) {
 /* Before a sweep: how much of the dynamics' second derivatives goes into a lane's Hessian. None far from the
  * solution, where the model promises to change the cost by a good part; else as much as the last step bore,
  * and twice that after a step that was accepted. */
-static void choose_hessian(solver_state *s, int k) {
+FUNCTION void choose_hessian(solver_state *s, int k) {
   lane_state *lane = &s->lanes[k];
   if (lane->activity != ITERATING || lane->refusals > 0) return;
   const scalar now = lane_get(&s->second_order, k);
@@ -80,7 +80,7 @@ static void choose_hessian(solver_state *s, int k) {
 }
 
 /* Keeps count of steps too small for the cost to judge; past PATIENCE the lane is at its precision's limit. */
-static int is_stalled(lane_state *lane) {
+FUNCTION int is_stalled(lane_state *lane) {
   if (lane->residual < R(0.5) * lane->best_residual) {
     lane->best_residual = lane->residual;
     lane->unproductive = 0;

@@ -5,7 +5,7 @@
 #include "mpcgen_sensitivity.h"
 
 /* Writes dL/du and the bounds of one vector of problems. */
-static void examine_vector(sensitivity_state *s, const examine_arguments *a, int64_t first) {
+FUNCTION void examine_vector(sensitivity_state *s, const examine_arguments *a, int64_t first) {
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
   const size_t n = (size_t)s->horizon;
   for (int k = 0; k < LANES; k++) load_solution(s, &source, k, first + k);
@@ -19,18 +19,6 @@ static void examine_vector(sensitivity_state *s, const examine_arguments *a, int
     store_row((scalar *)a->lower + to, s->at_lower, k, n * NU);
     store_row((scalar *)a->upper + to, s->at_upper, k, n * NU);
   }
-}
-
-/* Examines the batch; returns 0, or 1 if memory was refused. */
-static int examine_batch(const examine_arguments *a) {
-  const size_t head = (sizeof(sensitivity_state) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-  sensitivity_state *s = allocate(head + sensitivity_reals(a->horizon) * sizeof(real));
-  if (!s) return 1;
-  memset((void *)s, 0, head);
-  lay_out_sensitivity(s, a->horizon, (real *)((char *)s + head));
-  for (int64_t first = 0; first < a->batch; first += LANES) examine_vector(s, a, first);
-  free(s);
-  return 0;
 }
 
 #endif

@@ -8,31 +8,28 @@
 
 #include "mpcgen_sensitivity.h"
 
-enum { REDUCTION_BLOCKS = 64 };
-
 typedef struct {
   sensitivity_state base;
-  real *g_theta, *g_theta_stage;     /* this vector's parameter gradients */
-  real *sum_theta, *sum_theta_stage; /* the same summed over the vectors of a block */
+  reals g_theta, g_theta_stage;     /* this vector's parameter gradients */
+  reals sum_theta, sum_theta_stage; /* the same summed over the vectors of a block */
   real g_initial[NX];
 } gradient_state;
 
-static gradient_state *make_gradient(int horizon) {
-  const size_t stage = (size_t)(horizon + 1) * NTHETA_STAGE, own = 2 * (NTHETA + stage);
-  const size_t head = (sizeof(gradient_state) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-  gradient_state *g = allocate(head + (sensitivity_reals(horizon) + own) * sizeof(real));
-  if (!g) return NULL;
-  memset((void *)g, 0, head);
-  real *at = lay_out_sensitivity(&g->base, horizon, (real *)((char *)g + head));
+FUNCTION size_t gradient_reals(int horizon) {
+  return sensitivity_reals(horizon) + 2 * (NTHETA + (size_t)(horizon + 1) * NTHETA_STAGE);
+}
+
+/* Lays out a workspace of gradient_reals() from `at` on. */
+FUNCTION void lay_out_gradient(gradient_state *g, int horizon, reals at) {
+  at = lay_out_sensitivity(&g->base, horizon, at);
   g->g_theta = at, at += NTHETA;
-  g->g_theta_stage = at, at += stage;
+  g->g_theta_stage = at, at += (size_t)(horizon + 1) * NTHETA_STAGE;
   g->sum_theta = at, at += NTHETA;
   g->sum_theta_stage = at;
-  return g;
 }
 
 /* d_lambda = V d_x + v at a stage. */
-static void multiplier_differential(const sensitivity_state *s, int t, const real *d_x, real *d_costate) {
+FUNCTION void multiplier_differential(const sensitivity_state *s, int t, const real *d_x, real *d_costate) {
   for (int i = 0; i < NX; i++) {
     real sum = s->offset[t * NX + i];
     for (int j = 0; j < NX; j++) sum += s->hessian[t * NXX + SYMMETRIC(i, j)] * d_x[j];
@@ -41,8 +38,8 @@ static void multiplier_differential(const sensitivity_state *s, int t, const rea
 }
 
 /* Gradient of the bounds at stage t, given that of the free Lagrangian in g_u. */
-static void bound_gradients(const gradient_state *g, int t, const real *d_u, const real *g_u, real *g_lower,
-                            real *g_upper) {
+FUNCTION void bound_gradients(const gradient_state *g, int t, const real *d_u, const real *g_u, real *g_lower,
+                              real *g_upper) {
   const sensitivity_state *s = &g->base;
   for (int i = 0; i < NU; i++) {
     const int at = t * NU + i;
@@ -57,18 +54,18 @@ static void bound_gradients(const gradient_state *g, int t, const real *d_u, con
 }
 
 /* Forward sweep: differentials of the trajectory and, stage by stage, the gradients of parameters and bounds. */
-static void gradient_forward(gradient_state *g) {
+FUNCTION void gradient_forward(gradient_state *g) {
   const sensitivity_state *s = &g->base;
   real d_x[NX], d_u[NU], d_next[NX], d_costate[NX], g_u[NU], g_lower[NU], g_upper[NU];
   for (int i = 0; i < NX; i++) {
     d_x[i] = ALL(0);
     g->g_initial[i] = s->offset[i] + s->loss_cost * s->costate[i];
   }
-  memset(g->g_theta, 0, NTHETA * sizeof(real));
-  memset(g->g_theta_stage, 0, (size_t)(s->horizon + 1) * NTHETA_STAGE * sizeof(real));
+  zero_reals(g->g_theta, NTHETA);
+  zero_reals(g->g_theta_stage, (size_t)(s->horizon + 1) * NTHETA_STAGE);
   for (int t = 0; t < s->horizon; t++) {
-    const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
-    real *g_theta_t = g->g_theta_stage + t * NTHETA_STAGE;
+    const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = s->theta_stage + t * NTHETA_STAGE;
+    const reals g_theta_t = g->g_theta_stage + t * NTHETA_STAGE;
     policy_differential(s, t, d_x, d_u);
     stage_tangent(x, u, s->theta, theta_t, d_x, d_u, d_next);
     multiplier_differential(s, t + 1, d_next, d_costate);
@@ -76,22 +73,14 @@ static void gradient_forward(gradient_state *g) {
                    g->g_theta, g_theta_t, g_u);
     bound_gradients(g, t, d_u, g_u, g_lower, g_upper);
     bounds_gradient(s->theta, theta_t, g_lower, g_upper, g->g_theta, g_theta_t);
-    memcpy(d_x, d_next, sizeof d_x);
+    copy_reals(d_x, d_next, NX);
   }
   terminal_gradient(s->x + s->horizon * NX, s->theta, s->theta_stage + s->horizon * NTHETA_STAGE, d_x, &s->loss_cost,
                     g->g_theta, g->g_theta_stage + s->horizon * NTHETA_STAGE);
 }
 
-typedef struct {
-  const gradient_arguments *arguments;
-  work_queue queue;
-  int64_t block;  /* problems per block */
-  size_t shared;  /* numbers of all parameters shared by the batch */
-  scalar *partial; /* (blocks, shared) */
-} gradient_job;
-
 /* Loads a solution and its cotangents into a lane. */
-static void load_cotangents(gradient_state *g, const gradient_arguments *a, int k, int64_t problem) {
+FUNCTION void load_cotangents(gradient_state *g, const gradient_arguments *a, int k, int64_t problem) {
   sensitivity_state *s = &g->base;
   const size_t n = (size_t)s->horizon;
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
@@ -102,7 +91,7 @@ static void load_cotangents(gradient_state *g, const gradient_arguments *a, int 
 }
 
 /* Writes what belongs to one problem alone: zero where there is no gradient. */
-static void store_gradients(const gradient_state *g, const gradient_arguments *a, int k, int64_t problem) {
+FUNCTION void store_gradients(const gradient_state *g, const gradient_arguments *a, int k, int64_t problem) {
   const sensitivity_state *s = &g->base;
   const int good = lane_test(&s->usable, k) && lane_test(&s->regular, k);
   a->singular[problem] = lane_test(&s->usable, k) && !lane_test(&s->regular, k);
@@ -114,97 +103,31 @@ static void store_gradients(const gradient_state *g, const gradient_arguments *a
     const int stages = parameter_stages(layout, s->horizon);
     scalar *to = (scalar *)a->gradient_parameters[p] + problem * stages * layout->size;
     for (int t = 0; t < stages; t++) {
-      const real *from = parameter_row(layout, g->g_theta, g->g_theta_stage, t);
+      const reals from = parameter_row(layout, g->g_theta, g->g_theta_stage, t);
       for (int i = 0; i < layout->size; i++) *to++ = good ? lane_get(from + i, k) : 0;
     }
   }
 }
 
-static void accumulate(real *sum, const real *term, size_t count, mask where) {
+FUNCTION void accumulate(reals sum, reals term, size_t count, mask where) {
   for (size_t i = 0; i < count; i++) sum[i] += lane_select(where, term[i], ALL(0));
 }
 
-/* Sums a block's shared gradients over the lanes, in their order, into its row of `partial`. */
-static void reduce_block(const gradient_state *g, const gradient_job *job, scalar *partial) {
-  for (int p = 0; p < NPARAMETERS; p++) {
-    if (job->arguments->parameter_strides[p] != 0) continue;
-    const parameter_layout *layout = &PARAMETERS[p];
-    for (int t = 0; t < parameter_stages(layout, g->base.horizon); t++) {
-      const real *from = parameter_row(layout, g->sum_theta, g->sum_theta_stage, t);
-      for (int i = 0; i < layout->size; i++) {
-        scalar sum = 0;
-        for (int k = 0; k < LANES; k++) sum += lane_get(from + i, k);
-        *partial++ = sum;
-      }
-    }
-  }
+FUNCTION void clear_sums(gradient_state *g) {
+  zero_reals(g->sum_theta, NTHETA);
+  zero_reals(g->sum_theta_stage, (size_t)(g->base.horizon + 1) * NTHETA_STAGE);
 }
 
-static void gradient_block(gradient_state *g, const gradient_job *job, int64_t block) {
+/* Differentiates one vector of problems, those before `end`, and adds its parameters' gradients to the sums. */
+FUNCTION void gradient_vector(gradient_state *g, const gradient_arguments *a, int64_t first, int64_t end) {
   sensitivity_state *s = &g->base;
-  const gradient_arguments *a = job->arguments;
-  const size_t stage_numbers = (size_t)(s->horizon + 1) * NTHETA_STAGE;
-  int64_t end = (block + 1) * job->block;
-  if (end > a->batch) end = a->batch;
-  memset(g->sum_theta, 0, NTHETA * sizeof(real));
-  memset(g->sum_theta_stage, 0, stage_numbers * sizeof(real));
-  for (int64_t first = block * job->block; first < end; first += LANES) {
-    for (int k = 0; k < LANES; k++) load_cotangents(g, a, k, first + k);
-    sensitivity_backward(s, a->exact_hessian, NULL);
-    gradient_forward(g);
-    for (int k = 0; k < LANES && first + k < end; k++) store_gradients(g, a, k, first + k);
-    const mask good = lane_and(s->usable, s->regular);
-    accumulate(g->sum_theta, g->g_theta, NTHETA, good);
-    accumulate(g->sum_theta_stage, g->g_theta_stage, stage_numbers, good);
-  }
-  reduce_block(g, job, job->partial + (size_t)block * job->shared);
-}
-
-static void *gradient_worker(void *shared) {
-  gradient_job *job = shared;
-  gradient_state *g = make_gradient(job->arguments->horizon);
-  if (!g) {
-    atomic_store(&job->queue.out_of_memory, 1);
-    return NULL;
-  }
-  g->base.smoothing = (scalar)job->arguments->smoothing;
-  for (int64_t block; (block = take(&job->queue)) >= 0;) gradient_block(g, job, block);
-  free(g);
-  return NULL;
-}
-
-/* Adds up the blocks in order. */
-static void reduce_blocks(const gradient_job *job) {
-  const gradient_arguments *a = job->arguments;
-  size_t at = 0;
-  for (int p = 0; p < NPARAMETERS; p++) {
-    if (a->parameter_strides[p] != 0) continue;
-    const size_t count = (size_t)parameter_stages(&PARAMETERS[p], a->horizon) * (size_t)PARAMETERS[p].size;
-    scalar *to = a->gradient_parameters[p];
-    for (size_t i = 0; i < count; i++) {
-      to[i] = 0;
-      for (int64_t b = 0; b < job->queue.count; b++) to[i] += job->partial[(size_t)b * job->shared + at + i];
-    }
-    at += count;
-  }
-}
-
-/* Differentiates the batch; returns 0, or 1 if memory was refused. */
-static int differentiate_batch(const gradient_arguments *a) {
-  gradient_job job = {.arguments = a};
-  const int64_t even = (a->batch + REDUCTION_BLOCKS - 1) / REDUCTION_BLOCKS;
-  job.block = (even + LANES - 1) / LANES * LANES;
-  job.queue.count = a->batch ? (a->batch + job.block - 1) / job.block : 0;
-  for (int p = 0; p < NPARAMETERS; p++)
-    if (a->parameter_strides[p] == 0)
-      job.shared += (size_t)parameter_stages(&PARAMETERS[p], a->horizon) * (size_t)PARAMETERS[p].size;
-  job.partial = malloc((size_t)job.queue.count * job.shared * sizeof(scalar) + 1);
-  if (!job.partial) return 1;
-  run_workers(gradient_worker, &job, useful_threads(a->batch, a->threads));
-  const int failed = atomic_load(&job.queue.out_of_memory);
-  if (!failed) reduce_blocks(&job);
-  free(job.partial);
-  return failed;
+  for (int k = 0; k < LANES; k++) load_cotangents(g, a, k, first + k);
+  sensitivity_backward(s, a->exact_hessian, NULL);
+  gradient_forward(g);
+  for (int k = 0; k < LANES && first + k < end; k++) store_gradients(g, a, k, first + k);
+  const mask good = lane_and(s->usable, s->regular);
+  accumulate(g->sum_theta, g->g_theta, NTHETA, good);
+  accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)(s->horizon + 1) * NTHETA_STAGE, good);
 }
 
 #endif

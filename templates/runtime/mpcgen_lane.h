@@ -70,24 +70,35 @@ typedef scalar_bits mask;
 #define ALL(value) R(value)
 #endif
 
+/* A workspace is an array of `real`; functions take parts of it, and local arrays, as in_reals and out_reals. Where a
+ * device interleaves the workspaces of neighbouring problems, these are other types than pointers. */
+typedef real *reals;
+#define in_reals const real *
+#define out_reals real *
+#define INLINE static inline
+#define FUNCTION static
+
 /* Element access: pointers to `real` seen as LANES consecutive scalars (vectors may alias their elements). */
 typedef scalar __attribute__((may_alias)) aliased_scalar;
 typedef scalar_bits __attribute__((may_alias)) aliased_bits;
-static inline scalar lane_get(const real *value, int lane) { return ((const aliased_scalar *)value)[lane]; }
-static inline void lane_set(real *value, int lane, scalar element) { ((aliased_scalar *)value)[lane] = element; }
-static inline int lane_test(const mask *value, int lane) { return ((const aliased_bits *)value)[lane] != 0; }
-static inline void lane_mark(mask *value, int lane, int on) { ((aliased_bits *)value)[lane] = on ? -1 : 0; }
+INLINE scalar lane_get(const real *value, int lane) { return ((const aliased_scalar *)value)[lane]; }
+INLINE void lane_set(real *value, int lane, scalar element) { ((aliased_scalar *)value)[lane] = element; }
+INLINE int lane_test(const mask *value, int lane) { return ((const aliased_bits *)value)[lane] != 0; }
+INLINE void lane_mark(mask *value, int lane, int on) { ((aliased_bits *)value)[lane] = on ? -1 : 0; }
+
+INLINE void zero_reals(reals at, size_t count) { memset((void *)at, 0, count * sizeof(real)); }
+INLINE void copy_reals(real *to, const real *from, size_t count) { memcpy(to, from, count * sizeof(real)); }
 
 #if LANES > 1
 
-static inline mask lane_lt(real a, real b) { return (mask)(a < b); }
-static inline mask lane_le(real a, real b) { return (mask)(a <= b); }
-static inline mask lane_eq(real a, real b) { return (mask)(a == b); }
-static inline real lane_select(mask where, real a, real b) { return (real)(((mask)a & where) | ((mask)b & ~where)); }
-static inline mask lane_none(void) { return (mask){0}; }
-static inline real lane_abs(real a) { return (real)((mask)a & ALL_BUT_SIGN); }
+INLINE mask lane_lt(real a, real b) { return (mask)(a < b); }
+INLINE mask lane_le(real a, real b) { return (mask)(a <= b); }
+INLINE mask lane_eq(real a, real b) { return (mask)(a == b); }
+INLINE real lane_select(mask where, real a, real b) { return (real)(((mask)a & where) | ((mask)b & ~where)); }
+INLINE mask lane_none(void) { return (mask){0}; }
+INLINE real lane_abs(real a) { return (real)((mask)a & ALL_BUT_SIGN); }
 
-static inline int lane_any(mask where) {
+INLINE int lane_any(mask where) {
   scalar_bits bits = 0;
   for (int lane = 0; lane < LANES; lane++) bits |= where[lane];
   return bits != 0;
@@ -95,13 +106,13 @@ static inline int lane_any(mask where) {
 
 /* One call of the C library per lane: what is left where no vector variant exists. */
 #define LANE_BY_LANE_1(name, function)                                                   \
-  static inline real name(real a) {                                                      \
+  INLINE real name(real a) {                                                      \
     real result = a;                                                                     \
     for (int lane = 0; lane < LANES; lane++) result[lane] = function(a[lane]);           \
     return result;                                                                       \
   }
 #define LANE_BY_LANE_2(name, function)                                                   \
-  static inline real name(real a, real b) {                                              \
+  INLINE real name(real a, real b) {                                              \
     real result = a;                                                                     \
     for (int lane = 0; lane < LANES; lane++) result[lane] = function(a[lane], b[lane]);  \
     return result;                                                                       \
@@ -109,32 +120,32 @@ static inline int lane_any(mask where) {
 
 #else
 
-static inline mask lane_lt(real a, real b) { return -(mask)(a < b); }
-static inline mask lane_le(real a, real b) { return -(mask)(a <= b); }
-static inline mask lane_eq(real a, real b) { return -(mask)(a == b); }
-static inline real lane_select(mask where, real a, real b) { return where ? a : b; }
-static inline mask lane_none(void) { return 0; }
-static inline real lane_abs(real a) { return LIBM(fabs)(a); }
-static inline int lane_any(mask where) { return where != 0; }
+INLINE mask lane_lt(real a, real b) { return -(mask)(a < b); }
+INLINE mask lane_le(real a, real b) { return -(mask)(a <= b); }
+INLINE mask lane_eq(real a, real b) { return -(mask)(a == b); }
+INLINE real lane_select(mask where, real a, real b) { return where ? a : b; }
+INLINE mask lane_none(void) { return 0; }
+INLINE real lane_abs(real a) { return LIBM(fabs)(a); }
+INLINE int lane_any(mask where) { return where != 0; }
 #define LANE_BY_LANE_1(name, function) \
-  static inline real name(real a) { return function(a); }
+  INLINE real name(real a) { return function(a); }
 #define LANE_BY_LANE_2(name, function) \
-  static inline real name(real a, real b) { return function(a, b); }
+  INLINE real name(real a, real b) { return function(a, b); }
 
 #endif
 
 /* A comparison with NaN is false, so these return b when a is NaN. */
-static inline real lane_min(real a, real b) { return lane_select(lane_lt(a, b), a, b); }
-static inline real lane_max(real a, real b) { return lane_select(lane_lt(b, a), a, b); }
-static inline real lane_clip(real a, real lower, real upper) { return lane_max(lane_min(a, upper), lower); }
-static inline mask lane_not(mask a) { return ~a; }
-static inline mask lane_and(mask a, mask b) { return a & b; }
-static inline mask lane_or(mask a, mask b) { return a | b; }
-static inline real lane_sign(real a) {
+INLINE real lane_min(real a, real b) { return lane_select(lane_lt(a, b), a, b); }
+INLINE real lane_max(real a, real b) { return lane_select(lane_lt(b, a), a, b); }
+INLINE real lane_clip(real a, real lower, real upper) { return lane_max(lane_min(a, upper), lower); }
+INLINE mask lane_not(mask a) { return ~a; }
+INLINE mask lane_and(mask a, mask b) { return a & b; }
+INLINE mask lane_or(mask a, mask b) { return a | b; }
+INLINE real lane_sign(real a) {
   return lane_select(lane_lt(ALL(0), a), ALL(1), lane_select(lane_lt(a, ALL(0)), ALL(-1), a));
 }
 /* True where a is neither infinite nor NaN. */
-static inline mask lane_finite(real a) { return lane_lt(lane_abs(a), ALL(INFINITY)); }
+INLINE mask lane_finite(real a) { return lane_lt(lane_abs(a), ALL(INFINITY)); }
 
 
 /* libmvec's names: _ZGV, instruction set, N, lanes, v per argument, function. */
@@ -154,10 +165,10 @@ static inline mask lane_finite(real a) { return lane_lt(lane_abs(a), ALL(INFINIT
 #endif
 #define LANE_MATH_1(function)                \
   real LIBMVEC(v, function)(real);           \
-  static inline real lane_##function(real a) { return LIBMVEC(v, function)(a); }
+  INLINE real lane_##function(real a) { return LIBMVEC(v, function)(a); }
 #define LANE_MATH_2(function)                \
   real LIBMVEC(vv, function)(real, real);    \
-  static inline real lane_##function(real a, real b) { return LIBMVEC(vv, function)(a, b); }
+  INLINE real lane_##function(real a, real b) { return LIBMVEC(vv, function)(a, b); }
 #else
 #define LANE_MATH_1(function) LANE_BY_LANE_1(lane_##function, LIBM(function))
 #define LANE_MATH_2(function) LANE_BY_LANE_2(lane_##function, LIBM(function))

@@ -6,21 +6,20 @@
 #define MPCGEN_PROBLEM_H
 
 #include "mpcgen_layout.h"
-#include "mpcgen_parallel.h"
 #include "mpcgen_stage.h"
 
 /* Stages of a parameter for a horizon of N controls. */
-static inline int parameter_stages(const parameter_layout *layout, int horizon) {
+INLINE int parameter_stages(const parameter_layout *layout, int horizon) {
   return layout->per_stage ? horizon + layout->in_terminal : 1;
 }
 
 /* Where stage `stage` of a parameter lies in the lane arrays theta and theta_stage. */
-static inline real *parameter_row(const parameter_layout *layout, real *theta, real *theta_stage, int stage) {
+INLINE reals parameter_row(const parameter_layout *layout, reals theta, reals theta_stage, int stage) {
   return (layout->per_stage ? theta_stage + (size_t)stage * NTHETA_STAGE : theta) + layout->offset;
 }
 
 /* Copies one problem's numbers into a lane; says whether all were finite. */
-static int load_row(real *destination, int lane, const scalar *source, int count, int may_be_infinite) {
+FUNCTION int load_row(out_reals destination, int lane, const scalar *source, int count, int may_be_infinite) {
   int good = 1;
   for (int i = 0; i < count; i++) {
     good &= may_be_infinite ? !isnan(source[i]) : isfinite(source[i]);
@@ -31,8 +30,8 @@ static int load_row(real *destination, int lane, const scalar *source, int count
 
 /* Loads every parameter of `problem` into a lane. `data` has one pointer per parameter, `strides` the numbers
  * from one problem to the next (0: shared by the batch). */
-static int load_parameters(real *theta, real *theta_stage, int lane, int64_t problem, int horizon,
-                           const void *const *data, const int64_t *strides) {
+FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t problem, int horizon,
+                             const void *const *data, const int64_t *strides) {
   int good = 1;
   for (int p = 0; p < NPARAMETERS; p++) {
     const parameter_layout *layout = &PARAMETERS[p];
@@ -44,16 +43,8 @@ static int load_parameters(real *theta, real *theta_stage, int lane, int64_t pro
   return good;
 }
 
-static inline void store_row(scalar *destination, const real *source, int lane, size_t count) {
+INLINE void store_row(scalar *destination, in_reals source, int lane, size_t count) {
   for (size_t i = 0; i < count; i++) destination[i] = lane_get(source + i, lane);
-}
-
-
-
-/* How many threads a batch can feed: none may be left with less than a full vector of problems. */
-static inline int useful_threads(int64_t batch, int requested) {
-  const int64_t vectors = (batch + LANES - 1) / LANES;
-  return vectors < 2 || requested < 2 ? 1 : (int)(vectors < requested ? vectors : requested);
 }
 
 #endif

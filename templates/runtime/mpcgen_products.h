@@ -9,14 +9,14 @@
 enum { NTAU = NX + NU };
 
 /* Where entry (i, j), j <= i, over (x, u) lies in a stage model. */
-static inline real *model_entry(stage_model *q, int i, int j) {
+INLINE real *model_entry(stage_model *q, int i, int j) {
   if (i < NX) return &q->xx[TRIANGLE(i, j)];
   if (j < NX) return &q->ux[(i - NX) * NX + j];
   return &q->uu[TRIANGLE(i - NX, j - NX)];
 }
 
-static void riccati_products(const real *restrict F, const real *restrict H, const value_model *value,
-                             stage_model *q) {
+FUNCTION void riccati_products(const real *restrict F, const real *restrict H, const value_model *value,
+                               stage_model *q) {
   real VF[NX * NTAU];
   for (int i = 0; i < NX; i++) {
     real row[NTAU];

@@ -15,23 +15,23 @@
 typedef struct {
   int horizon;
   scalar smoothing;
-  real *theta, *theta_stage;
-  real *x, *u;
-  real *linear_x, *linear_u;  /* (N+1, NX), (N, NU): linear terms of the LQ problem */
-  real *affine;               /* (N, NX): d_{t+1} = F d_t + affine; zero in reverse mode */
-  real *held;                 /* (N, NU): value of d_u where a bound holds it; zero in reverse mode */
+  reals theta, theta_stage;
+  reals x, u;
+  reals linear_x, linear_u;   /* (N+1, NX), (N, NU): linear terms of the LQ problem */
+  reals affine;               /* (N, NX): d_{t+1} = F d_t + affine; zero in reverse mode */
+  reals held;                 /* (N, NU): value of d_u where a bound holds it; zero in reverse mode */
   real loss_cost;             /* reverse mode: cotangent of the cost */
-  real *costate;              /* (N+1, NX) */
-  real *multiplier;           /* (N, NU): dL/du, nonzero where a bound is active */
-  real *hessian, *offset;     /* (N+1, NXX), (N+1, NX): value function of the differentials */
-  real *gain, *step;
-  real *at_lower, *at_upper;  /* (N, NU): one where the bound is active, else zero; smoothed: its stiffness */
+  reals costate;              /* (N+1, NX) */
+  reals multiplier;           /* (N, NU): dL/du, nonzero where a bound is active */
+  reals hessian, offset;      /* (N+1, NXX), (N+1, NX): value function of the differentials */
+  reals gain, step;
+  reals at_lower, at_upper;   /* (N, NU): one where the bound is active, else zero; smoothed: its stiffness */
   mask usable, regular;       /* the caller wants this problem; every pivot was accepted */
 } sensitivity_state;
 
 /* Forward mode: a change of the parameters, and what it does to the optimal cost. */
 typedef struct {
-  real *theta, *theta_stage;
+  reals theta, theta_stage;
   real cost;
 } parameter_change;
 
@@ -44,15 +44,15 @@ typedef struct {
   const int64_t *parameter_strides;
 } solution_batch;
 
-static size_t sensitivity_reals(int horizon) {
+FUNCTION size_t sensitivity_reals(int horizon) {
   const size_t n = (size_t)horizon;
   return NTHETA + (n + 1) * (NTHETA_STAGE + 4 * NX + NXX) + n * (NX + NU * NX + 7 * NU);
 }
 
 /* Lays out a state's arrays from `at` on, all zero; returns what follows them. */
-static real *lay_out_sensitivity(sensitivity_state *s, int horizon, real *at) {
+FUNCTION reals lay_out_sensitivity(sensitivity_state *s, int horizon, reals at) {
   const size_t n = (size_t)horizon;
-  memset((void *)at, 0, sensitivity_reals(horizon) * sizeof(real));
+  zero_reals(at, sensitivity_reals(horizon));
   s->horizon = horizon;
   s->theta = at, at += NTHETA;
   s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
@@ -75,7 +75,7 @@ static real *lay_out_sensitivity(sensitivity_state *s, int horizon, real *at) {
 
 /* Stiffness z / s of a bound at distance `slack` with multiplier `pressure` (one of them zero), moved along
  * s - z = slack - pressure to s z = mu. Zero for an infinite bound. */
-static inline real stiffness(real slack, real pressure, scalar mu) {
+INLINE real stiffness(real slack, real pressure, scalar mu) {
   const real gap = slack - pressure, larger = R(0.5) * (lane_abs(gap) + lane_sqrt(gap * gap + R(4) * mu));
   const real smaller = mu / larger, away = lane_select(lane_lt(ALL(0), gap), ALL(1), ALL(0));
   const real s = lane_select(lane_lt(ALL(0), away), larger, smaller);
@@ -85,7 +85,7 @@ static inline real stiffness(real slack, real pressure, scalar mu) {
 
 /* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. A
  * bound is active where u - dL/du does not lie strictly inside it. */
-static void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, mask *is_free) {
+FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, mask *is_free) {
   real lower[NU], upper[NU];
   stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
   for (int i = 0; i < NU; i++) {
@@ -107,22 +107,22 @@ static void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, 
 }
 
 /* dcost/dbound: the multiplier of an active bound. */
-static inline real lower_pressure(const sensitivity_state *s, int i) {
+INLINE real lower_pressure(const sensitivity_state *s, int i) {
   return lane_select(lane_lt(ALL(0), s->at_lower[i]), lane_max(s->multiplier[i], ALL(0)), ALL(0));
 }
-static inline real upper_pressure(const sensitivity_state *s, int i) {
+INLINE real upper_pressure(const sensitivity_state *s, int i) {
   return lane_select(lane_lt(ALL(0), s->at_upper[i]), lane_min(s->multiplier[i], ALL(0)), ALL(0));
 }
 
 /* value offset += V affine: an affine term of the dynamics moves the point that the value function is read at. */
-static void shift_value(const real *affine, value_model *value) {
+FUNCTION void shift_value(in_reals affine, value_model *value) {
   for (int i = 0; i < NX; i++)
     for (int j = 0; j < NX; j++) value->offset[i] += value->hessian[SYMMETRIC(i, j)] * affine[j];
 }
 
 /* Forward mode: the stage's linear and affine terms along the change of the parameters. */
-static void change_stage(sensitivity_state *s, int t, value_model *value, parameter_change *change) {
-  const real *d_theta_t = change->theta_stage + t * NTHETA_STAGE;
+FUNCTION void change_stage(sensitivity_state *s, int t, value_model *value, parameter_change *change) {
+  const reals d_theta_t = change->theta_stage + t * NTHETA_STAGE;
   real cost;
   stage_forward(s->x + t * NX, s->u + t * NU, s->theta, s->theta_stage + t * NTHETA_STAGE, value->costate,
                 change->theta, d_theta_t, s->linear_x + t * NX, s->linear_u + t * NU, s->affine + t * NX, &cost);
@@ -131,7 +131,7 @@ static void change_stage(sensitivity_state *s, int t, value_model *value, parame
 }
 
 /* Forward mode: bounds that move carry the controls they hold with them, or push if they are smoothed. */
-static void change_bounds(sensitivity_state *s, int t, parameter_change *change) {
+FUNCTION void change_bounds(sensitivity_state *s, int t, parameter_change *change) {
   real d_lower[NU], d_upper[NU];
   bounds_forward(s->theta, s->theta_stage + t * NTHETA_STAGE, change->theta, change->theta_stage + t * NTHETA_STAGE,
                  d_lower, d_upper);
@@ -147,21 +147,22 @@ static void change_bounds(sensitivity_state *s, int t, parameter_change *change)
 
 /* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage.
  * `change` is NULL in reverse mode. */
-static void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change) {
+FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change) {
   const int last = s->horizon;
   value_model value;
   terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value.hessian, value.costate);
   for (int i = 0; i < NX; i++) value.offset[i] = s->linear_x[last * NX + i];
   s->regular = lane_not(lane_none());
   for (int t = last; t >= 0; t--) {
-    memcpy(s->hessian + t * NXX, value.hessian, sizeof value.hessian);
-    memcpy(s->costate + t * NX, value.costate, sizeof value.costate);
-    memcpy(s->offset + t * NX, value.offset, sizeof value.offset);
+    copy_reals(s->hessian + t * NXX, value.hessian, NXX);
+    copy_reals(s->costate + t * NX, value.costate, NX);
+    copy_reals(s->offset + t * NX, value.offset, NX);
     if (t == 0) break;
     const int k = t - 1;
-    const real *x = s->x + k * NX, *u = s->u + k * NU, *theta_t = s->theta_stage + k * NTHETA_STAGE;
+    const reals x = s->x + k * NX, u = s->u + k * NU, theta_t = s->theta_stage + k * NTHETA_STAGE;
     stage_model q;
-    real qu[NU], pushed[NU], unit_lower[NUU], inverse_pivot[NU], *step = s->step + k * NU;
+    real qu[NU], pushed[NU], unit_lower[NUU], inverse_pivot[NU];
+    const reals step = s->step + k * NU;
     mask is_free[NU];
     if (change) change_stage(s, k, &value, change);
     if (exact_hessian)
@@ -191,21 +192,21 @@ static void sensitivity_backward(sensitivity_state *s, int exact_hessian, parame
 }
 
 /* d_u of the optimal policy at a stage. */
-static inline void policy_differential(const sensitivity_state *s, int t, const real *d_x, real *d_u) {
+INLINE void policy_differential(const sensitivity_state *s, int t, in_reals d_x, out_reals d_u) {
   for (int a = 0; a < NU; a++) {
     d_u[a] = s->step[t * NU + a];
     for (int j = 0; j < NX; j++) d_u[a] += s->gain[(t * NU + a) * NX + j] * d_x[j];
   }
 }
 
-static void load_array(real *destination, int lane, const void *source, int64_t problem, size_t count) {
+FUNCTION void load_array(out_reals destination, int lane, const void *source, int64_t problem, size_t count) {
   const scalar *from = source ? (const scalar *)source + (size_t)problem * count : NULL;
   for (size_t i = 0; i < count; i++) lane_set(destination + i, lane, from ? from[i] : 0);
 }
 
 /* Loads a solution into a lane. Of a problem that is not wanted only that is noted: the lane goes on with the
  * numbers it has, and what comes of them is dropped. */
-static int load_solution(sensitivity_state *s, const solution_batch *p, int k, int64_t problem) {
+FUNCTION int load_solution(sensitivity_state *s, const solution_batch *p, int k, int64_t problem) {
   const size_t n = (size_t)s->horizon;
   const int usable = problem < p->batch && p->usable[problem];
   lane_mark(&s->usable, k, usable);

@@ -23,7 +23,7 @@ typedef struct {
   work_queue queue;
 } solve_job;
 
-static void write_result(const solver_state *s, const solve_arguments *a, int k, int status) {
+FUNCTION void write_result(const solver_state *s, const solve_arguments *a, int k, int status) {
   const lane_state *lane = &s->lanes[k];
   const size_t problem = (size_t)lane->problem, n = (size_t)s->horizon;
   store_row((scalar *)a->states + problem * (n + 1) * NX, s->x, k, (n + 1) * NX);
@@ -36,13 +36,13 @@ static void write_result(const solver_state *s, const solve_arguments *a, int k,
   a->iterations[problem] = lane->iterations;
 }
 
-static void finish(solver_state *s, const solve_arguments *a, int k, int status) {
+FUNCTION void finish(solver_state *s, const solve_arguments *a, int k, int status) {
   write_result(s, a, k, status);
   s->lanes[k].activity = IDLE;
 }
 
 /* After a sweep: has the lane finished, and with which Hessian does it go on? */
-static void review(solver_state *s, const solve_arguments *a, int k) {
+FUNCTION void review(solver_state *s, const solve_arguments *a, int k) {
   lane_state *lane = &s->lanes[k];
   if (lane->activity == IDLE) return;
   lane->residual = lane_get(&s->residual, k);
@@ -78,7 +78,7 @@ static void review(solver_state *s, const solve_arguments *a, int k) {
 }
 
 /* Fills a result that does not exist with NaN, so that nobody mistakes it for one. */
-static void write_nothing(const solve_arguments *a, int64_t problem, int horizon, int status) {
+FUNCTION void write_nothing(const solve_arguments *a, int64_t problem, int horizon, int status) {
   const size_t n = (size_t)horizon, p = (size_t)problem;
   const struct { scalar *at; size_t count; } parts[] = {
       {(scalar *)a->states + p * (n + 1) * NX, (n + 1) * NX}, {(scalar *)a->controls + p * n * NU, n * NU},
@@ -91,7 +91,7 @@ static void write_nothing(const solve_arguments *a, int64_t problem, int horizon
 }
 
 /* Loads a problem into a lane and readies its first rollout; returns 0 if its numbers cannot make a problem. */
-static int load_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
+FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
   const int horizon = s->horizon;
   lane_state *lane = &s->lanes[k];
   int good = load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
@@ -123,7 +123,7 @@ static int load_problem(solver_state *s, const solve_arguments *a, int k, int64_
 }
 
 /* Gives idle lanes new problems; returns how many lanes are at work. */
-static int refill(solver_state *s, solve_job *job) {
+FUNCTION int refill(solver_state *s, solve_job *job) {
   int busy = 0;
   for (int k = 0; k < LANES; k++) {
     while (s->lanes[k].activity == IDLE) {
@@ -138,7 +138,7 @@ static int refill(solver_state *s, solve_job *job) {
 }
 
 /* Takes over the accepted candidates, lane by lane. */
-static void adopt(solver_state *s, const solve_arguments *a) {
+FUNCTION void adopt(solver_state *s, const solve_arguments *a) {
   mask accepted = lane_none();
   for (int k = 0; k < LANES; k++) {
     lane_state *lane = &s->lanes[k];
@@ -156,7 +156,7 @@ static void adopt(solver_state *s, const solve_arguments *a) {
 }
 
 /* The backward sweep, again for lanes whose model was not convex with the second derivatives they asked for. */
-static void sweep(solver_state *s, const solve_arguments *a) {
+FUNCTION void sweep(solver_state *s, const solve_arguments *a) {
   if (a->exact_hessian)
     for (int k = 0; k < LANES; k++) choose_hessian(s, k);
   backward_sweep(s);
@@ -174,29 +174,14 @@ static void sweep(solver_state *s, const solve_arguments *a) {
   }
 }
 
-static void *solve_worker(void *shared) {
-  solve_job *job = shared;
-  solver_state *s = make_solver(job->arguments->horizon);
-  if (!s) {
-    atomic_store(&job->queue.out_of_memory, 1);
-    return NULL;
-  }
+/* Solves problems of the job until none is left. */
+FUNCTION void run_solver(solver_state *s, solve_job *job) {
   while (refill(s, job)) {
     rollout(s);
     adopt(s, job->arguments);
     sweep(s, job->arguments);
     for (int k = 0; k < LANES; k++) review(s, job->arguments, k);
   }
-  free(s);
-  return NULL;
-}
-
-/* Solves the batch; returns 0, or 1 if a thread could not get its workspace. */
-static int solve_batch(const solve_arguments *arguments) {
-  solve_job job = {.arguments = arguments};
-  job.queue.count = arguments->batch;
-  run_workers(solve_worker, &job, useful_threads(arguments->batch, arguments->threads));
-  return atomic_load(&job.queue.out_of_memory);
 }
 
 #endif

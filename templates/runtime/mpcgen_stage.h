@@ -35,7 +35,7 @@ typedef struct {
 
 /* L D L' of the free rows of a symmetric (NU, NU) matrix; clamped rows become the identity's.
  * A pivot that is not safely positive is replaced by one, and its lane is not in the returned mask. */
-static inline mask factor_free(const real *matrix, const mask *is_free, real *unit_lower, real *inverse_pivot) {
+INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lower, real *inverse_pivot) {
   mask accepted = lane_not(lane_none());
   real pivot[NU];
   for (int j = 0; j < NU; j++) {
@@ -56,8 +56,8 @@ static inline mask factor_free(const real *matrix, const mask *is_free, real *un
 }
 
 /* result = -(free block)^-1 rhs on the free rows, zero on the clamped ones; rhs has the given stride. */
-static inline void solve_free(const real *unit_lower, const real *inverse_pivot, const mask *is_free,
-                              const real *rhs, int stride, real *result) {
+INLINE void solve_free(const real *unit_lower, const real *inverse_pivot, const mask *is_free,
+                       in_reals rhs, int stride, out_reals result) {
   for (int i = 0; i < NU; i++) {
     real sum = lane_select(is_free[i], -rhs[i * stride], ALL(0));
     for (int k = 0; k < i; k++) sum -= unit_lower[TRIANGLE(i, k)] * result[k * stride];
@@ -70,7 +70,7 @@ static inline void solve_free(const real *unit_lower, const real *inverse_pivot,
   }
 }
 
-static inline void symmetric_times(const real *matrix, const real *vector, real *result) {
+INLINE void symmetric_times(const real *matrix, in_reals vector, real *result) {
   for (int i = 0; i < NU; i++) {
     real sum = ALL(0);
     for (int j = 0; j < NU; j++) sum += matrix[SYMMETRIC(i, j)] * vector[j];
@@ -81,8 +81,8 @@ static inline void symmetric_times(const real *matrix, const real *vector, real 
 /* Which components may move, and the bound that each of the others goes to: those whose gradient pushes outward
  * and whose distance to the bound is next to nothing beside what the gradient asks for. Exactly at the bound would
  * be too narrow: a component a hair inside it would block every step of the others (Bertsekas 1982). */
-static inline void find_free(const real *quu, const real *step, const real *gradient, const real *lower,
-                             const real *upper, mask *is_free, real *bound) {
+INLINE void find_free(const real *quu, in_reals step, const real *gradient, const real *lower,
+                      const real *upper, mask *is_free, real *bound) {
   const real share = ALL(0.01);
   for (int i = 0; i < NU; i++) {
     const real below = step[i] - lower[i], above = upper[i] - step[i], curvature = lane_abs(quu[TRIANGLE(i, i)]);
@@ -99,8 +99,8 @@ enum { BOX_QP_PASSES = 4 * NU + 4, BOX_QP_HALVINGS = 8 };
 
 /* Projected line search of the box QP along `direction` (Armijo on the quadratic), with the components that are not
  * free on their bound; lanes in `settled` stay. */
-static inline mask box_qp_move(const real *quu, const real *gradient, const real *direction, const mask *is_free,
-                               const real *bound, const real *lower, const real *upper, mask settled, real *step) {
+INLINE mask box_qp_move(const real *quu, const real *gradient, const real *direction, const mask *is_free,
+                        const real *bound, const real *lower, const real *upper, mask settled, out_reals step) {
   mask pending = lane_not(settled), full = lane_none();
   real length = ALL(1), candidate[NU], change[NU], image[NU], best[NU];
   for (int i = 0; i < NU; i++) best[i] = step[i];
@@ -133,8 +133,8 @@ static inline mask box_qp_move(const real *quu, const real *gradient, const real
  * Todorov 2014, section III). Starts from the step zero, where the components at a bound are the last pass's
  * active set. Leaves the free set and its factor for the gains. Returns the lanes where the free block of Quu
  * was positive definite throughout; in the others the step is not to be used. */
-static inline mask box_qp(const real *quu, const real *qu, const real *lower, const real *upper, mask *is_free,
-                          real *unit_lower, real *inverse_pivot, real *step) {
+INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const real *upper, mask *is_free,
+                   real *unit_lower, real *inverse_pivot, out_reals step) {
 #if NU == 1
   real bound[1];
   step[0] = ALL(0);
@@ -173,15 +173,15 @@ static inline mask box_qp(const real *quu, const real *qu, const real *lower, co
 }
 
 /* gain = -(free block of Quu)^-1 Qux, zero in the clamped rows; (NU, NX). */
-static inline void feedback_gain(const stage_model *q, const mask *is_free, const real *unit_lower,
-                                 const real *inverse_pivot, real *gain) {
+INLINE void feedback_gain(const stage_model *q, const mask *is_free, const real *unit_lower,
+                          const real *inverse_pivot, out_reals gain) {
   for (int j = 0; j < NX; j++) solve_free(unit_lower, inverse_pivot, is_free, q->ux + j, NX, gain + j);
 }
 
 /* Value function of the policy u = step + gain dx under the model q (paper, Algorithm 1, last two lines):
  * V = Qxx + K'Quu K + K'Qux + Qux'K, and v - lambda likewise. `qu` is the model's linear term in u. */
-static inline void update_value(const stage_model *q, const real *quu, const real *qu, const real *gain,
-                                const real *step, const real *offset_x, value_model *value) {
+INLINE void update_value(const stage_model *q, const real *quu, const real *qu, in_reals gain,
+                         in_reals step, const real *offset_x, value_model *value) {
   real pull[NU * NX], slope[NU];
   symmetric_times(quu, step, slope);
   for (int a = 0; a < NU; a++) {

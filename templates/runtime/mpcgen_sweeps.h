@@ -26,11 +26,11 @@ typedef struct {
 /* Trajectories, gains and parameters of LANES problems; the size does not depend on the batch. */
 typedef struct {
   int horizon;
-  real *theta, *theta_stage;
-  real *x, *u, *new_x, *new_u; /* (N+1, NX), (N, NU): accepted and candidate */
-  real *costate;               /* (N+1, NX) */
-  real *gain, *step;           /* (N, NU, NX), (N, NU) */
-  real *gradient;              /* (N, NU): dL/du along the accepted trajectory */
+  reals theta, theta_stage;
+  reals x, u, new_x, new_u;    /* (N+1, NX), (N, NU): accepted and candidate */
+  reals costate;               /* (N+1, NX) */
+  reals gain, step;            /* (N, NU, NX), (N, NU) */
+  reals gradient;              /* (N, NU): dL/du along the accepted trajectory */
   real length, regularisation;
   real second_order;           /* weight of lambda'(d2f) in the Hessian: 0 Gauss-Newton, 1 exact */
   real cost, cost_scale;       /* of the candidate */
@@ -40,17 +40,14 @@ typedef struct {
   lane_state lanes[LANES];
 } solver_state;
 
-static size_t solver_reals(int horizon) {
+FUNCTION size_t solver_reals(int horizon) {
   const size_t n = (size_t)horizon;
   return NTHETA + (n + 1) * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
 }
 
-static solver_state *make_solver(int horizon) {
-  const size_t n = (size_t)horizon, head = (sizeof(solver_state) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-  solver_state *s = allocate(head + solver_reals(horizon) * sizeof(real));
-  if (!s) return NULL;
-  memset((void *)s, 0, head + solver_reals(horizon) * sizeof(real));
-  real *at = (real *)((char *)s + head);
+/* Lays out a solver's workspace of solver_reals() from `at` on. */
+FUNCTION void lay_out_solver(solver_state *s, int horizon, reals at) {
+  const size_t n = (size_t)horizon;
   s->horizon = horizon;
   s->theta = at, at += NTHETA;
   s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
@@ -62,25 +59,24 @@ static solver_state *make_solver(int horizon) {
   s->gradient = at, at += n * NU;
   s->gain = at, at += n * NU * NX;
   s->step = at;
-  return s;
 }
 
 /* Clips, and puts what lies within rounding of a bound exactly on it: u + (bound - u) need not be the bound. An
  * infinite bound makes its comparison one with NaN, hence false. */
-static inline real snap_to_bounds(real target, real lower, real upper) {
+INLINE real snap_to_bounds(real target, real lower, real upper) {
   const real slack = ALL(4 * SCALAR_EPSILON);
   const real above = lane_select(lane_le(target, lower + slack * lane_abs(lower)), lower, target);
   return lane_select(lane_le(upper - slack * lane_abs(upper), above), upper, above);
 }
 
 /* Rolls the policy u + length * step + gain (x_new - x), clipped to the bounds, through the true dynamics. */
-static void rollout(solver_state *s) {
+FUNCTION void rollout(solver_state *s) {
   real total = ALL(0), scale = ALL(0), cost;
   s->promise = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
-    const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
-    const real *new_x = s->new_x + t * NX;
-    real *new_u = s->new_u + t * NU;
+    const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = s->theta_stage + t * NTHETA_STAGE;
+    const reals new_x = s->new_x + t * NX;
+    const reals new_u = s->new_u + t * NU;
     real lower[NU], upper[NU];
     stage_bounds(s->theta, theta_t, lower, upper);
     for (int i = 0; i < NU; i++) {
@@ -100,7 +96,7 @@ static void rollout(solver_state *s) {
 
 /* Makes the diagonal so large that Quu is certainly positive definite (Gershgorin), in the lanes of `where`:
  * what replaces a model that curves downward. For one control this is |Quu|. */
-static inline void convexify(real *quu, mask where) {
+INLINE void convexify(real *quu, mask where) {
   real lowest = ALL(INFINITY), largest = ALL(0);
   for (int i = 0; i < NU; i++) {
     real radius = ALL(0);
@@ -114,7 +110,7 @@ static inline void convexify(real *quu, mask where) {
 }
 
 /* Where the Hessian of a model is infinite or NaN (or too large to be summed). */
-static inline mask overflowed(const stage_model *q) {
+INLINE mask overflowed(const stage_model *q) {
   real sum = ALL(0);
   for (int i = 0; i < NXX; i++) sum += lane_abs(q->xx[i]);
   for (int i = 0; i < NU * NX; i++) sum += lane_abs(q->ux[i]);
@@ -125,8 +121,8 @@ static inline mask overflowed(const stage_model *q) {
 /* A stage's quadratic model: with second derivatives of the dynamics where a lane's weight is positive. With a
  * weight of zero the exact model is the Gauss-Newton one, except where zero meets an infinite second derivative:
  * a lane must not fail there because another one in its vector has a positive weight. */
-static inline void expand(const solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
-  const real *x = s->x + t * NX, *u = s->u + t * NU, *theta_t = s->theta_stage + t * NTHETA_STAGE;
+INLINE void expand(const solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
+  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = s->theta_stage + t * NTHETA_STAGE;
   const mask plain = lane_le(weight, ALL(0));
   if (!lane_any(lane_not(plain))) {
     stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
@@ -147,9 +143,10 @@ static inline void expand(const solver_state *s, int t, real weight, const value
 /* Solves the box QP of a stage. Where Quu is not positive definite on its free controls, a lane that uses second
  * derivatives of the dynamics is not convex (and tries again with less of them); one that does not gets a shifted
  * Quu, and a descent direction from it. */
-static inline void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real *qu) {
-  const real *u = s->u + t * NU;
-  real lower[NU], upper[NU], unit_lower[NUU], inverse_pivot[NU], *step = s->step + t * NU;
+INLINE void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real *qu) {
+  const reals u = s->u + t * NU;
+  const reals step = s->step + t * NU;
+  real lower[NU], upper[NU], unit_lower[NUU], inverse_pivot[NU];
   mask is_free[NU];
   stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
   for (int i = 0; i < NU; i++) {
@@ -175,7 +172,7 @@ static inline void stage_policy(solver_state *s, int t, stage_model *q, real *qu
 }
 
 /* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */
-static void backward_sweep(solver_state *s) {
+FUNCTION void backward_sweep(solver_state *s) {
   const int last = s->horizon;
   value_model value;
   s->residual = s->slope = s->bend = ALL(0);
@@ -187,7 +184,7 @@ static void backward_sweep(solver_state *s) {
     if (t == 0) break;
     stage_model q;
     real quu[NUU], qu[NU], image[NU];
-    const real *step = s->step + (t - 1) * NU;
+    const reals step = s->step + (t - 1) * NU;
     expand(s, t - 1, s->second_order, &value, &q);
     stage_policy(s, t - 1, &q, quu, qu);
     symmetric_times(quu, step, image);

@@ -11,30 +11,27 @@ typedef struct {
   sensitivity_state base;
   parameter_change change;
   real initial[NX];       /* change of x0 */
-  real *d_states, *d_controls;
+  reals d_states, d_controls;
 } tangent_state;
 
-typedef struct {
-  const tangent_arguments *arguments;
-  work_queue queue;
-} tangent_job;
+FUNCTION size_t tangent_reals(int horizon) {
+  const size_t n = (size_t)horizon;
+  return sensitivity_reals(horizon) + NTHETA + (n + 1) * (NTHETA_STAGE + NX) + n * NU;
+}
 
-static tangent_state *make_tangent(int horizon) {
-  const size_t n = (size_t)horizon, stage = (n + 1) * NTHETA_STAGE, own = NTHETA + stage + (n + 1) * NX + n * NU;
-  const size_t head = (sizeof(tangent_state) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-  tangent_state *f = allocate(head + (sensitivity_reals(horizon) + own) * sizeof(real));
-  if (!f) return NULL;
-  memset((void *)f, 0, head + (sensitivity_reals(horizon) + own) * sizeof(real));
-  real *at = lay_out_sensitivity(&f->base, horizon, (real *)((char *)f + head));
+/* Lays out a workspace of tangent_reals() from `at` on, all zero. */
+FUNCTION void lay_out_tangent(tangent_state *f, int horizon, reals at) {
+  const size_t n = (size_t)horizon;
+  zero_reals(at, tangent_reals(horizon));
+  at = lay_out_sensitivity(&f->base, horizon, at);
   f->change.theta = at, at += NTHETA;
-  f->change.theta_stage = at, at += stage;
+  f->change.theta_stage = at, at += (n + 1) * NTHETA_STAGE;
   f->d_states = at, at += (n + 1) * NX;
   f->d_controls = at;
-  return f;
 }
 
 /* Loads a solution and the changes of its x0 and parameters into a lane; a NULL change is zero. */
-static void load_change(tangent_state *f, const tangent_arguments *a, int k, int64_t problem) {
+FUNCTION void load_change(tangent_state *f, const tangent_arguments *a, int k, int64_t problem) {
   sensitivity_state *s = &f->base;
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
   if (!load_solution(s, &source, k, problem)) return;
@@ -44,22 +41,22 @@ static void load_change(tangent_state *f, const tangent_arguments *a, int k, int
     const scalar *from = a->tangent_parameters[p];
     if (from) from += problem * a->tangent_strides[p];
     for (int t = 0; t < parameter_stages(layout, s->horizon); t++) {
-      real *to = parameter_row(layout, f->change.theta, f->change.theta_stage, t);
+      const reals to = parameter_row(layout, f->change.theta, f->change.theta_stage, t);
       for (int i = 0; i < layout->size; i++) lane_set(to + i, k, from ? from[t * layout->size + i] : 0);
     }
   }
 }
 
 /* Forward sweep: d_{t+1} = F d_t + affine under the optimal policy. */
-static void tangent_forward(tangent_state *f) {
+FUNCTION void tangent_forward(tangent_state *f) {
   const sensitivity_state *s = &f->base;
   for (int i = 0; i < NX; i++) {
     f->d_states[i] = f->initial[i];
     f->change.cost += s->costate[i] * f->initial[i];
   }
   for (int t = 0; t < s->horizon; t++) {
-    const real *d_x = f->d_states + t * NX;
-    real *d_u = f->d_controls + t * NU, *d_next = f->d_states + (t + 1) * NX;
+    const reals d_x = f->d_states + t * NX;
+    const reals d_u = f->d_controls + t * NU, d_next = f->d_states + (t + 1) * NX;
     policy_differential(s, t, d_x, d_u);
     stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, s->theta_stage + t * NTHETA_STAGE, d_x, d_u, d_next);
     for (int i = 0; i < NX; i++) d_next[i] += s->affine[t * NX + i];
@@ -71,7 +68,7 @@ static void tangent_forward(tangent_state *f) {
   }
 }
 
-static void tangent_vector(tangent_state *f, const tangent_arguments *a, int64_t first) {
+FUNCTION void tangent_vector(tangent_state *f, const tangent_arguments *a, int64_t first) {
   sensitivity_state *s = &f->base;
   const int last = s->horizon;
   const size_t n = (size_t)last;
@@ -91,27 +88,6 @@ static void tangent_vector(tangent_state *f, const tangent_arguments *a, int64_t
     store_row((scalar *)a->tangent_cost + problem, &f->change.cost, k, 1);
     a->singular[problem] = lane_test(&s->usable, k) && !lane_test(&s->regular, k);
   }
-}
-
-static void *tangent_worker(void *shared) {
-  tangent_job *job = shared;
-  tangent_state *f = make_tangent(job->arguments->horizon);
-  if (!f) {
-    atomic_store(&job->queue.out_of_memory, 1);
-    return NULL;
-  }
-  f->base.smoothing = (scalar)job->arguments->smoothing;
-  for (int64_t vector; (vector = take(&job->queue)) >= 0;) tangent_vector(f, job->arguments, vector * LANES);
-  free(f);
-  return NULL;
-}
-
-/* Differentiates the batch in forward mode; returns 0, or 1 if memory was refused. */
-static int tangent_batch(const tangent_arguments *a) {
-  tangent_job job = {.arguments = a};
-  job.queue.count = (a->batch + LANES - 1) / LANES;
-  run_workers(tangent_worker, &job, useful_threads(a->batch, a->threads));
-  return atomic_load(&job.queue.out_of_memory);
 }
 
 #endif
