@@ -1,5 +1,6 @@
 # make demo    derive, build, solve, differentiate and learn: the tour
 # make measure what must hold, beside what this machine gives
+# make bench   the solvers timed over problems, batches and precisions, beside their peers; bench/
 # make gradient-accuracy  the paper's gradient beside the exact one
 # make measure-torch      call overhead, memory and Jacobians through torch
 # make paper   every experiment of the paper, resumable; examples/paper/
@@ -16,15 +17,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 DEMO_EXAMPLES := pendulum cartpole
-EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor
+EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor chain
 
-.PHONY: demo measure gradient-accuracy measure-torch paper test golden lint clean
+.PHONY: demo measure bench gradient-accuracy measure-torch paper test golden lint clean
 
 demo: $(addprefix build-,$(DEMO_EXAMPLES))
 	$(BIN)/python -m examples.demo
 
 measure: $(addprefix build-,pendulum cartpole car)
 	$(BIN)/python -m examples.measure
+
+bench: $(READY)
+	$(BIN)/mpcgen bench $(BENCH_FLAGS)
 
 gradient-accuracy: $(READY)
 	$(BIN)/python -m examples.gradient_accuracy

@@ -18,9 +18,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from examples import learn_pendulum, pictures
-from examples.timing import machine_name
 from mpcgen.baseline import Baseline
 from mpcgen.baseline.compare import compare
+from mpcgen.bench.timing import machine_name
 from mpcgen.build import build
 from mpcgen.codegen.render import render_kernels
 from mpcgen.derivative.kernels import derive

@@ -24,8 +24,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from examples.gradients import compare_gradients
-from examples.timing import alternate, load_average, machine_name
 from mpcgen.baseline import Baseline
+from mpcgen.bench.timing import alternate, load_average, machine_name
 
 CONVERGENCE_EXAMPLES = ("pendulum", "cartpole", "car")
 PROBLEMS = 1024

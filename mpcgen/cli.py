@@ -1,4 +1,4 @@
-"""The command line: `mpcgen build`, `inspect` and `compare`.
+"""The command line: `mpcgen build`, `inspect`, `compare` and `bench`.
 
 Every import that takes time waits until its command runs.
 """
@@ -84,6 +84,34 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
     from mpcgen.baseline.compare import main_compare
 
     main_compare(path, count=count, seed=seed, tol=tol, spec=spec)
+
+
+@main.command()
+@click.option("--quick", is_flag=True, help="A minute: small problems, fewer batches, few rounds.")
+@click.option(
+    "--problem", "problems", multiple=True, help="Problem to measure; may be repeated. Default: all."
+)
+@click.option("--batch", "batches", multiple=True, type=int, help="Batch size; may be repeated.")
+@click.option("--threads", multiple=True, type=int, help="May be repeated. Default: 1 and all cores.")
+@click.option("--dtype", "dtypes", multiple=True, help="float64 or float32. Default: both.")
+@click.option("--start", "starts", multiple=True, help="cold or warm. Default: both.")
+@click.option("--what", "passes", multiple=True, help="forward, backward or forward+backward. Default: all.")
+@click.option("--tol", type=float, help="KKT residual. Default: 1e-6 in float64, 1e-4 in float32.")
+@click.option("--budget", type=float, help="Seconds; what would take longer is left out. Default: 20.")
+@click.option("--repetitions", type=int, help="Most rounds of a measurement. Default: 31.")
+@click.option("--seed", default=0, show_default=True, help="Of the random problems.")
+@click.option("--peers/--no-peers", default=True, show_default=True, help="Other solvers beside ours.")
+@click.option("--growth/--no-growth", default=None, help="Sweeps of horizon and state. Default: full runs.")
+@click.option("--loop/--no-loop", default=None, help="Training loops with torch. Default: full runs.")
+@click.option("--build", is_flag=True, help="Measure compiler time too, from an empty cache.")
+@click.option("--picture/--no-picture", default=True, show_default=True, help="Write bench.png.")
+@click.option("-o", "--output", default="bench", show_default=True, type=click.Path(path_type=Path))
+@click.option("--examples", default="examples", show_default=True, type=click.Path(path_type=Path))
+def bench(**options: Any) -> None:
+    """Time the generated solvers and their peers; write tables, JSON and a picture into OUTPUT."""
+    from mpcgen.bench import main_bench
+
+    main_bench(**options)
 
 
 def _print_result(result: "BuildResult") -> None:

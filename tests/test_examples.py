@@ -16,10 +16,10 @@ import mpcgen
 from examples import learn_pendulum
 from examples import pendulum as pendulum_example
 from examples.gradients import compare_gradients, with_bound_parameters
-from examples.timing import alternate, machine_name
+from mpcgen.bench.timing import alternate, machine_name
 
 ROOT = Path(__file__).resolve().parent.parent
-SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor")
+SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain")
 
 
 def readme_blocks(text):

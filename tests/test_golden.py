@@ -9,7 +9,7 @@ import mpcgen
 from mpcgen.codegen import render_spec
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = ("pendulum", "cartpole", "car", "lqr", "quadrotor")
+EXAMPLES = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain")
 UPDATE = "if the change is meant, run `make golden` and commit generated/"
 MOST_LINES_SHOWN = 40
 

@@ -1,5 +1,7 @@
 """Wall times that can be compared, and the name of the machine they were taken on."""
 
+from __future__ import annotations
+
 import os
 import platform
 import statistics
@@ -25,6 +27,13 @@ def load_average() -> str:
     return f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -36,10 +45,32 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall seconds of one task: the median, and the fastest run, which a busy machine spoils least."""
+    """Wall seconds of one task: the median, the fastest run, which a busy machine spoils least, and the spread.
+
+    ``spread``: half the distance between the quartiles over the median.
+    """
 
     median: float
     fastest: float
+    spread: float
+
+    @staticmethod
+    def of(times: Sequence[float]) -> Timing:
+        """Summarise the seconds of at least one run."""
+        median = statistics.median(times)
+        lower, _, upper = statistics.quantiles(times, n=4) if len(times) > 1 else (median,) * 3
+        return Timing(median, min(times), (upper - lower) / (2 * median))
+
+    def per(self, count: float) -> Timing:
+        """Seconds of one of ``count`` equal parts of the task."""
+        return Timing(self.median / count, self.fastest / count, self.spread)
+
+
+def clock(task: Callable[[], Any]) -> float:
+    """Wall seconds of one run."""
+    began = time.perf_counter()
+    task()
+    return time.perf_counter() - began
 
 
 def alternate(tasks: Sequence[Callable[[], Any]], repetitions: int) -> list[Timing]:
@@ -47,12 +78,7 @@ def alternate(tasks: Sequence[Callable[[], Any]], repetitions: int) -> list[Timi
 
     The tasks take turns, so that a change of the machine's speed meets all of them.
     """
-    seconds: list[list[float]] = [[] for _ in tasks]
     for task in tasks:
         task()
-    for _ in range(repetitions):
-        for task, times in zip(tasks, seconds, strict=True):
-            began = time.perf_counter()
-            task()
-            times.append(time.perf_counter() - began)
-    return [Timing(statistics.median(times), min(times)) for times in seconds]
+    rounds = [[clock(task) for task in tasks] for _ in range(repetitions)]
+    return [Timing.of(times) for times in zip(*rounds, strict=True)]

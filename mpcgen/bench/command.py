@@ -1,0 +1,77 @@
+"""What `mpcgen bench` does with its options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mpcgen.bench.cells import select
+from mpcgen.bench.picture import draw
+from mpcgen.bench.results import Results
+from mpcgen.bench.run import Parts, run
+from mpcgen.bench.table import show
+
+WIDTH = 180
+"""Columns of the tables where the output is no terminal."""
+QUICK_PEER_COUNT = 4
+
+
+def main_bench(
+    *,
+    quick: bool,
+    problems: Sequence[str],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    dtypes: Sequence[str],
+    starts: Sequence[str],
+    passes: Sequence[str],
+    tol: float | None,
+    budget: float | None,
+    repetitions: int | None,
+    seed: int,
+    peers: bool,
+    growth: bool | None,
+    loop: bool | None,
+    build: bool,
+    picture: bool,
+    output: Path,
+    examples: Path,
+) -> Results:
+    """Run, print the tables, and write bench.json, bench.txt and bench.png into ``output``.
+
+    growth and loop default to whether the run is neither quick nor of chosen problems.
+    """
+    selection = select(
+        quick=quick,
+        problems=problems,
+        batches=batches,
+        threads=threads,
+        dtypes=dtypes,
+        starts=starts,
+        passes=passes,
+        tol=tol,
+        budget=budget,
+        repetitions=repetitions,
+        seed=seed,
+    )
+    whole = not quick and not problems
+    parts = Parts(
+        peers=peers,
+        growth=whole if growth is None else growth,
+        loop=whole if loop is None else loop,
+        build=build,
+        peer_count=QUICK_PEER_COUNT if quick else None,
+        compiled_peers=not quick,
+    )
+    results = run(selection, parts, examples, Console(stderr=True))
+    output.mkdir(parents=True, exist_ok=True)
+    results.write(output / "bench.json")
+    with (output / "bench.txt").open("w", encoding="utf-8") as file:
+        show(results, Console(file=file, width=WIDTH, highlight=False))
+    if picture:
+        draw(results, output / "bench.png")
+    show(results, Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH))
+    return results

@@ -1,0 +1,111 @@
+"""Everything that a run measured, and its JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mpcgen.bench.cells import Measurement, Selection
+from mpcgen.bench.peers import PeerRow
+from mpcgen.bench.sweeps import LoopPoint, SweepPoint
+from mpcgen.bench.timing import load_average, machine_name
+from mpcgen.build.toolchain import find_toolchain
+
+FORMAT = 1
+"""Version of the JSON file's layout."""
+
+_PACKAGES = ("mpcgen", "torch", "casadi", "mpc", "numpy", "sympy", "cffi")
+
+
+@dataclass(frozen=True)
+class Build:
+    """Compiler CPU seconds per precision, from an empty cache, and lines of C."""
+
+    problem: str
+    seconds: float
+    lines: int
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and when a run was made, and with what."""
+
+    date: str
+    machine: str
+    load: str
+    compiler: str
+    flags: tuple[str, ...]
+    target: str
+    versions: dict[str, str]
+
+    @staticmethod
+    def now() -> Environment:
+        """Describe this machine and moment; taken before the run loads the machine itself."""
+        toolchain = find_toolchain()
+        return Environment(
+            datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            machine_name(),
+            load_average(),
+            toolchain.compiler.version,
+            toolchain.compile_flags,
+            str(toolchain.target),
+            {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run: what was asked for, and what was measured."""
+
+    environment: Environment
+    selection: Selection
+    measurements: tuple[Measurement, ...] = ()
+    peers: tuple[PeerRow, ...] = ()
+    sweeps: tuple[SweepPoint, ...] = ()
+    loops: tuple[LoopPoint, ...] = ()
+    builds: tuple[Build, ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """What the JSON file holds; derived figures are included, so that a reader needs no formulas."""
+        from mpcgen.bench.targets import judge
+
+        return {
+            "format": FORMAT,
+            "environment": dataclasses.asdict(self.environment),
+            "selection": dataclasses.asdict(self.selection),
+            "measurements": [dataclasses.asdict(m) | _derived(m) for m in self.measurements],
+            "peers": [
+                dataclasses.asdict(row) | {"ratio_single": row.ratio_single, "ratio_batch": row.ratio_batch}
+                for row in self.peers
+            ],
+            "sweeps": [dataclasses.asdict(point) for point in self.sweeps],
+            "loops": [dataclasses.asdict(point) for point in self.loops],
+            "builds": [dataclasses.asdict(build) for build in self.builds],
+            "targets": [dataclasses.asdict(verdict) for verdict in judge(self)],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file."""
+        path.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
+
+
+def _derived(m: Measurement) -> dict[str, float | None]:
+    return {
+        "microseconds": m.microseconds,
+        "microseconds_per_pass": m.microseconds_per_pass,
+        "gflops": m.gflops,
+        "share_of_peak": m.share_of_peak,
+        "livermore_share": m.livermore_share,
+    }

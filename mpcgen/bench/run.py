@@ -1,0 +1,154 @@
+"""A run of the benchmark: the plan, worked off under a progress bar."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mpcgen.bench.cells import Selection, cells, groups
+from mpcgen.bench.comparing import compare_peers
+from mpcgen.bench.flops import count_work
+from mpcgen.bench.measure import measure_group
+from mpcgen.bench.peak import Peak
+from mpcgen.bench.problems import Problem, load
+from mpcgen.bench.results import Build, Environment, Results
+from mpcgen.bench.sweeps import LOOP_BATCHES, sweep_horizon, sweep_size, training_loop
+
+LOOP_PROBLEMS = ("pendulum", "cartpole")
+HORIZON_PROBLEM = "cartpole"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts a run has besides its grid. ``peer_count``: instances for each peer at most; None: its own."""
+
+    peers: bool = True
+    growth: bool = True
+    loop: bool = True
+    build: bool = False
+    peer_count: int | None = None
+    compiled_peers: bool = True
+
+
+@dataclass(frozen=True)
+class _Step:
+    title: str
+    do: Callable[[], object]
+
+
+class Run:
+    """One run; `steps` fill `results`."""
+
+    def __init__(self, selection: Selection, parts: Parts, examples: Path) -> None:
+        self.selection, self.parts = selection, parts
+        self.problems = load(selection.problems, examples)
+        self.results = Results(Environment.now(), selection)
+        self._expected: dict[tuple[str, str], float] = {}
+        self._peak = Peak()
+
+    def steps(self) -> Iterator[_Step]:
+        """What there is to do, in order."""
+        for problem in self.problems:
+            if self.parts.build:
+                yield _Step(f"{problem.name}: compiler time", partial(self._build, problem))
+            yield _Step(f"{problem.name}: build", partial(getattr, problem, "package"))
+        for problem in self.problems:
+            for name, batch in groups(self.selection):
+                if name == problem.name:
+                    title = f"{name}: batch {batch}"
+                    yield _Step(title, partial(self._group, problem, batch))
+        yield from self._further()
+
+    def _further(self) -> Iterator[_Step]:
+        if self.parts.growth:
+            yield _Step("growth with the horizon", self._horizon)
+            yield _Step("growth with the state", self._size)
+        for problem in self.problems:
+            if self.parts.loop and problem.name in LOOP_PROBLEMS:
+                for batch in LOOP_BATCHES:
+                    title = f"{problem.name}: training loop, batch {batch}"
+                    yield _Step(title, partial(self._loop, problem, batch))
+        for problem in self.problems:
+            if self.parts.peers:
+                yield _Step(f"{problem.name}: peers", partial(self._peers, problem))
+
+    def _group(self, problem: Problem, batch: int) -> None:
+        expected = {dtype: self._expected.get((problem.name, dtype), 0.0) for dtype in self.selection.dtypes}
+        found = measure_group(
+            problem,
+            count_work(problem.spec),
+            self.selection,
+            cells(self.selection, problem.name, batch),
+            self._peak,
+            expected,
+        )
+        for dtype in self.selection.dtypes:
+            known = [m.seconds for m in found if m.seconds is not None and m.cell.dtype == dtype]
+            if known and batch > 1:  # what torch adds to a call of one problem is no measure of a batch
+                self._expected[problem.name, dtype] = max(known)
+        self._add(measurements=(*self.results.measurements, *found))
+
+    def _add(self, **parts: tuple[object, ...]) -> None:
+        self.results = replace(self.results, **parts)  # type: ignore[arg-type]
+
+    def _horizon(self) -> None:
+        problem = next((p for p in self.problems if p.name == HORIZON_PROBLEM), self.problems[0])
+        found = sweep_horizon(problem, self.selection, self._peak)
+        self._add(sweeps=(*self.results.sweeps, *found))
+
+    def _size(self) -> None:
+        self._add(sweeps=(*self.results.sweeps, *sweep_size(self.selection, self._peak)))
+
+    def _loop(self, problem: Problem, batch: int) -> None:
+        self._add(loops=(*self.results.loops, *training_loop(problem, self.selection, batch)))
+
+    def _peers(self, problem: Problem) -> None:
+        rows = compare_peers(problem, self.selection, self.parts.peer_count, self.parts.compiled_peers)
+        self._add(peers=(*self.results.peers, *rows))
+
+    def _build(self, problem: Problem) -> None:
+        self._add(builds=(*self.results.builds, compiler_time(problem)))
+
+
+def compiler_time(problem: Problem) -> Build:
+    """Compile a problem from nothing and return the compilers' CPU time, half of it for each precision."""
+    from mpcgen.build.driver import render_spec
+    from mpcgen.build.extension import compile_extension
+
+    rendered = render_spec(problem.spec)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory(prefix="mpcgen-bench-") as folder:
+        compile_extension(rendered, Path(folder), digest="")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Build(problem.name, seconds / 2, rendered.source.count("\n"))
+
+
+def run(selection: Selection, parts: Parts, examples: Path, console: Console) -> Results:
+    """Work off the plan under a progress bar on ``console``; an interrupted run returns what it has."""
+    work = Run(selection, parts, examples)
+    plan = list(work.steps())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(plan))
+        for step in plan:
+            progress.update(task, description=step.title)
+            try:
+                step.do()
+            except KeyboardInterrupt:
+                console.print("interrupted: what was measured so far follows")
+                break
+            progress.advance(task)
+    return work.results
