@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "7432b129426584ec16b2d0535c5fecea31df861e1b31b6cd0ee59f2c6181482d"),
+    library=load(__file__, "car", "2050706f1bcf7a4bdf4fbcfb90c680d41e37df0a9fe2ac703f969115d1347f4e"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -38,6 +38,7 @@ typedef struct {
   int32_t certify;                   /* 1: check the second-order condition before a problem counts as solved */
   int32_t threads;
   double tolerance;                  /* on the KKT residual */
+  double barrier;                    /* mu of a log-barrier in place of the bounds; 0: the bounds themselves */
   const void *initial_state;         /* (batch, 4) */
   int64_t initial_state_stride;      /* numbers from one problem to the next; 0: one for all */
   const void *initial_controls;      /* (batch, N, 2), or NULL for zeros; clipped to the bounds */
@@ -60,6 +61,7 @@ typedef struct {
   int32_t horizon;
   int32_t exact_hessian;             /* 1: exact gradient; 0: the paper's Module 2 (Gauss-Newton Hessian) */
   int32_t threads;
+  int32_t barrier;                   /* 1: the solution is that of the problem with the barrier at `smoothing` */
   double smoothing;                  /* mu of the log-barrier in place of the bounds; 0: the bounds themselves */
   const void *const *parameters;     /* as for the solver */
   const int64_t *parameter_strides;
@@ -79,6 +81,7 @@ typedef struct {
   int32_t horizon;
   int32_t exact_hessian;             /* as for the gradient */
   int32_t threads;
+  int32_t barrier;
   double smoothing;
   const void *const *parameters;     /* as for the solver */
   const int64_t *parameter_strides;

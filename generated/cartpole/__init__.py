@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "d00aca472e47f941c651e0544db4416b788581e902806c3e863ac924c5dfb807"),
+    library=load(__file__, "cartpole", "b144344f63ed4ea85d720b1eb6c1bbe030dc89f0c28faa489228c13b66934a91"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "d1d3f559df7e90e114ad994d6554066ff9771548ad8282222923e78158d801c3"),
+    library=load(__file__, "pendulum", "96c81b2fd99bb9e0008b6ef3a133af99bb4c3e9a8951fa1f6c6c0870487f638c"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

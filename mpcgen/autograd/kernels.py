@@ -106,6 +106,7 @@ def _solution_fields(
         "exact_hessian": options.gradient == "exact",
         "threads": options.thread_count(),
         "smoothing": options.smoothing,
+        "barrier": options.smooth == "solve",
         "states": _pointer(controller, x),
         "controls": _pointer(controller, u),
         "usable": _flags(controller, wanted),

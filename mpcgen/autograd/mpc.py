@@ -52,11 +52,17 @@ class MPC(torch.nn.Module):
     mode only, `mpcgen.autograd.unrolled` says exactly what it is). It needs ``problem``, the `mpcgen.Problem` or
     its Spec that the controller was made from, and computes in plain PyTorch, slowly.
     on_unconverged: "warn", "raise" or "ignore". unconverged_gradient: of a problem whose status is not zero:
-    "zero"; "keep", the formula evaluated where the solver stopped; or "nan". smoothing: mu > 0 replaces the
-    bounds in the differentials by their log-barrier at mu, so that gradients do not jump when the active set
-    changes (Frey et al. 2025); the solution stays that of the hard bounds. threads: default
+    "zero"; "keep", the formula evaluated where the solver stopped; or "nan". threads: default
     `torch.get_num_threads()`. history: keep cost and residual of every pass in ``sol.history``, at the price of
     solving twice.
+
+    smoothing: mu > 0 replaces the bounds by their log-barrier, so that gradients do not jump when the active set
+    changes (Frey et al. 2025). smooth: where. "differential": in the gradients only; the solution stays that of the
+    hard bounds. "solve": in the solver too, which then minimises the cost - mu sum(log(u - lower) + log(upper - u))
+    over the finite bounds; differentials are exactly those of that solution, with stiffness mu / slack^2 at each
+    bound. There ``sol.cost`` is the cost without the barrier, and its gradient that of this number;
+    ``sol.residual`` is max |dL/du| of the barrier problem, over 1 + mu / slack summed over the control's bounds, as
+    rounding of u near a bound leaves dL/du that uncertain; bounds without room between them end as INVALID_INPUT.
 
     learn: names of problem parameters that become torch Parameters of the module, under their names; or a mapping
     from name to constraint: None; "positive" (exp); ("interval", lower, upper) (a scaled sigmoid); or any
@@ -85,6 +91,7 @@ class MPC(torch.nn.Module):
         on_unconverged: str = "warn",
         unconverged_gradient: str = "zero",
         smoothing: float = 0.0,
+        smooth: str = "differential",
         threads: int | None = None,
         history: bool = False,
         unroll: int = 0,
@@ -101,7 +108,15 @@ class MPC(torch.nn.Module):
         self.history = history
         self.key = library.register(self.controller)
         self.options = Options(
-            tol, max_iterations, hessian, gradient, on_unconverged, unconverged_gradient, smoothing, threads
+            tol,
+            max_iterations,
+            hessian,
+            gradient,
+            on_unconverged,
+            unconverged_gradient,
+            smoothing,
+            threads,
+            smooth,
         )
         self.options_text = self.options.text
         self.direct = Direct()

@@ -19,6 +19,7 @@ _CHOICES = {
     "gradient": ("exact", "gauss_newton", "unrolled"),
     "on_unconverged": ("warn", "raise", "ignore"),
     "unconverged_gradient": ("zero", "keep", "nan"),
+    "smooth": ("differential", "solve"),
 }
 
 
@@ -34,6 +35,7 @@ class Options:
     unconverged_gradient: str = "zero"
     smoothing: float = 0.0
     threads: int | None = None
+    smooth: str = "differential"
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -45,6 +47,10 @@ class Options:
         if not (_is_number(self.smoothing) and self.smoothing >= 0):
             raise ParameterError(
                 f"smoothing={self.smoothing!r}; a number of at least 0 is expected, e.g. 1e-3"
+            )
+        if self.smooth == "solve" and self.smoothing == 0:
+            raise ParameterError(
+                "smooth='solve' needs the barrier's mu; pass smoothing above 0 too, e.g. 1e-3"
             )
         self._check_count("max_iterations", 0)
         if self.threads is not None:

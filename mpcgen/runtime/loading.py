@@ -16,7 +16,7 @@ from typing import Any
 from mpcgen.errors import StaleBuildError
 from mpcgen.runtime.cpu import describe_cpu, missing_features
 
-ABI = 2
+ABI = 3
 """Version of the C interface between the generated extensions and this package's runtime."""
 
 MANIFEST_FILE = "build.json"

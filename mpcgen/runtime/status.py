@@ -41,7 +41,8 @@ _TABLE = {
         "use float64, loosen tol, or scale states, controls and cost nearer to one",
     ),
     Status.INVALID_INPUT: (
-        "x0, u_init or a parameter is NaN or infinite, or a lower bound exceeds its upper bound",
+        "x0, u_init or a parameter is NaN or infinite, or a lower bound exceeds its upper bound (with "
+        "smooth='solve': or leaves no room below it)",
         "mend the input of this problem; its outputs are NaN",
     ),
     Status.DIVERGED: (

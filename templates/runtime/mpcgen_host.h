@@ -99,6 +99,7 @@ static void *gradient_worker(void *shared) {
   }
   lay_out_gradient(g, horizon, workspace);
   g->base.smoothing = (scalar)job->arguments->smoothing;
+  g->base.barrier = job->arguments->barrier;
   for (int64_t block; (block = take(&job->queue)) >= 0;) gradient_block(g, job, block);
   free(g);
   return NULL;
@@ -156,6 +157,7 @@ static void *tangent_worker(void *shared) {
   }
   lay_out_tangent(f, horizon, workspace);
   f->base.smoothing = (scalar)job->arguments->smoothing;
+  f->base.barrier = job->arguments->barrier;
   for (int64_t vector; (vector = take(&job->queue)) >= 0;) tangent_vector(f, job->arguments, vector * LANES);
   free(f);
   return NULL;

@@ -15,6 +15,7 @@
 typedef struct {
   int horizon;
   scalar smoothing;
+  int barrier;                /* the solution is that of the problem with the barrier */
   reals theta, theta_stage;
   reals x, u;
   reals linear_x, linear_u;   /* (N+1, NX), (N, NU): linear terms of the LQ problem */
@@ -93,7 +94,12 @@ FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u
     const mask low = lane_and(lane_le(target, lower[i]), lane_le(ALL(0), g));
     const mask high = lane_and(lane_le(upper[i], target), lane_not(low));
     s->multiplier[t * NU + i] = g;
-    if (s->smoothing > 0) {
+    if (s->barrier) {
+      const real below = u - lower[i], above = upper[i] - u;
+      s->at_lower[t * NU + i] = s->smoothing / below / below;
+      s->at_upper[t * NU + i] = s->smoothing / above / above;
+      is_free[i] = lane_not(lane_none());
+    } else if (s->smoothing > 0) {
       const real below = lane_max(u - lower[i], ALL(0)), above = lane_max(upper[i] - u, ALL(0));
       s->at_lower[t * NU + i] = stiffness(below, lane_max(g, ALL(0)), s->smoothing);
       s->at_upper[t * NU + i] = stiffness(above, lane_max(-g, ALL(0)), s->smoothing);
@@ -106,11 +112,14 @@ FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u
   }
 }
 
-/* dcost/dbound: the multiplier of an active bound. */
+/* dcost/dbound: the multiplier of an active bound. The cost does not contain the barrier: beside one, bounds act on
+ * it through u only. */
 INLINE real lower_pressure(const sensitivity_state *s, int i) {
+  if (s->barrier) return ALL(0);
   return lane_select(lane_lt(ALL(0), s->at_lower[i]), lane_max(s->multiplier[i], ALL(0)), ALL(0));
 }
 INLINE real upper_pressure(const sensitivity_state *s, int i) {
+  if (s->barrier) return ALL(0);
   return lane_select(lane_lt(ALL(0), s->at_upper[i]), lane_min(s->multiplier[i], ALL(0)), ALL(0));
 }
 
@@ -176,9 +185,9 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
     symmetric_times(q.uu, s->held + k * NU, pushed);
     for (int i = 0; i < NU; i++) {
       /* dL/du of a free control is zero but for the residual: with it the cost's gradient is that of the solution
-       * sought, to second order, and not that of the one found. */
+       * sought, to second order, and not that of the one found. Beside a barrier it is the barrier's force. */
       const real rest = lane_select(is_free[i], s->loss_cost * q.gradient_u[i], ALL(0));
-      if (!(s->smoothing > 0)) s->linear_u[k * NU + i] += rest;
+      if (s->barrier || !(s->smoothing > 0)) s->linear_u[k * NU + i] += rest;
       qu[i] = s->linear_u[k * NU + i] + q.offset_u[i];
       pushed[i] += qu[i];
     }

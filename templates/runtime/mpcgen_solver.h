@@ -30,7 +30,7 @@ FUNCTION void write_result(const solver_state *s, const solve_arguments *a, int 
   store_row((scalar *)a->controls + problem * n * NU, s->u, k, n * NU);
   store_row((scalar *)a->costates + problem * (n + 1) * NX, s->costate, k, (n + 1) * NX);
   store_row((scalar *)a->gains + problem * n * NU * NX, s->gain, k, n * NU * NX);
-  ((scalar *)a->cost)[problem] = lane->cost;
+  ((scalar *)a->cost)[problem] = lane->cost - lane->barrier_cost;
   ((scalar *)a->residual)[problem] = lane->residual;
   a->status[problem] = status;
   a->iterations[problem] = lane->iterations;
@@ -51,7 +51,7 @@ FUNCTION void review(solver_state *s, const solve_arguments *a, int k) {
   if (a->history) {
     scalar *row = (scalar *)a->history +
                   ((size_t)lane->problem * ((size_t)a->max_iterations + 1) + (size_t)lane->iterations) * 2;
-    row[0] = lane->cost;
+    row[0] = lane->cost - lane->barrier_cost;
     row[1] = lane->residual;
   }
   const int exact = lane_get(&s->second_order, k) >= 1 && lane_get(&s->regularisation, k) == 0;
@@ -112,6 +112,7 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
               lane_get(&upper[i], k) > -(scalar)INFINITY;
   }
 #endif
+  if (s->barrier > 0) good &= move_inside(s->u, s->theta, s->theta_stage, horizon, k, s->barrier);
   memset(lane, 0, sizeof *lane);
   lane->problem = problem;
   lane->activity = good ? FIRST_ROLLOUT : IDLE;
@@ -149,6 +150,7 @@ FUNCTION void adopt(solver_state *s, const solve_arguments *a) {
     if (lane->activity == IDLE || !accept_candidate(s, k)) continue;
     lane_mark(&accepted, k, 1);
     lane->cost = lane_get(&s->cost, k);
+    lane->barrier_cost = lane_get(&s->barrier_cost, k);
     lane->cost_scale = lane_get(&s->cost_scale, k);
   }
   for (int i = 0; i < (s->horizon + 1) * NX; i++) s->x[i] = lane_select(accepted, s->new_x[i], s->x[i]);
@@ -176,6 +178,7 @@ FUNCTION void sweep(solver_state *s, const solve_arguments *a) {
 
 /* Solves problems of the job until none is left. */
 FUNCTION void run_solver(solver_state *s, solve_job *job) {
+  s->barrier = (scalar)job->arguments->barrier;
   while (refill(s, job)) {
     rollout(s);
     adopt(s, job->arguments);

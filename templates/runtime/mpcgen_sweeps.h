@@ -3,7 +3,7 @@
 #ifndef MPCGEN_SWEEPS_H
 #define MPCGEN_SWEEPS_H
 
-#include "mpcgen_problem.h"
+#include "mpcgen_barrier.h"
 
 /* What a lane is doing. */
 enum { IDLE, FIRST_ROLLOUT, ITERATING, CERTIFYING };
@@ -16,6 +16,7 @@ typedef struct {
   int unproductive;  /* passes with a step below rounding since the residual last halved */
   int cautious;      /* the last step with second derivatives of the dynamics was refused */
   scalar cost;
+  scalar barrier_cost; /* what of the cost is the barrier's */
   scalar cost_scale; /* sum of the stages' absolute costs: what rounding is relative to */
   scalar slope;      /* expected change of the cost for a full step, linear part and quadratic part */
   scalar bend;
@@ -26,6 +27,7 @@ typedef struct {
 /* Trajectories, gains and parameters of LANES problems; the size does not depend on the batch. */
 typedef struct {
   int horizon;
+  scalar barrier;              /* mu of the log-barrier in place of the bounds, or 0 */
   reals theta, theta_stage;
   reals x, u, new_x, new_u;    /* (N+1, NX), (N, NU): accepted and candidate */
   reals costate;               /* (N+1, NX) */
@@ -33,7 +35,8 @@ typedef struct {
   reals gradient;              /* (N, NU): dL/du along the accepted trajectory */
   real length, regularisation;
   real second_order;           /* weight of lambda'(d2f) in the Hessian: 0 Gauss-Newton, 1 exact */
-  real cost, cost_scale;       /* of the candidate */
+  real cost, cost_scale;       /* of the candidate, its barrier included */
+  real barrier_cost;
   real promise;                /* dL/du (new_u - u): its change of the cost to first order, bounds included */
   real residual, slope, bend;  /* of the accepted trajectory */
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
@@ -71,7 +74,7 @@ INLINE real snap_to_bounds(real target, real lower, real upper) {
 
 /* Rolls the policy u + length * step + gain (x_new - x), clipped to the bounds, through the true dynamics. */
 FUNCTION void rollout(solver_state *s) {
-  real total = ALL(0), scale = ALL(0), cost;
+  real total = ALL(0), scale = ALL(0), barrier = ALL(0), cost;
   s->promise = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
     const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = s->theta_stage + t * NTHETA_STAGE;
@@ -82,7 +85,12 @@ FUNCTION void rollout(solver_state *s) {
     for (int i = 0; i < NU; i++) {
       real target = u[i] + s->length * s->step[t * NU + i];
       for (int j = 0; j < NX; j++) target += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
-      new_u[i] = snap_to_bounds(target, lower[i], upper[i]);
+      if (s->barrier > 0) {
+        new_u[i] = stay_inside(target, u[i], lower[i], upper[i]);
+        barrier += barrier_value(new_u[i], lower[i], upper[i], s->barrier);
+      } else {
+        new_u[i] = snap_to_bounds(target, lower[i], upper[i]);
+      }
       s->promise += s->gradient[t * NU + i] * (new_u[i] - u[i]);
     }
     stage_dynamics(new_x, new_u, s->theta, theta_t, s->new_x + (t + 1) * NX, &cost);
@@ -92,6 +100,11 @@ FUNCTION void rollout(solver_state *s) {
   terminal_cost(s->new_x + s->horizon * NX, s->theta, s->theta_stage + s->horizon * NTHETA_STAGE, &cost);
   s->cost = total + cost;
   s->cost_scale = scale + lane_abs(cost);
+  if (s->barrier > 0) {
+    s->barrier_cost = barrier;
+    s->cost += barrier;
+    s->cost_scale += lane_abs(barrier);
+  }
 }
 
 /* Makes the diagonal so large that Quu is certainly positive definite (Gershgorin), in the lanes of `where`:
@@ -140,6 +153,20 @@ INLINE void expand(const solver_state *s, int t, real weight, const value_model 
   for (size_t i = 0; i < sizeof gauss_newton / sizeof *from; i++) to[i] = lane_select(again, from[i], to[i]);
 }
 
+/* Adds the barrier to the model of control i, whose dL/du without it is `gradient`: returns dL/du with it, adds its
+ * stiffness to Quu, and makes of the bounds those of a step that stays inside. The residual is dL/du, relative to the
+ * barrier's forces where these are larger than one, since rounding of u near a bound makes them that uncertain. */
+INLINE real add_barrier(solver_state *s, int i, real u, real *lower, real *upper, real gradient, real *quu) {
+  real slope, stiffness, force;
+  barrier_derivatives(u, *lower, *upper, s->barrier, &slope, &stiffness, &force);
+  const real sum = gradient + slope;
+  quu[TRIANGLE(i, i)] += stiffness;
+  *lower = TO_THE_BOUND * (*lower - u);
+  *upper = TO_THE_BOUND * (*upper - u);
+  s->residual = lane_max(lane_abs(sum) / (ALL(1) + force), s->residual);
+  return sum;
+}
+
 /* Solves the box QP of a stage. Where Quu is not positive definite on its free controls, a lane that uses second
  * derivatives of the dynamics is not convex (and tries again with less of them); one that does not gets a shifted
  * Quu, and a descent direction from it. */
@@ -149,16 +176,21 @@ INLINE void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real
   real lower[NU], upper[NU], unit_lower[NUU], inverse_pivot[NU];
   mask is_free[NU];
   stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
-  for (int i = 0; i < NU; i++) {
-    lower[i] -= u[i];
-    upper[i] -= u[i];
-    /* |u - clip(u - dL/du, lower, upper)|, written so that a large u does not absorb the gradient */
-    s->residual = lane_max(lane_abs(lane_clip(-q->gradient_u[i], lower[i], upper[i])), s->residual);
-    s->finite = lane_and(s->finite, lane_finite(q->gradient_u[i]));
-    qu[i] = q->gradient_u[i] + q->offset_u[i];
-    s->gradient[t * NU + i] = q->gradient_u[i];
-  }
   for (int i = 0; i < NUU; i++) quu[i] = q->uu[i];
+  for (int i = 0; i < NU; i++) {
+    real gradient = q->gradient_u[i];
+    if (s->barrier > 0) {
+      gradient = add_barrier(s, i, u[i], &lower[i], &upper[i], gradient, quu);
+    } else {
+      lower[i] -= u[i];
+      upper[i] -= u[i];
+      /* |u - clip(u - dL/du, lower, upper)|, written so that a large u does not absorb the gradient */
+      s->residual = lane_max(lane_abs(lane_clip(-gradient, lower[i], upper[i])), s->residual);
+    }
+    s->finite = lane_and(s->finite, lane_finite(gradient));
+    qu[i] = gradient + q->offset_u[i];
+    s->gradient[t * NU + i] = gradient;
+  }
   for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->regularisation;
   mask accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
   s->convex = lane_and(s->convex, accepted);

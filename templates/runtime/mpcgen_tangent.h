@@ -60,9 +60,10 @@ FUNCTION void tangent_forward(tangent_state *f) {
     policy_differential(s, t, d_x, d_u);
     stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, s->theta_stage + t * NTHETA_STAGE, d_x, d_u, d_next);
     for (int i = 0; i < NX; i++) d_next[i] += s->affine[t * NX + i];
-    if (s->smoothing > 0) continue;
-    for (int i = 0; i < NU; i++) { /* dL/du of a free control: zero but for the residual, as in reverse mode */
-      const mask held = lane_lt(ALL(0), s->at_lower[t * NU + i] + s->at_upper[t * NU + i]);
+    if (s->smoothing > 0 && !s->barrier) continue;
+    for (int i = 0; i < NU; i++) { /* dL/du of a free control: as in reverse mode */
+      const real stiffness = s->barrier ? ALL(0) : s->at_lower[t * NU + i] + s->at_upper[t * NU + i];
+      const mask held = lane_lt(ALL(0), stiffness);
       f->change.cost += lane_select(held, ALL(0), s->multiplier[t * NU + i] * d_u[i]);
     }
   }
