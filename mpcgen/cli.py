@@ -100,6 +100,9 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
 @click.option("--budget", type=float, help="Seconds; what would take longer is left out. Default: 20.")
 @click.option("--repetitions", type=int, help="Most rounds of a measurement. Default: 31.")
 @click.option("--seed", default=0, show_default=True, help="Of the random problems.")
+@click.option(
+    "--clock", default="wall", show_default=True, help="wall, or cpu: for one thread, if others work."
+)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Other solvers beside ours.")
 @click.option("--growth/--no-growth", default=None, help="Sweeps of horizon and state. Default: full runs.")
 @click.option("--loop/--no-loop", default=None, help="Training loops with torch. Default: full runs.")

@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import math
+import platform
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,10 @@ def test_figures_of_a_run_are_consistent(tiny_run):
             passes = row["iterations"]["mean"] + 1
             assert row["microseconds_per_pass"] == pytest.approx(1e6 * row["seconds"] / passes)
             assert row["iterations"]["converged"] == 1.0
+        if sys.platform == "linux" and "glibc" in platform.libc_ver():
+            # At least the trajectory, its candidate and the gains of one problem.
+            n, m, N = 3, 1, 19
+            assert row["workspace"] > 8 * (2 * N * (n + m) + N * m * n) / (1 + ("32" in row["cell"]["dtype"]))
     done = [row for row in content["peers"] if row["skipped"] is None]
     assert {row["peer"] for row in done} >= {"casadi ipopt", "casadi fatrop", "mpcgen.reference"}
     assert all(row["agree"] == row["both"] == row["count"] for row in done)
@@ -246,6 +252,8 @@ def test_the_training_loop_is_timed_for_every_number_of_threads(pendulum):
         ({"threads": [-1]}, "at least 1"),
         ({"tol": -1.0}, "between 0 and 1"),
         ({"budget": -2.0}, "positive times"),
+        ({"clock": "sun"}, "wall, cpu"),
+        ({"clock": "cpu", "threads": [1, 2]}, "--threads 1"),
         ({"repetitions": 1}, "at least 2 repetitions"),
     ],
 )

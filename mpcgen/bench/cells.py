@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mpcgen.bench.problems import NAMES
-from mpcgen.bench.timing import usable_cores
+from mpcgen.bench.timing import CLOCKS, usable_cores
 from mpcgen.errors import ParameterError
 
 BATCHES = (1, 8, 128, 512, 4096, 65536)
@@ -27,7 +27,8 @@ class Selection:
 
     ``tolerance``: KKT residual to reach, by dtype. ``seconds``: of measuring that a cell gets, in 3 to
     ``repetitions`` rounds. ``budget``: seconds; a cell whose three rounds would take longer is left out, and so
-    is one whose arrays would take more than ``memory`` bytes.
+    is one whose arrays would take more than ``memory`` bytes. ``clock``: "wall", or "cpu" for the calling thread's
+    time on a core, which can be trusted on a busy machine but says nothing of several threads.
     """
 
     problems: tuple[str, ...] = NAMES
@@ -42,6 +43,7 @@ class Selection:
     memory: float = 4e9
     repetitions: int = 31
     seed: int = 0
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
         _known("problem", self.problems, NAMES)
@@ -51,6 +53,11 @@ class Selection:
         for what, counts in (("batch", self.batches), ("threads", self.threads)):
             if not counts or min(counts) < 1:
                 raise ParameterError(f"{what}={counts}; whole numbers of at least 1 are expected")
+        _known("clock", (self.clock,), tuple(CLOCKS))
+        if self.clock == "cpu" and set(self.threads) != {1}:
+            raise ParameterError(
+                f"clock='cpu' with threads={self.threads}; it counts the calling thread only: use --threads 1"
+            )
         for dtype, tol in self.tolerance:
             if not 0 < tol < 1:
                 raise ParameterError(f"tol={tol!r} for {dtype}; a number between 0 and 1 is expected")
@@ -86,12 +93,15 @@ def select(
     budget: float | None = None,
     repetitions: int | None = None,
     seed: int = 0,
+    clock: str = "wall",
 ) -> Selection:
     """Return the selection for the options of the command line; what is empty or None takes its default.
 
     Raises ParameterError for names and numbers out of range.
     """
-    chosen = Selection(threads=tuple(dict.fromkeys((1, usable_cores()))), seed=seed)
+    every = (1,) if clock == "cpu" else (1, usable_cores())
+    given_threads = tuple(sorted(threads)) or tuple(dict.fromkeys(every))
+    chosen = Selection(threads=given_threads, seed=seed, clock=clock)
     if quick:
         chosen = replace(
             chosen,
@@ -104,7 +114,6 @@ def select(
     given: dict[str, Any] = {
         "problems": tuple(problems),
         "batches": tuple(sorted(batches)),
-        "threads": tuple(sorted(threads)),
         "dtypes": tuple(dtypes),
         "starts": tuple(starts),
         "passes": tuple(passes),

@@ -32,6 +32,7 @@ def main_bench(
     budget: float | None,
     repetitions: int | None,
     seed: int,
+    clock: str,
     peers: bool,
     growth: bool | None,
     loop: bool | None,
@@ -56,6 +57,7 @@ def main_bench(
         budget=budget,
         repetitions=repetitions,
         seed=seed,
+        clock=clock,
     )
     whole = not quick and not problems
     parts = Parts(

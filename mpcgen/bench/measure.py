@@ -75,7 +75,7 @@ def _in_turns(
     runs = [_repeated(task.run, times) for task, times in sized]
     whole = sum(clock(run) for run in runs)
     rounds = int(min(selection.repetitions, max(LEAST_ROUNDS, selection.seconds * len(sized) / whole)))
-    timings = alternate([*runs, *(run for run, _ in rates)], rounds)
+    timings = alternate([*runs, *(run for run, _ in rates)], rounds, selection.clock)
     # The fastest run: a busy machine only lowers it, and a lower peak would flatter.
     peaks = {
         key: operations / timing.fastest

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mpcgen.bench.cells import Selection, cells, groups
+from mpcgen.bench.cells import Cell, Selection, cells, groups
 from mpcgen.bench.comparing import compare_peers
 from mpcgen.bench.flops import count_work
 from mpcgen.bench.measure import measure_group
@@ -20,6 +20,7 @@ from mpcgen.bench.peak import Peak
 from mpcgen.bench.problems import Problem, load
 from mpcgen.bench.results import Build, Environment, Results
 from mpcgen.bench.sweeps import LOOP_BATCHES, sweep_horizon, sweep_size, training_loop
+from mpcgen.bench.workspace import measure_workspace
 
 LOOP_PROBLEMS = ("pendulum", "cartpole")
 HORIZON_PROBLEM = "cartpole"
@@ -47,7 +48,7 @@ class Run:
     """One run; `steps` fill `results`."""
 
     def __init__(self, selection: Selection, parts: Parts, examples: Path) -> None:
-        self.selection, self.parts = selection, parts
+        self.selection, self.parts, self.examples = selection, parts, examples
         self.problems = load(selection.problems, examples)
         self.results = Results(Environment.now(), selection)
         self._expected: dict[tuple[str, str], float] = {}
@@ -64,6 +65,7 @@ class Run:
                 if name == problem.name:
                     title = f"{name}: batch {batch}"
                     yield _Step(title, partial(self._group, problem, batch))
+        yield _Step("workspace", self._workspace)
         yield from self._further()
 
     def _further(self) -> Iterator[_Step]:
@@ -97,6 +99,17 @@ class Run:
 
     def _add(self, **parts: tuple[object, ...]) -> None:
         self.results = replace(self.results, **parts)  # type: ignore[arg-type]
+
+    def _workspace(self) -> None:
+        sizes = measure_workspace(self.selection, self.examples)
+
+        def size(cell: Cell) -> int | None:
+            parts = [part for part in ("forward", "backward") if part in cell.what]
+            found = [sizes.get((cell.problem, cell.batch, cell.threads, cell.dtype, p)) for p in parts]
+            return max((f for f in found if f is not None), default=None)
+
+        rows = (replace(m, workspace=size(m.cell)) for m in self.results.measurements)
+        self._add(measurements=tuple(rows))
 
     def _horizon(self) -> None:
         problem = next((p for p in self.problems if p.name == HORIZON_PROBLEM), self.problems[0])

@@ -70,7 +70,7 @@ def _sweep(
         passes.append(statistics_of([batch.solved]).passes)
         works.append(count_work(problem.spec, horizon))
     rate, operations = peak.task(64, True, 1)
-    timings = alternate([*runs, rate], _rounds([*runs, rate], selection))
+    timings = alternate([*runs, rate], _rounds([*runs, rate], selection), selection.clock)
     top = operations / timings[-1].fastest
     points = []
     for (problem, _, value), timing, count, work in zip(cases, timings, passes, works, strict=False):
@@ -107,7 +107,7 @@ def training_loop(problem: Problem, selection: Selection, batch: int) -> list[Lo
         return step
 
     steps = [step_with(threads) for threads in selection.threads]
-    timings = alternate(steps, _rounds(steps, selection))
+    timings = alternate(steps, _rounds(steps, selection), selection.clock)
     return [
         LoopPoint(problem.name, batch, threads, timing.median)
         for threads, timing in zip(selection.threads, timings, strict=True)

@@ -14,7 +14,8 @@ from mpcgen.bench.targets import Verdict, judge
 LEGEND = (
     "µs/it: time over passes; a solve of k iterations makes k + 1 passes of one rollout and one backward sweep.\n"
     "peak: share of the multiply-add rate measured in turn at the same width; sin, exp, ... count as one operation\n"
-    "(in parentheses: as eight, and divisions as four). Times are medians, ± half the distance of the quartiles."
+    "(in parentheses: as eight, and divisions as four). Times are medians, ± half the distance of the quartiles, and\n"
+    "the fastest run; the workspace is what a call allocates besides its arguments and results."
 )
 _LEFT = ("problem", "dtype", "what", "start", "peer", "note", "target", "where")
 
@@ -22,7 +23,8 @@ _LEFT = ("problem", "dtype", "what", "start", "peer", "note", "target", "where")
 def show(results: Results, console: Console) -> None:
     """Print every table that has rows."""
     environment = results.environment
-    console.print(f"{environment.machine}; {environment.load} at the start")
+    time = "; CPU time of one thread, not wall time" if results.selection.clock == "cpu" else ""
+    console.print(f"{environment.machine}; {environment.load} at the start{time}")
     console.print(f"{environment.compiler}, {environment.target}; {environment.date}")
     tables = (
         measurements(results.measurements),
@@ -61,7 +63,20 @@ def _bytes(value: int | None) -> str:
 
 def measurements(rows: Sequence[Measurement]) -> Table:
     """Every cell: times, iterations, rates."""
-    headers = ("problem", "batch", "thr", "dtype", "what", "start", "µs/problem", "±", "it", "99 %", "max")
+    headers = (
+        "problem",
+        "batch",
+        "thr",
+        "dtype",
+        "what",
+        "start",
+        "µs/problem",
+        "±",
+        "best",
+        "it",
+        "99 %",
+        "max",
+    )
     table = _table("Solver", (*headers, "µs/it", "GFLOP/s", "peak", "", "workspace", "solved"))
     previous = None
     for m in rows:
@@ -82,7 +97,7 @@ def measurements(rows: Sequence[Measurement]) -> Table:
         livermore = "" if m.livermore_share is None else f"({_percent(m.livermore_share)})"
         rates = (_number(m.microseconds_per_pass), _number(m.gflops), _percent(m.share_of_peak), livermore)
         solved = "" if it is None else f"{100 * it.converged:.2f} %"
-        times = (_number(m.microseconds), _percent(m.spread))
+        times = (_number(m.microseconds), _percent(m.spread), _number(m.fastest, scale=1e6))
         table.add_row(*head, *times, *iterations, *rates, _bytes(m.workspace), solved)
     return table
 

@@ -45,7 +45,7 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall seconds of one task: the median, the fastest run, which a busy machine spoils least, and the spread.
+    """Seconds of one task: the median, the fastest run, which a busy machine spoils least, and the spread.
 
     ``spread``: half the distance between the quartiles over the median.
     """
@@ -66,19 +66,24 @@ class Timing:
         return Timing(self.median / count, self.fastest / count, self.spread)
 
 
-def clock(task: Callable[[], Any]) -> float:
-    """Wall seconds of one run."""
-    began = time.perf_counter()
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
+"""Seconds of the wall, or of the calling thread on a core: what a busy machine spoils less."""
+
+
+def clock(task: Callable[[], Any], kind: str = "wall") -> float:
+    """Seconds of one run by a clock of `CLOCKS`."""
+    now = CLOCKS[kind]
+    began = now()
     task()
-    return time.perf_counter() - began
+    return now() - began
 
 
-def alternate(tasks: Sequence[Callable[[], Any]], repetitions: int) -> list[Timing]:
+def alternate(tasks: Sequence[Callable[[], Any]], repetitions: int, kind: str = "wall") -> list[Timing]:
     """Time each task over ``repetitions`` rounds, after one round that is not counted.
 
     The tasks take turns, so that a change of the machine's speed meets all of them.
     """
     for task in tasks:
         task()
-    rounds = [[clock(task) for task in tasks] for _ in range(repetitions)]
+    rounds = [[clock(task, kind) for task in tasks] for _ in range(repetitions)]
     return [Timing.of(times) for times in zip(*rounds, strict=True)]
