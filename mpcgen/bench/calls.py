@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -85,15 +86,18 @@ class Batch:
         }
         return self._prepared("solve", "solve", fields)
 
-    def differentiate(self, solved: Solved, threads: int, seed: int = 0) -> Callable[[], None]:
+    @functools.cached_property
+    def _cotangents(self) -> tuple[Tensor, Tensor]:
+        """Random dloss/dx and dloss/du, the same for every reverse pass."""
+        generator = torch.Generator().manual_seed(0)
+        x, u = (torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in (self.x, self.u))
+        return x, u
+
+    def differentiate(self, solved: Solved, threads: int) -> Callable[[], None]:
         """Return the reverse pass at a solution, for random cotangents of states and controls.
 
         Every parameter is shared by the batch, so that its gradient is summed over it.
         """
-        generator = torch.Generator().manual_seed(seed)
-        cotangents = [
-            torch.randn(part.shape, generator=generator, dtype=part.dtype) for part in (solved.x, solved.u)
-        ]
         gradients = [torch.zeros_like(p) for p in self.parameters]
         fields = {
             "horizon": self.horizon,
@@ -102,8 +106,8 @@ class Batch:
             "states": solved.x,
             "controls": solved.u,
             "usable": (solved.status == 0).to(torch.int32),
-            "cotangent_states": cotangents[0],
-            "cotangent_controls": cotangents[1],
+            "cotangent_states": self._cotangents[0],
+            "cotangent_controls": self._cotangents[1],
             "gradient_initial_state": torch.zeros_like(self.x0),
             "gradient_parameters": gradients,
             "singular": torch.zeros_like(self.status),

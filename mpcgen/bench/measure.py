@@ -123,7 +123,8 @@ def _measurement(task: _Task, timing: Timing, rounds: int, work: Work, peak: flo
 def _too_much(problem: Problem, selection: Selection, cell: Cell, expected: float) -> str | None:
     n, m, N = problem.sizes
     count = cell.batch * max(1, INSTANCES // cell.batch)
-    numbers = count * ((N + 1) * 5 * n + N * m * (n + 4))
+    # States, costates, both solutions and a cotangent; as many controls, and the gains.
+    numbers = count * ((N + 1) * 5 * n + N * m * (n + 5))
     arrays = numbers * (8 if cell.dtype == "float64" else 4)
     if arrays > selection.memory:
         return f"over memory: {arrays / 1e9:.0f} GB of arrays"
@@ -152,7 +153,7 @@ class _Group:
     """Instances of one problem, dtype and batch, solved once, and what the cells run on them."""
 
     def __init__(self, problem: Problem, selection: Selection, dtype: str, batch: int, count: int) -> None:
-        self.problem, self.tol, self.seed = problem, selection.tol(dtype), selection.seed
+        self.problem, self.tol = problem, selection.tol(dtype)
         instances = problem.draw(count, DTYPES[dtype], selection.seed)
         self.parameters = instances.parameters
         self.batches = [Batch(problem, x0, instances.parameters) for x0 in instances.x0.split(batch)]
@@ -180,7 +181,7 @@ class _Group:
             if cell.what != "backward":
                 runs.append(part.solve(self.tol, cell.threads, *(start if cell.start == "warm" else ())))
             if cell.what != "forward":
-                runs.append(part.differentiate(solved, cell.threads, self.seed))
+                runs.append(part.differentiate(solved, cell.threads))
         return runs
 
     def _torch_runs(self, cell: Cell) -> list[Callable[[], object]]:
