@@ -15,7 +15,9 @@ from rich.console import Console
 from examples.paper.common import FOLDER, Results
 
 EXPERIMENTS = {
+    "figure2": "time and memory over the iterations: fixed point against unrolling",
     "figure3": "LQR imitation: eight learners, seeded",
+    "closed_loop": "gymnasium under closed-loop control, and a cost that learns",
 }
 """Name of an experiment, which is its module's, and what it shows."""
 

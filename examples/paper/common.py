@@ -52,8 +52,10 @@ class Results:
     folder: Path
     quick: bool = False
 
-    def trial(self, name: str, settings: Mapping[str, Any], compute: Callable[[], Any]) -> Trial:
-        """Return the trial kept under this name if its settings were the same, else compute and keep it.
+    def trial(
+        self, name: str, settings: Mapping[str, Any], compute: Callable[..., Any], *arguments: Any
+    ) -> Trial:
+        """Return the trial kept under this name if its settings were the same, else ``compute(*arguments)``.
 
         settings, and what ``compute`` returns, are JSON values. An interrupted experiment goes on where it was.
         """
@@ -64,7 +66,7 @@ class Results:
             if kept["settings"] == wanted:
                 return Trial(kept["value"], kept["wall_seconds"], kept["cpu_seconds"])
         wall, cpu = time.perf_counter(), time.process_time()
-        value = compute()
+        value = compute(*arguments)
         trial = Trial(value, time.perf_counter() - wall, time.process_time() - cpu)
         _write(file, json.dumps({"settings": wanted, **asdict(trial)}))
         return trial
@@ -87,10 +89,11 @@ class Results:
             "torch": torch.__version__,
             **about,
             "claims": [asdict(claim) for claim in claims],
-            "rows": [dict(row) for row in rows],
         }
         stem = self.folder / f"{self.experiment}{suffix}"
-        _write(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+        lines = ",\n".join("  " + json.dumps(dict(row)) for row in rows)
+        head = json.dumps(record, indent=1).removesuffix("\n}")
+        _write(stem.with_suffix(".json"), f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
         columns = list(dict.fromkeys(key for row in rows for key in row))
         with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
@@ -106,8 +109,14 @@ def _write(file: Path, text: str) -> None:
     os.replace(unfinished, file)
 
 
+def seconds_of(trials: Mapping[str, Trial]) -> dict[str, dict[str, float]]:
+    """Wall and processor seconds of each trial and of all, for `Results.save_numbers`."""
+    times = {name: {"wall": trial.wall_seconds, "cpu": trial.cpu_seconds} for name, trial in trials.items()}
+    return times | {"all": {kind: sum(t[kind] for t in times.values()) for kind in ("wall", "cpu")}}
+
+
 def progress() -> Progress:
-    """Bars with count and time, for `track` or for tasks added by hand."""
+    """Bars with count and time."""
     return Progress(
         TextColumn("{task.description:<34}"),
         BarColumn(),
