@@ -17,6 +17,7 @@ from examples.paper.common import FOLDER, Results
 EXPERIMENTS = {
     "figure2": "time and memory over the iterations: fixed point against unrolling",
     "figure3": "LQR imitation: eight learners, seeded",
+    "recovery": "beyond figure 3: what recovers the learners left in local minima",
     "closed_loop": "gymnasium under closed-loop control, and a cost that learns",
 }
 """Name of an experiment, which is its module's, and what it shows."""
