@@ -74,7 +74,10 @@ def test_readme_example_has_about_thirty_lines():
     assert 25 <= len(lines) <= 32
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "examples/README.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "examples/README.md", "examples/paper/README.md"],
+)
 def test_files_that_pages_link_to_exist(page):
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     for link in links:

