@@ -11,6 +11,8 @@ import click
 from mpcgen.errors import BuildError, InternalError, MpcgenError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mpcgen.build.driver import BuildResult
 
 BUILD_ERROR = 1
@@ -42,20 +44,33 @@ def main() -> None:
 @click.option(
     "--march", metavar="TARGET", help="Instruction set, e.g. x86-64-v3. Default: this CPU's widest."
 )
+@click.option(
+    "--target", default="cpu", show_default=True, help="cpu, cuda or both as cpu,cuda (cuda-host: for tests)."
+)
+@click.option(
+    "--arch", metavar="NAMES", help="CUDA architectures, e.g. sm_90,sm_80+PTX. Default: this machine's GPUs'."
+)
 @click.option("--force", is_flag=True, help="Compile even if nothing changed.")
-def build(spec: Path, output: Path, march: str | None, force: bool) -> None:
+def build(spec: Path, output: Path, march: str | None, target: str, arch: str | None, force: bool) -> None:
     """Build the controller of the specification file SPEC into OUTPUT/<problem name>."""
     from mpcgen.build.driver import build as build_problem
     from mpcgen.problem.loading import load_problem
 
     problem = load_problem(spec)
     result = build_problem(
-        problem, output, march=march, force=force, report=lambda line: click.echo(f"  {line}")
+        problem,
+        output,
+        targets=target.split(","),
+        march=march,
+        architectures=arch.split(",") if arch else None,
+        force=force,
+        report=lambda line: click.echo(f"  {line}"),
     )
-    if result.up_to_date:
-        click.echo(f"{result.path} is up to date ({result.seconds:.2f} s)")
-    else:
-        _print_result(result)
+    for part in (result, *result.others):
+        if part.up_to_date:
+            click.echo(f"{part.path} is up to date ({part.seconds:.2f} s)")
+        else:
+            _print_result(part)
 
 
 @main.command()
@@ -117,6 +132,12 @@ def bench(**options: Any) -> None:
     main_bench(**options)
 
 
+def _resources_row(row: "Mapping[str, int | str]") -> tuple[str, str]:
+    label = f"{row['kernel']} (f{row['precision']}, {row['architecture']})"
+    spills = f"{row['spill_stores']} and {row['spill_loads']} bytes stored and loaded by spills"
+    return label, f"{row['registers']} registers, {row['stack']} bytes of stack, {spills}"
+
+
 def _print_result(result: "BuildResult") -> None:
     from rich.console import Console
     from rich.table import Table
@@ -126,9 +147,11 @@ def _print_result(result: "BuildResult") -> None:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_row("target", manifest.target)
-    table.add_row(
-        "problems per vector", ", ".join(f"{lanes} ({name})" for name, lanes in manifest.lanes.items())
-    )
+    if manifest.lanes:
+        lanes = ", ".join(f"{lanes} ({name})" for name, lanes in manifest.lanes.items())
+        table.add_row("problems per vector", lanes)
+    for row in manifest.resources:
+        table.add_row(*_resources_row(row))
     for label, value in manifest.sizes.items():
         table.add_row(label, str(value))
     how = "from the cache" if result.from_cache else "compiled"

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "2050706f1bcf7a4bdf4fbcfb90c680d41e37df0a9fe2ac703f969115d1347f4e"),
+    library=load(__file__, "car", "bb1d5a97378f15d8593c0fc5554bb3900f0a7a4d9aa91d8584cb40471af6be2e"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

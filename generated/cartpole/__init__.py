@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "b144344f63ed4ea85d720b1eb6c1bbe030dc89f0c28faa489228c13b66934a91"),
+    library=load(__file__, "cartpole", "738194da559da64f8abd413093daefb27b148fae559e38ac9c2b42f2f37a5cd3"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "74dc4aad64adafc6481b066cbf4f1a4aaae6fb2d41e3a8fee3cf4aaff79aef9f"),
+    library=load(__file__, "lqr", "e4245c9acd2dacce77de282240fe7983e478bfd771de23ab0b3a97955bac3e4d"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "96c81b2fd99bb9e0008b6ef3a133af99bb4c3e9a8951fa1f6c6c0870487f638c"),
+    library=load(__file__, "pendulum", "3b37b20622f75e00f66893a3319afd212592777ac894673be67d312757c785ab"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -26,6 +26,9 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 #pragma GCC visibility push(default)
 /* cffi: begin */
 typedef struct {
@@ -132,6 +135,35 @@ int pendulum_examine_f64_single(const pendulum_examine_arguments *arguments);
 int pendulum_examine_f32_batch(const pendulum_examine_arguments *arguments);
 int pendulum_examine_f32_single(const pendulum_examine_arguments *arguments);
 /* cffi: end */
+
+#if MPCGEN_CUDA
+/* cffi cuda: begin */
+/* The same on the current CUDA device, its memory and `stream` (a cudaStream_t). `workspace` is device memory of as
+ * many bytes as the _workspace function says for the same arguments (-1: no device), aligned to 256. The arrays of
+ * pointers and strides are read before the call returns; the rest when the stream gets there. Return a cudaError_t. */
+int64_t pendulum_solve_workspace_f64_cuda(const pendulum_solve_arguments *arguments);
+int pendulum_solve_f64_cuda(const pendulum_solve_arguments *arguments, void *workspace, void *stream);
+int64_t pendulum_solve_workspace_f32_cuda(const pendulum_solve_arguments *arguments);
+int pendulum_solve_f32_cuda(const pendulum_solve_arguments *arguments, void *workspace, void *stream);
+int64_t pendulum_differentiate_workspace_f64_cuda(const pendulum_gradient_arguments *arguments);
+int pendulum_differentiate_f64_cuda(const pendulum_gradient_arguments *arguments, void *workspace, void *stream);
+int64_t pendulum_differentiate_workspace_f32_cuda(const pendulum_gradient_arguments *arguments);
+int pendulum_differentiate_f32_cuda(const pendulum_gradient_arguments *arguments, void *workspace, void *stream);
+int64_t pendulum_tangent_workspace_f64_cuda(const pendulum_tangent_arguments *arguments);
+int pendulum_tangent_f64_cuda(const pendulum_tangent_arguments *arguments, void *workspace, void *stream);
+int64_t pendulum_tangent_workspace_f32_cuda(const pendulum_tangent_arguments *arguments);
+int pendulum_tangent_f32_cuda(const pendulum_tangent_arguments *arguments, void *workspace, void *stream);
+int64_t pendulum_examine_workspace_f64_cuda(const pendulum_examine_arguments *arguments);
+int pendulum_examine_f64_cuda(const pendulum_examine_arguments *arguments, void *workspace, void *stream);
+int64_t pendulum_examine_workspace_f32_cuda(const pendulum_examine_arguments *arguments);
+int pendulum_examine_f32_cuda(const pendulum_examine_arguments *arguments, void *workspace, void *stream);
+const char *mpcgen_cuda_message(int error);
+const char *mpcgen_build_digest(void);
+/* cffi cuda: end */
+#endif
 #pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "a0ba77c2be1d03e1f37acf12ed71ae2240cf7bdf930e8de65ce9aa8bede24a21"),
+    library=load(__file__, "quadrotor", "ef762b2433901f6e7024aba6686f4d8368330d8677775ad52546344f64c64ede"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

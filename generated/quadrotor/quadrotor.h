@@ -46,6 +46,9 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 #pragma GCC visibility push(default)
 /* cffi: begin */
 typedef struct {
@@ -152,6 +155,35 @@ int quadrotor_examine_f64_single(const quadrotor_examine_arguments *arguments);
 int quadrotor_examine_f32_batch(const quadrotor_examine_arguments *arguments);
 int quadrotor_examine_f32_single(const quadrotor_examine_arguments *arguments);
 /* cffi: end */
+
+#if MPCGEN_CUDA
+/* cffi cuda: begin */
+/* The same on the current CUDA device, its memory and `stream` (a cudaStream_t). `workspace` is device memory of as
+ * many bytes as the _workspace function says for the same arguments (-1: no device), aligned to 256. The arrays of
+ * pointers and strides are read before the call returns; the rest when the stream gets there. Return a cudaError_t. */
+int64_t quadrotor_solve_workspace_f64_cuda(const quadrotor_solve_arguments *arguments);
+int quadrotor_solve_f64_cuda(const quadrotor_solve_arguments *arguments, void *workspace, void *stream);
+int64_t quadrotor_solve_workspace_f32_cuda(const quadrotor_solve_arguments *arguments);
+int quadrotor_solve_f32_cuda(const quadrotor_solve_arguments *arguments, void *workspace, void *stream);
+int64_t quadrotor_differentiate_workspace_f64_cuda(const quadrotor_gradient_arguments *arguments);
+int quadrotor_differentiate_f64_cuda(const quadrotor_gradient_arguments *arguments, void *workspace, void *stream);
+int64_t quadrotor_differentiate_workspace_f32_cuda(const quadrotor_gradient_arguments *arguments);
+int quadrotor_differentiate_f32_cuda(const quadrotor_gradient_arguments *arguments, void *workspace, void *stream);
+int64_t quadrotor_tangent_workspace_f64_cuda(const quadrotor_tangent_arguments *arguments);
+int quadrotor_tangent_f64_cuda(const quadrotor_tangent_arguments *arguments, void *workspace, void *stream);
+int64_t quadrotor_tangent_workspace_f32_cuda(const quadrotor_tangent_arguments *arguments);
+int quadrotor_tangent_f32_cuda(const quadrotor_tangent_arguments *arguments, void *workspace, void *stream);
+int64_t quadrotor_examine_workspace_f64_cuda(const quadrotor_examine_arguments *arguments);
+int quadrotor_examine_f64_cuda(const quadrotor_examine_arguments *arguments, void *workspace, void *stream);
+int64_t quadrotor_examine_workspace_f32_cuda(const quadrotor_examine_arguments *arguments);
+int quadrotor_examine_f32_cuda(const quadrotor_examine_arguments *arguments, void *workspace, void *stream);
+const char *mpcgen_cuda_message(int error);
+const char *mpcgen_build_digest(void);
+/* cffi cuda: end */
+#endif
 #pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -15,6 +15,7 @@ from mpcgen.errors import DeviceError, DtypeError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Description, Parameter
 
 DTYPES = (torch.float64, torch.float32)
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -86,22 +87,26 @@ def _defaults(controller: Description, x0: Tensor, horizon: int, given: frozense
             )
     # Tensors made while tracing or inside a functorch transform belong to it, and must not outlive it.
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _make_defaults(absent, x0.dtype, horizon)
-    return _kept_defaults(absent, x0.dtype, horizon)
+        return _make_defaults(absent, x0.dtype, x0.device, horizon)
+    return _kept_defaults(absent, x0.dtype, x0.device, horizon)
 
 
-def _make_defaults(parameters: tuple[Parameter, ...], dtype: torch.dtype, horizon: int) -> dict[str, Tensor]:
+def _make_defaults(
+    parameters: tuple[Parameter, ...], dtype: torch.dtype, device: torch.device, horizon: int
+) -> dict[str, Tensor]:
     made = {}
     for parameter in parameters:
-        value = torch.tensor(parameter.default, dtype=dtype, device="cpu").reshape(parameter.shape)
+        value = torch.tensor(parameter.default, dtype=dtype, device=device).reshape(parameter.shape)
         made[parameter.name] = value.expand(1, *parameter.full_shape(horizon)).contiguous()
     return made
 
 
 @functools.lru_cache(maxsize=64)
-def _kept_defaults(parameters: tuple[Parameter, ...], dtype: torch.dtype, horizon: int) -> dict[str, Tensor]:
+def _kept_defaults(
+    parameters: tuple[Parameter, ...], dtype: torch.dtype, device: torch.device, horizon: int
+) -> dict[str, Tensor]:
     with torch.inference_mode(False):  # else autograd could not save them later
-        return _make_defaults(parameters, dtype, horizon)
+        return _make_defaults(parameters, dtype, device, horizon)
 
 
 def _check_x0(controller: Description, x0: Tensor) -> None:
@@ -114,9 +119,9 @@ def _check_x0(controller: Description, x0: Tensor) -> None:
         raise DtypeError(
             f"{controller.name}: x0 is {x0.dtype}; float32 or float64 is expected, try x0.double()"
         )
-    if x0.device.type != "cpu":
+    if x0.device.type not in DEVICES:
         raise DeviceError(
-            f"{controller.name}: x0 is on {x0.device}, but this module was built for the CPU; pass x0.cpu()"
+            f"{controller.name}: x0 is on {x0.device}; controllers run on the CPU and on CUDA devices, pass x0.cpu()"
         )
     if x0.ndim == 0 or x0.shape[-1] != n:
         raise ShapeError(

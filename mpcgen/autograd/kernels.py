@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd.arguments import Call
+from mpcgen.autograd.devices import Device, device_of
 from mpcgen.autograd.options import Options
-from mpcgen.autograd.reporting import report_singular
 from mpcgen.autograd.solver import Solver
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.status import Status
@@ -20,17 +20,17 @@ from mpcgen.runtime.status import Status
 Tensors = tuple[Tensor, ...]
 
 
-def _pointer(controller: Controller, tensor: Tensor | None) -> Any:
-    ffi = controller.library.ffi
+def _pointer(device: Device, tensor: Tensor | None) -> Any:
+    ffi = device.ffi
     return ffi.NULL if tensor is None else ffi.cast("void *", tensor.data_ptr())
 
 
-def _flags(controller: Controller, tensor: Tensor) -> Any:
-    return controller.library.ffi.cast("int32_t *", tensor.data_ptr())
+def _flags(device: Device, tensor: Tensor) -> Any:
+    return device.ffi.cast("int32_t *", tensor.data_ptr())
 
 
-def _pointers(controller: Controller, tensors: tuple[Tensor | None, ...]) -> Any:
-    return controller.library.ffi.new("void *[]", [_pointer(controller, t) for t in tensors])
+def _pointers(device: Device, tensors: tuple[Tensor | None, ...]) -> Any:
+    return device.ffi.new("void *[]", [_pointer(device, t) for t in tensors])
 
 
 def _strides(parameters: tuple[Tensor | None, ...]) -> list[int]:
@@ -38,8 +38,8 @@ def _strides(parameters: tuple[Tensor | None, ...]) -> list[int]:
     return [0 if p is None or p.shape[0] <= 1 else p.numel() // p.shape[0] for p in parameters]
 
 
-def _stride_array(controller: Controller, parameters: tuple[Tensor | None, ...]) -> Any:
-    return controller.library.ffi.new("int64_t[]", _strides(parameters))
+def _stride_array(device: Device, parameters: tuple[Tensor | None, ...]) -> Any:
+    return device.ffi.new("int64_t[]", _strides(parameters))
 
 
 def _dense(tensor: Tensor) -> Tensor:
@@ -51,16 +51,16 @@ def _each_dense(parameters: Tensors) -> Tensors:
     return tuple(map(_dense, parameters))
 
 
-def _run(controller: Controller, verb: str, entry: str, like: Tensor, fields: dict[str, Any]) -> None:
+def _run(device: Device, verb: str, entry: str, like: Tensor, fields: dict[str, Any]) -> None:
     """Fill an argument struct and call an entry point; a batch of none is done at once."""
     batch = like.shape[0]
     if batch == 0:
         return
-    arguments = controller.arguments(verb)
+    arguments = device.arguments(verb)
     arguments.batch = batch
     for name, value in fields.items():
         setattr(arguments, name, value)
-    controller.check(controller.entry(entry, like.element_size() * 8, batch)(arguments), entry)
+    device.entry(entry, like.dtype, batch)(arguments)
 
 
 def solve(
@@ -87,7 +87,10 @@ def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
     shared = call.u_init is None or call.u_init.shape[0] == 1
     u_stride = 0 if shared else call.horizon * len(controller.controls)
     strides = _strides(call.parameters)
-    return Solver(controller, options, call.x0.dtype, call.horizon, call.batch_shape, strides, u_stride)
+    device = device_of(controller, call.x0)
+    return Solver(
+        controller, device, options, call.x0.dtype, call.horizon, call.batch_shape, strides, u_stride
+    )
 
 
 def usable(status: Tensor, options: Options) -> Tensor:
@@ -99,7 +102,7 @@ def usable(status: Tensor, options: Options) -> Tensor:
 
 
 def _solution_fields(
-    controller: Controller, options: Options, x: Tensor, u: Tensor, wanted: Tensor, singular: Tensor
+    device: Device, options: Options, x: Tensor, u: Tensor, wanted: Tensor, singular: Tensor
 ) -> dict[str, Any]:
     return {
         "horizon": u.shape[1],
@@ -107,10 +110,10 @@ def _solution_fields(
         "threads": options.thread_count(),
         "smoothing": options.smoothing,
         "barrier": options.smooth == "solve",
-        "states": _pointer(controller, x),
-        "controls": _pointer(controller, u),
-        "usable": _flags(controller, wanted),
-        "singular": _flags(controller, singular),
+        "states": _pointer(device, x),
+        "controls": _pointer(device, u),
+        "usable": _flags(device, wanted),
+        "singular": _flags(device, singular),
     }
 
 
@@ -128,20 +131,21 @@ def differentiate(
     x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
     g_x0 = x.new_empty(x.shape[0], x.shape[2])
     g_parameters = tuple(torch.zeros_like(p) if x.shape[0] == 0 else torch.empty_like(p) for p in parameters)
+    device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
-    pointers, strides = _pointers(controller, parameters), _stride_array(controller, parameters)
-    targets = _pointers(controller, g_parameters)
-    fields = _solution_fields(controller, options, x, u, wanted, singular) | {
+    pointers, strides = _pointers(device, parameters), _stride_array(device, parameters)
+    targets = _pointers(device, g_parameters)
+    fields = _solution_fields(device, options, x, u, wanted, singular) | {
         "parameters": pointers,
         "parameter_strides": strides,
-        "cotangent_states": _pointer(controller, g_x),
-        "cotangent_controls": _pointer(controller, g_u),
-        "cotangent_cost": _pointer(controller, g_cost),
-        "gradient_initial_state": _pointer(controller, g_x0),
+        "cotangent_states": _pointer(device, g_x),
+        "cotangent_controls": _pointer(device, g_u),
+        "cotangent_cost": _pointer(device, g_cost),
+        "gradient_initial_state": _pointer(device, g_x0),
         "gradient_parameters": targets,
     }
-    _run(controller, "gradient", "differentiate", x, fields)
-    report_singular(controller.name, singular, options.on_unconverged)
+    _run(device, "gradient", "differentiate", x, fields)
+    device.report_singular(singular, options.on_unconverged)
     if options.unconverged_gradient == "nan":
         _poison((g_x0, *g_parameters), wanted.logical_not() | singular.bool())
     return g_x0, *g_parameters
@@ -162,21 +166,22 @@ def tangent(
     d_x0 = None if d_x0 is None else _dense(d_x0)
     d_parameters = tuple(None if d is None else _dense(d) for d in d_parameters)
     d_x, d_u, d_cost = torch.empty_like(x), torch.empty_like(u), x.new_empty(x.shape[0])
+    device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
-    pointers, strides = _pointers(controller, parameters), _stride_array(controller, parameters)
-    changes, change_strides = _pointers(controller, d_parameters), _stride_array(controller, d_parameters)
-    fields = _solution_fields(controller, options, x, u, wanted, singular) | {
+    pointers, strides = _pointers(device, parameters), _stride_array(device, parameters)
+    changes, change_strides = _pointers(device, d_parameters), _stride_array(device, d_parameters)
+    fields = _solution_fields(device, options, x, u, wanted, singular) | {
         "parameters": pointers,
         "parameter_strides": strides,
-        "tangent_initial_state": _pointer(controller, d_x0),
+        "tangent_initial_state": _pointer(device, d_x0),
         "tangent_parameters": changes,
         "tangent_strides": change_strides,
-        "tangent_states": _pointer(controller, d_x),
-        "tangent_controls": _pointer(controller, d_u),
-        "tangent_cost": _pointer(controller, d_cost),
+        "tangent_states": _pointer(device, d_x),
+        "tangent_controls": _pointer(device, d_u),
+        "tangent_cost": _pointer(device, d_cost),
     }
-    _run(controller, "tangent", "tangent", x, fields)
-    report_singular(controller.name, singular, options.on_unconverged)
+    _run(device, "tangent", "tangent", x, fields)
+    device.report_singular(singular, options.on_unconverged)
     if options.unconverged_gradient == "nan":
         _poison((d_x, d_u, d_cost), wanted.logical_not() | singular.bool())
     return d_x, d_u, d_cost
@@ -186,28 +191,28 @@ def examine(controller: Controller, x: Tensor, u: Tensor, status: Tensor, parame
     """dL/du, lower and upper bounds, (B, N, m) each; NaN for problems without a trajectory."""
     x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
     outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
+    device = device_of(controller, x)
     wanted = usable(status, Options(unconverged_gradient="keep"))
-    pointers, strides = _pointers(controller, parameters), _stride_array(controller, parameters)
+    pointers, strides = _pointers(device, parameters), _stride_array(device, parameters)
     fields = {
         "horizon": u.shape[1],
-        "states": _pointer(controller, x),
-        "controls": _pointer(controller, u),
-        "usable": _flags(controller, wanted),
+        "states": _pointer(device, x),
+        "controls": _pointer(device, u),
+        "usable": _flags(device, wanted),
         "parameters": pointers,
         "parameter_strides": strides,
     }
     fields |= {
-        name: _pointer(controller, out)
+        name: _pointer(device, out)
         for name, out in zip(("multipliers", "lower", "upper"), outputs, strict=True)
     }
-    _run(controller, "examine", "examine", x, fields)
+    _run(device, "examine", "examine", x, fields)
     return outputs
 
 
 def _poison(tensors: Tensors, where: Tensor) -> None:
     """Put NaN where a problem has no differential; a shared parameter has none if any problem has none."""
-    for g in tensors:
-        if g.shape[0] == len(where):
-            g[where] = float("nan")
-        elif where.any():
-            g.fill_(float("nan"))
+    anywhere = where.any()
+    for g in tensors:  # without asking the device which: that would wait for it
+        own = where.reshape(-1, *[1] * (g.ndim - 1))
+        g.masked_fill_(own if g.shape[0] == len(where) else anywhere, float("nan"))

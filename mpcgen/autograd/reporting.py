@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -45,6 +47,25 @@ def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:
             f"fails; their gradient is zero. {Status.NOT_A_MINIMUM.advice}",
             on_unconverged,
         )
+
+
+class Deferred:
+    """Warnings about what a device has not computed yet: each comes with the first call after its flags arrived."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._waiting: deque[tuple[torch.cuda.Event, Tensor, Callable[[str, Tensor, str], None]]] = deque()
+
+    def note(self, flags: Tensor, report: Callable[[str, Tensor, str], None]) -> None:
+        """Copy flags to the host when the device gets there; warn of those that have arrived."""
+        while self._waiting and self._waiting[0][0].query():
+            _, arrived, earlier = self._waiting.popleft()
+            earlier(self._name, arrived, "warn")
+        host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+        host.copy_(flags, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(flags.device))
+        self._waiting.append((event, host, report))
 
 
 def _say(message: str, how: str) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpcgen.autograd.devices import Device
 from mpcgen.autograd.options import Options
-from mpcgen.autograd.reporting import report_statuses
 from mpcgen.runtime.controller import Controller
 
-_CPU = torch.device("cpu")
 _OUTPUTS = ("states", "controls", "cost", "status", "iterations", "residual", "costates", "gains")
 _ADDRESSES = ("initial_state", *_OUTPUTS)
 
@@ -27,11 +26,12 @@ class Solver:
     Several threads may call it at once: each call has an argument struct to itself and leaves it to a later one.
     """
 
-    __slots__ = ("_batch", "_controller", "_entry", "_fields", "_options", "_outputs", "_spare", "_strides")
+    __slots__ = ("_batch", "_device", "_entry", "_fields", "_options", "_outputs", "_spare", "_strides")
 
     def __init__(
         self,
         controller: Controller,
+        device: Device,
         options: Options,
         dtype: torch.dtype,
         horizon: int,
@@ -41,8 +41,8 @@ class Solver:
     ) -> None:
         n, m = len(controller.states), len(controller.controls)
         self._batch = math.prod(batch_shape)
-        self._controller, self._options, self._strides = controller, options, strides
-        self._entry = controller.entry("solve", torch.finfo(dtype).bits, self._batch)
+        self._device, self._options, self._strides = device, options, strides
+        self._entry = device.entry("solve", dtype, self._batch)
         states, controls = (*batch_shape, horizon + 1, n), (*batch_shape, horizon, m)
         shapes = (states, controls, *[tuple(batch_shape)] * 4, states, (*controls, n))
         self._outputs = tuple(
@@ -66,20 +66,22 @@ class Solver:
         self, x0: Tensor, u_init: Tensor | None, parameters: Sequence[Tensor], history: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Outputs of `mpcgen.autograd.kernels.solve`; every tensor is dense, of the size and dtype prepared for."""
-        empty = torch.empty_strided  # the fastest way to a tensor
-        outputs = [empty(shape, strides, dtype=dtype, device=_CPU) for shape, strides, dtype in self._outputs]
+        empty, device = torch.empty_strided, self._device.device  # the fastest way to a tensor
+        outputs = [
+            empty(shape, strides, dtype=dtype, device=device) for shape, strides, dtype in self._outputs
+        ]
         if self._batch == 0:
             return tuple(outputs)
         try:
             arguments = self._spare.pop()
         except IndexError:
-            arguments = _Arguments(self._controller, self._fields, self._strides)
+            arguments = _Arguments(self._device, self._fields, self._strides)
         arguments.point_to(x0, u_init, parameters, outputs, history)
         struct = arguments.struct
         struct.threads = 1 if self._batch == 1 else self._options.thread_count()
-        self._controller.check(self._entry(struct), "solve")
-        if self._batch > 1 or struct.status[0]:
-            report_statuses(self._controller.name, outputs[3], self._options.on_unconverged)
+        self._entry(struct)
+        if self._batch > 1 or not outputs[3].is_cpu or struct.status[0]:
+            self._device.report_statuses(outputs[3], self._options.on_unconverged)
         self._spare.append(arguments)
         return tuple(outputs)
 
@@ -89,8 +91,8 @@ class _Arguments:
 
     __slots__ = ("_controls", "_history", "_parameters", "_slots", "_strides", "_words", "struct")
 
-    def __init__(self, controller: Controller, fields: dict[str, Any], strides: Sequence[int]) -> None:
-        ffi, self.struct = controller.library.ffi, controller.arguments("solve")
+    def __init__(self, device: Device, fields: dict[str, Any], strides: Sequence[int]) -> None:
+        ffi, self.struct = device.ffi, device.arguments("solve")
         for name, value in fields.items():
             setattr(self.struct, name, value)
         self._parameters = ffi.new("uintptr_t[]", len(strides))

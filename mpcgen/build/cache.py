@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from mpcgen.build.manifest import Manifest
 from mpcgen.errors import BuildError
-from mpcgen.runtime.loading import MANIFEST_FILE
+from mpcgen.runtime.loading import MANIFEST_FILES
 
 
 def cache_root() -> Path:
@@ -31,10 +31,10 @@ def entry_path(name: str, digest: str) -> Path:
     return cache_root() / "builds" / f"{name}-{digest}"
 
 
-def find_entry(name: str, digest: str) -> Path | None:
+def find_entry(name: str, digest: str, kind: str = "cpu") -> Path | None:
     """The cached package of this digest; None if there is none, or if someone changed its files."""
     path = entry_path(name, digest)
-    manifest = Manifest.read(path)
+    manifest = Manifest.read(path, kind)
     if manifest is None or manifest.digest != digest or not manifest.is_intact(path):
         return None
     return path
@@ -55,8 +55,9 @@ def make_entry(name: str, digest: str, fill: Callable[[Path], Manifest]) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=path.parent))
     try:
-        fill(folder).write(folder)
-        _move_into_place(folder, path, digest)
+        manifest = fill(folder)
+        manifest.write(folder)
+        _move_into_place(folder, path, manifest)
     except BuildError as error:
         kept = _keep_failed(folder, name, digest)
         raise BuildError(f"{error}\nThe source is kept in {kept}") from error
@@ -93,17 +94,20 @@ def install_lock(destination: Path) -> Iterator[None]:
 def install(entry: Path, destination: Path, manifest: Manifest) -> None:
     """Copy a cached package to ``destination``; call it under `install_lock`.
 
-    Each file appears whole, the text first, then the extension, ``build.json`` last, so that a reader
+    Each file appears whole, the text first, then the library, its manifest last, so that a reader
     meets either a complete build or one whose checks fail.
     """
-    files = sorted(file for file in manifest.files if file != manifest.extension)
-    for file in (*files, manifest.extension):
+    files = sorted(file for file in manifest.files if file != manifest.library)
+    for file in (*files, manifest.library):
         _replace(destination / file, (entry / file).read_bytes(), mode=(entry / file).stat().st_mode)
     with tempfile.TemporaryDirectory(dir=destination, prefix=".manifest-") as folder:
         manifest.write(Path(folder))
-        os.replace(Path(folder) / MANIFEST_FILE, destination / MANIFEST_FILE)
+        file = MANIFEST_FILES[manifest.kind]
+        os.replace(Path(folder) / file, destination / file)
+    if manifest.kind != "cpu":
+        return
     for other in destination.glob(f"_{manifest.problem}.*"):
-        if other.name != manifest.extension:
+        if other.name != manifest.library:
             other.unlink()
 
 
@@ -112,7 +116,7 @@ def with_spec_key(manifest: Manifest, spec_key: str) -> Manifest:
     return dataclasses.replace(manifest, spec_key=spec_key)
 
 
-def _move_into_place(folder: Path, path: Path, digest: str) -> None:
+def _move_into_place(folder: Path, path: Path, manifest: Manifest) -> None:
     # mkdtemp makes private folders; a cache entry is as readable as any file of its user.
     folder.chmod(0o755)
     for _ in range(2):
@@ -122,7 +126,7 @@ def _move_into_place(folder: Path, path: Path, digest: str) -> None:
         except OSError as error:
             if not path.exists():
                 raise BuildError(f"cannot move the build from {folder} to {path}: {error}") from error
-            if find_entry(path.name.removesuffix(f"-{digest}"), digest) is not None:
+            if find_entry(manifest.problem, manifest.digest, manifest.kind) is not None:
                 return
             # What is there is damaged: make room and try once more.
             shutil.rmtree(path, ignore_errors=True)

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Protocol
 
 import _cffi_backend
 import sympy as sp
 
 import mpcgen
-from mpcgen.build.toolchain import Toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.loading import ABI, EXT_SUFFIX
@@ -27,7 +27,15 @@ HEADER_FOLDER = TEMPLATE_FOLDER / "runtime"
 _PIPELINE = ("problem", "graph", "derivative", "codegen", "build")
 
 
-def build_digest(rendered: Rendered, toolchain: Toolchain, headers: Path = HEADER_FOLDER) -> str:
+class HasIdentity(Protocol):
+    """A toolchain for a CPU or for CUDA."""
+
+    @property
+    def identity(self) -> str:
+        """Compiler and every flag."""
+
+
+def build_digest(rendered: Rendered, toolchain: HasIdentity, headers: Path = HEADER_FOLDER) -> str:
     """Sha256 (hex) over rendered text, bundled headers, toolchain, Python ABI, cffi and our interface."""
     parts = [f"{file}\n{text}" for file, text in rendered.files]
     parts += _folder_parts(headers, "*")
@@ -35,7 +43,7 @@ def build_digest(rendered: Rendered, toolchain: Toolchain, headers: Path = HEADE
     return _sha256(parts)
 
 
-def spec_key(spec: Spec, toolchain: Toolchain) -> str:
+def spec_key(spec: Spec, toolchain: HasIdentity) -> str:
     """Sha256 (hex) over a specification, mpcgen's own sources and templates, and the toolchain."""
     parts = canonical_lines(spec)
     for name in _PIPELINE:
@@ -88,7 +96,7 @@ def _number(expression: sp.Basic, lines: list[str], numbers: dict[sp.Basic, int]
     return numbers[expression]
 
 
-def _machine_parts(toolchain: Toolchain) -> list[str]:
+def _machine_parts(toolchain: HasIdentity) -> list[str]:
     return [toolchain.identity, EXT_SUFFIX, f"cffi {_cffi_backend.__version__}", f"interface {ABI}"]
 
 

@@ -2,14 +2,21 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 from mpcgen.build import cache
+from mpcgen.build.cuda import (
+    CudaToolchain,
+    Resources,
+    compile_cuda_library,
+    find_cuda_toolchain,
+    find_shim_toolchain,
+)
 from mpcgen.build.digest import build_digest, spec_key
 from mpcgen.build.extension import compile_extension
 from mpcgen.build.manifest import Manifest
@@ -18,7 +25,7 @@ from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, SpecError
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
-from mpcgen.runtime.loading import extension_name, file_sha256
+from mpcgen.runtime.loading import extension_name, file_sha256, interface_name, library_name
 
 _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
 
@@ -38,6 +45,7 @@ class BuildResult:
     """A finished build.
 
     ``up_to_date``: nothing had to be done. ``from_cache``: nothing was compiled. ``seconds``: wall time.
+    ``others``: of further targets.
     """
 
     path: Path
@@ -45,6 +53,7 @@ class BuildResult:
     from_cache: bool
     seconds: float
     manifest: Manifest
+    others: tuple["BuildResult", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,23 +69,50 @@ def build(
     problem: SupportsSpec | Spec,
     directory: str | Path = "generated",
     *,
+    targets: Sequence[str] = ("cpu",),
     march: str | None = None,
+    architectures: Sequence[str] | None = None,
     force: bool = False,
     report: Report | None = None,
 ) -> BuildResult:
     """Build ``problem`` into the package ``directory``/<name>/.
 
-    march: instruction set to build for, e.g. "x86-64-v3"; default: the widest this CPU runs. force: compile
-    even if nothing changed. report: called with a line of text as each step begins.
+    targets: of "cpu" and "cuda" ("cuda-host": CUDA's kernels on the CPU, for tests). march: instruction set to
+    build for, e.g. "x86-64-v3"; default: the widest this CPU runs. architectures: of CUDA devices, e.g. "sm_90" or
+    "sm_80+PTX"; default: this machine's, else `mpcgen.build.cuda.DEFAULT_ARCHITECTURES`. force: compile even if
+    nothing changed. report: called with a line of text as each step begins.
 
     Raises BuildError (with the command and the compiler's words), CompilerNotFoundError, SpecError.
     """
-    start = time.perf_counter()
     spec = _spec(problem)
-    toolchain = find_toolchain(march)
+    toolchains = _toolchains(targets, march, architectures)
+    first, *others = [_build(spec, Path(directory), toolchain, force, report) for toolchain in toolchains]
+    return replace(first, others=tuple(others))
+
+
+def _toolchains(
+    targets: Sequence[str], march: str | None, architectures: Sequence[str] | None
+) -> list[Toolchain | CudaToolchain]:
+    find: dict[str, Callable[[], Toolchain | CudaToolchain]] = {
+        "cpu": lambda: find_toolchain(march),
+        "cuda": lambda: find_cuda_toolchain(architectures),
+        "cuda-host": find_shim_toolchain,
+    }
+    for name in targets:
+        if name not in find:
+            raise BuildError(f"unknown target {name!r}; expected of {', '.join(find)}")
+    if not targets:
+        raise BuildError(f"no target to build for; expected of {', '.join(find)}")
+    return [find[name]() for name in dict.fromkeys(targets)]
+
+
+def _build(
+    spec: Spec, directory: Path, toolchain: Toolchain | CudaToolchain, force: bool, report: Report | None
+) -> BuildResult:
+    start = time.perf_counter()
     key = spec_key(spec, toolchain)
-    destination = Path(directory) / spec.name
-    installed = Manifest.read(destination)
+    destination = directory / spec.name
+    installed = Manifest.read(destination, toolchain.kind)
     if not force and installed is not None and installed.spec_key == key and installed.is_intact(destination):
         return BuildResult(destination, True, True, time.perf_counter() - start, installed)
     _refuse_foreign_package(destination, spec.name)
@@ -92,16 +128,36 @@ def build(
 
 
 def compile(
-    problem: SupportsSpec | Spec, *, march: str | None = None, report: Report | None = None
+    problem: SupportsSpec | Spec,
+    *,
+    targets: Sequence[str] = ("cpu",),
+    march: str | None = None,
+    architectures: Sequence[str] | None = None,
+    report: Report | None = None,
 ) -> ModuleType:
     """Build ``problem`` into the user's cache and import it; the module's ``MPC`` is the controller.
 
-    It does in a notebook what `build` does for the command line. The same problem gives the same module.
+    It does in a notebook what `build`, whose options it takes, does for the command line. The same problem gives
+    the same module.
     """
     spec = _spec(problem)
-    toolchain = find_toolchain(march)
-    entry = _obtain(spec, spec_key(spec, toolchain), toolchain, False, report)
-    return _import_package(entry.path, f"{spec.name}_{entry.manifest.digest[:8]}")
+    entries = [
+        _obtain(spec, spec_key(spec, toolchain), toolchain, False, report)
+        for toolchain in _toolchains(targets, march, architectures)
+    ]
+    label = "_".join(entry.manifest.digest[:8] for entry in entries)
+    folder = entries[0].path
+    if len(entries) > 1:
+        folder = (
+            cache.cache_root() / "packages" / f"{spec.name}-{'-'.join(e.manifest.digest for e in entries)}"
+        )
+        with (
+            _written(folder, "set MPCGEN_CACHE_DIR to a folder that you can write"),
+            cache.install_lock(folder),
+        ):
+            for entry in entries:
+                cache.install(entry.path, folder, entry.manifest)
+    return _import_package(folder, f"{spec.name}_{label}")
 
 
 def render_spec(spec: Spec) -> Rendered:
@@ -123,32 +179,39 @@ def _spec(problem: SupportsSpec | Spec) -> Spec:
     return problem.spec()
 
 
-def _obtain(spec: Spec, key: str, toolchain: Toolchain, force: bool, report: Report | None) -> _Entry:
+def _obtain(
+    spec: Spec, key: str, toolchain: Toolchain | CudaToolchain, force: bool, report: Report | None
+) -> _Entry:
     """The compiled package of a specification: from the cache, or made and put there."""
     say = report or (lambda line: None)
     known = None if force else cache.recall_key(key)
-    path = cache.find_entry(spec.name, known) if known else None
+    path = cache.find_entry(spec.name, known, toolchain.kind) if known else None
     if path is not None:
-        return _read_entry(path, from_cache=True)
+        return _read_entry(path, toolchain.kind, from_cache=True)
     say(f"deriving and rendering {spec.name}")
     rendered = render_spec(spec)
     digest = build_digest(rendered, toolchain)
     with _written(cache.cache_root(), "set MPCGEN_CACHE_DIR to a folder that you can write"):
         if force:
             cache.discard_entry(spec.name, digest)
-        path = cache.find_entry(spec.name, digest)
+        path = cache.find_entry(spec.name, digest, toolchain.kind)
         from_cache = path is not None
         if path is None:
             path = _make(rendered, toolchain, key, digest, say)
         cache.remember_key(key, digest)
-    return _read_entry(path, from_cache)
+    return _read_entry(path, toolchain.kind, from_cache)
 
 
-def _make(rendered: Rendered, toolchain: Toolchain, key: str, digest: str, say: Report) -> Path:
+def _make(
+    rendered: Rendered, toolchain: Toolchain | CudaToolchain, key: str, digest: str, say: Report
+) -> Path:
     """Compile a rendered package into the cache."""
-    say(f"compiling {rendered.name} for {toolchain.target} with {toolchain.compiler.version}")
+    say(f"compiling {rendered.name} for {toolchain.description}")
 
     def fill(folder: Path) -> Manifest:
+        if isinstance(toolchain, CudaToolchain):
+            resources = compile_cuda_library(rendered, folder, digest, toolchain, report=say)
+            return _cuda_manifest(folder, rendered, toolchain, key, digest, resources)
         compile_extension(rendered, folder, digest, toolchain=toolchain, report=say)
         return _manifest(folder, rendered, toolchain, key, digest)
 
@@ -157,7 +220,6 @@ def _make(rendered: Rendered, toolchain: Toolchain, key: str, digest: str, say: 
 
 def _manifest(folder: Path, rendered: Rendered, toolchain: Toolchain, key: str, digest: str) -> Manifest:
     """Describe the package that was compiled in ``folder``."""
-    files = sorted([file for file, _ in rendered.files] + [extension_name(rendered.name)])
     return Manifest(
         problem=rendered.name,
         digest=digest,
@@ -170,12 +232,45 @@ def _manifest(folder: Path, rendered: Rendered, toolchain: Toolchain, key: str, 
         cpu_features=toolchain.target.cpu_features,
         lanes=dict(toolchain.target.lanes),
         sizes=dict(rendered.sizes),
-        files={file: file_sha256(folder / file) for file in files},
+        files=_hashes(folder, rendered, extension_name(rendered.name)),
     )
 
 
-def _read_entry(path: Path, from_cache: bool) -> _Entry:
-    manifest = Manifest.read(path)
+def _cuda_manifest(
+    folder: Path,
+    rendered: Rendered,
+    toolchain: CudaToolchain,
+    key: str,
+    digest: str,
+    resources: Sequence[Resources],
+) -> Manifest:
+    """Describe the CUDA library that was compiled in ``folder``."""
+    libraries = (library_name(rendered.name, toolchain.kind), interface_name(rendered.name, toolchain.kind))
+    return Manifest(
+        problem=rendered.name,
+        digest=digest,
+        spec_key=key,
+        source_digest=rendered.digest,
+        mpcgen=version("mpcgen"),
+        compiler=f"{' '.join(toolchain.command)}; {toolchain.version}",
+        flags=toolchain.compile_flags,
+        target=toolchain.target,
+        cpu_features=(),
+        lanes={},
+        sizes=dict(rendered.sizes),
+        files=_hashes(folder, rendered, *libraries),
+        kind=toolchain.kind,
+        resources=tuple(asdict(row) for row in resources),
+    )
+
+
+def _hashes(folder: Path, rendered: Rendered, *libraries: str) -> dict[str, str]:
+    files = sorted([file for file, _ in rendered.files] + list(libraries))
+    return {file: file_sha256(folder / file) for file in files}
+
+
+def _read_entry(path: Path, kind: str, from_cache: bool) -> _Entry:
+    manifest = Manifest.read(path, kind)
     if manifest is None:
         raise BuildError(f"the cache entry {path} vanished while it was read; build again")
     return _Entry(path, manifest, from_cache)

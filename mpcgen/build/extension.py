@@ -1,13 +1,11 @@
 """Compile a rendered package: four variants of the kernels, cffi's glue, one extension."""
 
-import os
-import shlex
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mpcgen.build.compiling import run_all, run_one
 from mpcgen.build.digest import HEADER_FOLDER
-from mpcgen.build.toolchain import Toolchain, find_toolchain, run_compiler
+from mpcgen.build.toolchain import Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError
 from mpcgen.runtime.loading import extension_name
@@ -21,7 +19,6 @@ VARIANTS = (
 """Suffix and definitions of each compilation of the same source."""
 
 _DIGEST_DECLARATION = "const char *mpcgen_build_digest(void);"
-_MOST_LINES_SHOWN = 60
 
 
 def write_sources(rendered: Rendered, directory: Path) -> None:
@@ -43,7 +40,7 @@ def compile_variants(
     toolchain = toolchain or find_toolchain()
     write_sources(rendered, directory)
     commands = _variant_commands(rendered, toolchain, extra_flags)
-    _run_all(commands, directory)
+    run_all(commands, directory)
     return tuple(directory / _object(rendered, variant) for variant, _ in VARIANTS)
 
 
@@ -66,11 +63,11 @@ def compile_extension(
     commands = _variant_commands(rendered, toolchain, extra_flags)
     compiler = toolchain.compiler.command
     commands.append([*compiler, *toolchain.glue_flags, *_includes(), *extra_flags, "-c", glue])
-    warnings = _run_all(commands, directory)
+    warnings = "".join(run_all(commands, directory))
     objects = [_object(rendered, variant) for variant, _ in VARIANTS] + [str(Path(glue).with_suffix(".o"))]
     extension = extension_name(rendered.name)
     link = [*compiler, *toolchain.link_flags, *extra_flags, *objects, "-o", extension, *toolchain.libraries]
-    warnings += _run(link, directory)
+    warnings += run_one(link, directory)
     if warnings and report is not None:
         report(warnings)
     for temporary in (*objects, glue):
@@ -112,35 +109,3 @@ def _write_glue(rendered: Rendered, directory: Path, digest: str) -> str:
     file = f"_{rendered.name}.c"
     builder.emit_c_code(str(directory / file))
     return file
-
-
-def _run_all(commands: Sequence[list[str]], directory: Path) -> str:
-    """Run compiler commands on all cores; returns their warnings, in the order of the commands."""
-    with ThreadPoolExecutor(max_workers=_cores()) as pool:
-        jobs = [pool.submit(_run, command, directory) for command in commands]
-        try:
-            return "".join(job.result() for job in jobs)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _run(command: list[str], directory: Path) -> str:
-    process = run_compiler(command, directory)
-    if process.returncode == 0:
-        return process.stderr
-    words = (process.stderr or process.stdout).strip() or "(it said nothing)"
-    lines = words.splitlines()
-    shown = "\n".join(lines[:_MOST_LINES_SHOWN])
-    if len(lines) > _MOST_LINES_SHOWN:
-        shown += f"\n... {len(lines) - _MOST_LINES_SHOWN} more lines"
-    raise BuildError(
-        f"the C compiler ended with exit code {process.returncode}.\n"
-        f"Command:\n  {shlex.join(command)}\nIt said:\n{shown}"
-    )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The manifest of a compiled package: `build.json`, beside the extension."""
+"""The manifest of a compiled library: `build.json` beside an extension, `cuda.json` beside a CUDA library."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpcgen.runtime.loading import ABI, EXT_SUFFIX, MANIFEST_FILE, extension_name, file_sha256
+from mpcgen.runtime.loading import ABI, EXT_SUFFIX, MANIFEST_FILES, file_sha256, library_name
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class Manifest:
     """What was built, from what, with what, and for which machine.
 
     ``digest`` names the build, ``spec_key`` what it was derived from, ``source_digest`` its C text.
-    ``files`` maps every file of the package to its sha256, the extension included.
+    ``files`` maps every file of the package to its sha256, the library included. ``kind``: cpu, cuda or cuda-host.
+    ``resources``: of a CUDA library, what each kernel takes of a multiprocessor (`mpcgen.build.cuda.Resources`).
     """
 
     problem: str
@@ -31,31 +32,33 @@ class Manifest:
     files: dict[str, str]
     abi: int = ABI
     python: str = EXT_SUFFIX
+    kind: str = "cpu"
+    resources: tuple[dict[str, int | str], ...] = ()
 
     def write(self, folder: Path) -> None:
-        """Write `build.json` into ``folder``."""
+        """Write the manifest into ``folder``."""
         text = json.dumps(dataclasses.asdict(self), indent=1)
-        (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+        (folder / MANIFEST_FILES[self.kind]).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> "Manifest | None":
-        """The manifest in ``folder``; None where there is none that this version of mpcgen wrote."""
+    def read(cls, folder: Path, kind: str = "cpu") -> "Manifest | None":
+        """The manifest of this kind in ``folder``; None where there is none that this version of mpcgen wrote."""
         try:
-            fields: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-            for name in ("flags", "cpu_features"):
+            fields: dict[str, Any] = json.loads((folder / MANIFEST_FILES[kind]).read_text(encoding="utf-8"))
+            for name in ("flags", "cpu_features", "resources"):
                 fields[name] = tuple(fields[name])
             return cls(**fields)
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
     @property
-    def extension(self) -> str:
-        """File name of the extension."""
-        return extension_name(self.problem)
+    def library(self) -> str:
+        """File name of the extension or CUDA library."""
+        return library_name(self.problem, self.kind)
 
     def is_intact(self, folder: Path) -> bool:
         """Whether ``folder`` holds every file of this build unchanged, for this Python and interface."""
-        if self.abi != ABI or self.python != EXT_SUFFIX or self.extension not in self.files:
+        if self.abi != ABI or self.python != EXT_SUFFIX or self.library not in self.files:
             return False
         return all(_has_sha256(folder / file, digest) for file, digest in self.files.items())
 

@@ -12,6 +12,7 @@ import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mpcgen.build.cache import cache_root
 from mpcgen.build.target import Target, select_target
@@ -62,6 +63,13 @@ class Toolchain:
     compiler: Compiler
     target: Target
     libmvec: bool
+
+    kind: ClassVar[str] = "cpu"
+
+    @property
+    def description(self) -> str:
+        """Target and compiler, for a message."""
+        return f"{self.target} with {self.compiler.version}"
 
     @property
     def compile_flags(self) -> tuple[str, ...]:

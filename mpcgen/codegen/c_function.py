@@ -20,8 +20,8 @@ LONGEST_FUNCTION = 2500
 MOST_REPEATED = 1.15
 """Operations that the parts may have in all, relative to the function: above it they share too much to be cut."""
 
-_POINT = "in_reals restrict state, in_reals restrict control, {theta}"
-_THETA = "in_reals restrict theta, in_reals restrict theta_t"
+_POINT = "stored_reals restrict state, stored_reals restrict control, {theta}"
+_THETA = "stored_reals restrict theta, stored_reals restrict theta_t"
 _EXPAND = _POINT + ", {curvature}const value_model *restrict value, "
 
 
@@ -44,7 +44,7 @@ def _interface(parameters: str, places: Mapping[str, str], inline: bool = True) 
 
 
 def _expand(curvature: bool, results: str, places: Mapping[str, str]) -> Interface:
-    extra = "in_reals restrict curvature, " if curvature else ""
+    extra = "const real *restrict curvature, " if curvature else ""
     value = {"costate": "value->costate", "V": "value->hessian", "offset": "value->offset"}
     parameters = _EXPAND.format(theta=_THETA, curvature=extra) + results
     return _interface(parameters, {"curvature": "curvature", **value, **places}, inline=False)
@@ -58,24 +58,24 @@ def _same(names: str) -> dict[str, str]:
 _MODEL = {name: f"q->{name}" for name in ("xx", "ux", "uu", "gradient_u", "offset_x", "offset_u")}
 _FUSED = {**_MODEL, "out costate": "q->costate"}
 _MATRICES = {"F": "F", "H": "H", "out costate": "q->costate", "gradient_u": "q->gradient_u"}
-_MATRIX_RESULTS = "out_reals restrict F, out_reals restrict H, stage_model *restrict q"
-_SUMS = "out_reals restrict g_theta, out_reals restrict g_theta_t"
+_MATRIX_RESULTS = "real *restrict F, real *restrict H, stage_model *restrict q"
+_SUMS = "reals restrict g_theta, reals restrict g_theta_t"
 _G = _same("g_theta g_theta_t")
-_CHANGE = "in_reals restrict d_theta, in_reals restrict d_theta_t"
+_CHANGE = "stored_reals restrict d_theta, stored_reals restrict d_theta_t"
 _DTHETA = _same("d_theta d_theta_t")
 _D = {"d_x": "d_state", "d_u": "d_control"}
 
 INTERFACES: dict[str, Interface] = {
     "stage_dynamics": _interface(
-        _POINT + ", out_reals restrict next_state, out_reals restrict cost",
+        _POINT + ", reals restrict next_state, real *restrict cost",
         {"x_next": "next_state", "cost": "cost"},
     ),
-    "terminal_cost": _interface("in_reals restrict state, {theta}, out_reals restrict cost", _same("cost")),
+    "terminal_cost": _interface("stored_reals restrict state, {theta}, real *restrict cost", _same("cost")),
     "stage_bounds": _interface(
         "{theta}, out_reals restrict lower, out_reals restrict upper", _same("lower upper")
     ),
     "terminal_expand": _interface(
-        "in_reals restrict state, {theta}, out_reals restrict hessian, out_reals restrict costate",
+        "stored_reals restrict state, {theta}, real *restrict hessian, real *restrict costate",
         {"hessian": "hessian", "out costate": "costate"},
     ),
     "stage_expand_gauss_newton": _expand(False, "stage_model *restrict q", _FUSED),
@@ -87,34 +87,35 @@ INTERFACES: dict[str, Interface] = {
         {**_D, "d_next": "d_next"},
     ),
     "stage_gradient": _interface(
-        _POINT + ", in_reals restrict costate, in_reals restrict d_state, "
-        "in_reals restrict d_control, in_reals restrict d_costate, "
-        "in_reals restrict loss_cost, " + _SUMS + ", out_reals restrict g_control",
+        _POINT + ", stored_reals restrict costate, const real *restrict d_state, "
+        "const real *restrict d_control, const real *restrict d_costate, "
+        "const real *restrict loss_cost, " + _SUMS + ", real *restrict g_control",
         {**_D, **_same("costate d_costate loss_cost"), **_G, "g_u": "g_control"},
         inline=False,
     ),
     "terminal_gradient": _interface(
-        "in_reals restrict state, {theta}, in_reals restrict d_state, in_reals restrict loss_cost, " + _SUMS,
+        "stored_reals restrict state, {theta}, const real *restrict d_state, const real *restrict loss_cost, "
+        + _SUMS,
         {**_D, **_same("loss_cost"), **_G},
     ),
     "bounds_gradient": _interface(
-        "{theta}, in_reals restrict g_lower, in_reals restrict g_upper, " + _SUMS,
+        "{theta}, const real *restrict g_lower, const real *restrict g_upper, " + _SUMS,
         {**_same("g_lower g_upper"), **_G},
     ),
     "stage_forward": _interface(
-        _POINT + ", in_reals restrict costate, " + _CHANGE + ", out_reals restrict r_state, "
-        "out_reals restrict r_control, out_reals restrict affine, out_reals restrict d_cost",
+        _POINT + ", const real *restrict costate, " + _CHANGE + ", reals restrict r_state, "
+        "reals restrict r_control, reals restrict affine, real *restrict d_cost",
         {**_same("costate affine d_cost"), **_DTHETA, "r_x": "r_state", "r_u": "r_control"},
         inline=False,
     ),
     "terminal_forward": _interface(
-        "in_reals restrict state, {theta}, "
+        "stored_reals restrict state, {theta}, "
         + _CHANGE
-        + ", out_reals restrict r_state, out_reals restrict d_cost",
+        + ", reals restrict r_state, real *restrict d_cost",
         {**_DTHETA, "r_x": "r_state", "d_cost": "d_cost"},
     ),
     "bounds_forward": _interface(
-        "{theta}, " + _CHANGE + ", out_reals restrict d_lower, out_reals restrict d_upper",
+        "{theta}, " + _CHANGE + ", real *restrict d_lower, real *restrict d_upper",
         {**_DTHETA, **_same("d_lower d_upper")},
     ),
 }
@@ -125,7 +126,8 @@ d_theta_t r_state r_control affine d_cost d_lower d_upper d_next d_costate loss_
 g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE
 SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask scalar scalar_bits stage_model
 value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take allocate accumulate
-parameter_row load_row store_row sweep reals in_reals out_reals INLINE FUNCTION zero_reals copy_reals
+parameter_row load_row store_row sweep reals stored_reals in_reals out_reals INLINE FUNCTION COUNT TABLE WARP BLOCK
+zero_reals copy_reals
 """
 RESERVED = frozenset(_RESERVED.split()) | frozenset(CALLS.values())
 """Names that mean something in the generated file or its headers."""

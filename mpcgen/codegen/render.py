@@ -22,6 +22,13 @@ from mpcgen.graph.walk import flops
 C_KERNELS = "c/kernels.c.j2"
 C_HEADER = "c/interface.h.j2"
 PYTHON_PACKAGE = "python/package.py.j2"
+VERBS = (
+    {"name": "solve", "arguments": "solve"},
+    {"name": "differentiate", "arguments": "gradient"},
+    {"name": "tangent", "arguments": "tangent"},
+    {"name": "examine", "arguments": "examine"},
+)
+"""The entry points: what they do, and the name of their argument struct."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ def render_kernels(kernels: Kernels) -> Rendered:
     """Render the C text, the header and the Python package of a problem."""
     name = kernels.model.spec.name
     shared = _sizes(kernels) | _descriptions(kernels)
-    header = _fill(C_HEADER, shared | {"n_parameters": len(kernels.model.spec.parameters)})
+    header = _fill(C_HEADER, shared | {"n_parameters": len(kernels.model.spec.parameters), "verbs": VERBS})
     source = _fill(C_KERNELS, _kernel_context(kernels))
     package = _fill(PYTHON_PACKAGE, shared | _package_context(kernels, source_digest(header, source)))
     texts = ((f"{name}.h", header), (f"{name}.c", source), ("__init__.py", package))
@@ -122,6 +129,7 @@ def _kernel_context(kernels: Kernels) -> dict[str, object]:
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
+        "verbs": VERBS,
         "functions": [printed for function in kernels.functions for printed in c_functions(function, hints)],
     }
 

@@ -7,6 +7,8 @@ from mpcgen.errors import InternalError
 
 CDEF_BEGIN = "/* cffi: begin */"
 CDEF_END = "/* cffi: end */"
+CUDA_CDEF_BEGIN = "/* cffi cuda: begin */"
+CUDA_CDEF_END = "/* cffi cuda: end */"
 
 
 def source_digest(header: str, source: str) -> str:
@@ -49,10 +51,18 @@ class Rendered:
     @property
     def cdef(self) -> str:
         """The declarations of the header that cffi parses."""
-        _, begin, rest = self.header.partition(CDEF_BEGIN)
-        declarations, end, _ = rest.partition(CDEF_END)
+        return self._between(CDEF_BEGIN, CDEF_END)
+
+    @property
+    def cuda_cdef(self) -> str:
+        """What a CUDA library declares besides."""
+        return self._between(CUDA_CDEF_BEGIN, CUDA_CDEF_END)
+
+    def _between(self, first: str, last: str) -> str:
+        _, begin, rest = self.header.partition(first)
+        declarations, end, _ = rest.partition(last)
         if not (begin and end):
-            raise InternalError(f"{self.name}.h lacks the lines {CDEF_BEGIN!r} and {CDEF_END!r}")
+            raise InternalError(f"{self.name}.h lacks the lines {first!r} and {last!r}")
         return declarations
 
     @property

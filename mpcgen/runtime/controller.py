@@ -1,11 +1,9 @@
 """What a generated package says about its problem."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
 
-from mpcgen.errors import InternalError
 from mpcgen.runtime.loading import Library
 
 
@@ -64,13 +62,14 @@ class Description(Protocol):
 
 @dataclass(frozen=True)
 class Controller:
-    """A loaded controller: sizes, names, and the entry points of its library."""
+    """A loaded controller: sizes, names, and its library; ``devices`` are those that it has run on."""
 
     library: Library
     horizon: int
     states: tuple[str, ...]
     controls: tuple[str, ...]
     parameters: tuple[Parameter, ...]
+    devices: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -81,19 +80,3 @@ class Controller:
     def key(self) -> str:
         """Name and digest of the build: the same in every process that loads it."""
         return f"{self.name}:{self.library.manifest['digest']}"
-
-    def entry(self, verb: str, bits: int, batch: int) -> Callable[[Any], int]:
-        """C function for a precision: the scalar variant for a single problem, else the vector one."""
-        variant = "single" if batch == 1 else "batch"
-        return getattr(self.library.lib, f"{self.name}_{verb}_f{bits}_{variant}")
-
-    def arguments(self, verb: str) -> Any:
-        """Fresh, zeroed argument struct of an entry point."""
-        return self.library.ffi.new(f"{self.name}_{verb}_arguments *")
-
-    def check(self, code: int, verb: str) -> None:
-        """Raise for a non-zero return code of an entry point."""
-        if code == 1:
-            raise MemoryError(f"{self.name}: the system refused the memory to {verb} this batch")
-        if code:
-            raise InternalError(f"{self.name}: unknown return code {code} from {verb}")

@@ -7,6 +7,7 @@ extension. This module imports nothing but the standard library and `mpcgen.erro
 import hashlib
 import importlib.util
 import json
+import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
@@ -19,24 +20,26 @@ from mpcgen.runtime.cpu import describe_cpu, missing_features
 ABI = 3
 """Version of the C interface between the generated extensions and this package's runtime."""
 
-MANIFEST_FILE = "build.json"
+MANIFEST_FILES = {"cpu": "build.json", "cuda": "cuda.json", "cuda-host": "cuda-host.json"}
+"""The manifest of each kind of library that a package can hold."""
 EXT_SUFFIX = EXTENSION_SUFFIXES[0]
 """What an extension of this Python is called, e.g. ``.cpython-311-x86_64-linux-gnu.so``."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """A loaded extension: cffi's ``ffi`` and ``lib``, its manifest, and the extension's path."""
+    """A loaded library: cffi's ``ffi`` and ``lib``, its manifest, its path, and its kind: cpu, cuda or cuda-host."""
 
     name: str
     ffi: Any
     lib: Any
     manifest: Mapping[str, Any]
     path: Path
+    kind: str = "cpu"
 
 
 def load(package_file: str, name: str, source_digest: str) -> Library:
-    """Check and load the extension of a generated package.
+    """Check and load the extension of a generated package; or, where it has none, its CUDA library.
 
     package_file: the package's ``__file__``. name: of the problem. source_digest: of the C text, as
     `mpcgen.codegen.rendered.source_digest` computed it when the package was rendered.
@@ -45,10 +48,23 @@ def load(package_file: str, name: str, source_digest: str) -> Library:
     of mpcgen, Python or CPU.
     """
     folder = Path(package_file).resolve().parent
-    remedy = f"run `mpcgen build <the spec file of {name}> -o {folder.parent}`"
-    manifest = _read_manifest(folder, name, remedy)
+    kind = next(iter(kinds_in(folder)), "cpu")
+    return load_kind(folder, name, source_digest, kind)
+
+
+def kinds_in(folder: Path) -> tuple[str, ...]:
+    """The kinds of library that a package's folder holds."""
+    return tuple(kind for kind, file in MANIFEST_FILES.items() if (folder / file).is_file())
+
+
+def load_kind(folder: Path, name: str, source_digest: str, kind: str) -> Library:
+    """Check and load a package's library of this kind; raises StaleBuildError as `load` does."""
+    target = "" if kind == "cpu" else f" --target {kind}"
+    remedy = f"run `mpcgen build <the spec file of {name}>{target} -o {folder.parent}`"
+    manifest = _read_manifest(folder, name, kind, remedy)
     _check_origin(folder, name, manifest, remedy)
-    _check_python(folder, name, remedy)
+    if kind == "cpu":
+        _check_python(folder, name, remedy)
     if manifest["source_digest"] != source_digest:
         raise StaleBuildError(
             f"{folder} is stale: its extension was compiled from other C text than its "
@@ -56,7 +72,16 @@ def load(package_file: str, name: str, source_digest: str) -> Library:
         )
     _check_files(folder, manifest["files"], remedy)
     _check_cpu(folder, manifest, remedy)
-    return _load_extension(folder, name, manifest, remedy)
+    path = folder / library_name(name, kind)
+    ffi, lib = _open_extension(path, name, remedy) if kind == "cpu" else _open_cuda(path, name, kind, remedy)
+    compiled = ffi.string(lib.mpcgen_build_digest()).decode()
+    if compiled != manifest["digest"]:
+        # Python keeps an extension for the life of the process, whatever happens to its file.
+        raise StaleBuildError(
+            f"{path} was rebuilt after this process had loaded it (build {compiled[:12]} is loaded, "
+            f"{manifest['digest'][:12]} is on disk); restart Python"
+        )
+    return Library(name, ffi, lib, manifest, path, kind)
 
 
 def file_sha256(path: Path) -> str:
@@ -70,14 +95,23 @@ def extension_name(name: str) -> str:
     return f"_{name}{EXT_SUFFIX}"
 
 
-def _read_manifest(folder: Path, name: str, remedy: str) -> dict[str, Any]:
-    path = folder / MANIFEST_FILE
+def library_name(name: str, kind: str) -> str:
+    """File name of a problem's library of this kind."""
+    return extension_name(name) if kind == "cpu" else f"_{name}_{kind.replace('-', '_')}.so"
+
+
+def interface_name(name: str, kind: str) -> str:
+    """File name of the module by which cffi opens a CUDA library."""
+    return f"_{name}_{kind.replace('-', '_')}_interface.py"
+
+
+def _read_manifest(folder: Path, name: str, kind: str, remedy: str) -> dict[str, Any]:
+    path = folder / MANIFEST_FILES[kind]
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StaleBuildError(
-            f"{name} is not built yet: {folder} holds its text, but no {MANIFEST_FILE}, "
-            f"so no extension; {remedy}"
+            f"{name} is not built yet: {folder} holds its text, but no {path.name}, so no extension; {remedy}"
         ) from None
     expected = ("problem", "abi", "mpcgen", "digest", "source_digest", "target", "cpu_features", "files")
     try:
@@ -141,8 +175,7 @@ def _check_cpu(folder: Path, manifest: Mapping[str, Any], remedy: str) -> None:
         )
 
 
-def _load_extension(folder: Path, name: str, manifest: Mapping[str, Any], remedy: str) -> Library:
-    path = folder / extension_name(name)
+def _open_extension(path: Path, name: str, remedy: str) -> tuple[Any, Any]:
     module_name = f"_{name}"
     loader = ExtensionFileLoader(module_name, str(path))
     spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
@@ -153,11 +186,12 @@ def _load_extension(folder: Path, name: str, manifest: Mapping[str, Any], remedy
         loader.exec_module(module)
     except ImportError as error:
         raise StaleBuildError(f"{path} does not load on this machine: {error}; {remedy}") from error
-    compiled = module.ffi.string(module.lib.mpcgen_build_digest()).decode()
-    if compiled != manifest["digest"]:
-        # Python keeps an extension for the life of the process, whatever happens to its file.
-        raise StaleBuildError(
-            f"{path} was rebuilt after this process had loaded it (build {compiled[:12]} is loaded, "
-            f"{manifest['digest'][:12]} is on disk); restart Python"
-        )
-    return Library(name=name, ffi=module.ffi, lib=module.lib, manifest=manifest, path=path)
+    return module.ffi, module.lib
+
+
+def _open_cuda(path: Path, name: str, kind: str, remedy: str) -> tuple[Any, Any]:
+    interface = runpy.run_path(str(path.parent / interface_name(name, kind)))
+    try:
+        return interface["ffi"], interface["ffi"].dlopen(str(path))
+    except OSError as error:
+        raise StaleBuildError(f"{path} does not load on this machine: {error}; {remedy}") from error

@@ -15,7 +15,7 @@ typedef struct {
   real g_initial[NX];
 } gradient_state;
 
-FUNCTION size_t gradient_reals(int horizon) {
+COUNT size_t gradient_reals(int horizon) {
   return sensitivity_reals(horizon) + 2 * (NTHETA + (size_t)(horizon + 1) * NTHETA_STAGE);
 }
 

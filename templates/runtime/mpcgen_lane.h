@@ -4,7 +4,8 @@
  * written once over `real` and `mask` and never branch on a single lane: comparisons give masks (all bits set
  * where true) and `lane_select` chooses. This file is the only one that knows of instruction sets.
  *
- * The build defines MPCGEN_PRECISION (64 or 32) and MPCGEN_BATCH (1: as many lanes as a register holds, 0: one).
+ * The build defines MPCGEN_PRECISION (64 or 32) and MPCGEN_BATCH (1: as many lanes as a register holds, 0: one), or
+ * MPCGEN_CUDA: then LANES is 1, a lane is a thread of a CUDA device, and mpcgen_interleaved.h has what differs.
  */
 #ifndef MPCGEN_LANE_H
 #define MPCGEN_LANE_H
@@ -35,7 +36,9 @@ typedef int32_t scalar_bits;
 #define REGISTER_BYTES 16
 #endif
 
-#if MPCGEN_BATCH && defined(__GNUC__)
+#if MPCGEN_CUDA
+#include "mpcgen_interleaved.h"
+#elif MPCGEN_BATCH && defined(__GNUC__)
 #define LANES (REGISTER_BYTES / LANE_BYTES)
 typedef scalar real __attribute__((vector_size(REGISTER_BYTES)));
 typedef scalar_bits mask __attribute__((vector_size(REGISTER_BYTES)));
@@ -46,7 +49,11 @@ typedef scalar_bits mask;
 #endif
 
 /* The exported name of this variant of an entry point. */
-#if MPCGEN_PRECISION == 64 && MPCGEN_BATCH
+#if MPCGEN_CUDA && MPCGEN_PRECISION == 64
+#define MPCGEN_ENTRY(name) name##_f64_cuda
+#elif MPCGEN_CUDA
+#define MPCGEN_ENTRY(name) name##_f32_cuda
+#elif MPCGEN_PRECISION == 64 && MPCGEN_BATCH
 #define MPCGEN_ENTRY(name) name##_f64_batch
 #elif MPCGEN_PRECISION == 64
 #define MPCGEN_ENTRY(name) name##_f64_single
@@ -70,13 +77,18 @@ typedef scalar_bits mask;
 #define ALL(value) R(value)
 #endif
 
+#if !MPCGEN_CUDA
+
 /* A workspace is an array of `real`; functions take parts of it, and local arrays, as in_reals and out_reals. Where a
  * device interleaves the workspaces of neighbouring problems, these are other types than pointers. */
 typedef real *reals;
+#define stored_reals const real *
 #define in_reals const real *
 #define out_reals real *
 #define INLINE static inline
 #define FUNCTION static
+#define COUNT static /* how much memory something needs: asked on a device and by its host */
+#define TABLE static const
 
 /* Element access: pointers to `real` seen as LANES consecutive scalars (vectors may alias their elements). */
 typedef scalar __attribute__((may_alias)) aliased_scalar;
@@ -88,6 +100,8 @@ INLINE void lane_mark(mask *value, int lane, int on) { ((aliased_bits *)value)[l
 
 INLINE void zero_reals(reals at, size_t count) { memset((void *)at, 0, count * sizeof(real)); }
 INLINE void copy_reals(real *to, const real *from, size_t count) { memcpy(to, from, count * sizeof(real)); }
+
+#endif
 
 #if LANES > 1
 

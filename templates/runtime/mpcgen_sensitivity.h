@@ -45,7 +45,7 @@ typedef struct {
   const int64_t *parameter_strides;
 } solution_batch;
 
-FUNCTION size_t sensitivity_reals(int horizon) {
+COUNT size_t sensitivity_reals(int horizon) {
   const size_t n = (size_t)horizon;
   return NTHETA + (n + 1) * (NTHETA_STAGE + 4 * NX + NXX) + n * (NX + NU * NX + 7 * NU);
 }

@@ -43,7 +43,7 @@ typedef struct {
   lane_state lanes[LANES];
 } solver_state;
 
-FUNCTION size_t solver_reals(int horizon) {
+COUNT size_t solver_reals(int horizon) {
   const size_t n = (size_t)horizon;
   return NTHETA + (n + 1) * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
 }

@@ -14,7 +14,7 @@ typedef struct {
   reals d_states, d_controls;
 } tangent_state;
 
-FUNCTION size_t tangent_reals(int horizon) {
+COUNT size_t tangent_reals(int horizon) {
   const size_t n = (size_t)horizon;
   return sensitivity_reals(horizon) + NTHETA + (n + 1) * (NTHETA_STAGE + NX) + n * NU;
 }
@@ -38,7 +38,7 @@ FUNCTION void load_change(tangent_state *f, const tangent_arguments *a, int k, i
   load_array(f->initial, k, a->tangent_initial_state, problem, NX);
   for (int p = 0; p < NPARAMETERS; p++) {
     const parameter_layout *layout = &PARAMETERS[p];
-    const scalar *from = a->tangent_parameters[p];
+    const scalar *from = (const scalar *)a->tangent_parameters[p];
     if (from) from += problem * a->tangent_strides[p];
     for (int t = 0; t < parameter_stages(layout, s->horizon); t++) {
       const reals to = parameter_row(layout, f->change.theta, f->change.theta_stage, t);

@@ -1,0 +1,45 @@
+"""Running compilers: several commands at a time, and their words in an error."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mpcgen.build.toolchain import run_compiler
+from mpcgen.errors import BuildError
+
+_MOST_LINES_SHOWN = 60
+
+
+def run_all(commands: Sequence[list[str]], directory: Path) -> list[str]:
+    """Run compiler commands on all cores; returns what each said on stderr, in the order of the commands."""
+    with ThreadPoolExecutor(max_workers=_cores()) as pool:
+        jobs = [pool.submit(run_one, command, directory) for command in commands]
+        try:
+            return [job.result() for job in jobs]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_one(command: list[str], directory: Path) -> str:
+    """Run a compiler's command; returns what it said on stderr. Raises BuildError with the command and its words."""
+    process = run_compiler(command, directory)
+    if process.returncode == 0:
+        return process.stderr
+    words = (process.stderr or process.stdout).strip() or "(it said nothing)"
+    lines = words.splitlines()
+    shown = "\n".join(lines[:_MOST_LINES_SHOWN])
+    if len(lines) > _MOST_LINES_SHOWN:
+        shown += f"\n... {len(lines) - _MOST_LINES_SHOWN} more lines"
+    raise BuildError(
+        f"the C compiler ended with exit code {process.returncode}.\n"
+        f"Command:\n  {shlex.join(command)}\nIt said:\n{shown}"
+    )
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,306 @@
+/* The kernels on a CUDA device: a thread per problem, each with its part of a workspace that the caller owns.
+ *
+ * Nothing here allocates or waits: launches go to the caller's stream, and errors of a launch are returned. */
+#ifndef MPCGEN_CUDA_H
+#define MPCGEN_CUDA_H
+
+/* Problems that wait for a thread: `next` lies in device memory. */
+typedef struct {
+  unsigned long long *next;
+  int64_t count;
+} work_queue;
+
+/* The next problem, or -1 when there is none left. */
+INLINE int64_t take(work_queue *queue) {
+  const int64_t piece = (int64_t)atomicAdd(queue->next, 1ull);
+  return piece < queue->count ? piece : -1;
+}
+
+#include "mpcgen_examine.h"
+#include "mpcgen_gradient.h"
+#include "mpcgen_solver.h"
+#include "mpcgen_tangent.h"
+
+enum {
+  BLOCK = 64,              /* threads: small, so that few problems spread over many multiprocessors */
+  MOST_THREADS = 1 << 15,  /* of a differentiation; at 255 registers about what a large GPU holds at once */
+  LEAST_THREADS = 1 << 10, /* however much memory they take */
+  QUEUE_BYTES = 256,       /* a counter, and room for the workspace behind it to be aligned */
+};
+static const int64_t MOST_BYTES = (int64_t)1 << 30; /* of a workspace, beyond LEAST_THREADS */
+
+#ifdef __CUDACC__
+/* How many threads of a kernel the current device holds at once. */
+template <class kernel_type>
+static cudaError_t resident_threads(kernel_type kernel, int block, int64_t *threads) {
+  int device = 0, processors = 0, blocks = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (!error) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  if (!error) error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, block, 0);
+  *threads = (int64_t)processors * blocks * block;
+  return error;
+}
+
+template <class task_type>
+static void launch(void (*kernel)(task_type), int64_t blocks, int block, cudaStream_t stream, const task_type &task) {
+  kernel<<<(unsigned)blocks, (unsigned)block, 0, stream>>>(task);
+}
+#endif
+
+/* Threads for a batch: a function of the batch and of a problem's memory, and for the solver, whose results do not
+ * depend on it, of what the device holds at once. */
+static int64_t threads_for(int64_t batch, size_t reals_each, int64_t most) {
+  int64_t fitting = MOST_BYTES / (int64_t)(reals_each * sizeof(scalar) + 1);
+  if (fitting < LEAST_THREADS) fitting = LEAST_THREADS;
+  if (fitting < most) most = fitting;
+  if (batch < most) most = batch;
+  return (most + BLOCK - 1) / BLOCK * BLOCK;
+}
+
+INLINE int64_t thread_number() { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }
+
+/* A thread's part of the workspace, `count` numbers. */
+INLINE reals thread_workspace(scalar *workspace, size_t count) {
+  const int64_t thread = thread_number();
+  return reals{workspace + (size_t)(thread / WARP) * count * WARP + (size_t)(thread % WARP)};
+}
+
+/* The arrays of an argument struct that the host keeps, by value. */
+template <class pointer_type>
+struct kept {
+  pointer_type at[NPARAMETERS + 1];
+  template <class source_type>
+  explicit kept(const source_type *source) {
+    for (int p = 0; p < NPARAMETERS; p++) at[p] = source[p];
+    at[NPARAMETERS] = {};
+  }
+};
+
+/* ---- solve ---- */
+
+struct solve_task {
+  solve_arguments arguments;
+  kept<const void *> parameters;
+  kept<int64_t> strides;
+  unsigned long long *next;
+  scalar *workspace;
+};
+
+static __global__ void __launch_bounds__(BLOCK) solve_kernel(const __grid_constant__ solve_task task) {
+  solve_arguments arguments = task.arguments;
+  arguments.parameters = task.parameters.at;
+  arguments.parameter_strides = task.strides.at;
+  solve_job job = {&arguments, {task.next, arguments.batch}};
+  solver_state s;
+  memset((void *)&s, 0, sizeof s);
+  lay_out_solver(&s, arguments.horizon, thread_workspace(task.workspace, solver_reals(arguments.horizon)));
+  run_solver(&s, &job);
+}
+
+static cudaError_t solve_threads(const solve_arguments *a, int64_t *threads) {
+  int64_t resident = 0;
+  const cudaError_t error = resident_threads(solve_kernel, BLOCK, &resident);
+  *threads = threads_for(a->batch, solver_reals(a->horizon), resident);
+  return error;
+}
+
+static int64_t solve_workspace(const solve_arguments *a) {
+  int64_t threads = 0;
+  if (solve_threads(a, &threads)) return -1;
+  return QUEUE_BYTES + threads * (int64_t)(solver_reals(a->horizon) * sizeof(scalar));
+}
+
+static int solve_batch(const solve_arguments *a, void *workspace, void *stream) {
+  int64_t threads = 0;
+  cudaError_t error = solve_threads(a, &threads);
+  if (!error) error = cudaMemsetAsync(workspace, 0, QUEUE_BYTES, (cudaStream_t)stream);
+  if (error) return (int)error;
+  const solve_task task = {*a, kept<const void *>(a->parameters), kept<int64_t>(a->parameter_strides),
+                           (unsigned long long *)workspace, (scalar *)((char *)workspace + QUEUE_BYTES)};
+  launch(solve_kernel, threads / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  return (int)cudaGetLastError();
+}
+
+/* ---- reverse mode: thread i differentiates the problems i, i + threads, ... and sums their gradients; the number of
+ * threads depends on nothing but the batch and the horizon, and the sums are added up in order ---- */
+
+struct gradient_task {
+  gradient_arguments arguments;
+  kept<const void *> parameters;
+  kept<int64_t> strides;
+  kept<void *> gradients;
+  scalar *workspace;
+};
+
+static __global__ void __launch_bounds__(BLOCK) gradient_kernel(const __grid_constant__ gradient_task task) {
+  gradient_arguments a = task.arguments;
+  a.parameters = task.parameters.at;
+  a.parameter_strides = task.strides.at;
+  a.gradient_parameters = task.gradients.at;
+  gradient_state g;
+  memset((void *)&g, 0, sizeof g);
+  lay_out_gradient(&g, a.horizon, thread_workspace(task.workspace, gradient_reals(a.horizon)));
+  g.base.smoothing = (scalar)a.smoothing;
+  clear_sums(&g);
+  const int64_t step = (int64_t)gridDim.x * blockDim.x;
+  for (int64_t problem = thread_number(); problem < a.batch; problem += step) gradient_vector(&g, &a, problem, a.batch);
+}
+
+/* Groups of WARP sums of `count` numbers each. Sum k of a group is `apart` numbers after sum k-1, number i of a sum
+ * `dense` numbers after number i-1. */
+struct sum_task {
+  const scalar *from;
+  scalar *to; /* (groups, count) */
+  int64_t groups, sums, count;
+  int64_t group_stride, apart, dense;
+};
+
+static __global__ void __launch_bounds__(BLOCK) sum_kernel(const __grid_constant__ sum_task task) {
+  const int64_t thread = thread_number(), group = thread / task.count, i = thread % task.count;
+  if (group >= task.groups) return;
+  const scalar *from = task.from + group * task.group_stride + i * task.dense;
+  scalar sum = 0;
+  for (int64_t k = 0; k < WARP && group * WARP + k < task.sums; k++) sum += from[k * task.apart];
+  task.to[thread] = sum;
+}
+
+struct scatter_task {
+  const scalar *sums;
+  int horizon;
+  kept<int64_t> strides;
+  kept<void *> gradients;
+};
+
+/* Writes the sums where the gradients of shared parameters belong; one thread per parameter. */
+static __global__ void __launch_bounds__(BLOCK) scatter_kernel(const __grid_constant__ scatter_task task) {
+  const int64_t p = thread_number();
+  if (p >= NPARAMETERS || task.strides.at[p] != 0) return;
+  const parameter_layout *layout = &PARAMETERS[p];
+  scalar *to = (scalar *)task.gradients.at[p];
+  for (int t = 0; t < parameter_stages(layout, task.horizon); t++) {
+    const scalar *from = task.sums + (layout->per_stage ? NTHETA + (int64_t)t * NTHETA_STAGE : 0) + layout->offset;
+    for (int i = 0; i < layout->size; i++) *to++ = from[i];
+  }
+}
+
+COUNT int64_t shared_numbers(int horizon) { return NTHETA + (int64_t)(horizon + 1) * NTHETA_STAGE; }
+
+static int64_t gradient_threads(const gradient_arguments *a) {
+  return threads_for(a->batch, gradient_reals(a->horizon), MOST_THREADS);
+}
+
+static int64_t gradient_workspace(const gradient_arguments *a) {
+  const int64_t threads = gradient_threads(a), groups = threads / WARP;
+  const int64_t each = (int64_t)gradient_reals(a->horizon), count = shared_numbers(a->horizon);
+  return (threads * each + (groups + (groups + WARP - 1) / WARP) * count) * (int64_t)sizeof(scalar);
+}
+
+/* Adds up the threads' sums, WARP at a time, and writes the gradients of shared parameters. */
+static void sum_over_batch(const gradient_arguments *a, scalar *workspace, cudaStream_t stream) {
+  const int64_t threads = gradient_threads(a), each = (int64_t)gradient_reals(a->horizon);
+  const int64_t count = shared_numbers(a->horizon);
+  scalar *to = workspace + threads * each, *other = to + threads / WARP * count;
+  sum_task task = {workspace + (each - count) * WARP, to, threads / WARP, threads, count, each * WARP, 1, WARP};
+  while (1) {
+    launch(sum_kernel, (task.groups * count + BLOCK - 1) / BLOCK, BLOCK, stream, task);
+    if (task.groups == 1) break;
+    const int64_t sums = task.groups;
+    task = {to, other, (sums + WARP - 1) / WARP, sums, count, WARP * count, count, 1};
+    scalar *const swap = to;
+    to = other;
+    other = swap;
+  }
+  const scatter_task last = {to, a->horizon, kept<int64_t>(a->parameter_strides), kept<void *>(a->gradient_parameters)};
+  launch(scatter_kernel, (NPARAMETERS + BLOCK - 1) / BLOCK, BLOCK, stream, last);
+}
+
+static int differentiate_batch(const gradient_arguments *a, void *workspace, void *stream) {
+  const gradient_task task = {*a, kept<const void *>(a->parameters), kept<int64_t>(a->parameter_strides),
+                              kept<void *>(a->gradient_parameters), (scalar *)workspace};
+  launch(gradient_kernel, gradient_threads(a) / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  int shared = 0;
+  for (int p = 0; p < NPARAMETERS; p++) shared |= a->parameter_strides[p] == 0;
+  if (shared) sum_over_batch(a, (scalar *)workspace, (cudaStream_t)stream);
+  return (int)cudaGetLastError();
+}
+
+/* ---- forward mode ---- */
+
+struct tangent_task {
+  tangent_arguments arguments;
+  kept<const void *> parameters, changes;
+  kept<int64_t> strides, change_strides;
+  scalar *workspace;
+};
+
+static __global__ void __launch_bounds__(BLOCK) tangent_kernel(const __grid_constant__ tangent_task task) {
+  tangent_arguments a = task.arguments;
+  a.parameters = task.parameters.at;
+  a.parameter_strides = task.strides.at;
+  a.tangent_parameters = task.changes.at;
+  a.tangent_strides = task.change_strides.at;
+  tangent_state f;
+  memset((void *)&f, 0, sizeof f);
+  lay_out_tangent(&f, a.horizon, thread_workspace(task.workspace, tangent_reals(a.horizon)));
+  f.base.smoothing = (scalar)a.smoothing;
+  const int64_t step = (int64_t)gridDim.x * blockDim.x;
+  for (int64_t problem = thread_number(); problem < a.batch; problem += step) tangent_vector(&f, &a, problem);
+}
+
+static int64_t tangent_threads(const tangent_arguments *a) {
+  return threads_for(a->batch, tangent_reals(a->horizon), MOST_THREADS);
+}
+
+static int64_t tangent_workspace(const tangent_arguments *a) {
+  return tangent_threads(a) * (int64_t)(tangent_reals(a->horizon) * sizeof(scalar));
+}
+
+static int tangent_batch(const tangent_arguments *a, void *workspace, void *stream) {
+  const tangent_task task = {*a, kept<const void *>(a->parameters), kept<const void *>(a->tangent_parameters),
+                             kept<int64_t>(a->parameter_strides), kept<int64_t>(a->tangent_strides),
+                             (scalar *)workspace};
+  launch(tangent_kernel, tangent_threads(a) / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  return (int)cudaGetLastError();
+}
+
+/* ---- examination ---- */
+
+struct examine_task {
+  examine_arguments arguments;
+  kept<const void *> parameters;
+  kept<int64_t> strides;
+  scalar *workspace;
+};
+
+static __global__ void __launch_bounds__(BLOCK) examine_kernel(const __grid_constant__ examine_task task) {
+  examine_arguments a = task.arguments;
+  a.parameters = task.parameters.at;
+  a.parameter_strides = task.strides.at;
+  sensitivity_state s;
+  memset((void *)&s, 0, sizeof s);
+  lay_out_sensitivity(&s, a.horizon, thread_workspace(task.workspace, sensitivity_reals(a.horizon)));
+  const int64_t step = (int64_t)gridDim.x * blockDim.x;
+  for (int64_t problem = thread_number(); problem < a.batch; problem += step) examine_vector(&s, &a, problem);
+}
+
+static int64_t examine_threads(const examine_arguments *a) {
+  return threads_for(a->batch, sensitivity_reals(a->horizon), MOST_THREADS);
+}
+
+static int64_t examine_workspace(const examine_arguments *a) {
+  return examine_threads(a) * (int64_t)(sensitivity_reals(a->horizon) * sizeof(scalar));
+}
+
+static int examine_batch(const examine_arguments *a, void *workspace, void *stream) {
+  const examine_task task = {*a, kept<const void *>(a->parameters), kept<int64_t>(a->parameter_strides),
+                             (scalar *)workspace};
+  launch(examine_kernel, examine_threads(a) / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  return (int)cudaGetLastError();
+}
+
+#if MPCGEN_PRECISION == 64
+const char *mpcgen_cuda_message(int error) { return cudaGetErrorString((cudaError_t)error); }
+const char *mpcgen_build_digest(void) { return MPCGEN_DIGEST; }
+#endif
+
+#endif
