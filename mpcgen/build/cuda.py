@@ -31,10 +31,10 @@ DEFAULT_ARCHITECTURES = ("sm_80+PTX",)
 PRECISIONS = (64, 32)
 HOST_COMPILERS = ("g++", "clang++", "c++")
 # Not --use_fast_math: it would round sin, division and square root otherwise than the CPU does.
-BASE_FLAGS = ("-std=c++20", "-O3", "-DMPCGEN_CUDA=1")
-NVCC_FLAGS = ("-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v")
+BASE_FLAGS = ("-std=c++20", "-DMPCGEN_CUDA=1")
+NVCC_FLAGS = ("-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v")
 NVCC_LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "--exclude-libs,ALL")
-HOST_FLAGS = ("-x", "c++", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+HOST_FLAGS = ("-O1", "-x", "c++", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 
 _ARCHITECTURE = re.compile(r"sm_(\d{2,3}[af]?)(\+PTX)?")
 
@@ -224,7 +224,7 @@ def _write_interface(rendered: Rendered, directory: Path, kind: str) -> None:
     except (cffi.FFIError, cffi.CDefError) as error:
         raise BuildError(f"cffi cannot read the declarations of {rendered.name}.h: {error}") from error
     file = interface_name(rendered.name, kind)
-    builder.set_source(Path(file).stem, None)
+    builder.set_source(Path(file).stem, None, compiler_verbose=0)
     builder.emit_python_code(str(directory / file))
 
 
