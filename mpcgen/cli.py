@@ -76,8 +76,13 @@ def build(spec: Path, output: Path, march: str | None, target: str, arch: str | 
 @main.command()
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("--stage", metavar="NAME", help="Print this stage of the pipeline only.")
-def inspect(spec: Path, stage: str | None) -> None:
+@click.option("--cuda", is_flag=True, help="Compile for CUDA; print each kernel's registers and spills.")
+@click.option("--arch", metavar="NAMES", help="CUDA architectures, as for build.")
+def inspect(spec: Path, stage: str | None, cuda: bool, arch: str | None) -> None:
     """Print every stage from the specification file SPEC to the rendered C."""
+    if cuda:
+        _print_resources(spec, arch)
+        return
     from mpcgen.codegen import inspect as inspect_spec
     from mpcgen.problem.loading import load_problem
 
@@ -132,10 +137,18 @@ def bench(**options: Any) -> None:
     main_bench(**options)
 
 
+def _print_resources(spec: Path, arch: str | None) -> None:
+    from mpcgen.build.driver import cuda_resources
+    from mpcgen.problem.loading import load_problem
+
+    for row in cuda_resources(load_problem(spec), arch.split(",") if arch else None):
+        click.echo("{:<28} {}".format(*_resources_row(row)))
+
+
 def _resources_row(row: "Mapping[str, int | str]") -> tuple[str, str]:
-    label = f"{row['kernel']} (f{row['precision']}, {row['architecture']})"
-    spills = f"{row['spill_stores']} and {row['spill_loads']} bytes stored and loaded by spills"
-    return label, f"{row['registers']} registers, {row['stack']} bytes of stack, {spills}"
+    label = f"{row['kernel']} f{row['precision']} {row['architecture']}"
+    spills = f"spills {row['spill_stores']} + {row['spill_loads']}"
+    return label, f"{row['registers']} registers; bytes: stack {row['stack']}, {spills}"
 
 
 def _print_result(result: "BuildResult") -> None:

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "bb1d5a97378f15d8593c0fc5554bb3900f0a7a4d9aa91d8584cb40471af6be2e"),
+    library=load(__file__, "car", "77423af9f33a0956f4161a2c869d6904a7382f444527a78c1625fb0ef13ff9a9"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "738194da559da64f8abd413093daefb27b148fae559e38ac9c2b42f2f37a5cd3"),
+    library=load(__file__, "cartpole", "447d89347a008bbda0f06c1efda65ce2b03fe26e5c3df3e10f9ea2fbc9a5db6d"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -45,7 +45,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "chain", "0506c0da8cbad3602af373b8bed757452824dc5f03a1a9037f5e68b238e3fed7"),
+    library=load(__file__, "chain", "98c6d74e95d13b58fbd03b4d254ff4078a3b880ce8986ebb84c0fe3868e36d90"),
     horizon=40,
     states=('x_1', 'y_1', 'z_1', 'x_2', 'y_2', 'z_2', 'x_3', 'y_3', 'z_3', 'x_end', 'y_end', 'z_end', 'vx_1', 'vy_1', 'vz_1', 'vx_2', 'vy_2', 'vz_2', 'vx_3', 'vy_3', 'vz_3'),
     controls=('ux', 'uy', 'uz'),

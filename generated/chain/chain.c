@@ -7,8 +7,9 @@
  *   default horizon 40 (any horizon is taken at run time)
  *
  * The file holds what depends on the problem: its functions and their derivatives, straight-line over the lane
- * type `real`. The algorithms that read them are in mpcgen_solver.h, mpcgen_gradient.h and mpcgen_tangent.h. The build compiles
- * it once per precision and once each for batches (a vector of problems at a time) and for single problems.
+ * type `real`. The algorithms that read them are in mpcgen_solver.h, mpcgen_gradient.h and mpcgen_tangent.h. The build
+ * compiles it once per precision and once each for batches (a vector of problems at a time) and for single problems;
+ * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
  *   stage_dynamics                       774
@@ -41,7 +42,7 @@
 
 /* ---- parameters: size, offset, per stage?, has a value for stage N?, may be infinite? ---- */
 
-static const parameter_layout PARAMETERS[NPARAMETERS + 1] = {
+TABLE parameter_layout PARAMETERS[NPARAMETERS + 1] = {
     {1, 0, 0, 0, 0}, /* gravity */
     {1, 1, 0, 0, 0}, /* mass */
     {1, 2, 0, 0, 0}, /* stiffness */
@@ -57,8 +58,8 @@ static const parameter_layout PARAMETERS[NPARAMETERS + 1] = {
 /* ---- the problem's functions ---- */
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
-INLINE void stage_dynamics(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
-    in_reals restrict theta_t, out_reals restrict next_state, out_reals restrict cost) {
+INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
+    stored_reals restrict theta_t, reals restrict next_state, real *restrict cost) {
   (void)theta_t;
   const real x_1 = state[0];
   const real y_1 = state[1];
@@ -337,8 +338,8 @@ INLINE void stage_dynamics(in_reals restrict state, in_reals restrict control, i
 }
 
 /* Cost of the last state. */
-INLINE void terminal_cost(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
-    out_reals restrict cost) {
+INLINE void terminal_cost(stored_reals restrict state, stored_reals restrict theta, stored_reals restrict theta_t,
+    real *restrict cost) {
   (void)theta_t;
   const real x_end = state[9];
   const real y_end = state[10];
@@ -367,7 +368,7 @@ INLINE void terminal_cost(in_reals restrict state, in_reals restrict theta, in_r
 }
 
 /* Bounds of the controls. */
-INLINE void stage_bounds(in_reals restrict theta, in_reals restrict theta_t, out_reals restrict lower,
+INLINE void stage_bounds(stored_reals restrict theta, stored_reals restrict theta_t, out_reals restrict lower,
     out_reals restrict upper) {
   (void)theta;
   (void)theta_t;
@@ -380,8 +381,8 @@ INLINE void stage_bounds(in_reals restrict theta, in_reals restrict theta_t, out
 }
 
 /* Value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost. */
-INLINE void terminal_expand(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
-    out_reals restrict hessian, out_reals restrict costate) {
+INLINE void terminal_expand(stored_reals restrict state, stored_reals restrict theta, stored_reals restrict theta_t,
+    real *restrict hessian, real *restrict costate) {
   (void)theta_t;
   const real x_end = state[9];
   const real y_end = state[10];
@@ -657,9 +658,9 @@ INLINE void terminal_expand(in_reals restrict state, in_reals restrict theta, in
 }
 
 /* Matrices F = df/d(x, u), H = Hessian of the cost (lower triangle), and gradients of the Lagrangian. */
-FUNCTION void stage_derivatives_gauss_newton(in_reals restrict state, in_reals restrict control,
-    in_reals restrict theta, in_reals restrict theta_t, const value_model *restrict value, out_reals restrict F,
-    out_reals restrict H, stage_model *restrict q) {
+FUNCTION void stage_derivatives_gauss_newton(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, const value_model *restrict value, real *restrict F,
+    real *restrict H, stage_model *restrict q) {
   (void)theta_t;
   const real x_1 = state[0];
   const real y_1 = state[1];
@@ -4212,8 +4213,9 @@ FUNCTION void stage_derivatives_gauss_newton(in_reals restrict state, in_reals r
 }
 
 /* The same as a quadratic model: the products with V by loops. */
-FUNCTION void stage_expand_gauss_newton(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
-    in_reals restrict theta_t, const value_model *restrict value, stage_model *restrict q) {
+FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, const value_model *restrict value,
+    stage_model *restrict q) {
   real F[NX * NTAU], H[TRIANGLE(NTAU, 0)];
   stage_derivatives_gauss_newton(state, control, theta, theta_t, value, F, H, q);
   riccati_products(F, H, value, q);
@@ -4221,9 +4223,9 @@ FUNCTION void stage_expand_gauss_newton(in_reals restrict state, in_reals restri
 
 /* Matrices F = df/d(x, u), H = Hessian of the cost plus curvature'f (lower triangle), and gradients of the
  * Lagrangian. */
-FUNCTION void stage_derivatives_exact(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
-    in_reals restrict theta_t, in_reals restrict curvature, const value_model *restrict value, out_reals restrict F,
-    out_reals restrict H, stage_model *restrict q) {
+FUNCTION void stage_derivatives_exact(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict curvature,
+    const value_model *restrict value, real *restrict F, real *restrict H, stage_model *restrict q) {
   (void)theta_t;
   const real x_1 = state[0];
   const real y_1 = state[1];
@@ -12045,17 +12047,18 @@ FUNCTION void stage_derivatives_exact(in_reals restrict state, in_reals restrict
 }
 
 /* The same as a quadratic model: the products with V by loops. */
-FUNCTION void stage_expand_exact(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
-    in_reals restrict theta_t, in_reals restrict curvature, const value_model *restrict value,
-    stage_model *restrict q) {
+FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict curvature,
+    const value_model *restrict value, stage_model *restrict q) {
   real F[NX * NTAU], H[TRIANGLE(NTAU, 0)];
   stage_derivatives_exact(state, control, theta, theta_t, curvature, value, F, H, q);
   riccati_products(F, H, value, q);
 }
 
 /* Directional derivative of the dynamics, F d. */
-INLINE void stage_tangent(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
-    in_reals restrict theta_t, in_reals restrict d_state, in_reals restrict d_control, out_reals restrict d_next) {
+INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
+    stored_reals restrict theta_t, in_reals restrict d_state, in_reals restrict d_control,
+    out_reals restrict d_next) {
   (void)theta_t;
   const real x_1 = state[0];
   const real y_1 = state[1];
@@ -12510,10 +12513,10 @@ INLINE void stage_tangent(in_reals restrict state, in_reals restrict control, in
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f) + d_lambda'f + loss_cost (cost + lambda'f). */
-FUNCTION void stage_gradient(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
-    in_reals restrict theta_t, in_reals restrict costate, in_reals restrict d_state, in_reals restrict d_control,
-    in_reals restrict d_costate, in_reals restrict loss_cost, out_reals restrict g_theta,
-    out_reals restrict g_theta_t, out_reals restrict g_control) {
+FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, stored_reals restrict costate,
+    const real *restrict d_state, const real *restrict d_control, const real *restrict d_costate,
+    const real *restrict loss_cost, reals restrict g_theta, reals restrict g_theta_t, real *restrict g_control) {
   (void)theta_t;
   (void)g_theta_t;
   const real lambda_vz_3 = costate[20];
@@ -13789,9 +13792,9 @@ FUNCTION void stage_gradient(in_reals restrict state, in_reals restrict control,
 }
 
 /* Gradient with respect to theta of d'grad(terminal cost) + loss_cost terminal cost. */
-INLINE void terminal_gradient(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
-    in_reals restrict d_state, in_reals restrict loss_cost, out_reals restrict g_theta,
-    out_reals restrict g_theta_t) {
+INLINE void terminal_gradient(stored_reals restrict state, stored_reals restrict theta,
+    stored_reals restrict theta_t, const real *restrict d_state, const real *restrict loss_cost,
+    reals restrict g_theta, reals restrict g_theta_t) {
   (void)theta_t;
   (void)g_theta_t;
   const real x_end = state[9];
@@ -13846,8 +13849,8 @@ INLINE void terminal_gradient(in_reals restrict state, in_reals restrict theta, 
 }
 
 /* Gradient with respect to theta of g_lower'lower + g_upper'upper. */
-INLINE void bounds_gradient(in_reals restrict theta, in_reals restrict theta_t, in_reals restrict g_lower,
-    in_reals restrict g_upper, out_reals restrict g_theta, out_reals restrict g_theta_t) {
+INLINE void bounds_gradient(stored_reals restrict theta, stored_reals restrict theta_t,
+    const real *restrict g_lower, const real *restrict g_upper, reals restrict g_theta, reals restrict g_theta_t) {
   (void)theta;
   (void)theta_t;
   (void)g_lower;
@@ -13857,9 +13860,10 @@ INLINE void bounds_gradient(in_reals restrict theta, in_reals restrict theta_t, 
 }
 
 /* Change along d_theta of grad(cost + lambda'f), of f, and of cost + lambda'f itself. */
-FUNCTION void stage_forward(in_reals restrict state, in_reals restrict control, in_reals restrict theta,
-    in_reals restrict theta_t, in_reals restrict costate, in_reals restrict d_theta, in_reals restrict d_theta_t,
-    out_reals restrict r_state, out_reals restrict r_control, out_reals restrict affine, out_reals restrict d_cost) {
+FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
+    stored_reals restrict theta_t, const real *restrict costate, stored_reals restrict d_theta,
+    stored_reals restrict d_theta_t, reals restrict r_state, reals restrict r_control, reals restrict affine,
+    real *restrict d_cost) {
   (void)theta_t;
   (void)d_theta_t;
   const real x_1 = state[0];
@@ -18540,8 +18544,9 @@ FUNCTION void stage_forward(in_reals restrict state, in_reals restrict control, 
 }
 
 /* Change along d_theta of the terminal cost's gradient and of the terminal cost. */
-INLINE void terminal_forward(in_reals restrict state, in_reals restrict theta, in_reals restrict theta_t,
-    in_reals restrict d_theta, in_reals restrict d_theta_t, out_reals restrict r_state, out_reals restrict d_cost) {
+INLINE void terminal_forward(stored_reals restrict state, stored_reals restrict theta,
+    stored_reals restrict theta_t, stored_reals restrict d_theta, stored_reals restrict d_theta_t,
+    reals restrict r_state, real *restrict d_cost) {
   (void)theta_t;
   (void)d_theta_t;
   const real x_end = state[9];
@@ -18603,8 +18608,8 @@ INLINE void terminal_forward(in_reals restrict state, in_reals restrict theta, i
 }
 
 /* Change of the bounds along d_theta. */
-INLINE void bounds_forward(in_reals restrict theta, in_reals restrict theta_t, in_reals restrict d_theta,
-    in_reals restrict d_theta_t, out_reals restrict d_lower, out_reals restrict d_upper) {
+INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict theta_t,
+    stored_reals restrict d_theta, stored_reals restrict d_theta_t, real *restrict d_lower, real *restrict d_upper) {
   (void)theta;
   (void)theta_t;
   (void)d_theta;
@@ -18624,14 +18629,60 @@ typedef chain_gradient_arguments gradient_arguments;
 typedef chain_tangent_arguments tangent_arguments;
 typedef chain_examine_arguments examine_arguments;
 
+#if MPCGEN_CUDA
+#include "mpcgen_cuda.h"
+
+int64_t MPCGEN_ENTRY(chain_solve_workspace)(
+    const chain_solve_arguments *arguments) {
+  return solve_workspace(arguments);
+}
+int MPCGEN_ENTRY(chain_solve)(const chain_solve_arguments *arguments, void *workspace,
+    void *stream) {
+  return solve_batch(arguments, workspace, stream);
+}
+
+int64_t MPCGEN_ENTRY(chain_differentiate_workspace)(
+    const chain_gradient_arguments *arguments) {
+  return gradient_workspace(arguments);
+}
+int MPCGEN_ENTRY(chain_differentiate)(const chain_gradient_arguments *arguments, void *workspace,
+    void *stream) {
+  return differentiate_batch(arguments, workspace, stream);
+}
+
+int64_t MPCGEN_ENTRY(chain_tangent_workspace)(
+    const chain_tangent_arguments *arguments) {
+  return tangent_workspace(arguments);
+}
+int MPCGEN_ENTRY(chain_tangent)(const chain_tangent_arguments *arguments, void *workspace,
+    void *stream) {
+  return tangent_batch(arguments, workspace, stream);
+}
+
+int64_t MPCGEN_ENTRY(chain_examine_workspace)(
+    const chain_examine_arguments *arguments) {
+  return examine_workspace(arguments);
+}
+int MPCGEN_ENTRY(chain_examine)(const chain_examine_arguments *arguments, void *workspace,
+    void *stream) {
+  return examine_batch(arguments, workspace, stream);
+}
+#else
 #include "mpcgen_host.h"
 
-int MPCGEN_ENTRY(chain_solve)(const chain_solve_arguments *arguments) { return solve_batch(arguments); }
+int MPCGEN_ENTRY(chain_solve)(const chain_solve_arguments *arguments) {
+  return solve_batch(arguments);
+}
 
 int MPCGEN_ENTRY(chain_differentiate)(const chain_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
 
-int MPCGEN_ENTRY(chain_tangent)(const chain_tangent_arguments *arguments) { return tangent_batch(arguments); }
+int MPCGEN_ENTRY(chain_tangent)(const chain_tangent_arguments *arguments) {
+  return tangent_batch(arguments);
+}
 
-int MPCGEN_ENTRY(chain_examine)(const chain_examine_arguments *arguments) { return examine_batch(arguments); }
+int MPCGEN_ENTRY(chain_examine)(const chain_examine_arguments *arguments) {
+  return examine_batch(arguments);
+}
+#endif

@@ -50,6 +50,9 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 #pragma GCC visibility push(default)
 /* cffi: begin */
 typedef struct {
@@ -156,6 +159,35 @@ int chain_examine_f64_single(const chain_examine_arguments *arguments);
 int chain_examine_f32_batch(const chain_examine_arguments *arguments);
 int chain_examine_f32_single(const chain_examine_arguments *arguments);
 /* cffi: end */
+
+#if MPCGEN_CUDA
+/* cffi cuda: begin */
+/* The same on the current CUDA device, its memory and `stream` (a cudaStream_t). `workspace` is device memory of as
+ * many bytes as the _workspace function says for the same arguments (-1: no device), aligned to 256. The arrays of
+ * pointers and strides are read before the call returns; the rest when the stream gets there. Return a cudaError_t. */
+int64_t chain_solve_workspace_f64_cuda(const chain_solve_arguments *arguments);
+int chain_solve_f64_cuda(const chain_solve_arguments *arguments, void *workspace, void *stream);
+int64_t chain_solve_workspace_f32_cuda(const chain_solve_arguments *arguments);
+int chain_solve_f32_cuda(const chain_solve_arguments *arguments, void *workspace, void *stream);
+int64_t chain_differentiate_workspace_f64_cuda(const chain_gradient_arguments *arguments);
+int chain_differentiate_f64_cuda(const chain_gradient_arguments *arguments, void *workspace, void *stream);
+int64_t chain_differentiate_workspace_f32_cuda(const chain_gradient_arguments *arguments);
+int chain_differentiate_f32_cuda(const chain_gradient_arguments *arguments, void *workspace, void *stream);
+int64_t chain_tangent_workspace_f64_cuda(const chain_tangent_arguments *arguments);
+int chain_tangent_f64_cuda(const chain_tangent_arguments *arguments, void *workspace, void *stream);
+int64_t chain_tangent_workspace_f32_cuda(const chain_tangent_arguments *arguments);
+int chain_tangent_f32_cuda(const chain_tangent_arguments *arguments, void *workspace, void *stream);
+int64_t chain_examine_workspace_f64_cuda(const chain_examine_arguments *arguments);
+int chain_examine_f64_cuda(const chain_examine_arguments *arguments, void *workspace, void *stream);
+int64_t chain_examine_workspace_f32_cuda(const chain_examine_arguments *arguments);
+int chain_examine_f32_cuda(const chain_examine_arguments *arguments, void *workspace, void *stream);
+const char *mpcgen_cuda_message(int error);
+const char *mpcgen_build_digest(void);
+/* cffi cuda: end */
+#endif
 #pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "e4245c9acd2dacce77de282240fe7983e478bfd771de23ab0b3a97955bac3e4d"),
+    library=load(__file__, "lqr", "b373ad6324a7f1b5df46d6ccb187928f383cb9c22e287faf65eee34b3f5c55ad"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "3b37b20622f75e00f66893a3319afd212592777ac894673be67d312757c785ab"),
+    library=load(__file__, "pendulum", "ef85ad429e3b6595a95c7567f4bdc22d8361116c4ca020ba1fdd7ad7eb662368"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -53,14 +54,17 @@ class Deferred:
     """Warnings about what a device has not computed yet: each comes with the first call after its flags arrived."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name, self._lock = name, threading.Lock()
         self._waiting: deque[tuple[torch.cuda.Event, Tensor, Callable[[str, Tensor, str], None]]] = deque()
 
     def note(self, flags: Tensor, report: Callable[[str, Tensor, str], None]) -> None:
         """Copy flags to the host when the device gets there; warn of those that have arrived."""
-        while self._waiting and self._waiting[0][0].query():
-            _, arrived, earlier = self._waiting.popleft()
-            earlier(self._name, arrived, "warn")
+        with self._lock:
+            arrived = []
+            while self._waiting and self._waiting[0][0].query():
+                arrived.append(self._waiting.popleft())
+        for _, earlier_flags, earlier_report in arrived:
+            earlier_report(self._name, earlier_flags, "warn")
         host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
         host.copy_(flags, non_blocking=True)
         event = torch.cuda.Event()

@@ -127,7 +127,7 @@ def find_cuda_toolchain(architectures: Sequence[str] | None = None) -> CudaToolc
     map_architectures(chosen)
     root = Path(nvcc).resolve().parent.parent
     folders = tuple(str(root / name) for name in ("lib64", "lib") if (root / name).is_dir())
-    return CudaToolchain((nvcc,), _version((nvcc,), last=True), chosen, folders)
+    return CudaToolchain((nvcc,), _version((nvcc,)), chosen, folders)
 
 
 def find_shim_toolchain() -> CudaToolchain:
@@ -262,7 +262,7 @@ def _present_architectures() -> tuple[str, ...]:
 
 
 @functools.cache
-def _version(command: tuple[str, ...], last: bool = False) -> str:
+def _version(command: tuple[str, ...]) -> str:
     process = run_compiler([*command, "--version"])
     lines = process.stdout.strip().splitlines()
     if process.returncode != 0 or not lines:
@@ -270,4 +270,6 @@ def _version(command: tuple[str, ...], last: bool = False) -> str:
             f"{shlex.join(command)} --version failed with exit code {process.returncode}; "
             f"it said: {process.stderr.strip() or 'nothing'}"
         )
-    return lines[-1 if last else 0]
+    return next(
+        (line for line in lines if "release" in line), lines[0]
+    )  # nvcc's first line is its name alone

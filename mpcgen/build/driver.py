@@ -160,6 +160,14 @@ def compile(
     return _import_package(folder, f"{spec.name}_{label}")
 
 
+def cuda_resources(
+    problem: SupportsSpec | Spec, architectures: Sequence[str] | None = None
+) -> tuple[dict[str, int | str], ...]:
+    """Return what each CUDA kernel takes of a multiprocessor (`mpcgen.build.cuda.Resources`); compiles if needed."""
+    spec, toolchain = _spec(problem), find_cuda_toolchain(architectures)
+    return _obtain(spec, spec_key(spec, toolchain), toolchain, False, None).manifest.resources
+
+
 def render_spec(spec: Spec) -> Rendered:
     """Derive and render a specification."""
     # Not at the top: an unchanged build needs neither the graph nor jinja2.

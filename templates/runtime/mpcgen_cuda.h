@@ -141,6 +141,7 @@ static __global__ void __launch_bounds__(BLOCK) gradient_kernel(const __grid_con
   memset((void *)&g, 0, sizeof g);
   lay_out_gradient(&g, a.horizon, thread_workspace(task.workspace, gradient_reals(a.horizon)));
   g.base.smoothing = (scalar)a.smoothing;
+  g.base.barrier = a.barrier;
   clear_sums(&g);
   const int64_t step = (int64_t)gridDim.x * blockDim.x;
   for (int64_t problem = thread_number(); problem < a.batch; problem += step) gradient_vector(&g, &a, problem, a.batch);
@@ -243,6 +244,7 @@ static __global__ void __launch_bounds__(BLOCK) tangent_kernel(const __grid_cons
   memset((void *)&f, 0, sizeof f);
   lay_out_tangent(&f, a.horizon, thread_workspace(task.workspace, tangent_reals(a.horizon)));
   f.base.smoothing = (scalar)a.smoothing;
+  f.base.barrier = a.barrier;
   const int64_t step = (int64_t)gridDim.x * blockDim.x;
   for (int64_t problem = thread_number(); problem < a.batch; problem += step) tangent_vector(&f, &a, problem);
 }
