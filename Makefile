@@ -65,4 +65,4 @@ $(READY): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
-	rm -f generated/*/build.json generated/*/_*.so
+	rm -f generated/*/*.json generated/*/_*.so generated/*/_*_interface.py

@@ -9,6 +9,7 @@ ncu --set full --kernel-name solve_kernel --launch-count 1 python -m examples.me
 import dataclasses
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,6 +95,8 @@ def check(name: str, count: int) -> Iterator[Row]:
         yield Row(f"{label}: two runs, bit for bit", "equal" if bits else "differ", "equal", bits)
         yield Row(f"{label}: solved here, there", f"{solved.float().mean():.4f}", "", None)
     yield captured(mpc, problem.draw(count, torch.float32, 1), name)
+    yield warned(problem)
+    yield on_the_last_device(problem, mpc)
 
 
 def captured(mpc: torch.nn.Module, drawn: Instances, name: str) -> Row:
@@ -114,6 +117,30 @@ def captured(mpc: torch.nn.Module, drawn: Instances, name: str) -> Row:
         graph.replay()
     equal = torch.equal(solution.u, expected)
     return Row(f"{name}: replay of a CUDA graph", "equal" if equal else "differs", "equal", equal)
+
+
+def warned(problem: Problem) -> Row:
+    """A warning about unsolved problems comes with the first call after they were computed."""
+    mpc = mpcgen.compile(problem.spec, targets=("cpu", "cuda")).MPC(max_iterations=0)
+    drawn = problem.draw(64, torch.float32, 0)
+    x0, parameters = on("cuda", drawn)
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
+        mpc(x0, **parameters)
+        torch.cuda.synchronize()
+        mpc(x0, **parameters)
+    came = any(issubclass(w.category, mpcgen.UnconvergedWarning) for w in caught)
+    return Row(f"{problem.name}: the warning of an earlier call", "came" if came else "missing", "came", came)
+
+
+def on_the_last_device(problem: Problem, mpc: torch.nn.Module) -> Row:
+    """The last GPU solves while the first is current."""
+    drawn = problem.draw(256, torch.float32, 0)
+    device = f"cuda:{torch.cuda.device_count() - 1}"
+    with torch.no_grad():
+        solution = [mpc(x0, **parameters) for x0, parameters in (on("cuda:0", drawn), on(device, drawn))]
+    equal = torch.equal(solution[0].u.cpu(), solution[1].u.cpu()) and str(solution[1].u.device) == device
+    return Row(f"{problem.name}: on {device}", "equal" if equal else "differs", "equal", equal)
 
 
 def milliseconds(task: Callable[[], object], device: str, rounds: int = 11) -> float:

@@ -74,7 +74,7 @@ def test_manifest_tells_what_was_built(tmp_path):
     assert manifest.target == target.name
     assert manifest.lanes == {"f64": target.vector_bytes // 8, "f32": target.vector_bytes // 4}
     assert manifest.sizes == {"states": 1}
-    assert sorted(manifest.files) == sorted(["toy.h", "toy.c", "__init__.py", manifest.extension])
+    assert sorted(manifest.files) == sorted(["toy.h", "toy.c", "__init__.py", manifest.library])
     assert find_compiler().version in manifest.compiler
 
 
@@ -118,7 +118,7 @@ def test_edited_text_is_put_back_by_building_again(tmp_path):
 
 def test_damaged_cache_entry_is_built_anew(tmp_path):
     manifest = build_in(tmp_path / "one").manifest
-    (cache.entry_path("toy", manifest.digest) / manifest.extension).write_bytes(b"damaged")
+    (cache.entry_path("toy", manifest.digest) / manifest.library).write_bytes(b"damaged")
     result = build_in(tmp_path / "two")
     assert not result.from_cache
     assert result.manifest.is_intact(result.path)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd.arguments import make_call
+from mpcgen.autograd.devices import device_of
 from mpcgen.bench.problems import Problem
 from mpcgen.runtime.controller import Controller
 
@@ -116,8 +117,8 @@ class Batch:
 
     def _prepared(self, verb: str, entry: str, fields: dict[str, Any]) -> Callable[[], None]:
         """Fill an argument struct; tensors become pointers, lists of tensors arrays of pointers."""
-        controller, arguments = self.controller, self.controller.arguments(verb)
-        ffi = controller.library.ffi
+        device = device_of(self.controller, self.x0)
+        ffi, arguments = device.ffi, device.arguments(verb)
         strides = [0 if p.shape[0] == 1 else p.numel() // p.shape[0] for p in self.parameters]
         fields = fields | {
             "parameters": list(self.parameters),
@@ -135,10 +136,10 @@ class Batch:
             elif value is None:
                 value = ffi.NULL
             setattr(arguments, name, value)
-        function = controller.entry(entry, self.x0.element_size() * 8, len(self.x0))
+        function = device.entry(entry, self.x0.dtype, len(self.x0))
 
         def run(_alive: object = kept) -> None:
-            controller.check(function(arguments), entry)
+            function(arguments)
 
         return run
 
