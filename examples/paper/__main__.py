@@ -18,6 +18,9 @@ EXPERIMENTS = {
     "figure2": "time and memory over the iterations: fixed point against unrolling",
     "figure3": "LQR imitation: eight learners, seeded",
     "recovery": "beyond figure 3: what recovers the learners left in local minima",
+    "figure4": "imitation of pendulum and cartpole: five methods, 10 to 100 trajectories, four seeds",
+    "figure5": "imitation of a pendulum that the learner cannot be",
+    "figure6": "training and test losses of figure 4's trials",
     "closed_loop": "gymnasium under closed-loop control, and a cost that learns",
 }
 """Name of an experiment, which is its module's, and what it shows."""

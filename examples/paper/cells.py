@@ -1,0 +1,157 @@
+"""The trials of figures 4 and 6: what is learned in each, and how they are run side by side and kept."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+import mpcgen
+from examples.paper.common import Results, Trial, progress
+from examples.paper.imitation import MPCPolicy, evaluate, train
+from examples.paper.lstm import LSTMPolicy
+from examples.paper.systems import SYSTEMS, Data, collect
+
+METHODS = ("nn", "sysid", "mpc.dx", "mpc.cost", "mpc.cost.dx")
+SIZES = (10, 50, 100)  # training trajectories
+SEEDS = (0, 1, 2, 3)
+DATA_SEED = 0  # as in the paper, all four trials of a cell learn from one data set
+EPOCHS = 10_000
+PATIENCE = 300  # epochs without a better validation loss, after which `nn` stops
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one system and size: four trials, run as one batch.
+
+    gradient: of the controller, "exact" or the paper's "gauss_newton". data_seeds: one for each trial. decay: let
+    the learning rate fall to zero along a cosine, which the paper does not.
+    """
+
+    system: str
+    method: str
+    trajectories: int
+    gradient: str = "exact"
+    data_seeds: tuple[int, ...] = (DATA_SEED,) * len(SEEDS)
+    decay: bool = False
+    epochs: int = EPOCHS
+
+    @property
+    def variant(self) -> str:
+        """What differs from the paper's experiment with an exact gradient; empty if nothing does."""
+        if self.gradient != "exact":
+            return "paper's gradient"
+        if self.decay:
+            return "decaying rate"
+        return "four data sets" if len(set(self.data_seeds)) > 1 else ""
+
+    @property
+    def name(self) -> str:
+        """Name of the file that keeps the trials."""
+        data = "" if len(set(self.data_seeds)) == 1 else "-data"
+        decay = "-decay" if self.decay else ""
+        return f"{self.system}-{self.method}-{self.trajectories}-{self.gradient}{data}{decay}"
+
+
+def run_cell(cell: Cell, after_epoch: Callable[[int], Any] = lambda epoch: None) -> dict[str, Any]:
+    """Run the four trials of a cell; every list has an entry per trial."""
+    training, validation, test = expert_data(cell).split(cell.trajectories)
+    policy, optimizer, patience = learners(cell, training)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, cell.epochs)
+
+    def finish(epoch: int) -> None:
+        if cell.decay:
+            schedule.step()
+        after_epoch(epoch)
+
+    best, curves = train(
+        policy, optimizer, training, validation, SEEDS, cell.epochs, patience, after_epoch=finish
+    )
+    losses = {"train": training, "validation": validation, "test": test}
+    return {
+        **{name: evaluate(policy, data).tolist() for name, data in losses.items()},
+        "best_epoch": best.epoch.int().tolist(),
+        "epochs": len(curves.validation),
+        **policy.summary(),
+    }
+
+
+def learners(cell: Cell, training: Data) -> tuple[Any, torch.optim.Optimizer, int | None]:
+    """Return four learners as one policy, their optimizer, and the patience with them."""
+    count = len(SEEDS)
+    if cell.method == "nn":
+        policy = LSTMPolicy(count, training.x.shape[-1], training.u.shape[-1])
+        return policy, torch.optim.Adam(policy.parameters(), lr=1e-4), PATIENCE
+    system = SYSTEMS[cell.system]
+    # A problem that does not converge has no gradient; such problems are counted instead of reported one by one.
+    mpc = mpcgen.compile(system.problem).MPC(gradient=cell.gradient, on_unconverged="ignore", threads=1)
+    policy = MPCPolicy(mpc, system, cell.method, count)
+    return policy, torch.optim.RMSprop(policy.parameters(), lr=1e-2, alpha=0.5), None
+
+
+def expert_data(cell: Cell) -> Data:
+    """Trajectories of the expert for each trial."""
+    system = SYSTEMS[cell.system]
+    expert = mpcgen.compile(system.problem).MPC(on_unconverged="raise", threads=1)
+    return collect(expert, system.initial_states, cell.data_seeds)
+
+
+def all_cells(quick: bool) -> list[Cell]:
+    """The cells of the figure, then those that the page adds to it; the longest first within each."""
+    if quick:
+        return [
+            Cell(system, method, 50, epochs=5 if method == "nn" else 200)
+            for system in SYSTEMS
+            for method in METHODS
+        ]
+    cells = [Cell(s, m, n) for n in reversed(SIZES) for m in METHODS[1:] for s in SYSTEMS]
+    paper_gradient = [replace(c, gradient="gauss_newton") for c in cells if c.method != "sysid"]
+    networks = [Cell(s, "nn", n) for n in SIZES for s in SYSTEMS]
+    decaying = [replace(c, decay=True) for c in cells]
+    other_data = [replace(c, data_seeds=SEEDS) for c in cells]
+    return cells + paper_gradient + decaying + networks + other_data
+
+
+def run_cells(results: Results, cells: Sequence[Cell]) -> dict[Cell, Trial]:
+    """Run cells side by side in processes of one thread each; those already in the results are read."""
+    context = get_context("spawn")
+    done = context.Value("l", 0)
+    trials = {}
+    with ProcessPoolExecutor(WORKERS, context, _set_up_worker, (done,)) as pool, progress() as bar:
+        task = bar.add_task("epochs of four trials", total=sum(cell.epochs for cell in cells), note="")
+        running = {pool.submit(_kept, results, cell): cell for cell in cells}
+        while running:
+            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in finished:
+                trials[running.pop(future)] = future.result()
+            bar.update(task, completed=done.value, note=f"{len(trials)} of {len(cells)} cells")
+    return trials
+
+
+def _set_up_worker(done: Any) -> None:
+    global _epochs_done
+    _epochs_done = done
+    torch.set_num_threads(1)
+
+
+def _kept(results: Results, cell: Cell) -> Trial:
+    """Read or run a cell, in a worker; what is read, or stopped early, counts as done too."""
+    counted = 0
+
+    def count(epoch: int) -> None:
+        nonlocal counted
+        if epoch % 50 == 0:
+            _advance(epoch - counted)
+            counted = epoch
+
+    trial = results.trial(cell.name, asdict(cell), lambda: run_cell(cell, count))
+    _advance(cell.epochs - counted)
+    return trial
+
+
+def _advance(epochs: int) -> None:
+    with _epochs_done.get_lock():
+        _epochs_done.value += epochs
