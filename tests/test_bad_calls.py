@@ -4,6 +4,7 @@ import pytest
 import torch
 from controllers import Example
 
+from mpcgen.autograd.devices import Cpu
 from mpcgen.errors import (
     DeviceError,
     DtypeError,
@@ -12,7 +13,6 @@ from mpcgen.errors import (
     ShapeError,
     UnconvergedError,
 )
-from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.status import UnconvergedWarning
 
 
@@ -25,7 +25,7 @@ def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise KernelRanError
 
-    monkeypatch.setattr(Controller, "entry", refuse)
+    monkeypatch.setattr(Cpu, "entry", refuse)
 
 
 def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
