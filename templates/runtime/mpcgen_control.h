@@ -12,7 +12,7 @@
 #define AFTER_REFUSAL R(0.3)     /* factors on the weight of the second derivatives */
 #define AFTER_NONCONVEX R(0.7)
 #define LEAST_SECOND_ORDER R(0.05)
-enum { PATIENCE = 6, MORE_SWEEPS = 2 };
+enum { PATIENCE = 6, MORE_SWEEPS = 3 };
 
 /* A change of the cost below this is rounding. */
 INLINE scalar rounding(const lane_state *lane) { return R(16) * SCALAR_EPSILON * lane->cost_scale; }
@@ -43,7 +43,7 @@ FUNCTION int accept_candidate(solver_state *s, int k) {
     lane_set(&s->length, k, 1);
     return 1;
   }
-  if (lane->activity != ITERATING) return 0;
+  if (lane->activity != ITERATING || lane->resweeps) return 0;
   lane->iterations++;
   const scalar promise = lane_get(&s->promise, k);
   if (isfinite(cost) && cost - lane->cost <= ARMIJO * promise + rounding(lane)) {
@@ -71,12 +71,25 @@ FUNCTION int accept_candidate(solver_state *s, int k) {
  * and twice that after a step that was accepted. */
 FUNCTION void choose_hessian(solver_state *s, int k) {
   lane_state *lane = &s->lanes[k];
-  if (lane->activity != ITERATING || lane->refusals > 0) return;
+  if (lane->activity != ITERATING || lane->refusals > 0 || lane->resweeps) return;
   const scalar now = lane_get(&s->second_order, k);
   scalar next = now > 0 ? R(2) * now : lane->cautious ? R(0.25) : R(1);
   if (-expected_change(lane) > FAR_FROM_SOLUTION * lane->cost_scale) next = 0;
   lane->cautious = 0;
   lane_set(&s->second_order, k, next > 1 ? R(1) : next);
+}
+
+/* Whether a lane must sweep its trajectory again because the model was not convex with the second derivatives that it
+ * asked for: with less of them next time, in the end with none. The other lanes of its vector go on meanwhile. */
+FUNCTION int must_resweep(solver_state *s, int k) {
+  lane_state *lane = &s->lanes[k];
+  if (lane->activity != ITERATING || lane_test(&s->convex, k) || lane_get(&s->second_order, k) <= 0) {
+    lane->resweeps = 0;
+    return 0;
+  }
+  lane->resweeps++;
+  reduce_second_order(s, k, lane->resweeps < MORE_SWEEPS ? AFTER_NONCONVEX : R(0));
+  return 1;
 }
 
 /* Keeps count of steps too small for the cost to judge; past PATIENCE the lane is at its precision's limit. */

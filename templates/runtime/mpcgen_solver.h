@@ -46,6 +46,7 @@ FUNCTION void review(solver_state *s, const solve_arguments *a, int k) {
   lane_state *lane = &s->lanes[k];
   if (lane->activity == IDLE) return;
   lane->residual = lane_get(&s->residual, k);
+  if (!(lane->residual <= (scalar)a->tolerance) && must_resweep(s, k)) return;
   lane->slope = lane_get(&s->slope, k);
   lane->bend = lane_get(&s->bend, k);
   if (a->history) {
@@ -157,32 +158,15 @@ FUNCTION void adopt(solver_state *s, const solve_arguments *a) {
   for (int i = 0; i < s->horizon * NU; i++) s->u[i] = lane_select(accepted, s->new_u[i], s->u[i]);
 }
 
-/* The backward sweep, again for lanes whose model was not convex with the second derivatives they asked for. */
-FUNCTION void sweep(solver_state *s, const solve_arguments *a) {
-  if (a->exact_hessian)
-    for (int k = 0; k < LANES; k++) choose_hessian(s, k);
-  backward_sweep(s);
-  for (int attempt = 0; a->exact_hessian && attempt <= MORE_SWEEPS; attempt++) {
-    int again = 0;
-    for (int k = 0; k < LANES; k++) {
-      const int solved = lane_get(&s->residual, k) <= (scalar)a->tolerance;
-      if (s->lanes[k].activity != ITERATING || lane_get(&s->second_order, k) <= 0) continue;
-      if (lane_test(&s->convex, k) || solved) continue;
-      reduce_second_order(s, k, attempt < MORE_SWEEPS ? AFTER_NONCONVEX : R(0));
-      again = 1;
-    }
-    if (!again) break;
-    backward_sweep(s);
-  }
-}
-
 /* Solves problems of the job until none is left. */
 FUNCTION void run_solver(solver_state *s, solve_job *job) {
   s->barrier = (scalar)job->arguments->barrier;
   while (refill(s, job)) {
     rollout(s);
     adopt(s, job->arguments);
-    sweep(s, job->arguments);
+    if (job->arguments->exact_hessian)
+      for (int k = 0; k < LANES; k++) choose_hessian(s, k);
+    backward_sweep(s);
     for (int k = 0; k < LANES; k++) review(s, job->arguments, k);
   }
 }

@@ -15,6 +15,7 @@ typedef struct {
   int refusals;      /* in a row */
   int unproductive;  /* passes with a step below rounding since the residual last halved */
   int cautious;      /* the last step with second derivatives of the dynamics was refused */
+  int resweeps;      /* sweeps of this trajectory whose model was not convex; its policy is not to be rolled out */
   scalar cost;
   scalar barrier_cost; /* what of the cost is the barrier's */
   scalar cost_scale; /* sum of the stages' absolute costs: what rounding is relative to */
