@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "77423af9f33a0956f4161a2c869d6904a7382f444527a78c1625fb0ef13ff9a9"),
+    library=load(__file__, "car", "4c5fd6ce8c95fcff555dff7d476b965cc255e7b7a0176812febd988b50eec5dd"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

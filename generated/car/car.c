@@ -12,18 +12,19 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
- *   stage_dynamics                        54
- *   terminal_cost                         24
+ *   prepare_parameters                    25
+ *   stage_dynamics                        48
+ *   terminal_cost                         23
  *   stage_bounds                           0
- *   terminal_expand                       65
- *   stage_expand_gauss_newton            303
- *   stage_expand_exact                   381
- *   stage_tangent                         41
- *   stage_gradient                       214
- *   terminal_gradient                     82
+ *   terminal_expand                       60
+ *   stage_expand_gauss_newton            289
+ *   stage_expand_exact                   360
+ *   stage_tangent                         37
+ *   stage_gradient                       200
+ *   terminal_gradient                     76
  *   bounds_gradient                        0
- *   stage_forward                        181
- *   terminal_forward                      82
+ *   stage_forward                        162
+ *   terminal_forward                      76
  *   bounds_forward                         0
  */
 #include "car.h"
@@ -34,6 +35,7 @@
 #define NU 2 /* controls */
 #define NPARAMETERS 5 /* named parameters */
 #define NTHETA 12 /* their numbers, where one value serves all stages */
+#define NPREPARED 25 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
 
@@ -53,6 +55,48 @@ TABLE parameter_layout PARAMETERS[NPARAMETERS + 1] = {
 
 /* ---- the problem's functions ---- */
 
+/* What the stages need of the parameters and is the same at all of them. */
+FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict prepared) {
+  const real wheelbase = theta[0];
+  const real stage_weight_0 = theta[1];
+  const real stage_weight_1 = theta[2];
+  const real stage_weight_2 = theta[3];
+  const real stage_weight_3 = theta[4];
+  const real terminal_weight_0 = theta[5];
+  const real terminal_weight_1 = theta[6];
+  const real terminal_weight_2 = theta[7];
+  const real terminal_weight_3 = theta[8];
+  const real control_weight_0 = theta[9];
+  const real control_weight_1 = theta[10];
+  const real width = theta[11];
+  const real t0 = R(1) / wheelbase;
+  prepared[0] = R(0.05) * t0; /* fixed_0 */
+  prepared[1] = R(0.1) * t0; /* fixed_1 */
+  prepared[2] = width * width; /* fixed_2 */
+  prepared[3] = R(0.5) * control_weight_0; /* fixed_3 */
+  prepared[4] = R(0.5) * control_weight_1; /* fixed_4 */
+  prepared[5] = R(-0.5) * terminal_weight_0; /* fixed_5 */
+  prepared[6] = R(-0.5) * terminal_weight_1; /* fixed_6 */
+  prepared[7] = R(-0.5) * terminal_weight_2; /* fixed_7 */
+  prepared[8] = R(-0.5) * terminal_weight_3; /* fixed_8 */
+  prepared[9] = R(-0.5) * stage_weight_0; /* fixed_9 */
+  prepared[10] = R(-0.5) * stage_weight_1; /* fixed_10 */
+  prepared[11] = R(-0.5) * stage_weight_2; /* fixed_11 */
+  prepared[12] = R(-0.05) * t0; /* fixed_12 */
+  prepared[13] = R(-0.5) * stage_weight_3; /* fixed_13 */
+  prepared[14] = t0; /* fixed_14 */
+  prepared[15] = t0 * t0; /* fixed_15 */
+  prepared[16] = R(2) * width; /* fixed_16 */
+  prepared[17] = R(0.5) * stage_weight_3; /* fixed_17 */
+  prepared[18] = R(0.5) * stage_weight_2; /* fixed_18 */
+  prepared[19] = R(0.5) * stage_weight_1; /* fixed_19 */
+  prepared[20] = R(0.5) * stage_weight_0; /* fixed_20 */
+  prepared[21] = R(0.5) * terminal_weight_3; /* fixed_21 */
+  prepared[22] = R(0.5) * terminal_weight_2; /* fixed_22 */
+  prepared[23] = R(0.5) * terminal_weight_1; /* fixed_23 */
+  prepared[24] = R(0.5) * terminal_weight_0; /* fixed_24 */
+}
+
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
 INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
     stored_reals restrict theta_t, reals restrict next_state, real *restrict cost) {
@@ -63,29 +107,28 @@ INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict co
   const real speed = state[3];
   const real acceleration = control[0];
   const real steering = control[1];
-  const real wheelbase = theta[0];
   const real stage_weight_0 = theta[1];
   const real stage_weight_1 = theta[2];
   const real stage_weight_2 = theta[3];
   const real stage_weight_3 = theta[4];
-  const real control_weight_0 = theta[9];
-  const real control_weight_1 = theta[10];
   const real width = theta[11];
+  const real fixed_0 = theta[12];
+  const real fixed_1 = theta[13];
+  const real fixed_2 = theta[14];
+  const real fixed_3 = theta[15];
+  const real fixed_4 = theta[16];
   const real t0 = speed + R(0.05) * acceleration;
   const real tan_steering = lane_tan(steering);
-  const real t1 = R(1) / wheelbase;
-  const real t2 = heading + R(0.05) * (speed * tan_steering * t1);
-  next_state[0] = x + R(0.1) * (t0 * lane_cos(t2)); /* x */
-  next_state[1] = y + R(0.1) * (t0 * lane_sin(t2)); /* y */
-  next_state[2] = heading + R(0.1) * (t0 * tan_steering * t1); /* heading */
+  const real t1 = heading + fixed_0 * (speed * tan_steering);
+  next_state[0] = x + R(0.1) * (t0 * lane_cos(t1)); /* x */
+  next_state[1] = y + R(0.1) * (t0 * lane_sin(t1)); /* y */
+  next_state[2] = heading + fixed_1 * (t0 * tan_steering); /* heading */
   next_state[3] = speed + R(0.1) * acceleration; /* speed */
-  const real t3 = width * width;
-  const real t4 = stage_weight_0 * (lane_sqrt(t3 + x * x) - width) + stage_weight_1 * (lane_sqrt(t3 + y * y) - width);
-  const real t5 = t4 + stage_weight_2 * (lane_sqrt(heading * heading + t3) - width) + stage_weight_3 *
-    (lane_sqrt(speed * speed + t3) - width);
-  /* stage cost */
-  cost[0] = t5 + R(0.5) * (control_weight_0 * (acceleration * acceleration)) + R(0.5) * (control_weight_1 * (steering
-    * steering));
+  const real t2 = stage_weight_0 * (lane_sqrt(fixed_2 + x * x) - width) + stage_weight_1 * (lane_sqrt(fixed_2 + y * y)
+    - width);
+  const real t3 = t2 + stage_weight_2 * (lane_sqrt(heading * heading + fixed_2) - width) + stage_weight_3 *
+    (lane_sqrt(speed * speed + fixed_2) - width);
+  cost[0] = t3 + fixed_3 * (acceleration * acceleration) + fixed_4 * (steering * steering); /* stage cost */
 }
 
 /* Cost of the last state. */
@@ -101,12 +144,12 @@ INLINE void terminal_cost(stored_reals restrict state, stored_reals restrict the
   const real terminal_weight_2 = theta[7];
   const real terminal_weight_3 = theta[8];
   const real width = theta[11];
-  const real t0 = width * width;
-  const real t1 = terminal_weight_0 * (lane_sqrt(t0 + x * x) - width) + terminal_weight_1 * (lane_sqrt(t0 + y * y) -
-    width);
+  const real fixed_2 = theta[14];
+  const real t0 = terminal_weight_0 * (lane_sqrt(fixed_2 + x * x) - width) + terminal_weight_1 * (lane_sqrt(fixed_2 +
+    y * y) - width);
   /* terminal cost */
-  cost[0] = t1 + terminal_weight_2 * (lane_sqrt(heading * heading + t0) - width) + terminal_weight_3 *
-    (lane_sqrt(speed * speed + t0) - width);
+  cost[0] = t0 + terminal_weight_2 * (lane_sqrt(heading * heading + fixed_2) - width) + terminal_weight_3 *
+    (lane_sqrt(speed * speed + fixed_2) - width);
 }
 
 /* Bounds of the controls. */
@@ -132,38 +175,41 @@ INLINE void terminal_expand(stored_reals restrict state, stored_reals restrict t
   const real terminal_weight_1 = theta[6];
   const real terminal_weight_2 = theta[7];
   const real terminal_weight_3 = theta[8];
-  const real width = theta[11];
+  const real fixed_2 = theta[14];
+  const real fixed_5 = theta[17];
+  const real fixed_6 = theta[18];
+  const real fixed_7 = theta[19];
+  const real fixed_8 = theta[20];
   const real t0 = R(2) * x;
-  const real t1 = width * width;
-  const real t2 = R(1) / lane_sqrt(t1 + x * x);
-  const real t3 = R(0.5) * t2;
-  const real t4 = terminal_weight_0 * t3;
-  hessian[0] = R(-0.5) * (t0 * t3 * (t2 * t2)) * terminal_weight_0 * t0 + R(2) * t4; /* x, x */
+  const real t1 = R(1) / lane_sqrt(fixed_2 + x * x);
+  const real t2 = R(0.5) * t1;
+  const real t3 = terminal_weight_0 * t2;
+  hessian[0] = fixed_5 * (t0 * t2 * t1 * t1 * t0) + R(2) * t3; /* x, x */
   hessian[1] = ALL(0); /* y, x */
-  const real t5 = R(2) * y;
-  const real t6 = R(1) / lane_sqrt(t1 + y * y);
-  const real t7 = R(0.5) * t6;
-  const real t8 = terminal_weight_1 * t7;
-  hessian[2] = R(-0.5) * (t5 * t7 * (t6 * t6)) * terminal_weight_1 * t5 + R(2) * t8; /* y, y */
+  const real t4 = R(2) * y;
+  const real t5 = R(1) / lane_sqrt(fixed_2 + y * y);
+  const real t6 = R(0.5) * t5;
+  const real t7 = terminal_weight_1 * t6;
+  hessian[2] = fixed_6 * (t4 * t6 * t5 * t5 * t4) + R(2) * t7; /* y, y */
   hessian[3] = ALL(0); /* heading, x */
   hessian[4] = ALL(0); /* heading, y */
-  const real t9 = R(2) * heading;
-  const real t10 = R(1) / lane_sqrt(heading * heading + t1);
-  const real t11 = R(0.5) * t10;
-  const real t12 = terminal_weight_2 * t11;
-  hessian[5] = R(-0.5) * (t9 * t11 * (t10 * t10)) * terminal_weight_2 * t9 + R(2) * t12; /* heading, heading */
+  const real t8 = R(2) * heading;
+  const real t9 = R(1) / lane_sqrt(heading * heading + fixed_2);
+  const real t10 = R(0.5) * t9;
+  const real t11 = terminal_weight_2 * t10;
+  hessian[5] = fixed_7 * (t8 * t10 * t9 * t9 * t8) + R(2) * t11; /* heading, heading */
   hessian[6] = ALL(0); /* speed, x */
   hessian[7] = ALL(0); /* speed, y */
   hessian[8] = ALL(0); /* speed, heading */
-  const real t13 = R(2) * speed;
-  const real t14 = R(1) / lane_sqrt(speed * speed + t1);
-  const real t15 = R(0.5) * t14;
-  const real t16 = terminal_weight_3 * t15;
-  hessian[9] = R(-0.5) * (t13 * t15 * (t14 * t14)) * terminal_weight_3 * t13 + R(2) * t16; /* speed, speed */
-  costate[0] = t4 * t0; /* x */
-  costate[1] = t8 * t5; /* y */
-  costate[2] = t12 * t9; /* heading */
-  costate[3] = t16 * t13; /* speed */
+  const real t12 = R(2) * speed;
+  const real t13 = R(1) / lane_sqrt(speed * speed + fixed_2);
+  const real t14 = R(0.5) * t13;
+  const real t15 = terminal_weight_3 * t14;
+  hessian[9] = fixed_8 * (t12 * t14 * t13 * t13 * t12) + R(2) * t15; /* speed, speed */
+  costate[0] = t3 * t0; /* x */
+  costate[1] = t7 * t4; /* y */
+  costate[2] = t11 * t8; /* heading */
+  costate[3] = t15 * t12; /* speed */
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost. */
@@ -177,14 +223,20 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real speed = state[3];
   const real acceleration = control[0];
   const real steering = control[1];
-  const real wheelbase = theta[0];
   const real stage_weight_0 = theta[1];
   const real stage_weight_1 = theta[2];
   const real stage_weight_2 = theta[3];
   const real stage_weight_3 = theta[4];
   const real control_weight_0 = theta[9];
   const real control_weight_1 = theta[10];
-  const real width = theta[11];
+  const real fixed_0 = theta[12];
+  const real fixed_1 = theta[13];
+  const real fixed_2 = theta[14];
+  const real fixed_9 = theta[21];
+  const real fixed_10 = theta[22];
+  const real fixed_11 = theta[23];
+  const real fixed_12 = theta[24];
+  const real fixed_13 = theta[25];
   const real lambda_x = value->costate[0];
   const real lambda_y = value->costate[1];
   const real lambda_heading = value->costate[2];
@@ -204,124 +256,95 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real v_offset_heading = value->offset[2];
   const real v_offset_speed = value->offset[3];
   const real t0 = R(2) * x;
-  const real t1 = width * width;
-  const real t2 = R(1) / lane_sqrt(t1 + x * x);
-  const real t3 = R(0.5) * t2;
-  const real t4 = stage_weight_0 * t3;
-  const real t5 = R(-0.5) * (t0 * t3 * (t2 * t2)) * stage_weight_0 * t0 + R(2) * t4;
-  q->xx[0] = t5 + V_x_x; /* x, x */
+  const real t1 = R(1) / lane_sqrt(fixed_2 + x * x);
+  const real t2 = R(0.5) * t1;
+  const real t3 = stage_weight_0 * t2;
+  q->xx[0] = fixed_9 * (t0 * t2 * t1 * t1 * t0) + R(2) * t3 + V_x_x; /* x, x */
   q->xx[1] = V_y_x; /* y, x */
-  const real t6 = R(2) * y;
-  const real t7 = R(1) / lane_sqrt(t1 + y * y);
-  const real t8 = R(0.5) * t7;
-  const real t9 = stage_weight_1 * t8;
-  const real t10 = R(-0.5) * (t6 * t8 * (t7 * t7)) * stage_weight_1 * t6 + R(2) * t9;
-  q->xx[2] = t10 + V_y_y; /* y, y */
-  const real t11 = speed + R(0.05) * acceleration;
-  const real t12 = R(0.1) * t11;
+  const real t4 = R(2) * y;
+  const real t5 = R(1) / lane_sqrt(fixed_2 + y * y);
+  const real t6 = R(0.5) * t5;
+  const real t7 = stage_weight_1 * t6;
+  q->xx[2] = fixed_10 * (t4 * t6 * t5 * t5 * t4) + R(2) * t7 + V_y_y; /* y, y */
+  const real t8 = speed + R(0.05) * acceleration;
+  const real t9 = R(0.1) * t8;
   const real tan_steering = lane_tan(steering);
-  const real t13 = R(1) / wheelbase;
-  const real t14 = heading + R(0.05) * (speed * tan_steering * t13);
-  const real t15 = lane_cos(t14);
-  const real y_next_D_heading = t12 * t15;
-  const real t16 = lane_sin(t14);
-  const real t17 = t12 * t16;
-  const real t18 = V_y_x * y_next_D_heading - V_x_x * t17 + V_heading_x;
-  q->xx[3] = t18; /* heading, x */
-  const real t19 = V_y_y * y_next_D_heading - V_y_x * t17 + V_heading_y;
-  q->xx[4] = t19; /* heading, y */
-  const real t20 = R(2) * heading;
-  const real t21 = R(1) / lane_sqrt(heading * heading + t1);
-  const real t22 = R(0.5) * t21;
-  const real t23 = stage_weight_2 * t22;
-  const real t24 = R(-0.5) * (t20 * t22 * (t21 * t21)) * stage_weight_2 * t20 + R(2) * t23;
-  const real t25 = V_heading_y * y_next_D_heading - V_heading_x * t17 + V_heading_heading;
-  q->xx[5] = t24 + (y_next_D_heading * t19 - t17 * t18 + t25); /* heading, heading */
-  const real t26 = R(-0.05) * t17 * t13;
-  const real x_next_D_speed = t26 * tan_steering + R(0.1) * t15;
-  const real t27 = R(0.05) * y_next_D_heading * t13;
-  const real y_next_D_speed = t27 * tan_steering + R(0.1) * t16;
-  const real t28 = R(0.1) * t13;
-  const real heading_next_D_speed = t28 * tan_steering;
-  const real t29 = V_x_x * x_next_D_speed + V_y_x * y_next_D_speed + V_heading_x * heading_next_D_speed + V_speed_x;
-  q->xx[6] = t29; /* speed, x */
-  const real t30 = V_y_x * x_next_D_speed + V_y_y * y_next_D_speed + V_heading_y * heading_next_D_speed + V_speed_y;
-  q->xx[7] = t30; /* speed, y */
-  const real t31 = V_speed_y * y_next_D_heading - V_speed_x * t17 + V_speed_heading;
-  q->xx[8] = x_next_D_speed * t18 + y_next_D_speed * t19 + heading_next_D_speed * t25 + t31; /* speed, heading */
-  const real t32 = R(2) * speed;
-  const real t33 = R(1) / lane_sqrt(speed * speed + t1);
-  const real t34 = R(0.5) * t33;
-  const real t35 = stage_weight_3 * t34;
-  const real t36 = R(-0.5) * (t32 * t34 * (t33 * t33)) * stage_weight_3 * t32 + R(2) * t35;
-  const real t37 = V_heading_x * x_next_D_speed + V_heading_y * y_next_D_speed + V_heading_heading *
-    heading_next_D_speed + V_speed_heading;
-  const real t38 = V_speed_x * x_next_D_speed + V_speed_y * y_next_D_speed + V_speed_heading * heading_next_D_speed +
-    V_speed_speed;
+  const real t10 = heading + fixed_0 * (speed * tan_steering);
+  const real t11 = lane_cos(t10);
+  const real t12 = t9 * t11;
+  const real t13 = lane_sin(t10);
+  const real t14 = t9 * t13;
+  const real t15 = V_y_x * t12 - V_x_x * t14 + V_heading_x;
+  q->xx[3] = t15; /* heading, x */
+  const real t16 = V_y_y * t12 - V_y_x * t14 + V_heading_y;
+  q->xx[4] = t16; /* heading, y */
+  const real t17 = R(2) * heading;
+  const real t18 = R(1) / lane_sqrt(heading * heading + fixed_2);
+  const real t19 = R(0.5) * t18;
+  const real t20 = stage_weight_2 * t19;
+  const real t21 = V_heading_y * t12 - V_heading_x * t14 + V_heading_heading;
+  /* heading, heading */
+  q->xx[5] = fixed_11 * (t17 * t19 * t18 * t18 * t17) + R(2) * t20 + (t12 * t16 - t14 * t15 + t21);
+  const real t22 = fixed_12 * t14;
+  const real t23 = t22 * tan_steering + R(0.1) * t11;
+  const real t24 = fixed_0 * t12;
+  const real t25 = t24 * tan_steering + R(0.1) * t13;
+  const real t26 = fixed_1 * tan_steering;
+  const real t27 = V_x_x * t23 + V_y_x * t25 + V_heading_x * t26 + V_speed_x;
+  q->xx[6] = t27; /* speed, x */
+  const real t28 = V_y_x * t23 + V_y_y * t25 + V_heading_y * t26 + V_speed_y;
+  q->xx[7] = t28; /* speed, y */
+  const real t29 = V_speed_y * t12 - V_speed_x * t14 + V_speed_heading;
+  q->xx[8] = t23 * t15 + t25 * t16 + t26 * t21 + t29; /* speed, heading */
+  const real t30 = R(2) * speed;
+  const real t31 = R(1) / lane_sqrt(speed * speed + fixed_2);
+  const real t32 = R(0.5) * t31;
+  const real t33 = stage_weight_3 * t32;
+  const real t34 = V_heading_x * t23 + V_heading_y * t25 + V_heading_heading * t26 + V_speed_heading;
+  const real t35 = V_speed_x * t23 + V_speed_y * t25 + V_speed_heading * t26 + V_speed_speed;
   /* speed, speed */
-  q->xx[9] = t36 + (x_next_D_speed * t29 + y_next_D_speed * t30 + heading_next_D_speed * t37 + t38);
-  const real x_next_D_acceleration = R(0.005000000000000001) * t15;
-  const real y_next_D_acceleration = R(0.005000000000000001) * t16;
-  const real heading_next_D_acceleration = R(0.05) * heading_next_D_speed;
-  const real t39 = V_x_x * x_next_D_acceleration + V_y_x * y_next_D_acceleration + V_heading_x *
-    heading_next_D_acceleration + R(0.1) * V_speed_x;
+  q->xx[9] = fixed_13 * (t30 * t32 * t31 * t31 * t30) + R(2) * t33 + (t23 * t27 + t25 * t28 + t26 * t34 + t35);
+  const real t36 = R(0.005000000000000001) * t11;
+  const real t37 = R(0.005000000000000001) * t13;
+  const real t38 = R(0.05) * t26;
+  const real t39 = V_x_x * t36 + V_y_x * t37 + V_heading_x * t38 + R(0.1) * V_speed_x;
   q->ux[0] = t39; /* acceleration, x */
-  const real t40 = V_y_x * x_next_D_acceleration + V_y_y * y_next_D_acceleration + V_heading_y *
-    heading_next_D_acceleration + R(0.1) * V_speed_y;
+  const real t40 = V_y_x * t36 + V_y_y * t37 + V_heading_y * t38 + R(0.1) * V_speed_y;
   q->ux[1] = t40; /* acceleration, y */
-  /* acceleration, heading */
-  q->ux[2] = x_next_D_acceleration * t18 + y_next_D_acceleration * t19 + heading_next_D_acceleration * t25 + R(0.1) *
-    t31;
-  /* acceleration, speed */
-  q->ux[3] = x_next_D_acceleration * t29 + y_next_D_acceleration * t30 + heading_next_D_acceleration * t37 + R(0.1) *
-    t38;
+  q->ux[2] = t36 * t15 + t37 * t16 + t38 * t21 + R(0.1) * t29; /* acceleration, heading */
+  q->ux[3] = t36 * t27 + t37 * t28 + t38 * t34 + R(0.1) * t35; /* acceleration, speed */
   const real t41 = R(1) + tan_steering * tan_steering;
-  const real x_next_D_steering = t26 * speed * t41;
-  const real y_next_D_steering = t27 * speed * t41;
-  const real heading_next_D_steering = t28 * t11 * t41;
-  const real t42 = V_x_x * x_next_D_steering + V_y_x * y_next_D_steering + V_heading_x * heading_next_D_steering;
-  q->ux[4] = t42; /* steering, x */
-  const real t43 = V_y_x * x_next_D_steering + V_y_y * y_next_D_steering + V_heading_y * heading_next_D_steering;
-  q->ux[5] = t43; /* steering, y */
-  /* steering, heading */
-  q->ux[6] = x_next_D_steering * t18 + y_next_D_steering * t19 + heading_next_D_steering * t25;
-  q->ux[7] = x_next_D_steering * t29 + y_next_D_steering * t30 + heading_next_D_steering * t37; /* steering, speed */
-  const real t44 = V_heading_x * x_next_D_acceleration + V_heading_y * y_next_D_acceleration + V_heading_heading *
-    heading_next_D_acceleration + R(0.1) * V_speed_heading;
-  const real t45 = R(0.1) * (V_speed_x * x_next_D_acceleration + V_speed_y * y_next_D_acceleration + V_speed_heading *
-    heading_next_D_acceleration + R(0.1) * V_speed_speed);
-  /* acceleration, acceleration */
-  q->uu[0] = control_weight_0 + (x_next_D_acceleration * t39 + y_next_D_acceleration * t40 +
-    heading_next_D_acceleration * t44 + t45);
-  /* steering, acceleration */
-  q->uu[1] = x_next_D_steering * t39 + y_next_D_steering * t40 + heading_next_D_steering * t44;
-  const real t46 = x_next_D_steering * t42 + y_next_D_steering * t43 + heading_next_D_steering * (V_heading_x *
-    x_next_D_steering + V_heading_y * y_next_D_steering + V_heading_heading * heading_next_D_steering);
-  q->uu[2] = control_weight_1 + t46; /* steering, steering */
-  q->costate[0] = t4 * t0 + lambda_x; /* x */
-  q->costate[1] = t9 * t6 + lambda_y; /* y */
-  q->costate[2] = t23 * t20 + (y_next_D_heading * lambda_y - t17 * lambda_x + lambda_heading); /* heading */
-  /* speed */
-  q->costate[3] = t35 * t32 + (x_next_D_speed * lambda_x + y_next_D_speed * lambda_y + heading_next_D_speed *
-    lambda_heading + lambda_speed);
+  const real t42 = t22 * speed * t41;
+  const real t43 = t24 * speed * t41;
+  const real t44 = fixed_1 * (t41 * t8);
+  const real t45 = V_x_x * t42 + V_y_x * t43 + V_heading_x * t44;
+  q->ux[4] = t45; /* steering, x */
+  const real t46 = V_y_x * t42 + V_y_y * t43 + V_heading_y * t44;
+  q->ux[5] = t46; /* steering, y */
+  q->ux[6] = t42 * t15 + t43 * t16 + t44 * t21; /* steering, heading */
+  q->ux[7] = t42 * t27 + t43 * t28 + t44 * t34; /* steering, speed */
+  const real t47 = V_heading_x * t36 + V_heading_y * t37 + V_heading_heading * t38 + R(0.1) * V_speed_heading;
+  const real t48 = R(0.1) * (V_speed_x * t36 + V_speed_y * t37 + V_speed_heading * t38 + R(0.1) * V_speed_speed);
+  q->uu[0] = control_weight_0 + (t36 * t39 + t37 * t40 + t38 * t47 + t48); /* acceleration, acceleration */
+  q->uu[1] = t42 * t39 + t43 * t40 + t44 * t47; /* steering, acceleration */
+  const real t49 = t42 * t45 + t43 * t46 + t44 * (V_heading_x * t42 + V_heading_y * t43 + V_heading_heading * t44);
+  q->uu[2] = control_weight_1 + t49; /* steering, steering */
+  q->costate[0] = t3 * t0 + lambda_x; /* x */
+  q->costate[1] = t7 * t4 + lambda_y; /* y */
+  q->costate[2] = t20 * t17 + (t12 * lambda_y - t14 * lambda_x + lambda_heading); /* heading */
+  q->costate[3] = t33 * t30 + (t23 * lambda_x + t25 * lambda_y + t26 * lambda_heading + lambda_speed); /* speed */
   /* acceleration */
-  q->gradient_u[0] = R(0.5) * control_weight_0 * (R(2) * acceleration) + (x_next_D_acceleration * lambda_x +
-    y_next_D_acceleration * lambda_y + heading_next_D_acceleration * lambda_heading + R(0.1) * lambda_speed);
+  q->gradient_u[0] = control_weight_0 * acceleration + (t36 * lambda_x + t37 * lambda_y + t38 * lambda_heading +
+    R(0.1) * lambda_speed);
   /* steering */
-  q->gradient_u[1] = R(0.5) * control_weight_1 * (R(2) * steering) + (x_next_D_steering * lambda_x + y_next_D_steering
-    * lambda_y + heading_next_D_steering * lambda_heading);
+  q->gradient_u[1] = control_weight_1 * steering + (t42 * lambda_x + t43 * lambda_y + t44 * lambda_heading);
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = v_offset_y; /* y */
-  q->offset_x[2] = y_next_D_heading * v_offset_y - t17 * v_offset_x + v_offset_heading; /* heading */
-  /* speed */
-  q->offset_x[3] = x_next_D_speed * v_offset_x + y_next_D_speed * v_offset_y + heading_next_D_speed * v_offset_heading
-    + v_offset_speed;
+  q->offset_x[2] = t12 * v_offset_y - t14 * v_offset_x + v_offset_heading; /* heading */
+  q->offset_x[3] = t23 * v_offset_x + t25 * v_offset_y + t26 * v_offset_heading + v_offset_speed; /* speed */
   /* acceleration */
-  q->offset_u[0] = x_next_D_acceleration * v_offset_x + y_next_D_acceleration * v_offset_y +
-    heading_next_D_acceleration * v_offset_heading + R(0.1) * v_offset_speed;
-  /* steering */
-  q->offset_u[1] = x_next_D_steering * v_offset_x + y_next_D_steering * v_offset_y + heading_next_D_steering *
-    v_offset_heading;
+  q->offset_u[0] = t36 * v_offset_x + t37 * v_offset_y + t38 * v_offset_heading + R(0.1) * v_offset_speed;
+  q->offset_u[1] = t42 * v_offset_x + t43 * v_offset_y + t44 * v_offset_heading; /* steering */
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost plus curvature'f. */
@@ -335,14 +358,20 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real speed = state[3];
   const real acceleration = control[0];
   const real steering = control[1];
-  const real wheelbase = theta[0];
   const real stage_weight_0 = theta[1];
   const real stage_weight_1 = theta[2];
   const real stage_weight_2 = theta[3];
   const real stage_weight_3 = theta[4];
   const real control_weight_0 = theta[9];
   const real control_weight_1 = theta[10];
-  const real width = theta[11];
+  const real fixed_0 = theta[12];
+  const real fixed_1 = theta[13];
+  const real fixed_2 = theta[14];
+  const real fixed_9 = theta[21];
+  const real fixed_10 = theta[22];
+  const real fixed_11 = theta[23];
+  const real fixed_12 = theta[24];
+  const real fixed_13 = theta[25];
   const real mu_x = curvature[0];
   const real mu_y = curvature[1];
   const real mu_heading = curvature[2];
@@ -365,146 +394,115 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real v_offset_heading = value->offset[2];
   const real v_offset_speed = value->offset[3];
   const real t0 = R(2) * x;
-  const real t1 = width * width;
-  const real t2 = R(1) / lane_sqrt(t1 + x * x);
-  const real t3 = R(0.5) * t2;
-  const real t4 = stage_weight_0 * t3;
-  const real t5 = R(-0.5) * (t0 * t3 * (t2 * t2)) * stage_weight_0 * t0 + R(2) * t4;
-  q->xx[0] = t5 + V_x_x; /* x, x */
+  const real t1 = R(1) / lane_sqrt(fixed_2 + x * x);
+  const real t2 = R(0.5) * t1;
+  const real t3 = stage_weight_0 * t2;
+  q->xx[0] = fixed_9 * (t0 * t2 * t1 * t1 * t0) + R(2) * t3 + V_x_x; /* x, x */
   q->xx[1] = V_y_x; /* y, x */
-  const real t6 = R(2) * y;
-  const real t7 = R(1) / lane_sqrt(t1 + y * y);
-  const real t8 = R(0.5) * t7;
-  const real t9 = stage_weight_1 * t8;
-  const real t10 = R(-0.5) * (t6 * t8 * (t7 * t7)) * stage_weight_1 * t6 + R(2) * t9;
-  q->xx[2] = t10 + V_y_y; /* y, y */
-  const real t11 = speed + R(0.05) * acceleration;
-  const real t12 = R(0.1) * t11;
+  const real t4 = R(2) * y;
+  const real t5 = R(1) / lane_sqrt(fixed_2 + y * y);
+  const real t6 = R(0.5) * t5;
+  const real t7 = stage_weight_1 * t6;
+  q->xx[2] = fixed_10 * (t4 * t6 * t5 * t5 * t4) + R(2) * t7 + V_y_y; /* y, y */
+  const real t8 = speed + R(0.05) * acceleration;
+  const real t9 = R(0.1) * t8;
   const real tan_steering = lane_tan(steering);
-  const real t13 = R(1) / wheelbase;
-  const real t14 = heading + R(0.05) * (speed * tan_steering * t13);
-  const real t15 = lane_cos(t14);
-  const real y_next_D_heading = t12 * t15;
-  const real t16 = lane_sin(t14);
-  const real t17 = t12 * t16;
-  const real t18 = V_y_x * y_next_D_heading - V_x_x * t17 + V_heading_x;
-  q->xx[3] = t18; /* heading, x */
-  const real t19 = V_y_y * y_next_D_heading - V_y_x * t17 + V_heading_y;
-  q->xx[4] = t19; /* heading, y */
-  const real t20 = R(2) * heading;
-  const real t21 = R(1) / lane_sqrt(heading * heading + t1);
-  const real t22 = R(0.5) * t21;
-  const real t23 = stage_weight_2 * t22;
-  const real t24 = R(-0.5) * (t20 * t22 * (t21 * t21)) * stage_weight_2 * t20 + R(2) * t23;
-  const real t25 = R(0.1) * mu_y;
-  const real t26 = t25 * t11;
-  const real t27 = R(0.1) * mu_x;
-  const real t28 = t27 * t11;
-  const real t29 = V_heading_y * y_next_D_heading - V_heading_x * t17 + V_heading_heading;
-  q->xx[5] = t24 - (t16 * t26 + t15 * t28) + (y_next_D_heading * t19 - t17 * t18 + t29); /* heading, heading */
-  const real t30 = R(-0.05) * t17 * t13;
-  const real x_next_D_speed = t30 * tan_steering + R(0.1) * t15;
-  const real t31 = R(0.05) * y_next_D_heading * t13;
-  const real y_next_D_speed = t31 * tan_steering + R(0.1) * t16;
-  const real t32 = R(0.1) * t13;
-  const real heading_next_D_speed = t32 * tan_steering;
-  const real t33 = V_x_x * x_next_D_speed + V_y_x * y_next_D_speed + V_heading_x * heading_next_D_speed + V_speed_x;
-  q->xx[6] = t33; /* speed, x */
-  const real t34 = V_y_x * x_next_D_speed + V_y_y * y_next_D_speed + V_heading_y * heading_next_D_speed + V_speed_y;
-  q->xx[7] = t34; /* speed, y */
-  const real t35 = R(0.05) * (tan_steering * t13);
-  const real t36 = t35 * t16;
-  const real t37 = t35 * t15;
-  const real t38 = t25 * t15 - t36 * t26 - (t27 * t16 + t37 * t28);
-  const real t39 = V_speed_y * y_next_D_heading - V_speed_x * t17 + V_speed_heading;
-  /* speed, heading */
-  q->xx[8] = t38 + (x_next_D_speed * t18 + y_next_D_speed * t19 + heading_next_D_speed * t29 + t39);
-  const real t40 = R(2) * speed;
-  const real t41 = R(1) / lane_sqrt(speed * speed + t1);
-  const real t42 = R(0.5) * t41;
-  const real t43 = stage_weight_3 * t42;
-  const real t44 = R(-0.5) * (t40 * t42 * (t41 * t41)) * stage_weight_3 * t40 + R(2) * t43;
-  const real t45 = R(0.05) * t38 * t13 * tan_steering + (t37 * t25 - t36 * t27) + t44;
-  const real t46 = V_heading_x * x_next_D_speed + V_heading_y * y_next_D_speed + V_heading_heading *
-    heading_next_D_speed + V_speed_heading;
-  const real t47 = V_speed_x * x_next_D_speed + V_speed_y * y_next_D_speed + V_speed_heading * heading_next_D_speed +
-    V_speed_speed;
-  /* speed, speed */
-  q->xx[9] = t45 + (x_next_D_speed * t33 + y_next_D_speed * t34 + heading_next_D_speed * t46 + t47);
-  const real x_next_D_acceleration = R(0.005000000000000001) * t15;
-  const real y_next_D_acceleration = R(0.005000000000000001) * t16;
-  const real heading_next_D_acceleration = R(0.05) * heading_next_D_speed;
-  const real t48 = V_x_x * x_next_D_acceleration + V_y_x * y_next_D_acceleration + V_heading_x *
-    heading_next_D_acceleration + R(0.1) * V_speed_x;
-  q->ux[0] = t48; /* acceleration, x */
-  const real t49 = V_y_x * x_next_D_acceleration + V_y_y * y_next_D_acceleration + V_heading_y *
-    heading_next_D_acceleration + R(0.1) * V_speed_y;
-  q->ux[1] = t49; /* acceleration, y */
-  const real t50 = R(0.005000000000000001) * mu_y * t15 - R(0.005000000000000001) * mu_x * t16;
-  /* acceleration, heading */
-  q->ux[2] = t50 + (x_next_D_acceleration * t18 + y_next_D_acceleration * t19 + heading_next_D_acceleration * t29 +
-    R(0.1) * t39);
+  const real t10 = heading + fixed_0 * (speed * tan_steering);
+  const real t11 = lane_cos(t10);
+  const real t12 = t9 * t11;
+  const real t13 = lane_sin(t10);
+  const real t14 = t9 * t13;
+  const real t15 = V_y_x * t12 - V_x_x * t14 + V_heading_x;
+  q->xx[3] = t15; /* heading, x */
+  const real t16 = V_y_y * t12 - V_y_x * t14 + V_heading_y;
+  q->xx[4] = t16; /* heading, y */
+  const real t17 = R(2) * heading;
+  const real t18 = R(1) / lane_sqrt(heading * heading + fixed_2);
+  const real t19 = R(0.5) * t18;
+  const real t20 = stage_weight_2 * t19;
+  const real t21 = R(0.1) * mu_y;
+  const real t22 = t21 * t8;
+  const real t23 = R(0.1) * mu_x;
+  const real t24 = t23 * t8;
+  const real t25 = fixed_11 * (t17 * t19 * t18 * t18 * t17) + R(2) * t20 - (t13 * t22 + t11 * t24);
+  const real t26 = V_heading_y * t12 - V_heading_x * t14 + V_heading_heading;
+  q->xx[5] = t25 + (t12 * t16 - t14 * t15 + t26); /* heading, heading */
+  const real t27 = fixed_12 * t14;
+  const real t28 = t27 * tan_steering + R(0.1) * t11;
+  const real t29 = fixed_0 * t12;
+  const real t30 = t29 * tan_steering + R(0.1) * t13;
+  const real t31 = fixed_1 * tan_steering;
+  const real t32 = V_x_x * t28 + V_y_x * t30 + V_heading_x * t31 + V_speed_x;
+  q->xx[6] = t32; /* speed, x */
+  const real t33 = V_y_x * t28 + V_y_y * t30 + V_heading_y * t31 + V_speed_y;
+  q->xx[7] = t33; /* speed, y */
+  const real t34 = fixed_0 * tan_steering;
+  const real t35 = t34 * t13;
+  const real t36 = t34 * t11;
+  const real t37 = t21 * t11 - t35 * t22 - (t23 * t13 + t36 * t24);
+  const real t38 = V_speed_y * t12 - V_speed_x * t14 + V_speed_heading;
+  q->xx[8] = t37 + (t28 * t15 + t30 * t16 + t31 * t26 + t38); /* speed, heading */
+  const real t39 = R(2) * speed;
+  const real t40 = R(1) / lane_sqrt(speed * speed + fixed_2);
+  const real t41 = R(0.5) * t40;
+  const real t42 = stage_weight_3 * t41;
+  const real t43 = fixed_0 * (t37 * tan_steering) + (t36 * t21 - t35 * t23) + (fixed_13 * (t39 * t41 * t40 * t40 *
+    t39) + R(2) * t42);
+  const real t44 = V_heading_x * t28 + V_heading_y * t30 + V_heading_heading * t31 + V_speed_heading;
+  const real t45 = V_speed_x * t28 + V_speed_y * t30 + V_speed_heading * t31 + V_speed_speed;
+  q->xx[9] = t43 + (t28 * t32 + t30 * t33 + t31 * t44 + t45); /* speed, speed */
+  const real t46 = R(0.005000000000000001) * t11;
+  const real t47 = R(0.005000000000000001) * t13;
+  const real t48 = R(0.05) * t31;
+  const real t49 = V_x_x * t46 + V_y_x * t47 + V_heading_x * t48 + R(0.1) * V_speed_x;
+  q->ux[0] = t49; /* acceleration, x */
+  const real t50 = V_y_x * t46 + V_y_y * t47 + V_heading_y * t48 + R(0.1) * V_speed_y;
+  q->ux[1] = t50; /* acceleration, y */
+  const real t51 = R(0.005000000000000001) * (mu_y * t11) - R(0.005000000000000001) * (mu_x * t13);
+  q->ux[2] = t51 + (t46 * t15 + t47 * t16 + t48 * t26 + R(0.1) * t38); /* acceleration, heading */
   /* acceleration, speed */
-  q->ux[3] = R(0.05) * t50 * t13 * tan_steering + (x_next_D_acceleration * t33 + y_next_D_acceleration * t34 +
-    heading_next_D_acceleration * t46 + R(0.1) * t47);
-  const real t51 = R(1) + tan_steering * tan_steering;
-  const real x_next_D_steering = t30 * speed * t51;
-  const real y_next_D_steering = t31 * speed * t51;
-  const real heading_next_D_steering = t32 * t11 * t51;
-  const real t52 = V_x_x * x_next_D_steering + V_y_x * y_next_D_steering + V_heading_x * heading_next_D_steering;
-  q->ux[4] = t52; /* steering, x */
-  const real t53 = V_y_x * x_next_D_steering + V_y_y * y_next_D_steering + V_heading_y * heading_next_D_steering;
-  q->ux[5] = t53; /* steering, y */
-  const real t54 = R(0.05) * (t51 * speed * t13);
-  const real t55 = t54 * t16;
-  const real t56 = t54 * t15;
-  const real t57 = t55 * t26 + t56 * t28;
-  /* steering, heading */
-  q->ux[6] = x_next_D_steering * t18 + y_next_D_steering * t19 + heading_next_D_steering * t29 - t57;
-  const real t58 = R(-0.05) * t57 * t13;
-  const real t59 = R(0.05) * (t26 * t15 - t28 * t16) * t13;
-  const real t60 = R(0.1) * mu_heading * t13;
-  const real t61 = t51 * t60 + t56 * t25 - t55 * t27;
-  /* steering, speed */
-  q->ux[7] = t58 * tan_steering + t51 * t59 + t61 + (x_next_D_steering * t33 + y_next_D_steering * t34 +
-    heading_next_D_steering * t46);
-  const real t62 = V_heading_x * x_next_D_acceleration + V_heading_y * y_next_D_acceleration + V_heading_heading *
-    heading_next_D_acceleration + R(0.1) * V_speed_heading;
-  const real t63 = R(0.1) * (V_speed_x * x_next_D_acceleration + V_speed_y * y_next_D_acceleration + V_speed_heading *
-    heading_next_D_acceleration + R(0.1) * V_speed_speed);
-  /* acceleration, acceleration */
-  q->uu[0] = control_weight_0 + (x_next_D_acceleration * t48 + y_next_D_acceleration * t49 +
-    heading_next_D_acceleration * t62 + t63);
-  /* steering, acceleration */
-  q->uu[1] = R(0.05) * t61 + (x_next_D_steering * t48 + y_next_D_steering * t49 + heading_next_D_steering * t62);
-  const real t64 = t58 * speed * t51 + t51 * (R(2) * tan_steering) * (t60 * t11 + t59 * speed);
-  const real t65 = x_next_D_steering * t52 + y_next_D_steering * t53 + heading_next_D_steering * (V_heading_x *
-    x_next_D_steering + V_heading_y * y_next_D_steering + V_heading_heading * heading_next_D_steering);
-  q->uu[2] = t64 + control_weight_1 + t65; /* steering, steering */
-  q->costate[0] = t4 * t0 + lambda_x; /* x */
-  q->costate[1] = t9 * t6 + lambda_y; /* y */
-  q->costate[2] = t23 * t20 + (y_next_D_heading * lambda_y - t17 * lambda_x + lambda_heading); /* heading */
-  /* speed */
-  q->costate[3] = t43 * t40 + (x_next_D_speed * lambda_x + y_next_D_speed * lambda_y + heading_next_D_speed *
-    lambda_heading + lambda_speed);
+  q->ux[3] = fixed_0 * (t51 * tan_steering) + (t46 * t32 + t47 * t33 + t48 * t44 + R(0.1) * t45);
+  const real t52 = R(1) + tan_steering * tan_steering;
+  const real t53 = t27 * speed * t52;
+  const real t54 = t29 * speed * t52;
+  const real t55 = fixed_1 * (t52 * t8);
+  const real t56 = V_x_x * t53 + V_y_x * t54 + V_heading_x * t55;
+  q->ux[4] = t56; /* steering, x */
+  const real t57 = V_y_x * t53 + V_y_y * t54 + V_heading_y * t55;
+  q->ux[5] = t57; /* steering, y */
+  const real t58 = fixed_0 * (t52 * speed);
+  const real t59 = t58 * t13;
+  const real t60 = t58 * t11;
+  const real t61 = t59 * t22 + t60 * t24;
+  q->ux[6] = t53 * t15 + t54 * t16 + t55 * t26 - t61; /* steering, heading */
+  const real t62 = fixed_12 * t61;
+  const real t63 = fixed_0 * (t22 * t11 - t24 * t13);
+  const real t64 = fixed_1 * mu_heading;
+  const real t65 = t52 * t64 + t60 * t21 - t59 * t23;
+  q->ux[7] = t62 * tan_steering + t52 * t63 + t65 + (t53 * t32 + t54 * t33 + t55 * t44); /* steering, speed */
+  const real t66 = V_heading_x * t46 + V_heading_y * t47 + V_heading_heading * t48 + R(0.1) * V_speed_heading;
+  const real t67 = R(0.1) * (V_speed_x * t46 + V_speed_y * t47 + V_speed_heading * t48 + R(0.1) * V_speed_speed);
+  q->uu[0] = control_weight_0 + (t46 * t49 + t47 * t50 + t48 * t66 + t67); /* acceleration, acceleration */
+  q->uu[1] = R(0.05) * t65 + (t53 * t49 + t54 * t50 + t55 * t66); /* steering, acceleration */
+  const real t68 = t62 * speed * t52 + R(2) * (t52 * tan_steering * (t64 * t8 + t63 * speed));
+  const real t69 = t53 * t56 + t54 * t57 + t55 * (V_heading_x * t53 + V_heading_y * t54 + V_heading_heading * t55);
+  q->uu[2] = t68 + control_weight_1 + t69; /* steering, steering */
+  q->costate[0] = t3 * t0 + lambda_x; /* x */
+  q->costate[1] = t7 * t4 + lambda_y; /* y */
+  q->costate[2] = t20 * t17 + (t12 * lambda_y - t14 * lambda_x + lambda_heading); /* heading */
+  q->costate[3] = t42 * t39 + (t28 * lambda_x + t30 * lambda_y + t31 * lambda_heading + lambda_speed); /* speed */
   /* acceleration */
-  q->gradient_u[0] = R(0.5) * control_weight_0 * (R(2) * acceleration) + (x_next_D_acceleration * lambda_x +
-    y_next_D_acceleration * lambda_y + heading_next_D_acceleration * lambda_heading + R(0.1) * lambda_speed);
+  q->gradient_u[0] = control_weight_0 * acceleration + (t46 * lambda_x + t47 * lambda_y + t48 * lambda_heading +
+    R(0.1) * lambda_speed);
   /* steering */
-  q->gradient_u[1] = R(0.5) * control_weight_1 * (R(2) * steering) + (x_next_D_steering * lambda_x + y_next_D_steering
-    * lambda_y + heading_next_D_steering * lambda_heading);
+  q->gradient_u[1] = control_weight_1 * steering + (t53 * lambda_x + t54 * lambda_y + t55 * lambda_heading);
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = v_offset_y; /* y */
-  q->offset_x[2] = y_next_D_heading * v_offset_y - t17 * v_offset_x + v_offset_heading; /* heading */
-  /* speed */
-  q->offset_x[3] = x_next_D_speed * v_offset_x + y_next_D_speed * v_offset_y + heading_next_D_speed * v_offset_heading
-    + v_offset_speed;
+  q->offset_x[2] = t12 * v_offset_y - t14 * v_offset_x + v_offset_heading; /* heading */
+  q->offset_x[3] = t28 * v_offset_x + t30 * v_offset_y + t31 * v_offset_heading + v_offset_speed; /* speed */
   /* acceleration */
-  q->offset_u[0] = x_next_D_acceleration * v_offset_x + y_next_D_acceleration * v_offset_y +
-    heading_next_D_acceleration * v_offset_heading + R(0.1) * v_offset_speed;
-  /* steering */
-  q->offset_u[1] = x_next_D_steering * v_offset_x + y_next_D_steering * v_offset_y + heading_next_D_steering *
-    v_offset_heading;
+  q->offset_u[0] = t46 * v_offset_x + t47 * v_offset_y + t48 * v_offset_heading + R(0.1) * v_offset_speed;
+  q->offset_u[1] = t53 * v_offset_x + t54 * v_offset_y + t55 * v_offset_heading; /* steering */
 }
 
 /* Directional derivative of the dynamics, F d. */
@@ -516,7 +514,8 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real speed = state[3];
   const real acceleration = control[0];
   const real steering = control[1];
-  const real wheelbase = theta[0];
+  const real fixed_0 = theta[12];
+  const real fixed_1 = theta[13];
   const real d_x = d_state[0];
   const real d_y = d_state[1];
   const real d_heading = d_state[2];
@@ -525,16 +524,15 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real d_steering = d_control[1];
   const real t0 = d_speed + R(0.05) * d_acceleration;
   const real tan_steering = lane_tan(steering);
-  const real t1 = R(1) / wheelbase;
-  const real t2 = heading + R(0.05) * (speed * tan_steering * t1);
-  const real t3 = lane_cos(t2);
-  const real t4 = d_steering * (R(1) + tan_steering * tan_steering);
-  const real t5 = d_heading + R(0.05) * ((d_speed * tan_steering + t4 * speed) * t1);
-  const real t6 = lane_sin(t2);
-  const real t7 = speed + R(0.05) * acceleration;
-  d_next[0] = d_x + R(0.1) * (t0 * t3 - t5 * t6 * t7); /* x */
-  d_next[1] = d_y + R(0.1) * (t0 * t6 + t5 * t3 * t7); /* y */
-  d_next[2] = d_heading + R(0.1) * ((t0 * tan_steering + t4 * t7) * t1); /* heading */
+  const real t1 = heading + fixed_0 * (speed * tan_steering);
+  const real t2 = lane_cos(t1);
+  const real t3 = d_steering * (R(1) + tan_steering * tan_steering);
+  const real t4 = d_heading + fixed_0 * (d_speed * tan_steering + t3 * speed);
+  const real t5 = lane_sin(t1);
+  const real t6 = speed + R(0.05) * acceleration;
+  d_next[0] = d_x + R(0.1) * (t0 * t2 - t4 * t5 * t6); /* x */
+  d_next[1] = d_y + R(0.1) * (t0 * t5 + t4 * t2 * t6); /* y */
+  d_next[2] = d_heading + fixed_1 * (t0 * tan_steering + t3 * t6); /* heading */
   d_next[3] = d_speed + R(0.1) * d_acceleration; /* speed */
 }
 
@@ -551,7 +549,6 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real speed = state[3];
   const real acceleration = control[0];
   const real steering = control[1];
-  const real wheelbase = theta[0];
   const real stage_weight_0 = theta[1];
   const real stage_weight_1 = theta[2];
   const real stage_weight_2 = theta[3];
@@ -559,6 +556,15 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real control_weight_0 = theta[9];
   const real control_weight_1 = theta[10];
   const real width = theta[11];
+  const real fixed_0 = theta[12];
+  const real fixed_2 = theta[14];
+  const real fixed_14 = theta[26];
+  const real fixed_15 = theta[27];
+  const real fixed_16 = theta[28];
+  const real fixed_17 = theta[29];
+  const real fixed_18 = theta[30];
+  const real fixed_19 = theta[31];
+  const real fixed_20 = theta[32];
   const real lambda_x = costate[0];
   const real lambda_y = costate[1];
   const real lambda_heading = costate[2];
@@ -584,66 +590,62 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t6 = R(0.1) * lambda_y;
   const real t7 = t6 * t1;
   const real t8 = speed * tan_steering;
-  const real t9 = R(1) / wheelbase;
-  const real t10 = heading + R(0.05) * (t8 * t9);
-  const real t11 = lane_cos(t10);
-  const real t12 = R(-0.1) * lambda_x;
-  const real t13 = t12 * t1;
-  const real t14 = lane_sin(t10);
-  const real t15 = R(0.05) * (t7 * t11 + t13 * t14);
-  const real t16 = d_speed * tan_steering + t5 * speed;
-  const real t17 = t0 * (t1 * tan_steering) + t2 * (t3 * tan_steering + t5 * t1) + t15 * t16;
-  const real t18 = R(0.1) * (loss_cost_ * lambda_y + d_lambda_y);
-  const real t19 = d_heading + R(0.05) * (t16 * t9);
-  const real t20 = R(0.1) * (loss_cost_ * lambda_x + d_lambda_x);
-  const real t21 = (t18 * t1 + t6 * t3 + t13 * t19) * t11 - (t20 * t1 + t7 * t19 + R(0.1) * lambda_x * t3) * t14;
-  const real t22 = R(0.05) * t21;
-  g_theta[0] += -((t17 + t22 * t8) * (t9 * t9)); /* wheelbase */
-  const real t23 = width * width;
-  const real t24 = lane_sqrt(t23 + x * x);
-  const real t25 = d_x * (R(2) * x);
-  const real t26 = R(1) / t24;
-  const real t27 = R(0.5) * t26;
-  g_theta[1] += loss_cost_ * (t24 - width) + t25 * t27; /* stage_weight_0 */
-  const real t28 = lane_sqrt(t23 + y * y);
-  const real t29 = d_y * (R(2) * y);
-  const real t30 = R(1) / t28;
-  const real t31 = R(0.5) * t30;
-  g_theta[2] += loss_cost_ * (t28 - width) + t29 * t31; /* stage_weight_1 */
-  const real t32 = lane_sqrt(heading * heading + t23);
-  const real t33 = d_heading * (R(2) * heading);
-  const real t34 = R(1) / t32;
-  const real t35 = R(0.5) * t34;
-  g_theta[3] += loss_cost_ * (t32 - width) + t33 * t35; /* stage_weight_2 */
-  const real t36 = lane_sqrt(speed * speed + t23);
-  const real t37 = d_speed * (R(2) * speed);
-  const real t38 = R(1) / t36;
-  const real t39 = R(0.5) * t38;
-  g_theta[4] += loss_cost_ * (t36 - width) + t37 * t39; /* stage_weight_3 */
-  const real t40 = R(0.5) * loss_cost_;
-  const real t41 = R(2) * acceleration;
-  g_theta[9] += t40 * (acceleration * acceleration) + R(0.5) * (d_acceleration * t41); /* control_weight_0 */
-  const real t42 = R(2) * steering;
-  g_theta[10] += t40 * (steering * steering) + R(0.5) * (d_steering * t42); /* control_weight_1 */
-  const real t43 = loss_cost_ * stage_weight_3;
-  const real t44 = loss_cost_ * stage_weight_2;
-  const real t45 = (t43 - R(0.5) * (stage_weight_3 * t37) * (t38 * t38)) * t39 + (t44 - R(0.5) * (stage_weight_2 *
-    t33) * (t34 * t34)) * t35;
-  const real t46 = loss_cost_ * stage_weight_1;
-  const real t47 = loss_cost_ * stage_weight_0;
-  const real t48 = t45 + (t46 - R(0.5) * (stage_weight_1 * t29) * (t30 * t30)) * t31 + (t47 - R(0.5) * (stage_weight_0
-    * t25) * (t26 * t26)) * t27;
-  g_theta[11] += t48 * (R(2) * width) - (t43 + t44 + t46 + t47); /* width */
-  const real t49 = t0 * t9;
-  const real t50 = t2 * t9;
-  const real t51 = t49 * tan_steering + t18 * t14 + t20 * t11 + t50 * t5 + t6 * (t19 * t11);
-  const real t52 = t40 * control_weight_0 * t41 + R(0.1) * (loss_cost_ * lambda_speed + d_lambda_speed) + R(0.05) *
-    (t51 + t12 * (t19 * t14));
-  g_control[0] = t52 + R(2) * (R(0.5) * control_weight_0 * d_acceleration); /* acceleration */
-  const real t53 = t15 * t9;
-  const real t54 = t49 * t1 + t50 * t3 + (t50 * t1 + t53 * speed) * d_steering * (R(2) * tan_steering);
-  const real t55 = t40 * control_weight_1 * t42 + (t54 + t53 * d_speed + t22 * t9 * speed) * t4;
-  g_control[1] = t55 + R(2) * (R(0.5) * control_weight_1 * d_steering); /* steering */
+  const real t9 = heading + fixed_0 * t8;
+  const real t10 = lane_cos(t9);
+  const real t11 = R(-0.1) * lambda_x;
+  const real t12 = t11 * t1;
+  const real t13 = lane_sin(t9);
+  const real t14 = R(0.05) * (t7 * t10 + t12 * t13);
+  const real t15 = d_speed * tan_steering + t5 * speed;
+  const real t16 = t0 * t1 * tan_steering + t2 * (t3 * tan_steering + t5 * t1) + t14 * t15;
+  const real t17 = R(0.1) * (loss_cost_ * lambda_y + d_lambda_y);
+  const real t18 = d_heading + fixed_0 * t15;
+  const real t19 = R(0.1) * (loss_cost_ * lambda_x + d_lambda_x);
+  const real t20 = (t17 * t1 + t6 * t3 + t12 * t18) * t10 - (t19 * t1 + t7 * t18 + R(0.1) * (lambda_x * t3)) * t13;
+  const real t21 = R(0.05) * t20;
+  g_theta[0] += -(fixed_15 * (t16 + t21 * t8)); /* wheelbase */
+  const real t22 = lane_sqrt(fixed_2 + x * x);
+  const real t23 = R(2) * (d_x * x);
+  const real t24 = R(1) / t22;
+  const real t25 = R(0.5) * t24;
+  g_theta[1] += loss_cost_ * (t22 - width) + t23 * t25; /* stage_weight_0 */
+  const real t26 = lane_sqrt(fixed_2 + y * y);
+  const real t27 = R(2) * (d_y * y);
+  const real t28 = R(1) / t26;
+  const real t29 = R(0.5) * t28;
+  g_theta[2] += loss_cost_ * (t26 - width) + t27 * t29; /* stage_weight_1 */
+  const real t30 = lane_sqrt(heading * heading + fixed_2);
+  const real t31 = R(2) * (d_heading * heading);
+  const real t32 = R(1) / t30;
+  const real t33 = R(0.5) * t32;
+  g_theta[3] += loss_cost_ * (t30 - width) + t31 * t33; /* stage_weight_2 */
+  const real t34 = lane_sqrt(speed * speed + fixed_2);
+  const real t35 = R(2) * (d_speed * speed);
+  const real t36 = R(1) / t34;
+  const real t37 = R(0.5) * t36;
+  g_theta[4] += loss_cost_ * (t34 - width) + t35 * t37; /* stage_weight_3 */
+  const real t38 = R(0.5) * loss_cost_;
+  const real t39 = R(2) * acceleration;
+  g_theta[9] += t38 * acceleration * acceleration + R(0.5) * (d_acceleration * t39); /* control_weight_0 */
+  const real t40 = R(2) * steering;
+  g_theta[10] += t38 * steering * steering + R(0.5) * (d_steering * t40); /* control_weight_1 */
+  const real t41 = loss_cost_ * stage_weight_3;
+  const real t42 = loss_cost_ * stage_weight_2;
+  const real t43 = (t41 - fixed_17 * (t35 * t36 * t36)) * t37 + (t42 - fixed_18 * (t31 * t32 * t32)) * t33;
+  const real t44 = loss_cost_ * stage_weight_1;
+  const real t45 = loss_cost_ * stage_weight_0;
+  const real t46 = t43 + (t44 - fixed_19 * (t27 * t28 * t28)) * t29 + (t45 - fixed_20 * (t23 * t24 * t24)) * t25;
+  g_theta[11] += fixed_16 * t46 - (t41 + t42 + t44 + t45); /* width */
+  const real t47 = t0 * fixed_14;
+  const real t48 = t2 * fixed_14;
+  const real t49 = t47 * tan_steering + t17 * t13 + t19 * t10 + t48 * t5 + t6 * t18 * t10;
+  const real t50 = control_weight_0 * (t38 * t39) + R(0.1) * (loss_cost_ * lambda_speed + d_lambda_speed) + R(0.05) *
+    (t49 + t11 * t18 * t13);
+  g_control[0] = t50 + control_weight_0 * d_acceleration; /* acceleration */
+  const real t51 = fixed_14 * t14;
+  const real t52 = t47 * t1 + t48 * t3 + R(2) * ((t48 * t1 + t51 * speed) * d_steering * tan_steering);
+  const real t53 = control_weight_1 * (t38 * t40) + (t52 + t51 * d_speed + fixed_14 * (t21 * speed)) * t4;
+  g_control[1] = t53 + control_weight_1 * d_steering; /* steering */
 }
 
 /* Gradient with respect to theta of d'grad(terminal cost) + loss_cost terminal cost. */
@@ -661,41 +663,44 @@ INLINE void terminal_gradient(stored_reals restrict state, stored_reals restrict
   const real terminal_weight_2 = theta[7];
   const real terminal_weight_3 = theta[8];
   const real width = theta[11];
+  const real fixed_2 = theta[14];
+  const real fixed_16 = theta[28];
+  const real fixed_21 = theta[33];
+  const real fixed_22 = theta[34];
+  const real fixed_23 = theta[35];
+  const real fixed_24 = theta[36];
   const real d_x = d_state[0];
   const real d_y = d_state[1];
   const real d_heading = d_state[2];
   const real d_speed = d_state[3];
   const real loss_cost_ = loss_cost[0];
-  const real t0 = width * width;
-  const real t1 = lane_sqrt(t0 + x * x);
-  const real t2 = d_x * (R(2) * x);
-  const real t3 = R(1) / t1;
-  const real t4 = R(0.5) * t3;
-  g_theta[5] += loss_cost_ * (t1 - width) + t2 * t4; /* terminal_weight_0 */
-  const real t5 = lane_sqrt(t0 + y * y);
-  const real t6 = d_y * (R(2) * y);
-  const real t7 = R(1) / t5;
-  const real t8 = R(0.5) * t7;
-  g_theta[6] += loss_cost_ * (t5 - width) + t6 * t8; /* terminal_weight_1 */
-  const real t9 = lane_sqrt(heading * heading + t0);
-  const real t10 = d_heading * (R(2) * heading);
-  const real t11 = R(1) / t9;
-  const real t12 = R(0.5) * t11;
-  g_theta[7] += loss_cost_ * (t9 - width) + t10 * t12; /* terminal_weight_2 */
-  const real t13 = lane_sqrt(speed * speed + t0);
-  const real t14 = d_speed * (R(2) * speed);
-  const real t15 = R(1) / t13;
-  const real t16 = R(0.5) * t15;
-  g_theta[8] += loss_cost_ * (t13 - width) + t14 * t16; /* terminal_weight_3 */
-  const real t17 = loss_cost_ * terminal_weight_3;
-  const real t18 = loss_cost_ * terminal_weight_2;
-  const real t19 = (t17 - R(0.5) * (terminal_weight_3 * t14) * (t15 * t15)) * t16 + (t18 - R(0.5) * (terminal_weight_2
-    * t10) * (t11 * t11)) * t12;
-  const real t20 = loss_cost_ * terminal_weight_1;
-  const real t21 = loss_cost_ * terminal_weight_0;
-  const real t22 = t19 + (t20 - R(0.5) * (terminal_weight_1 * t6) * (t7 * t7)) * t8 + (t21 - R(0.5) *
-    (terminal_weight_0 * t2) * (t3 * t3)) * t4;
-  g_theta[11] += t22 * (R(2) * width) - (t17 + t18 + t20 + t21); /* width */
+  const real t0 = lane_sqrt(fixed_2 + x * x);
+  const real t1 = R(2) * (d_x * x);
+  const real t2 = R(1) / t0;
+  const real t3 = R(0.5) * t2;
+  g_theta[5] += loss_cost_ * (t0 - width) + t1 * t3; /* terminal_weight_0 */
+  const real t4 = lane_sqrt(fixed_2 + y * y);
+  const real t5 = R(2) * (d_y * y);
+  const real t6 = R(1) / t4;
+  const real t7 = R(0.5) * t6;
+  g_theta[6] += loss_cost_ * (t4 - width) + t5 * t7; /* terminal_weight_1 */
+  const real t8 = lane_sqrt(heading * heading + fixed_2);
+  const real t9 = R(2) * (d_heading * heading);
+  const real t10 = R(1) / t8;
+  const real t11 = R(0.5) * t10;
+  g_theta[7] += loss_cost_ * (t8 - width) + t9 * t11; /* terminal_weight_2 */
+  const real t12 = lane_sqrt(speed * speed + fixed_2);
+  const real t13 = R(2) * (d_speed * speed);
+  const real t14 = R(1) / t12;
+  const real t15 = R(0.5) * t14;
+  g_theta[8] += loss_cost_ * (t12 - width) + t13 * t15; /* terminal_weight_3 */
+  const real t16 = loss_cost_ * terminal_weight_3;
+  const real t17 = loss_cost_ * terminal_weight_2;
+  const real t18 = (t16 - fixed_21 * (t13 * t14 * t14)) * t15 + (t17 - fixed_22 * (t9 * t10 * t10)) * t11;
+  const real t19 = loss_cost_ * terminal_weight_1;
+  const real t20 = loss_cost_ * terminal_weight_0;
+  const real t21 = t18 + (t19 - fixed_23 * (t5 * t6 * t6)) * t7 + (t20 - fixed_24 * (t1 * t2 * t2)) * t3;
+  g_theta[11] += fixed_16 * t21 - (t16 + t17 + t19 + t20); /* width */
 }
 
 /* Gradient with respect to theta of g_lower'lower + g_upper'upper. */
@@ -722,12 +727,20 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real speed = state[3];
   const real acceleration = control[0];
   const real steering = control[1];
-  const real wheelbase = theta[0];
   const real stage_weight_0 = theta[1];
   const real stage_weight_1 = theta[2];
   const real stage_weight_2 = theta[3];
   const real stage_weight_3 = theta[4];
   const real width = theta[11];
+  const real fixed_0 = theta[12];
+  const real fixed_2 = theta[14];
+  const real fixed_9 = theta[21];
+  const real fixed_10 = theta[22];
+  const real fixed_11 = theta[23];
+  const real fixed_12 = theta[24];
+  const real fixed_13 = theta[25];
+  const real fixed_15 = theta[27];
+  const real fixed_16 = theta[28];
   const real lambda_x = costate[0];
   const real lambda_y = costate[1];
   const real lambda_heading = costate[2];
@@ -739,69 +752,70 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real d_control_weight_0 = d_theta[9];
   const real d_control_weight_1 = d_theta[10];
   const real d_width = d_theta[11];
-  const real t0 = width * width;
-  const real t1 = lane_sqrt(t0 + x * x);
-  const real t2 = R(1) / t1;
-  const real t3 = R(0.5) * t2;
-  const real t4 = d_width * (R(2) * width);
-  const real t5 = t4 * t3;
-  r_state[0] = (d_stage_weight_0 * t3 + R(-0.5) * (t5 * (t2 * t2)) * stage_weight_0) * (R(2) * x); /* x */
-  const real t6 = lane_sqrt(t0 + y * y);
-  const real t7 = R(1) / t6;
-  const real t8 = R(0.5) * t7;
-  const real t9 = t4 * t8;
-  r_state[1] = (d_stage_weight_1 * t8 + R(-0.5) * (t9 * (t7 * t7)) * stage_weight_1) * (R(2) * y); /* y */
-  const real t10 = lane_sqrt(heading * heading + t0);
-  const real t11 = R(1) / t10;
-  const real t12 = R(0.5) * t11;
-  const real t13 = t4 * t12;
-  const real t14 = (d_stage_weight_2 * t12 + R(-0.5) * (t13 * (t11 * t11)) * stage_weight_2) * (R(2) * heading);
-  const real t15 = R(1) / wheelbase;
-  const real t16 = d_wheelbase * (t15 * t15);
+  const real t0 = lane_sqrt(fixed_2 + x * x);
+  const real t1 = R(1) / t0;
+  const real t2 = R(0.5) * t1;
+  const real t3 = d_width * fixed_16;
+  const real t4 = t3 * t2;
+  r_state[0] = R(2) * ((d_stage_weight_0 * t2 + fixed_9 * (t4 * t1 * t1)) * x); /* x */
+  const real t5 = lane_sqrt(fixed_2 + y * y);
+  const real t6 = R(1) / t5;
+  const real t7 = R(0.5) * t6;
+  const real t8 = t3 * t7;
+  r_state[1] = R(2) * ((d_stage_weight_1 * t7 + fixed_10 * (t8 * t6 * t6)) * y); /* y */
+  const real t9 = lane_sqrt(heading * heading + fixed_2);
+  const real t10 = R(1) / t9;
+  const real t11 = R(0.5) * t10;
+  const real t12 = t3 * t11;
+  const real t13 = d_wheelbase * fixed_15;
   const real tan_steering = lane_tan(steering);
-  const real t17 = speed * tan_steering;
-  const real t18 = R(-0.05) * (t16 * t17);
-  const real t19 = heading + R(0.05) * (t17 * t15);
-  const real t20 = lane_sin(t19);
+  const real t14 = speed * tan_steering;
+  const real t15 = R(-0.05) * (t13 * t14);
+  const real t16 = heading + fixed_0 * t14;
+  const real t17 = lane_sin(t16);
+  const real t18 = t15 * t17;
+  const real t19 = speed + R(0.05) * acceleration;
+  const real t20 = R(0.1) * t19;
   const real t21 = t18 * t20;
-  const real t22 = speed + R(0.05) * acceleration;
-  const real t23 = R(0.1) * t22;
-  const real t24 = t21 * t23;
-  const real t25 = lane_cos(t19);
-  const real t26 = t18 * t25;
-  const real t27 = t26 * t23;
-  r_state[2] = t14 - (t24 * lambda_y + t27 * lambda_x); /* heading */
-  const real t28 = lane_sqrt(speed * speed + t0);
-  const real t29 = R(1) / t28;
-  const real t30 = R(0.5) * t29;
-  const real t31 = t4 * t30;
-  const real t32 = (d_stage_weight_3 * t30 + R(-0.5) * (t31 * (t29 * t29)) * stage_weight_3) * (R(2) * speed);
-  const real t33 = R(-0.05) * t27 * t15 - t16 * (R(-0.05) * (t23 * t20));
-  const real t34 = R(-0.05) * t24 * t15 - t16 * (R(0.05) * (t23 * t25));
-  const real t35 = (t33 * tan_steering - R(0.1) * t21) * lambda_x + (t34 * tan_steering + R(0.1) * t26) * lambda_y;
-  const real t36 = R(-0.1) * t16;
-  const real t37 = t36 * tan_steering;
-  r_state[3] = t32 + (t35 + t37 * lambda_heading); /* speed */
-  const real t38 = R(-0.005000000000000001) * t21 * lambda_x + R(0.005000000000000001) * t26 * lambda_y + R(0.05) *
-    t37 * lambda_heading;
-  r_control[0] = R(0.5) * d_control_weight_0 * (R(2) * acceleration) + t38; /* acceleration */
-  const real t39 = R(1) + tan_steering * tan_steering;
-  const real t40 = t33 * speed * t39 * lambda_x + t34 * speed * t39 * lambda_y + t36 * t22 * t39 * lambda_heading;
-  r_control[1] = R(0.5) * d_control_weight_1 * (R(2) * steering) + t40; /* steering */
-  const real t41 = R(-0.1) * (t21 * t22);
-  affine[0] = t41; /* x */
-  const real t42 = R(0.1) * (t26 * t22);
-  affine[1] = t42; /* y */
-  const real t43 = R(-0.1) * (t16 * (t22 * tan_steering));
-  affine[2] = t43; /* heading */
+  const real t22 = lane_cos(t16);
+  const real t23 = t15 * t22;
+  const real t24 = t23 * t20;
+  /* heading */
+  r_state[2] = R(2) * ((d_stage_weight_2 * t11 + fixed_11 * (t12 * t10 * t10)) * heading) - (t21 * lambda_y + t24 *
+    lambda_x);
+  const real t25 = lane_sqrt(speed * speed + fixed_2);
+  const real t26 = R(1) / t25;
+  const real t27 = R(0.5) * t26;
+  const real t28 = t3 * t27;
+  const real t29 = t13 * t20;
+  const real t30 = fixed_12 * t24 + R(0.05) * (t29 * t17);
+  const real t31 = fixed_12 * t21 - R(0.05) * (t29 * t22);
+  const real t32 = (t30 * tan_steering - R(0.1) * t18) * lambda_x + (t31 * tan_steering + R(0.1) * t23) * lambda_y;
+  const real t33 = R(-0.1) * t13;
+  const real t34 = t33 * tan_steering * lambda_heading;
+  r_state[3] = R(2) * ((d_stage_weight_3 * t27 + fixed_13 * (t28 * t26 * t26)) * speed) + (t32 + t34); /* speed */
+  const real t35 = d_control_weight_0 * acceleration;
+  /* acceleration */
+  r_control[0] = t35 + (R(0.005000000000000001) * (t23 * lambda_y) - R(0.005000000000000001) * (t18 * lambda_x) +
+    R(0.05) * t34);
+  const real t36 = d_control_weight_1 * steering;
+  const real t37 = R(1) + tan_steering * tan_steering;
+  const real t38 = t30 * speed * t37 * lambda_x + t31 * speed * t37 * lambda_y + t33 * t19 * t37 * lambda_heading;
+  r_control[1] = t36 + t38; /* steering */
+  const real t39 = R(-0.1) * (t18 * t19);
+  affine[0] = t39; /* x */
+  const real t40 = R(0.1) * (t23 * t19);
+  affine[1] = t40; /* y */
+  const real t41 = R(-0.1) * (t13 * t19 * tan_steering);
+  affine[2] = t41; /* heading */
   affine[3] = ALL(0); /* speed */
-  const real t44 = d_stage_weight_0 * (t1 - width) + (t5 - d_width) * stage_weight_0 + (d_stage_weight_1 * (t6 -
-    width) + (t9 - d_width) * stage_weight_1);
-  const real t45 = t44 + (d_stage_weight_2 * (t10 - width) + (t13 - d_width) * stage_weight_2) + (d_stage_weight_3 *
-    (t28 - width) + (t31 - d_width) * stage_weight_3);
-  const real t46 = t45 + R(0.5) * (d_control_weight_0 * (acceleration * acceleration)) + R(0.5) * (d_control_weight_1
-    * (steering * steering));
-  d_cost[0] = t46 + (t41 * lambda_x + t42 * lambda_y + t43 * lambda_heading); /* cost + lambda'f */
+  const real t42 = d_stage_weight_0 * (t0 - width) + (t4 - d_width) * stage_weight_0 + (d_stage_weight_1 * (t5 -
+    width) + (t8 - d_width) * stage_weight_1);
+  const real t43 = t42 + (d_stage_weight_2 * (t9 - width) + (t12 - d_width) * stage_weight_2) + (d_stage_weight_3 *
+    (t25 - width) + (t28 - d_width) * stage_weight_3);
+  /* cost + lambda'f */
+  d_cost[0] = t43 + R(0.5) * (t35 * acceleration) + R(0.5) * (t36 * steering) + (t39 * lambda_x + t40 * lambda_y + t41
+    * lambda_heading);
 }
 
 /* Change along d_theta of the terminal cost's gradient and of the terminal cost. */
@@ -819,40 +833,43 @@ INLINE void terminal_forward(stored_reals restrict state, stored_reals restrict 
   const real terminal_weight_2 = theta[7];
   const real terminal_weight_3 = theta[8];
   const real width = theta[11];
+  const real fixed_2 = theta[14];
+  const real fixed_5 = theta[17];
+  const real fixed_6 = theta[18];
+  const real fixed_7 = theta[19];
+  const real fixed_8 = theta[20];
+  const real fixed_16 = theta[28];
   const real d_terminal_weight_0 = d_theta[5];
   const real d_terminal_weight_1 = d_theta[6];
   const real d_terminal_weight_2 = d_theta[7];
   const real d_terminal_weight_3 = d_theta[8];
   const real d_width = d_theta[11];
-  const real t0 = width * width;
-  const real t1 = lane_sqrt(t0 + x * x);
-  const real t2 = R(1) / t1;
-  const real t3 = R(0.5) * t2;
-  const real t4 = d_width * (R(2) * width);
-  const real t5 = t4 * t3;
-  r_state[0] = (d_terminal_weight_0 * t3 + R(-0.5) * (t5 * (t2 * t2)) * terminal_weight_0) * (R(2) * x); /* x */
-  const real t6 = lane_sqrt(t0 + y * y);
-  const real t7 = R(1) / t6;
-  const real t8 = R(0.5) * t7;
-  const real t9 = t4 * t8;
-  r_state[1] = (d_terminal_weight_1 * t8 + R(-0.5) * (t9 * (t7 * t7)) * terminal_weight_1) * (R(2) * y); /* y */
-  const real t10 = lane_sqrt(heading * heading + t0);
-  const real t11 = R(1) / t10;
-  const real t12 = R(0.5) * t11;
-  const real t13 = t4 * t12;
-  /* heading */
-  r_state[2] = (d_terminal_weight_2 * t12 + R(-0.5) * (t13 * (t11 * t11)) * terminal_weight_2) * (R(2) * heading);
-  const real t14 = lane_sqrt(speed * speed + t0);
-  const real t15 = R(1) / t14;
-  const real t16 = R(0.5) * t15;
-  const real t17 = t4 * t16;
-  /* speed */
-  r_state[3] = (d_terminal_weight_3 * t16 + R(-0.5) * (t17 * (t15 * t15)) * terminal_weight_3) * (R(2) * speed);
-  const real t18 = d_terminal_weight_0 * (t1 - width) + (t5 - d_width) * terminal_weight_0 + (d_terminal_weight_1 *
-    (t6 - width) + (t9 - d_width) * terminal_weight_1);
+  const real t0 = lane_sqrt(fixed_2 + x * x);
+  const real t1 = R(1) / t0;
+  const real t2 = R(0.5) * t1;
+  const real t3 = d_width * fixed_16;
+  const real t4 = t3 * t2;
+  r_state[0] = R(2) * ((d_terminal_weight_0 * t2 + fixed_5 * (t4 * t1 * t1)) * x); /* x */
+  const real t5 = lane_sqrt(fixed_2 + y * y);
+  const real t6 = R(1) / t5;
+  const real t7 = R(0.5) * t6;
+  const real t8 = t3 * t7;
+  r_state[1] = R(2) * ((d_terminal_weight_1 * t7 + fixed_6 * (t8 * t6 * t6)) * y); /* y */
+  const real t9 = lane_sqrt(heading * heading + fixed_2);
+  const real t10 = R(1) / t9;
+  const real t11 = R(0.5) * t10;
+  const real t12 = t3 * t11;
+  r_state[2] = R(2) * ((d_terminal_weight_2 * t11 + fixed_7 * (t12 * t10 * t10)) * heading); /* heading */
+  const real t13 = lane_sqrt(speed * speed + fixed_2);
+  const real t14 = R(1) / t13;
+  const real t15 = R(0.5) * t14;
+  const real t16 = t3 * t15;
+  r_state[3] = R(2) * ((d_terminal_weight_3 * t15 + fixed_8 * (t16 * t14 * t14)) * speed); /* speed */
+  const real t17 = d_terminal_weight_0 * (t0 - width) + (t4 - d_width) * terminal_weight_0 + (d_terminal_weight_1 *
+    (t5 - width) + (t8 - d_width) * terminal_weight_1);
   /* terminal cost */
-  d_cost[0] = t18 + (d_terminal_weight_2 * (t10 - width) + (t13 - d_width) * terminal_weight_2) + (d_terminal_weight_3
-    * (t14 - width) + (t17 - d_width) * terminal_weight_3);
+  d_cost[0] = t17 + (d_terminal_weight_2 * (t9 - width) + (t12 - d_width) * terminal_weight_2) + (d_terminal_weight_3
+    * (t13 - width) + (t16 - d_width) * terminal_weight_3);
 }
 
 /* Change of the bounds along d_theta. */

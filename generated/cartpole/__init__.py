@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "447d89347a008bbda0f06c1efda65ce2b03fe26e5c3df3e10f9ea2fbc9a5db6d"),
+    library=load(__file__, "cartpole", "0352ed81176f4e88612f427ee0bcf93fecdb1c6a565d3e8731250980039d0a73"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

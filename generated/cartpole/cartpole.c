@@ -12,18 +12,19 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
- *   stage_dynamics                        70
- *   terminal_cost                         29
+ *   prepare_parameters                    26
+ *   stage_dynamics                        55
+ *   terminal_cost                         24
  *   stage_bounds                           0
- *   terminal_expand                       20
- *   stage_expand_gauss_newton            373
- *   stage_expand_exact                   539
- *   stage_tangent                         81
- *   stage_gradient                       208
- *   terminal_gradient                     41
+ *   terminal_expand                       10
+ *   stage_expand_gauss_newton            342
+ *   stage_expand_exact                   493
+ *   stage_tangent                         66
+ *   stage_gradient                       187
+ *   terminal_gradient                     31
  *   bounds_gradient                        0
- *   stage_forward                        251
- *   terminal_forward                      49
+ *   stage_forward                        226
+ *   terminal_forward                      34
  *   bounds_forward                         0
  */
 #include "cartpole.h"
@@ -34,6 +35,7 @@
 #define NU 1 /* controls */
 #define NPARAMETERS 6 /* named parameters */
 #define NTHETA 16 /* their numbers, where one value serves all stages */
+#define NPREPARED 21 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
 
@@ -54,6 +56,45 @@ TABLE parameter_layout PARAMETERS[NPARAMETERS + 1] = {
 
 /* ---- the problem's functions ---- */
 
+/* What the stages need of the parameters and is the same at all of them. */
+FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict prepared) {
+  const real gravity = theta[0];
+  const real mass_cart = theta[1];
+  const real mass_pole = theta[2];
+  const real length = theta[3];
+  const real q_0 = theta[4];
+  const real q_1 = theta[5];
+  const real q_2 = theta[6];
+  const real q_3 = theta[7];
+  const real q_4 = theta[8];
+  const real q_5 = theta[9];
+  const real t0 = R(1) / (mass_cart + mass_pole);
+  prepared[0] = t0; /* fixed_0 */
+  prepared[1] = R(0.05) * t0; /* fixed_1 */
+  prepared[2] = length * mass_pole; /* fixed_2 */
+  prepared[3] = R(0.05) * mass_pole * t0; /* fixed_3 */
+  prepared[4] = mass_pole * t0; /* fixed_4 */
+  const real t1 = R(1) / length;
+  const real t2 = R(0.05) * t1;
+  prepared[5] = t2; /* fixed_5 */
+  prepared[6] = R(0.5) * q_0; /* fixed_6 */
+  prepared[7] = R(0.5) * q_1; /* fixed_7 */
+  prepared[8] = R(0.5) * q_2; /* fixed_8 */
+  prepared[9] = R(0.5) * q_3; /* fixed_9 */
+  prepared[10] = R(0.5) * q_4; /* fixed_10 */
+  prepared[11] = R(0.5) * q_5; /* fixed_11 */
+  const real t3 = R(-0.05) * t0;
+  prepared[12] = t3; /* fixed_12 */
+  prepared[13] = t3 * t0 * mass_pole; /* fixed_13 */
+  prepared[14] = t1; /* fixed_14 */
+  prepared[15] = t2 * t0 * mass_pole; /* fixed_15 */
+  prepared[16] = R(0.05) * gravity; /* fixed_16 */
+  prepared[17] = R(2) * mass_pole * t0; /* fixed_17 */
+  prepared[18] = t0 * t0; /* fixed_18 */
+  prepared[19] = t1 * t1; /* fixed_19 */
+  prepared[20] = R(-0.05) * gravity; /* fixed_20 */
+}
+
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
 INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
     stored_reals restrict theta_t, reals restrict next_state, real *restrict cost) {
@@ -65,38 +106,39 @@ INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict co
   const real omega = state[4];
   const real force = control[0];
   const real gravity = theta[0];
-  const real mass_cart = theta[1];
-  const real mass_pole = theta[2];
-  const real length = theta[3];
-  const real q_0 = theta[4];
-  const real q_1 = theta[5];
-  const real q_2 = theta[6];
-  const real q_3 = theta[7];
-  const real q_4 = theta[8];
-  const real q_5 = theta[9];
   const real p_0 = theta[10];
   const real p_1 = theta[11];
   const real p_2 = theta[12];
   const real p_3 = theta[13];
   const real p_4 = theta[14];
   const real p_5 = theta[15];
+  const real fixed_0 = theta[16];
+  const real fixed_1 = theta[17];
+  const real fixed_2 = theta[18];
+  const real fixed_3 = theta[19];
+  const real fixed_4 = theta[20];
+  const real fixed_5 = theta[21];
+  const real fixed_6 = theta[22];
+  const real fixed_7 = theta[23];
+  const real fixed_8 = theta[24];
+  const real fixed_9 = theta[25];
+  const real fixed_10 = theta[26];
+  const real fixed_11 = theta[27];
   next_state[0] = x + R(0.05) * v; /* x */
   const real t0 = omega * omega;
-  const real t1 = force + length * mass_pole * sin_theta * t0;
-  const real t2 = mass_cart + mass_pole;
-  const real t3 = R(1) / t2;
-  const real t4 = gravity * sin_theta - cos_theta * t1 * t3;
-  const real t5 = cos_theta * cos_theta;
-  const real t6 = R(1.3333333333333333) - mass_pole * t5 * t3;
-  next_state[1] = v + R(0.05) * (t1 * t3) - R(0.05) * (cos_theta * mass_pole * t4 * (R(1) / (t6 * t2))); /* v */
-  const real t7 = R(0.05) * omega + lane_atan2(sin_theta, cos_theta);
-  next_state[2] = lane_cos(t7); /* cos_theta */
-  next_state[3] = lane_sin(t7); /* sin_theta */
-  next_state[4] = omega + R(0.05) * (t4 * (R(1) / (length * t6))); /* omega */
-  const real t8 = cos_theta * p_2 + force * p_5 + omega * p_4 + p_0 * x + p_1 * v;
-  const real t9 = t8 + p_3 * sin_theta + R(0.5) * (q_0 * (x * x)) + R(0.5) * (q_1 * (v * v));
-  const real t10 = t9 + R(0.5) * (q_2 * t5) + R(0.5) * (q_3 * (sin_theta * sin_theta)) + R(0.5) * (q_4 * t0);
-  cost[0] = t10 + R(0.5) * (q_5 * (force * force)); /* stage cost */
+  const real t1 = force + fixed_2 * (sin_theta * t0);
+  const real t2 = gravity * sin_theta - fixed_0 * (cos_theta * t1);
+  const real t3 = cos_theta * cos_theta;
+  const real t4 = R(1) / (R(1.3333333333333333) - fixed_4 * t3);
+  next_state[1] = v + fixed_1 * t1 - fixed_3 * (cos_theta * t2 * t4); /* v */
+  const real t5 = R(0.05) * omega + lane_atan2(sin_theta, cos_theta);
+  next_state[2] = lane_cos(t5); /* cos_theta */
+  next_state[3] = lane_sin(t5); /* sin_theta */
+  next_state[4] = omega + fixed_5 * (t2 * t4); /* omega */
+  const real t6 = cos_theta * p_2 + force * p_5 + omega * p_4 + p_0 * x + p_1 * v;
+  const real t7 = t6 + p_3 * sin_theta + fixed_6 * (x * x) + fixed_7 * (v * v);
+  /* stage cost */
+  cost[0] = t7 + fixed_8 * t3 + fixed_9 * (sin_theta * sin_theta) + fixed_10 * t0 + fixed_11 * (force * force);
 }
 
 /* Cost of the last state. */
@@ -108,20 +150,19 @@ INLINE void terminal_cost(stored_reals restrict state, stored_reals restrict the
   const real cos_theta = state[2];
   const real sin_theta = state[3];
   const real omega = state[4];
-  const real q_0 = theta[4];
-  const real q_1 = theta[5];
-  const real q_2 = theta[6];
-  const real q_3 = theta[7];
-  const real q_4 = theta[8];
   const real p_0 = theta[10];
   const real p_1 = theta[11];
   const real p_2 = theta[12];
   const real p_3 = theta[13];
   const real p_4 = theta[14];
+  const real fixed_6 = theta[22];
+  const real fixed_7 = theta[23];
+  const real fixed_8 = theta[24];
+  const real fixed_9 = theta[25];
+  const real fixed_10 = theta[26];
   const real t0 = cos_theta * p_2 + omega * p_4 + p_0 * x + p_1 * v + p_3 * sin_theta;
-  const real t1 = t0 + R(0.5) * (q_0 * (x * x)) + R(0.5) * (q_1 * (v * v));
-  const real t2 = t1 + R(0.5) * (q_2 * (cos_theta * cos_theta)) + R(0.5) * (q_3 * (sin_theta * sin_theta));
-  cost[0] = t2 + R(0.5) * (q_4 * (omega * omega)); /* terminal cost */
+  const real t1 = t0 + fixed_6 * (x * x) + fixed_7 * (v * v) + fixed_8 * (cos_theta * cos_theta);
+  cost[0] = t1 + fixed_9 * (sin_theta * sin_theta) + fixed_10 * (omega * omega); /* terminal cost */
 }
 
 /* Bounds of the controls. */
@@ -167,11 +208,11 @@ INLINE void terminal_expand(stored_reals restrict state, stored_reals restrict t
   hessian[12] = ALL(0); /* omega, cos_theta */
   hessian[13] = ALL(0); /* omega, sin_theta */
   hessian[14] = q_4; /* omega, omega */
-  costate[0] = R(0.5) * q_0 * (R(2) * x) + p_0; /* x */
-  costate[1] = R(0.5) * q_1 * (R(2) * v) + p_1; /* v */
-  costate[2] = R(0.5) * q_2 * (R(2) * cos_theta) + p_2; /* cos_theta */
-  costate[3] = R(0.5) * q_3 * (R(2) * sin_theta) + p_3; /* sin_theta */
-  costate[4] = R(0.5) * q_4 * (R(2) * omega) + p_4; /* omega */
+  costate[0] = q_0 * x + p_0; /* x */
+  costate[1] = q_1 * v + p_1; /* v */
+  costate[2] = q_2 * cos_theta + p_2; /* cos_theta */
+  costate[3] = q_3 * sin_theta + p_3; /* sin_theta */
+  costate[4] = q_4 * omega + p_4; /* omega */
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost. */
@@ -184,11 +225,11 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real cos_theta = state[2];
   const real sin_theta = state[3];
   const real omega = state[4];
+  const real next_cos_theta = state[7];
+  const real next_sin_theta = state[8];
   const real force = control[0];
   const real gravity = theta[0];
-  const real mass_cart = theta[1];
   const real mass_pole = theta[2];
-  const real length = theta[3];
   const real q_0 = theta[4];
   const real q_1 = theta[5];
   const real q_2 = theta[6];
@@ -201,6 +242,17 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real p_3 = theta[13];
   const real p_4 = theta[14];
   const real p_5 = theta[15];
+  const real fixed_0 = theta[16];
+  const real fixed_1 = theta[17];
+  const real fixed_2 = theta[18];
+  const real fixed_4 = theta[20];
+  const real fixed_8 = theta[24];
+  const real fixed_10 = theta[26];
+  const real fixed_12 = theta[28];
+  const real fixed_13 = theta[29];
+  const real fixed_14 = theta[30];
+  const real fixed_15 = theta[31];
+  const real fixed_16 = theta[32];
   const real lambda_x = value->costate[0];
   const real lambda_v = value->costate[1];
   const real lambda_cos_theta = value->costate[2];
@@ -232,138 +284,98 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t1 = R(0.05) * V_v_x + V_v_v;
   q->xx[2] = q_1 + (R(0.05) * t0 + t1); /* v, v */
   const real t2 = cos_theta * mass_pole;
-  const real t3 = length * mass_pole;
-  const real t4 = t3 * sin_theta;
-  const real t5 = omega * omega;
-  const real t6 = force + t4 * t5;
-  const real t7 = mass_cart + mass_pole;
-  const real t8 = R(1) / t7;
-  const real t9 = gravity * sin_theta - cos_theta * t6 * t8;
-  const real t10 = cos_theta * cos_theta;
-  const real t11 = R(1.3333333333333333) - mass_pole * t10 * t8;
-  const real t12 = R(1) / (t11 * t7);
-  const real t13 = R(2) * cos_theta;
-  const real t14 = R(-0.05) * (t2 * t9) * (t12 * t12) * t7 * t8 * mass_pole * t13;
-  const real t15 = R(-0.05) * t12;
-  const real t16 = t15 * t2;
-  const real t17 = t16 * t8;
-  const real v_next_D_cos_theta = t14 - t17 * t6 + t15 * t9 * mass_pole;
-  const real t18 = R(0.05) * omega + lane_atan2(sin_theta, cos_theta);
-  const real sin_theta_next = lane_sin(t18);
-  const real t19 = R(1) / (t10 + sin_theta * sin_theta);
-  const real t20 = sin_theta * t19;
-  const real cos_theta_next_D_cos_theta = sin_theta_next * t20;
-  const real cos_theta_next = lane_cos(t18);
-  const real t21 = cos_theta_next * t20;
-  const real t22 = R(1) / (length * t11);
-  const real t23 = R(-0.05) * t22 * t8;
-  const real omega_next_D_cos_theta = R(0.05) * t9 * (t22 * t22) * length * t8 * mass_pole * t13 + t23 * t6;
-  /* cos_theta, x */
-  q->xx[3] = V_v_x * v_next_D_cos_theta + V_cos_theta_x * cos_theta_next_D_cos_theta - V_sin_theta_x * t21 + V_omega_x
-    * omega_next_D_cos_theta;
-  const real t24 = R(0.05) * V_cos_theta_x + V_cos_theta_v;
-  const real t25 = R(0.05) * V_sin_theta_x + V_sin_theta_v;
-  const real t26 = R(0.05) * V_omega_x + V_omega_v;
-  /* cos_theta, v */
-  q->xx[4] = v_next_D_cos_theta * t1 + cos_theta_next_D_cos_theta * t24 - t21 * t25 + omega_next_D_cos_theta * t26;
-  const real t27 = V_v_v * v_next_D_cos_theta + V_cos_theta_v * cos_theta_next_D_cos_theta - V_sin_theta_v * t21 +
-    V_omega_v * omega_next_D_cos_theta;
-  const real t28 = V_cos_theta_v * v_next_D_cos_theta + V_cos_theta_cos_theta * cos_theta_next_D_cos_theta -
-    V_sin_theta_cos_theta * t21 + V_omega_cos_theta * omega_next_D_cos_theta;
-  const real t29 = V_sin_theta_v * v_next_D_cos_theta + V_sin_theta_cos_theta * cos_theta_next_D_cos_theta -
-    V_sin_theta_sin_theta * t21 + V_omega_sin_theta * omega_next_D_cos_theta;
-  const real t30 = V_omega_v * v_next_D_cos_theta + V_omega_cos_theta * cos_theta_next_D_cos_theta - V_omega_sin_theta
-    * t21 + V_omega_omega * omega_next_D_cos_theta;
-  /* cos_theta, cos_theta */
-  q->xx[5] = q_2 + (v_next_D_cos_theta * t27 + cos_theta_next_D_cos_theta * t28 - t21 * t29 + omega_next_D_cos_theta *
-    t30);
-  const real v_next_D_force = R(0.05) * t8 - t17 * cos_theta;
-  const real v_next_D_sin_theta = t16 * gravity + v_next_D_force * t5 * t3;
-  const real t31 = cos_theta * t19;
-  const real t32 = sin_theta_next * t31;
-  const real sin_theta_next_D_sin_theta = cos_theta_next * t31;
-  const real omega_next_D_force = t23 * cos_theta;
-  const real omega_next_D_sin_theta = omega_next_D_force * t5 * t3 + R(0.05) * t22 * gravity;
-  /* sin_theta, x */
-  q->xx[6] = V_v_x * v_next_D_sin_theta - V_cos_theta_x * t32 + V_sin_theta_x * sin_theta_next_D_sin_theta + V_omega_x
-    * omega_next_D_sin_theta;
-  /* sin_theta, v */
-  q->xx[7] = v_next_D_sin_theta * t1 - t32 * t24 + sin_theta_next_D_sin_theta * t25 + omega_next_D_sin_theta * t26;
-  /* sin_theta, cos_theta */
-  q->xx[8] = v_next_D_sin_theta * t27 - t32 * t28 + sin_theta_next_D_sin_theta * t29 + omega_next_D_sin_theta * t30;
-  const real t33 = V_v_v * v_next_D_sin_theta - V_cos_theta_v * t32 + V_sin_theta_v * sin_theta_next_D_sin_theta +
-    V_omega_v * omega_next_D_sin_theta;
-  const real t34 = V_cos_theta_v * v_next_D_sin_theta - V_cos_theta_cos_theta * t32 + V_sin_theta_cos_theta *
-    sin_theta_next_D_sin_theta + V_omega_cos_theta * omega_next_D_sin_theta;
-  const real t35 = V_sin_theta_v * v_next_D_sin_theta - V_sin_theta_cos_theta * t32 + V_sin_theta_sin_theta *
-    sin_theta_next_D_sin_theta + V_omega_sin_theta * omega_next_D_sin_theta;
-  const real t36 = V_omega_v * v_next_D_sin_theta - V_omega_cos_theta * t32 + V_omega_sin_theta *
-    sin_theta_next_D_sin_theta + V_omega_omega * omega_next_D_sin_theta;
-  /* sin_theta, sin_theta */
-  q->xx[9] = q_3 + (v_next_D_sin_theta * t33 - t32 * t34 + sin_theta_next_D_sin_theta * t35 + omega_next_D_sin_theta *
-    t36);
-  const real t37 = R(2) * omega;
-  const real v_next_D_omega = v_next_D_force * t4 * t37;
-  const real cos_theta_next_D_omega = R(-0.05) * sin_theta_next;
-  const real sin_theta_next_D_omega = R(0.05) * cos_theta_next;
-  const real omega_next_D_omega = R(1) + omega_next_D_force * t4 * t37;
-  /* omega, x */
-  q->xx[10] = V_v_x * v_next_D_omega + V_cos_theta_x * cos_theta_next_D_omega + V_sin_theta_x * sin_theta_next_D_omega
-    + V_omega_x * omega_next_D_omega;
-  /* omega, v */
-  q->xx[11] = v_next_D_omega * t1 + cos_theta_next_D_omega * t24 + sin_theta_next_D_omega * t25 + omega_next_D_omega *
-    t26;
-  /* omega, cos_theta */
-  q->xx[12] = v_next_D_omega * t27 + cos_theta_next_D_omega * t28 + sin_theta_next_D_omega * t29 + omega_next_D_omega
-    * t30;
-  /* omega, sin_theta */
-  q->xx[13] = v_next_D_omega * t33 + cos_theta_next_D_omega * t34 + sin_theta_next_D_omega * t35 + omega_next_D_omega
-    * t36;
-  const real t38 = V_v_v * v_next_D_omega + V_cos_theta_v * cos_theta_next_D_omega + V_sin_theta_v *
-    sin_theta_next_D_omega + V_omega_v * omega_next_D_omega;
-  const real t39 = cos_theta_next_D_omega * (V_cos_theta_v * v_next_D_omega + V_cos_theta_cos_theta *
-    cos_theta_next_D_omega + V_sin_theta_cos_theta * sin_theta_next_D_omega + V_omega_cos_theta *
-    omega_next_D_omega);
-  const real t40 = sin_theta_next_D_omega * (V_sin_theta_v * v_next_D_omega + V_sin_theta_cos_theta *
-    cos_theta_next_D_omega + V_sin_theta_sin_theta * sin_theta_next_D_omega + V_omega_sin_theta *
-    omega_next_D_omega);
-  const real t41 = V_omega_v * v_next_D_omega + V_omega_cos_theta * cos_theta_next_D_omega + V_omega_sin_theta *
-    sin_theta_next_D_omega + V_omega_omega * omega_next_D_omega;
-  q->xx[14] = q_4 + (v_next_D_omega * t38 + t39 + t40 + omega_next_D_omega * t41); /* omega, omega */
-  q->ux[0] = V_v_x * v_next_D_force + V_omega_x * omega_next_D_force; /* force, x */
-  q->ux[1] = v_next_D_force * t1 + omega_next_D_force * t26; /* force, v */
-  q->ux[2] = v_next_D_force * t27 + omega_next_D_force * t30; /* force, cos_theta */
-  q->ux[3] = v_next_D_force * t33 + omega_next_D_force * t36; /* force, sin_theta */
-  q->ux[4] = v_next_D_force * t38 + omega_next_D_force * t41; /* force, omega */
-  const real t42 = v_next_D_force * (V_v_v * v_next_D_force + V_omega_v * omega_next_D_force) + omega_next_D_force *
-    (V_omega_v * v_next_D_force + V_omega_omega * omega_next_D_force);
-  q->uu[0] = q_5 + t42; /* force, force */
-  q->costate[0] = R(0.5) * q_0 * (R(2) * x) + p_0 + lambda_x; /* x */
-  q->costate[1] = R(0.5) * q_1 * (R(2) * v) + p_1 + (R(0.05) * lambda_x + lambda_v); /* v */
+  const real t3 = fixed_2 * sin_theta;
+  const real t4 = omega * omega;
+  const real t5 = force + t3 * t4;
+  const real t6 = gravity * sin_theta - cos_theta * t5 * fixed_0;
+  const real t7 = cos_theta * cos_theta;
+  const real t8 = R(1) / (R(1.3333333333333333) - fixed_4 * t7);
+  const real t9 = t8 * t8;
+  const real t10 = R(2) * cos_theta;
+  const real t11 = fixed_12 * t8;
+  const real t12 = t11 * t2;
+  const real t13 = fixed_0 * t12;
+  const real t14 = fixed_13 * (t2 * t6 * t9 * t10) - t13 * t5 + mass_pole * (t11 * t6);
+  const real t15 = R(1) / (t7 + sin_theta * sin_theta);
+  const real t16 = sin_theta * t15;
+  const real t17 = next_sin_theta * t16;
+  const real t18 = next_cos_theta * t16;
+  const real t19 = fixed_14 * t8;
+  const real t20 = fixed_12 * t19;
+  const real t21 = fixed_15 * (t6 * t9 * t10) + t20 * t5;
+  q->xx[3] = V_v_x * t14 + V_cos_theta_x * t17 - V_sin_theta_x * t18 + V_omega_x * t21; /* cos_theta, x */
+  const real t22 = R(0.05) * V_cos_theta_x + V_cos_theta_v;
+  const real t23 = R(0.05) * V_sin_theta_x + V_sin_theta_v;
+  const real t24 = R(0.05) * V_omega_x + V_omega_v;
+  q->xx[4] = t14 * t1 + t17 * t22 - t18 * t23 + t21 * t24; /* cos_theta, v */
+  const real t25 = V_v_v * t14 + V_cos_theta_v * t17 - V_sin_theta_v * t18 + V_omega_v * t21;
+  const real t26 = V_cos_theta_v * t14 + V_cos_theta_cos_theta * t17 - V_sin_theta_cos_theta * t18 + V_omega_cos_theta
+    * t21;
+  const real t27 = V_sin_theta_v * t14 + V_sin_theta_cos_theta * t17 - V_sin_theta_sin_theta * t18 + V_omega_sin_theta
+    * t21;
+  const real t28 = V_omega_v * t14 + V_omega_cos_theta * t17 - V_omega_sin_theta * t18 + V_omega_omega * t21;
+  q->xx[5] = q_2 + (t14 * t25 + t17 * t26 - t18 * t27 + t21 * t28); /* cos_theta, cos_theta */
+  const real t29 = fixed_1 - t13 * cos_theta;
+  const real t30 = gravity * t12 + fixed_2 * (t29 * t4);
+  const real t31 = cos_theta * t15;
+  const real t32 = next_sin_theta * t31;
+  const real t33 = next_cos_theta * t31;
+  const real t34 = t20 * cos_theta;
+  const real t35 = fixed_2 * (t34 * t4) + fixed_16 * t19;
+  q->xx[6] = V_v_x * t30 - V_cos_theta_x * t32 + V_sin_theta_x * t33 + V_omega_x * t35; /* sin_theta, x */
+  q->xx[7] = t30 * t1 - t32 * t22 + t33 * t23 + t35 * t24; /* sin_theta, v */
+  q->xx[8] = t30 * t25 - t32 * t26 + t33 * t27 + t35 * t28; /* sin_theta, cos_theta */
+  const real t36 = V_v_v * t30 - V_cos_theta_v * t32 + V_sin_theta_v * t33 + V_omega_v * t35;
+  const real t37 = V_cos_theta_v * t30 - V_cos_theta_cos_theta * t32 + V_sin_theta_cos_theta * t33 + V_omega_cos_theta
+    * t35;
+  const real t38 = V_sin_theta_v * t30 - V_sin_theta_cos_theta * t32 + V_sin_theta_sin_theta * t33 + V_omega_sin_theta
+    * t35;
+  const real t39 = V_omega_v * t30 - V_omega_cos_theta * t32 + V_omega_sin_theta * t33 + V_omega_omega * t35;
+  q->xx[9] = q_3 + (t30 * t36 - t32 * t37 + t33 * t38 + t35 * t39); /* sin_theta, sin_theta */
+  const real t40 = R(2) * omega;
+  const real t41 = t29 * t3 * t40;
+  const real t42 = R(-0.05) * next_sin_theta;
+  const real t43 = R(0.05) * next_cos_theta;
+  const real t44 = R(1) + t34 * t3 * t40;
+  q->xx[10] = V_v_x * t41 + V_cos_theta_x * t42 + V_sin_theta_x * t43 + V_omega_x * t44; /* omega, x */
+  q->xx[11] = t41 * t1 + t42 * t22 + t43 * t23 + t44 * t24; /* omega, v */
+  q->xx[12] = t41 * t25 + t42 * t26 + t43 * t27 + t44 * t28; /* omega, cos_theta */
+  q->xx[13] = t41 * t36 + t42 * t37 + t43 * t38 + t44 * t39; /* omega, sin_theta */
+  const real t45 = V_v_v * t41 + V_cos_theta_v * t42 + V_sin_theta_v * t43 + V_omega_v * t44;
+  const real t46 = t42 * (V_cos_theta_v * t41 + V_cos_theta_cos_theta * t42 + V_sin_theta_cos_theta * t43 +
+    V_omega_cos_theta * t44);
+  const real t47 = t43 * (V_sin_theta_v * t41 + V_sin_theta_cos_theta * t42 + V_sin_theta_sin_theta * t43 +
+    V_omega_sin_theta * t44);
+  const real t48 = V_omega_v * t41 + V_omega_cos_theta * t42 + V_omega_sin_theta * t43 + V_omega_omega * t44;
+  q->xx[14] = q_4 + (t41 * t45 + t46 + t47 + t44 * t48); /* omega, omega */
+  q->ux[0] = V_v_x * t29 + V_omega_x * t34; /* force, x */
+  q->ux[1] = t29 * t1 + t34 * t24; /* force, v */
+  q->ux[2] = t29 * t25 + t34 * t28; /* force, cos_theta */
+  q->ux[3] = t29 * t36 + t34 * t39; /* force, sin_theta */
+  q->ux[4] = t29 * t45 + t34 * t48; /* force, omega */
+  const real t49 = t29 * (V_v_v * t29 + V_omega_v * t34) + t34 * (V_omega_v * t29 + V_omega_omega * t34);
+  q->uu[0] = q_5 + t49; /* force, force */
+  q->costate[0] = q_0 * x + p_0 + lambda_x; /* x */
+  q->costate[1] = q_1 * v + p_1 + (R(0.05) * lambda_x + lambda_v); /* v */
   /* cos_theta */
-  q->costate[2] = R(0.5) * q_2 * t13 + p_2 + (v_next_D_cos_theta * lambda_v + cos_theta_next_D_cos_theta *
-    lambda_cos_theta - t21 * lambda_sin_theta + omega_next_D_cos_theta * lambda_omega);
-  /* sin_theta */
-  q->costate[3] = R(0.5) * q_3 * (R(2) * sin_theta) + p_3 + (v_next_D_sin_theta * lambda_v - t32 * lambda_cos_theta +
-    sin_theta_next_D_sin_theta * lambda_sin_theta + omega_next_D_sin_theta * lambda_omega);
-  /* omega */
-  q->costate[4] = R(0.5) * q_4 * t37 + p_4 + (v_next_D_omega * lambda_v + cos_theta_next_D_omega * lambda_cos_theta +
-    sin_theta_next_D_omega * lambda_sin_theta + omega_next_D_omega * lambda_omega);
-  /* force */
-  q->gradient_u[0] = R(0.5) * q_5 * (R(2) * force) + p_5 + (v_next_D_force * lambda_v + omega_next_D_force *
+  q->costate[2] = fixed_8 * t10 + p_2 + (t14 * lambda_v + t17 * lambda_cos_theta - t18 * lambda_sin_theta + t21 *
     lambda_omega);
+  /* sin_theta */
+  q->costate[3] = q_3 * sin_theta + p_3 + (t30 * lambda_v - t32 * lambda_cos_theta + t33 * lambda_sin_theta + t35 *
+    lambda_omega);
+  /* omega */
+  q->costate[4] = fixed_10 * t40 + p_4 + (t41 * lambda_v + t42 * lambda_cos_theta + t43 * lambda_sin_theta + t44 *
+    lambda_omega);
+  q->gradient_u[0] = q_5 * force + p_5 + (t29 * lambda_v + t34 * lambda_omega); /* force */
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = R(0.05) * v_offset_x + v_offset_v; /* v */
   /* cos_theta */
-  q->offset_x[2] = v_next_D_cos_theta * v_offset_v + cos_theta_next_D_cos_theta * v_offset_cos_theta - t21 *
-    v_offset_sin_theta + omega_next_D_cos_theta * v_offset_omega;
+  q->offset_x[2] = t14 * v_offset_v + t17 * v_offset_cos_theta - t18 * v_offset_sin_theta + t21 * v_offset_omega;
   /* sin_theta */
-  q->offset_x[3] = v_next_D_sin_theta * v_offset_v - t32 * v_offset_cos_theta + sin_theta_next_D_sin_theta *
-    v_offset_sin_theta + omega_next_D_sin_theta * v_offset_omega;
+  q->offset_x[3] = t30 * v_offset_v - t32 * v_offset_cos_theta + t33 * v_offset_sin_theta + t35 * v_offset_omega;
   /* omega */
-  q->offset_x[4] = v_next_D_omega * v_offset_v + cos_theta_next_D_omega * v_offset_cos_theta + sin_theta_next_D_omega
-    * v_offset_sin_theta + omega_next_D_omega * v_offset_omega;
-  q->offset_u[0] = v_next_D_force * v_offset_v + omega_next_D_force * v_offset_omega; /* force */
+  q->offset_x[4] = t41 * v_offset_v + t42 * v_offset_cos_theta + t43 * v_offset_sin_theta + t44 * v_offset_omega;
+  q->offset_u[0] = t29 * v_offset_v + t34 * v_offset_omega; /* force */
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost plus curvature'f. */
@@ -376,16 +388,14 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real cos_theta = state[2];
   const real sin_theta = state[3];
   const real omega = state[4];
+  const real next_cos_theta = state[7];
+  const real next_sin_theta = state[8];
   const real force = control[0];
   const real gravity = theta[0];
-  const real mass_cart = theta[1];
   const real mass_pole = theta[2];
-  const real length = theta[3];
   const real q_0 = theta[4];
   const real q_1 = theta[5];
-  const real q_2 = theta[6];
   const real q_3 = theta[7];
-  const real q_4 = theta[8];
   const real q_5 = theta[9];
   const real p_0 = theta[10];
   const real p_1 = theta[11];
@@ -393,6 +403,18 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real p_3 = theta[13];
   const real p_4 = theta[14];
   const real p_5 = theta[15];
+  const real fixed_0 = theta[16];
+  const real fixed_1 = theta[17];
+  const real fixed_2 = theta[18];
+  const real fixed_4 = theta[20];
+  const real fixed_8 = theta[24];
+  const real fixed_9 = theta[25];
+  const real fixed_10 = theta[26];
+  const real fixed_12 = theta[28];
+  const real fixed_13 = theta[29];
+  const real fixed_14 = theta[30];
+  const real fixed_15 = theta[31];
+  const real fixed_16 = theta[32];
   const real mu_v = curvature[1];
   const real mu_cos_theta = curvature[2];
   const real mu_sin_theta = curvature[3];
@@ -428,182 +450,132 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t1 = R(0.05) * V_v_x + V_v_v;
   q->xx[2] = q_1 + (R(0.05) * t0 + t1); /* v, v */
   const real t2 = cos_theta * mass_pole;
-  const real t3 = length * mass_pole;
-  const real t4 = t3 * sin_theta;
-  const real t5 = omega * omega;
-  const real t6 = force + t4 * t5;
-  const real t7 = mass_cart + mass_pole;
-  const real t8 = R(1) / t7;
-  const real t9 = gravity * sin_theta - cos_theta * t6 * t8;
-  const real t10 = t2 * t9;
-  const real t11 = cos_theta * cos_theta;
-  const real t12 = R(1.3333333333333333) - mass_pole * t11 * t8;
-  const real t13 = R(1) / (t12 * t7);
-  const real t14 = t13 * t13;
-  const real t15 = R(2) * cos_theta;
-  const real t16 = R(-0.05) * t13;
-  const real t17 = t16 * t2;
-  const real t18 = t17 * t8;
-  const real t19 = R(-0.05) * t10 * t14 * t7 * t8 * mass_pole * t15 - t18 * t6;
-  const real v_next_D_cos_theta = t19 + t16 * t9 * mass_pole;
-  const real t20 = R(0.05) * omega + lane_atan2(sin_theta, cos_theta);
-  const real sin_theta_next = lane_sin(t20);
-  const real t21 = R(1) / (t11 + sin_theta * sin_theta);
-  const real t22 = sin_theta * t21;
-  const real cos_theta_next_D_cos_theta = sin_theta_next * t22;
-  const real cos_theta_next = lane_cos(t20);
-  const real t23 = cos_theta_next * t22;
-  const real t24 = R(1) / (length * t12);
-  const real t25 = t24 * t24;
-  const real t26 = R(-0.05) * t24 * t8;
-  const real omega_next_D_cos_theta = R(0.05) * t9 * t25 * length * t8 * mass_pole * t15 + t26 * t6;
-  /* cos_theta, x */
-  q->xx[3] = V_v_x * v_next_D_cos_theta + V_cos_theta_x * cos_theta_next_D_cos_theta - V_sin_theta_x * t23 + V_omega_x
-    * omega_next_D_cos_theta;
-  const real t27 = R(0.05) * V_cos_theta_x + V_cos_theta_v;
-  const real t28 = R(0.05) * V_sin_theta_x + V_sin_theta_v;
-  const real t29 = R(0.05) * V_omega_x + V_omega_v;
-  /* cos_theta, v */
-  q->xx[4] = v_next_D_cos_theta * t1 + cos_theta_next_D_cos_theta * t27 - t23 * t28 + omega_next_D_cos_theta * t29;
-  const real t30 = t15 * mass_pole * t8;
-  const real t31 = t30 * t7 * t14;
-  const real t32 = R(-0.05) * mu_v;
-  const real t33 = t31 * t32;
-  const real t34 = t6 * t8;
-  const real t35 = t32 * t13;
-  const real t36 = t21 * t21;
-  const real t37 = mu_sin_theta * cos_theta_next - mu_cos_theta * sin_theta_next;
-  const real t38 = (cos_theta_next_D_cos_theta * mu_sin_theta + t23 * mu_cos_theta) * t22 - t15 * t36 * sin_theta *
-    t37;
-  const real t39 = t30 * length * t25;
-  const real t40 = R(0.05) * mu_omega;
-  const real t41 = t38 + (t39 * t40 + (t33 * t2 + mass_pole * t35)) * t8 * t6;
-  const real t42 = t40 * t9;
-  const real t43 = t32 * t10;
-  const real t44 = (mass_pole * t9 - t34 * t2) * t32 * t14 + t31 * (R(2) * t13) * t43;
-  const real t45 = (t39 * (R(2) * t24) * t42 - t34 * t40 * t25) * length + t44 * t7;
-  const real t46 = R(0.5) * q_2;
-  const real t47 = (t42 * t25 * length + t43 * t14 * t7) * t8 * mass_pole + t46;
-  const real t48 = (t33 * t9 - t34 * t35) * mass_pole - t41 + (t45 * t8 * mass_pole * t15 + R(2) * t47);
-  const real t49 = V_v_v * v_next_D_cos_theta + V_cos_theta_v * cos_theta_next_D_cos_theta - V_sin_theta_v * t23 +
-    V_omega_v * omega_next_D_cos_theta;
-  const real t50 = V_cos_theta_v * v_next_D_cos_theta + V_cos_theta_cos_theta * cos_theta_next_D_cos_theta -
-    V_sin_theta_cos_theta * t23 + V_omega_cos_theta * omega_next_D_cos_theta;
-  const real t51 = V_sin_theta_v * v_next_D_cos_theta + V_sin_theta_cos_theta * cos_theta_next_D_cos_theta -
-    V_sin_theta_sin_theta * t23 + V_omega_sin_theta * omega_next_D_cos_theta;
-  const real t52 = V_omega_v * v_next_D_cos_theta + V_omega_cos_theta * cos_theta_next_D_cos_theta - V_omega_sin_theta
-    * t23 + V_omega_omega * omega_next_D_cos_theta;
+  const real t3 = fixed_2 * sin_theta;
+  const real t4 = omega * omega;
+  const real t5 = force + t3 * t4;
+  const real t6 = gravity * sin_theta - cos_theta * t5 * fixed_0;
+  const real t7 = t2 * t6;
+  const real t8 = cos_theta * cos_theta;
+  const real t9 = R(1) / (R(1.3333333333333333) - fixed_4 * t8);
+  const real t10 = t9 * t9;
+  const real t11 = R(2) * cos_theta;
+  const real t12 = fixed_0 * t9;
+  const real t13 = R(-0.05) * t12;
+  const real t14 = t13 * t2;
+  const real t15 = fixed_0 * t14;
+  const real t16 = fixed_13 * (t7 * t10 * t11) - t15 * t5 + mass_pole * (t13 * t6);
+  const real t17 = R(1) / (t8 + sin_theta * sin_theta);
+  const real t18 = sin_theta * t17;
+  const real t19 = next_sin_theta * t18;
+  const real t20 = next_cos_theta * t18;
+  const real t21 = fixed_14 * t9;
+  const real t22 = fixed_12 * t21;
+  const real t23 = fixed_15 * (t6 * t10 * t11) + t22 * t5;
+  q->xx[3] = V_v_x * t16 + V_cos_theta_x * t19 - V_sin_theta_x * t20 + V_omega_x * t23; /* cos_theta, x */
+  const real t24 = R(0.05) * V_cos_theta_x + V_cos_theta_v;
+  const real t25 = R(0.05) * V_sin_theta_x + V_sin_theta_v;
+  const real t26 = R(0.05) * V_omega_x + V_omega_v;
+  q->xx[4] = t16 * t1 + t19 * t24 - t20 * t25 + t23 * t26; /* cos_theta, v */
+  const real t27 = fixed_4 * (t11 * t10);
+  const real t28 = R(-0.05) * mu_v;
+  const real t29 = fixed_0 * (t27 * t28);
+  const real t30 = t5 * fixed_0;
+  const real t31 = t28 * t12;
+  const real t32 = t17 * t17;
+  const real t33 = mu_sin_theta * next_cos_theta - mu_cos_theta * next_sin_theta;
+  const real t34 = (t19 * mu_sin_theta + t20 * mu_cos_theta) * t18 - t11 * t32 * sin_theta * t33;
+  const real t35 = R(0.05) * mu_omega;
+  const real t36 = fixed_0 * ((fixed_14 * (t27 * t35) + (t29 * t2 + mass_pole * t31)) * t5);
+  const real t37 = (mass_pole * t6 - t30 * t2) * t28 * fixed_0 - t30 * t35 * fixed_14;
+  const real t38 = t35 * t6 * fixed_14 + t28 * t7 * fixed_0;
+  const real t39 = fixed_4 * ((t37 * t10 + R(2) * (t27 * t9 * t38)) * t11) + R(2) * (fixed_4 * (t38 * t10) + fixed_8);
+  const real t40 = V_v_v * t16 + V_cos_theta_v * t19 - V_sin_theta_v * t20 + V_omega_v * t23;
+  const real t41 = V_cos_theta_v * t16 + V_cos_theta_cos_theta * t19 - V_sin_theta_cos_theta * t20 + V_omega_cos_theta
+    * t23;
+  const real t42 = V_sin_theta_v * t16 + V_sin_theta_cos_theta * t19 - V_sin_theta_sin_theta * t20 + V_omega_sin_theta
+    * t23;
+  const real t43 = V_omega_v * t16 + V_omega_cos_theta * t19 - V_omega_sin_theta * t20 + V_omega_omega * t23;
   /* cos_theta, cos_theta */
-  q->xx[5] = t48 + (v_next_D_cos_theta * t49 + cos_theta_next_D_cos_theta * t50 - t23 * t51 + omega_next_D_cos_theta *
-    t52);
-  const real v_next_D_force = R(0.05) * t8 - t18 * cos_theta;
-  const real v_next_D_sin_theta = t17 * gravity + v_next_D_force * t5 * t3;
-  const real t53 = cos_theta * t21;
-  const real t54 = sin_theta_next * t53;
-  const real sin_theta_next_D_sin_theta = cos_theta_next * t53;
-  const real omega_next_D_force = t26 * cos_theta;
-  const real omega_next_D_sin_theta = omega_next_D_force * t5 * t3 + R(0.05) * t24 * gravity;
-  /* sin_theta, x */
-  q->xx[6] = V_v_x * v_next_D_sin_theta - V_cos_theta_x * t54 + V_sin_theta_x * sin_theta_next_D_sin_theta + V_omega_x
-    * omega_next_D_sin_theta;
-  /* sin_theta, v */
-  q->xx[7] = v_next_D_sin_theta * t1 - t54 * t27 + sin_theta_next_D_sin_theta * t28 + omega_next_D_sin_theta * t29;
-  const real t55 = t3 * t5;
-  const real t56 = gravity - t55 * cos_theta * t8;
-  const real t57 = R(2) * sin_theta;
-  const real t58 = t57 * t36;
-  const real t59 = t54 * mu_sin_theta + sin_theta_next_D_sin_theta * mu_cos_theta;
-  const real t60 = (t40 * t24 + t35 * t2) * t8;
-  const real t61 = t56 * t35 * mass_pole - ((t21 - t58 * sin_theta) * t37 - t59 * t22 + t55 * t60);
-  const real t62 = t56 * t40 * t25 * length + t56 * t2 * t32 * t14 * t7;
-  /* sin_theta, cos_theta */
-  q->xx[8] = t61 + t62 * t8 * mass_pole * t15 + (v_next_D_sin_theta * t49 - t54 * t50 + sin_theta_next_D_sin_theta *
-    t51 + omega_next_D_sin_theta * t52);
-  const real t63 = V_v_v * v_next_D_sin_theta - V_cos_theta_v * t54 + V_sin_theta_v * sin_theta_next_D_sin_theta +
-    V_omega_v * omega_next_D_sin_theta;
-  const real t64 = V_cos_theta_v * v_next_D_sin_theta - V_cos_theta_cos_theta * t54 + V_sin_theta_cos_theta *
-    sin_theta_next_D_sin_theta + V_omega_cos_theta * omega_next_D_sin_theta;
-  const real t65 = V_sin_theta_v * v_next_D_sin_theta - V_sin_theta_cos_theta * t54 + V_sin_theta_sin_theta *
-    sin_theta_next_D_sin_theta + V_omega_sin_theta * omega_next_D_sin_theta;
-  const real t66 = V_omega_v * v_next_D_sin_theta - V_omega_cos_theta * t54 + V_omega_sin_theta *
-    sin_theta_next_D_sin_theta + V_omega_omega * omega_next_D_sin_theta;
+  q->xx[5] = mass_pole * (t29 * t6 - t30 * t31) - (t34 + t36) + t39 + (t16 * t40 + t19 * t41 - t20 * t42 + t23 * t43);
+  const real t44 = fixed_1 - t15 * cos_theta;
+  const real t45 = gravity * t14 + fixed_2 * (t44 * t4);
+  const real t46 = cos_theta * t17;
+  const real t47 = next_sin_theta * t46;
+  const real t48 = next_cos_theta * t46;
+  const real t49 = t22 * cos_theta;
+  const real t50 = fixed_2 * (t49 * t4) + fixed_16 * t21;
+  q->xx[6] = V_v_x * t45 - V_cos_theta_x * t47 + V_sin_theta_x * t48 + V_omega_x * t50; /* sin_theta, x */
+  q->xx[7] = t45 * t1 - t47 * t24 + t48 * t25 + t50 * t26; /* sin_theta, v */
+  const real t51 = fixed_2 * t4;
+  const real t52 = gravity - t51 * cos_theta * fixed_0;
+  const real t53 = R(2) * sin_theta;
+  const real t54 = t53 * t32;
+  const real t55 = t47 * mu_sin_theta + t48 * mu_cos_theta;
+  const real t56 = fixed_0 * (t35 * t21 + t31 * t2);
+  const real t57 = mass_pole * (t52 * t31) - ((t17 - t54 * sin_theta) * t33 - t55 * t18 + t51 * t56);
+  const real t58 = (t52 * t35 * fixed_14 + t52 * t2 * t28 * fixed_0) * t10 * t11;
+  q->xx[8] = t57 + fixed_4 * t58 + (t45 * t40 - t47 * t41 + t48 * t42 + t50 * t43); /* sin_theta, cos_theta */
+  const real t59 = V_v_v * t45 - V_cos_theta_v * t47 + V_sin_theta_v * t48 + V_omega_v * t50;
+  const real t60 = V_cos_theta_v * t45 - V_cos_theta_cos_theta * t47 + V_sin_theta_cos_theta * t48 + V_omega_cos_theta
+    * t50;
+  const real t61 = V_sin_theta_v * t45 - V_sin_theta_cos_theta * t47 + V_sin_theta_sin_theta * t48 + V_omega_sin_theta
+    * t50;
+  const real t62 = V_omega_v * t45 - V_omega_cos_theta * t47 + V_omega_sin_theta * t48 + V_omega_omega * t50;
   /* sin_theta, sin_theta */
-  q->xx[9] = q_3 - (t59 * t53 + t58 * cos_theta * t37) + (v_next_D_sin_theta * t63 - t54 * t64 +
-    sin_theta_next_D_sin_theta * t65 + omega_next_D_sin_theta * t66);
-  const real t67 = R(2) * omega;
-  const real v_next_D_omega = v_next_D_force * t4 * t67;
-  const real cos_theta_next_D_omega = R(-0.05) * sin_theta_next;
-  const real sin_theta_next_D_omega = R(0.05) * cos_theta_next;
-  const real omega_next_D_omega = R(1) + omega_next_D_force * t4 * t67;
-  /* omega, x */
-  q->xx[10] = V_v_x * v_next_D_omega + V_cos_theta_x * cos_theta_next_D_omega + V_sin_theta_x * sin_theta_next_D_omega
-    + V_omega_x * omega_next_D_omega;
-  /* omega, v */
-  q->xx[11] = v_next_D_omega * t1 + cos_theta_next_D_omega * t27 + sin_theta_next_D_omega * t28 + omega_next_D_omega *
-    t29;
-  const real t68 = t67 * t4;
-  const real t69 = t68 * cos_theta * t8;
-  const real t70 = cos_theta_next_D_omega * mu_sin_theta - sin_theta_next_D_omega * mu_cos_theta;
-  const real t71 = t69 * t40 * t25 * length + t69 * t2 * t32 * t14 * t7;
-  const real t72 = t69 * t35 * mass_pole + (t70 * t22 + t68 * t60) + t71 * t8 * mass_pole * t15;
-  /* omega, cos_theta */
-  q->xx[12] = v_next_D_omega * t49 + cos_theta_next_D_omega * t50 + sin_theta_next_D_omega * t51 + omega_next_D_omega
-    * t52 - t72;
-  const real t73 = R(0.05) * mu_v * t8 - t60 * cos_theta;
+  q->xx[9] = q_3 - (t55 * t46 + t54 * cos_theta * t33) + (t45 * t59 - t47 * t60 + t48 * t61 + t50 * t62);
+  const real t63 = R(2) * omega;
+  const real t64 = t44 * t3 * t63;
+  const real t65 = R(-0.05) * next_sin_theta;
+  const real t66 = R(0.05) * next_cos_theta;
+  const real t67 = R(1) + t49 * t3 * t63;
+  q->xx[10] = V_v_x * t64 + V_cos_theta_x * t65 + V_sin_theta_x * t66 + V_omega_x * t67; /* omega, x */
+  q->xx[11] = t64 * t1 + t65 * t24 + t66 * t25 + t67 * t26; /* omega, v */
+  const real t68 = t63 * t3;
+  const real t69 = t68 * cos_theta * fixed_0;
+  const real t70 = t65 * mu_sin_theta - t66 * mu_cos_theta;
+  const real t71 = (t69 * t35 * fixed_14 + t69 * t2 * t28 * fixed_0) * t10 * t11;
+  const real t72 = mass_pole * (t69 * t31) + (t70 * t18 + t68 * t56) + fixed_4 * t71;
+  q->xx[12] = t64 * t40 + t65 * t41 + t66 * t42 + t67 * t43 - t72; /* omega, cos_theta */
+  const real t73 = fixed_1 * mu_v - t56 * cos_theta;
   /* omega, sin_theta */
-  q->xx[13] = t70 * t53 + t67 * t73 * t3 + (v_next_D_omega * t63 + cos_theta_next_D_omega * t64 +
-    sin_theta_next_D_omega * t65 + omega_next_D_omega * t66);
-  const real t74 = R(0.5) * q_4;
-  const real t75 = V_v_v * v_next_D_omega + V_cos_theta_v * cos_theta_next_D_omega + V_sin_theta_v *
-    sin_theta_next_D_omega + V_omega_v * omega_next_D_omega;
-  const real t76 = cos_theta_next_D_omega * (V_cos_theta_v * v_next_D_omega + V_cos_theta_cos_theta *
-    cos_theta_next_D_omega + V_sin_theta_cos_theta * sin_theta_next_D_omega + V_omega_cos_theta *
-    omega_next_D_omega);
-  const real t77 = sin_theta_next_D_omega * (V_sin_theta_v * v_next_D_omega + V_sin_theta_cos_theta *
-    cos_theta_next_D_omega + V_sin_theta_sin_theta * sin_theta_next_D_omega + V_omega_sin_theta *
-    omega_next_D_omega);
-  const real t78 = V_omega_v * v_next_D_omega + V_omega_cos_theta * cos_theta_next_D_omega + V_omega_sin_theta *
-    sin_theta_next_D_omega + V_omega_omega * omega_next_D_omega;
-  /* omega, omega */
-  q->xx[14] = R(0.05) * t70 + R(2) * (t73 * t4 + t74) + (v_next_D_omega * t75 + t76 + t77 + omega_next_D_omega * t78);
-  q->ux[0] = V_v_x * v_next_D_force + V_omega_x * omega_next_D_force; /* force, x */
-  q->ux[1] = v_next_D_force * t1 + omega_next_D_force * t29; /* force, v */
-  const real t79 = cos_theta * t8;
-  const real t80 = t79 * t40 * t25 * length + t79 * t2 * t32 * t14 * t7;
-  /* force, cos_theta */
-  q->ux[2] = v_next_D_force * t49 + omega_next_D_force * t52 - (t79 * t35 * mass_pole + t60 + t80 * t8 * mass_pole *
-    t15);
-  q->ux[3] = v_next_D_force * t63 + omega_next_D_force * t66; /* force, sin_theta */
-  q->ux[4] = v_next_D_force * t75 + omega_next_D_force * t78; /* force, omega */
-  const real t81 = v_next_D_force * (V_v_v * v_next_D_force + V_omega_v * omega_next_D_force) + omega_next_D_force *
-    (V_omega_v * v_next_D_force + V_omega_omega * omega_next_D_force);
-  q->uu[0] = q_5 + t81; /* force, force */
-  q->costate[0] = R(0.5) * q_0 * (R(2) * x) + p_0 + lambda_x; /* x */
-  q->costate[1] = R(0.5) * q_1 * (R(2) * v) + p_1 + (R(0.05) * lambda_x + lambda_v); /* v */
+  q->xx[13] = t70 * t46 + fixed_2 * (t63 * t73) + (t64 * t59 + t65 * t60 + t66 * t61 + t67 * t62);
+  const real t74 = V_v_v * t64 + V_cos_theta_v * t65 + V_sin_theta_v * t66 + V_omega_v * t67;
+  const real t75 = t65 * (V_cos_theta_v * t64 + V_cos_theta_cos_theta * t65 + V_sin_theta_cos_theta * t66 +
+    V_omega_cos_theta * t67);
+  const real t76 = t66 * (V_sin_theta_v * t64 + V_sin_theta_cos_theta * t65 + V_sin_theta_sin_theta * t66 +
+    V_omega_sin_theta * t67);
+  const real t77 = V_omega_v * t64 + V_omega_cos_theta * t65 + V_omega_sin_theta * t66 + V_omega_omega * t67;
+  q->xx[14] = R(0.05) * t70 + R(2) * (t73 * t3 + fixed_10) + (t64 * t74 + t75 + t76 + t67 * t77); /* omega, omega */
+  q->ux[0] = V_v_x * t44 + V_omega_x * t49; /* force, x */
+  q->ux[1] = t44 * t1 + t49 * t26; /* force, v */
+  const real t78 = cos_theta * fixed_0;
+  const real t79 = (t78 * t35 * fixed_14 + t78 * t2 * t28 * fixed_0) * t10 * t11;
+  q->ux[2] = t44 * t40 + t49 * t43 - (mass_pole * (t78 * t31) + t56 + fixed_4 * t79); /* force, cos_theta */
+  q->ux[3] = t44 * t59 + t49 * t62; /* force, sin_theta */
+  q->ux[4] = t44 * t74 + t49 * t77; /* force, omega */
+  const real t80 = t44 * (V_v_v * t44 + V_omega_v * t49) + t49 * (V_omega_v * t44 + V_omega_omega * t49);
+  q->uu[0] = q_5 + t80; /* force, force */
+  q->costate[0] = q_0 * x + p_0 + lambda_x; /* x */
+  q->costate[1] = q_1 * v + p_1 + (R(0.05) * lambda_x + lambda_v); /* v */
   /* cos_theta */
-  q->costate[2] = t46 * t15 + p_2 + (v_next_D_cos_theta * lambda_v + cos_theta_next_D_cos_theta * lambda_cos_theta -
-    t23 * lambda_sin_theta + omega_next_D_cos_theta * lambda_omega);
-  /* sin_theta */
-  q->costate[3] = R(0.5) * q_3 * t57 + p_3 + (v_next_D_sin_theta * lambda_v - t54 * lambda_cos_theta +
-    sin_theta_next_D_sin_theta * lambda_sin_theta + omega_next_D_sin_theta * lambda_omega);
-  /* omega */
-  q->costate[4] = t74 * t67 + p_4 + (v_next_D_omega * lambda_v + cos_theta_next_D_omega * lambda_cos_theta +
-    sin_theta_next_D_omega * lambda_sin_theta + omega_next_D_omega * lambda_omega);
-  /* force */
-  q->gradient_u[0] = R(0.5) * q_5 * (R(2) * force) + p_5 + (v_next_D_force * lambda_v + omega_next_D_force *
+  q->costate[2] = fixed_8 * t11 + p_2 + (t16 * lambda_v + t19 * lambda_cos_theta - t20 * lambda_sin_theta + t23 *
     lambda_omega);
+  /* sin_theta */
+  q->costate[3] = fixed_9 * t53 + p_3 + (t45 * lambda_v - t47 * lambda_cos_theta + t48 * lambda_sin_theta + t50 *
+    lambda_omega);
+  /* omega */
+  q->costate[4] = fixed_10 * t63 + p_4 + (t64 * lambda_v + t65 * lambda_cos_theta + t66 * lambda_sin_theta + t67 *
+    lambda_omega);
+  q->gradient_u[0] = q_5 * force + p_5 + (t44 * lambda_v + t49 * lambda_omega); /* force */
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = R(0.05) * v_offset_x + v_offset_v; /* v */
   /* cos_theta */
-  q->offset_x[2] = v_next_D_cos_theta * v_offset_v + cos_theta_next_D_cos_theta * v_offset_cos_theta - t23 *
-    v_offset_sin_theta + omega_next_D_cos_theta * v_offset_omega;
+  q->offset_x[2] = t16 * v_offset_v + t19 * v_offset_cos_theta - t20 * v_offset_sin_theta + t23 * v_offset_omega;
   /* sin_theta */
-  q->offset_x[3] = v_next_D_sin_theta * v_offset_v - t54 * v_offset_cos_theta + sin_theta_next_D_sin_theta *
-    v_offset_sin_theta + omega_next_D_sin_theta * v_offset_omega;
+  q->offset_x[3] = t45 * v_offset_v - t47 * v_offset_cos_theta + t48 * v_offset_sin_theta + t50 * v_offset_omega;
   /* omega */
-  q->offset_x[4] = v_next_D_omega * v_offset_v + cos_theta_next_D_omega * v_offset_cos_theta + sin_theta_next_D_omega
-    * v_offset_sin_theta + omega_next_D_omega * v_offset_omega;
-  q->offset_u[0] = v_next_D_force * v_offset_v + omega_next_D_force * v_offset_omega; /* force */
+  q->offset_x[4] = t64 * v_offset_v + t65 * v_offset_cos_theta + t66 * v_offset_sin_theta + t67 * v_offset_omega;
+  q->offset_u[0] = t44 * v_offset_v + t49 * v_offset_omega; /* force */
 }
 
 /* Directional derivative of the dynamics, F d. */
@@ -614,11 +586,17 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real cos_theta = state[2];
   const real sin_theta = state[3];
   const real omega = state[4];
+  const real next_cos_theta = state[7];
+  const real next_sin_theta = state[8];
   const real force = control[0];
   const real gravity = theta[0];
-  const real mass_cart = theta[1];
   const real mass_pole = theta[2];
-  const real length = theta[3];
+  const real fixed_0 = theta[16];
+  const real fixed_1 = theta[17];
+  const real fixed_2 = theta[18];
+  const real fixed_4 = theta[20];
+  const real fixed_14 = theta[30];
+  const real fixed_17 = theta[33];
   const real d_x = d_state[0];
   const real d_v = d_state[1];
   const real d_cos_theta = d_state[2];
@@ -626,29 +604,23 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real d_omega = d_state[4];
   const real d_force = d_control[0];
   d_next[0] = d_x + R(0.05) * d_v; /* x */
-  const real t0 = length * mass_pole;
-  const real t1 = omega * omega;
-  const real t2 = t0 * sin_theta;
-  const real t3 = d_force + (d_sin_theta * t0 * t1 + d_omega * (R(2) * omega) * t2);
-  const real t4 = mass_cart + mass_pole;
-  const real t5 = R(1) / t4;
-  const real t6 = force + t2 * t1;
-  const real t7 = gravity * sin_theta - cos_theta * t6 * t5;
-  const real t8 = d_sin_theta * gravity - (d_cos_theta * t6 + t3 * cos_theta) * t5;
-  const real t9 = cos_theta * mass_pole;
-  const real t10 = cos_theta * cos_theta;
-  const real t11 = R(1.3333333333333333) - mass_pole * t10 * t5;
-  const real t12 = R(1) / (t11 * t4);
-  const real t13 = d_cos_theta * (R(2) * cos_theta) * mass_pole * t5;
-  const real t14 = (d_cos_theta * mass_pole * t7 + t8 * t9) * t12 + t13 * t4 * (t12 * t12) * (t9 * t7);
-  d_next[1] = d_v + R(0.05) * (t3 * t5) - R(0.05) * t14; /* v */
-  const real t15 = R(1) / (t10 + sin_theta * sin_theta);
-  const real t16 = R(0.05) * d_omega + (d_sin_theta * (cos_theta * t15) - d_cos_theta * (sin_theta * t15));
-  const real t17 = R(0.05) * omega + lane_atan2(sin_theta, cos_theta);
-  d_next[2] = -(t16 * lane_sin(t17)); /* cos_theta */
-  d_next[3] = t16 * lane_cos(t17); /* sin_theta */
-  const real t18 = R(1) / (length * t11);
-  d_next[4] = d_omega + R(0.05) * (t8 * t18 + t13 * length * (t18 * t18) * t7); /* omega */
+  const real t0 = omega * omega;
+  const real t1 = fixed_2 * sin_theta;
+  const real t2 = d_force + (fixed_2 * (d_sin_theta * t0) + R(2) * (d_omega * omega * t1));
+  const real t3 = force + t1 * t0;
+  const real t4 = gravity * sin_theta - cos_theta * t3 * fixed_0;
+  const real t5 = d_sin_theta * gravity - fixed_0 * (d_cos_theta * t3 + t2 * cos_theta);
+  const real t6 = cos_theta * mass_pole;
+  const real t7 = cos_theta * cos_theta;
+  const real t8 = R(1) / (R(1.3333333333333333) - fixed_4 * t7);
+  const real t9 = fixed_17 * (d_cos_theta * cos_theta * t8 * t8);
+  const real t10 = fixed_0 * ((mass_pole * (d_cos_theta * t4) + t5 * t6) * t8) + fixed_0 * (t9 * t6 * t4);
+  d_next[1] = d_v + fixed_1 * t2 - R(0.05) * t10; /* v */
+  const real t11 = R(1) / (t7 + sin_theta * sin_theta);
+  const real t12 = R(0.05) * d_omega + (d_sin_theta * cos_theta * t11 - d_cos_theta * sin_theta * t11);
+  d_next[2] = -(t12 * next_sin_theta); /* cos_theta */
+  d_next[3] = t12 * next_cos_theta; /* sin_theta */
+  d_next[4] = d_omega + R(0.05) * (fixed_14 * (t5 * t8) + fixed_14 * (t9 * t4)); /* omega */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f) + d_lambda'f + loss_cost (cost + lambda'f). */
@@ -665,11 +637,15 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real omega = state[4];
   const real force = control[0];
   const real gravity = theta[0];
-  const real mass_cart = theta[1];
   const real mass_pole = theta[2];
   const real length = theta[3];
   const real q_5 = theta[9];
   const real p_5 = theta[15];
+  const real fixed_0 = theta[16];
+  const real fixed_2 = theta[18];
+  const real fixed_14 = theta[30];
+  const real fixed_18 = theta[34];
+  const real fixed_19 = theta[35];
   const real lambda_v = costate[1];
   const real lambda_omega = costate[4];
   const real d_x = d_state[0];
@@ -684,76 +660,71 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t0 = R(0.05) * lambda_omega;
   const real t1 = cos_theta * cos_theta;
   const real t2 = mass_pole * t1;
-  const real t3 = mass_cart + mass_pole;
-  const real t4 = R(1) / t3;
-  const real t5 = R(1.3333333333333333) - t2 * t4;
-  const real t6 = R(1) / (length * t5);
-  const real t7 = R(-0.05) * lambda_v;
-  const real t8 = R(1) / (t5 * t3);
-  const real t9 = t7 * t8;
-  const real t10 = cos_theta * mass_pole;
-  const real t11 = t0 * t6 + t9 * t10;
-  const real t12 = R(0.05) * (loss_cost_ * lambda_omega + d_lambda_omega);
-  const real t13 = d_cos_theta * (R(2) * cos_theta);
-  const real t14 = t13 * mass_pole;
-  const real t15 = t14 * t4;
-  const real t16 = t15 * length;
-  const real t17 = t6 * t6;
-  const real t18 = loss_cost_ * lambda_v + d_lambda_v;
-  const real t19 = R(-0.05) * t18;
-  const real t20 = t15 * t3;
-  const real t21 = t8 * t8;
-  const real t22 = t19 * t8 + t7 * (t20 * t21);
-  const real t23 = d_cos_theta * mass_pole;
-  const real t24 = t12 * t6 + t0 * (t16 * t17) + t22 * t10 + t9 * t23;
-  g_theta[0] += t11 * d_sin_theta + t24 * sin_theta; /* gravity */
-  const real t25 = length * mass_pole;
-  const real t26 = t25 * sin_theta;
-  const real t27 = omega * omega;
-  const real t28 = force + t26 * t27;
-  const real t29 = cos_theta * t28;
-  const real t30 = gravity * sin_theta - t29 * t4;
-  const real t31 = t10 * t30;
-  const real t32 = t7 * t31;
-  const real t33 = t32 * t21;
-  const real t34 = d_omega * (R(2) * omega);
-  const real t35 = d_force + (d_sin_theta * t25 * t27 + t34 * t26);
-  const real t36 = d_cos_theta * t28 + t35 * cos_theta;
-  const real t37 = d_sin_theta * gravity - t36 * t4;
-  const real t38 = t19 * t31 + t32 * t20 * (R(2) * t8) + t7 * (t23 * t30 + t37 * t10);
-  const real t39 = t38 * t21;
-  const real t40 = R(0.05) * t18;
-  const real t41 = t0 * t30;
-  const real t42 = t41 * t17;
-  const real t43 = t42 * length + t33 * t3;
-  const real t44 = (t12 * t30 + t41 * t16 * (R(2) * t6) + t0 * t37) * t17;
-  const real t45 = t44 * length + t39 * t3;
-  const real t46 = t40 * t28 + t43 * t14 + t45 * t2 - t11 * t36 - t24 * t29;
-  const real t47 = R(0.05) * lambda_v;
-  const real t48 = t33 * t15 - t39 * t5 - (t46 + t47 * t35) * (t4 * t4);
-  g_theta[1] += t48; /* mass_cart */
-  const real t49 = t43 * t4 * t13 + t45 * t4 * t1 + (t22 * t30 + t9 * t37) * cos_theta;
-  const real t50 = t11 * t4;
-  const real t51 = t40 * t4 - t50 * d_cos_theta - t24 * t4 * cos_theta;
-  const real t52 = t47 * t4 - t50 * cos_theta;
-  const real t53 = (t51 * t27 + t52 * t34) * sin_theta + t52 * t27 * d_sin_theta;
-  g_theta[2] += t49 + t9 * t30 * d_cos_theta + t48 + t53 * length; /* mass_pole */
-  g_theta[3] += t42 * t15 - t44 * t5 + t53 * mass_pole; /* length */
-  const real t54 = R(0.5) * loss_cost_;
-  g_theta[4] += t54 * (x * x) + R(0.5) * (d_x * (R(2) * x)); /* q_0 */
-  g_theta[5] += t54 * (v * v) + R(0.5) * (d_v * (R(2) * v)); /* q_1 */
-  g_theta[6] += t54 * t1 + R(0.5) * t13; /* q_2 */
-  g_theta[7] += t54 * (sin_theta * sin_theta) + R(0.5) * (d_sin_theta * (R(2) * sin_theta)); /* q_3 */
-  g_theta[8] += t54 * t27 + R(0.5) * t34; /* q_4 */
-  const real t55 = R(2) * force;
-  g_theta[9] += t54 * (force * force) + R(0.5) * (d_force * t55); /* q_5 */
+  const real t3 = R(1) / (R(1.3333333333333333) - t2 * fixed_0);
+  const real t4 = fixed_14 * t3;
+  const real t5 = R(-0.05) * lambda_v;
+  const real t6 = fixed_0 * t3;
+  const real t7 = t5 * t6;
+  const real t8 = cos_theta * mass_pole;
+  const real t9 = t0 * t4 + t7 * t8;
+  const real t10 = R(0.05) * (loss_cost_ * lambda_omega + d_lambda_omega);
+  const real t11 = d_cos_theta * cos_theta;
+  const real t12 = R(2) * t11;
+  const real t13 = mass_pole * t12;
+  const real t14 = fixed_0 * t13;
+  const real t15 = t3 * t3;
+  const real t16 = t14 * t15;
+  const real t17 = loss_cost_ * lambda_v + d_lambda_v;
+  const real t18 = R(-0.05) * t17;
+  const real t19 = t18 * t6 + fixed_0 * (t5 * t16);
+  const real t20 = d_cos_theta * mass_pole;
+  const real t21 = t10 * t4 + fixed_14 * (t0 * t16) + t19 * t8 + t7 * t20;
+  g_theta[0] += t9 * d_sin_theta + t21 * sin_theta; /* gravity */
+  const real t22 = R(0.05) * t17;
+  const real t23 = fixed_2 * sin_theta;
+  const real t24 = omega * omega;
+  const real t25 = force + t23 * t24;
+  const real t26 = cos_theta * t25;
+  const real t27 = gravity * sin_theta - t26 * fixed_0;
+  const real t28 = t8 * t27;
+  const real t29 = t5 * t28;
+  const real t30 = t0 * t27;
+  const real t31 = t30 * fixed_14 + t29 * fixed_0;
+  const real t32 = t31 * t15;
+  const real t33 = d_omega * omega;
+  const real t34 = R(2) * t33;
+  const real t35 = d_force + (fixed_2 * (d_sin_theta * t24) + t34 * t23);
+  const real t36 = d_cos_theta * t25 + t35 * cos_theta;
+  const real t37 = d_sin_theta * gravity - fixed_0 * t36;
+  const real t38 = t18 * t28 + t5 * (t20 * t27 + t37 * t8);
+  const real t39 = t10 * t27 + t0 * t37;
+  const real t40 = (fixed_14 * t39 + R(2) * (t31 * t14 * t3) + fixed_0 * t38) * t15;
+  const real t41 = t22 * t25 + t29 * t16 + t32 * t13 + t38 * t3 + t40 * t2;
+  const real t42 = R(0.05) * lambda_v;
+  const real t43 = fixed_18 * (t41 - t9 * t36 - t21 * t26 + t42 * t35);
+  g_theta[1] += -t43; /* mass_cart */
+  const real t44 = fixed_0 * (t32 * t12) + fixed_0 * (t40 * t1) + (t19 * t27 + t7 * t37) * cos_theta;
+  const real t45 = t9 * fixed_0;
+  const real t46 = t22 * fixed_0 - t45 * d_cos_theta - fixed_0 * (t21 * cos_theta);
+  const real t47 = t42 * fixed_0 - t45 * cos_theta;
+  const real t48 = (t46 * t24 + t47 * t34) * sin_theta + t47 * t24 * d_sin_theta;
+  g_theta[2] += t44 + t7 * t27 * d_cos_theta - t43 + length * t48; /* mass_pole */
+  g_theta[3] += mass_pole * t48 - fixed_19 * (t30 * t16 + t39 * t3); /* length */
+  const real t49 = R(0.5) * loss_cost_;
+  g_theta[4] += t49 * x * x + d_x * x; /* q_0 */
+  g_theta[5] += t49 * v * v + d_v * v; /* q_1 */
+  g_theta[6] += t49 * t1 + t11; /* q_2 */
+  g_theta[7] += t49 * sin_theta * sin_theta + d_sin_theta * sin_theta; /* q_3 */
+  g_theta[8] += t49 * t24 + t33; /* q_4 */
+  const real t50 = R(2) * force;
+  g_theta[9] += t49 * force * force + R(0.5) * (d_force * t50); /* q_5 */
   g_theta[10] += loss_cost_ * x + d_x; /* p_0 */
   g_theta[11] += loss_cost_ * v + d_v; /* p_1 */
   g_theta[12] += loss_cost_ * cos_theta + d_cos_theta; /* p_2 */
   g_theta[13] += loss_cost_ * sin_theta + d_sin_theta; /* p_3 */
   g_theta[14] += loss_cost_ * omega + d_omega; /* p_4 */
   g_theta[15] += loss_cost_ * force + d_force; /* p_5 */
-  g_control[0] = t54 * q_5 * t55 + loss_cost_ * p_5 + t51 + R(2) * (R(0.5) * q_5 * d_force); /* force */
+  g_control[0] = q_5 * (t49 * t50) + loss_cost_ * p_5 + t46 + q_5 * d_force; /* force */
 }
 
 /* Gradient with respect to theta of d'grad(terminal cost) + loss_cost terminal cost. */
@@ -775,11 +746,11 @@ INLINE void terminal_gradient(stored_reals restrict state, stored_reals restrict
   const real d_omega = d_state[4];
   const real loss_cost_ = loss_cost[0];
   const real t0 = R(0.5) * loss_cost_;
-  g_theta[4] += t0 * (x * x) + R(0.5) * (d_x * (R(2) * x)); /* q_0 */
-  g_theta[5] += t0 * (v * v) + R(0.5) * (d_v * (R(2) * v)); /* q_1 */
-  g_theta[6] += t0 * (cos_theta * cos_theta) + R(0.5) * (d_cos_theta * (R(2) * cos_theta)); /* q_2 */
-  g_theta[7] += t0 * (sin_theta * sin_theta) + R(0.5) * (d_sin_theta * (R(2) * sin_theta)); /* q_3 */
-  g_theta[8] += t0 * (omega * omega) + R(0.5) * (d_omega * (R(2) * omega)); /* q_4 */
+  g_theta[4] += t0 * x * x + d_x * x; /* q_0 */
+  g_theta[5] += t0 * v * v + d_v * v; /* q_1 */
+  g_theta[6] += t0 * cos_theta * cos_theta + d_cos_theta * cos_theta; /* q_2 */
+  g_theta[7] += t0 * sin_theta * sin_theta + d_sin_theta * sin_theta; /* q_3 */
+  g_theta[8] += t0 * omega * omega + d_omega * omega; /* q_4 */
   g_theta[10] += loss_cost_ * x + d_x; /* p_0 */
   g_theta[11] += loss_cost_ * v + d_v; /* p_1 */
   g_theta[12] += loss_cost_ * cos_theta + d_cos_theta; /* p_2 */
@@ -812,9 +783,17 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real omega = state[4];
   const real force = control[0];
   const real gravity = theta[0];
-  const real mass_cart = theta[1];
   const real mass_pole = theta[2];
   const real length = theta[3];
+  const real fixed_0 = theta[16];
+  const real fixed_1 = theta[17];
+  const real fixed_2 = theta[18];
+  const real fixed_5 = theta[21];
+  const real fixed_12 = theta[28];
+  const real fixed_14 = theta[30];
+  const real fixed_18 = theta[34];
+  const real fixed_19 = theta[35];
+  const real fixed_20 = theta[36];
   const real lambda_v = costate[1];
   const real lambda_omega = costate[4];
   const real d_gravity = d_theta[0];
@@ -833,83 +812,81 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real d_p_3 = d_theta[13];
   const real d_p_4 = d_theta[14];
   const real d_p_5 = d_theta[15];
-  r_state[0] = R(0.5) * d_q_0 * (R(2) * x) + d_p_0; /* x */
-  r_state[1] = R(0.5) * d_q_1 * (R(2) * v) + d_p_1; /* v */
-  const real t0 = R(2) * cos_theta;
-  const real t1 = d_mass_pole * cos_theta;
-  const real t2 = length * mass_pole;
-  const real t3 = t2 * sin_theta;
-  const real t4 = omega * omega;
-  const real t5 = force + t3 * t4;
-  const real t6 = cos_theta * t5;
-  const real t7 = mass_cart + mass_pole;
-  const real t8 = R(1) / t7;
-  const real t9 = gravity * sin_theta - t6 * t8;
-  const real t10 = d_mass_cart + d_mass_pole;
-  const real t11 = t10 * (t8 * t8);
-  const real t12 = d_length * mass_pole + d_mass_pole * length;
-  const real t13 = t12 * sin_theta;
-  const real t14 = t13 * t4;
-  const real t15 = d_gravity * sin_theta + (t11 * t6 - t14 * cos_theta * t8);
-  const real t16 = cos_theta * mass_pole;
-  const real t17 = t1 * t9 + t15 * t16;
+  const real t0 = d_q_0 * x;
+  r_state[0] = t0 + d_p_0; /* x */
+  const real t1 = d_q_1 * v;
+  r_state[1] = t1 + d_p_1; /* v */
+  const real t2 = R(2) * cos_theta;
+  const real t3 = d_mass_pole * cos_theta;
+  const real t4 = fixed_2 * sin_theta;
+  const real t5 = omega * omega;
+  const real t6 = force + t4 * t5;
+  const real t7 = cos_theta * t6;
+  const real t8 = gravity * sin_theta - t7 * fixed_0;
+  const real t9 = (d_mass_cart + d_mass_pole) * fixed_18;
+  const real t10 = d_length * mass_pole + d_mass_pole * length;
+  const real t11 = t10 * sin_theta;
+  const real t12 = t11 * t5;
+  const real t13 = d_gravity * sin_theta + (t9 * t7 - t12 * cos_theta * fixed_0);
+  const real t14 = cos_theta * mass_pole;
+  const real t15 = t3 * t8 + t13 * t14;
+  const real t16 = t14 * t8;
+  const real t17 = R(-0.05) * t16;
   const real t18 = cos_theta * cos_theta;
   const real t19 = mass_pole * t18;
-  const real t20 = R(1.3333333333333333) - t19 * t8;
-  const real t21 = R(1) / (t20 * t7);
-  const real t22 = t21 * t21;
-  const real t23 = t11 * t19 - d_mass_pole * t18 * t8;
-  const real t24 = (t23 * t7 + t10 * t20) * t22;
-  const real t25 = t16 * t9;
-  const real t26 = R(-0.05) * t25;
-  const real t27 = t26 * t22;
-  const real t28 = (R(-0.05) * t17 * t22 - t24 * (R(2) * t21) * t26) * t7 + t10 * t27;
-  const real t29 = t27 * t7;
-  const real t30 = ((t28 * t8 - t11 * t29) * mass_pole + d_mass_pole * (t29 * t8)) * t0;
-  const real t31 = R(0.05) * t24;
-  const real t32 = R(-0.05) * t21;
-  const real t33 = t31 * t16 + t1 * t32;
-  const real t34 = t32 * t16;
-  const real t35 = t33 * t8 - t11 * t34;
-  const real t36 = t34 * t8;
-  const real t37 = t30 - (t35 * t5 + t14 * t36) + ((t31 * t9 + t15 * t32) * mass_pole + d_mass_pole * (t32 * t9));
-  const real t38 = R(1) / (length * t20);
-  const real t39 = t38 * t38;
-  const real t40 = (d_length * t20 + t23 * length) * t39;
-  const real t41 = R(0.05) * t9;
-  const real t42 = t41 * t39;
-  const real t43 = (R(0.05) * t15 * t39 - t40 * (R(2) * t38) * t41) * length + d_length * t42;
-  const real t44 = t42 * length;
-  const real t45 = ((t43 * t8 - t11 * t44) * mass_pole + d_mass_pole * (t44 * t8)) * t0;
-  const real t46 = R(-0.05) * t38;
-  const real t47 = R(0.05) * t40 * t8 - t11 * t46;
-  const real t48 = t46 * t8;
-  /* cos_theta */
-  r_state[2] = R(0.5) * d_q_2 * t0 + d_p_2 + (t37 * lambda_v + (t45 + (t47 * t5 + t14 * t48)) * lambda_omega);
-  const real t49 = R(-0.05) * t11 - t35 * cos_theta;
-  const real v_next_D_force = R(0.05) * t8 - t36 * cos_theta;
-  const real t50 = t33 * gravity + d_gravity * t34 + (t49 * t4 * t2 + t12 * (v_next_D_force * t4));
-  const real t51 = t47 * cos_theta;
-  const real omega_next_D_force = t48 * cos_theta;
-  const real t52 = t51 * t4 * t2 + t12 * (omega_next_D_force * t4) + (R(-0.05) * t40 * gravity + d_gravity * (R(0.05)
-    * t38));
-  r_state[3] = R(0.5) * d_q_3 * (R(2) * sin_theta) + d_p_3 + (t50 * lambda_v + t52 * lambda_omega); /* sin_theta */
-  const real t53 = R(2) * omega;
-  const real t54 = (t49 * t3 + t13 * v_next_D_force) * t53 * lambda_v + (t51 * t3 + t13 * omega_next_D_force) * t53 *
-    lambda_omega;
-  r_state[4] = R(0.5) * d_q_4 * t53 + d_p_4 + t54; /* omega */
-  r_control[0] = R(0.5) * d_q_5 * (R(2) * force) + d_p_5 + (t49 * lambda_v + t51 * lambda_omega); /* force */
+  const real t20 = R(1) / (R(1.3333333333333333) - t19 * fixed_0);
+  const real t21 = t20 * t20;
+  const real t22 = (t9 * t19 - d_mass_pole * t18 * fixed_0) * t21;
+  const real t23 = R(2) * (t22 * t20);
+  const real t24 = t17 * fixed_0;
+  const real t25 = t24 * t21;
+  const real t26 = fixed_0 * ((fixed_12 * t15 - t9 * t17) * t21 - t23 * t24) - t9 * t25;
+  const real t27 = t9 * t20 + t22 * fixed_0;
+  const real t28 = R(0.05) * t27;
+  const real t29 = fixed_0 * t20;
+  const real t30 = R(-0.05) * t29;
+  const real t31 = t28 * t14 + t3 * t30;
+  const real t32 = t30 * t14;
+  const real t33 = t31 * fixed_0 - t9 * t32;
+  const real t34 = t32 * fixed_0;
+  const real t35 = (mass_pole * t26 + fixed_0 * (d_mass_pole * t25)) * t2 - (t33 * t6 + t12 * t34);
+  const real t36 = t35 + ((t28 * t8 + t13 * t30) * mass_pole + d_mass_pole * t30 * t8);
+  const real t37 = d_length * fixed_19;
+  const real t38 = R(0.05) * t8;
+  const real t39 = t38 * fixed_14;
+  const real t40 = t39 * t21;
+  const real t41 = fixed_0 * ((fixed_5 * t13 - t37 * t38) * t21 - t23 * t39) - t9 * t40;
+  const real t42 = t37 * t20 + t22 * fixed_14;
+  const real t43 = fixed_14 * t20;
+  const real t44 = R(-0.05) * t43;
+  const real t45 = fixed_1 * t42 - t9 * t44;
+  const real t46 = t44 * fixed_0;
+  const real t47 = (mass_pole * t41 + fixed_0 * (d_mass_pole * t40)) * t2 + (t45 * t6 + t12 * t46);
+  r_state[2] = R(0.5) * (d_q_2 * t2) + d_p_2 + (t36 * lambda_v + t47 * lambda_omega); /* cos_theta */
+  const real t48 = d_q_3 * sin_theta;
+  const real t49 = R(-0.05) * t9 - t33 * cos_theta;
+  const real t50 = fixed_1 - t34 * cos_theta;
+  const real t51 = t31 * gravity + d_gravity * t32 + (t49 * t5 * fixed_2 + t10 * t50 * t5);
+  const real t52 = t45 * cos_theta;
+  const real t53 = t46 * cos_theta;
+  const real t54 = fixed_2 * (t52 * t5) + t10 * t53 * t5 + (fixed_20 * t42 + R(0.05) * (d_gravity * t43));
+  r_state[3] = t48 + d_p_3 + (t51 * lambda_v + t54 * lambda_omega); /* sin_theta */
+  const real t55 = R(2) * omega;
+  const real t56 = (t49 * t4 + t11 * t50) * t55 * lambda_v + (t52 * t4 + t11 * t53) * t55 * lambda_omega;
+  r_state[4] = R(0.5) * (d_q_4 * t55) + d_p_4 + t56; /* omega */
+  const real t57 = d_q_5 * force;
+  r_control[0] = t57 + d_p_5 + (t49 * lambda_v + t52 * lambda_omega); /* force */
   affine[0] = ALL(0); /* x */
-  const real t55 = R(0.05) * (t14 * t8 - t11 * t5) - R(0.05) * (t17 * t21 - t24 * t25);
-  affine[1] = t55; /* v */
+  const real t58 = R(0.05) * (t12 * fixed_0 - t9 * t6) - R(0.05) * (t15 * t29 - t27 * t16);
+  affine[1] = t58; /* v */
   affine[2] = ALL(0); /* cos_theta */
   affine[3] = ALL(0); /* sin_theta */
-  const real t56 = R(0.05) * (t15 * t38 - t40 * t9);
-  affine[4] = t56; /* omega */
-  const real t57 = d_p_2 * cos_theta + d_p_5 * force + d_p_4 * omega + d_p_0 * x + d_p_1 * v;
-  const real t58 = t57 + d_p_3 * sin_theta + R(0.5) * (d_q_0 * (x * x)) + R(0.5) * (d_q_1 * (v * v));
-  const real t59 = t58 + R(0.5) * (d_q_2 * t18) + R(0.5) * (d_q_3 * (sin_theta * sin_theta)) + R(0.5) * (d_q_4 * t4);
-  d_cost[0] = t59 + R(0.5) * (d_q_5 * (force * force)) + (t55 * lambda_v + t56 * lambda_omega); /* cost + lambda'f */
+  const real t59 = R(0.05) * (t13 * t43 - t42 * t8);
+  affine[4] = t59; /* omega */
+  const real t60 = d_p_2 * cos_theta + d_p_5 * force + d_p_4 * omega + d_p_0 * x + d_p_1 * v;
+  const real t61 = t60 + d_p_3 * sin_theta + R(0.5) * (t0 * x) + R(0.5) * (t1 * v);
+  const real t62 = t61 + R(0.5) * (d_q_2 * t18) + R(0.5) * (t48 * sin_theta) + R(0.5) * (d_q_4 * t5);
+  d_cost[0] = t62 + R(0.5) * (t57 * force) + (t58 * lambda_v + t59 * lambda_omega); /* cost + lambda'f */
 }
 
 /* Change along d_theta of the terminal cost's gradient and of the terminal cost. */
@@ -934,15 +911,19 @@ INLINE void terminal_forward(stored_reals restrict state, stored_reals restrict 
   const real d_p_2 = d_theta[12];
   const real d_p_3 = d_theta[13];
   const real d_p_4 = d_theta[14];
-  r_state[0] = R(0.5) * d_q_0 * (R(2) * x) + d_p_0; /* x */
-  r_state[1] = R(0.5) * d_q_1 * (R(2) * v) + d_p_1; /* v */
-  r_state[2] = R(0.5) * d_q_2 * (R(2) * cos_theta) + d_p_2; /* cos_theta */
-  r_state[3] = R(0.5) * d_q_3 * (R(2) * sin_theta) + d_p_3; /* sin_theta */
-  r_state[4] = R(0.5) * d_q_4 * (R(2) * omega) + d_p_4; /* omega */
-  const real t0 = d_p_2 * cos_theta + d_p_4 * omega + d_p_0 * x + d_p_1 * v + d_p_3 * sin_theta;
-  const real t1 = t0 + R(0.5) * (d_q_0 * (x * x)) + R(0.5) * (d_q_1 * (v * v));
-  const real t2 = t1 + R(0.5) * (d_q_2 * (cos_theta * cos_theta)) + R(0.5) * (d_q_3 * (sin_theta * sin_theta));
-  d_cost[0] = t2 + R(0.5) * (d_q_4 * (omega * omega)); /* terminal cost */
+  const real t0 = d_q_0 * x;
+  r_state[0] = t0 + d_p_0; /* x */
+  const real t1 = d_q_1 * v;
+  r_state[1] = t1 + d_p_1; /* v */
+  const real t2 = d_q_2 * cos_theta;
+  r_state[2] = t2 + d_p_2; /* cos_theta */
+  const real t3 = d_q_3 * sin_theta;
+  r_state[3] = t3 + d_p_3; /* sin_theta */
+  const real t4 = d_q_4 * omega;
+  r_state[4] = t4 + d_p_4; /* omega */
+  const real t5 = d_p_2 * cos_theta + d_p_4 * omega + d_p_0 * x + d_p_1 * v + d_p_3 * sin_theta;
+  const real t6 = t5 + R(0.5) * (t0 * x) + R(0.5) * (t1 * v) + R(0.5) * (t2 * cos_theta);
+  d_cost[0] = t6 + R(0.5) * (t3 * sin_theta) + R(0.5) * (t4 * omega); /* terminal cost */
 }
 
 /* Change of the bounds along d_theta. */

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "b373ad6324a7f1b5df46d6ccb187928f383cb9c22e287faf65eee34b3f5c55ad"),
+    library=load(__file__, "lqr", "51b07aa342b24025cb34413502ab9370b417259de2db44898f806ed5196630dd"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -12,6 +12,7 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
+ *   prepare_parameters                     0
  *   stage_dynamics                       131
  *   terminal_cost                         29
  *   stage_bounds                           0
@@ -34,6 +35,7 @@
 #define NU 3 /* controls */
 #define NPARAMETERS 6 /* named parameters */
 #define NTHETA 0 /* their numbers, where one value serves all stages */
+#define NPREPARED 0 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 69 /* and per stage */
 #define BOUNDS_VARY 1 /* whether bounds depend on parameters */
 
@@ -53,6 +55,12 @@ TABLE parameter_layout PARAMETERS[NPARAMETERS + 1] = {
 };
 
 /* ---- the problem's functions ---- */
+
+/* What the stages need of the parameters and is the same at all of them. */
+FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict prepared) {
+  (void)theta;
+  (void)prepared;
+}
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
 INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "ef85ad429e3b6595a95c7567f4bdc22d8361116c4ca020ba1fdd7ad7eb662368"),
+    library=load(__file__, "pendulum", "31c9e6821957f5651be586b0d405988b0db96a978852c772ca13a572ce9a53e0"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -12,18 +12,19 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
- *   stage_dynamics                        43
- *   terminal_cost                         17
+ *   prepare_parameters                    26
+ *   stage_dynamics                        34
+ *   terminal_cost                         14
  *   stage_bounds                           0
- *   terminal_expand                       12
- *   stage_expand_gauss_newton            190
- *   stage_expand_exact                   251
- *   stage_tangent                         41
- *   stage_gradient                       125
- *   terminal_gradient                     25
+ *   terminal_expand                        6
+ *   stage_expand_gauss_newton            161
+ *   stage_expand_exact                   217
+ *   stage_tangent                         24
+ *   stage_gradient                        95
+ *   terminal_gradient                     19
  *   bounds_gradient                        0
- *   stage_forward                        135
- *   terminal_forward                      29
+ *   stage_forward                        103
+ *   terminal_forward                      20
  *   bounds_forward                         0
  */
 #include "pendulum.h"
@@ -34,6 +35,7 @@
 #define NU 1 /* controls */
 #define NPARAMETERS 5 /* named parameters */
 #define NTHETA 11 /* their numbers, where one value serves all stages */
+#define NPREPARED 21 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
 
@@ -53,6 +55,43 @@ TABLE parameter_layout PARAMETERS[NPARAMETERS + 1] = {
 
 /* ---- the problem's functions ---- */
 
+/* What the stages need of the parameters and is the same at all of them. */
+FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict prepared) {
+  const real gravity = theta[0];
+  const real mass = theta[1];
+  const real length = theta[2];
+  const real q_0 = theta[3];
+  const real q_1 = theta[4];
+  const real q_2 = theta[5];
+  const real q_3 = theta[6];
+  const real t0 = R(1) / length;
+  const real t1 = gravity * t0;
+  prepared[0] = t1; /* fixed_0 */
+  const real t2 = length * length;
+  const real t3 = R(1) / (t2 * mass);
+  prepared[1] = t3; /* fixed_1 */
+  prepared[2] = R(0.5) * q_0; /* fixed_2 */
+  prepared[3] = R(0.5) * q_1; /* fixed_3 */
+  prepared[4] = R(0.5) * q_2; /* fixed_4 */
+  prepared[5] = R(0.5) * q_3; /* fixed_5 */
+  prepared[6] = R(0.0037500000000000007) * t1; /* fixed_6 */
+  prepared[7] = R(0.07500000000000001) * t1; /* fixed_7 */
+  prepared[8] = R(0.0075000000000000015) * t3; /* fixed_8 */
+  prepared[9] = R(0.15000000000000002) * t3; /* fixed_9 */
+  prepared[10] = R(-0.0037500000000000007) * t0 * gravity; /* fixed_10 */
+  const real t4 = R(0.0037500000000000007) * t0;
+  prepared[11] = t4 * gravity; /* fixed_11 */
+  prepared[12] = R(-0.0075000000000000015) * t3; /* fixed_12 */
+  prepared[13] = t0; /* fixed_13 */
+  prepared[14] = t4; /* fixed_14 */
+  prepared[15] = t2; /* fixed_15 */
+  prepared[16] = t3 * t3; /* fixed_16 */
+  prepared[17] = R(2) * mass * length; /* fixed_17 */
+  prepared[18] = t0 * t0; /* fixed_18 */
+  prepared[19] = R(2) * length * mass; /* fixed_19 */
+  prepared[20] = R(0.0037500000000000007) * gravity * t0; /* fixed_20 */
+}
+
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
 INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
     stored_reals restrict theta_t, reals restrict next_state, real *restrict cost) {
@@ -61,28 +100,26 @@ INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict co
   const real sin_theta = state[1];
   const real omega = state[2];
   const real torque = control[0];
-  const real gravity = theta[0];
-  const real mass = theta[1];
-  const real length = theta[2];
-  const real q_0 = theta[3];
-  const real q_1 = theta[4];
-  const real q_2 = theta[5];
-  const real q_3 = theta[6];
   const real p_0 = theta[7];
   const real p_1 = theta[8];
   const real p_2 = theta[9];
   const real p_3 = theta[10];
-  const real t0 = gravity * sin_theta * (R(1) / length);
-  const real t1 = torque * (R(1) / (length * length * mass));
+  const real fixed_0 = theta[11];
+  const real fixed_1 = theta[12];
+  const real fixed_2 = theta[13];
+  const real fixed_3 = theta[14];
+  const real fixed_4 = theta[15];
+  const real fixed_5 = theta[16];
+  const real t0 = fixed_0 * sin_theta;
+  const real t1 = torque * fixed_1;
   const real t2 = R(0.05) * omega + R(0.0037500000000000007) * t0 + R(0.0075000000000000015) * t1 +
     lane_atan2(sin_theta, cos_theta);
   next_state[0] = lane_cos(t2); /* cos_theta */
   next_state[1] = lane_sin(t2); /* sin_theta */
   next_state[2] = omega + R(0.07500000000000001) * t0 + R(0.15000000000000002) * t1; /* omega */
-  const real t3 = cos_theta * p_0 + omega * p_2 + p_1 * sin_theta + p_3 * torque + R(0.5) * (q_0 * (cos_theta *
-    cos_theta));
-  const real t4 = t3 + R(0.5) * (q_1 * (sin_theta * sin_theta)) + R(0.5) * (q_2 * (omega * omega));
-  cost[0] = t4 + R(0.5) * (q_3 * (torque * torque)); /* stage cost */
+  const real t3 = cos_theta * p_0 + omega * p_2 + p_1 * sin_theta + p_3 * torque + fixed_2 * (cos_theta * cos_theta);
+  /* stage cost */
+  cost[0] = t3 + fixed_3 * (sin_theta * sin_theta) + fixed_4 * (omega * omega) + fixed_5 * (torque * torque);
 }
 
 /* Cost of the last state. */
@@ -92,14 +129,14 @@ INLINE void terminal_cost(stored_reals restrict state, stored_reals restrict the
   const real cos_theta = state[0];
   const real sin_theta = state[1];
   const real omega = state[2];
-  const real q_0 = theta[3];
-  const real q_1 = theta[4];
-  const real q_2 = theta[5];
   const real p_0 = theta[7];
   const real p_1 = theta[8];
   const real p_2 = theta[9];
-  const real t0 = cos_theta * p_0 + omega * p_2 + p_1 * sin_theta + R(0.5) * (q_0 * (cos_theta * cos_theta));
-  cost[0] = t0 + R(0.5) * (q_1 * (sin_theta * sin_theta)) + R(0.5) * (q_2 * (omega * omega)); /* terminal cost */
+  const real fixed_2 = theta[13];
+  const real fixed_3 = theta[14];
+  const real fixed_4 = theta[15];
+  const real t0 = cos_theta * p_0 + omega * p_2 + p_1 * sin_theta + fixed_2 * (cos_theta * cos_theta);
+  cost[0] = t0 + fixed_3 * (sin_theta * sin_theta) + fixed_4 * (omega * omega); /* terminal cost */
 }
 
 /* Bounds of the controls. */
@@ -130,9 +167,9 @@ INLINE void terminal_expand(stored_reals restrict state, stored_reals restrict t
   hessian[3] = ALL(0); /* omega, cos_theta */
   hessian[4] = ALL(0); /* omega, sin_theta */
   hessian[5] = q_2; /* omega, omega */
-  costate[0] = R(0.5) * q_0 * (R(2) * cos_theta) + p_0; /* cos_theta */
-  costate[1] = R(0.5) * q_1 * (R(2) * sin_theta) + p_1; /* sin_theta */
-  costate[2] = R(0.5) * q_2 * (R(2) * omega) + p_2; /* omega */
+  costate[0] = q_0 * cos_theta + p_0; /* cos_theta */
+  costate[1] = q_1 * sin_theta + p_1; /* sin_theta */
+  costate[2] = q_2 * omega + p_2; /* omega */
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost. */
@@ -143,10 +180,9 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real cos_theta = state[0];
   const real sin_theta = state[1];
   const real omega = state[2];
+  const real next_cos_theta = state[3];
+  const real next_sin_theta = state[4];
   const real torque = control[0];
-  const real gravity = theta[0];
-  const real mass = theta[1];
-  const real length = theta[2];
   const real q_0 = theta[3];
   const real q_1 = theta[4];
   const real q_2 = theta[5];
@@ -155,6 +191,10 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real p_1 = theta[8];
   const real p_2 = theta[9];
   const real p_3 = theta[10];
+  const real fixed_6 = theta[17];
+  const real fixed_7 = theta[18];
+  const real fixed_8 = theta[19];
+  const real fixed_9 = theta[20];
   const real lambda_cos_theta = value->costate[0];
   const real lambda_sin_theta = value->costate[1];
   const real lambda_omega = value->costate[2];
@@ -167,81 +207,49 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real v_offset_cos_theta = value->offset[0];
   const real v_offset_sin_theta = value->offset[1];
   const real v_offset_omega = value->offset[2];
-  const real t0 = R(1) / length;
-  const real t1 = R(1) / (length * length * mass);
-  const real t2 = R(0.05) * omega + R(0.0037500000000000007) * (gravity * sin_theta * t0) + R(0.0075000000000000015) *
-    (torque * t1);
-  const real t3 = t2 + lane_atan2(sin_theta, cos_theta);
-  const real sin_theta_next = lane_sin(t3);
-  const real t4 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
-  const real t5 = sin_theta * t4;
-  const real cos_theta_next_D_cos_theta = sin_theta_next * t5;
-  const real cos_theta_next = lane_cos(t3);
-  const real t6 = cos_theta_next * t5;
-  const real t7 = V_cos_theta_cos_theta * cos_theta_next_D_cos_theta - V_sin_theta_cos_theta * t6;
-  const real t8 = V_sin_theta_cos_theta * cos_theta_next_D_cos_theta - V_sin_theta_sin_theta * t6;
-  q->xx[0] = q_0 + (cos_theta_next_D_cos_theta * t7 - t6 * t8); /* cos_theta, cos_theta */
-  const real t9 = gravity * t0;
-  const real t10 = R(0.0037500000000000007) * t9 + cos_theta * t4;
-  const real sin_theta_next_D_sin_theta = t10 * cos_theta_next;
-  const real t11 = t10 * sin_theta_next;
-  const real omega_next_D_sin_theta = R(0.07500000000000001) * t9;
-  const real t12 = V_omega_cos_theta * cos_theta_next_D_cos_theta - V_omega_sin_theta * t6;
-  q->xx[1] = sin_theta_next_D_sin_theta * t8 - t11 * t7 + omega_next_D_sin_theta * t12; /* sin_theta, cos_theta */
-  const real t13 = V_sin_theta_sin_theta * sin_theta_next_D_sin_theta - V_sin_theta_cos_theta * t11 +
-    V_omega_sin_theta * omega_next_D_sin_theta;
-  const real t14 = V_sin_theta_cos_theta * sin_theta_next_D_sin_theta - V_cos_theta_cos_theta * t11 +
-    V_omega_cos_theta * omega_next_D_sin_theta;
-  const real t15 = V_omega_sin_theta * sin_theta_next_D_sin_theta - V_omega_cos_theta * t11 + V_omega_omega *
-    omega_next_D_sin_theta;
-  /* sin_theta, sin_theta */
-  q->xx[2] = q_1 + (sin_theta_next_D_sin_theta * t13 - t11 * t14 + omega_next_D_sin_theta * t15);
-  const real cos_theta_next_D_omega = R(-0.05) * sin_theta_next;
-  const real sin_theta_next_D_omega = R(0.05) * cos_theta_next;
-  q->xx[3] = cos_theta_next_D_omega * t7 + sin_theta_next_D_omega * t8 + t12; /* omega, cos_theta */
-  q->xx[4] = cos_theta_next_D_omega * t14 + sin_theta_next_D_omega * t13 + t15; /* omega, sin_theta */
-  const real t16 = V_cos_theta_cos_theta * cos_theta_next_D_omega + V_sin_theta_cos_theta * sin_theta_next_D_omega +
-    V_omega_cos_theta;
-  const real t17 = V_sin_theta_cos_theta * cos_theta_next_D_omega + V_sin_theta_sin_theta * sin_theta_next_D_omega +
-    V_omega_sin_theta;
-  const real t18 = V_omega_cos_theta * cos_theta_next_D_omega + V_omega_sin_theta * sin_theta_next_D_omega +
-    V_omega_omega;
-  q->xx[5] = q_2 + (cos_theta_next_D_omega * t16 + sin_theta_next_D_omega * t17 + t18); /* omega, omega */
-  const real t19 = R(0.0075000000000000015) * t1;
-  const real sin_theta_next_D_torque = t19 * cos_theta_next;
-  const real t20 = t19 * sin_theta_next;
-  const real omega_next_D_torque = R(0.15000000000000002) * t1;
-  q->ux[0] = sin_theta_next_D_torque * t8 - t20 * t7 + omega_next_D_torque * t12; /* torque, cos_theta */
-  q->ux[1] = sin_theta_next_D_torque * t13 - t20 * t14 + omega_next_D_torque * t15; /* torque, sin_theta */
-  q->ux[2] = sin_theta_next_D_torque * t17 - t20 * t16 + omega_next_D_torque * t18; /* torque, omega */
-  const real t21 = sin_theta_next_D_torque * (V_sin_theta_sin_theta * sin_theta_next_D_torque - V_sin_theta_cos_theta
-    * t20 + V_omega_sin_theta * omega_next_D_torque) - t20 * (V_sin_theta_cos_theta * sin_theta_next_D_torque -
-    V_cos_theta_cos_theta * t20 + V_omega_cos_theta * omega_next_D_torque);
+  const real t0 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
+  const real t1 = sin_theta * t0;
+  const real t2 = next_sin_theta * t1;
+  const real t3 = next_cos_theta * t1;
+  const real t4 = V_cos_theta_cos_theta * t2 - V_sin_theta_cos_theta * t3;
+  const real t5 = V_sin_theta_cos_theta * t2 - V_sin_theta_sin_theta * t3;
+  q->xx[0] = q_0 + (t2 * t4 - t3 * t5); /* cos_theta, cos_theta */
+  const real t6 = fixed_6 + cos_theta * t0;
+  const real t7 = t6 * next_cos_theta;
+  const real t8 = t6 * next_sin_theta;
+  const real t9 = V_omega_cos_theta * t2 - V_omega_sin_theta * t3;
+  q->xx[1] = t7 * t5 - t8 * t4 + fixed_7 * t9; /* sin_theta, cos_theta */
+  const real t10 = V_sin_theta_sin_theta * t7 - V_sin_theta_cos_theta * t8 + V_omega_sin_theta * fixed_7;
+  const real t11 = V_sin_theta_cos_theta * t7 - V_cos_theta_cos_theta * t8 + V_omega_cos_theta * fixed_7;
+  const real t12 = V_omega_sin_theta * t7 - V_omega_cos_theta * t8 + V_omega_omega * fixed_7;
+  q->xx[2] = q_1 + (t7 * t10 - t8 * t11 + fixed_7 * t12); /* sin_theta, sin_theta */
+  const real t13 = R(-0.05) * next_sin_theta;
+  const real t14 = R(0.05) * next_cos_theta;
+  q->xx[3] = t13 * t4 + t14 * t5 + t9; /* omega, cos_theta */
+  q->xx[4] = t13 * t11 + t14 * t10 + t12; /* omega, sin_theta */
+  const real t15 = V_cos_theta_cos_theta * t13 + V_sin_theta_cos_theta * t14 + V_omega_cos_theta;
+  const real t16 = V_sin_theta_cos_theta * t13 + V_sin_theta_sin_theta * t14 + V_omega_sin_theta;
+  const real t17 = V_omega_cos_theta * t13 + V_omega_sin_theta * t14 + V_omega_omega;
+  q->xx[5] = q_2 + (t13 * t15 + t14 * t16 + t17); /* omega, omega */
+  const real t18 = fixed_8 * next_cos_theta;
+  const real t19 = fixed_8 * next_sin_theta;
+  q->ux[0] = t18 * t5 - t19 * t4 + fixed_9 * t9; /* torque, cos_theta */
+  q->ux[1] = t18 * t10 - t19 * t11 + fixed_9 * t12; /* torque, sin_theta */
+  q->ux[2] = t18 * t16 - t19 * t15 + fixed_9 * t17; /* torque, omega */
+  const real t20 = t18 * (V_sin_theta_sin_theta * t18 - V_sin_theta_cos_theta * t19 + V_omega_sin_theta * fixed_9) -
+    t19 * (V_sin_theta_cos_theta * t18 - V_cos_theta_cos_theta * t19 + V_omega_cos_theta * fixed_9);
   /* torque, torque */
-  q->uu[0] = q_3 + (t21 + omega_next_D_torque * (V_omega_sin_theta * sin_theta_next_D_torque - V_omega_cos_theta * t20
-    + V_omega_omega * omega_next_D_torque));
-  /* cos_theta */
-  q->costate[0] = R(0.5) * q_0 * (R(2) * cos_theta) + p_0 + (cos_theta_next_D_cos_theta * lambda_cos_theta - t6 *
-    lambda_sin_theta);
+  q->uu[0] = q_3 + (t20 + fixed_9 * (V_omega_sin_theta * t18 - V_omega_cos_theta * t19 + V_omega_omega * fixed_9));
+  q->costate[0] = q_0 * cos_theta + p_0 + (t2 * lambda_cos_theta - t3 * lambda_sin_theta); /* cos_theta */
   /* sin_theta */
-  q->costate[1] = R(0.5) * q_1 * (R(2) * sin_theta) + p_1 + (sin_theta_next_D_sin_theta * lambda_sin_theta - t11 *
-    lambda_cos_theta + omega_next_D_sin_theta * lambda_omega);
-  /* omega */
-  q->costate[2] = R(0.5) * q_2 * (R(2) * omega) + p_2 + (cos_theta_next_D_omega * lambda_cos_theta +
-    sin_theta_next_D_omega * lambda_sin_theta + lambda_omega);
+  q->costate[1] = q_1 * sin_theta + p_1 + (t7 * lambda_sin_theta - t8 * lambda_cos_theta + fixed_7 * lambda_omega);
+  q->costate[2] = q_2 * omega + p_2 + (t13 * lambda_cos_theta + t14 * lambda_sin_theta + lambda_omega); /* omega */
   /* torque */
-  q->gradient_u[0] = R(0.5) * q_3 * (R(2) * torque) + p_3 + (sin_theta_next_D_torque * lambda_sin_theta - t20 *
-    lambda_cos_theta + omega_next_D_torque * lambda_omega);
-  q->offset_x[0] = cos_theta_next_D_cos_theta * v_offset_cos_theta - t6 * v_offset_sin_theta; /* cos_theta */
-  /* sin_theta */
-  q->offset_x[1] = sin_theta_next_D_sin_theta * v_offset_sin_theta - t11 * v_offset_cos_theta + omega_next_D_sin_theta
-    * v_offset_omega;
-  /* omega */
-  q->offset_x[2] = cos_theta_next_D_omega * v_offset_cos_theta + sin_theta_next_D_omega * v_offset_sin_theta +
-    v_offset_omega;
-  /* torque */
-  q->offset_u[0] = sin_theta_next_D_torque * v_offset_sin_theta - t20 * v_offset_cos_theta + omega_next_D_torque *
-    v_offset_omega;
+  q->gradient_u[0] = q_3 * torque + p_3 + (t18 * lambda_sin_theta - t19 * lambda_cos_theta + fixed_9 * lambda_omega);
+  q->offset_x[0] = t2 * v_offset_cos_theta - t3 * v_offset_sin_theta; /* cos_theta */
+  q->offset_x[1] = t7 * v_offset_sin_theta - t8 * v_offset_cos_theta + fixed_7 * v_offset_omega; /* sin_theta */
+  q->offset_x[2] = t13 * v_offset_cos_theta + t14 * v_offset_sin_theta + v_offset_omega; /* omega */
+  q->offset_u[0] = t18 * v_offset_sin_theta - t19 * v_offset_cos_theta + fixed_9 * v_offset_omega; /* torque */
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost plus curvature'f. */
@@ -252,10 +260,9 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real cos_theta = state[0];
   const real sin_theta = state[1];
   const real omega = state[2];
+  const real next_cos_theta = state[3];
+  const real next_sin_theta = state[4];
   const real torque = control[0];
-  const real gravity = theta[0];
-  const real mass = theta[1];
-  const real length = theta[2];
   const real q_0 = theta[3];
   const real q_1 = theta[4];
   const real q_2 = theta[5];
@@ -264,6 +271,15 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real p_1 = theta[8];
   const real p_2 = theta[9];
   const real p_3 = theta[10];
+  const real fixed_2 = theta[13];
+  const real fixed_3 = theta[14];
+  const real fixed_6 = theta[17];
+  const real fixed_7 = theta[18];
+  const real fixed_8 = theta[19];
+  const real fixed_9 = theta[20];
+  const real fixed_10 = theta[21];
+  const real fixed_11 = theta[22];
+  const real fixed_12 = theta[23];
   const real mu_cos_theta = curvature[0];
   const real mu_sin_theta = curvature[1];
   const real lambda_cos_theta = value->costate[0];
@@ -281,128 +297,85 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t0 = R(2) * cos_theta;
   const real t1 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
   const real t2 = t1 * t1;
-  const real t3 = R(1) / length;
-  const real t4 = R(1) / (length * length * mass);
-  const real t5 = R(0.05) * omega + R(0.0037500000000000007) * (gravity * sin_theta * t3) + R(0.0075000000000000015) *
-    (torque * t4);
-  const real t6 = t5 + lane_atan2(sin_theta, cos_theta);
-  const real cos_theta_next = lane_cos(t6);
-  const real sin_theta_next = lane_sin(t6);
-  const real t7 = mu_sin_theta * cos_theta_next - mu_cos_theta * sin_theta_next;
-  const real t8 = sin_theta * t1;
-  const real cos_theta_next_D_cos_theta = sin_theta_next * t8;
-  const real t9 = cos_theta_next * t8;
-  const real t10 = t0 * t2 * sin_theta * t7 - (cos_theta_next_D_cos_theta * mu_sin_theta + t9 * mu_cos_theta) * t8;
-  const real t11 = V_cos_theta_cos_theta * cos_theta_next_D_cos_theta - V_sin_theta_cos_theta * t9;
-  const real t12 = V_sin_theta_cos_theta * cos_theta_next_D_cos_theta - V_sin_theta_sin_theta * t9;
-  q->xx[0] = q_0 + t10 + (cos_theta_next_D_cos_theta * t11 - t9 * t12); /* cos_theta, cos_theta */
-  const real t13 = gravity * t3;
-  const real t14 = cos_theta * t1;
-  const real t15 = R(0.0037500000000000007) * t13 + t14;
-  const real t16 = t15 * sin_theta_next;
-  const real sin_theta_next_D_sin_theta = t15 * cos_theta_next;
-  const real t17 = t16 * mu_sin_theta + sin_theta_next_D_sin_theta * mu_cos_theta;
-  const real t18 = R(2) * sin_theta;
-  const real t19 = t18 * t2;
-  const real omega_next_D_sin_theta = R(0.07500000000000001) * t13;
-  const real t20 = V_omega_cos_theta * cos_theta_next_D_cos_theta - V_omega_sin_theta * t9;
+  const real t3 = mu_sin_theta * next_cos_theta - mu_cos_theta * next_sin_theta;
+  const real t4 = sin_theta * t1;
+  const real t5 = next_sin_theta * t4;
+  const real t6 = next_cos_theta * t4;
+  const real t7 = t0 * t2 * sin_theta * t3 - (t5 * mu_sin_theta + t6 * mu_cos_theta) * t4;
+  const real t8 = V_cos_theta_cos_theta * t5 - V_sin_theta_cos_theta * t6;
+  const real t9 = V_sin_theta_cos_theta * t5 - V_sin_theta_sin_theta * t6;
+  q->xx[0] = q_0 + t7 + (t5 * t8 - t6 * t9); /* cos_theta, cos_theta */
+  const real t10 = cos_theta * t1;
+  const real t11 = fixed_6 + t10;
+  const real t12 = t11 * next_sin_theta;
+  const real t13 = t11 * next_cos_theta;
+  const real t14 = t12 * mu_sin_theta + t13 * mu_cos_theta;
+  const real t15 = R(2) * sin_theta;
+  const real t16 = t15 * t2;
+  const real t17 = V_omega_cos_theta * t5 - V_omega_sin_theta * t6;
   /* sin_theta, cos_theta */
-  q->xx[1] = t17 * t8 - (t1 - t19 * sin_theta) * t7 + (sin_theta_next_D_sin_theta * t12 - t16 * t11 +
-    omega_next_D_sin_theta * t20);
-  const real t21 = R(-0.0037500000000000007) * t17 * t3 * gravity - (t17 * t14 + t19 * cos_theta * t7);
-  const real t22 = V_sin_theta_sin_theta * sin_theta_next_D_sin_theta - V_sin_theta_cos_theta * t16 +
-    V_omega_sin_theta * omega_next_D_sin_theta;
-  const real t23 = V_sin_theta_cos_theta * sin_theta_next_D_sin_theta - V_cos_theta_cos_theta * t16 +
-    V_omega_cos_theta * omega_next_D_sin_theta;
-  const real t24 = V_omega_sin_theta * sin_theta_next_D_sin_theta - V_omega_cos_theta * t16 + V_omega_omega *
-    omega_next_D_sin_theta;
+  q->xx[1] = t14 * t4 - (t1 - t16 * sin_theta) * t3 + (t13 * t9 - t12 * t8 + fixed_7 * t17);
+  const real t18 = V_sin_theta_sin_theta * t13 - V_sin_theta_cos_theta * t12 + V_omega_sin_theta * fixed_7;
+  const real t19 = V_sin_theta_cos_theta * t13 - V_cos_theta_cos_theta * t12 + V_omega_cos_theta * fixed_7;
+  const real t20 = V_omega_sin_theta * t13 - V_omega_cos_theta * t12 + V_omega_omega * fixed_7;
   /* sin_theta, sin_theta */
-  q->xx[2] = t21 + q_1 + (sin_theta_next_D_sin_theta * t22 - t16 * t23 + omega_next_D_sin_theta * t24);
-  const real cos_theta_next_D_omega = R(-0.05) * sin_theta_next;
-  const real sin_theta_next_D_omega = R(0.05) * cos_theta_next;
-  const real t25 = cos_theta_next_D_omega * mu_sin_theta - sin_theta_next_D_omega * mu_cos_theta;
-  q->xx[3] = cos_theta_next_D_omega * t11 + sin_theta_next_D_omega * t12 + t20 - t25 * t8; /* omega, cos_theta */
-  /* omega, sin_theta */
-  q->xx[4] = t25 * t14 + R(0.0037500000000000007) * t25 * t3 * gravity + (cos_theta_next_D_omega * t23 +
-    sin_theta_next_D_omega * t22 + t24);
-  const real t26 = V_cos_theta_cos_theta * cos_theta_next_D_omega + V_sin_theta_cos_theta * sin_theta_next_D_omega +
-    V_omega_cos_theta;
-  const real t27 = V_sin_theta_cos_theta * cos_theta_next_D_omega + V_sin_theta_sin_theta * sin_theta_next_D_omega +
-    V_omega_sin_theta;
-  const real t28 = V_omega_cos_theta * cos_theta_next_D_omega + V_omega_sin_theta * sin_theta_next_D_omega +
-    V_omega_omega;
-  /* omega, omega */
-  q->xx[5] = R(0.05) * t25 + q_2 + (cos_theta_next_D_omega * t26 + sin_theta_next_D_omega * t27 + t28);
-  const real t29 = R(0.0075000000000000015) * t4;
-  const real t30 = t29 * sin_theta_next;
-  const real sin_theta_next_D_torque = t29 * cos_theta_next;
-  const real t31 = t30 * mu_sin_theta + sin_theta_next_D_torque * mu_cos_theta;
-  const real omega_next_D_torque = R(0.15000000000000002) * t4;
-  /* torque, cos_theta */
-  q->ux[0] = t31 * t8 + (sin_theta_next_D_torque * t12 - t30 * t11 + omega_next_D_torque * t20);
-  /* torque, sin_theta */
-  q->ux[1] = R(-0.0037500000000000007) * t31 * t3 * gravity - t31 * t14 + (sin_theta_next_D_torque * t22 - t30 * t23 +
-    omega_next_D_torque * t24);
-  /* torque, omega */
-  q->ux[2] = sin_theta_next_D_torque * t27 - t30 * t26 + omega_next_D_torque * t28 - R(0.05) * t31;
-  const real t32 = sin_theta_next_D_torque * (V_sin_theta_sin_theta * sin_theta_next_D_torque - V_sin_theta_cos_theta
-    * t30 + V_omega_sin_theta * omega_next_D_torque) - t30 * (V_sin_theta_cos_theta * sin_theta_next_D_torque -
-    V_cos_theta_cos_theta * t30 + V_omega_cos_theta * omega_next_D_torque);
+  q->xx[2] = fixed_10 * t14 - (t14 * t10 + t16 * cos_theta * t3) + q_1 + (t13 * t18 - t12 * t19 + fixed_7 * t20);
+  const real t21 = R(-0.05) * next_sin_theta;
+  const real t22 = R(0.05) * next_cos_theta;
+  const real t23 = t21 * mu_sin_theta - t22 * mu_cos_theta;
+  q->xx[3] = t21 * t8 + t22 * t9 + t17 - t23 * t4; /* omega, cos_theta */
+  q->xx[4] = t23 * t10 + fixed_11 * t23 + (t21 * t19 + t22 * t18 + t20); /* omega, sin_theta */
+  const real t24 = V_cos_theta_cos_theta * t21 + V_sin_theta_cos_theta * t22 + V_omega_cos_theta;
+  const real t25 = V_sin_theta_cos_theta * t21 + V_sin_theta_sin_theta * t22 + V_omega_sin_theta;
+  const real t26 = V_omega_cos_theta * t21 + V_omega_sin_theta * t22 + V_omega_omega;
+  q->xx[5] = R(0.05) * t23 + q_2 + (t21 * t24 + t22 * t25 + t26); /* omega, omega */
+  const real t27 = fixed_8 * next_sin_theta;
+  const real t28 = fixed_8 * next_cos_theta;
+  const real t29 = t27 * mu_sin_theta + t28 * mu_cos_theta;
+  q->ux[0] = t29 * t4 + (t28 * t9 - t27 * t8 + fixed_9 * t17); /* torque, cos_theta */
+  q->ux[1] = fixed_10 * t29 - t29 * t10 + (t28 * t18 - t27 * t19 + fixed_9 * t20); /* torque, sin_theta */
+  q->ux[2] = t28 * t25 - t27 * t24 + fixed_9 * t26 - R(0.05) * t29; /* torque, omega */
+  const real t30 = t28 * (V_sin_theta_sin_theta * t28 - V_sin_theta_cos_theta * t27 + V_omega_sin_theta * fixed_9) -
+    t27 * (V_sin_theta_cos_theta * t28 - V_cos_theta_cos_theta * t27 + V_omega_cos_theta * fixed_9);
   /* torque, torque */
-  q->uu[0] = R(-0.0075000000000000015) * t31 * t4 + q_3 + (t32 + omega_next_D_torque * (V_omega_sin_theta *
-    sin_theta_next_D_torque - V_omega_cos_theta * t30 + V_omega_omega * omega_next_D_torque));
-  /* cos_theta */
-  q->costate[0] = R(0.5) * q_0 * t0 + p_0 + (cos_theta_next_D_cos_theta * lambda_cos_theta - t9 * lambda_sin_theta);
+  q->uu[0] = fixed_12 * t29 + q_3 + (t30 + fixed_9 * (V_omega_sin_theta * t28 - V_omega_cos_theta * t27 +
+    V_omega_omega * fixed_9));
+  q->costate[0] = fixed_2 * t0 + p_0 + (t5 * lambda_cos_theta - t6 * lambda_sin_theta); /* cos_theta */
   /* sin_theta */
-  q->costate[1] = R(0.5) * q_1 * t18 + p_1 + (sin_theta_next_D_sin_theta * lambda_sin_theta - t16 * lambda_cos_theta +
-    omega_next_D_sin_theta * lambda_omega);
-  /* omega */
-  q->costate[2] = R(0.5) * q_2 * (R(2) * omega) + p_2 + (cos_theta_next_D_omega * lambda_cos_theta +
-    sin_theta_next_D_omega * lambda_sin_theta + lambda_omega);
+  q->costate[1] = fixed_3 * t15 + p_1 + (t13 * lambda_sin_theta - t12 * lambda_cos_theta + fixed_7 * lambda_omega);
+  q->costate[2] = q_2 * omega + p_2 + (t21 * lambda_cos_theta + t22 * lambda_sin_theta + lambda_omega); /* omega */
   /* torque */
-  q->gradient_u[0] = R(0.5) * q_3 * (R(2) * torque) + p_3 + (sin_theta_next_D_torque * lambda_sin_theta - t30 *
-    lambda_cos_theta + omega_next_D_torque * lambda_omega);
-  q->offset_x[0] = cos_theta_next_D_cos_theta * v_offset_cos_theta - t9 * v_offset_sin_theta; /* cos_theta */
-  /* sin_theta */
-  q->offset_x[1] = sin_theta_next_D_sin_theta * v_offset_sin_theta - t16 * v_offset_cos_theta + omega_next_D_sin_theta
-    * v_offset_omega;
-  /* omega */
-  q->offset_x[2] = cos_theta_next_D_omega * v_offset_cos_theta + sin_theta_next_D_omega * v_offset_sin_theta +
-    v_offset_omega;
-  /* torque */
-  q->offset_u[0] = sin_theta_next_D_torque * v_offset_sin_theta - t30 * v_offset_cos_theta + omega_next_D_torque *
-    v_offset_omega;
+  q->gradient_u[0] = q_3 * torque + p_3 + (t28 * lambda_sin_theta - t27 * lambda_cos_theta + fixed_9 * lambda_omega);
+  q->offset_x[0] = t5 * v_offset_cos_theta - t6 * v_offset_sin_theta; /* cos_theta */
+  q->offset_x[1] = t13 * v_offset_sin_theta - t12 * v_offset_cos_theta + fixed_7 * v_offset_omega; /* sin_theta */
+  q->offset_x[2] = t21 * v_offset_cos_theta + t22 * v_offset_sin_theta + v_offset_omega; /* omega */
+  q->offset_u[0] = t28 * v_offset_sin_theta - t27 * v_offset_cos_theta + fixed_9 * v_offset_omega; /* torque */
 }
 
 /* Directional derivative of the dynamics, F d. */
 INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
     stored_reals restrict theta_t, in_reals restrict d_state, in_reals restrict d_control,
     out_reals restrict d_next) {
+  (void)control;
   (void)theta_t;
   const real cos_theta = state[0];
   const real sin_theta = state[1];
-  const real omega = state[2];
-  const real torque = control[0];
-  const real gravity = theta[0];
-  const real mass = theta[1];
-  const real length = theta[2];
+  const real next_cos_theta = state[3];
+  const real next_sin_theta = state[4];
+  const real fixed_0 = theta[11];
+  const real fixed_1 = theta[12];
   const real d_cos_theta = d_state[0];
   const real d_sin_theta = d_state[1];
   const real d_omega = d_state[2];
   const real d_torque = d_control[0];
-  const real t0 = R(1) / length;
-  const real t1 = d_sin_theta * gravity * t0;
-  const real t2 = R(1) / (length * length * mass);
-  const real t3 = d_torque * t2;
-  const real t4 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
-  const real t5 = R(0.05) * d_omega + R(0.0037500000000000007) * t1 + R(0.0075000000000000015) * t3 + (d_sin_theta *
-    (cos_theta * t4) - d_cos_theta * (sin_theta * t4));
-  const real t6 = R(0.05) * omega + R(0.0037500000000000007) * (gravity * sin_theta * t0) + R(0.0075000000000000015) *
-    (torque * t2);
-  const real t7 = t6 + lane_atan2(sin_theta, cos_theta);
-  d_next[0] = -(t5 * lane_sin(t7)); /* cos_theta */
-  d_next[1] = t5 * lane_cos(t7); /* sin_theta */
-  d_next[2] = d_omega + R(0.07500000000000001) * t1 + R(0.15000000000000002) * t3; /* omega */
+  const real t0 = fixed_0 * d_sin_theta;
+  const real t1 = d_torque * fixed_1;
+  const real t2 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
+  const real t3 = R(0.05) * d_omega + R(0.0037500000000000007) * t0 + R(0.0075000000000000015) * t1 + (d_sin_theta *
+    cos_theta * t2 - d_cos_theta * sin_theta * t2);
+  d_next[0] = -(t3 * next_sin_theta); /* cos_theta */
+  d_next[1] = t3 * next_cos_theta; /* sin_theta */
+  d_next[2] = d_omega + R(0.07500000000000001) * t0 + R(0.15000000000000002) * t1; /* omega */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f) + d_lambda'f + loss_cost (cost + lambda'f). */
@@ -415,12 +388,20 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real cos_theta = state[0];
   const real sin_theta = state[1];
   const real omega = state[2];
+  const real next_cos_theta = state[3];
+  const real next_sin_theta = state[4];
   const real torque = control[0];
   const real gravity = theta[0];
-  const real mass = theta[1];
-  const real length = theta[2];
   const real q_3 = theta[6];
   const real p_3 = theta[10];
+  const real fixed_1 = theta[12];
+  const real fixed_8 = theta[19];
+  const real fixed_13 = theta[24];
+  const real fixed_14 = theta[25];
+  const real fixed_15 = theta[26];
+  const real fixed_16 = theta[27];
+  const real fixed_17 = theta[28];
+  const real fixed_18 = theta[29];
   const real lambda_cos_theta = costate[0];
   const real lambda_sin_theta = costate[1];
   const real lambda_omega = costate[2];
@@ -434,42 +415,33 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real loss_cost_ = loss_cost[0];
   const real t0 = loss_cost_ * lambda_omega + d_lambda_omega;
   const real t1 = d_sin_theta * gravity;
-  const real t2 = R(1) / length;
-  const real t3 = length * length;
-  const real t4 = R(1) / (t3 * mass);
-  const real t5 = cos_theta * cos_theta;
-  const real t6 = sin_theta * sin_theta;
-  const real t7 = R(1) / (t5 + t6);
-  const real t8 = R(0.05) * d_omega + R(0.0037500000000000007) * (t1 * t2) + R(0.0075000000000000015) * (d_torque *
-    t4) + (d_sin_theta * (cos_theta * t7) - d_cos_theta * (sin_theta * t7));
-  const real t9 = gravity * sin_theta;
-  const real t10 = R(0.05) * omega + R(0.0037500000000000007) * (t9 * t2) + R(0.0075000000000000015) * (torque * t4) +
-    lane_atan2(sin_theta, cos_theta);
-  const real cos_theta_next = lane_cos(t10);
-  const real sin_theta_next = lane_sin(t10);
-  const real t11 = (loss_cost_ * lambda_sin_theta + d_lambda_sin_theta - lambda_cos_theta * t8) * cos_theta_next -
-    (loss_cost_ * lambda_cos_theta + d_lambda_cos_theta + lambda_sin_theta * t8) * sin_theta_next;
-  const real t12 = R(0.07500000000000001) * t0 + R(0.0037500000000000007) * t11;
-  const real t13 = lambda_sin_theta * cos_theta_next - lambda_cos_theta * sin_theta_next;
-  const real t14 = R(0.07500000000000001) * lambda_omega + R(0.0037500000000000007) * t13;
-  g_theta[0] += t12 * t2 * sin_theta + t14 * t2 * d_sin_theta; /* gravity */
-  const real t15 = R(0.15000000000000002) * t0 + R(0.0075000000000000015) * t11;
-  const real t16 = (t15 * torque + (R(0.15000000000000002) * lambda_omega + R(0.0075000000000000015) * t13) *
-    d_torque) * (t4 * t4);
-  g_theta[1] += -(t16 * t3); /* mass */
-  const real t17 = t16 * mass * (R(2) * length) + (t12 * t9 + t14 * t1) * (t2 * t2);
-  g_theta[2] += -t17; /* length */
-  const real t18 = R(0.5) * loss_cost_;
-  g_theta[3] += t18 * t5 + R(0.5) * (d_cos_theta * (R(2) * cos_theta)); /* q_0 */
-  g_theta[4] += t18 * t6 + R(0.5) * (d_sin_theta * (R(2) * sin_theta)); /* q_1 */
-  g_theta[5] += t18 * (omega * omega) + R(0.5) * (d_omega * (R(2) * omega)); /* q_2 */
-  const real t19 = R(2) * torque;
-  g_theta[6] += t18 * (torque * torque) + R(0.5) * (d_torque * t19); /* q_3 */
+  const real t2 = cos_theta * cos_theta;
+  const real t3 = sin_theta * sin_theta;
+  const real t4 = R(1) / (t2 + t3);
+  const real t5 = R(0.05) * d_omega + fixed_14 * t1 + fixed_8 * d_torque + (d_sin_theta * cos_theta * t4 - d_cos_theta
+    * sin_theta * t4);
+  const real t6 = (loss_cost_ * lambda_sin_theta + d_lambda_sin_theta - lambda_cos_theta * t5) * next_cos_theta -
+    (loss_cost_ * lambda_cos_theta + d_lambda_cos_theta + lambda_sin_theta * t5) * next_sin_theta;
+  const real t7 = (R(0.07500000000000001) * t0 + R(0.0037500000000000007) * t6) * sin_theta;
+  const real t8 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
+  const real t9 = R(0.07500000000000001) * lambda_omega + R(0.0037500000000000007) * t8;
+  g_theta[0] += fixed_13 * t7 + fixed_13 * (t9 * d_sin_theta); /* gravity */
+  const real t10 = R(0.15000000000000002) * t0 + R(0.0075000000000000015) * t6;
+  const real t11 = fixed_16 * (t10 * torque + (R(0.15000000000000002) * lambda_omega + R(0.0075000000000000015) * t8)
+    * d_torque);
+  g_theta[1] += -(fixed_15 * t11); /* mass */
+  g_theta[2] += -(fixed_17 * t11 + fixed_18 * (gravity * t7 + t9 * t1)); /* length */
+  const real t12 = R(0.5) * loss_cost_;
+  g_theta[3] += t12 * t2 + d_cos_theta * cos_theta; /* q_0 */
+  g_theta[4] += t12 * t3 + d_sin_theta * sin_theta; /* q_1 */
+  g_theta[5] += t12 * omega * omega + d_omega * omega; /* q_2 */
+  const real t13 = R(2) * torque;
+  g_theta[6] += t12 * torque * torque + R(0.5) * (d_torque * t13); /* q_3 */
   g_theta[7] += loss_cost_ * cos_theta + d_cos_theta; /* p_0 */
   g_theta[8] += loss_cost_ * sin_theta + d_sin_theta; /* p_1 */
   g_theta[9] += loss_cost_ * omega + d_omega; /* p_2 */
   g_theta[10] += loss_cost_ * torque + d_torque; /* p_3 */
-  g_control[0] = t18 * q_3 * t19 + loss_cost_ * p_3 + t15 * t4 + R(2) * (R(0.5) * q_3 * d_torque); /* torque */
+  g_control[0] = q_3 * (t12 * t13) + loss_cost_ * p_3 + fixed_1 * t10 + q_3 * d_torque; /* torque */
 }
 
 /* Gradient with respect to theta of d'grad(terminal cost) + loss_cost terminal cost. */
@@ -487,9 +459,9 @@ INLINE void terminal_gradient(stored_reals restrict state, stored_reals restrict
   const real d_omega = d_state[2];
   const real loss_cost_ = loss_cost[0];
   const real t0 = R(0.5) * loss_cost_;
-  g_theta[3] += t0 * (cos_theta * cos_theta) + R(0.5) * (d_cos_theta * (R(2) * cos_theta)); /* q_0 */
-  g_theta[4] += t0 * (sin_theta * sin_theta) + R(0.5) * (d_sin_theta * (R(2) * sin_theta)); /* q_1 */
-  g_theta[5] += t0 * (omega * omega) + R(0.5) * (d_omega * (R(2) * omega)); /* q_2 */
+  g_theta[3] += t0 * cos_theta * cos_theta + d_cos_theta * cos_theta; /* q_0 */
+  g_theta[4] += t0 * sin_theta * sin_theta + d_sin_theta * sin_theta; /* q_1 */
+  g_theta[5] += t0 * omega * omega + d_omega * omega; /* q_2 */
   g_theta[7] += loss_cost_ * cos_theta + d_cos_theta; /* p_0 */
   g_theta[8] += loss_cost_ * sin_theta + d_sin_theta; /* p_1 */
   g_theta[9] += loss_cost_ * omega + d_omega; /* p_2 */
@@ -516,10 +488,17 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real cos_theta = state[0];
   const real sin_theta = state[1];
   const real omega = state[2];
+  const real next_cos_theta = state[3];
+  const real next_sin_theta = state[4];
   const real torque = control[0];
   const real gravity = theta[0];
-  const real mass = theta[1];
-  const real length = theta[2];
+  const real fixed_8 = theta[19];
+  const real fixed_13 = theta[24];
+  const real fixed_15 = theta[26];
+  const real fixed_16 = theta[27];
+  const real fixed_18 = theta[29];
+  const real fixed_19 = theta[30];
+  const real fixed_20 = theta[31];
   const real lambda_cos_theta = costate[0];
   const real lambda_sin_theta = costate[1];
   const real lambda_omega = costate[2];
@@ -534,52 +513,38 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real d_p_1 = d_theta[8];
   const real d_p_2 = d_theta[9];
   const real d_p_3 = d_theta[10];
-  const real t0 = R(1) / length;
-  const real t1 = d_length * (t0 * t0);
-  const real t2 = gravity * sin_theta;
-  const real t3 = d_gravity * sin_theta * t0 - t1 * t2;
-  const real t4 = length * length;
-  const real t5 = R(1) / (t4 * mass);
-  const real t6 = (d_length * (R(2) * length) * mass + d_mass * t4) * (t5 * t5);
-  const real t7 = t6 * torque;
-  const real t8 = R(0.0037500000000000007) * t3 - R(0.0075000000000000015) * t7;
-  const real t9 = R(0.05) * omega + R(0.0037500000000000007) * (t2 * t0) + R(0.0075000000000000015) * (torque * t5) +
-    lane_atan2(sin_theta, cos_theta);
-  const real cos_theta_next = lane_cos(t9);
-  const real t10 = t8 * cos_theta_next;
-  const real t11 = cos_theta * cos_theta;
-  const real t12 = sin_theta * sin_theta;
-  const real t13 = R(1) / (t11 + t12);
-  const real t14 = sin_theta * t13;
-  const real sin_theta_next = lane_sin(t9);
-  const real t15 = t8 * sin_theta_next;
-  /* cos_theta */
-  r_state[0] = R(0.5) * d_q_0 * (R(2) * cos_theta) + d_p_0 + (t10 * t14 * lambda_cos_theta + t15 * t14 *
-    lambda_sin_theta);
-  const real t16 = d_gravity * t0 - t1 * gravity;
-  const real t17 = R(0.0037500000000000007) * t16;
-  const real t18 = R(0.0037500000000000007) * (gravity * t0) + cos_theta * t13;
-  const real t19 = (t17 * cos_theta_next - t15 * t18) * lambda_sin_theta - (t17 * sin_theta_next + t10 * t18) *
+  const real t0 = d_length * fixed_18;
+  const real t1 = d_gravity * sin_theta * fixed_13 - gravity * (t0 * sin_theta);
+  const real t2 = fixed_16 * (fixed_19 * d_length + d_mass * fixed_15);
+  const real t3 = t2 * torque;
+  const real t4 = R(0.0037500000000000007) * t1 - R(0.0075000000000000015) * t3;
+  const real t5 = t4 * next_cos_theta;
+  const real t6 = cos_theta * cos_theta;
+  const real t7 = sin_theta * sin_theta;
+  const real t8 = R(1) / (t6 + t7);
+  const real t9 = sin_theta * t8;
+  const real t10 = t4 * next_sin_theta;
+  r_state[0] = d_q_0 * cos_theta + d_p_0 + (t5 * t9 * lambda_cos_theta + t10 * t9 * lambda_sin_theta); /* cos_theta */
+  const real t11 = d_gravity * fixed_13 - t0 * gravity;
+  const real t12 = R(0.0037500000000000007) * t11;
+  const real t13 = fixed_20 + cos_theta * t8;
+  const real t14 = (t12 * next_cos_theta - t10 * t13) * lambda_sin_theta - (t12 * next_sin_theta + t5 * t13) *
     lambda_cos_theta;
-  /* sin_theta */
-  r_state[1] = R(0.5) * d_q_1 * (R(2) * sin_theta) + d_p_1 + (t19 + R(0.07500000000000001) * t16 * lambda_omega);
-  /* omega */
-  r_state[2] = R(0.5) * d_q_2 * (R(2) * omega) + d_p_2 + (R(-0.05) * t10 * lambda_cos_theta + R(-0.05) * t15 *
-    lambda_sin_theta);
-  const real t20 = R(-0.0075000000000000015) * t6;
-  const real t21 = R(0.0075000000000000015) * t5;
-  const real t22 = (t20 * cos_theta_next - t15 * t21) * lambda_sin_theta - (t20 * sin_theta_next + t10 * t21) *
+  r_state[1] = d_q_1 * sin_theta + d_p_1 + (t14 + R(0.07500000000000001) * (t11 * lambda_omega)); /* sin_theta */
+  const real t15 = d_q_2 * omega;
+  r_state[2] = t15 + d_p_2 + (R(-0.05) * (t5 * lambda_cos_theta) - R(0.05) * (t10 * lambda_sin_theta)); /* omega */
+  const real t16 = d_q_3 * torque;
+  const real t17 = R(-0.0075000000000000015) * t2;
+  const real t18 = (t17 * next_cos_theta - fixed_8 * t10) * lambda_sin_theta - (t17 * next_sin_theta + fixed_8 * t5) *
     lambda_cos_theta;
-  /* torque */
-  r_control[0] = R(0.5) * d_q_3 * (R(2) * torque) + d_p_3 + (t22 + R(-0.15000000000000002) * t6 * lambda_omega);
-  affine[0] = -t15; /* cos_theta */
-  affine[1] = t10; /* sin_theta */
-  const real t23 = R(0.07500000000000001) * t3 - R(0.15000000000000002) * t7;
-  affine[2] = t23; /* omega */
-  const real t24 = d_p_0 * cos_theta + d_p_2 * omega + d_p_1 * sin_theta + d_p_3 * torque + R(0.5) * (d_q_0 * t11);
-  const real t25 = t24 + R(0.5) * (d_q_1 * t12) + R(0.5) * (d_q_2 * (omega * omega)) + R(0.5) * (d_q_3 * (torque *
-    torque));
-  d_cost[0] = t25 + (t10 * lambda_sin_theta - t15 * lambda_cos_theta + t23 * lambda_omega); /* cost + lambda'f */
+  r_control[0] = t16 + d_p_3 + (t18 - R(0.15000000000000002) * (t2 * lambda_omega)); /* torque */
+  affine[0] = -t10; /* cos_theta */
+  affine[1] = t5; /* sin_theta */
+  const real t19 = R(0.07500000000000001) * t1 - R(0.15000000000000002) * t3;
+  affine[2] = t19; /* omega */
+  const real t20 = d_p_0 * cos_theta + d_p_2 * omega + d_p_1 * sin_theta + d_p_3 * torque + R(0.5) * (d_q_0 * t6);
+  const real t21 = t20 + R(0.5) * (d_q_1 * t7) + R(0.5) * (t15 * omega) + R(0.5) * (t16 * torque);
+  d_cost[0] = t21 + (t5 * lambda_sin_theta - t10 * lambda_cos_theta + t19 * lambda_omega); /* cost + lambda'f */
 }
 
 /* Change along d_theta of the terminal cost's gradient and of the terminal cost. */
@@ -598,12 +563,14 @@ INLINE void terminal_forward(stored_reals restrict state, stored_reals restrict 
   const real d_p_0 = d_theta[7];
   const real d_p_1 = d_theta[8];
   const real d_p_2 = d_theta[9];
-  r_state[0] = R(0.5) * d_q_0 * (R(2) * cos_theta) + d_p_0; /* cos_theta */
-  r_state[1] = R(0.5) * d_q_1 * (R(2) * sin_theta) + d_p_1; /* sin_theta */
-  r_state[2] = R(0.5) * d_q_2 * (R(2) * omega) + d_p_2; /* omega */
-  const real t0 = d_p_0 * cos_theta + d_p_2 * omega + d_p_1 * sin_theta + R(0.5) * (d_q_0 * (cos_theta * cos_theta));
-  /* terminal cost */
-  d_cost[0] = t0 + R(0.5) * (d_q_1 * (sin_theta * sin_theta)) + R(0.5) * (d_q_2 * (omega * omega));
+  const real t0 = d_q_0 * cos_theta;
+  r_state[0] = t0 + d_p_0; /* cos_theta */
+  const real t1 = d_q_1 * sin_theta;
+  r_state[1] = t1 + d_p_1; /* sin_theta */
+  const real t2 = d_q_2 * omega;
+  r_state[2] = t2 + d_p_2; /* omega */
+  const real t3 = d_p_0 * cos_theta + d_p_2 * omega + d_p_1 * sin_theta + R(0.5) * (t0 * cos_theta);
+  d_cost[0] = t3 + R(0.5) * (t1 * sin_theta) + R(0.5) * (t2 * omega); /* terminal cost */
 }
 
 /* Change of the bounds along d_theta. */

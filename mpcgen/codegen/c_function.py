@@ -66,6 +66,9 @@ _DTHETA = _same("d_theta d_theta_t")
 _D = {"d_x": "d_state", "d_u": "d_control"}
 
 INTERFACES: dict[str, Interface] = {
+    "prepare_parameters": _interface(
+        "in_reals restrict theta, out_reals restrict prepared", _same("prepared"), inline=False
+    ),
     "stage_dynamics": _interface(
         _POINT + ", reals restrict next_state, real *restrict cost",
         {"x_next": "next_state", "cost": "cost"},
@@ -121,9 +124,9 @@ INTERFACES: dict[str, Interface] = {
 }
 
 _RESERVED = """
-state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control d_theta
+prepared state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control d_theta
 d_theta_t r_state r_control affine d_cost d_lower d_upper d_next d_costate loss_cost g_theta g_theta_t g_control
-g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE
+g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NPREPARED NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE
 SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask scalar scalar_bits stage_model
 value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take allocate accumulate
 parameter_row load_row store_row sweep reals stored_reals in_reals out_reals INLINE FUNCTION COUNT TABLE WARP BLOCK

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mpcgen.codegen.c_function import RESERVED
+from mpcgen.codegen.economy import economise
 from mpcgen.codegen.render import layout, naming_hints, render_kernels
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.codegen.schedule import schedule
@@ -54,8 +55,8 @@ def stage_text(spec: Spec, stage: str) -> str:
     if stage == "derived":
         return str(kernels)
     if stage == "schedule":
-        hints = naming_hints(kernels)
-        return "\n\n".join(str(schedule(function, hints, RESERVED)) for function in kernels.functions)
+        economy = economise(kernels, naming_hints(kernels))
+        return "\n\n".join(str(schedule(f, economy.names, RESERVED)) for f in economy.functions)
     if stage == "rendered":
         rendered = render_kernels(kernels)
         return f"{rendered.header}\n{rendered.source}"
@@ -196,7 +197,8 @@ def _mark(entry: Expr) -> str:
 
 
 def _operations(kernels: Kernels) -> Iterator[str]:
-    counts = {function: flops(function.expressions()) for function in kernels.functions}
+    functions = economise(kernels, {}).functions
+    counts = {function: flops(function.expressions()) for function in functions}
     for function, count in counts.items():
         yield f"  {function.name:<32}{count:>8,}"
     largest = max(counts, key=lambda function: counts[function])

@@ -11,6 +11,7 @@ import jinja2
 import jinja2.meta
 
 from mpcgen.codegen.c_function import c_functions
+from mpcgen.codegen.economy import Economy, economise
 from mpcgen.codegen.rendered import Rendered, source_digest
 from mpcgen.derivative.function import Function
 from mpcgen.derivative.kernels import Kernels
@@ -46,12 +47,13 @@ class LayoutRow:
 def render_kernels(kernels: Kernels) -> Rendered:
     """Render the C text, the header and the Python package of a problem."""
     name = kernels.model.spec.name
+    economy = economise(kernels, naming_hints(kernels))
     shared = _sizes(kernels) | _descriptions(kernels)
     header = _fill(C_HEADER, shared | {"n_parameters": len(kernels.model.spec.parameters), "verbs": VERBS})
-    source = _fill(C_KERNELS, _kernel_context(kernels))
+    source = _fill(C_KERNELS, _kernel_context(kernels, economy))
     package = _fill(PYTHON_PACKAGE, shared | _package_context(kernels, source_digest(header, source)))
     texts = ((f"{name}.h", header), (f"{name}.c", source), ("__init__.py", package))
-    return Rendered(name, texts, header, source, _figures(kernels))
+    return Rendered(name, texts, header, source, _figures(kernels, economy))
 
 
 def _environment() -> jinja2.Environment:
@@ -115,22 +117,24 @@ def _short(values: tuple[float, ...]) -> str:
     return "[" + ", ".join(number(v) if abs(v) != float("inf") else repr(v) for v in values) + "]"
 
 
-def _kernel_context(kernels: Kernels) -> dict[str, object]:
+def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
     model = kernels.model
-    hints = naming_hints(kernels)
     return _sizes(kernels) | {
         "states": ", ".join(map(str, model.spec.states)),
         "controls": ", ".join(str(c.symbol) for c in model.spec.controls),
         "horizon": model.spec.horizon,
-        "operations": [_operations_row(function) for function in kernels.functions],
+        "operations": [_operations_row(function) for function in economy.functions],
         "n_parameters": len(model.spec.parameters),
         "n_static": len(kernels.static),
+        "n_prepared": economy.prepared,
         "n_per_stage": len(kernels.per_stage),
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
         "verbs": VERBS,
-        "functions": [printed for function in kernels.functions for printed in c_functions(function, hints)],
+        "functions": [
+            printed for function in economy.functions for printed in c_functions(function, economy.names)
+        ],
     }
 
 
@@ -198,7 +202,7 @@ def _literal(value: float) -> str:
     return f'float("{value}")' if abs(value) == float("inf") else repr(value)
 
 
-def _figures(kernels: Kernels) -> tuple[tuple[str, int | float | str], ...]:
+def _figures(kernels: Kernels, economy: Economy) -> tuple[tuple[str, int | float | str], ...]:
     model = kernels.model
     nonzero = sum(not entry.is_zero for row in kernels.F for entry in row)
     figures: list[tuple[str, int | float | str]] = [
@@ -209,5 +213,5 @@ def _figures(kernels: Kernels) -> tuple[tuple[str, int | float | str], ...]:
         ("entries of F", sum(len(row) for row in kernels.F)),
         ("Riccati products", "unrolled" if kernels.fused else "loops"),
     ]
-    figures += [(f"operations of {f.name}", flops(f.expressions())) for f in kernels.functions]
+    figures += [(f"operations of {f.name}", flops(f.expressions())) for f in economy.functions]
     return tuple(figures)

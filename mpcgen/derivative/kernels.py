@@ -7,11 +7,12 @@ costate = lambda_{t+1} of the next stage; V the Hessian of the value function th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpcgen.derivative.forward import tangents
 from mpcgen.derivative.function import Function, Input, Output
 from mpcgen.derivative.matrices import Matrix, hessian, jacobian
+from mpcgen.derivative.reciprocals import split_reciprocals
 from mpcgen.derivative.reverse import gradient
 from mpcgen.graph import Expr, Graph
 from mpcgen.graph.model import Model
@@ -69,17 +70,24 @@ def _dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:
     return total
 
 
+def _with_split_reciprocals(model: Model, fixed: Sequence[Expr]) -> Model:
+    *following, stage, terminal = split_reciprocals(
+        (*model.next_state, model.stage_cost, model.terminal_cost), fixed
+    )
+    return replace(model, next_state=tuple(following), stage_cost=stage, terminal_cost=terminal)
+
+
 class _Derivation:
     """The symbols that the functions share, and one method per function."""
 
     def __init__(self, model: Model, fused_limit: int) -> None:
-        self.model = model
-        self.graph = model.graph
-        self.fused_limit = fused_limit
         spec = model.spec
         per_stage = [p.per_stage for p in spec.parameters for _ in p.symbols]
         self.static = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if not staged)
         self.per_stage = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if staged)
+        self.model = model = _with_split_reciprocals(model, self.static)
+        self.graph = model.graph
+        self.fused_limit = fused_limit
         self.x_names = tuple(str(s.value) for s in model.states)
         self.u_names = tuple(str(s.value) for s in model.controls)
         # A dot cannot occur in a user's name, so these symbols are new.

@@ -47,7 +47,7 @@ typedef struct {
 
 COUNT size_t sensitivity_reals(int horizon) {
   const size_t n = (size_t)horizon;
-  return NTHETA + (n + 1) * (NTHETA_STAGE + 4 * NX + NXX) + n * (NX + NU * NX + 7 * NU);
+  return NTHETA + NPREPARED + (n + 1) * (NTHETA_STAGE + 4 * NX + NXX) + n * (NX + NU * NX + 7 * NU);
 }
 
 /* Lays out a state's arrays from `at` on, all zero; returns what follows them. */
@@ -55,7 +55,7 @@ FUNCTION reals lay_out_sensitivity(sensitivity_state *s, int horizon, reals at) 
   const size_t n = (size_t)horizon;
   zero_reals(at, sensitivity_reals(horizon));
   s->horizon = horizon;
-  s->theta = at, at += NTHETA;
+  s->theta = at, at += NTHETA + NPREPARED;
   s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
   s->x = at, at += (n + 1) * NX;
   s->linear_x = at, at += (n + 1) * NX;

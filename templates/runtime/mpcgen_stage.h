@@ -178,20 +178,14 @@ INLINE void feedback_gain(const stage_model *q, const mask *is_free, const real 
   for (int j = 0; j < NX; j++) solve_free(unit_lower, inverse_pivot, is_free, q->ux + j, NX, gain + j);
 }
 
-/* Value function of the policy u = step + gain dx under the model q (paper, Algorithm 1, last two lines):
- * V = Qxx + K'Quu K + K'Qux + Qux'K, and v - lambda likewise. `qu` is the model's linear term in u. */
+/* Value function of the policy u = step + gain dx under the model q (paper, Algorithm 1, last two lines): its Hessian
+ * Qxx + Qux'K + K'(Quu K + Qux), whose last product is zero because K is zero where a control is held and solves
+ * Quu K = -Qux where it is free; and v - lambda likewise. `qu` is the model's linear term in u. */
 INLINE void update_value(const stage_model *q, const real *quu, const real *qu, in_reals gain,
                          in_reals step, const real *offset_x, value_model *value) {
-  real pull[NU * NX], slope[NU];
+  real slope[NU];
   symmetric_times(quu, step, slope);
-  for (int a = 0; a < NU; a++) {
-    slope[a] += qu[a];
-    for (int j = 0; j < NX; j++) {
-      real sum = q->ux[a * NX + j];
-      for (int b = 0; b < NU; b++) sum += quu[SYMMETRIC(a, b)] * gain[b * NX + j];
-      pull[a * NX + j] = sum;
-    }
-  }
+  for (int a = 0; a < NU; a++) slope[a] += qu[a];
   for (int i = 0; i < NX; i++) {
     real sum = offset_x[i];
     for (int a = 0; a < NU; a++) sum += gain[a * NX + i] * slope[a] + q->ux[a * NX + i] * step[a];
@@ -199,8 +193,7 @@ INLINE void update_value(const stage_model *q, const real *quu, const real *qu, 
     value->costate[i] = q->costate[i];
     for (int j = 0; j <= i; j++) {
       real entry = q->xx[TRIANGLE(i, j)];
-      for (int a = 0; a < NU; a++)
-        entry += gain[a * NX + i] * pull[a * NX + j] + q->ux[a * NX + i] * gain[a * NX + j];
+      for (int a = 0; a < NU; a++) entry += q->ux[a * NX + i] * gain[a * NX + j];
       value->hessian[TRIANGLE(i, j)] = entry;
     }
   }

@@ -46,14 +46,14 @@ typedef struct {
 
 COUNT size_t solver_reals(int horizon) {
   const size_t n = (size_t)horizon;
-  return NTHETA + (n + 1) * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
+  return NTHETA + NPREPARED + (n + 1) * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
 }
 
 /* Lays out a solver's workspace of solver_reals() from `at` on. */
 FUNCTION void lay_out_solver(solver_state *s, int horizon, reals at) {
   const size_t n = (size_t)horizon;
   s->horizon = horizon;
-  s->theta = at, at += NTHETA;
+  s->theta = at, at += NTHETA + NPREPARED;
   s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
   s->x = at, at += (n + 1) * NX;
   s->new_x = at, at += (n + 1) * NX;
@@ -123,13 +123,13 @@ INLINE void convexify(real *quu, mask where) {
   for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += lane_select(where, shift, ALL(0));
 }
 
-/* Where the Hessian of a model is infinite or NaN (or too large to be summed). */
+/* Where the Hessian of a model is infinite or NaN: there, and only there, zero times an entry is not zero. */
 INLINE mask overflowed(const stage_model *q) {
-  real sum = ALL(0);
-  for (int i = 0; i < NXX; i++) sum += lane_abs(q->xx[i]);
-  for (int i = 0; i < NU * NX; i++) sum += lane_abs(q->ux[i]);
-  for (int i = 0; i < NUU; i++) sum += lane_abs(q->uu[i]);
-  return lane_not(lane_finite(sum));
+  real sums[4] = {ALL(0), ALL(0), ALL(0), ALL(0)};
+  for (int i = 0; i < NXX; i++) sums[i % 4] += ALL(0) * q->xx[i];
+  for (int i = 0; i < NU * NX; i++) sums[i % 4] += ALL(0) * q->ux[i];
+  for (int i = 0; i < NUU; i++) sums[i % 4] += ALL(0) * q->uu[i];
+  return lane_not(lane_eq((sums[0] + sums[1]) + (sums[2] + sums[3]), ALL(0)));
 }
 
 /* A stage's quadratic model: with second derivatives of the dynamics where a lane's weight is positive. With a
@@ -145,6 +145,7 @@ INLINE void expand(const solver_state *s, int t, real weight, const value_model 
   real curvature[NX];
   for (int i = 0; i < NX; i++) curvature[i] = weight * value->costate[i];
   stage_expand_exact(x, u, s->theta, theta_t, curvature, value, q);
+  if (!lane_any(plain)) return;
   const mask again = lane_and(plain, overflowed(q));
   if (!lane_any(again)) return;
   stage_model gauss_newton;
