@@ -124,8 +124,8 @@ INTERFACES: dict[str, Interface] = {
 }
 
 _RESERVED = """
-prepared state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control d_theta
-d_theta_t r_state r_control affine d_cost d_lower d_upper d_next d_costate loss_cost g_theta g_theta_t g_control
+prepared state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control
+d_theta d_theta_t r_state r_control affine d_cost d_lower d_upper d_next d_costate loss_cost g_theta g_theta_t g_control
 g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NPREPARED NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE
 SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask scalar scalar_bits stage_model
 value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take allocate accumulate

@@ -102,8 +102,8 @@ def _grouped(outputs: Sequence[Expr], fixed: frozenset[Expr]) -> list[Expr]:
     """Reorder products that nobody else reads part of: constants, then parameters, then the rest as it was."""
     order = topological(outputs)
     uses = dict.fromkeys(order, 0)
-    for node in (*(arg for node in order for arg in node.args), *outputs):
-        uses[node] += 1
+    for read in (*(arg for node in order for arg in node.args), *outputs):
+        uses[read] += 1
     inside: set[Expr] = set()
     for node in reversed(order):
         if node.op == "mul" or node in inside:
