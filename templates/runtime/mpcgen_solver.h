@@ -161,10 +161,11 @@ FUNCTION void adopt(solver_state *s, const solve_arguments *a) {
 /* Solves problems of the job until none is left. */
 FUNCTION void run_solver(solver_state *s, solve_job *job) {
   s->barrier = (scalar)job->arguments->barrier;
+  s->exact_hessian = job->arguments->exact_hessian;
   while (refill(s, job)) {
     rollout(s);
     adopt(s, job->arguments);
-    if (job->arguments->exact_hessian)
+    if (s->exact_hessian)
       for (int k = 0; k < LANES; k++) choose_hessian(s, k);
     backward_sweep(s);
     for (int k = 0; k < LANES; k++) review(s, job->arguments, k);

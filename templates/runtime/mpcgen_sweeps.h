@@ -28,6 +28,7 @@ typedef struct {
 /* Trajectories, gains and parameters of LANES problems; the size does not depend on the batch. */
 typedef struct {
   int horizon;
+  int exact_hessian;           /* this solve uses second derivatives of the dynamics */
   scalar barrier;              /* mu of the log-barrier in place of the bounds, or 0 */
   reals theta, theta_stage;
   reals x, u, new_x, new_u;    /* (N+1, NX), (N, NU): accepted and candidate */
@@ -132,13 +133,16 @@ INLINE mask overflowed(const stage_model *q) {
   return lane_not(lane_eq((sums[0] + sums[1]) + (sums[2] + sums[3]), ALL(0)));
 }
 
-/* A stage's quadratic model: with second derivatives of the dynamics where a lane's weight is positive. With a
- * weight of zero the exact model is the Gauss-Newton one, except where zero meets an infinite second derivative:
- * a lane must not fail there because another one in its vector has a positive weight. */
+/* A stage's quadratic model: with second derivatives of the dynamics where a lane's weight is positive.
+ *
+ * What a lane gets must not depend on its neighbours, not even in the last digit, and two functions that agree but for
+ * rounding are two results. So in a vector a solve with the exact Hessian takes the exact model for every lane, of
+ * weight zero where it wants none; except where zero meets an infinite second derivative. A Gauss-Newton solve takes
+ * the exact one where a lane certifies its solution, and there only. */
 INLINE void expand(const solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
   const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = s->theta_stage + t * NTHETA_STAGE;
-  const mask plain = lane_le(weight, ALL(0));
-  if (!lane_any(lane_not(plain))) {
+  mask plain = lane_le(weight, ALL(0));
+  if (!lane_any(lane_not(plain)) && (LANES == 1 || !s->exact_hessian)) {
     stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
     return;
   }
@@ -146,13 +150,13 @@ INLINE void expand(const solver_state *s, int t, real weight, const value_model 
   for (int i = 0; i < NX; i++) curvature[i] = weight * value->costate[i];
   stage_expand_exact(x, u, s->theta, theta_t, curvature, value, q);
   if (!lane_any(plain)) return;
-  const mask again = lane_and(plain, overflowed(q));
-  if (!lane_any(again)) return;
+  if (s->exact_hessian) plain = lane_and(plain, overflowed(q));
+  if (!lane_any(plain)) return;
   stage_model gauss_newton;
   stage_expand_gauss_newton(x, u, s->theta, theta_t, value, &gauss_newton);
   real *to = (real *)q;
   const real *from = (const real *)&gauss_newton;
-  for (size_t i = 0; i < sizeof gauss_newton / sizeof *from; i++) to[i] = lane_select(again, from[i], to[i]);
+  for (size_t i = 0; i < sizeof gauss_newton / sizeof *from; i++) to[i] = lane_select(plain, from[i], to[i]);
 }
 
 /* Adds the barrier to the model of control i, whose dL/du without it is `gradient`: returns dL/du with it, adds its
