@@ -98,10 +98,10 @@ def timings(case: Case, repeats: int) -> dict[str, Any]:
     return {"forward": forward[1:], "backward": backward[1:], "iterations": used}
 
 
-def peak_memory(case: Case) -> float:
+def peak_memory(case: Case, initial_states: list[list[float]]) -> float:
     """MiB at the peak of one forward and backward pass above what was resident before it; Linux only."""
     torch.set_num_threads(1)
-    mpc, x0 = case.controller(), case.initial_states()
+    mpc, x0 = case.controller(), torch.tensor(initial_states, dtype=torch.float64)
     mpc(x0[:1].clone().requires_grad_()).u.square().mean().backward()  # what is allocated once
     leaf = x0.clone().requires_grad_()
     before = reset_peak()
@@ -109,10 +109,10 @@ def peak_memory(case: Case) -> float:
     return resident("VmHWM") - before
 
 
-def in_new_process(function: Callable[[Case], float], case: Case) -> float:
-    """Call in a fresh process, whose memory no earlier measurement has touched."""
+def in_new_process(case: Case) -> float:
+    """Peak memory in a fresh process, where nothing else has left memory to be used again."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, case).result()
+        return pool.submit(peak_memory, case, case.initial_states().tolist()).result()
 
 
 def run(results: Results) -> list[Claim]:
@@ -146,7 +146,7 @@ def memory(results: Results, case: Case) -> float | None:
     """MiB of a case; None on systems that do not let a process reset its peak."""
     if not Path("/proc/self/clear_refs").exists():
         return None
-    return results.trial(f"memory_{case.name}", {"most": MOST}, in_new_process, peak_memory, case).value
+    return results.trial(f"memory_{case.name}", {"most": MOST}, in_new_process, case).value
 
 
 def claims_of(system: str, batch: int, rows: list[dict[str, Any]]) -> list[Claim]:
@@ -200,8 +200,8 @@ def draw(rows: list[dict[str, Any]], systems: tuple[str, ...], batches: tuple[in
     }
     figure = Figure(figsize=(12, 3.4 * len(systems) + 0.4), layout="constrained")
     grid = figure.subplots(len(systems), len(panels), squeeze=False, sharex=True)
-    widths = dict(zip(batches, (0.8, 1.5, 2.4), strict=False))
-    styles = dict(zip(batches, (":", "--", "-"), strict=False))
+    widths = dict(zip(batches, (1.0, 2.0), strict=False))
+    styles = dict(zip(batches, (":", "-"), strict=False))
     for system, line in zip(systems, grid, strict=True):
         for axes, (column, label) in zip(line, panels.items(), strict=True):
             for colour, (method, name) in enumerate(METHODS.items()):
