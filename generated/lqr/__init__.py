@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "51b07aa342b24025cb34413502ab9370b417259de2db44898f806ed5196630dd"),
+    library=load(__file__, "lqr", "507b44190100ba7955beeb5c8172656212ebe7f0a5ed8f25fb9e7e5b072886c2"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

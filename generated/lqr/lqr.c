@@ -12,7 +12,6 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
- *   prepare_parameters                     0
  *   stage_dynamics                       131
  *   terminal_cost                         29
  *   stage_bounds                           0
@@ -55,12 +54,6 @@ TABLE parameter_layout PARAMETERS[NPARAMETERS + 1] = {
 };
 
 /* ---- the problem's functions ---- */
-
-/* What the stages need of the parameters and is the same at all of them. */
-FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict prepared) {
-  (void)theta;
-  (void)prepared;
-}
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
 INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,

@@ -26,7 +26,7 @@ LEAST_REUSED = 2
 
 @dataclass(frozen=True)
 class Economy:
-    """The rewritten functions, `prepare_parameters` first; ``prepared`` is how many numbers that writes.
+    """The rewritten functions, `prepare_parameters` first if there is any; ``prepared`` is how many numbers it writes.
 
     ``names`` are the hints of `render.naming_hints`, for the nodes as they are now.
     """
@@ -56,7 +56,8 @@ def economise(kernels: Kernels, names: Mapping[Expr, str]) -> Economy:
         (Input("theta", kernels.static),),
         (Output("prepared", tuple(prepared), labels),),
     )
-    return Economy((prepare, *(_with_prepared(f, symbols) for f in hoisted)), len(prepared), known)
+    rewritten = tuple(_with_prepared(f, symbols) for f in hoisted)
+    return Economy((prepare, *rewritten) if prepared else rewritten, len(prepared), known)
 
 
 def _rewritten(function: Function, expressions: Sequence[Expr], names: dict[Expr, str]) -> Function:

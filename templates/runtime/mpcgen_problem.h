@@ -40,7 +40,9 @@ FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t p
       good &= load_row(parameter_row(layout, theta, theta_stage, stage), lane, source + stage * layout->size,
                        layout->size, layout->only_bounds);
   }
+#if NPREPARED
   prepare_parameters(theta, theta + NTHETA);
+#endif
   return good;
 }
 
