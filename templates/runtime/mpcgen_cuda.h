@@ -94,6 +94,7 @@ static __global__ void __launch_bounds__(BLOCK) solve_kernel(const __grid_consta
   solver_state s;
   memset((void *)&s, 0, sizeof s);
   lay_out_solver(&s, arguments.horizon, thread_workspace(task.workspace, solver_reals(arguments.horizon)));
+  zero_reals(s.x, (size_t)(arguments.horizon + 1) * NX); /* the first rollout multiplies what lies there by zero */
   run_solver(&s, &job);
 }
 

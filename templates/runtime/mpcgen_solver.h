@@ -97,9 +97,7 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   lane_state *lane = &s->lanes[k];
   int good = load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
   good &= load_parameters(s->theta, s->theta_stage, k, problem, horizon, a->parameters, a->parameter_strides);
-  /* No policy yet; and no trajectory of an earlier problem, since zero times its infinite state would not be zero. */
   for (int i = 0; i < horizon * NU * (NX + 1); i++) lane_set(s->gain + i, k, 0); /* gain and step lie together */
-  for (int i = 0; i < (horizon + 1) * NX; i++) lane_set(s->x + i, k, 0);
   if (a->initial_controls) {
     const scalar *u = (const scalar *)a->initial_controls + problem * a->initial_controls_stride;
     good &= load_row(s->u, k, u, horizon * NU, 0);
