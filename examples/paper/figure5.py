@@ -15,7 +15,7 @@ from examples.paper.systems import SYSTEMS, TRAIN, collect, complex_pendulum
 METHODS = ("sysid", "mpc.dx")
 SEEDS = tuple(range(8))
 EPOCHS = 250
-# Where the curves of the paper settle, read by eye; its control losses are means over one more control, see cells.py.
+# Where the curves of the paper settle, read by eye; its control losses are means over one more control, see figure4.py.
 PAPER = {("sysid", "next state"): 0.0020, ("mpc.dx", "next state"): 0.0027}
 PAPER |= {("sysid", "imitation"): 0.19 * 20 / 19, ("mpc.dx", "imitation"): 0.135 * 20 / 19}
 
