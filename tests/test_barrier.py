@@ -20,6 +20,7 @@ from test_smoothing import problem as lq_problem
 from torch import Tensor
 from torch.func import jacfwd, jacrev
 
+import mpcgen
 from mpcgen import Status
 from mpcgen.errors import ParameterError
 
@@ -153,6 +154,19 @@ def test_bounds_without_room_between_them_are_invalid_and_neighbours_do_not_noti
     assert found.status.tolist() == [0, 0, Status.INVALID_INPUT, 0, 0]
     others = [0, 1, 3, 4]
     assert torch.equal(found.u[others], good.u[others])
+
+
+@pytest.mark.parametrize("bound", [{"lower": 2000.0}, {"upper": -2000.0}], ids=str)
+def test_a_start_at_a_bound_far_from_zero_has_slack_in_single_precision(bound):
+    """The numbers next to 2000 are 1e-4 away, more than the 1e-8 that mu alone would ask for."""
+    problem = mpcgen.Problem("far_bound", horizon=3)
+    (x,) = problem.states("x")
+    (u,) = problem.controls("u", **bound)
+    problem.dynamics = [u / 1000]
+    problem.stage_cost = problem.terminal_cost = (x**2 - 4.04) ** 2
+    mpc = mpcgen.compile(problem).MPC(smoothing=1e-6, smooth="solve", on_unconverged="raise")
+    solution = mpc(torch.zeros(2, 1))
+    assert (solution.u.abs() > 2000).all()
 
 
 def test_unbounded_controls_are_solved_as_without_a_barrier(lqr):

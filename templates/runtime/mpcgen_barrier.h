@@ -35,6 +35,12 @@ INLINE real stay_inside(real target, real u, real lower, real upper) {
   return lane_clip(target, u - TO_THE_BOUND * (u - lower), u + TO_THE_BOUND * (upper - u));
 }
 
+/* How far inside a bound a problem may start: at least some units in the last place, or there would be no slack. */
+INLINE scalar start_margin(scalar wanted, scalar bound) {
+  const scalar least = isinf(bound) ? R(0) : R(4) * SCALAR_EPSILON * LIBM(fabs)(bound);
+  return wanted > least ? wanted : least;
+}
+
 /* Moves a lane's controls u (N, NU) inside the bounds; returns 0 if a pair of bounds leaves no room. */
 FUNCTION int move_inside(out_reals u, reals theta, reals theta_stage, int horizon, int lane, scalar mu) {
   int has_room = 1;
@@ -43,8 +49,8 @@ FUNCTION int move_inside(out_reals u, reals theta, reals theta_stage, int horizo
     stage_bounds(theta, theta_stage + t * NTHETA_STAGE, lower, upper);
     for (int i = 0; i < NU; i++) {
       const scalar low = lane_get(&lower[i], lane), high = lane_get(&upper[i], lane), width = high - low;
-      const scalar margin = START_INSIDE * (width < mu ? width : mu);
-      const scalar now = lane_get(&u[t * NU + i], lane), least = low + margin, most = high - margin;
+      const scalar margin = START_INSIDE * (width < mu ? width : mu), now = lane_get(&u[t * NU + i], lane);
+      const scalar least = low + start_margin(margin, low), most = high - start_margin(margin, high);
       if (!(low < least && least <= most && most < high)) has_room &= isinf(low) || isinf(high);
       lane_set(&u[t * NU + i], lane, now < least ? least : now > most ? most : now);
     }

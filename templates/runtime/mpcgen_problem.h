@@ -1,7 +1,8 @@
 /* A problem's parameters as the kernels hold them: one value per lane.
  *
- * Parameters shared by all stages lie in `theta` (NTHETA, then NPREPARED numbers computed from them); those with a value per stage in `theta_stage`, one row
- * of NTHETA_STAGE per stage 0..N. The generated PARAMETERS table says where each named parameter lies. */
+ * Parameters shared by all stages lie in `theta` (NTHETA, then NPREPARED numbers computed from them); those with a
+ * value per stage in `theta_stage`, one row of NTHETA_STAGE per stage 0..N. The generated PARAMETERS table says where
+ * each named parameter lies. */
 #ifndef MPCGEN_PROBLEM_H
 #define MPCGEN_PROBLEM_H
 
@@ -28,8 +29,8 @@ FUNCTION int load_row(out_reals destination, int lane, const scalar *source, int
   return good;
 }
 
-/* Loads every parameter of `problem` into a lane, and what follows from them. `data` has one pointer per parameter, `strides` the numbers
- * from one problem to the next (0: shared by the batch). */
+/* Loads every parameter of `problem` into a lane, and what follows from them. `data` has one pointer per parameter,
+ * `strides` the numbers from one problem to the next (0: shared by the batch). */
 FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t problem, int horizon,
                              const void *const *data, const int64_t *strides) {
   int good = 1;
