@@ -55,10 +55,9 @@ def _same(names: str) -> dict[str, str]:
     return {name: name for name in names.split()}
 
 
-_MODEL = {name: f"q->{name}" for name in ("xx", "ux", "uu", "gradient_u", "offset_x", "offset_u")}
-_FUSED = {**_MODEL, "out costate": "q->costate"}
-_MATRICES = {"F": "F", "H": "H", "out costate": "q->costate", "gradient_u": "q->gradient_u"}
-_MATRIX_RESULTS = "real *restrict F, real *restrict H, stage_model *restrict q"
+_MODEL = {name: f"q->{name}" for name in ("F", "gradient_u", "offset_x", "offset_u")}
+_MODEL |= {"Q": "q->hessian", "H": "q->hessian", "out costate": "q->costate"}
+_RESULT = "stage_model *restrict q"
 _SUMS = "reals restrict g_theta, reals restrict g_theta_t"
 _G = _same("g_theta g_theta_t")
 _CHANGE = "stored_reals restrict d_theta, stored_reals restrict d_theta_t"
@@ -81,10 +80,10 @@ INTERFACES: dict[str, Interface] = {
         "stored_reals restrict state, {theta}, real *restrict hessian, real *restrict costate",
         {"hessian": "hessian", "out costate": "costate"},
     ),
-    "stage_expand_gauss_newton": _expand(False, "stage_model *restrict q", _FUSED),
-    "stage_expand_exact": _expand(True, "stage_model *restrict q", _FUSED),
-    "stage_derivatives_gauss_newton": _expand(False, _MATRIX_RESULTS, _MATRICES),
-    "stage_derivatives_exact": _expand(True, _MATRIX_RESULTS, _MATRICES),
+    "stage_expand_gauss_newton": _expand(False, _RESULT, _MODEL),
+    "stage_expand_exact": _expand(True, _RESULT, _MODEL),
+    "stage_derivatives_gauss_newton": _expand(False, _RESULT, _MODEL),
+    "stage_derivatives_exact": _expand(True, _RESULT, _MODEL),
     "stage_tangent": _interface(
         _POINT + ", in_reals restrict d_state, in_reals restrict d_control, out_reals restrict d_next",
         {**_D, "d_next": "d_next"},
@@ -130,18 +129,10 @@ g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NPREPARED NTHETA_STAGE NPAR
 SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask scalar scalar_bits stage_model
 value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take allocate accumulate
 parameter_row load_row store_row sweep reals stored_reals in_reals out_reals INLINE FUNCTION COUNT TABLE WARP BLOCK
-zero_reals copy_reals
+zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOPED_PRODUCTS control_row copy_uu
 """
 RESERVED = frozenset(_RESERVED.split()) | frozenset(CALLS.values())
 """Names that mean something in the generated file or its headers."""
-
-
-@dataclass(frozen=True)
-class Wrapper:
-    """The function around `stage_derivatives_*` that forms the quadratic model by loops."""
-
-    signature: str
-    call: str
 
 
 @dataclass(frozen=True)
@@ -152,20 +143,48 @@ class CFunction:
     comment: str
     signature: str
     body: tuple[str, ...]
-    wrapper: Wrapper | None = None
 
 
 def c_functions(function: Function, hints: Mapping[Expr, str]) -> tuple[CFunction, ...]:
-    """Schedule a function and print it: whole, or in parts with a function that calls them."""
+    """Schedule a function and print it: whole, or in parts with a function that calls them.
+
+    Matrices that loops are to multiply are followed by the function that has them multiplied.
+    """
+    interface = INTERFACES[function.name]
     parts = split(function)
     if len(parts) == 1:
-        return (_printed(function, hints, INTERFACES[function.name]),)
-    interface = INTERFACES[function.name]
-    outer = replace(interface, inline=False)
-    printed = [_printed(part, hints, replace(outer, apart=True)) for part in parts]
-    arguments = ", ".join(_parameter_names(interface.parameters))
-    calls = tuple(f"{part.name}({arguments});" for part in parts)
-    return (*printed, CFunction(*_head(function, outer), calls, _wrapper(function.name)))
+        printed = [_printed(function, hints, interface)]
+    else:
+        outer = replace(interface, inline=False)
+        printed = [_printed(part, hints, replace(outer, apart=True)) for part in parts]
+        calls = tuple(_call(part.name, interface) for part in parts)
+        printed.append(CFunction(*_head(function, outer), calls))
+    if function.name.startswith("stage_derivatives_"):
+        printed.append(_with_products(function.name))
+    return tuple(printed)
+
+
+def _with_products(name: str) -> CFunction:
+    outer = name.replace("derivatives", "expand")
+    interface = INTERFACES[outer]
+    signature = _wrap_signature(f"FUNCTION void {outer}({interface.parameters})")
+    body = (_call(name, interface), "riccati_products(value, q);")
+    return CFunction(
+        outer, "/* The same as a quadratic model: the products with V by loops. */", signature, body
+    )
+
+
+def linear_alias() -> CFunction:
+    """The exact model of dynamics without second derivatives, where it is the Gauss-Newton one."""
+    interface = INTERFACES["stage_expand_exact"]
+    signature = _wrap_signature(f"FUNCTION void stage_expand_exact({interface.parameters})")
+    call = _call("stage_expand_gauss_newton", INTERFACES["stage_expand_gauss_newton"])
+    comment = "/* The dynamics have no second derivatives: their exact model is the Gauss-Newton one. */"
+    return CFunction("stage_expand_exact", comment, signature, ("(void)curvature;", call))
+
+
+def _call(name: str, interface: Interface) -> str:
+    return f"{name}({', '.join(_parameter_names(interface.parameters))});"
 
 
 def split(function: Function) -> tuple[Function, ...]:
@@ -211,17 +230,7 @@ def _printed(function: Function, hints: Mapping[Expr, str], interface: Interface
     plan = schedule(function, hints, RESERVED)
     unused = _unused_parameters(interface, plan)
     body = tuple(f"(void){name};" for name in unused) + tuple(_lines(plan, interface.places))
-    wrapper = None if interface.apart else _wrapper(function.name)
-    return CFunction(*_head(function, interface), body, wrapper)
-
-
-def _wrapper(name: str) -> Wrapper | None:
-    if not name.startswith("stage_derivatives_"):
-        return None
-    outer = name.replace("derivatives", "expand")
-    parameters = INTERFACES[outer].parameters
-    arguments = ", ".join("F, H, q" if word == "q" else word for word in _parameter_names(parameters))
-    return Wrapper(_wrap_signature(f"FUNCTION void {outer}({parameters})"), f"{name}({arguments});")
+    return CFunction(*_head(function, interface), body)
 
 
 def _parameter_names(parameters: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import jinja2.meta
 
-from mpcgen.codegen.c_function import c_functions
+from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
 from mpcgen.codegen.economy import Economy, economise
 from mpcgen.codegen.rendered import Rendered, source_digest
 from mpcgen.derivative.function import Function
@@ -129,13 +129,21 @@ def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
         "n_prepared": economy.prepared,
         "n_per_stage": len(kernels.per_stage),
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
+        "looped": int(not kernels.fused),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
         "verbs": VERBS,
-        "functions": [
-            printed for function in economy.functions for printed in c_functions(function, economy.names)
-        ],
+        "functions": list(_printed_functions(economy)),
     }
+
+
+def _printed_functions(economy: Economy) -> Iterator[CFunction]:
+    names = {function.name for function in economy.functions}
+    for function in economy.functions:
+        yield from c_functions(function, economy.names)
+        exact = function.name.replace("gauss_newton", "exact")
+        if exact != function.name and exact not in names:
+            yield linear_alias()
 
 
 def _operations_row(function: Function) -> str:

@@ -25,7 +25,8 @@ FUSED_LIMIT = 6000
 class Kernels:
     """All functions of a problem. ``fused`` says that the Riccati products are part of the stage functions.
 
-    Fused, `stage_expand_*` gives Q directly from V. Otherwise it gives F and H, and loops form Q.
+    Fused, `stage_expand_*` gives Q directly from V. Otherwise it gives F and H, and loops form Q. Of dynamics
+    without second derivatives there is no exact model beside the Gauss-Newton one: it is the same.
     """
 
     model: Model
@@ -128,8 +129,7 @@ class _Derivation:
             self.terminal_cost(),
             self.stage_bounds(),
             self.terminal_expand(),
-            self.stage_expand("gauss_newton", fused),
-            self.stage_expand("exact", fused),
+            *self.stage_expansions(fused),
             self.stage_tangent(),
             self.stage_gradient(),
             self.terminal_gradient(),
@@ -173,6 +173,10 @@ class _Derivation:
             "value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost"
         )
         return Function("terminal_expand", purpose, (self.x, self.theta, self.theta_t), outputs)
+
+    def stage_expansions(self, fused: bool) -> tuple[Function, ...]:
+        gauss_newton, exact = (self.stage_expand(kind, fused) for kind in ("gauss_newton", "exact"))
+        return (gauss_newton,) if exact.outputs == gauss_newton.outputs else (gauss_newton, exact)
 
     def stage_expand(self, kind: str, fused: bool) -> Function:
         """Quadratic model of the cost-to-go at a stage, with the exact or the Gauss-Newton Hessian."""
@@ -218,14 +222,9 @@ class _Derivation:
             for i in range(width)
         ]
         offsets = tuple(_dot(self.graph, column, self.offset) for column in columns)
-        ux = tuple(Q[n + a][j] for a in range(width - n) for j in range(n))
-        uu = tuple(Q[n + a][n + b] for a in range(width - n) for b in range(a + 1))
+        names = (*self.x_names, *self.u_names)
         return (
-            Output(
-                "xx", tuple(Q[i][j] for i in range(n) for j in range(i + 1)), triangle_labels(self.x_names)
-            ),
-            Output("ux", ux, tuple(f"{u}, {x}" for u in self.u_names for x in self.x_names)),
-            Output("uu", uu, triangle_labels(self.u_names)),
+            Output("Q", tuple(entry for row in Q for entry in row), triangle_labels(names)),
             *self._gradient_outputs(),
             Output("offset_x", offsets[:n], self.x_names),
             Output("offset_u", offsets[n:], self.u_names),

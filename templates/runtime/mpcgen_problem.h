@@ -29,13 +29,35 @@ FUNCTION int load_row(out_reals destination, int lane, const scalar *source, int
   return good;
 }
 
-/* Loads every parameter of `problem` into a lane, and what follows from them. `data` has one pointer per parameter,
- * `strides` the numbers from one problem to the next (0: shared by the batch). */
+/* Loads the parameters that the batch shares into all lanes, where they stay; says whether all were finite. `data`
+ * has one pointer per parameter, `strides` the numbers from one problem to the next (0: shared by the batch).
+ * load_parameters comes next, and computes what follows from them. */
+FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int horizon, const void *const *data,
+                                    const int64_t *strides) {
+  int good = 1;
+  for (int p = 0; p < NPARAMETERS; p++) {
+    const parameter_layout *layout = &PARAMETERS[p];
+    if (strides[p] != 0) continue;
+    for (int stage = 0; stage < parameter_stages(layout, horizon); stage++) {
+      const scalar *source = (const scalar *)data[p] + (size_t)stage * (size_t)layout->size;
+      const reals to = parameter_row(layout, theta, theta_stage, stage);
+      for (int i = 0; i < layout->size; i++) {
+        good &= layout->only_bounds ? !isnan(source[i]) : isfinite(source[i]);
+        to[i] = ALL(source[i]);
+      }
+    }
+  }
+  return good;
+}
+
+/* Loads the parameters that `problem` has of its own into a lane, and computes what follows from all of them; says
+ * whether all were finite. */
 FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t problem, int horizon,
                              const void *const *data, const int64_t *strides) {
   int good = 1;
   for (int p = 0; p < NPARAMETERS; p++) {
     const parameter_layout *layout = &PARAMETERS[p];
+    if (strides[p] == 0) continue;
     const scalar *source = (const scalar *)data[p] + problem * strides[p];
     for (int stage = 0; stage < parameter_stages(layout, horizon); stage++)
       good &= load_row(parameter_row(layout, theta, theta_stage, stage), lane, source + stage * layout->size,

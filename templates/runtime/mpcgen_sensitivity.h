@@ -28,6 +28,9 @@ typedef struct {
   reals gain, step;
   reals at_lower, at_upper;   /* (N, NU): one where the bound is active, else zero; smoothed: its stiffness */
   mask usable, regular;       /* the caller wants this problem; every pivot was accepted */
+  int shared_loaded;          /* parameters that the batch shares are in all lanes */
+  value_model value;          /* of the sweep's present stage: too large for the stack if there are many states */
+  stage_model model;
 } sensitivity_state;
 
 /* Forward mode: a change of the parameters, and what it does to the optimal cost. */
@@ -55,6 +58,7 @@ FUNCTION reals lay_out_sensitivity(sensitivity_state *s, int horizon, reals at) 
   const size_t n = (size_t)horizon;
   zero_reals(at, sensitivity_reals(horizon));
   s->horizon = horizon;
+  s->shared_loaded = 0;
   s->theta = at, at += NTHETA + NPREPARED;
   s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
   s->x = at, at += (n + 1) * NX;
@@ -158,45 +162,46 @@ FUNCTION void change_bounds(sensitivity_state *s, int t, parameter_change *chang
  * `change` is NULL in reverse mode. */
 FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change) {
   const int last = s->horizon;
-  value_model value;
-  terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value.hessian, value.costate);
-  for (int i = 0; i < NX; i++) value.offset[i] = s->linear_x[last * NX + i];
+  value_model *value = &s->value;
+  stage_model *q = &s->model;
+  terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value->hessian, value->costate);
+  for (int i = 0; i < NX; i++) value->offset[i] = s->linear_x[last * NX + i];
   s->regular = lane_not(lane_none());
   for (int t = last; t >= 0; t--) {
-    copy_reals(s->hessian + t * NXX, value.hessian, NXX);
-    copy_reals(s->costate + t * NX, value.costate, NX);
-    copy_reals(s->offset + t * NX, value.offset, NX);
+    copy_reals(s->hessian + t * NXX, value->hessian, NXX);
+    copy_reals(s->costate + t * NX, value->costate, NX);
+    copy_reals(s->offset + t * NX, value->offset, NX);
     if (t == 0) break;
     const int k = t - 1;
     const reals x = s->x + k * NX, u = s->u + k * NU, theta_t = s->theta_stage + k * NTHETA_STAGE;
-    stage_model q;
-    real qu[NU], pushed[NU], unit_lower[NUU], inverse_pivot[NU];
+    real quu[NUU], qu[NU], pushed[NU], unit_lower[NUU], inverse_pivot[NU];
     const reals step = s->step + k * NU;
     mask is_free[NU];
-    if (change) change_stage(s, k, &value, change);
+    if (change) change_stage(s, k, value, change);
     if (exact_hessian)
-      stage_expand_exact(x, u, s->theta, theta_t, value.costate, &value, &q);
+      stage_expand_exact(x, u, s->theta, theta_t, value->costate, value, q);
     else
-      stage_expand_gauss_newton(x, u, s->theta, theta_t, &value, &q);
-    examine_bounds(s, k, q.gradient_u, is_free);
+      stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
+    examine_bounds(s, k, q->gradient_u, is_free);
+    copy_uu(q, quu);
     if (s->smoothing > 0)
-      for (int i = 0; i < NU; i++) q.uu[TRIANGLE(i, i)] += s->at_lower[k * NU + i] + s->at_upper[k * NU + i];
+      for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->at_lower[k * NU + i] + s->at_upper[k * NU + i];
     if (change) change_bounds(s, k, change);
-    symmetric_times(q.uu, s->held + k * NU, pushed);
+    symmetric_times(quu, s->held + k * NU, pushed);
     for (int i = 0; i < NU; i++) {
       /* dL/du of a free control is zero but for the residual: with it the cost's gradient is that of the solution
        * sought, to second order, and not that of the one found. Beside a barrier it is the barrier's force. */
-      const real rest = lane_select(is_free[i], s->loss_cost * q.gradient_u[i], ALL(0));
+      const real rest = lane_select(is_free[i], s->loss_cost * q->gradient_u[i], ALL(0));
       if (s->barrier || !(s->smoothing > 0)) s->linear_u[k * NU + i] += rest;
-      qu[i] = s->linear_u[k * NU + i] + q.offset_u[i];
+      qu[i] = s->linear_u[k * NU + i] + q->offset_u[i];
       pushed[i] += qu[i];
     }
-    for (int i = 0; i < NX; i++) q.offset_x[i] += s->linear_x[k * NX + i];
-    s->regular = lane_and(s->regular, factor_free(q.uu, is_free, unit_lower, inverse_pivot));
-    solve_free(unit_lower, inverse_pivot, is_free, pushed, 1, step);
+    for (int i = 0; i < NX; i++) q->offset_x[i] += s->linear_x[k * NX + i];
+    s->regular = lane_and(s->regular, factor_free(quu, is_free, unit_lower, inverse_pivot));
+    solve_free(unit_lower, inverse_pivot, is_free, pushed, step);
     for (int i = 0; i < NU; i++) step[i] += s->held[k * NU + i];
-    feedback_gain(&q, is_free, unit_lower, inverse_pivot, s->gain + k * NU * NX);
-    update_value(&q, q.uu, qu, s->gain + k * NU * NX, step, q.offset_x, &value);
+    feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + k * NU * NX);
+    update_value(q, quu, qu, s->gain + k * NU * NX, step, value);
   }
 }
 
@@ -222,6 +227,9 @@ FUNCTION int load_solution(sensitivity_state *s, const solution_batch *p, int k,
   if (!usable) return 0;
   load_array(s->x, k, p->states, problem, (n + 1) * NX);
   load_array(s->u, k, p->controls, problem, n * NU);
+  if (!s->shared_loaded)
+    load_shared_parameters(s->theta, s->theta_stage, s->horizon, p->parameters, p->parameter_strides);
+  s->shared_loaded = 1;
   load_parameters(s->theta, s->theta_stage, k, problem, s->horizon, p->parameters, p->parameter_strides);
   return 1;
 }

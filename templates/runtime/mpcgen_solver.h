@@ -95,7 +95,12 @@ FUNCTION void write_nothing(const solve_arguments *a, int64_t problem, int horiz
 FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
   const int horizon = s->horizon;
   lane_state *lane = &s->lanes[k];
-  int good = load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
+  if (!s->shared_loaded)
+    s->shared_finite =
+        load_shared_parameters(s->theta, s->theta_stage, horizon, a->parameters, a->parameter_strides);
+  s->shared_loaded = 1;
+  int good = s->shared_finite;
+  good &= load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
   good &= load_parameters(s->theta, s->theta_stage, k, problem, horizon, a->parameters, a->parameter_strides);
   for (int i = 0; i < horizon * NU * (NX + 1); i++) lane_set(s->gain + i, k, 0); /* gain and step lie together */
   if (a->initial_controls) {

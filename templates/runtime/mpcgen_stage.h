@@ -2,29 +2,41 @@
  *
  * Sizes NX and NU are compile-time constants of the problem. Symmetric matrices keep their lower triangle,
  * row by row: entry (i, j), j <= i, is at TRIANGLE(i, j). Matrices over (control, state) are row-major (NU, NX).
+ * Products of matrices go through register tiles (mpcgen_tile.h).
  */
 #ifndef MPCGEN_STAGE_H
 #define MPCGEN_STAGE_H
 
-#include "mpcgen_lane.h"
+#include "mpcgen_tile.h"
 
-#define TRIANGLE(i, j) ((i) * ((i) + 1) / 2 + (j))
-#define SYMMETRIC(i, j) ((i) >= (j) ? TRIANGLE(i, j) : TRIANGLE(j, i))
 #define NXX TRIANGLE(NX, 0)
 #define NUU TRIANGLE(NU, 0)
+enum { NTAU = NX + NU };
 
 /* Quadratic model of cost-to-go around (x_t, u_t):
- * the Hessian blocks; the costate lambda_t = dL/dx_t; dL/du_t; and what the value function's gradient adds to
- * both, F' (v - lambda)_{t+1}. At a stationary point these offsets vanish. */
+ * the Hessian over (x, u), whose leading NXX numbers are Qxx; the costate lambda_t = dL/dx_t; dL/du_t; and what the
+ * value function's gradient adds to both, F' (v - lambda)_{t+1}. At a stationary point these offsets vanish. */
 typedef struct {
-  real xx[NXX];
-  real ux[NU * NX];
-  real uu[NUU];
+  real hessian[TRIANGLE(NTAU, 0)];
   real costate[NX];
   real gradient_u[NU];
   real offset_x[NX];
   real offset_u[NU];
+#if LOOPED_PRODUCTS
+  real F[NX * NTAU]; /* df/d(x, u): `hessian` lacks F'VF until mpcgen_products.h adds it */
+#endif
 } stage_model;
+
+/* A control's row of the Hessian: its products with the states, then with the controls up to itself. */
+INLINE const real *control_row(const stage_model *q, int control) {
+  return q->hessian + TRIANGLE(NX + control, 0);
+}
+
+/* The lower triangle of Quu. */
+INLINE void copy_uu(const stage_model *q, real *quu) {
+  for (int i = 0; i < NU; i++)
+    for (int j = 0; j <= i; j++) quu[TRIANGLE(i, j)] = control_row(q, i)[NX + j];
+}
 
 /* Value function to the right of a stage: Hessian, costate, and gradient minus costate. */
 typedef struct {
@@ -55,18 +67,18 @@ INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lowe
   return accepted;
 }
 
-/* result = -(free block)^-1 rhs on the free rows, zero on the clamped ones; rhs has the given stride. */
+/* result = -(free block)^-1 rhs on the free rows, zero on the clamped ones. */
 INLINE void solve_free(const real *unit_lower, const real *inverse_pivot, const mask *is_free,
-                       in_reals rhs, int stride, out_reals result) {
+                       in_reals rhs, out_reals result) {
   for (int i = 0; i < NU; i++) {
-    real sum = lane_select(is_free[i], -rhs[i * stride], ALL(0));
-    for (int k = 0; k < i; k++) sum -= unit_lower[TRIANGLE(i, k)] * result[k * stride];
-    result[i * stride] = sum;
+    real sum = lane_select(is_free[i], -rhs[i], ALL(0));
+    for (int k = 0; k < i; k++) sum -= unit_lower[TRIANGLE(i, k)] * result[k];
+    result[i] = sum;
   }
   for (int i = NU - 1; i >= 0; i--) {
-    real sum = result[i * stride] * inverse_pivot[i];
-    for (int k = i + 1; k < NU; k++) sum -= unit_lower[TRIANGLE(k, i)] * result[k * stride];
-    result[i * stride] = sum;
+    real sum = result[i] * inverse_pivot[i];
+    for (int k = i + 1; k < NU; k++) sum -= unit_lower[TRIANGLE(k, i)] * result[k];
+    result[i] = sum;
   }
 }
 
@@ -165,38 +177,73 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
     const mask positive = factor_free(quu, is_free, unit_lower, inverse_pivot);
     accepted = lane_and(accepted, positive);
     settled = lane_or(settled, lane_not(positive));
-    solve_free(unit_lower, inverse_pivot, is_free, gradient, 1, direction);
+    solve_free(unit_lower, inverse_pivot, is_free, gradient, direction);
     full = box_qp_move(quu, gradient, direction, is_free, bound, lower, upper, settled, step);
   }
   return accepted;
 #endif
 }
 
-/* gain = -(free block of Quu)^-1 Qux, zero in the clamped rows; (NU, NX). */
-INLINE void feedback_gain(const stage_model *q, const mask *is_free, const real *unit_lower,
-                          const real *inverse_pivot, out_reals gain) {
-  for (int j = 0; j < NX; j++) solve_free(unit_lower, inverse_pivot, is_free, q->ux + j, NX, gain + j);
+/* `columns` columns, from `first` on, of gain = -(free block of Quu)^-1 Qux: solve_free for all of them at once. */
+ALWAYS_INLINE void gain_columns(const stage_model *q, const mask *is_free, const real *unit_lower,
+                                const real *inverse_pivot, int first, int columns, out_reals gain) {
+  real result[NU][TILE];
+  for (int i = 0; i < NU; i++) {
+    real sums[TILE];
+    EACH(c, columns) sums[c] = lane_select(is_free[i], -control_row(q, i)[first + c], ALL(0));
+    for (int k = 0; k < i; k++) EACH(c, columns) sums[c] -= unit_lower[TRIANGLE(i, k)] * result[k][c];
+    EACH(c, columns) result[i][c] = sums[c];
+  }
+  for (int i = NU - 1; i >= 0; i--) {
+    real sums[TILE];
+    EACH(c, columns) sums[c] = result[i][c] * inverse_pivot[i];
+    for (int k = i + 1; k < NU; k++) EACH(c, columns) sums[c] -= unit_lower[TRIANGLE(k, i)] * result[k][c];
+    EACH(c, columns) gain[i * NX + first + c] = result[i][c] = sums[c];
+  }
 }
 
-/* Value function of the policy u = step + gain dx under the model q (paper, Algorithm 1, last two lines): its Hessian
- * Qxx + Qux'K + K'(Quu K + Qux), whose last product is zero because K is zero where a control is held and solves
- * Quu K = -Qux where it is free; and v - lambda likewise. `qu` is the model's linear term in u. */
+/* gain = -(free block of Quu)^-1 Qux, zero in the clamped rows; (NU, NX). */
+INLINE void feedback_gain(const stage_model *q, const mask *is_free, const real *unit_lower,
+                                 const real *inverse_pivot, out_reals gain) {
+  for (int j = 0; j < WHOLE_TILES(NX); j += TILE) gain_columns(q, is_free, unit_lower, inverse_pivot, j, TILE, gain);
+  if (NX % TILE) gain_columns(q, is_free, unit_lower, inverse_pivot, WHOLE_TILES(NX), NX % TILE, gain);
+}
+
+/* A tile of V = Qxx + Qux' gain. */
+ALWAYS_INLINE void value_tile(const stage_model *q, in_reals gain, int i, int rows, int j, int columns,
+                              real *hessian) {
+  real sums[TILE][TILE];
+  clear_tile(sums, rows, columns);
+  for (int a = 0; a < NU; a++) add_outer(sums, control_row(q, a) + i, rows, gain + a * NX + j, columns);
+  EACH(r, rows) EACH(c, columns) if (i != j || c <= r) {
+    const int at = TRIANGLE(i + r, j + c);
+    hessian[at] = q->hessian[at] + sums[r][c];
+  }
+}
+
+ALWAYS_INLINE void value_columns(const stage_model *q, in_reals gain, int j, int columns, real *hessian) {
+  value_tile(q, gain, j, columns, j, columns, hessian);
+  for (int i = j + TILE; i < WHOLE_TILES(NX); i += TILE) value_tile(q, gain, i, TILE, j, columns, hessian);
+  if (NX % TILE && columns == TILE) value_tile(q, gain, WHOLE_TILES(NX), NX % TILE, j, columns, hessian);
+}
+
+/* Value function of the policy u = step + gain dx under the model q (paper, Algorithm 1, last two lines). The gain
+ * solves Quu gain = -Qux on the free controls and is zero on the others, so that V = Qxx + K'Quu K + K'Qux + Qux'K
+ * is Qxx + Qux'K. The step may be short of the minimum: v - lambda keeps all terms. `qu` is the model's linear term
+ * in u. */
 INLINE void update_value(const stage_model *q, const real *quu, const real *qu, in_reals gain,
-                         in_reals step, const real *offset_x, value_model *value) {
+                                in_reals step, value_model *restrict value) {
   real slope[NU];
   symmetric_times(quu, step, slope);
   for (int a = 0; a < NU; a++) slope[a] += qu[a];
   for (int i = 0; i < NX; i++) {
-    real sum = offset_x[i];
-    for (int a = 0; a < NU; a++) sum += gain[a * NX + i] * slope[a] + q->ux[a * NX + i] * step[a];
+    real sum = q->offset_x[i];
+    for (int a = 0; a < NU; a++) sum += gain[a * NX + i] * slope[a] + control_row(q, a)[i] * step[a];
     value->offset[i] = sum;
     value->costate[i] = q->costate[i];
-    for (int j = 0; j <= i; j++) {
-      real entry = q->xx[TRIANGLE(i, j)];
-      for (int a = 0; a < NU; a++) entry += q->ux[a * NX + i] * gain[a * NX + j];
-      value->hessian[TRIANGLE(i, j)] = entry;
-    }
   }
+  for (int j = 0; j < WHOLE_TILES(NX); j += TILE) value_columns(q, gain, j, TILE, value->hessian);
+  if (NX % TILE) value_columns(q, gain, WHOLE_TILES(NX), NX % TILE, value->hessian);
 }
 
 #endif

@@ -30,6 +30,7 @@ typedef struct {
   int horizon;
   int exact_hessian;           /* this solve uses second derivatives of the dynamics */
   scalar barrier;              /* mu of the log-barrier in place of the bounds, or 0 */
+  int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
   reals theta, theta_stage;
   reals x, u, new_x, new_u;    /* (N+1, NX), (N, NU): accepted and candidate */
   reals costate;               /* (N+1, NX) */
@@ -43,6 +44,8 @@ typedef struct {
   real residual, slope, bend;  /* of the accepted trajectory */
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
   lane_state lanes[LANES];
+  value_model value;           /* of the sweep's present stage: too large for the stack if there are many states */
+  stage_model model, gauss_newton;
 } solver_state;
 
 COUNT size_t solver_reals(int horizon) {
@@ -54,6 +57,7 @@ COUNT size_t solver_reals(int horizon) {
 FUNCTION void lay_out_solver(solver_state *s, int horizon, reals at) {
   const size_t n = (size_t)horizon;
   s->horizon = horizon;
+  s->shared_loaded = 0;
   s->theta = at, at += NTHETA + NPREPARED;
   s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
   s->x = at, at += (n + 1) * NX;
@@ -127,9 +131,7 @@ INLINE void convexify(real *quu, mask where) {
 /* Where the Hessian of a model is infinite or NaN: there, and only there, zero times an entry is not zero. */
 INLINE mask overflowed(const stage_model *q) {
   real sums[4] = {ALL(0), ALL(0), ALL(0), ALL(0)};
-  for (int i = 0; i < NXX; i++) sums[i % 4] += ALL(0) * q->xx[i];
-  for (int i = 0; i < NU * NX; i++) sums[i % 4] += ALL(0) * q->ux[i];
-  for (int i = 0; i < NUU; i++) sums[i % 4] += ALL(0) * q->uu[i];
+  for (int i = 0; i < TRIANGLE(NTAU, 0); i++) sums[i % 4] += ALL(0) * q->hessian[i];
   return lane_not(lane_eq((sums[0] + sums[1]) + (sums[2] + sums[3]), ALL(0)));
 }
 
@@ -139,7 +141,7 @@ INLINE mask overflowed(const stage_model *q) {
  * rounding are two results. So in a vector a solve with the exact Hessian takes the exact model for every lane, of
  * weight zero where it wants none; except where zero meets an infinite second derivative. A Gauss-Newton solve takes
  * the exact one where a lane certifies its solution, and there only. */
-INLINE void expand(const solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
+INLINE void expand(solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
   const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = s->theta_stage + t * NTHETA_STAGE;
   mask plain = lane_le(weight, ALL(0));
   if (!lane_any(lane_not(plain)) && (LANES == 1 || !s->exact_hessian)) {
@@ -152,11 +154,10 @@ INLINE void expand(const solver_state *s, int t, real weight, const value_model 
   if (!lane_any(plain)) return;
   if (s->exact_hessian) plain = lane_and(plain, overflowed(q));
   if (!lane_any(plain)) return;
-  stage_model gauss_newton;
-  stage_expand_gauss_newton(x, u, s->theta, theta_t, value, &gauss_newton);
+  stage_expand_gauss_newton(x, u, s->theta, theta_t, value, &s->gauss_newton);
   real *to = (real *)q;
-  const real *from = (const real *)&gauss_newton;
-  for (size_t i = 0; i < sizeof gauss_newton / sizeof *from; i++) to[i] = lane_select(plain, from[i], to[i]);
+  const real *from = (const real *)&s->gauss_newton;
+  for (size_t i = 0; i < sizeof(stage_model) / sizeof(real); i++) to[i] = lane_select(plain, from[i], to[i]);
 }
 
 /* Adds the barrier to the model of control i, whose dL/du without it is `gradient`: returns dL/du with it, adds its
@@ -182,7 +183,7 @@ INLINE void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real
   real lower[NU], upper[NU], unit_lower[NUU], inverse_pivot[NU];
   mask is_free[NU];
   stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
-  for (int i = 0; i < NUU; i++) quu[i] = q->uu[i];
+  copy_uu(q, quu);
   for (int i = 0; i < NU; i++) {
     real gradient = q->gradient_u[i];
     if (s->barrier > 0) {
@@ -212,30 +213,30 @@ INLINE void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real
 /* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */
 FUNCTION void backward_sweep(solver_state *s) {
   const int last = s->horizon;
-  value_model value;
+  value_model *value = &s->value;
+  stage_model *q = &s->model;
   s->residual = s->slope = s->bend = ALL(0);
   s->finite = s->convex = lane_not(lane_none());
-  terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value.hessian, value.costate);
-  for (int i = 0; i < NX; i++) value.offset[i] = ALL(0);
+  terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value->hessian, value->costate);
+  for (int i = 0; i < NX; i++) value->offset[i] = ALL(0);
   for (int t = last; t >= 0; t--) {
-    for (int i = 0; i < NX; i++) s->costate[t * NX + i] = value.costate[i];
+    for (int i = 0; i < NX; i++) s->costate[t * NX + i] = value->costate[i];
     if (t == 0) break;
-    stage_model q;
     real quu[NUU], qu[NU], image[NU];
     const reals step = s->step + (t - 1) * NU;
-    expand(s, t - 1, s->second_order, &value, &q);
-    stage_policy(s, t - 1, &q, quu, qu);
+    expand(s, t - 1, s->second_order, value, q);
+    stage_policy(s, t - 1, q, quu, qu);
     symmetric_times(quu, step, image);
     for (int i = 0; i < NU; i++) {
       s->slope += step[i] * qu[i];
       s->bend += R(0.5) * step[i] * image[i];
     }
-    update_value(&q, quu, qu, s->gain + (t - 1) * NU * NX, step, q.offset_x, &value);
+    update_value(q, quu, qu, s->gain + (t - 1) * NU * NX, step, value);
   }
   /* What has no derivative at x_0 only has not reached a control; a model that is not convex is not used. */
-  for (int i = 0; i < NX; i++) s->finite = lane_and(s->finite, lane_finite(value.costate[i]));
+  for (int i = 0; i < NX; i++) s->finite = lane_and(s->finite, lane_finite(value->costate[i]));
   for (int i = 0; i < NXX; i++)
-    s->finite = lane_and(s->finite, lane_or(lane_finite(value.hessian[i]), lane_not(s->convex)));
+    s->finite = lane_and(s->finite, lane_or(lane_finite(value->hessian[i]), lane_not(s->convex)));
 }
 
 #endif
