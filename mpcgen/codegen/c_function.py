@@ -7,18 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mpcgen.codegen.c_expression import CALLS, c_definition, c_value
-from mpcgen.codegen.schedule import Assign, Load, Schedule, Store, schedule
-from mpcgen.derivative.function import Function, Output
+from mpcgen.codegen.parts import Keep, Part, Take, cut
+from mpcgen.codegen.schedule import Assign, Load, Store, schedule
+from mpcgen.derivative.function import Function
 from mpcgen.graph import Expr
-from mpcgen.graph.walk import flops
 
 WIDTH = 116
-
-LONGEST_FUNCTION = 2500
-"""Operations beyond which a function is cut into parts, as gcc's combine pass takes time in their square."""
-
-MOST_REPEATED = 1.15
-"""Operations that the parts may have in all, relative to the function: above it they share too much to be cut."""
 
 _POINT = "stored_reals restrict state, stored_reals restrict control, {theta}"
 _THETA = "stored_reals restrict theta, stored_reals restrict theta_t"
@@ -129,7 +123,7 @@ g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NPREPARED NTHETA_STAGE NPAR
 SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask scalar scalar_bits stage_model
 value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take allocate accumulate
 parameter_row load_row store_row sweep reals stored_reals in_reals out_reals INLINE FUNCTION COUNT TABLE WARP BLOCK
-zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOPED_PRODUCTS control_row copy_uu
+zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOPED_PRODUCTS control_row copy_uu shared
 """
 RESERVED = frozenset(_RESERVED.split()) | frozenset(CALLS.values())
 """Names that mean something in the generated file or its headers."""
@@ -151,17 +145,28 @@ def c_functions(function: Function, hints: Mapping[Expr, str]) -> tuple[CFunctio
     Matrices that loops are to multiply are followed by the function that has them multiplied.
     """
     interface = INTERFACES[function.name]
-    parts = split(function)
+    parts, n_shared = cut(schedule(function, hints, RESERVED))
     if len(parts) == 1:
-        printed = [_printed(function, hints, interface)]
+        printed = [CFunction(*_head(function, interface), _body(parts[0], interface))]
     else:
-        outer = replace(interface, inline=False)
-        printed = [_printed(part, hints, replace(outer, apart=True)) for part in parts]
-        calls = tuple(_call(part.name, interface) for part in parts)
-        printed.append(CFunction(*_head(function, outer), calls))
+        printed = _printed_parts(function, parts, n_shared)
     if function.name.startswith("stage_derivatives_"):
         printed.append(_with_products(function.name))
     return tuple(printed)
+
+
+def _printed_parts(function: Function, parts: Sequence[Part], n_shared: int) -> list[CFunction]:
+    """The parts of a long function, and the function."""
+    interface = replace(INTERFACES[function.name], inline=False)
+    through = ", real *restrict shared" if n_shared else ""
+    inner = replace(interface, parameters=interface.parameters + through, apart=True)
+    printed, calls = [], [f"real shared[{n_shared}];"] if n_shared else []
+    for number, part in enumerate(parts, start=1):
+        name, purpose = f"{function.name}_{number}", f"{function.purpose}: part {number}"
+        head = _head(replace(function, name=name, purpose=purpose), inner)
+        printed.append(CFunction(*head, _body(part, inner)))
+        calls.append(_call(name, inner))
+    return [*printed, CFunction(*_head(function, interface), tuple(calls))]
 
 
 def _with_products(name: str) -> CFunction:
@@ -187,35 +192,6 @@ def _call(name: str, interface: Interface) -> str:
     return f"{name}({', '.join(_parameter_names(interface.parameters))});"
 
 
-def split(function: Function) -> tuple[Function, ...]:
-    """Cut a long function into parts by outputs, if they share little.
-
-    The compiler's time grows faster than a function's length, but what two parts share each computes for itself.
-    """
-    total = flops(function.expressions())
-    if total <= LONGEST_FUNCTION:
-        return (function,)
-    count = -(-total // LONGEST_FUNCTION)
-    entries = [(out, i) for out in function.outputs for i in out.written()]
-    size = -(-len(entries) // count)
-    parts = tuple(
-        _part(function, number, entries[start : start + size])
-        for number, start in enumerate(range(0, len(entries), size), start=1)
-    )
-    repeated = sum(flops(part.expressions()) for part in parts)
-    return parts if repeated <= MOST_REPEATED * total else (function,)
-
-
-def _part(function: Function, number: int, entries: Sequence[tuple[Output, int]]) -> Function:
-    outputs = [
-        replace(out, only=tuple(i for other, i in entries if other is out))
-        for out in function.outputs
-        if any(other is out for other, _ in entries)
-    ]
-    purpose = f"{function.purpose}: part {number}"
-    return Function(f"{function.name}_{number}", purpose, function.inputs, tuple(outputs))
-
-
 def _head(function: Function, interface: Interface) -> tuple[str, str, str]:
     """Name, comment and signature."""
     qualifier = "INLINE" if interface.inline else "FUNCTION"
@@ -226,18 +202,16 @@ def _head(function: Function, interface: Interface) -> tuple[str, str, str]:
     return function.name, comment, signature
 
 
-def _printed(function: Function, hints: Mapping[Expr, str], interface: Interface) -> CFunction:
-    plan = schedule(function, hints, RESERVED)
-    unused = _unused_parameters(interface, plan)
-    body = tuple(f"(void){name};" for name in unused) + tuple(_lines(plan, interface.places))
-    return CFunction(*_head(function, interface), body)
+def _body(part: Part, interface: Interface) -> tuple[str, ...]:
+    unused = _unused_parameters(interface, part)
+    return tuple(f"(void){name};" for name in unused) + tuple(_lines(part, interface.places))
 
 
 def _parameter_names(parameters: str) -> list[str]:
     return [parameter.split()[-1].lstrip("*") for parameter in parameters.split(",")]
 
 
-def _unused_parameters(interface: Interface, plan: Schedule) -> list[str]:
+def _unused_parameters(interface: Interface, plan: Part) -> list[str]:
     """Names of C parameters that no statement touches: said aloud, so that -Wextra stays silent."""
     touched = set()
     for statement in plan.statements:
@@ -245,6 +219,8 @@ def _unused_parameters(interface: Interface, plan: Schedule) -> list[str]:
             touched.add(_root(interface.places[statement.source.name]))
         elif isinstance(statement, Store):
             touched.add(_root(_destination(statement, interface.places)))
+        elif isinstance(statement, Keep | Take):
+            touched.add("shared")
     return [name for name in _parameter_names(interface.parameters) if name not in touched]
 
 
@@ -256,12 +232,16 @@ def _destination(store: Store, places: Mapping[str, str]) -> str:
     return places.get(f"out {store.output.name}") or places[store.output.name]
 
 
-def _lines(plan: Schedule, places: Mapping[str, str]) -> list[str]:
+def _lines(plan: Part, places: Mapping[str, str]) -> list[str]:
     lines = []
     for statement in plan.statements:
         match statement:
             case Load(source, index, name):
                 line = f"const real {name} = {places[source.name]}[{index}];"
+            case Take(name, index):
+                line = f"const real {name} = shared[{index}];"
+            case Keep(name, index):
+                line = f"shared[{index}] = {name};"
             case Assign(name, node):
                 line = f"const real {name} = {c_definition(node, plan.names)};"
                 if node.is_boolean:

@@ -20,20 +20,17 @@ class Input:
 class Output:
     """A group of expressions that a function writes; ``labels`` say what each entry is.
 
-    ``accumulate``: the values are added to what the destination holds. ``only``: the positions that are written,
-    if not all.
+    ``accumulate``: the values are added to what the destination holds.
     """
 
     name: str
     expressions: tuple[Expr, ...]
     labels: tuple[str, ...]
     accumulate: bool = False
-    only: tuple[int, ...] | None = None
 
     def written(self) -> tuple[int, ...]:
         """Positions that change anything: structural zeros need not be added."""
-        positions = range(len(self.expressions)) if self.only is None else self.only
-        return tuple(i for i in positions if not (self.accumulate and self.expressions[i].is_zero))
+        return tuple(i for i, e in enumerate(self.expressions) if not (self.accumulate and e.is_zero))
 
 
 @dataclass(frozen=True)
