@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "4c5fd6ce8c95fcff555dff7d476b965cc255e7b7a0176812febd988b50eec5dd"),
+    library=load(__file__, "car", "318e9a9a6168a549b0edd6ece536a15edca8a614572a0d59996ed3c7e620987a"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

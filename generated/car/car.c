@@ -38,6 +38,7 @@
 #define NPREPARED 25 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
+#define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
 
 #include "mpcgen_layout.h"
 #include "mpcgen_stage.h"
@@ -259,13 +260,13 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t1 = R(1) / lane_sqrt(fixed_2 + x * x);
   const real t2 = R(0.5) * t1;
   const real t3 = stage_weight_0 * t2;
-  q->xx[0] = fixed_9 * (t0 * t2 * t1 * t1 * t0) + R(2) * t3 + V_x_x; /* x, x */
-  q->xx[1] = V_y_x; /* y, x */
+  q->hessian[0] = fixed_9 * (t0 * t2 * t1 * t1 * t0) + R(2) * t3 + V_x_x; /* x, x */
+  q->hessian[1] = V_y_x; /* y, x */
   const real t4 = R(2) * y;
   const real t5 = R(1) / lane_sqrt(fixed_2 + y * y);
   const real t6 = R(0.5) * t5;
   const real t7 = stage_weight_1 * t6;
-  q->xx[2] = fixed_10 * (t4 * t6 * t5 * t5 * t4) + R(2) * t7 + V_y_y; /* y, y */
+  q->hessian[2] = fixed_10 * (t4 * t6 * t5 * t5 * t4) + R(2) * t7 + V_y_y; /* y, y */
   const real t8 = speed + R(0.05) * acceleration;
   const real t9 = R(0.1) * t8;
   const real tan_steering = lane_tan(steering);
@@ -275,27 +276,27 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t13 = lane_sin(t10);
   const real t14 = t9 * t13;
   const real t15 = V_y_x * t12 - V_x_x * t14 + V_heading_x;
-  q->xx[3] = t15; /* heading, x */
+  q->hessian[3] = t15; /* heading, x */
   const real t16 = V_y_y * t12 - V_y_x * t14 + V_heading_y;
-  q->xx[4] = t16; /* heading, y */
+  q->hessian[4] = t16; /* heading, y */
   const real t17 = R(2) * heading;
   const real t18 = R(1) / lane_sqrt(heading * heading + fixed_2);
   const real t19 = R(0.5) * t18;
   const real t20 = stage_weight_2 * t19;
   const real t21 = V_heading_y * t12 - V_heading_x * t14 + V_heading_heading;
   /* heading, heading */
-  q->xx[5] = fixed_11 * (t17 * t19 * t18 * t18 * t17) + R(2) * t20 + (t12 * t16 - t14 * t15 + t21);
+  q->hessian[5] = fixed_11 * (t17 * t19 * t18 * t18 * t17) + R(2) * t20 + (t12 * t16 - t14 * t15 + t21);
   const real t22 = fixed_12 * t14;
   const real t23 = t22 * tan_steering + R(0.1) * t11;
   const real t24 = fixed_0 * t12;
   const real t25 = t24 * tan_steering + R(0.1) * t13;
   const real t26 = fixed_1 * tan_steering;
   const real t27 = V_x_x * t23 + V_y_x * t25 + V_heading_x * t26 + V_speed_x;
-  q->xx[6] = t27; /* speed, x */
+  q->hessian[6] = t27; /* speed, x */
   const real t28 = V_y_x * t23 + V_y_y * t25 + V_heading_y * t26 + V_speed_y;
-  q->xx[7] = t28; /* speed, y */
+  q->hessian[7] = t28; /* speed, y */
   const real t29 = V_speed_y * t12 - V_speed_x * t14 + V_speed_heading;
-  q->xx[8] = t23 * t15 + t25 * t16 + t26 * t21 + t29; /* speed, heading */
+  q->hessian[8] = t23 * t15 + t25 * t16 + t26 * t21 + t29; /* speed, heading */
   const real t30 = R(2) * speed;
   const real t31 = R(1) / lane_sqrt(speed * speed + fixed_2);
   const real t32 = R(0.5) * t31;
@@ -303,32 +304,32 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t34 = V_heading_x * t23 + V_heading_y * t25 + V_heading_heading * t26 + V_speed_heading;
   const real t35 = V_speed_x * t23 + V_speed_y * t25 + V_speed_heading * t26 + V_speed_speed;
   /* speed, speed */
-  q->xx[9] = fixed_13 * (t30 * t32 * t31 * t31 * t30) + R(2) * t33 + (t23 * t27 + t25 * t28 + t26 * t34 + t35);
+  q->hessian[9] = fixed_13 * (t30 * t32 * t31 * t31 * t30) + R(2) * t33 + (t23 * t27 + t25 * t28 + t26 * t34 + t35);
   const real t36 = R(0.005000000000000001) * t11;
   const real t37 = R(0.005000000000000001) * t13;
   const real t38 = R(0.05) * t26;
   const real t39 = V_x_x * t36 + V_y_x * t37 + V_heading_x * t38 + R(0.1) * V_speed_x;
-  q->ux[0] = t39; /* acceleration, x */
+  q->hessian[10] = t39; /* acceleration, x */
   const real t40 = V_y_x * t36 + V_y_y * t37 + V_heading_y * t38 + R(0.1) * V_speed_y;
-  q->ux[1] = t40; /* acceleration, y */
-  q->ux[2] = t36 * t15 + t37 * t16 + t38 * t21 + R(0.1) * t29; /* acceleration, heading */
-  q->ux[3] = t36 * t27 + t37 * t28 + t38 * t34 + R(0.1) * t35; /* acceleration, speed */
-  const real t41 = R(1) + tan_steering * tan_steering;
-  const real t42 = t22 * speed * t41;
-  const real t43 = t24 * speed * t41;
-  const real t44 = fixed_1 * (t41 * t8);
-  const real t45 = V_x_x * t42 + V_y_x * t43 + V_heading_x * t44;
-  q->ux[4] = t45; /* steering, x */
-  const real t46 = V_y_x * t42 + V_y_y * t43 + V_heading_y * t44;
-  q->ux[5] = t46; /* steering, y */
-  q->ux[6] = t42 * t15 + t43 * t16 + t44 * t21; /* steering, heading */
-  q->ux[7] = t42 * t27 + t43 * t28 + t44 * t34; /* steering, speed */
-  const real t47 = V_heading_x * t36 + V_heading_y * t37 + V_heading_heading * t38 + R(0.1) * V_speed_heading;
-  const real t48 = R(0.1) * (V_speed_x * t36 + V_speed_y * t37 + V_speed_heading * t38 + R(0.1) * V_speed_speed);
-  q->uu[0] = control_weight_0 + (t36 * t39 + t37 * t40 + t38 * t47 + t48); /* acceleration, acceleration */
-  q->uu[1] = t42 * t39 + t43 * t40 + t44 * t47; /* steering, acceleration */
-  const real t49 = t42 * t45 + t43 * t46 + t44 * (V_heading_x * t42 + V_heading_y * t43 + V_heading_heading * t44);
-  q->uu[2] = control_weight_1 + t49; /* steering, steering */
+  q->hessian[11] = t40; /* acceleration, y */
+  q->hessian[12] = t36 * t15 + t37 * t16 + t38 * t21 + R(0.1) * t29; /* acceleration, heading */
+  q->hessian[13] = t36 * t27 + t37 * t28 + t38 * t34 + R(0.1) * t35; /* acceleration, speed */
+  const real t41 = V_heading_x * t36 + V_heading_y * t37 + V_heading_heading * t38 + R(0.1) * V_speed_heading;
+  const real t42 = R(0.1) * (V_speed_x * t36 + V_speed_y * t37 + V_speed_heading * t38 + R(0.1) * V_speed_speed);
+  q->hessian[14] = control_weight_0 + (t36 * t39 + t37 * t40 + t38 * t41 + t42); /* acceleration, acceleration */
+  const real t43 = R(1) + tan_steering * tan_steering;
+  const real t44 = t22 * speed * t43;
+  const real t45 = t24 * speed * t43;
+  const real t46 = fixed_1 * (t43 * t8);
+  const real t47 = V_x_x * t44 + V_y_x * t45 + V_heading_x * t46;
+  q->hessian[15] = t47; /* steering, x */
+  const real t48 = V_y_x * t44 + V_y_y * t45 + V_heading_y * t46;
+  q->hessian[16] = t48; /* steering, y */
+  q->hessian[17] = t44 * t15 + t45 * t16 + t46 * t21; /* steering, heading */
+  q->hessian[18] = t44 * t27 + t45 * t28 + t46 * t34; /* steering, speed */
+  q->hessian[19] = t44 * t39 + t45 * t40 + t46 * t41; /* steering, acceleration */
+  const real t49 = t44 * t47 + t45 * t48 + t46 * (V_heading_x * t44 + V_heading_y * t45 + V_heading_heading * t46);
+  q->hessian[20] = control_weight_1 + t49; /* steering, steering */
   q->costate[0] = t3 * t0 + lambda_x; /* x */
   q->costate[1] = t7 * t4 + lambda_y; /* y */
   q->costate[2] = t20 * t17 + (t12 * lambda_y - t14 * lambda_x + lambda_heading); /* heading */
@@ -337,14 +338,14 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   q->gradient_u[0] = control_weight_0 * acceleration + (t36 * lambda_x + t37 * lambda_y + t38 * lambda_heading +
     R(0.1) * lambda_speed);
   /* steering */
-  q->gradient_u[1] = control_weight_1 * steering + (t42 * lambda_x + t43 * lambda_y + t44 * lambda_heading);
+  q->gradient_u[1] = control_weight_1 * steering + (t44 * lambda_x + t45 * lambda_y + t46 * lambda_heading);
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = v_offset_y; /* y */
   q->offset_x[2] = t12 * v_offset_y - t14 * v_offset_x + v_offset_heading; /* heading */
   q->offset_x[3] = t23 * v_offset_x + t25 * v_offset_y + t26 * v_offset_heading + v_offset_speed; /* speed */
   /* acceleration */
   q->offset_u[0] = t36 * v_offset_x + t37 * v_offset_y + t38 * v_offset_heading + R(0.1) * v_offset_speed;
-  q->offset_u[1] = t42 * v_offset_x + t43 * v_offset_y + t44 * v_offset_heading; /* steering */
+  q->offset_u[1] = t44 * v_offset_x + t45 * v_offset_y + t46 * v_offset_heading; /* steering */
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost plus curvature'f. */
@@ -397,13 +398,13 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t1 = R(1) / lane_sqrt(fixed_2 + x * x);
   const real t2 = R(0.5) * t1;
   const real t3 = stage_weight_0 * t2;
-  q->xx[0] = fixed_9 * (t0 * t2 * t1 * t1 * t0) + R(2) * t3 + V_x_x; /* x, x */
-  q->xx[1] = V_y_x; /* y, x */
+  q->hessian[0] = fixed_9 * (t0 * t2 * t1 * t1 * t0) + R(2) * t3 + V_x_x; /* x, x */
+  q->hessian[1] = V_y_x; /* y, x */
   const real t4 = R(2) * y;
   const real t5 = R(1) / lane_sqrt(fixed_2 + y * y);
   const real t6 = R(0.5) * t5;
   const real t7 = stage_weight_1 * t6;
-  q->xx[2] = fixed_10 * (t4 * t6 * t5 * t5 * t4) + R(2) * t7 + V_y_y; /* y, y */
+  q->hessian[2] = fixed_10 * (t4 * t6 * t5 * t5 * t4) + R(2) * t7 + V_y_y; /* y, y */
   const real t8 = speed + R(0.05) * acceleration;
   const real t9 = R(0.1) * t8;
   const real tan_steering = lane_tan(steering);
@@ -413,9 +414,9 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t13 = lane_sin(t10);
   const real t14 = t9 * t13;
   const real t15 = V_y_x * t12 - V_x_x * t14 + V_heading_x;
-  q->xx[3] = t15; /* heading, x */
+  q->hessian[3] = t15; /* heading, x */
   const real t16 = V_y_y * t12 - V_y_x * t14 + V_heading_y;
-  q->xx[4] = t16; /* heading, y */
+  q->hessian[4] = t16; /* heading, y */
   const real t17 = R(2) * heading;
   const real t18 = R(1) / lane_sqrt(heading * heading + fixed_2);
   const real t19 = R(0.5) * t18;
@@ -426,22 +427,22 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t24 = t23 * t8;
   const real t25 = fixed_11 * (t17 * t19 * t18 * t18 * t17) + R(2) * t20 - (t13 * t22 + t11 * t24);
   const real t26 = V_heading_y * t12 - V_heading_x * t14 + V_heading_heading;
-  q->xx[5] = t25 + (t12 * t16 - t14 * t15 + t26); /* heading, heading */
+  q->hessian[5] = t25 + (t12 * t16 - t14 * t15 + t26); /* heading, heading */
   const real t27 = fixed_12 * t14;
   const real t28 = t27 * tan_steering + R(0.1) * t11;
   const real t29 = fixed_0 * t12;
   const real t30 = t29 * tan_steering + R(0.1) * t13;
   const real t31 = fixed_1 * tan_steering;
   const real t32 = V_x_x * t28 + V_y_x * t30 + V_heading_x * t31 + V_speed_x;
-  q->xx[6] = t32; /* speed, x */
+  q->hessian[6] = t32; /* speed, x */
   const real t33 = V_y_x * t28 + V_y_y * t30 + V_heading_y * t31 + V_speed_y;
-  q->xx[7] = t33; /* speed, y */
+  q->hessian[7] = t33; /* speed, y */
   const real t34 = fixed_0 * tan_steering;
   const real t35 = t34 * t13;
   const real t36 = t34 * t11;
   const real t37 = t21 * t11 - t35 * t22 - (t23 * t13 + t36 * t24);
   const real t38 = V_speed_y * t12 - V_speed_x * t14 + V_speed_heading;
-  q->xx[8] = t37 + (t28 * t15 + t30 * t16 + t31 * t26 + t38); /* speed, heading */
+  q->hessian[8] = t37 + (t28 * t15 + t30 * t16 + t31 * t26 + t38); /* speed, heading */
   const real t39 = R(2) * speed;
   const real t40 = R(1) / lane_sqrt(speed * speed + fixed_2);
   const real t41 = R(0.5) * t40;
@@ -450,43 +451,43 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
     t39) + R(2) * t42);
   const real t44 = V_heading_x * t28 + V_heading_y * t30 + V_heading_heading * t31 + V_speed_heading;
   const real t45 = V_speed_x * t28 + V_speed_y * t30 + V_speed_heading * t31 + V_speed_speed;
-  q->xx[9] = t43 + (t28 * t32 + t30 * t33 + t31 * t44 + t45); /* speed, speed */
+  q->hessian[9] = t43 + (t28 * t32 + t30 * t33 + t31 * t44 + t45); /* speed, speed */
   const real t46 = R(0.005000000000000001) * t11;
   const real t47 = R(0.005000000000000001) * t13;
   const real t48 = R(0.05) * t31;
   const real t49 = V_x_x * t46 + V_y_x * t47 + V_heading_x * t48 + R(0.1) * V_speed_x;
-  q->ux[0] = t49; /* acceleration, x */
+  q->hessian[10] = t49; /* acceleration, x */
   const real t50 = V_y_x * t46 + V_y_y * t47 + V_heading_y * t48 + R(0.1) * V_speed_y;
-  q->ux[1] = t50; /* acceleration, y */
+  q->hessian[11] = t50; /* acceleration, y */
   const real t51 = R(0.005000000000000001) * (mu_y * t11) - R(0.005000000000000001) * (mu_x * t13);
-  q->ux[2] = t51 + (t46 * t15 + t47 * t16 + t48 * t26 + R(0.1) * t38); /* acceleration, heading */
+  q->hessian[12] = t51 + (t46 * t15 + t47 * t16 + t48 * t26 + R(0.1) * t38); /* acceleration, heading */
   /* acceleration, speed */
-  q->ux[3] = fixed_0 * (t51 * tan_steering) + (t46 * t32 + t47 * t33 + t48 * t44 + R(0.1) * t45);
-  const real t52 = R(1) + tan_steering * tan_steering;
-  const real t53 = t27 * speed * t52;
-  const real t54 = t29 * speed * t52;
-  const real t55 = fixed_1 * (t52 * t8);
-  const real t56 = V_x_x * t53 + V_y_x * t54 + V_heading_x * t55;
-  q->ux[4] = t56; /* steering, x */
-  const real t57 = V_y_x * t53 + V_y_y * t54 + V_heading_y * t55;
-  q->ux[5] = t57; /* steering, y */
-  const real t58 = fixed_0 * (t52 * speed);
-  const real t59 = t58 * t13;
-  const real t60 = t58 * t11;
-  const real t61 = t59 * t22 + t60 * t24;
-  q->ux[6] = t53 * t15 + t54 * t16 + t55 * t26 - t61; /* steering, heading */
-  const real t62 = fixed_12 * t61;
-  const real t63 = fixed_0 * (t22 * t11 - t24 * t13);
-  const real t64 = fixed_1 * mu_heading;
-  const real t65 = t52 * t64 + t60 * t21 - t59 * t23;
-  q->ux[7] = t62 * tan_steering + t52 * t63 + t65 + (t53 * t32 + t54 * t33 + t55 * t44); /* steering, speed */
-  const real t66 = V_heading_x * t46 + V_heading_y * t47 + V_heading_heading * t48 + R(0.1) * V_speed_heading;
-  const real t67 = R(0.1) * (V_speed_x * t46 + V_speed_y * t47 + V_speed_heading * t48 + R(0.1) * V_speed_speed);
-  q->uu[0] = control_weight_0 + (t46 * t49 + t47 * t50 + t48 * t66 + t67); /* acceleration, acceleration */
-  q->uu[1] = R(0.05) * t65 + (t53 * t49 + t54 * t50 + t55 * t66); /* steering, acceleration */
-  const real t68 = t62 * speed * t52 + R(2) * (t52 * tan_steering * (t64 * t8 + t63 * speed));
-  const real t69 = t53 * t56 + t54 * t57 + t55 * (V_heading_x * t53 + V_heading_y * t54 + V_heading_heading * t55);
-  q->uu[2] = t68 + control_weight_1 + t69; /* steering, steering */
+  q->hessian[13] = fixed_0 * (t51 * tan_steering) + (t46 * t32 + t47 * t33 + t48 * t44 + R(0.1) * t45);
+  const real t52 = V_heading_x * t46 + V_heading_y * t47 + V_heading_heading * t48 + R(0.1) * V_speed_heading;
+  const real t53 = R(0.1) * (V_speed_x * t46 + V_speed_y * t47 + V_speed_heading * t48 + R(0.1) * V_speed_speed);
+  q->hessian[14] = control_weight_0 + (t46 * t49 + t47 * t50 + t48 * t52 + t53); /* acceleration, acceleration */
+  const real t54 = R(1) + tan_steering * tan_steering;
+  const real t55 = t27 * speed * t54;
+  const real t56 = t29 * speed * t54;
+  const real t57 = fixed_1 * (t54 * t8);
+  const real t58 = V_x_x * t55 + V_y_x * t56 + V_heading_x * t57;
+  q->hessian[15] = t58; /* steering, x */
+  const real t59 = V_y_x * t55 + V_y_y * t56 + V_heading_y * t57;
+  q->hessian[16] = t59; /* steering, y */
+  const real t60 = fixed_0 * (t54 * speed);
+  const real t61 = t60 * t13;
+  const real t62 = t60 * t11;
+  const real t63 = t61 * t22 + t62 * t24;
+  q->hessian[17] = t55 * t15 + t56 * t16 + t57 * t26 - t63; /* steering, heading */
+  const real t64 = fixed_12 * t63;
+  const real t65 = fixed_0 * (t22 * t11 - t24 * t13);
+  const real t66 = fixed_1 * mu_heading;
+  const real t67 = t54 * t66 + t62 * t21 - t61 * t23;
+  q->hessian[18] = t64 * tan_steering + t54 * t65 + t67 + (t55 * t32 + t56 * t33 + t57 * t44); /* steering, speed */
+  q->hessian[19] = R(0.05) * t67 + (t55 * t49 + t56 * t50 + t57 * t52); /* steering, acceleration */
+  const real t68 = t64 * speed * t54 + R(2) * (t54 * tan_steering * (t66 * t8 + t65 * speed));
+  const real t69 = t55 * t58 + t56 * t59 + t57 * (V_heading_x * t55 + V_heading_y * t56 + V_heading_heading * t57);
+  q->hessian[20] = t68 + control_weight_1 + t69; /* steering, steering */
   q->costate[0] = t3 * t0 + lambda_x; /* x */
   q->costate[1] = t7 * t4 + lambda_y; /* y */
   q->costate[2] = t20 * t17 + (t12 * lambda_y - t14 * lambda_x + lambda_heading); /* heading */
@@ -495,14 +496,14 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   q->gradient_u[0] = control_weight_0 * acceleration + (t46 * lambda_x + t47 * lambda_y + t48 * lambda_heading +
     R(0.1) * lambda_speed);
   /* steering */
-  q->gradient_u[1] = control_weight_1 * steering + (t53 * lambda_x + t54 * lambda_y + t55 * lambda_heading);
+  q->gradient_u[1] = control_weight_1 * steering + (t55 * lambda_x + t56 * lambda_y + t57 * lambda_heading);
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = v_offset_y; /* y */
   q->offset_x[2] = t12 * v_offset_y - t14 * v_offset_x + v_offset_heading; /* heading */
   q->offset_x[3] = t28 * v_offset_x + t30 * v_offset_y + t31 * v_offset_heading + v_offset_speed; /* speed */
   /* acceleration */
   q->offset_u[0] = t46 * v_offset_x + t47 * v_offset_y + t48 * v_offset_heading + R(0.1) * v_offset_speed;
-  q->offset_u[1] = t53 * v_offset_x + t54 * v_offset_y + t55 * v_offset_heading; /* steering */
+  q->offset_u[1] = t55 * v_offset_x + t56 * v_offset_y + t57 * v_offset_heading; /* steering */
 }
 
 /* Directional derivative of the dynamics, F d. */

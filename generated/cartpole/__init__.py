@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "0352ed81176f4e88612f427ee0bcf93fecdb1c6a565d3e8731250980039d0a73"),
+    library=load(__file__, "cartpole", "0534486491aae10e507e1a9f4851ecc9180c16bf22a7e5986231e22362e4ec56"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -38,6 +38,7 @@
 #define NPREPARED 21 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
+#define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
 
 #include "mpcgen_layout.h"
 #include "mpcgen_stage.h"
@@ -278,11 +279,11 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real v_offset_cos_theta = value->offset[2];
   const real v_offset_sin_theta = value->offset[3];
   const real v_offset_omega = value->offset[4];
-  q->xx[0] = q_0 + V_x_x; /* x, x */
+  q->hessian[0] = q_0 + V_x_x; /* x, x */
   const real t0 = R(0.05) * V_x_x + V_v_x;
-  q->xx[1] = t0; /* v, x */
+  q->hessian[1] = t0; /* v, x */
   const real t1 = R(0.05) * V_v_x + V_v_v;
-  q->xx[2] = q_1 + (R(0.05) * t0 + t1); /* v, v */
+  q->hessian[2] = q_1 + (R(0.05) * t0 + t1); /* v, v */
   const real t2 = cos_theta * mass_pole;
   const real t3 = fixed_2 * sin_theta;
   const real t4 = omega * omega;
@@ -303,18 +304,18 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t19 = fixed_14 * t8;
   const real t20 = fixed_12 * t19;
   const real t21 = fixed_15 * (t6 * t9 * t10) + t20 * t5;
-  q->xx[3] = V_v_x * t14 + V_cos_theta_x * t17 - V_sin_theta_x * t18 + V_omega_x * t21; /* cos_theta, x */
+  q->hessian[3] = V_v_x * t14 + V_cos_theta_x * t17 - V_sin_theta_x * t18 + V_omega_x * t21; /* cos_theta, x */
   const real t22 = R(0.05) * V_cos_theta_x + V_cos_theta_v;
   const real t23 = R(0.05) * V_sin_theta_x + V_sin_theta_v;
   const real t24 = R(0.05) * V_omega_x + V_omega_v;
-  q->xx[4] = t14 * t1 + t17 * t22 - t18 * t23 + t21 * t24; /* cos_theta, v */
+  q->hessian[4] = t14 * t1 + t17 * t22 - t18 * t23 + t21 * t24; /* cos_theta, v */
   const real t25 = V_v_v * t14 + V_cos_theta_v * t17 - V_sin_theta_v * t18 + V_omega_v * t21;
   const real t26 = V_cos_theta_v * t14 + V_cos_theta_cos_theta * t17 - V_sin_theta_cos_theta * t18 + V_omega_cos_theta
     * t21;
   const real t27 = V_sin_theta_v * t14 + V_sin_theta_cos_theta * t17 - V_sin_theta_sin_theta * t18 + V_omega_sin_theta
     * t21;
   const real t28 = V_omega_v * t14 + V_omega_cos_theta * t17 - V_omega_sin_theta * t18 + V_omega_omega * t21;
-  q->xx[5] = q_2 + (t14 * t25 + t17 * t26 - t18 * t27 + t21 * t28); /* cos_theta, cos_theta */
+  q->hessian[5] = q_2 + (t14 * t25 + t17 * t26 - t18 * t27 + t21 * t28); /* cos_theta, cos_theta */
   const real t29 = fixed_1 - t13 * cos_theta;
   const real t30 = gravity * t12 + fixed_2 * (t29 * t4);
   const real t31 = cos_theta * t15;
@@ -322,39 +323,39 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t33 = next_cos_theta * t31;
   const real t34 = t20 * cos_theta;
   const real t35 = fixed_2 * (t34 * t4) + fixed_16 * t19;
-  q->xx[6] = V_v_x * t30 - V_cos_theta_x * t32 + V_sin_theta_x * t33 + V_omega_x * t35; /* sin_theta, x */
-  q->xx[7] = t30 * t1 - t32 * t22 + t33 * t23 + t35 * t24; /* sin_theta, v */
-  q->xx[8] = t30 * t25 - t32 * t26 + t33 * t27 + t35 * t28; /* sin_theta, cos_theta */
+  q->hessian[6] = V_v_x * t30 - V_cos_theta_x * t32 + V_sin_theta_x * t33 + V_omega_x * t35; /* sin_theta, x */
+  q->hessian[7] = t30 * t1 - t32 * t22 + t33 * t23 + t35 * t24; /* sin_theta, v */
+  q->hessian[8] = t30 * t25 - t32 * t26 + t33 * t27 + t35 * t28; /* sin_theta, cos_theta */
   const real t36 = V_v_v * t30 - V_cos_theta_v * t32 + V_sin_theta_v * t33 + V_omega_v * t35;
   const real t37 = V_cos_theta_v * t30 - V_cos_theta_cos_theta * t32 + V_sin_theta_cos_theta * t33 + V_omega_cos_theta
     * t35;
   const real t38 = V_sin_theta_v * t30 - V_sin_theta_cos_theta * t32 + V_sin_theta_sin_theta * t33 + V_omega_sin_theta
     * t35;
   const real t39 = V_omega_v * t30 - V_omega_cos_theta * t32 + V_omega_sin_theta * t33 + V_omega_omega * t35;
-  q->xx[9] = q_3 + (t30 * t36 - t32 * t37 + t33 * t38 + t35 * t39); /* sin_theta, sin_theta */
+  q->hessian[9] = q_3 + (t30 * t36 - t32 * t37 + t33 * t38 + t35 * t39); /* sin_theta, sin_theta */
   const real t40 = R(2) * omega;
   const real t41 = t29 * t3 * t40;
   const real t42 = R(-0.05) * next_sin_theta;
   const real t43 = R(0.05) * next_cos_theta;
   const real t44 = R(1) + t34 * t3 * t40;
-  q->xx[10] = V_v_x * t41 + V_cos_theta_x * t42 + V_sin_theta_x * t43 + V_omega_x * t44; /* omega, x */
-  q->xx[11] = t41 * t1 + t42 * t22 + t43 * t23 + t44 * t24; /* omega, v */
-  q->xx[12] = t41 * t25 + t42 * t26 + t43 * t27 + t44 * t28; /* omega, cos_theta */
-  q->xx[13] = t41 * t36 + t42 * t37 + t43 * t38 + t44 * t39; /* omega, sin_theta */
+  q->hessian[10] = V_v_x * t41 + V_cos_theta_x * t42 + V_sin_theta_x * t43 + V_omega_x * t44; /* omega, x */
+  q->hessian[11] = t41 * t1 + t42 * t22 + t43 * t23 + t44 * t24; /* omega, v */
+  q->hessian[12] = t41 * t25 + t42 * t26 + t43 * t27 + t44 * t28; /* omega, cos_theta */
+  q->hessian[13] = t41 * t36 + t42 * t37 + t43 * t38 + t44 * t39; /* omega, sin_theta */
   const real t45 = V_v_v * t41 + V_cos_theta_v * t42 + V_sin_theta_v * t43 + V_omega_v * t44;
   const real t46 = t42 * (V_cos_theta_v * t41 + V_cos_theta_cos_theta * t42 + V_sin_theta_cos_theta * t43 +
     V_omega_cos_theta * t44);
   const real t47 = t43 * (V_sin_theta_v * t41 + V_sin_theta_cos_theta * t42 + V_sin_theta_sin_theta * t43 +
     V_omega_sin_theta * t44);
   const real t48 = V_omega_v * t41 + V_omega_cos_theta * t42 + V_omega_sin_theta * t43 + V_omega_omega * t44;
-  q->xx[14] = q_4 + (t41 * t45 + t46 + t47 + t44 * t48); /* omega, omega */
-  q->ux[0] = V_v_x * t29 + V_omega_x * t34; /* force, x */
-  q->ux[1] = t29 * t1 + t34 * t24; /* force, v */
-  q->ux[2] = t29 * t25 + t34 * t28; /* force, cos_theta */
-  q->ux[3] = t29 * t36 + t34 * t39; /* force, sin_theta */
-  q->ux[4] = t29 * t45 + t34 * t48; /* force, omega */
+  q->hessian[14] = q_4 + (t41 * t45 + t46 + t47 + t44 * t48); /* omega, omega */
+  q->hessian[15] = V_v_x * t29 + V_omega_x * t34; /* force, x */
+  q->hessian[16] = t29 * t1 + t34 * t24; /* force, v */
+  q->hessian[17] = t29 * t25 + t34 * t28; /* force, cos_theta */
+  q->hessian[18] = t29 * t36 + t34 * t39; /* force, sin_theta */
+  q->hessian[19] = t29 * t45 + t34 * t48; /* force, omega */
   const real t49 = t29 * (V_v_v * t29 + V_omega_v * t34) + t34 * (V_omega_v * t29 + V_omega_omega * t34);
-  q->uu[0] = q_5 + t49; /* force, force */
+  q->hessian[20] = q_5 + t49; /* force, force */
   q->costate[0] = q_0 * x + p_0 + lambda_x; /* x */
   q->costate[1] = q_1 * v + p_1 + (R(0.05) * lambda_x + lambda_v); /* v */
   /* cos_theta */
@@ -444,11 +445,11 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real v_offset_cos_theta = value->offset[2];
   const real v_offset_sin_theta = value->offset[3];
   const real v_offset_omega = value->offset[4];
-  q->xx[0] = q_0 + V_x_x; /* x, x */
+  q->hessian[0] = q_0 + V_x_x; /* x, x */
   const real t0 = R(0.05) * V_x_x + V_v_x;
-  q->xx[1] = t0; /* v, x */
+  q->hessian[1] = t0; /* v, x */
   const real t1 = R(0.05) * V_v_x + V_v_v;
-  q->xx[2] = q_1 + (R(0.05) * t0 + t1); /* v, v */
+  q->hessian[2] = q_1 + (R(0.05) * t0 + t1); /* v, v */
   const real t2 = cos_theta * mass_pole;
   const real t3 = fixed_2 * sin_theta;
   const real t4 = omega * omega;
@@ -471,11 +472,11 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t21 = fixed_14 * t9;
   const real t22 = fixed_12 * t21;
   const real t23 = fixed_15 * (t6 * t10 * t11) + t22 * t5;
-  q->xx[3] = V_v_x * t16 + V_cos_theta_x * t19 - V_sin_theta_x * t20 + V_omega_x * t23; /* cos_theta, x */
+  q->hessian[3] = V_v_x * t16 + V_cos_theta_x * t19 - V_sin_theta_x * t20 + V_omega_x * t23; /* cos_theta, x */
   const real t24 = R(0.05) * V_cos_theta_x + V_cos_theta_v;
   const real t25 = R(0.05) * V_sin_theta_x + V_sin_theta_v;
   const real t26 = R(0.05) * V_omega_x + V_omega_v;
-  q->xx[4] = t16 * t1 + t19 * t24 - t20 * t25 + t23 * t26; /* cos_theta, v */
+  q->hessian[4] = t16 * t1 + t19 * t24 - t20 * t25 + t23 * t26; /* cos_theta, v */
   const real t27 = fixed_4 * (t11 * t10);
   const real t28 = R(-0.05) * mu_v;
   const real t29 = fixed_0 * (t27 * t28);
@@ -496,7 +497,8 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
     * t23;
   const real t43 = V_omega_v * t16 + V_omega_cos_theta * t19 - V_omega_sin_theta * t20 + V_omega_omega * t23;
   /* cos_theta, cos_theta */
-  q->xx[5] = mass_pole * (t29 * t6 - t30 * t31) - (t34 + t36) + t39 + (t16 * t40 + t19 * t41 - t20 * t42 + t23 * t43);
+  q->hessian[5] = mass_pole * (t29 * t6 - t30 * t31) - (t34 + t36) + t39 + (t16 * t40 + t19 * t41 - t20 * t42 + t23 *
+    t43);
   const real t44 = fixed_1 - t15 * cos_theta;
   const real t45 = gravity * t14 + fixed_2 * (t44 * t4);
   const real t46 = cos_theta * t17;
@@ -504,8 +506,8 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t48 = next_cos_theta * t46;
   const real t49 = t22 * cos_theta;
   const real t50 = fixed_2 * (t49 * t4) + fixed_16 * t21;
-  q->xx[6] = V_v_x * t45 - V_cos_theta_x * t47 + V_sin_theta_x * t48 + V_omega_x * t50; /* sin_theta, x */
-  q->xx[7] = t45 * t1 - t47 * t24 + t48 * t25 + t50 * t26; /* sin_theta, v */
+  q->hessian[6] = V_v_x * t45 - V_cos_theta_x * t47 + V_sin_theta_x * t48 + V_omega_x * t50; /* sin_theta, x */
+  q->hessian[7] = t45 * t1 - t47 * t24 + t48 * t25 + t50 * t26; /* sin_theta, v */
   const real t51 = fixed_2 * t4;
   const real t52 = gravity - t51 * cos_theta * fixed_0;
   const real t53 = R(2) * sin_theta;
@@ -514,7 +516,7 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t56 = fixed_0 * (t35 * t21 + t31 * t2);
   const real t57 = mass_pole * (t52 * t31) - ((t17 - t54 * sin_theta) * t33 - t55 * t18 + t51 * t56);
   const real t58 = (t52 * t35 * fixed_14 + t52 * t2 * t28 * fixed_0) * t10 * t11;
-  q->xx[8] = t57 + fixed_4 * t58 + (t45 * t40 - t47 * t41 + t48 * t42 + t50 * t43); /* sin_theta, cos_theta */
+  q->hessian[8] = t57 + fixed_4 * t58 + (t45 * t40 - t47 * t41 + t48 * t42 + t50 * t43); /* sin_theta, cos_theta */
   const real t59 = V_v_v * t45 - V_cos_theta_v * t47 + V_sin_theta_v * t48 + V_omega_v * t50;
   const real t60 = V_cos_theta_v * t45 - V_cos_theta_cos_theta * t47 + V_sin_theta_cos_theta * t48 + V_omega_cos_theta
     * t50;
@@ -522,39 +524,40 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
     * t50;
   const real t62 = V_omega_v * t45 - V_omega_cos_theta * t47 + V_omega_sin_theta * t48 + V_omega_omega * t50;
   /* sin_theta, sin_theta */
-  q->xx[9] = q_3 - (t55 * t46 + t54 * cos_theta * t33) + (t45 * t59 - t47 * t60 + t48 * t61 + t50 * t62);
+  q->hessian[9] = q_3 - (t55 * t46 + t54 * cos_theta * t33) + (t45 * t59 - t47 * t60 + t48 * t61 + t50 * t62);
   const real t63 = R(2) * omega;
   const real t64 = t44 * t3 * t63;
   const real t65 = R(-0.05) * next_sin_theta;
   const real t66 = R(0.05) * next_cos_theta;
   const real t67 = R(1) + t49 * t3 * t63;
-  q->xx[10] = V_v_x * t64 + V_cos_theta_x * t65 + V_sin_theta_x * t66 + V_omega_x * t67; /* omega, x */
-  q->xx[11] = t64 * t1 + t65 * t24 + t66 * t25 + t67 * t26; /* omega, v */
+  q->hessian[10] = V_v_x * t64 + V_cos_theta_x * t65 + V_sin_theta_x * t66 + V_omega_x * t67; /* omega, x */
+  q->hessian[11] = t64 * t1 + t65 * t24 + t66 * t25 + t67 * t26; /* omega, v */
   const real t68 = t63 * t3;
   const real t69 = t68 * cos_theta * fixed_0;
   const real t70 = t65 * mu_sin_theta - t66 * mu_cos_theta;
   const real t71 = (t69 * t35 * fixed_14 + t69 * t2 * t28 * fixed_0) * t10 * t11;
   const real t72 = mass_pole * (t69 * t31) + (t70 * t18 + t68 * t56) + fixed_4 * t71;
-  q->xx[12] = t64 * t40 + t65 * t41 + t66 * t42 + t67 * t43 - t72; /* omega, cos_theta */
+  q->hessian[12] = t64 * t40 + t65 * t41 + t66 * t42 + t67 * t43 - t72; /* omega, cos_theta */
   const real t73 = fixed_1 * mu_v - t56 * cos_theta;
   /* omega, sin_theta */
-  q->xx[13] = t70 * t46 + fixed_2 * (t63 * t73) + (t64 * t59 + t65 * t60 + t66 * t61 + t67 * t62);
+  q->hessian[13] = t70 * t46 + fixed_2 * (t63 * t73) + (t64 * t59 + t65 * t60 + t66 * t61 + t67 * t62);
   const real t74 = V_v_v * t64 + V_cos_theta_v * t65 + V_sin_theta_v * t66 + V_omega_v * t67;
   const real t75 = t65 * (V_cos_theta_v * t64 + V_cos_theta_cos_theta * t65 + V_sin_theta_cos_theta * t66 +
     V_omega_cos_theta * t67);
   const real t76 = t66 * (V_sin_theta_v * t64 + V_sin_theta_cos_theta * t65 + V_sin_theta_sin_theta * t66 +
     V_omega_sin_theta * t67);
   const real t77 = V_omega_v * t64 + V_omega_cos_theta * t65 + V_omega_sin_theta * t66 + V_omega_omega * t67;
-  q->xx[14] = R(0.05) * t70 + R(2) * (t73 * t3 + fixed_10) + (t64 * t74 + t75 + t76 + t67 * t77); /* omega, omega */
-  q->ux[0] = V_v_x * t44 + V_omega_x * t49; /* force, x */
-  q->ux[1] = t44 * t1 + t49 * t26; /* force, v */
+  /* omega, omega */
+  q->hessian[14] = R(0.05) * t70 + R(2) * (t73 * t3 + fixed_10) + (t64 * t74 + t75 + t76 + t67 * t77);
+  q->hessian[15] = V_v_x * t44 + V_omega_x * t49; /* force, x */
+  q->hessian[16] = t44 * t1 + t49 * t26; /* force, v */
   const real t78 = cos_theta * fixed_0;
   const real t79 = (t78 * t35 * fixed_14 + t78 * t2 * t28 * fixed_0) * t10 * t11;
-  q->ux[2] = t44 * t40 + t49 * t43 - (mass_pole * (t78 * t31) + t56 + fixed_4 * t79); /* force, cos_theta */
-  q->ux[3] = t44 * t59 + t49 * t62; /* force, sin_theta */
-  q->ux[4] = t44 * t74 + t49 * t77; /* force, omega */
+  q->hessian[17] = t44 * t40 + t49 * t43 - (mass_pole * (t78 * t31) + t56 + fixed_4 * t79); /* force, cos_theta */
+  q->hessian[18] = t44 * t59 + t49 * t62; /* force, sin_theta */
+  q->hessian[19] = t44 * t74 + t49 * t77; /* force, omega */
   const real t80 = t44 * (V_v_v * t44 + V_omega_v * t49) + t49 * (V_omega_v * t44 + V_omega_omega * t49);
-  q->uu[0] = q_5 + t80; /* force, force */
+  q->hessian[20] = q_5 + t80; /* force, force */
   q->costate[0] = q_0 * x + p_0 + lambda_x; /* x */
   q->costate[1] = q_1 * v + p_1 + (R(0.05) * lambda_x + lambda_v); /* v */
   /* cos_theta */

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "507b44190100ba7955beeb5c8172656212ebe7f0a5ed8f25fb9e7e5b072886c2"),
+    library=load(__file__, "lqr", "ac53fa2d6b039180409d89b4763f52e2f02d19205ac0f13cc9098f03f9883f3b"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "31c9e6821957f5651be586b0d405988b0db96a978852c772ca13a572ce9a53e0"),
+    library=load(__file__, "pendulum", "53411141236a569763fe76ef06c018a1260ee61e43b19fa1ffcf3a2012874d38"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -38,6 +38,7 @@
 #define NPREPARED 21 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
+#define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
 
 #include "mpcgen_layout.h"
 #include "mpcgen_stage.h"
@@ -213,33 +214,34 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t3 = next_cos_theta * t1;
   const real t4 = V_cos_theta_cos_theta * t2 - V_sin_theta_cos_theta * t3;
   const real t5 = V_sin_theta_cos_theta * t2 - V_sin_theta_sin_theta * t3;
-  q->xx[0] = q_0 + (t2 * t4 - t3 * t5); /* cos_theta, cos_theta */
+  q->hessian[0] = q_0 + (t2 * t4 - t3 * t5); /* cos_theta, cos_theta */
   const real t6 = fixed_6 + cos_theta * t0;
   const real t7 = t6 * next_cos_theta;
   const real t8 = t6 * next_sin_theta;
   const real t9 = V_omega_cos_theta * t2 - V_omega_sin_theta * t3;
-  q->xx[1] = t7 * t5 - t8 * t4 + fixed_7 * t9; /* sin_theta, cos_theta */
+  q->hessian[1] = t7 * t5 - t8 * t4 + fixed_7 * t9; /* sin_theta, cos_theta */
   const real t10 = V_sin_theta_sin_theta * t7 - V_sin_theta_cos_theta * t8 + V_omega_sin_theta * fixed_7;
   const real t11 = V_sin_theta_cos_theta * t7 - V_cos_theta_cos_theta * t8 + V_omega_cos_theta * fixed_7;
   const real t12 = V_omega_sin_theta * t7 - V_omega_cos_theta * t8 + V_omega_omega * fixed_7;
-  q->xx[2] = q_1 + (t7 * t10 - t8 * t11 + fixed_7 * t12); /* sin_theta, sin_theta */
+  q->hessian[2] = q_1 + (t7 * t10 - t8 * t11 + fixed_7 * t12); /* sin_theta, sin_theta */
   const real t13 = R(-0.05) * next_sin_theta;
   const real t14 = R(0.05) * next_cos_theta;
-  q->xx[3] = t13 * t4 + t14 * t5 + t9; /* omega, cos_theta */
-  q->xx[4] = t13 * t11 + t14 * t10 + t12; /* omega, sin_theta */
+  q->hessian[3] = t13 * t4 + t14 * t5 + t9; /* omega, cos_theta */
+  q->hessian[4] = t13 * t11 + t14 * t10 + t12; /* omega, sin_theta */
   const real t15 = V_cos_theta_cos_theta * t13 + V_sin_theta_cos_theta * t14 + V_omega_cos_theta;
   const real t16 = V_sin_theta_cos_theta * t13 + V_sin_theta_sin_theta * t14 + V_omega_sin_theta;
   const real t17 = V_omega_cos_theta * t13 + V_omega_sin_theta * t14 + V_omega_omega;
-  q->xx[5] = q_2 + (t13 * t15 + t14 * t16 + t17); /* omega, omega */
+  q->hessian[5] = q_2 + (t13 * t15 + t14 * t16 + t17); /* omega, omega */
   const real t18 = fixed_8 * next_cos_theta;
   const real t19 = fixed_8 * next_sin_theta;
-  q->ux[0] = t18 * t5 - t19 * t4 + fixed_9 * t9; /* torque, cos_theta */
-  q->ux[1] = t18 * t10 - t19 * t11 + fixed_9 * t12; /* torque, sin_theta */
-  q->ux[2] = t18 * t16 - t19 * t15 + fixed_9 * t17; /* torque, omega */
+  q->hessian[6] = t18 * t5 - t19 * t4 + fixed_9 * t9; /* torque, cos_theta */
+  q->hessian[7] = t18 * t10 - t19 * t11 + fixed_9 * t12; /* torque, sin_theta */
+  q->hessian[8] = t18 * t16 - t19 * t15 + fixed_9 * t17; /* torque, omega */
   const real t20 = t18 * (V_sin_theta_sin_theta * t18 - V_sin_theta_cos_theta * t19 + V_omega_sin_theta * fixed_9) -
     t19 * (V_sin_theta_cos_theta * t18 - V_cos_theta_cos_theta * t19 + V_omega_cos_theta * fixed_9);
   /* torque, torque */
-  q->uu[0] = q_3 + (t20 + fixed_9 * (V_omega_sin_theta * t18 - V_omega_cos_theta * t19 + V_omega_omega * fixed_9));
+  q->hessian[9] = q_3 + (t20 + fixed_9 * (V_omega_sin_theta * t18 - V_omega_cos_theta * t19 + V_omega_omega *
+    fixed_9));
   q->costate[0] = q_0 * cos_theta + p_0 + (t2 * lambda_cos_theta - t3 * lambda_sin_theta); /* cos_theta */
   /* sin_theta */
   q->costate[1] = q_1 * sin_theta + p_1 + (t7 * lambda_sin_theta - t8 * lambda_cos_theta + fixed_7 * lambda_omega);
@@ -304,7 +306,7 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t7 = t0 * t2 * sin_theta * t3 - (t5 * mu_sin_theta + t6 * mu_cos_theta) * t4;
   const real t8 = V_cos_theta_cos_theta * t5 - V_sin_theta_cos_theta * t6;
   const real t9 = V_sin_theta_cos_theta * t5 - V_sin_theta_sin_theta * t6;
-  q->xx[0] = q_0 + t7 + (t5 * t8 - t6 * t9); /* cos_theta, cos_theta */
+  q->hessian[0] = q_0 + t7 + (t5 * t8 - t6 * t9); /* cos_theta, cos_theta */
   const real t10 = cos_theta * t1;
   const real t11 = fixed_6 + t10;
   const real t12 = t11 * next_sin_theta;
@@ -314,31 +316,31 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t16 = t15 * t2;
   const real t17 = V_omega_cos_theta * t5 - V_omega_sin_theta * t6;
   /* sin_theta, cos_theta */
-  q->xx[1] = t14 * t4 - (t1 - t16 * sin_theta) * t3 + (t13 * t9 - t12 * t8 + fixed_7 * t17);
+  q->hessian[1] = t14 * t4 - (t1 - t16 * sin_theta) * t3 + (t13 * t9 - t12 * t8 + fixed_7 * t17);
   const real t18 = V_sin_theta_sin_theta * t13 - V_sin_theta_cos_theta * t12 + V_omega_sin_theta * fixed_7;
   const real t19 = V_sin_theta_cos_theta * t13 - V_cos_theta_cos_theta * t12 + V_omega_cos_theta * fixed_7;
   const real t20 = V_omega_sin_theta * t13 - V_omega_cos_theta * t12 + V_omega_omega * fixed_7;
   /* sin_theta, sin_theta */
-  q->xx[2] = fixed_10 * t14 - (t14 * t10 + t16 * cos_theta * t3) + q_1 + (t13 * t18 - t12 * t19 + fixed_7 * t20);
+  q->hessian[2] = fixed_10 * t14 - (t14 * t10 + t16 * cos_theta * t3) + q_1 + (t13 * t18 - t12 * t19 + fixed_7 * t20);
   const real t21 = R(-0.05) * next_sin_theta;
   const real t22 = R(0.05) * next_cos_theta;
   const real t23 = t21 * mu_sin_theta - t22 * mu_cos_theta;
-  q->xx[3] = t21 * t8 + t22 * t9 + t17 - t23 * t4; /* omega, cos_theta */
-  q->xx[4] = t23 * t10 + fixed_11 * t23 + (t21 * t19 + t22 * t18 + t20); /* omega, sin_theta */
+  q->hessian[3] = t21 * t8 + t22 * t9 + t17 - t23 * t4; /* omega, cos_theta */
+  q->hessian[4] = t23 * t10 + fixed_11 * t23 + (t21 * t19 + t22 * t18 + t20); /* omega, sin_theta */
   const real t24 = V_cos_theta_cos_theta * t21 + V_sin_theta_cos_theta * t22 + V_omega_cos_theta;
   const real t25 = V_sin_theta_cos_theta * t21 + V_sin_theta_sin_theta * t22 + V_omega_sin_theta;
   const real t26 = V_omega_cos_theta * t21 + V_omega_sin_theta * t22 + V_omega_omega;
-  q->xx[5] = R(0.05) * t23 + q_2 + (t21 * t24 + t22 * t25 + t26); /* omega, omega */
+  q->hessian[5] = R(0.05) * t23 + q_2 + (t21 * t24 + t22 * t25 + t26); /* omega, omega */
   const real t27 = fixed_8 * next_sin_theta;
   const real t28 = fixed_8 * next_cos_theta;
   const real t29 = t27 * mu_sin_theta + t28 * mu_cos_theta;
-  q->ux[0] = t29 * t4 + (t28 * t9 - t27 * t8 + fixed_9 * t17); /* torque, cos_theta */
-  q->ux[1] = fixed_10 * t29 - t29 * t10 + (t28 * t18 - t27 * t19 + fixed_9 * t20); /* torque, sin_theta */
-  q->ux[2] = t28 * t25 - t27 * t24 + fixed_9 * t26 - R(0.05) * t29; /* torque, omega */
+  q->hessian[6] = t29 * t4 + (t28 * t9 - t27 * t8 + fixed_9 * t17); /* torque, cos_theta */
+  q->hessian[7] = fixed_10 * t29 - t29 * t10 + (t28 * t18 - t27 * t19 + fixed_9 * t20); /* torque, sin_theta */
+  q->hessian[8] = t28 * t25 - t27 * t24 + fixed_9 * t26 - R(0.05) * t29; /* torque, omega */
   const real t30 = t28 * (V_sin_theta_sin_theta * t28 - V_sin_theta_cos_theta * t27 + V_omega_sin_theta * fixed_9) -
     t27 * (V_sin_theta_cos_theta * t28 - V_cos_theta_cos_theta * t27 + V_omega_cos_theta * fixed_9);
   /* torque, torque */
-  q->uu[0] = fixed_12 * t29 + q_3 + (t30 + fixed_9 * (V_omega_sin_theta * t28 - V_omega_cos_theta * t27 +
+  q->hessian[9] = fixed_12 * t29 + q_3 + (t30 + fixed_9 * (V_omega_sin_theta * t28 - V_omega_cos_theta * t27 +
     V_omega_omega * fixed_9));
   q->costate[0] = fixed_2 * t0 + p_0 + (t5 * lambda_cos_theta - t6 * lambda_sin_theta); /* cos_theta */
   /* sin_theta */

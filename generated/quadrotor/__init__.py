@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "82e771c3b1bc28c7953614edf795fafe68b77c3431b9219a3eb25d98017e3c2a"),
+    library=load(__file__, "quadrotor", "fb755655f15d9cdffdb171341090b83995cccc16ee689f9279bfaac33ccd8db8"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),
