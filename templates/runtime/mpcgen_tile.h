@@ -14,9 +14,9 @@
 
 /* Sums, one row of factors and one factor of the other side must fit into the registers: 16, or 32 of 64 bytes. */
 #if REGISTER_BYTES == 64
-enum { TILE = 4 };
+#define TILE 4
 #else
-enum { TILE = 3 };
+#define TILE 3
 #endif
 
 /* How many of n rows or columns fill tiles; the other n % TILE make a smaller one. */
