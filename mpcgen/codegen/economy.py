@@ -56,7 +56,7 @@ def economise(kernels: Kernels, names: Mapping[Expr, str]) -> Economy:
         (Input("theta", kernels.static),),
         (Output("prepared", tuple(prepared), labels),),
     )
-    rewritten = tuple(_with_prepared(f, symbols) for f in hoisted)
+    rewritten = tuple(_reading_more(f, "theta", symbols) for f in hoisted)
     return Economy((prepare, *rewritten) if prepared else rewritten, len(prepared), known)
 
 
@@ -87,16 +87,12 @@ def _read_next_state(function: Function, kernels: Kernels) -> Function:
         for node, symbol in reversed(list(zip(model.next_state, following, strict=True)))
         if flops((node,)) >= LEAST_REUSED
     }
-    inputs = tuple(
-        replace(group, symbols=(*group.symbols, *following)) if group.name == "x" else group
-        for group in function.inputs
-    )
     rewritten = _rewritten(function, substitute(function.expressions(), mapping), {})
-    return replace(rewritten, inputs=inputs)
+    return _reading_more(rewritten, "x", following)
 
 
-def _is_fixed(node: Expr, fixed: set[Expr] | frozenset[Expr], found: set[Expr]) -> bool:
-    return node.is_const or node in fixed or node in found
+def _is_fixed(node: Expr, fixed: set[Expr]) -> bool:
+    return node.is_const or node in fixed
 
 
 def _grouped(outputs: Sequence[Expr], fixed: frozenset[Expr]) -> list[Expr]:
@@ -110,25 +106,23 @@ def _grouped(outputs: Sequence[Expr], fixed: frozenset[Expr]) -> list[Expr]:
         if node.op == "mul" or node in inside:
             inside.update(arg for arg in node.args if uses[arg] == 1 and arg.op in ("mul", "neg"))
     rebuilt: dict[Expr, Expr] = {}
-    static: set[Expr] = set()
+    static = set(fixed)
     seen: set[Expr] = set()
     for node in order:
         if node.op == "mul" and node not in inside:
-            new = _regrouped(node, inside, rebuilt, fixed, static)
+            new = _regrouped(node, inside, rebuilt, static)
         else:
             args = tuple(rebuilt[arg] for arg in node.args)
             new = node if args == node.args else node.graph.apply(node.op, *args)
         rebuilt[node] = new
         for inner in topological((new,), stop=seen):
             seen.add(inner)
-            if inner.args and all(_is_fixed(arg, fixed, static) for arg in inner.args):
+            if inner.args and all(_is_fixed(arg, static) for arg in inner.args):
                 static.add(inner)
     return [rebuilt[output] for output in outputs]
 
 
-def _regrouped(
-    node: Expr, inside: set[Expr], rebuilt: Mapping[Expr, Expr], fixed: frozenset[Expr], static: set[Expr]
-) -> Expr:
+def _regrouped(node: Expr, inside: set[Expr], rebuilt: Mapping[Expr, Expr], static: set[Expr]) -> Expr:
     graph = node.graph
     constant = 1.0
     parameters: list[Expr] = []
@@ -143,7 +137,7 @@ def _regrouped(
             stack.append(factor.args[0])
         elif factor.is_const:
             constant *= factor.value
-        elif _is_fixed(rebuilt[factor], fixed, static):
+        elif _is_fixed(rebuilt[factor], static):
             parameters.append(rebuilt[factor])
         else:
             rest.append(rebuilt[factor])
@@ -155,18 +149,19 @@ def _regrouped(
 
 def _fixed_parts(function: Function, fixed: frozenset[Expr]) -> Iterable[Expr]:
     """Largest real expressions of a function that only read ``fixed`` symbols."""
-    static: set[Expr] = set()
+    static = set(fixed)
     order = topological(function.expressions())
     for node in order:
-        if node.args and not node.is_boolean and all(_is_fixed(arg, fixed, static) for arg in node.args):
+        if node.args and not node.is_boolean and all(_is_fixed(arg, static) for arg in node.args):
             static.add(node)
     read = {arg for node in order if node not in static for arg in node.args} | set(function.expressions())
-    return [node for node in order if node in static and node in read]
+    return [node for node in order if node.args and node in static and node in read]
 
 
-def _with_prepared(function: Function, symbols: tuple[Expr, ...]) -> Function:
+def _reading_more(function: Function, name: str, symbols: tuple[Expr, ...]) -> Function:
+    """The function with more symbols behind those of an input, as they lie in memory."""
     inputs = tuple(
-        replace(group, symbols=(*group.symbols, *symbols)) if group.name == "theta" else group
+        replace(group, symbols=(*group.symbols, *symbols)) if group.name == name else group
         for group in function.inputs
     )
     return replace(function, inputs=inputs)
