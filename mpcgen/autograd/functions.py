@@ -104,7 +104,25 @@ class Solve(torch.autograd.Function):
         return tuple(_unfold(out, size) for out in outputs), (0,) * N_OUTPUTS
 
 
-class Differentiate(torch.autograd.Function):
+class _LastDerivative(torch.autograd.Function):
+    """What is a derivative already and has none of its own."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        """Refuse: raises SecondDerivativeError."""
+        raise SecondDerivativeError
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Tensor | None) -> Any:
+        """Refuse: raises SecondDerivativeError."""
+        raise SecondDerivativeError
+
+
+class Differentiate(_LastDerivative):
     """(x, u, status, cotangents of x, u and cost, *parameters) -> gradients of (x0, *parameters)."""
 
     @staticmethod
@@ -121,20 +139,6 @@ class Differentiate(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """Run the reverse mode."""
         return kernels.differentiate(controller, options, x, u, status, parameters, (g_x, g_u, g_cost))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep nothing: there is no second derivative."""
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        """Refuse: raises SecondDerivativeError."""
-        raise SecondDerivativeError
-
-    @staticmethod
-    def jvp(ctx: Any, *changes: Tensor | None) -> Any:
-        """Refuse: raises SecondDerivativeError."""
-        raise SecondDerivativeError
 
     @staticmethod
     def vmap(
@@ -156,7 +160,7 @@ class Differentiate(torch.autograd.Function):
         return (_unfold(g_x0, size), *summed), (0,) * (1 + len(grads))
 
 
-class Tangent(torch.autograd.Function):
+class Tangent(_LastDerivative):
     """(x, u, status, change of x0, *parameters, *their changes) -> changes of (x, u, cost)."""
 
     @staticmethod
@@ -173,20 +177,6 @@ class Tangent(torch.autograd.Function):
         """Run the forward mode; ``count`` parameters are followed by as many changes."""
         parameters = tuple(value for value in values[:count] if value is not None)
         return kernels.tangent(controller, options, x, u, status, parameters, d_x0, values[count:])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep nothing: there is no second derivative."""
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        """Refuse: raises SecondDerivativeError."""
-        raise SecondDerivativeError
-
-    @staticmethod
-    def jvp(ctx: Any, *changes: Tensor | None) -> Any:
-        """Refuse: raises SecondDerivativeError."""
-        raise SecondDerivativeError
 
     @staticmethod
     def vmap(
