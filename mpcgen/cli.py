@@ -123,6 +123,21 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
 @click.option(
     "--clock", default="wall", show_default=True, help="wall, or cpu: for one thread, if others work."
 )
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu; cuda, beside one CPU core (cuda-host: for tests).",
+)
+@click.option(
+    "--packages",
+    type=click.Path(path_type=Path),
+    help="Take CUDA packages from here, as --prepare made them.",
+)
+@click.option("--arch", metavar="NAMES", help="CUDA architectures to build for, as for build.")
+@click.option(
+    "--prepare", is_flag=True, help="Build what --device needs into --packages, and measure nothing."
+)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Other solvers beside ours.")
 @click.option("--growth/--no-growth", default=None, help="Sweeps of horizon and state. Default: full runs.")
 @click.option("--loop/--no-loop", default=None, help="Training loops with torch. Default: full runs.")

@@ -177,7 +177,8 @@ def test_the_command_writes_tables_json_and_a_picture(tiny_run):
     assert "µs/problem" in (folder / "bench.txt").read_text(encoding="utf-8")
     content = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
     assert set(content) == {
-        "format", "environment", "selection", "measurements", "peers", "sweeps", "loops", "builds", "targets"
+        "format", "environment", "selection", "measurements", "peers", "sweeps", "loops", "builds", "targets",
+        "device", "beside_a_core"
     }  # fmt: skip
     assert {"machine", "compiler", "flags", "versions", "date"} <= set(content["environment"])
 

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mpcgen
 from mpcgen.autograd import devices
+from mpcgen.bench.device_peak import SOURCE as PEAK_SOURCE
 from mpcgen.build import cuda, driver
 from mpcgen.build.cuda import compile_command, find_cuda_toolchain, map_architectures, read_resources
 from mpcgen.build.extension import write_sources
@@ -56,6 +57,17 @@ def test_nvcc_takes_every_example_without_a_warning(name, precision, tmp_path):
     assert {"solve_kernel", "gradient_kernel", "tangent_kernel", "examine_kernel"} <= {
         row.kernel for row in rows
     }
+
+
+@needs_nvcc
+@pytest.mark.parametrize("precision", cuda.PRECISIONS)
+def test_nvcc_takes_the_kernel_that_measures_the_peak(precision, tmp_path):
+    command = compile_command(find_cuda_toolchain(ARCHITECTURES), precision, "")
+    process = run_compiler([*command, *WARNINGS, str(PEAK_SOURCE), "-o", "out.o"], tmp_path)
+    assert process.returncode == 0, process.stderr
+    rows = read_resources(process.stderr, precision)
+    assert [row.kernel for row in rows] == ["peak_kernel"] * len(ARCHITECTURES)
+    assert all(row.spill_stores == row.spill_loads == row.stack == 0 for row in rows)
 
 
 @pytest.fixture(scope="module")

@@ -33,14 +33,20 @@ class Solved:
 class Batch:
     """Problems with room for their solutions and gradients, laid out as the C interface wants them.
 
-    x0: (B, n). u_init: (B, N, m) or None for zeros. The arrays are allocated once and shared by all calls made
-    from one Batch: a later call writes over what an earlier one left.
+    x0: (B, n), on the device that is to solve them. u_init: (B, N, m) or None for zeros. The arrays are allocated
+    once and shared by all calls made from one Batch: a later call writes over what an earlier one left. kernels:
+    which of the problem's packages, as `Cell.device`.
     """
 
     def __init__(
-        self, problem: Problem, x0: Tensor, parameters: dict[str, Tensor], horizon: int | None = None
+        self,
+        problem: Problem,
+        x0: Tensor,
+        parameters: dict[str, Tensor],
+        horizon: int | None = None,
+        kernels: str = "cpu",
     ) -> None:
-        self.controller: Controller = problem.controller
+        self.controller: Controller = problem.package_for(kernels).MPC.controller
         call = make_call(self.controller, x0, None, horizon, parameters)
         self.horizon, self.x0 = call.horizon, call.x0.contiguous()
         self.parameters = tuple(p.contiguous() for p in call.parameters)
@@ -48,7 +54,7 @@ class Batch:
         new = self.x0.new_zeros
         self.x, self.costates, self.u = new(count, N + 1, n), new(count, N + 1, n), new(count, N, m)
         self.gains, self.cost, self.residual = new(count, N, m, n), new(count), new(count)
-        self.status, self.iterations = (torch.zeros(count, dtype=torch.int32) for _ in range(2))
+        self.status, self.iterations = (new(count, dtype=torch.int32) for _ in range(2))
 
     @property
     def solved(self) -> Solved:
@@ -92,7 +98,7 @@ class Batch:
         """Random dloss/dx and dloss/du, the same for every reverse pass."""
         generator = torch.Generator().manual_seed(0)
         x, u = (torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in (self.x, self.u))
-        return x, u
+        return x.to(self.x), u.to(self.u)
 
     def differentiate(self, solved: Solved, threads: int) -> Callable[[], None]:
         """Return the reverse pass at a solution, for random cotangents of states and controls.

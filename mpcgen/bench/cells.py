@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mpcgen.bench.problems import NAMES
-from mpcgen.bench.timing import CLOCKS, usable_cores
+from mpcgen.bench.timing import HOST_CLOCKS, usable_cores
 from mpcgen.errors import ParameterError
 
 BATCHES = (1, 8, 128, 512, 4096, 65536)
@@ -19,6 +19,12 @@ PASSES = ("forward", "backward", "forward+backward")
 DEFAULT_TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
 QUICK_BATCHES = (1, 128, 4096)
 QUICK_PROBLEMS = ("pendulum", "cartpole", "car")
+DEVICES = ("cpu", "cuda", "cuda-host")
+CUDA_PROBLEMS = ("pendulum", "cartpole", "car", "box_lq", "free_lq", "quadrotor")
+CUDA_BATCHES = (64, 4096, 65536)
+QUICK_CUDA_BATCHES = (64, 4096)
+CORE_BATCH = 4096
+"""Of the problems that one CPU core solves beside a CUDA device: its time per problem grows no better with more."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Selection:
     ``tolerance``: KKT residual to reach, by dtype. ``seconds``: of measuring that a cell gets, in 3 to
     ``repetitions`` rounds. ``budget``: seconds; a cell whose three rounds would take longer is left out, and so
     is one whose arrays would take more than ``memory`` bytes. ``clock``: "wall", or "cpu" for the calling thread's
-    time on a core, which can be trusted on a busy machine but says nothing of several threads.
+    time on a core, which can be trusted on a busy machine but says nothing of several threads. ``device``: "cuda",
+    with one CPU core beside it, instead of the CPU; "cuda-host": CUDA's kernels on the CPU, to test the benchmark.
     """
 
     problems: tuple[str, ...] = NAMES
@@ -44,8 +51,10 @@ class Selection:
     repetitions: int = 31
     seed: int = 0
     clock: str = "wall"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
+        _known("device", (self.device,), DEVICES)
         _known("problem", self.problems, NAMES)
         _known("dtype", self.dtypes, tuple(DTYPES))
         _known("start", self.starts, STARTS)
@@ -53,10 +62,15 @@ class Selection:
         for what, counts in (("batch", self.batches), ("threads", self.threads)):
             if not counts or min(counts) < 1:
                 raise ParameterError(f"{what}={counts}; whole numbers of at least 1 are expected")
-        _known("clock", (self.clock,), tuple(CLOCKS))
+        _known("clock", (self.clock,), HOST_CLOCKS)
         if self.clock == "cpu" and set(self.threads) != {1}:
             raise ParameterError(
                 f"clock='cpu' with threads={self.threads}; it counts the calling thread only: use --threads 1"
+            )
+        if self.device != "cpu" and (self.clock, self.threads) != ("wall", (1,)):
+            raise ParameterError(
+                f"device={self.device!r} with clock={self.clock!r} and threads={self.threads}; a device has a clock of "
+                "its own, and one CPU core stands beside it: leave --clock and --threads out"
             )
         for dtype, tol in self.tolerance:
             if not 0 < tol < 1:
@@ -94,19 +108,23 @@ def select(
     repetitions: int | None = None,
     seed: int = 0,
     clock: str = "wall",
+    device: str = "cpu",
 ) -> Selection:
     """Return the selection for the options of the command line; what is empty or None takes its default.
 
     Raises ParameterError for names and numbers out of range.
     """
-    every = (1,) if clock == "cpu" else (1, usable_cores())
+    on_cpu = device == "cpu"
+    every = (1, usable_cores()) if on_cpu and clock != "cpu" else (1,)
     given_threads = tuple(sorted(threads)) or tuple(dict.fromkeys(every))
-    chosen = Selection(threads=given_threads, seed=seed, clock=clock)
+    chosen = Selection(threads=given_threads, seed=seed, clock=clock, device=device)
+    if not on_cpu:
+        chosen = replace(chosen, problems=CUDA_PROBLEMS, batches=CUDA_BATCHES)
     if quick:
         chosen = replace(
             chosen,
             problems=QUICK_PROBLEMS,
-            batches=QUICK_BATCHES,
+            batches=QUICK_BATCHES if on_cpu else QUICK_CUDA_BATCHES,
             passes=("forward", "backward"),
             seconds=0.3,
             budget=5.0,
@@ -129,7 +147,8 @@ class Cell:
     """One thing to measure.
 
     ``start``: "cold", from zero controls, or "warm", from the solution moved on by one stage of a moving
-    horizon; a backward pass has none. ``through``: "kernel", the C call, or "torch", the module's call.
+    horizon; a backward pass has none. ``through``: "kernel", the C call, or "torch", the module's call. ``device``:
+    whose kernels, one of `DEVICES`.
     """
 
     problem: str
@@ -139,6 +158,7 @@ class Cell:
     what: str
     start: str
     through: str = "kernel"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -222,12 +242,22 @@ def groups(selection: Selection) -> Iterator[tuple[str, int]]:
 
 def cells(selection: Selection, problem: str, batch: int) -> list[Cell]:
     """Return the cells of a group."""
-    found = []
-    for dtype in selection.dtypes:
-        for threads in selection.threads:
-            for what in selection.passes:
-                starts = ("cold",) if what == "backward" else selection.starts
-                found += [Cell(problem, batch, threads, dtype, what, start) for start in starts]
+    found = [
+        Cell(problem, batch, threads, dtype, what, start, device=selection.device)
+        for dtype in selection.dtypes
+        for threads in selection.threads
+        for what in selection.passes
+        for start in (("cold",) if what == "backward" else selection.starts)
+    ]
+    if selection.device != "cpu":
+        return [*_beside(selection, found), *found]
     if batch == 1:
         found += [replace(c, through="torch") for c in found if c.threads == 1 and c.what != "backward"]
     return found
+
+
+def _beside(selection: Selection, found: Sequence[Cell]) -> list[Cell]:
+    """The cells of one CPU core, in the first group whose batch has it; before the device's, which idles meanwhile."""
+    if any(CORE_BATCH <= batch < found[0].batch for batch in selection.batches):
+        return []
+    return [replace(c, batch=min(c.batch, CORE_BATCH), device="cpu") for c in found if c.start == "cold"]

@@ -9,10 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from mpcgen.bench.cells import select
+from mpcgen.bench.packages import Packages
 from mpcgen.bench.picture import draw
 from mpcgen.bench.results import Results
 from mpcgen.bench.run import Parts, run
+from mpcgen.bench.run import prepare as prepare_packages
 from mpcgen.bench.table import show
+from mpcgen.errors import ParameterError
 
 WIDTH = 180
 """Columns of the tables where the output is no terminal."""
@@ -33,6 +36,10 @@ def main_bench(
     repetitions: int | None,
     seed: int,
     clock: str,
+    device: str,
+    packages: Path | None,
+    arch: str | None,
+    prepare: bool,
     peers: bool,
     growth: bool | None,
     loop: bool | None,
@@ -40,10 +47,11 @@ def main_bench(
     picture: bool,
     output: Path,
     examples: Path,
-) -> Results:
+) -> Results | None:
     """Run, print the tables, and write bench.json, bench.txt and bench.png into ``output``.
 
-    growth and loop default to whether the run is neither quick nor of chosen problems.
+    growth and loop default to whether the run is neither quick nor of chosen problems. On a device there are neither,
+    nor peers nor a picture. prepare: build into ``packages`` what such a run needs, and measure nothing.
     """
     selection = select(
         quick=quick,
@@ -58,8 +66,18 @@ def main_bench(
         repetitions=repetitions,
         seed=seed,
         clock=clock,
+        device=device,
     )
-    whole = not quick and not problems
+    console, source = Console(stderr=True), Packages(packages, tuple(arch.split(",")) if arch else None)
+    if prepare:
+        prepare_packages(selection, examples, console, source)
+        return None
+    on_cpu = device == "cpu"
+    if not on_cpu and (growth or loop or build):
+        raise ParameterError(
+            f"--growth, --loop and --build measure the CPU; leave them out with --device {device}"
+        )
+    whole = on_cpu and not quick and not problems
     parts = Parts(
         peers=peers,
         growth=whole if growth is None else growth,
@@ -68,12 +86,12 @@ def main_bench(
         peer_count=QUICK_PEER_COUNT if quick else None,
         compiled_peers=not quick,
     )
-    results = run(selection, parts, examples, Console(stderr=True))
+    results = run(selection, parts, examples, console, source)
     output.mkdir(parents=True, exist_ok=True)
     results.write(output / "bench.json")
     with (output / "bench.txt").open("w", encoding="utf-8") as file:
         show(results, Console(file=file, width=WIDTH, highlight=False))
-    if picture:
+    if picture and on_cpu:
         draw(results, output / "bench.png")
     show(results, Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH))
     return results

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from mpcgen.bench.calls import MAX_ITERATIONS, Batch, Solved, receding
 from mpcgen.bench.cells import DTYPES, Cell, Iterations, Measurement, Selection
 from mpcgen.bench.flops import Work
-from mpcgen.bench.peak import Peak
+from mpcgen.bench.peak import PeakRate
 from mpcgen.bench.problems import Problem
 from mpcgen.bench.timing import Timing, alternate, clock
+from mpcgen.errors import BuildError
 
 INSTANCES = 256
 """Least number of random problems behind a figure: small batches are measured on several, one after another."""
@@ -25,11 +26,23 @@ SHORTEST_SAMPLE = 1e-3
 
 @dataclass(frozen=True)
 class _Task:
-    """What a cell runs in one sample, over all its instances."""
+    """What a cell runs in one sample: ``times`` over all its ``count`` instances."""
 
     cell: Cell
     run: Callable[[], object]
     iterations: Iterations | None
+    count: int
+    times: int = 1
+
+    @property
+    def sample(self) -> Callable[[], None]:
+        """One sample."""
+
+        def repeat() -> None:
+            for _ in range(self.times):
+                self.run()
+
+        return repeat
 
 
 def measure_group(
@@ -37,70 +50,76 @@ def measure_group(
     work: Work,
     selection: Selection,
     cells: Sequence[Cell],
-    peak: Peak,
+    peaks: Mapping[str, PeakRate],
     expected: Mapping[str, float] | None = None,
 ) -> list[Measurement]:
-    """Measure cells that share problem and batch, all in turns, and the peak rates among them.
+    """Measure cells of a problem, all in turns, and the peak rates among them.
 
-    expected: seconds per problem of the dearest cell of a smaller batch, by dtype, where it is known.
+    peaks: by device; a cell of another device gets none. expected: seconds per problem of the dearest cell of a
+    smaller batch, by dtype, where it is known.
     """
-    sized: list[tuple[_Task, int]] = []
+    tasks: list[_Task] = []
     skipped: list[Measurement] = []
-    batch = cells[0].batch
-    count = batch * max(1, INSTANCES // batch)
-    for dtype in dict.fromkeys(cell.dtype for cell in cells):
-        chosen = [cell for cell in cells if cell.dtype == dtype]
-        reason = _too_much(problem, selection, chosen[0], (expected or {}).get(dtype, 0.0))
-        if reason is not None:
-            skipped += [Measurement(cell, skipped=reason) for cell in chosen]
+    for key in dict.fromkeys((cell.device, cell.dtype, cell.batch) for cell in cells):
+        chosen = [cell for cell in cells if (cell.device, cell.dtype, cell.batch) == key]
+        reason = _too_much(problem, selection, chosen[0], (expected or {}).get(chosen[0].dtype, 0.0))
+        group = _Group.of(problem, selection, chosen[0]) if reason is None else reason
+        if isinstance(group, str):
+            skipped += [Measurement(cell, skipped=group) for cell in chosen]
             continue
-        for task in _Group(problem, selection, dtype, batch, count).tasks(chosen):
-            task.run()
-            seconds = clock(task.run)
-            if LEAST_ROUNDS * seconds > selection.budget:
-                reason = _over_budget(selection, LEAST_ROUNDS * seconds)
-                skipped.append(Measurement(task.cell, skipped=reason))
+        for task in group.tasks(chosen):
+            sized = _sized(task, selection)
+            if isinstance(sized, str):
+                skipped.append(Measurement(task.cell, skipped=sized))
             else:
-                sized.append((task, max(1, math.ceil(SHORTEST_SAMPLE / max(seconds, 1e-9)))))
-    return [*_in_turns(sized, selection, work, peak, count), *skipped]
+                tasks.append(sized)
+    return [*_in_turns(tasks, selection, work, peaks), *skipped]
+
+
+def _sized(task: _Task, selection: Selection) -> _Task | str:
+    """The task, repeated until a sample is long enough; or why it takes too long."""
+    task.run()
+    seconds = clock(task.run, _clock(task.cell, selection))
+    if LEAST_ROUNDS * seconds > selection.budget:
+        return _over_budget(selection, LEAST_ROUNDS * seconds)
+    return replace(task, times=max(1, math.ceil(SHORTEST_SAMPLE / max(seconds, 1e-9))))
+
+
+def _clock(cell: Cell, selection: Selection) -> str:
+    return "cuda" if cell.device == "cuda" else selection.clock
 
 
 def _in_turns(
-    sized: Sequence[tuple[_Task, int]], selection: Selection, work: Work, peak: Peak, count: int
+    tasks: Sequence[_Task], selection: Selection, work: Work, peaks: Mapping[str, PeakRate]
 ) -> list[Measurement]:
-    if not sized:
+    if not tasks:
         return []
-    keys = list(dict.fromkeys(_peak_key(task.cell) for task, _ in sized))
-    rates = [peak.task(*key) for key in keys]
-    runs = [_repeated(task.run, times) for task, times in sized]
-    whole = sum(clock(run) for run in runs)
-    rounds = int(min(selection.repetitions, max(LEAST_ROUNDS, selection.seconds * len(sized) / whole)))
-    timings = alternate([*runs, *(run for run, _ in rates)], rounds, selection.clock)
+    cell_of = {_peak_key(task.cell): task.cell for task in tasks if task.cell.device in peaks}
+    rates = [peaks[device].task(bits, vector, threads) for device, bits, vector, threads in cell_of]
+    clocks = [_clock(cell, selection) for cell in (*(task.cell for task in tasks), *cell_of.values())]
+    samples = [task.sample for task in tasks]
+    whole = sum(clock(sample, own) for sample, own in zip(samples, clocks, strict=False))
+    rounds = int(min(selection.repetitions, max(LEAST_ROUNDS, selection.seconds * len(tasks) / whole)))
+    timings = alternate([*samples, *(run for run, _ in rates)], rounds, clocks)
     # The fastest run: a busy machine only lowers it, and a lower peak would flatter.
-    peaks = {
+    fastest = {
         key: operations / timing.fastest
-        for key, (_, operations), timing in zip(keys, rates, timings[len(sized) :], strict=True)
+        for key, (_, operations), timing in zip(cell_of, rates, timings[len(tasks) :], strict=True)
     }
     return [
-        _measurement(task, timing.per(times * count), rounds, work, peaks[_peak_key(task.cell)])
-        for (task, times), timing in zip(sized, timings, strict=False)
+        _measurement(
+            task, timing.per(task.times * task.count), rounds, work, fastest.get(_peak_key(task.cell))
+        )
+        for task, timing in zip(tasks, timings, strict=False)
     ]
 
 
-def _peak_key(cell: Cell) -> tuple[int, bool, int]:
-    """Bits, vector or single, threads: which micro-kernel is as wide as the cell's kernel."""
-    return 64 if cell.dtype == "float64" else 32, cell.batch > 1, cell.threads
+def _peak_key(cell: Cell) -> tuple[str, int, bool, int]:
+    """Device, bits, vector or single, threads: which micro-kernel is as wide as the cell's kernel."""
+    return cell.device, 64 if cell.dtype == "float64" else 32, cell.batch > 1, cell.threads
 
 
-def _repeated(run: Callable[[], object], times: int) -> Callable[[], None]:
-    def repeat() -> None:
-        for _ in range(times):
-            run()
-
-    return repeat
-
-
-def _measurement(task: _Task, timing: Timing, rounds: int, work: Work, peak: float) -> Measurement:
+def _measurement(task: _Task, timing: Timing, rounds: int, work: Work, peak: float | None) -> Measurement:
     cell = task.cell
     operations = livermore = 0.0
     if cell.what != "backward" and task.iterations is not None:
@@ -122,7 +141,7 @@ def _measurement(task: _Task, timing: Timing, rounds: int, work: Work, peak: flo
 
 def _too_much(problem: Problem, selection: Selection, cell: Cell, expected: float) -> str | None:
     n, m, N = problem.sizes
-    count = cell.batch * max(1, INSTANCES // cell.batch)
+    count = _instances(cell)
     # States, costates, both solutions and a cotangent; as many controls, and the gains.
     numbers = count * ((N + 1) * 5 * n + N * m * (n + 5))
     arrays = numbers * (8 if cell.dtype == "float64" else 4)
@@ -131,6 +150,10 @@ def _too_much(problem: Problem, selection: Selection, cell: Cell, expected: floa
     if LEAST_ROUNDS * expected * count > selection.budget:
         return _over_budget(selection, LEAST_ROUNDS * expected * count)
     return None
+
+
+def _instances(cell: Cell) -> int:
+    return cell.batch * max(1, INSTANCES // cell.batch)
 
 
 def _over_budget(selection: Selection, seconds: float) -> str:
@@ -150,13 +173,27 @@ def statistics_of(solved: Sequence[Solved]) -> Iterations:
 
 
 class _Group:
-    """Instances of one problem, dtype and batch, solved once, and what the cells run on them."""
+    """Instances of one problem, device, dtype and batch, solved once, and what the cells run on them."""
 
-    def __init__(self, problem: Problem, selection: Selection, dtype: str, batch: int, count: int) -> None:
-        self.problem, self.tol = problem, selection.tol(dtype)
-        instances = problem.draw(count, DTYPES[dtype], selection.seed)
-        self.parameters = instances.parameters
-        self.batches = [Batch(problem, x0, instances.parameters) for x0 in instances.x0.split(batch)]
+    @staticmethod
+    def of(problem: Problem, selection: Selection, cell: Cell) -> _Group | str:
+        """The group of a cell; or why the CPU that is to stand beside a device has none."""
+        try:
+            return _Group(problem, selection, cell)
+        except BuildError as error:
+            if cell.device == selection.device:
+                raise
+            return f"not built: {str(error).splitlines()[0]}"
+
+    def __init__(self, problem: Problem, selection: Selection, cell: Cell) -> None:
+        self.problem, self.tol, self.count = problem, selection.tol(cell.dtype), _instances(cell)
+        device = "cuda" if cell.device == "cuda" else "cpu"
+        instances = problem.draw(self.count, DTYPES[cell.dtype], selection.seed)
+        self.parameters = {name: value.to(device) for name, value in instances.parameters.items()}
+        self.batches = [
+            Batch(problem, x0, self.parameters, kernels=cell.device)
+            for x0 in instances.x0.to(device).split(cell.batch)
+        ]
         self.cold, self.warm, self.warm_start = [], [], []
         for part in self.batches:
             part.solve(self.tol, threads=1)()
@@ -172,7 +209,8 @@ class _Group:
 
     def _task(self, cell: Cell) -> _Task:
         runs = self._torch_runs(cell) if cell.through == "torch" else self._kernel_runs(cell)
-        return _Task(cell, _all(runs), None if cell.what == "backward" else self.statistics[cell.start])
+        iterations = None if cell.what == "backward" else self.statistics[cell.start]
+        return _Task(cell, _all(runs), iterations, self.count)
 
     def _kernel_runs(self, cell: Cell) -> list[Callable[[], object]]:
         runs: list[Callable[[], object]] = []
@@ -186,7 +224,7 @@ class _Group:
 
     def _torch_runs(self, cell: Cell) -> list[Callable[[], object]]:
         options = {"tol": self.tol, "max_iterations": MAX_ITERATIONS, "threads": cell.threads}
-        mpc = self.problem.package.MPC(on_unconverged="ignore", **options)
+        mpc = self.problem.package_for(cell.device).MPC(on_unconverged="ignore", **options)
         parameters = self.parameters
         backward = cell.what != "forward"
         runs: list[Callable[[], object]] = []

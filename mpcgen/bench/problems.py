@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import runpy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from mpcgen.bench.packages import COMPILED_HERE, Packages
 from mpcgen.errors import ParameterError, SpecError
 from mpcgen.problem.linear_quadratic import lqr
 from mpcgen.problem.loading import load_problem
 from mpcgen.problem.spec import Spec
-from mpcgen.runtime.controller import Controller
 
 EXAMPLES = ("pendulum", "cartpole", "car", "quadrotor", "chain")
 """Problems that are specification files with ``initial_states``."""
@@ -42,18 +42,22 @@ class Problem:
     name: str
     spec: Spec
     draw: Callable[[int, torch.dtype, int], Instances]
-
-    @functools.cached_property
-    def package(self) -> ModuleType:
-        """The generated package, compiled on first use and cached."""
-        import mpcgen
-
-        return mpcgen.compile(self.spec)
+    packages: Packages = COMPILED_HERE
 
     @property
-    def controller(self) -> Controller:
-        """The generated package's description and entry points."""
-        return self.package.MPC.controller
+    def package(self) -> ModuleType:
+        """The generated package for the CPU, compiled on first use and cached."""
+        return self.package_for("cpu")
+
+    def package_for(self, kind: str) -> ModuleType:
+        """The generated package with the kernels of ``kind``: cpu, cuda or cuda-host."""
+        if kind not in self._loaded:
+            self._loaded[kind] = self.packages.package(self.spec, kind)
+        return self._loaded[kind]
+
+    @functools.cached_property
+    def _loaded(self) -> dict[str, ModuleType]:
+        return {}
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -61,7 +65,7 @@ class Problem:
         return len(self.spec.states), len(self.spec.controls), self.spec.horizon
 
 
-def load(names: Sequence[str], examples: Path) -> list[Problem]:
+def load(names: Sequence[str], examples: Path, packages: Packages = COMPILED_HERE) -> list[Problem]:
     """Return the problems called ``names``, in the order of `NAMES`; specification files are in ``examples``.
 
     Raises ParameterError for an unknown name, SpecError for a missing specification file.
@@ -71,7 +75,7 @@ def load(names: Sequence[str], examples: Path) -> list[Problem]:
             raise ParameterError(
                 f"the benchmark has no problem {name!r}; its problems are {', '.join(NAMES)}"
             )
-    return [_load(name, examples) for name in NAMES if name in names]
+    return [replace(_load(name, examples), packages=packages) for name in NAMES if name in names]
 
 
 def _load(name: str, examples: Path) -> Problem:

@@ -10,11 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mpcgen.bench.cells import Measurement, Selection
+from mpcgen.bench.cells import CORE_BATCH, Measurement, Selection
+from mpcgen.bench.device import Device
 from mpcgen.bench.peers import PeerRow
 from mpcgen.bench.sweeps import LoopPoint, SweepPoint
 from mpcgen.bench.timing import load_average, machine_name
 from mpcgen.build.toolchain import find_toolchain
+from mpcgen.errors import BuildError
 
 FORMAT = 1
 """Version of the JSON file's layout."""
@@ -46,14 +48,16 @@ class Environment:
     @staticmethod
     def now() -> Environment:
         """Describe this machine and moment; taken before the run loads the machine itself."""
-        toolchain = find_toolchain()
+        try:
+            toolchain = find_toolchain()
+            compiler = toolchain.compiler.version, toolchain.compile_flags, str(toolchain.target)
+        except BuildError:  # a run on packages made elsewhere needs none
+            compiler = "no C compiler", (), ""
         return Environment(
             datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             machine_name(),
             load_average(),
-            toolchain.compiler.version,
-            toolchain.compile_flags,
-            str(toolchain.target),
+            *compiler,
             {name: found for name in _PACKAGES if (found := _version(name)) is not None},
         )
 
@@ -63,6 +67,28 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A device's time beside one CPU core's: how many times as fast, by problem and by problem and iteration."""
+
+    device: Measurement
+    core: Measurement
+
+    @property
+    def times(self) -> float | None:
+        """How many problems the device finishes while the core finishes one."""
+        return _over(self.core.seconds, self.device.seconds)
+
+    @property
+    def times_per_pass(self) -> float | None:
+        """The same of passes of the solver, of a forward pass."""
+        return _over(self.core.microseconds_per_pass, self.device.microseconds_per_pass)
+
+
+def _over(a: float | None, b: float | None) -> float | None:
+    return None if a is None or not b else a / b
 
 
 @dataclass(frozen=True)
@@ -76,6 +102,22 @@ class Results:
     sweeps: tuple[SweepPoint, ...] = ()
     loops: tuple[LoopPoint, ...] = ()
     builds: tuple[Build, ...] = ()
+    device: Device | None = None
+
+    def beside(self) -> list[Beside]:
+        """Every cold cell of a device beside the same of one CPU core, whose batch ends at `CORE_BATCH`."""
+        cores = {
+            (m.cell.problem, m.cell.dtype, m.cell.what, m.cell.batch): m
+            for m in self.measurements
+            if m.cell.device == "cpu" and m.cell.threads == 1 and m.seconds
+        }
+        found = []
+        for m in self.measurements:
+            c = m.cell
+            core = cores.get((c.problem, c.dtype, c.what, min(c.batch, CORE_BATCH)))
+            if c.device != "cpu" and c.start == "cold" and core is not None and m.seconds:
+                found.append(Beside(m, core))
+        return found
 
     def content(self) -> dict[str, Any]:
         """What the JSON file holds; derived figures are included, so that a reader needs no formulas."""
@@ -93,12 +135,19 @@ class Results:
             "sweeps": [dataclasses.asdict(point) for point in self.sweeps],
             "loops": [dataclasses.asdict(point) for point in self.loops],
             "builds": [dataclasses.asdict(build) for build in self.builds],
+            "device": None if self.device is None else dataclasses.asdict(self.device),
+            "beside_a_core": [_beside(pair) for pair in self.beside()],
             "targets": [dataclasses.asdict(verdict) for verdict in judge(self)],
         }
 
     def write(self, path: Path) -> None:
         """Write the JSON file."""
         path.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
+
+
+def _beside(pair: Beside) -> dict[str, Any]:
+    cells = {"device": dataclasses.asdict(pair.device.cell), "core": dataclasses.asdict(pair.core.cell)}
+    return cells | {"times": pair.times, "times_per_pass": pair.times_per_pass}
 
 
 def _derived(m: Measurement) -> dict[str, float | None]:

@@ -14,13 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mpcgen.bench.cells import Cell, Selection, cells, groups
 from mpcgen.bench.comparing import compare_peers
+from mpcgen.bench.device import describe, require_device
+from mpcgen.bench.device_peak import LIBRARIES, DevicePeak, compile_peak, device_toolchain
 from mpcgen.bench.flops import count_work
-from mpcgen.bench.measure import measure_group
+from mpcgen.bench.measure import PeakRate, measure_group
+from mpcgen.bench.packages import COMPILED_HERE, Packages
 from mpcgen.bench.peak import Peak
 from mpcgen.bench.problems import Problem, load
 from mpcgen.bench.results import Build, Environment, Results
 from mpcgen.bench.sweeps import LOOP_BATCHES, sweep_horizon, sweep_size, training_loop
 from mpcgen.bench.workspace import measure_workspace
+from mpcgen.build.driver import build, render_spec
+from mpcgen.build.extension import compile_extension
+from mpcgen.errors import ParameterError
+from mpcgen.problem.spec import Spec
 
 LOOP_PROBLEMS = ("pendulum", "cartpole")
 HORIZON_PROBLEM = "cartpole"
@@ -45,28 +52,33 @@ class _Step:
 
 
 class Run:
-    """One run; `steps` fill `results`."""
+    """One run; `steps` fill `results`. Raises DeviceError where there is no device to run on."""
 
-    def __init__(self, selection: Selection, parts: Parts, examples: Path) -> None:
+    def __init__(self, selection: Selection, parts: Parts, examples: Path, packages: Packages) -> None:
+        require_device(selection.device)
         self.selection, self.parts, self.examples = selection, parts, examples
-        self.problems = load(selection.problems, examples)
+        self.problems = load(selection.problems, examples, packages)
         self.results = Results(Environment.now(), selection)
         self._expected: dict[tuple[str, str], float] = {}
-        self._peak = Peak()
+        on_cpu = selection.device == "cpu"
+        self._peak: PeakRate = Peak() if on_cpu else DevicePeak(selection.device, packages)
 
     def steps(self) -> Iterator[_Step]:
         """What there is to do, in order."""
         for problem in self.problems:
             if self.parts.build:
                 yield _Step(f"{problem.name}: compiler time", partial(self._build, problem))
-            yield _Step(f"{problem.name}: build", partial(getattr, problem, "package"))
+            yield _Step(f"{problem.name}: build", partial(problem.package_for, self.selection.device))
         for problem in self.problems:
             for name, batch in groups(self.selection):
                 if name == problem.name:
                     title = f"{name}: batch {batch}"
                     yield _Step(title, partial(self._group, problem, batch))
-        yield _Step("workspace", self._workspace)
-        yield from self._further()
+        if self.selection.device == "cpu":
+            yield _Step("workspace", self._workspace)
+            yield from self._further()
+        else:
+            yield _Step("kernels", self._describe)
 
     def _further(self) -> Iterator[_Step]:
         if self.parts.growth:
@@ -88,11 +100,12 @@ class Run:
             count_work(problem.spec),
             self.selection,
             cells(self.selection, problem.name, batch),
-            self._peak,
+            {self.selection.device: self._peak},
             expected,
         )
         for dtype in self.selection.dtypes:
-            known = [m.seconds for m in found if m.seconds is not None and m.cell.dtype == dtype]
+            own = [m for m in found if (m.cell.device, m.cell.dtype) == (self.selection.device, dtype)]
+            known = [m.seconds for m in own if m.seconds is not None]
             if known and batch > 1:  # what torch adds to a call of one problem is no measure of a batch
                 self._expected[problem.name, dtype] = max(known)
         self._add(measurements=(*self.results.measurements, *found))
@@ -110,6 +123,9 @@ class Run:
 
         rows = (replace(m, workspace=size(m.cell)) for m in self.results.measurements)
         self._add(measurements=tuple(rows))
+
+    def _describe(self) -> None:
+        self.results = replace(self.results, device=describe(self.selection.device, self.problems))
 
     def _horizon(self) -> None:
         problem = next((p for p in self.problems if p.name == HORIZON_PROBLEM), self.problems[0])
@@ -132,9 +148,6 @@ class Run:
 
 def compiler_time(problem: Problem) -> Build:
     """Compile a problem from nothing and return the compilers' CPU time, half of it for each precision."""
-    from mpcgen.build.driver import render_spec
-    from mpcgen.build.extension import compile_extension
-
     rendered = render_spec(problem.spec)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory(prefix="mpcgen-bench-") as folder:
@@ -144,10 +157,38 @@ def compiler_time(problem: Problem) -> Build:
     return Build(problem.name, seconds / 2, rendered.source.count("\n"))
 
 
-def run(selection: Selection, parts: Parts, examples: Path, console: Console) -> Results:
+def run(
+    selection: Selection, parts: Parts, examples: Path, console: Console, packages: Packages = COMPILED_HERE
+) -> Results:
     """Work off the plan under a progress bar on ``console``; an interrupted run returns what it has."""
-    work = Run(selection, parts, examples)
-    plan = list(work.steps())
+    work = Run(selection, parts, examples, packages)
+    _work_off(list(work.steps()), console)
+    return work.results
+
+
+def prepare(selection: Selection, examples: Path, console: Console, packages: Packages) -> None:
+    """Build into the packages' folder what a run on another machine needs: kernels for device and CPU, its peak.
+
+    Raises BuildError, and CompilerNotFoundError where there is no compiler for the device.
+    """
+    folder, kind = packages.folder, selection.device
+    if folder is None or kind == "cpu":
+        raise ParameterError(
+            f"--prepare with --device {kind} and --packages {folder}; it builds for a CUDA device into a folder, as in "
+            "`mpcgen bench --device cuda --packages DIR --prepare`"
+        )
+    toolchain = device_toolchain(kind, packages)
+
+    def made(spec: Spec) -> None:
+        for target in ("cpu", kind):
+            build(spec, folder / target, targets=(target,), architectures=packages.architectures)
+
+    specs = {problem.spec.name: problem.spec for problem in load(selection.problems, examples)}
+    plan = [_Step(f"{name}: build", partial(made, spec)) for name, spec in specs.items()]
+    _work_off([*plan, _Step("peak", partial(compile_peak, toolchain, folder / LIBRARIES[kind]))], console)
+
+
+def _work_off(plan: list[_Step], console: Console) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -161,7 +202,6 @@ def run(selection: Selection, parts: Parts, examples: Path, console: Console) ->
             try:
                 step.do()
             except KeyboardInterrupt:
-                console.print("interrupted: what was measured so far follows")
+                console.print("interrupted: what was done so far is kept")
                 break
             progress.advance(task)
-    return work.results

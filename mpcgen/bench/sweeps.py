@@ -11,7 +11,7 @@ from mpcgen.bench.calls import Batch
 from mpcgen.bench.cells import DTYPES, Selection
 from mpcgen.bench.flops import count_work
 from mpcgen.bench.measure import LEAST_ROUNDS, statistics_of
-from mpcgen.bench.peak import Peak
+from mpcgen.bench.peak import PeakRate
 from mpcgen.bench.problems import LQ_SIZES, Problem, linear_quadratic
 from mpcgen.bench.timing import alternate, clock
 
@@ -43,14 +43,14 @@ class LoopPoint:
     seconds: float
 
 
-def sweep_horizon(problem: Problem, selection: Selection, peak: Peak) -> list[SweepPoint]:
+def sweep_horizon(problem: Problem, selection: Selection, peak: PeakRate) -> list[SweepPoint]:
     """Time per pass over the horizons of `HORIZONS`."""
     cases = [(problem, horizon, horizon) for horizon in HORIZONS]
     return _sweep("horizon", cases, selection, peak)
 
 
 def sweep_size(
-    selection: Selection, peak: Peak, sizes: Sequence[tuple[int, int]] = LQ_SIZES
+    selection: Selection, peak: PeakRate, sizes: Sequence[tuple[int, int]] = LQ_SIZES
 ) -> list[SweepPoint]:
     """Time per pass over linear-quadratic problems of growing state, N = 40, |u| <= 1."""
     cases = [(linear_quadratic(n, m, 40, bound=1.0), 40, n) for n, m in sizes]
@@ -58,7 +58,7 @@ def sweep_size(
 
 
 def _sweep(
-    name: str, cases: Sequence[tuple[Problem, int, int]], selection: Selection, peak: Peak
+    name: str, cases: Sequence[tuple[Problem, int, int]], selection: Selection, peak: PeakRate
 ) -> list[SweepPoint]:
     tol, runs, passes, works = selection.tol("float64"), [], [], []
     for problem, horizon, _ in cases:

@@ -17,7 +17,7 @@ LEGEND = (
     "(in parentheses: as eight, and divisions as four). Times are medians, ± half the distance of the quartiles, and\n"
     "the fastest run; the workspace is what a call allocates besides its arguments and results."
 )
-_LEFT = ("problem", "dtype", "what", "start", "peer", "note", "target", "where")
+_LEFT = ("problem", "dtype", "what", "start", "peer", "note", "target", "where", "kernel")
 
 
 def show(results: Results, console: Console) -> None:
@@ -26,8 +26,12 @@ def show(results: Results, console: Console) -> None:
     time = "; CPU time of one thread, not wall time" if results.selection.clock == "cpu" else ""
     console.print(f"{environment.machine}; {environment.load} at the start{time}")
     console.print(f"{environment.compiler}, {environment.target}; {environment.date}")
+    if results.device is not None:
+        console.print(f"{results.device.name}; {results.device.target} with {results.device.compiler}")
     tables = (
         measurements(results.measurements),
+        beside(results),
+        kernels(results),
         sweeps(results),
         loops(results),
         peers(results),
@@ -86,7 +90,8 @@ def measurements(rows: Sequence[Measurement]) -> Table:
         previous = c.problem
         what = c.what if c.through == "kernel" else f"{c.what}, torch call"
         start = "" if c.what == "backward" else c.start
-        head = (c.problem, f"{c.batch}", f"{c.threads}", c.dtype, what, start)
+        where = f"{c.threads}" if c.device == "cpu" else c.device
+        head = (c.problem, f"{c.batch}", where, c.dtype, what, start)
         if m.skipped is not None:
             table.add_row(*head, m.skipped)
             continue
@@ -99,6 +104,56 @@ def measurements(rows: Sequence[Measurement]) -> Table:
         solved = "" if it is None else f"{100 * it.converged:.2f} %"
         times = (_number(m.microseconds), _percent(m.spread), _number(m.fastest, scale=1e6))
         table.add_row(*head, *times, *iterations, *rates, _bytes(m.workspace), solved)
+    return table
+
+
+def beside(results: Results) -> Table:
+    """A device beside one CPU core."""
+    headers = (
+        "problem",
+        "dtype",
+        "what",
+        "batch",
+        "ms",
+        "µs/problem",
+        "core µs/problem",
+        "times",
+        "times per it",
+    )
+    table = _table("Device beside one CPU core, from a cold start", headers)
+    for pair in results.beside():
+        m, c = pair.device, pair.device.cell
+        milliseconds = None if m.seconds is None else 1e3 * m.seconds * c.batch
+        times = (_number(milliseconds), _number(m.microseconds), _number(pair.core.microseconds))
+        table.add_row(
+            c.problem,
+            c.dtype,
+            c.what,
+            f"{c.batch}",
+            *times,
+            _number(pair.times),
+            _number(pair.times_per_pass),
+        )
+    return table
+
+
+def kernels(results: Results) -> Table:
+    """What each kernel takes of the device."""
+    headers = (
+        "problem",
+        "kernel",
+        "bits",
+        "registers",
+        "stack B",
+        "spills B",
+        "threads/multiprocessor",
+        "occupancy",
+    )
+    table = _table("Kernels on the device", headers)
+    for k in results.device.kernels if results.device is not None else ():
+        spills = f"{k.spill_stores} + {k.spill_loads}"
+        sizes = (f"{k.precision}", f"{k.registers}", f"{k.stack}", spills, f"{k.threads}")
+        table.add_row(k.problem, k.kernel, *sizes, _percent(k.occupancy))
     return table
 
 

@@ -28,6 +28,15 @@ SPEEDUP = 1.8
 NOT_SLOWER = 0.97
 """Two runs of the same code differ by some 3 % on a quiet machine."""
 REVERSE_PASSES = 2.0
+DEVICE_BATCH = 65536
+DEVICE_TIMES = dict.fromkeys(("pendulum", "cartpole"), 30.0)
+"""A CUDA device beside one core, float32, forward and backward."""
+DEVICE_PASS_BATCH = 4096
+DEVICE_PASS_SHARE = {"quadrotor": 0.2}
+"""Of a core's time by problem and iteration, float32."""
+SMALL_DEVICE_BATCH = 64
+SMALL_DEVICE_MILLISECONDS = {"box_lq": (0.6, 0.3), "free_lq": (0.2, 0.3)}
+"""Forward and backward of a whole batch, float32."""
 WORKSPACE_GROWTH = 1.01
 """The same but for the allocator's rounding."""
 GROWTH = 1.1
@@ -47,7 +56,9 @@ class Verdict:
 
 
 def judge(results: Results) -> list[Verdict]:
-    """Return every target of the problems that the run measured."""
+    """Return every target of the problems that the run measured; CUDA's shim has none."""
+    if results.selection.device != "cpu":
+        return list(_device(results)) if results.selection.device == "cuda" else []
     problems = [name for name in NAMES if any(m.cell.problem == name for m in results.measurements)]
     found: list[Verdict] = []
     for name in problems:
@@ -124,6 +135,51 @@ def _precision(
     yield _worst("float32 over float64 per iteration, batch >= 128", name, gains, SPEEDUP, min)
 
 
+def _device(results: Results) -> Iterator[Verdict]:
+    """What a CUDA device is meant to reach."""
+    pairs = [pair for pair in results.beside() if pair.device.cell.dtype == "float32"]
+    problems = {m.cell.problem for m in results.measurements}
+    for name, least in DEVICE_TIMES.items():
+        if name in problems:
+            times = {
+                _at(pair.device.cell): pair.times
+                for pair in pairs
+                if (pair.device.cell.problem, pair.device.cell.batch) == (name, DEVICE_BATCH)
+            }
+            yield _worst(f"times one core, batch {DEVICE_BATCH}, float32", name, times, least, min)
+    for name, most in DEVICE_PASS_SHARE.items():
+        if name in problems:
+            shares = {
+                _at(pair.device.cell): 1 / pair.times_per_pass
+                for pair in pairs
+                if (pair.device.cell.problem, pair.device.cell.batch) == (name, DEVICE_PASS_BATCH)
+                and pair.times_per_pass
+            }
+            target = f"time per iteration over one core's, batch {DEVICE_PASS_BATCH}, float32"
+            yield _worst(target, name, shares, most, max)
+    for name, limits in SMALL_DEVICE_MILLISECONDS.items():
+        for what, limit in zip(("forward", "backward"), limits, strict=True):
+            if name in problems:
+                yield _worst(
+                    f"ms, batch {SMALL_DEVICE_BATCH}, float32, {what}",
+                    name,
+                    _small(results, name, what),
+                    limit,
+                    max,
+                )
+
+
+def _small(results: Results, name: str, what: str) -> dict[str, float]:
+    """Milliseconds of a whole small batch on the device."""
+    return {
+        _at(m.cell): 1e3 * m.seconds * m.cell.batch
+        for m in results.measurements
+        if m.seconds is not None
+        and (m.cell.problem, m.cell.device, m.cell.batch, m.cell.dtype, m.cell.what, m.cell.start)
+        == (name, "cuda", SMALL_DEVICE_BATCH, "float32", what, "cold")
+    }
+
+
 def _growth(results: Results) -> Iterator[Verdict]:
     points = [(p.value, p.seconds) for p in results.sweeps if p.sweep == "horizon" and p.value >= 20]
     if len(points) > 1:
@@ -182,7 +238,8 @@ def _replaced(cell: Cell, threads: int) -> Cell:
 
 
 def _at(cell: Cell) -> str:
-    return f"batch {cell.batch}, {cell.threads} thr., {cell.dtype}, {cell.what}, {cell.start}"
+    where = f"{cell.threads} thr." if cell.device == "cpu" else cell.device
+    return f"batch {cell.batch}, {where}, {cell.dtype}, {cell.what}, {cell.start}"
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Wall times that can be compared, and the name of the machine they were taken on."""
+"""Times that can be compared, and the name of the machine they were taken on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+
+Task = Callable[[], Any]
 
 
 def machine_name() -> str:
@@ -66,24 +70,46 @@ class Timing:
         return Timing(self.median / count, self.fastest / count, self.spread)
 
 
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
-"""Seconds of the wall, or of the calling thread on a core: what a busy machine spoils less."""
+def _by(now: Callable[[], float]) -> Callable[[Task], float]:
+    def measure(task: Task) -> float:
+        began = now()
+        task()
+        return now() - began
+
+    return measure
 
 
-def clock(task: Callable[[], Any], kind: str = "wall") -> float:
-    """Seconds of one run by a clock of `CLOCKS`."""
-    now = CLOCKS[kind]
-    began = now()
+def _between_events(task: Task) -> float:
+    """Seconds that torch's current CUDA stream needs for a task: the device's, or the host's where it lags behind."""
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
     task()
-    return now() - began
+    ended.record()
+    ended.synchronize()
+    return 1e-3 * began.elapsed_time(ended)
 
 
-def alternate(tasks: Sequence[Callable[[], Any]], repetitions: int, kind: str = "wall") -> list[Timing]:
-    """Time each task over ``repetitions`` rounds, after one round that is not counted.
+HOST_CLOCKS = ("wall", "cpu")
+CLOCKS: dict[str, Callable[[Task], float]] = {
+    "wall": _by(time.perf_counter),
+    "cpu": _by(time.thread_time),
+    "cuda": _between_events,
+}
+"""Seconds of the wall; of the calling thread on a core, which a busy machine spoils less; of a CUDA device."""
+
+
+def clock(task: Task, kind: str = "wall") -> float:
+    """Seconds of one run by a clock of `CLOCKS`."""
+    return CLOCKS[kind](task)
+
+
+def alternate(tasks: Sequence[Task], repetitions: int, kind: str | Sequence[str] = "wall") -> list[Timing]:
+    """Time each task over ``repetitions`` rounds, after one round that is not counted, by one clock or its own.
 
     The tasks take turns, so that a change of the machine's speed meets all of them.
     """
+    kinds = [kind] * len(tasks) if isinstance(kind, str) else kind
     for task in tasks:
         task()
-    rounds = [[clock(task, kind) for task in tasks] for _ in range(repetitions)]
+    rounds = [[clock(task, own) for task, own in zip(tasks, kinds, strict=True)] for _ in range(repetitions)]
     return [Timing.of(times) for times in zip(*rounds, strict=True)]

@@ -18,6 +18,7 @@ INLINE int64_t take(work_queue *queue) {
 
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
+#include "mpcgen_launch.h"
 #include "mpcgen_solver.h"
 #include "mpcgen_tangent.h"
 
@@ -28,24 +29,6 @@ enum {
   QUEUE_BYTES = 256,       /* a counter, and room for the workspace behind it to be aligned */
 };
 static const int64_t MOST_BYTES = (int64_t)1 << 30; /* of a workspace, beyond LEAST_THREADS */
-
-#ifdef __CUDACC__
-/* How many threads of a kernel the current device holds at once. */
-template <class kernel_type>
-static cudaError_t resident_threads(kernel_type kernel, int block, int64_t *threads) {
-  int device = 0, processors = 0, blocks = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (!error) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  if (!error) error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, block, 0);
-  *threads = (int64_t)processors * blocks * block;
-  return error;
-}
-
-template <class task_type>
-static void launch(void (*kernel)(task_type), int64_t blocks, int block, cudaStream_t stream, const task_type &task) {
-  kernel<<<(unsigned)blocks, (unsigned)block, 0, stream>>>(task);
-}
-#endif
 
 /* Threads for a batch: a function of the batch and of a problem's memory, and for the solver, whose results do not
  * depend on it, of what the device holds at once. */
