@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "318e9a9a6168a549b0edd6ece536a15edca8a614572a0d59996ed3c7e620987a"),
+    library=load(__file__, "car", "da756b9e273500dcbaa033c52f337534a2309081317d9b2f92d441f00a5fad7f"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

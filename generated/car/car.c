@@ -17,8 +17,8 @@
  *   terminal_cost                         23
  *   stage_bounds                           0
  *   terminal_expand                       60
- *   stage_expand_gauss_newton            289
- *   stage_expand_exact                   360
+ *   stage_expand_gauss_newton            287
+ *   stage_expand_exact                   314
  *   stage_tangent                         37
  *   stage_gradient                       200
  *   terminal_gradient                     76
@@ -83,19 +83,19 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   prepared[9] = R(-0.5) * stage_weight_0; /* fixed_9 */
   prepared[10] = R(-0.5) * stage_weight_1; /* fixed_10 */
   prepared[11] = R(-0.5) * stage_weight_2; /* fixed_11 */
-  prepared[12] = R(-0.05) * t0; /* fixed_12 */
-  prepared[13] = R(-0.5) * stage_weight_3; /* fixed_13 */
-  prepared[14] = t0; /* fixed_14 */
-  prepared[15] = t0 * t0; /* fixed_15 */
-  prepared[16] = R(2) * width; /* fixed_16 */
-  prepared[17] = R(0.5) * stage_weight_3; /* fixed_17 */
-  prepared[18] = R(0.5) * stage_weight_2; /* fixed_18 */
-  prepared[19] = R(0.5) * stage_weight_1; /* fixed_19 */
-  prepared[20] = R(0.5) * stage_weight_0; /* fixed_20 */
-  prepared[21] = R(0.5) * terminal_weight_3; /* fixed_21 */
-  prepared[22] = R(0.5) * terminal_weight_2; /* fixed_22 */
-  prepared[23] = R(0.5) * terminal_weight_1; /* fixed_23 */
-  prepared[24] = R(0.5) * terminal_weight_0; /* fixed_24 */
+  prepared[12] = R(-0.5) * stage_weight_3; /* fixed_12 */
+  prepared[13] = t0; /* fixed_13 */
+  prepared[14] = t0 * t0; /* fixed_14 */
+  prepared[15] = R(2) * width; /* fixed_15 */
+  prepared[16] = R(0.5) * stage_weight_3; /* fixed_16 */
+  prepared[17] = R(0.5) * stage_weight_2; /* fixed_17 */
+  prepared[18] = R(0.5) * stage_weight_1; /* fixed_18 */
+  prepared[19] = R(0.5) * stage_weight_0; /* fixed_19 */
+  prepared[20] = R(0.5) * terminal_weight_3; /* fixed_20 */
+  prepared[21] = R(0.5) * terminal_weight_2; /* fixed_21 */
+  prepared[22] = R(0.5) * terminal_weight_1; /* fixed_22 */
+  prepared[23] = R(0.5) * terminal_weight_0; /* fixed_23 */
+  prepared[24] = R(-0.05) * t0; /* fixed_24 */
 }
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
@@ -237,7 +237,6 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real fixed_10 = theta[22];
   const real fixed_11 = theta[23];
   const real fixed_12 = theta[24];
-  const real fixed_13 = theta[25];
   const real lambda_x = value->costate[0];
   const real lambda_y = value->costate[1];
   const real lambda_heading = value->costate[2];
@@ -273,84 +272,98 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t10 = heading + fixed_0 * (speed * tan_steering);
   const real t11 = lane_cos(t10);
   const real t12 = t9 * t11;
-  const real t13 = lane_sin(t10);
-  const real t14 = t9 * t13;
-  const real t15 = V_y_x * t12 - V_x_x * t14 + V_heading_x;
-  q->hessian[3] = t15; /* heading, x */
-  const real t16 = V_y_y * t12 - V_y_x * t14 + V_heading_y;
-  q->hessian[4] = t16; /* heading, y */
-  const real t17 = R(2) * heading;
-  const real t18 = R(1) / lane_sqrt(heading * heading + fixed_2);
-  const real t19 = R(0.5) * t18;
-  const real t20 = stage_weight_2 * t19;
-  const real t21 = V_heading_y * t12 - V_heading_x * t14 + V_heading_heading;
+  const real t13 = V_y_x * t12;
+  const real t14 = lane_sin(t10);
+  const real t15 = t9 * t14;
+  const real t16 = V_x_x * t15;
+  const real t17 = t13 - t16;
+  q->hessian[3] = t17 + V_heading_x; /* heading, x */
+  const real t18 = V_y_y * t12;
+  const real t19 = t18 - V_y_x * t15;
+  q->hessian[4] = t19 + V_heading_y; /* heading, y */
+  const real t20 = R(2) * heading;
+  const real t21 = R(1) / lane_sqrt(heading * heading + fixed_2);
+  const real t22 = R(0.5) * t21;
+  const real t23 = stage_weight_2 * t22;
+  const real t24 = V_heading_y * t12 - V_heading_x * t15;
+  const real t25 = t18 * t12 - R(2) * (t13 * t15) + t16 * t15;
   /* heading, heading */
-  q->hessian[5] = fixed_11 * (t17 * t19 * t18 * t18 * t17) + R(2) * t20 + (t12 * t16 - t14 * t15 + t21);
-  const real t22 = fixed_12 * t14;
-  const real t23 = t22 * tan_steering + R(0.1) * t11;
-  const real t24 = fixed_0 * t12;
-  const real t25 = t24 * tan_steering + R(0.1) * t13;
-  const real t26 = fixed_1 * tan_steering;
-  const real t27 = V_x_x * t23 + V_y_x * t25 + V_heading_x * t26 + V_speed_x;
-  q->hessian[6] = t27; /* speed, x */
-  const real t28 = V_y_x * t23 + V_y_y * t25 + V_heading_y * t26 + V_speed_y;
-  q->hessian[7] = t28; /* speed, y */
-  const real t29 = V_speed_y * t12 - V_speed_x * t14 + V_speed_heading;
-  q->hessian[8] = t23 * t15 + t25 * t16 + t26 * t21 + t29; /* speed, heading */
-  const real t30 = R(2) * speed;
-  const real t31 = R(1) / lane_sqrt(speed * speed + fixed_2);
-  const real t32 = R(0.5) * t31;
-  const real t33 = stage_weight_3 * t32;
-  const real t34 = V_heading_x * t23 + V_heading_y * t25 + V_heading_heading * t26 + V_speed_heading;
-  const real t35 = V_speed_x * t23 + V_speed_y * t25 + V_speed_heading * t26 + V_speed_speed;
-  /* speed, speed */
-  q->hessian[9] = fixed_13 * (t30 * t32 * t31 * t31 * t30) + R(2) * t33 + (t23 * t27 + t25 * t28 + t26 * t34 + t35);
-  const real t36 = R(0.005000000000000001) * t11;
-  const real t37 = R(0.005000000000000001) * t13;
-  const real t38 = R(0.05) * t26;
-  const real t39 = V_x_x * t36 + V_y_x * t37 + V_heading_x * t38 + R(0.1) * V_speed_x;
-  q->hessian[10] = t39; /* acceleration, x */
-  const real t40 = V_y_x * t36 + V_y_y * t37 + V_heading_y * t38 + R(0.1) * V_speed_y;
-  q->hessian[11] = t40; /* acceleration, y */
-  q->hessian[12] = t36 * t15 + t37 * t16 + t38 * t21 + R(0.1) * t29; /* acceleration, heading */
-  q->hessian[13] = t36 * t27 + t37 * t28 + t38 * t34 + R(0.1) * t35; /* acceleration, speed */
-  const real t41 = V_heading_x * t36 + V_heading_y * t37 + V_heading_heading * t38 + R(0.1) * V_speed_heading;
-  const real t42 = R(0.1) * (V_speed_x * t36 + V_speed_y * t37 + V_speed_heading * t38 + R(0.1) * V_speed_speed);
-  q->hessian[14] = control_weight_0 + (t36 * t39 + t37 * t40 + t38 * t41 + t42); /* acceleration, acceleration */
-  const real t43 = R(1) + tan_steering * tan_steering;
-  const real t44 = t22 * speed * t43;
-  const real t45 = t24 * speed * t43;
-  const real t46 = fixed_1 * (t43 * t8);
-  const real t47 = V_x_x * t44 + V_y_x * t45 + V_heading_x * t46;
-  q->hessian[15] = t47; /* steering, x */
-  const real t48 = V_y_x * t44 + V_y_y * t45 + V_heading_y * t46;
-  q->hessian[16] = t48; /* steering, y */
-  q->hessian[17] = t44 * t15 + t45 * t16 + t46 * t21; /* steering, heading */
-  q->hessian[18] = t44 * t27 + t45 * t28 + t46 * t34; /* steering, speed */
-  q->hessian[19] = t44 * t39 + t45 * t40 + t46 * t41; /* steering, acceleration */
-  const real t49 = t44 * t47 + t45 * t48 + t46 * (V_heading_x * t44 + V_heading_y * t45 + V_heading_heading * t46);
-  q->hessian[20] = control_weight_1 + t49; /* steering, steering */
+  q->hessian[5] = fixed_11 * (t20 * t22 * t21 * t21 * t20) + R(2) * t23 + (V_heading_heading + R(2) * t24 + t25);
+  const real t26 = fixed_0 * tan_steering;
+  const real t27 = fixed_1 * tan_steering;
+  const real t28 = R(0.1) * t14;
+  const real t29 = V_heading_x * t27 + V_y_x * t28;
+  const real t30 = R(0.1) * t11;
+  const real t31 = V_x_x * t30;
+  const real t32 = t29 + t31;
+  q->hessian[6] = V_speed_x + t17 * t26 + t32; /* speed, x */
+  const real t33 = V_heading_y * t27;
+  const real t34 = V_y_y * t28;
+  const real t35 = t33 + t34 + V_y_x * t30;
+  q->hessian[7] = V_speed_y + t19 * t26 + t35; /* speed, y */
+  const real t36 = V_speed_y * t12 - V_speed_x * t15;
+  const real t37 = t24 + t25;
+  const real t38 = V_heading_heading * t27;
+  const real t39 = t33 * t12 + t34 * t12 - t29 * t15 + t13 * t30 - t31 * t15;
+  const real t40 = t38 + V_heading_y * t28 + V_heading_x * t30 + t39;
+  q->hessian[8] = t36 + V_speed_heading + t37 * t26 + t40; /* speed, heading */
+  const real t41 = R(2) * speed;
+  const real t42 = R(1) / lane_sqrt(speed * speed + fixed_2);
+  const real t43 = R(0.5) * t42;
+  const real t44 = stage_weight_3 * t43;
+  const real t45 = t25 * t26;
+  const real t46 = V_speed_heading * t27 + V_speed_y * t28 + V_speed_x * t30 + t39 * t26;
+  const real t47 = t38 * t27 + R(2) * (t33 * t28) + t34 * t28 + R(2) * (t29 * t30);
+  const real t48 = t47 + t31 * t30;
+  const real t49 = V_speed_speed + R(2) * (t36 * t26) + t45 * t26 + R(2) * t46 + t48;
+  q->hessian[9] = fixed_12 * (t41 * t43 * t42 * t42 * t41) + R(2) * t44 + t49; /* speed, speed */
+  const real t50 = R(0.1) * V_speed_x;
+  q->hessian[10] = t50 + R(0.05) * t32; /* acceleration, x */
+  const real t51 = R(0.1) * V_speed_y;
+  q->hessian[11] = t51 + R(0.05) * t35; /* acceleration, y */
+  const real t52 = R(0.1) * V_speed_heading;
+  const real t53 = t51 * t12 - t50 * t15;
+  q->hessian[12] = t52 + t53 + R(0.05) * t40; /* acceleration, heading */
+  const real t54 = t52 * t27 + t51 * t28 + t50 * t30;
+  q->hessian[13] = R(0.1) * V_speed_speed + t53 * t26 + t54 + R(0.05) * (t46 + t48); /* acceleration, speed */
+  /* acceleration, acceleration */
+  q->hessian[14] = control_weight_0 + (R(0.010000000000000002) * V_speed_speed + R(0.1) * t54 +
+    R(0.0025000000000000005) * t48);
+  const real t55 = R(1) + tan_steering * tan_steering;
+  const real t56 = fixed_1 * (t55 * t8);
+  const real t57 = V_heading_x * t56;
+  const real t58 = fixed_0 * (t55 * speed);
+  q->hessian[15] = t57 + t17 * t58; /* steering, x */
+  const real t59 = V_heading_y * t56;
+  q->hessian[16] = t59 + t19 * t58; /* steering, y */
+  const real t60 = V_heading_heading * t56;
+  const real t61 = t59 * t12 - t57 * t15;
+  q->hessian[17] = t60 + t61 + t37 * t58; /* steering, heading */
+  const real t62 = t38 * t56 + t59 * t28 + t57 * t30 + t39 * t58;
+  q->hessian[18] = V_speed_heading * t56 + t36 * t58 + t61 * t26 + t45 * t58 + t62; /* steering, speed */
+  q->hessian[19] = t52 * t56 + t53 * t58 + R(0.05) * t62; /* steering, acceleration */
+  q->hessian[20] = control_weight_1 + (t60 * t56 + R(2) * (t61 * t58) + t25 * t58 * t58); /* steering, steering */
   q->costate[0] = t3 * t0 + lambda_x; /* x */
   q->costate[1] = t7 * t4 + lambda_y; /* y */
-  q->costate[2] = t20 * t17 + (t12 * lambda_y - t14 * lambda_x + lambda_heading); /* heading */
-  q->costate[3] = t33 * t30 + (t23 * lambda_x + t25 * lambda_y + t26 * lambda_heading + lambda_speed); /* speed */
-  /* acceleration */
-  q->gradient_u[0] = control_weight_0 * acceleration + (t36 * lambda_x + t37 * lambda_y + t38 * lambda_heading +
-    R(0.1) * lambda_speed);
-  /* steering */
-  q->gradient_u[1] = control_weight_1 * steering + (t44 * lambda_x + t45 * lambda_y + t46 * lambda_heading);
+  const real t63 = t12 * lambda_y - t15 * lambda_x;
+  q->costate[2] = t23 * t20 + (t63 + lambda_heading); /* heading */
+  const real t64 = t27 * lambda_heading + lambda_y * t28 + lambda_x * t30;
+  q->costate[3] = t44 * t41 + (lambda_speed + t63 * t26 + t64); /* speed */
+  q->gradient_u[0] = control_weight_0 * acceleration + (R(0.1) * lambda_speed + R(0.05) * t64); /* acceleration */
+  q->gradient_u[1] = control_weight_1 * steering + (t56 * lambda_heading + t63 * t58); /* steering */
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = v_offset_y; /* y */
-  q->offset_x[2] = t12 * v_offset_y - t14 * v_offset_x + v_offset_heading; /* heading */
-  q->offset_x[3] = t23 * v_offset_x + t25 * v_offset_y + t26 * v_offset_heading + v_offset_speed; /* speed */
-  /* acceleration */
-  q->offset_u[0] = t36 * v_offset_x + t37 * v_offset_y + t38 * v_offset_heading + R(0.1) * v_offset_speed;
-  q->offset_u[1] = t44 * v_offset_x + t45 * v_offset_y + t46 * v_offset_heading; /* steering */
+  const real t65 = t12 * v_offset_y - t15 * v_offset_x;
+  q->offset_x[2] = t65 + v_offset_heading; /* heading */
+  const real t66 = t27 * v_offset_heading + v_offset_y * t28 + v_offset_x * t30;
+  q->offset_x[3] = v_offset_speed + t65 * t26 + t66; /* speed */
+  q->offset_u[0] = R(0.1) * v_offset_speed + R(0.05) * t66; /* acceleration */
+  q->offset_u[1] = t56 * v_offset_heading + t65 * t58; /* steering */
 }
 
-/* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost plus curvature'f. */
+/* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of cost + weight lambda'f. */
 FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
-    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict curvature,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
     const value_model *restrict value, stage_model *restrict q) {
   (void)theta_t;
   const real x = state[0];
@@ -372,10 +385,7 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real fixed_10 = theta[22];
   const real fixed_11 = theta[23];
   const real fixed_12 = theta[24];
-  const real fixed_13 = theta[25];
-  const real mu_x = curvature[0];
-  const real mu_y = curvature[1];
-  const real mu_heading = curvature[2];
+  const real weight_d2f = weight[0];
   const real lambda_x = value->costate[0];
   const real lambda_y = value->costate[1];
   const real lambda_heading = value->costate[2];
@@ -411,99 +421,105 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t10 = heading + fixed_0 * (speed * tan_steering);
   const real t11 = lane_cos(t10);
   const real t12 = t9 * t11;
-  const real t13 = lane_sin(t10);
-  const real t14 = t9 * t13;
-  const real t15 = V_y_x * t12 - V_x_x * t14 + V_heading_x;
-  q->hessian[3] = t15; /* heading, x */
-  const real t16 = V_y_y * t12 - V_y_x * t14 + V_heading_y;
-  q->hessian[4] = t16; /* heading, y */
-  const real t17 = R(2) * heading;
-  const real t18 = R(1) / lane_sqrt(heading * heading + fixed_2);
-  const real t19 = R(0.5) * t18;
-  const real t20 = stage_weight_2 * t19;
-  const real t21 = R(0.1) * mu_y;
-  const real t22 = t21 * t8;
-  const real t23 = R(0.1) * mu_x;
-  const real t24 = t23 * t8;
-  const real t25 = fixed_11 * (t17 * t19 * t18 * t18 * t17) + R(2) * t20 - (t13 * t22 + t11 * t24);
-  const real t26 = V_heading_y * t12 - V_heading_x * t14 + V_heading_heading;
-  q->hessian[5] = t25 + (t12 * t16 - t14 * t15 + t26); /* heading, heading */
-  const real t27 = fixed_12 * t14;
-  const real t28 = t27 * tan_steering + R(0.1) * t11;
-  const real t29 = fixed_0 * t12;
-  const real t30 = t29 * tan_steering + R(0.1) * t13;
-  const real t31 = fixed_1 * tan_steering;
-  const real t32 = V_x_x * t28 + V_y_x * t30 + V_heading_x * t31 + V_speed_x;
-  q->hessian[6] = t32; /* speed, x */
-  const real t33 = V_y_x * t28 + V_y_y * t30 + V_heading_y * t31 + V_speed_y;
-  q->hessian[7] = t33; /* speed, y */
-  const real t34 = fixed_0 * tan_steering;
-  const real t35 = t34 * t13;
-  const real t36 = t34 * t11;
-  const real t37 = t21 * t11 - t35 * t22 - (t23 * t13 + t36 * t24);
-  const real t38 = V_speed_y * t12 - V_speed_x * t14 + V_speed_heading;
-  q->hessian[8] = t37 + (t28 * t15 + t30 * t16 + t31 * t26 + t38); /* speed, heading */
-  const real t39 = R(2) * speed;
-  const real t40 = R(1) / lane_sqrt(speed * speed + fixed_2);
-  const real t41 = R(0.5) * t40;
-  const real t42 = stage_weight_3 * t41;
-  const real t43 = fixed_0 * (t37 * tan_steering) + (t36 * t21 - t35 * t23) + (fixed_13 * (t39 * t41 * t40 * t40 *
-    t39) + R(2) * t42);
-  const real t44 = V_heading_x * t28 + V_heading_y * t30 + V_heading_heading * t31 + V_speed_heading;
-  const real t45 = V_speed_x * t28 + V_speed_y * t30 + V_speed_heading * t31 + V_speed_speed;
-  q->hessian[9] = t43 + (t28 * t32 + t30 * t33 + t31 * t44 + t45); /* speed, speed */
-  const real t46 = R(0.005000000000000001) * t11;
-  const real t47 = R(0.005000000000000001) * t13;
-  const real t48 = R(0.05) * t31;
-  const real t49 = V_x_x * t46 + V_y_x * t47 + V_heading_x * t48 + R(0.1) * V_speed_x;
-  q->hessian[10] = t49; /* acceleration, x */
-  const real t50 = V_y_x * t46 + V_y_y * t47 + V_heading_y * t48 + R(0.1) * V_speed_y;
-  q->hessian[11] = t50; /* acceleration, y */
-  const real t51 = R(0.005000000000000001) * (mu_y * t11) - R(0.005000000000000001) * (mu_x * t13);
-  q->hessian[12] = t51 + (t46 * t15 + t47 * t16 + t48 * t26 + R(0.1) * t38); /* acceleration, heading */
-  /* acceleration, speed */
-  q->hessian[13] = fixed_0 * (t51 * tan_steering) + (t46 * t32 + t47 * t33 + t48 * t44 + R(0.1) * t45);
-  const real t52 = V_heading_x * t46 + V_heading_y * t47 + V_heading_heading * t48 + R(0.1) * V_speed_heading;
-  const real t53 = R(0.1) * (V_speed_x * t46 + V_speed_y * t47 + V_speed_heading * t48 + R(0.1) * V_speed_speed);
-  q->hessian[14] = control_weight_0 + (t46 * t49 + t47 * t50 + t48 * t52 + t53); /* acceleration, acceleration */
-  const real t54 = R(1) + tan_steering * tan_steering;
-  const real t55 = t27 * speed * t54;
-  const real t56 = t29 * speed * t54;
-  const real t57 = fixed_1 * (t54 * t8);
-  const real t58 = V_x_x * t55 + V_y_x * t56 + V_heading_x * t57;
-  q->hessian[15] = t58; /* steering, x */
-  const real t59 = V_y_x * t55 + V_y_y * t56 + V_heading_y * t57;
-  q->hessian[16] = t59; /* steering, y */
-  const real t60 = fixed_0 * (t54 * speed);
-  const real t61 = t60 * t13;
-  const real t62 = t60 * t11;
-  const real t63 = t61 * t22 + t62 * t24;
-  q->hessian[17] = t55 * t15 + t56 * t16 + t57 * t26 - t63; /* steering, heading */
-  const real t64 = fixed_12 * t63;
-  const real t65 = fixed_0 * (t22 * t11 - t24 * t13);
-  const real t66 = fixed_1 * mu_heading;
-  const real t67 = t54 * t66 + t62 * t21 - t61 * t23;
-  q->hessian[18] = t64 * tan_steering + t54 * t65 + t67 + (t55 * t32 + t56 * t33 + t57 * t44); /* steering, speed */
-  q->hessian[19] = R(0.05) * t67 + (t55 * t49 + t56 * t50 + t57 * t52); /* steering, acceleration */
-  const real t68 = t64 * speed * t54 + R(2) * (t54 * tan_steering * (t66 * t8 + t65 * speed));
-  const real t69 = t55 * t58 + t56 * t59 + t57 * (V_heading_x * t55 + V_heading_y * t56 + V_heading_heading * t57);
-  q->hessian[20] = t68 + control_weight_1 + t69; /* steering, steering */
+  const real t13 = V_y_x * t12;
+  const real t14 = lane_sin(t10);
+  const real t15 = t9 * t14;
+  const real t16 = V_x_x * t15;
+  const real t17 = t13 - t16;
+  q->hessian[3] = t17 + V_heading_x; /* heading, x */
+  const real t18 = V_y_y * t12;
+  const real t19 = t18 - V_y_x * t15;
+  q->hessian[4] = t19 + V_heading_y; /* heading, y */
+  const real t20 = R(2) * heading;
+  const real t21 = R(1) / lane_sqrt(heading * heading + fixed_2);
+  const real t22 = R(0.5) * t21;
+  const real t23 = stage_weight_2 * t22;
+  const real t24 = V_heading_y * t12 - V_heading_x * t15;
+  const real t25 = weight_d2f * lambda_y;
+  const real t26 = t18 * t12 - t25 * t15 - R(2) * (t13 * t15) + t16 * t15;
+  const real t27 = weight_d2f * lambda_x;
+  const real t28 = t26 - t27 * t12;
+  /* heading, heading */
+  q->hessian[5] = fixed_11 * (t20 * t22 * t21 * t21 * t20) + R(2) * t23 + (V_heading_heading + R(2) * t24 + t28);
+  const real t29 = fixed_0 * tan_steering;
+  const real t30 = fixed_1 * tan_steering;
+  const real t31 = R(0.1) * t14;
+  const real t32 = V_heading_x * t30 + V_y_x * t31;
+  const real t33 = R(0.1) * t11;
+  const real t34 = V_x_x * t33;
+  const real t35 = t32 + t34;
+  q->hessian[6] = V_speed_x + t17 * t29 + t35; /* speed, x */
+  const real t36 = V_heading_y * t30;
+  const real t37 = V_y_y * t31;
+  const real t38 = t36 + t37 + V_y_x * t33;
+  q->hessian[7] = V_speed_y + t19 * t29 + t38; /* speed, y */
+  const real t39 = V_speed_y * t12 - V_speed_x * t15;
+  const real t40 = t24 + t28;
+  const real t41 = V_heading_heading * t30;
+  const real t42 = t36 * t12 + t37 * t12 + t25 * t33 - t32 * t15 + t13 * t33;
+  const real t43 = t42 - t34 * t15 - R(0.1) * (t27 * t14);
+  const real t44 = t41 + V_heading_y * t31 + V_heading_x * t33 + t43;
+  q->hessian[8] = t39 + V_speed_heading + t40 * t29 + t44; /* speed, heading */
+  const real t45 = R(2) * speed;
+  const real t46 = R(1) / lane_sqrt(speed * speed + fixed_2);
+  const real t47 = R(0.5) * t46;
+  const real t48 = stage_weight_3 * t47;
+  const real t49 = t28 * t29;
+  const real t50 = V_speed_heading * t30 + V_speed_y * t31 + V_speed_x * t33 + t43 * t29;
+  const real t51 = t41 * t30 + R(2) * (t36 * t31) + t37 * t31 + R(2) * (t32 * t33);
+  const real t52 = t51 + t34 * t33;
+  const real t53 = V_speed_speed + R(2) * (t39 * t29) + t49 * t29 + R(2) * t50 + t52;
+  q->hessian[9] = fixed_12 * (t45 * t47 * t46 * t46 * t45) + R(2) * t48 + t53; /* speed, speed */
+  const real t54 = R(0.1) * V_speed_x;
+  q->hessian[10] = t54 + R(0.05) * t35; /* acceleration, x */
+  const real t55 = R(0.1) * V_speed_y;
+  q->hessian[11] = t55 + R(0.05) * t38; /* acceleration, y */
+  const real t56 = R(0.1) * V_speed_heading;
+  const real t57 = t55 * t12 - t54 * t15;
+  q->hessian[12] = t56 + t57 + R(0.05) * t44; /* acceleration, heading */
+  const real t58 = t56 * t30 + t55 * t31 + t54 * t33;
+  q->hessian[13] = R(0.1) * V_speed_speed + t57 * t29 + t58 + R(0.05) * (t50 + t52); /* acceleration, speed */
+  /* acceleration, acceleration */
+  q->hessian[14] = control_weight_0 + (R(0.010000000000000002) * V_speed_speed + R(0.1) * t58 +
+    R(0.0025000000000000005) * t52);
+  const real t59 = fixed_1 * t8;
+  const real t60 = R(1) + tan_steering * tan_steering;
+  const real t61 = t59 * t60;
+  const real t62 = V_heading_x * t61;
+  const real t63 = fixed_0 * speed;
+  const real t64 = t63 * t60;
+  q->hessian[15] = t62 + t17 * t64; /* steering, x */
+  const real t65 = V_heading_y * t61;
+  q->hessian[16] = t65 + t19 * t64; /* steering, y */
+  const real t66 = V_heading_heading * t61;
+  const real t67 = t65 * t12 - t62 * t15;
+  q->hessian[17] = t66 + t67 + t40 * t64; /* steering, heading */
+  const real t68 = t12 * lambda_y - t15 * lambda_x;
+  const real t69 = weight_d2f * t68;
+  const real t70 = V_speed_heading * t61 + t39 * t64 + t67 * t29 + t49 * t64 + fixed_0 * (t69 * t60);
+  const real t71 = weight_d2f * lambda_heading;
+  const real t72 = t41 * t61 + fixed_1 * (t71 * t60) + t65 * t31 + t62 * t33;
+  const real t73 = t72 + t43 * t64;
+  q->hessian[18] = t70 + t73; /* steering, speed */
+  q->hessian[19] = t56 * t61 + t57 * t64 + R(0.05) * t73; /* steering, acceleration */
+  const real t74 = R(2) * (t60 * tan_steering);
+  const real t75 = t66 * t61 + t71 * t74 * t59 + R(2) * (t67 * t64) + t28 * t64 * t64;
+  q->hessian[20] = control_weight_1 + (t75 + t69 * t74 * t63); /* steering, steering */
   q->costate[0] = t3 * t0 + lambda_x; /* x */
   q->costate[1] = t7 * t4 + lambda_y; /* y */
-  q->costate[2] = t20 * t17 + (t12 * lambda_y - t14 * lambda_x + lambda_heading); /* heading */
-  q->costate[3] = t42 * t39 + (t28 * lambda_x + t30 * lambda_y + t31 * lambda_heading + lambda_speed); /* speed */
-  /* acceleration */
-  q->gradient_u[0] = control_weight_0 * acceleration + (t46 * lambda_x + t47 * lambda_y + t48 * lambda_heading +
-    R(0.1) * lambda_speed);
-  /* steering */
-  q->gradient_u[1] = control_weight_1 * steering + (t55 * lambda_x + t56 * lambda_y + t57 * lambda_heading);
+  q->costate[2] = t23 * t20 + (t68 + lambda_heading); /* heading */
+  const real t76 = t30 * lambda_heading + lambda_y * t31 + lambda_x * t33;
+  q->costate[3] = t48 * t45 + (lambda_speed + t68 * t29 + t76); /* speed */
+  q->gradient_u[0] = control_weight_0 * acceleration + (R(0.1) * lambda_speed + R(0.05) * t76); /* acceleration */
+  q->gradient_u[1] = control_weight_1 * steering + (t61 * lambda_heading + t68 * t64); /* steering */
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = v_offset_y; /* y */
-  q->offset_x[2] = t12 * v_offset_y - t14 * v_offset_x + v_offset_heading; /* heading */
-  q->offset_x[3] = t28 * v_offset_x + t30 * v_offset_y + t31 * v_offset_heading + v_offset_speed; /* speed */
-  /* acceleration */
-  q->offset_u[0] = t46 * v_offset_x + t47 * v_offset_y + t48 * v_offset_heading + R(0.1) * v_offset_speed;
-  q->offset_u[1] = t55 * v_offset_x + t56 * v_offset_y + t57 * v_offset_heading; /* steering */
+  const real t77 = t12 * v_offset_y - t15 * v_offset_x;
+  q->offset_x[2] = t77 + v_offset_heading; /* heading */
+  const real t78 = t30 * v_offset_heading + v_offset_y * t31 + v_offset_x * t33;
+  q->offset_x[3] = v_offset_speed + t77 * t29 + t78; /* speed */
+  q->offset_u[0] = R(0.1) * v_offset_speed + R(0.05) * t78; /* acceleration */
+  q->offset_u[1] = t61 * v_offset_heading + t77 * t64; /* steering */
 }
 
 /* Directional derivative of the dynamics, F d. */
@@ -559,13 +575,13 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real width = theta[11];
   const real fixed_0 = theta[12];
   const real fixed_2 = theta[14];
+  const real fixed_13 = theta[25];
   const real fixed_14 = theta[26];
   const real fixed_15 = theta[27];
   const real fixed_16 = theta[28];
   const real fixed_17 = theta[29];
   const real fixed_18 = theta[30];
   const real fixed_19 = theta[31];
-  const real fixed_20 = theta[32];
   const real lambda_x = costate[0];
   const real lambda_y = costate[1];
   const real lambda_heading = costate[2];
@@ -604,7 +620,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t19 = R(0.1) * (loss_cost_ * lambda_x + d_lambda_x);
   const real t20 = (t17 * t1 + t6 * t3 + t12 * t18) * t10 - (t19 * t1 + t7 * t18 + R(0.1) * (lambda_x * t3)) * t13;
   const real t21 = R(0.05) * t20;
-  g_theta[0] += -(fixed_15 * (t16 + t21 * t8)); /* wheelbase */
+  g_theta[0] += -(fixed_14 * (t16 + t21 * t8)); /* wheelbase */
   const real t22 = lane_sqrt(fixed_2 + x * x);
   const real t23 = R(2) * (d_x * x);
   const real t24 = R(1) / t22;
@@ -632,20 +648,20 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   g_theta[10] += t38 * steering * steering + R(0.5) * (d_steering * t40); /* control_weight_1 */
   const real t41 = loss_cost_ * stage_weight_3;
   const real t42 = loss_cost_ * stage_weight_2;
-  const real t43 = (t41 - fixed_17 * (t35 * t36 * t36)) * t37 + (t42 - fixed_18 * (t31 * t32 * t32)) * t33;
+  const real t43 = (t41 - fixed_16 * (t35 * t36 * t36)) * t37 + (t42 - fixed_17 * (t31 * t32 * t32)) * t33;
   const real t44 = loss_cost_ * stage_weight_1;
   const real t45 = loss_cost_ * stage_weight_0;
-  const real t46 = t43 + (t44 - fixed_19 * (t27 * t28 * t28)) * t29 + (t45 - fixed_20 * (t23 * t24 * t24)) * t25;
-  g_theta[11] += fixed_16 * t46 - (t41 + t42 + t44 + t45); /* width */
-  const real t47 = t0 * fixed_14;
-  const real t48 = t2 * fixed_14;
+  const real t46 = t43 + (t44 - fixed_18 * (t27 * t28 * t28)) * t29 + (t45 - fixed_19 * (t23 * t24 * t24)) * t25;
+  g_theta[11] += fixed_15 * t46 - (t41 + t42 + t44 + t45); /* width */
+  const real t47 = t0 * fixed_13;
+  const real t48 = t2 * fixed_13;
   const real t49 = t47 * tan_steering + t17 * t13 + t19 * t10 + t48 * t5 + t6 * t18 * t10;
   const real t50 = control_weight_0 * (t38 * t39) + R(0.1) * (loss_cost_ * lambda_speed + d_lambda_speed) + R(0.05) *
     (t49 + t11 * t18 * t13);
   g_control[0] = t50 + control_weight_0 * d_acceleration; /* acceleration */
-  const real t51 = fixed_14 * t14;
+  const real t51 = fixed_13 * t14;
   const real t52 = t47 * t1 + t48 * t3 + R(2) * ((t48 * t1 + t51 * speed) * d_steering * tan_steering);
-  const real t53 = control_weight_1 * (t38 * t40) + (t52 + t51 * d_speed + fixed_14 * (t21 * speed)) * t4;
+  const real t53 = control_weight_1 * (t38 * t40) + (t52 + t51 * d_speed + fixed_13 * (t21 * speed)) * t4;
   g_control[1] = t53 + control_weight_1 * d_steering; /* steering */
 }
 
@@ -665,11 +681,11 @@ INLINE void terminal_gradient(stored_reals restrict state, stored_reals restrict
   const real terminal_weight_3 = theta[8];
   const real width = theta[11];
   const real fixed_2 = theta[14];
-  const real fixed_16 = theta[28];
+  const real fixed_15 = theta[27];
+  const real fixed_20 = theta[32];
   const real fixed_21 = theta[33];
   const real fixed_22 = theta[34];
   const real fixed_23 = theta[35];
-  const real fixed_24 = theta[36];
   const real d_x = d_state[0];
   const real d_y = d_state[1];
   const real d_heading = d_state[2];
@@ -697,11 +713,11 @@ INLINE void terminal_gradient(stored_reals restrict state, stored_reals restrict
   g_theta[8] += loss_cost_ * (t12 - width) + t13 * t15; /* terminal_weight_3 */
   const real t16 = loss_cost_ * terminal_weight_3;
   const real t17 = loss_cost_ * terminal_weight_2;
-  const real t18 = (t16 - fixed_21 * (t13 * t14 * t14)) * t15 + (t17 - fixed_22 * (t9 * t10 * t10)) * t11;
+  const real t18 = (t16 - fixed_20 * (t13 * t14 * t14)) * t15 + (t17 - fixed_21 * (t9 * t10 * t10)) * t11;
   const real t19 = loss_cost_ * terminal_weight_1;
   const real t20 = loss_cost_ * terminal_weight_0;
-  const real t21 = t18 + (t19 - fixed_23 * (t5 * t6 * t6)) * t7 + (t20 - fixed_24 * (t1 * t2 * t2)) * t3;
-  g_theta[11] += fixed_16 * t21 - (t16 + t17 + t19 + t20); /* width */
+  const real t21 = t18 + (t19 - fixed_22 * (t5 * t6 * t6)) * t7 + (t20 - fixed_23 * (t1 * t2 * t2)) * t3;
+  g_theta[11] += fixed_15 * t21 - (t16 + t17 + t19 + t20); /* width */
 }
 
 /* Gradient with respect to theta of g_lower'lower + g_upper'upper. */
@@ -739,9 +755,9 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real fixed_10 = theta[22];
   const real fixed_11 = theta[23];
   const real fixed_12 = theta[24];
-  const real fixed_13 = theta[25];
+  const real fixed_14 = theta[26];
   const real fixed_15 = theta[27];
-  const real fixed_16 = theta[28];
+  const real fixed_24 = theta[36];
   const real lambda_x = costate[0];
   const real lambda_y = costate[1];
   const real lambda_heading = costate[2];
@@ -756,7 +772,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t0 = lane_sqrt(fixed_2 + x * x);
   const real t1 = R(1) / t0;
   const real t2 = R(0.5) * t1;
-  const real t3 = d_width * fixed_16;
+  const real t3 = d_width * fixed_15;
   const real t4 = t3 * t2;
   r_state[0] = R(2) * ((d_stage_weight_0 * t2 + fixed_9 * (t4 * t1 * t1)) * x); /* x */
   const real t5 = lane_sqrt(fixed_2 + y * y);
@@ -768,7 +784,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t10 = R(1) / t9;
   const real t11 = R(0.5) * t10;
   const real t12 = t3 * t11;
-  const real t13 = d_wheelbase * fixed_15;
+  const real t13 = d_wheelbase * fixed_14;
   const real tan_steering = lane_tan(steering);
   const real t14 = speed * tan_steering;
   const real t15 = R(-0.05) * (t13 * t14);
@@ -789,12 +805,12 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t27 = R(0.5) * t26;
   const real t28 = t3 * t27;
   const real t29 = t13 * t20;
-  const real t30 = fixed_12 * t24 + R(0.05) * (t29 * t17);
-  const real t31 = fixed_12 * t21 - R(0.05) * (t29 * t22);
+  const real t30 = fixed_24 * t24 + R(0.05) * (t29 * t17);
+  const real t31 = fixed_24 * t21 - R(0.05) * (t29 * t22);
   const real t32 = (t30 * tan_steering - R(0.1) * t18) * lambda_x + (t31 * tan_steering + R(0.1) * t23) * lambda_y;
   const real t33 = R(-0.1) * t13;
   const real t34 = t33 * tan_steering * lambda_heading;
-  r_state[3] = R(2) * ((d_stage_weight_3 * t27 + fixed_13 * (t28 * t26 * t26)) * speed) + (t32 + t34); /* speed */
+  r_state[3] = R(2) * ((d_stage_weight_3 * t27 + fixed_12 * (t28 * t26 * t26)) * speed) + (t32 + t34); /* speed */
   const real t35 = d_control_weight_0 * acceleration;
   /* acceleration */
   r_control[0] = t35 + (R(0.005000000000000001) * (t23 * lambda_y) - R(0.005000000000000001) * (t18 * lambda_x) +
@@ -839,7 +855,7 @@ INLINE void terminal_forward(stored_reals restrict state, stored_reals restrict 
   const real fixed_6 = theta[18];
   const real fixed_7 = theta[19];
   const real fixed_8 = theta[20];
-  const real fixed_16 = theta[28];
+  const real fixed_15 = theta[27];
   const real d_terminal_weight_0 = d_theta[5];
   const real d_terminal_weight_1 = d_theta[6];
   const real d_terminal_weight_2 = d_theta[7];
@@ -848,7 +864,7 @@ INLINE void terminal_forward(stored_reals restrict state, stored_reals restrict 
   const real t0 = lane_sqrt(fixed_2 + x * x);
   const real t1 = R(1) / t0;
   const real t2 = R(0.5) * t1;
-  const real t3 = d_width * fixed_16;
+  const real t3 = d_width * fixed_15;
   const real t4 = t3 * t2;
   r_state[0] = R(2) * ((d_terminal_weight_0 * t2 + fixed_5 * (t4 * t1 * t1)) * x); /* x */
   const real t5 = lane_sqrt(fixed_2 + y * y);

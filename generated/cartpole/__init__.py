@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "0534486491aae10e507e1a9f4851ecc9180c16bf22a7e5986231e22362e4ec56"),
+    library=load(__file__, "cartpole", "8f5465bf5a843cb1cba5da1c5d7617f422d28ec64156bee7a169e32bcc969d63"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

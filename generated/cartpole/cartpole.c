@@ -12,13 +12,13 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
- *   prepare_parameters                    26
+ *   prepare_parameters                    32
  *   stage_dynamics                        55
  *   terminal_cost                         24
  *   stage_bounds                           0
  *   terminal_expand                       10
- *   stage_expand_gauss_newton            342
- *   stage_expand_exact                   493
+ *   stage_expand_gauss_newton            314
+ *   stage_expand_exact                   390
  *   stage_tangent                         66
  *   stage_gradient                       187
  *   terminal_gradient                     31
@@ -35,7 +35,7 @@
 #define NU 1 /* controls */
 #define NPARAMETERS 6 /* named parameters */
 #define NTHETA 16 /* their numbers, where one value serves all stages */
-#define NPREPARED 21 /* numbers computed from those once per problem; they follow them in memory */
+#define NPREPARED 26 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
@@ -74,7 +74,7 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   prepared[1] = R(0.05) * t0; /* fixed_1 */
   prepared[2] = length * mass_pole; /* fixed_2 */
   prepared[3] = R(0.05) * mass_pole * t0; /* fixed_3 */
-  prepared[4] = mass_pole * t0; /* fixed_4 */
+  prepared[4] = t0 * mass_pole; /* fixed_4 */
   const real t1 = R(1) / length;
   const real t2 = R(0.05) * t1;
   prepared[5] = t2; /* fixed_5 */
@@ -84,16 +84,21 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   prepared[9] = R(0.5) * q_3; /* fixed_9 */
   prepared[10] = R(0.5) * q_4; /* fixed_10 */
   prepared[11] = R(0.5) * q_5; /* fixed_11 */
+  prepared[12] = t1; /* fixed_12 */
+  prepared[13] = t2 * t0 * mass_pole; /* fixed_13 */
   const real t3 = R(-0.05) * t0;
-  prepared[12] = t3; /* fixed_12 */
-  prepared[13] = t3 * t0 * mass_pole; /* fixed_13 */
-  prepared[14] = t1; /* fixed_14 */
-  prepared[15] = t2 * t0 * mass_pole; /* fixed_15 */
+  prepared[14] = t3; /* fixed_14 */
+  prepared[15] = t3 * t0 * mass_pole; /* fixed_15 */
   prepared[16] = R(0.05) * gravity; /* fixed_16 */
-  prepared[17] = R(2) * mass_pole * t0; /* fixed_17 */
-  prepared[18] = t0 * t0; /* fixed_18 */
-  prepared[19] = t1 * t1; /* fixed_19 */
-  prepared[20] = R(-0.05) * gravity; /* fixed_20 */
+  prepared[17] = R(-0.05) * mass_pole * t0; /* fixed_17 */
+  prepared[18] = t3 * mass_pole; /* fixed_18 */
+  prepared[19] = R(2) * gravity; /* fixed_19 */
+  prepared[20] = gravity * gravity; /* fixed_20 */
+  prepared[21] = R(0.1) * t0; /* fixed_21 */
+  prepared[22] = R(2) * mass_pole * t0; /* fixed_22 */
+  prepared[23] = t0 * t0; /* fixed_23 */
+  prepared[24] = t1 * t1; /* fixed_24 */
+  prepared[25] = R(-0.05) * gravity; /* fixed_25 */
 }
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
@@ -280,108 +285,110 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real v_offset_sin_theta = value->offset[3];
   const real v_offset_omega = value->offset[4];
   q->hessian[0] = q_0 + V_x_x; /* x, x */
-  const real t0 = R(0.05) * V_x_x + V_v_x;
-  q->hessian[1] = t0; /* v, x */
-  const real t1 = R(0.05) * V_v_x + V_v_v;
-  q->hessian[2] = q_1 + (R(0.05) * t0 + t1); /* v, v */
-  const real t2 = cos_theta * mass_pole;
-  const real t3 = fixed_2 * sin_theta;
-  const real t4 = omega * omega;
-  const real t5 = force + t3 * t4;
-  const real t6 = gravity * sin_theta - cos_theta * t5 * fixed_0;
-  const real t7 = cos_theta * cos_theta;
-  const real t8 = R(1) / (R(1.3333333333333333) - fixed_4 * t7);
-  const real t9 = t8 * t8;
-  const real t10 = R(2) * cos_theta;
-  const real t11 = fixed_12 * t8;
-  const real t12 = t11 * t2;
-  const real t13 = fixed_0 * t12;
-  const real t14 = fixed_13 * (t2 * t6 * t9 * t10) - t13 * t5 + mass_pole * (t11 * t6);
-  const real t15 = R(1) / (t7 + sin_theta * sin_theta);
-  const real t16 = sin_theta * t15;
-  const real t17 = next_sin_theta * t16;
-  const real t18 = next_cos_theta * t16;
-  const real t19 = fixed_14 * t8;
-  const real t20 = fixed_12 * t19;
-  const real t21 = fixed_15 * (t6 * t9 * t10) + t20 * t5;
-  q->hessian[3] = V_v_x * t14 + V_cos_theta_x * t17 - V_sin_theta_x * t18 + V_omega_x * t21; /* cos_theta, x */
-  const real t22 = R(0.05) * V_cos_theta_x + V_cos_theta_v;
-  const real t23 = R(0.05) * V_sin_theta_x + V_sin_theta_v;
-  const real t24 = R(0.05) * V_omega_x + V_omega_v;
-  q->hessian[4] = t14 * t1 + t17 * t22 - t18 * t23 + t21 * t24; /* cos_theta, v */
-  const real t25 = V_v_v * t14 + V_cos_theta_v * t17 - V_sin_theta_v * t18 + V_omega_v * t21;
-  const real t26 = V_cos_theta_v * t14 + V_cos_theta_cos_theta * t17 - V_sin_theta_cos_theta * t18 + V_omega_cos_theta
-    * t21;
-  const real t27 = V_sin_theta_v * t14 + V_sin_theta_cos_theta * t17 - V_sin_theta_sin_theta * t18 + V_omega_sin_theta
-    * t21;
-  const real t28 = V_omega_v * t14 + V_omega_cos_theta * t17 - V_omega_sin_theta * t18 + V_omega_omega * t21;
-  q->hessian[5] = q_2 + (t14 * t25 + t17 * t26 - t18 * t27 + t21 * t28); /* cos_theta, cos_theta */
-  const real t29 = fixed_1 - t13 * cos_theta;
-  const real t30 = gravity * t12 + fixed_2 * (t29 * t4);
-  const real t31 = cos_theta * t15;
-  const real t32 = next_sin_theta * t31;
-  const real t33 = next_cos_theta * t31;
-  const real t34 = t20 * cos_theta;
-  const real t35 = fixed_2 * (t34 * t4) + fixed_16 * t19;
-  q->hessian[6] = V_v_x * t30 - V_cos_theta_x * t32 + V_sin_theta_x * t33 + V_omega_x * t35; /* sin_theta, x */
-  q->hessian[7] = t30 * t1 - t32 * t22 + t33 * t23 + t35 * t24; /* sin_theta, v */
-  q->hessian[8] = t30 * t25 - t32 * t26 + t33 * t27 + t35 * t28; /* sin_theta, cos_theta */
-  const real t36 = V_v_v * t30 - V_cos_theta_v * t32 + V_sin_theta_v * t33 + V_omega_v * t35;
-  const real t37 = V_cos_theta_v * t30 - V_cos_theta_cos_theta * t32 + V_sin_theta_cos_theta * t33 + V_omega_cos_theta
-    * t35;
-  const real t38 = V_sin_theta_v * t30 - V_sin_theta_cos_theta * t32 + V_sin_theta_sin_theta * t33 + V_omega_sin_theta
-    * t35;
-  const real t39 = V_omega_v * t30 - V_omega_cos_theta * t32 + V_omega_sin_theta * t33 + V_omega_omega * t35;
-  q->hessian[9] = q_3 + (t30 * t36 - t32 * t37 + t33 * t38 + t35 * t39); /* sin_theta, sin_theta */
-  const real t40 = R(2) * omega;
-  const real t41 = t29 * t3 * t40;
-  const real t42 = R(-0.05) * next_sin_theta;
-  const real t43 = R(0.05) * next_cos_theta;
-  const real t44 = R(1) + t34 * t3 * t40;
-  q->hessian[10] = V_v_x * t41 + V_cos_theta_x * t42 + V_sin_theta_x * t43 + V_omega_x * t44; /* omega, x */
-  q->hessian[11] = t41 * t1 + t42 * t22 + t43 * t23 + t44 * t24; /* omega, v */
-  q->hessian[12] = t41 * t25 + t42 * t26 + t43 * t27 + t44 * t28; /* omega, cos_theta */
-  q->hessian[13] = t41 * t36 + t42 * t37 + t43 * t38 + t44 * t39; /* omega, sin_theta */
-  const real t45 = V_v_v * t41 + V_cos_theta_v * t42 + V_sin_theta_v * t43 + V_omega_v * t44;
-  const real t46 = t42 * (V_cos_theta_v * t41 + V_cos_theta_cos_theta * t42 + V_sin_theta_cos_theta * t43 +
-    V_omega_cos_theta * t44);
-  const real t47 = t43 * (V_sin_theta_v * t41 + V_sin_theta_cos_theta * t42 + V_sin_theta_sin_theta * t43 +
-    V_omega_sin_theta * t44);
-  const real t48 = V_omega_v * t41 + V_omega_cos_theta * t42 + V_omega_sin_theta * t43 + V_omega_omega * t44;
-  q->hessian[14] = q_4 + (t41 * t45 + t46 + t47 + t44 * t48); /* omega, omega */
-  q->hessian[15] = V_v_x * t29 + V_omega_x * t34; /* force, x */
-  q->hessian[16] = t29 * t1 + t34 * t24; /* force, v */
-  q->hessian[17] = t29 * t25 + t34 * t28; /* force, cos_theta */
-  q->hessian[18] = t29 * t36 + t34 * t39; /* force, sin_theta */
-  q->hessian[19] = t29 * t45 + t34 * t48; /* force, omega */
-  const real t49 = t29 * (V_v_v * t29 + V_omega_v * t34) + t34 * (V_omega_v * t29 + V_omega_omega * t34);
+  q->hessian[1] = R(0.05) * V_x_x + V_v_x; /* v, x */
+  q->hessian[2] = q_1 + (V_v_v + R(0.1) * V_v_x + R(0.0025000000000000005) * V_x_x); /* v, v */
+  const real t0 = fixed_2 * sin_theta;
+  const real t1 = omega * omega;
+  const real t2 = force + t0 * t1;
+  const real t3 = gravity * sin_theta - cos_theta * t2 * fixed_0;
+  const real t4 = cos_theta * cos_theta;
+  const real t5 = R(1) / (R(1.3333333333333333) - fixed_4 * t4);
+  const real t6 = t5 * t5;
+  const real t7 = R(2) * cos_theta;
+  const real t8 = fixed_12 * t5;
+  const real t9 = fixed_14 * t8;
+  const real t10 = fixed_13 * (t3 * t6 * t7) + t9 * t2;
+  const real t11 = V_sin_theta_x * next_cos_theta - V_cos_theta_x * next_sin_theta;
+  const real t12 = R(1) / (t4 + sin_theta * sin_theta);
+  const real t13 = sin_theta * t12;
+  const real t14 = cos_theta * mass_pole;
+  const real t15 = fixed_14 * t5;
+  const real t16 = t15 * t14;
+  const real t17 = fixed_0 * t16;
+  const real t18 = fixed_15 * (t14 * t3 * t6 * t7) - t17 * t2 + mass_pole * (t15 * t3);
+  const real t19 = V_omega_x * t10 - t11 * t13 + V_v_x * t18;
+  q->hessian[3] = t19; /* cos_theta, x */
+  const real t20 = V_sin_theta_v * next_cos_theta - V_cos_theta_v * next_sin_theta;
+  const real t21 = V_omega_v * t10 - t20 * t13;
+  const real t22 = V_v_v * t18;
+  q->hessian[4] = t21 + t22 + R(0.05) * t19; /* cos_theta, v */
+  const real t23 = V_omega_omega * t10;
+  const real t24 = V_omega_sin_theta * t10 * next_cos_theta - V_omega_cos_theta * t10 * next_sin_theta;
+  const real t25 = V_sin_theta_sin_theta * next_cos_theta * next_cos_theta - R(2) * (V_sin_theta_cos_theta *
+    next_cos_theta * next_sin_theta) + V_cos_theta_cos_theta * next_sin_theta * next_sin_theta;
+  const real t26 = t23 * t10 - R(2) * (t24 * t13) + t25 * t13 * t13 + R(2) * (t21 * t18);
+  q->hessian[5] = q_2 + (t26 + t22 * t18); /* cos_theta, cos_theta */
+  const real t27 = fixed_16 * t8;
+  const real t28 = cos_theta * t12;
+  const real t29 = gravity * t16;
+  const real t30 = fixed_1 - t17 * cos_theta;
+  const real t31 = t9 * cos_theta;
+  const real t32 = V_v_x * t30 + V_omega_x * t31;
+  const real t33 = fixed_2 * t1;
+  const real t34 = V_omega_x * t27 + t11 * t28 + V_v_x * t29 + t32 * t33;
+  q->hessian[6] = t34; /* sin_theta, x */
+  const real t35 = V_omega_v * t27 + t20 * t28;
+  const real t36 = V_v_v * t29;
+  const real t37 = V_v_v * t30;
+  const real t38 = V_omega_v * t31;
+  const real t39 = t37 + t38;
+  q->hessian[7] = t35 + t36 + t39 * t33 + R(0.05) * t34; /* sin_theta, v */
+  const real t40 = V_omega_omega * t27;
+  const real t41 = V_omega_sin_theta * t27 * next_cos_theta - V_omega_cos_theta * t27 * next_sin_theta;
+  const real t42 = t25 * t28;
+  const real t43 = t40 * t10 - t41 * t13 + t24 * t28 - t42 * t13 + t35 * t18;
+  const real t44 = V_omega_omega * t31;
+  const real t45 = V_omega_sin_theta * t31 * next_cos_theta - V_omega_cos_theta * t31 * next_sin_theta;
+  const real t46 = t44 * t10 - t45 * t13 + t38 * t18 + t21 * t30 + t37 * t18;
+  q->hessian[8] = t43 + t21 * t29 + t36 * t18 + t46 * t33; /* sin_theta, cos_theta */
+  const real t47 = t40 * t27 + R(2) * (t41 * t28) + t42 * t28 + R(2) * (t35 * t29);
+  const real t48 = t40 * t31 + t45 * t28 + t35 * t30 + t38 * t29 + t36 * t30;
+  const real t49 = t44 * t31 + R(2) * (t38 * t30) + t37 * t30;
+  const real t50 = t49 * t33;
+  q->hessian[9] = q_3 + (t47 + t36 * t29 + R(2) * (t48 * t33) + t50 * t33); /* sin_theta, sin_theta */
+  const real t51 = R(2) * omega;
+  const real t52 = t51 * t0;
+  const real t53 = V_omega_x + R(0.05) * t11 + t32 * t52;
+  q->hessian[10] = t53; /* omega, x */
+  const real t54 = V_omega_v + R(0.05) * t20;
+  q->hessian[11] = t54 + t39 * t52 + R(0.05) * t53; /* omega, v */
+  const real t55 = V_omega_sin_theta * next_cos_theta - V_omega_cos_theta * next_sin_theta;
+  const real t56 = t55 + R(0.05) * t25;
+  q->hessian[12] = t23 + R(0.05) * t24 - t56 * t13 + t54 * t18 + t46 * t52; /* omega, cos_theta */
+  const real t57 = t40 + R(0.05) * t41 + t56 * t28 + t54 * t29 + t48 * t52;
+  const real t58 = t44 + R(0.05) * t45 + t54 * t30;
+  q->hessian[13] = t57 + t58 * t33 + t50 * t52; /* omega, sin_theta */
+  const real t59 = t49 * t52;
+  const real t60 = V_omega_omega + R(0.1) * t55 + R(0.0025000000000000005) * t25 + R(2) * (t58 * t52) + t59 * t52;
+  q->hessian[14] = q_4 + t60; /* omega, omega */
+  q->hessian[15] = t32; /* force, x */
+  q->hessian[16] = R(0.05) * t32 + t39; /* force, v */
+  q->hessian[17] = t46; /* force, cos_theta */
+  q->hessian[18] = t48 + t50; /* force, sin_theta */
+  q->hessian[19] = t58 + t59; /* force, omega */
   q->hessian[20] = q_5 + t49; /* force, force */
   q->costate[0] = q_0 * x + p_0 + lambda_x; /* x */
   q->costate[1] = q_1 * v + p_1 + (R(0.05) * lambda_x + lambda_v); /* v */
-  /* cos_theta */
-  q->costate[2] = fixed_8 * t10 + p_2 + (t14 * lambda_v + t17 * lambda_cos_theta - t18 * lambda_sin_theta + t21 *
-    lambda_omega);
+  const real t61 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
+  q->costate[2] = fixed_8 * t7 + p_2 + (t10 * lambda_omega - t61 * t13 + t18 * lambda_v); /* cos_theta */
+  const real t62 = t30 * lambda_v + t31 * lambda_omega;
   /* sin_theta */
-  q->costate[3] = q_3 * sin_theta + p_3 + (t30 * lambda_v - t32 * lambda_cos_theta + t33 * lambda_sin_theta + t35 *
-    lambda_omega);
-  /* omega */
-  q->costate[4] = fixed_10 * t40 + p_4 + (t41 * lambda_v + t42 * lambda_cos_theta + t43 * lambda_sin_theta + t44 *
-    lambda_omega);
-  q->gradient_u[0] = q_5 * force + p_5 + (t29 * lambda_v + t34 * lambda_omega); /* force */
+  q->costate[3] = q_3 * sin_theta + p_3 + (lambda_omega * t27 + t61 * t28 + lambda_v * t29 + t62 * t33);
+  q->costate[4] = fixed_10 * t51 + p_4 + (lambda_omega + R(0.05) * t61 + t62 * t52); /* omega */
+  q->gradient_u[0] = q_5 * force + p_5 + t62; /* force */
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = R(0.05) * v_offset_x + v_offset_v; /* v */
-  /* cos_theta */
-  q->offset_x[2] = t14 * v_offset_v + t17 * v_offset_cos_theta - t18 * v_offset_sin_theta + t21 * v_offset_omega;
-  /* sin_theta */
-  q->offset_x[3] = t30 * v_offset_v - t32 * v_offset_cos_theta + t33 * v_offset_sin_theta + t35 * v_offset_omega;
-  /* omega */
-  q->offset_x[4] = t41 * v_offset_v + t42 * v_offset_cos_theta + t43 * v_offset_sin_theta + t44 * v_offset_omega;
-  q->offset_u[0] = t29 * v_offset_v + t34 * v_offset_omega; /* force */
+  const real t63 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
+  q->offset_x[2] = t10 * v_offset_omega - t63 * t13 + t18 * v_offset_v; /* cos_theta */
+  const real t64 = t30 * v_offset_v + t31 * v_offset_omega;
+  q->offset_x[3] = v_offset_omega * t27 + t63 * t28 + v_offset_v * t29 + t64 * t33; /* sin_theta */
+  q->offset_x[4] = v_offset_omega + R(0.05) * t63 + t64 * t52; /* omega */
+  q->offset_u[0] = t64; /* force */
 }
 
-/* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost plus curvature'f. */
+/* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of cost + weight lambda'f. */
 FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
-    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict curvature,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
     const value_model *restrict value, stage_model *restrict q) {
   (void)theta_t;
   const real x = state[0];
@@ -396,7 +403,9 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real mass_pole = theta[2];
   const real q_0 = theta[4];
   const real q_1 = theta[5];
+  const real q_2 = theta[6];
   const real q_3 = theta[7];
+  const real q_4 = theta[8];
   const real q_5 = theta[9];
   const real p_0 = theta[10];
   const real p_1 = theta[11];
@@ -408,18 +417,19 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real fixed_1 = theta[17];
   const real fixed_2 = theta[18];
   const real fixed_4 = theta[20];
+  const real fixed_5 = theta[21];
   const real fixed_8 = theta[24];
   const real fixed_9 = theta[25];
   const real fixed_10 = theta[26];
-  const real fixed_12 = theta[28];
   const real fixed_13 = theta[29];
   const real fixed_14 = theta[30];
   const real fixed_15 = theta[31];
-  const real fixed_16 = theta[32];
-  const real mu_v = curvature[1];
-  const real mu_cos_theta = curvature[2];
-  const real mu_sin_theta = curvature[3];
-  const real mu_omega = curvature[4];
+  const real fixed_17 = theta[33];
+  const real fixed_18 = theta[34];
+  const real fixed_19 = theta[35];
+  const real fixed_20 = theta[36];
+  const real fixed_21 = theta[37];
+  const real weight_d2f = weight[0];
   const real lambda_x = value->costate[0];
   const real lambda_v = value->costate[1];
   const real lambda_cos_theta = value->costate[2];
@@ -446,139 +456,131 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real v_offset_sin_theta = value->offset[3];
   const real v_offset_omega = value->offset[4];
   q->hessian[0] = q_0 + V_x_x; /* x, x */
-  const real t0 = R(0.05) * V_x_x + V_v_x;
-  q->hessian[1] = t0; /* v, x */
-  const real t1 = R(0.05) * V_v_x + V_v_v;
-  q->hessian[2] = q_1 + (R(0.05) * t0 + t1); /* v, v */
-  const real t2 = cos_theta * mass_pole;
-  const real t3 = fixed_2 * sin_theta;
-  const real t4 = omega * omega;
-  const real t5 = force + t3 * t4;
-  const real t6 = gravity * sin_theta - cos_theta * t5 * fixed_0;
-  const real t7 = t2 * t6;
-  const real t8 = cos_theta * cos_theta;
-  const real t9 = R(1) / (R(1.3333333333333333) - fixed_4 * t8);
-  const real t10 = t9 * t9;
-  const real t11 = R(2) * cos_theta;
-  const real t12 = fixed_0 * t9;
-  const real t13 = R(-0.05) * t12;
-  const real t14 = t13 * t2;
-  const real t15 = fixed_0 * t14;
-  const real t16 = fixed_13 * (t7 * t10 * t11) - t15 * t5 + mass_pole * (t13 * t6);
-  const real t17 = R(1) / (t8 + sin_theta * sin_theta);
-  const real t18 = sin_theta * t17;
-  const real t19 = next_sin_theta * t18;
-  const real t20 = next_cos_theta * t18;
-  const real t21 = fixed_14 * t9;
-  const real t22 = fixed_12 * t21;
-  const real t23 = fixed_15 * (t6 * t10 * t11) + t22 * t5;
-  q->hessian[3] = V_v_x * t16 + V_cos_theta_x * t19 - V_sin_theta_x * t20 + V_omega_x * t23; /* cos_theta, x */
-  const real t24 = R(0.05) * V_cos_theta_x + V_cos_theta_v;
-  const real t25 = R(0.05) * V_sin_theta_x + V_sin_theta_v;
-  const real t26 = R(0.05) * V_omega_x + V_omega_v;
-  q->hessian[4] = t16 * t1 + t19 * t24 - t20 * t25 + t23 * t26; /* cos_theta, v */
-  const real t27 = fixed_4 * (t11 * t10);
-  const real t28 = R(-0.05) * mu_v;
-  const real t29 = fixed_0 * (t27 * t28);
-  const real t30 = t5 * fixed_0;
-  const real t31 = t28 * t12;
-  const real t32 = t17 * t17;
-  const real t33 = mu_sin_theta * next_cos_theta - mu_cos_theta * next_sin_theta;
-  const real t34 = (t19 * mu_sin_theta + t20 * mu_cos_theta) * t18 - t11 * t32 * sin_theta * t33;
-  const real t35 = R(0.05) * mu_omega;
-  const real t36 = fixed_0 * ((fixed_14 * (t27 * t35) + (t29 * t2 + mass_pole * t31)) * t5);
-  const real t37 = (mass_pole * t6 - t30 * t2) * t28 * fixed_0 - t30 * t35 * fixed_14;
-  const real t38 = t35 * t6 * fixed_14 + t28 * t7 * fixed_0;
-  const real t39 = fixed_4 * ((t37 * t10 + R(2) * (t27 * t9 * t38)) * t11) + R(2) * (fixed_4 * (t38 * t10) + fixed_8);
-  const real t40 = V_v_v * t16 + V_cos_theta_v * t19 - V_sin_theta_v * t20 + V_omega_v * t23;
-  const real t41 = V_cos_theta_v * t16 + V_cos_theta_cos_theta * t19 - V_sin_theta_cos_theta * t20 + V_omega_cos_theta
-    * t23;
-  const real t42 = V_sin_theta_v * t16 + V_sin_theta_cos_theta * t19 - V_sin_theta_sin_theta * t20 + V_omega_sin_theta
-    * t23;
-  const real t43 = V_omega_v * t16 + V_omega_cos_theta * t19 - V_omega_sin_theta * t20 + V_omega_omega * t23;
-  /* cos_theta, cos_theta */
-  q->hessian[5] = mass_pole * (t29 * t6 - t30 * t31) - (t34 + t36) + t39 + (t16 * t40 + t19 * t41 - t20 * t42 + t23 *
-    t43);
-  const real t44 = fixed_1 - t15 * cos_theta;
-  const real t45 = gravity * t14 + fixed_2 * (t44 * t4);
-  const real t46 = cos_theta * t17;
-  const real t47 = next_sin_theta * t46;
-  const real t48 = next_cos_theta * t46;
-  const real t49 = t22 * cos_theta;
-  const real t50 = fixed_2 * (t49 * t4) + fixed_16 * t21;
-  q->hessian[6] = V_v_x * t45 - V_cos_theta_x * t47 + V_sin_theta_x * t48 + V_omega_x * t50; /* sin_theta, x */
-  q->hessian[7] = t45 * t1 - t47 * t24 + t48 * t25 + t50 * t26; /* sin_theta, v */
-  const real t51 = fixed_2 * t4;
-  const real t52 = gravity - t51 * cos_theta * fixed_0;
-  const real t53 = R(2) * sin_theta;
-  const real t54 = t53 * t32;
-  const real t55 = t47 * mu_sin_theta + t48 * mu_cos_theta;
-  const real t56 = fixed_0 * (t35 * t21 + t31 * t2);
-  const real t57 = mass_pole * (t52 * t31) - ((t17 - t54 * sin_theta) * t33 - t55 * t18 + t51 * t56);
-  const real t58 = (t52 * t35 * fixed_14 + t52 * t2 * t28 * fixed_0) * t10 * t11;
-  q->hessian[8] = t57 + fixed_4 * t58 + (t45 * t40 - t47 * t41 + t48 * t42 + t50 * t43); /* sin_theta, cos_theta */
-  const real t59 = V_v_v * t45 - V_cos_theta_v * t47 + V_sin_theta_v * t48 + V_omega_v * t50;
-  const real t60 = V_cos_theta_v * t45 - V_cos_theta_cos_theta * t47 + V_sin_theta_cos_theta * t48 + V_omega_cos_theta
-    * t50;
-  const real t61 = V_sin_theta_v * t45 - V_sin_theta_cos_theta * t47 + V_sin_theta_sin_theta * t48 + V_omega_sin_theta
-    * t50;
-  const real t62 = V_omega_v * t45 - V_omega_cos_theta * t47 + V_omega_sin_theta * t48 + V_omega_omega * t50;
-  /* sin_theta, sin_theta */
-  q->hessian[9] = q_3 - (t55 * t46 + t54 * cos_theta * t33) + (t45 * t59 - t47 * t60 + t48 * t61 + t50 * t62);
-  const real t63 = R(2) * omega;
-  const real t64 = t44 * t3 * t63;
-  const real t65 = R(-0.05) * next_sin_theta;
-  const real t66 = R(0.05) * next_cos_theta;
-  const real t67 = R(1) + t49 * t3 * t63;
-  q->hessian[10] = V_v_x * t64 + V_cos_theta_x * t65 + V_sin_theta_x * t66 + V_omega_x * t67; /* omega, x */
-  q->hessian[11] = t64 * t1 + t65 * t24 + t66 * t25 + t67 * t26; /* omega, v */
-  const real t68 = t63 * t3;
-  const real t69 = t68 * cos_theta * fixed_0;
-  const real t70 = t65 * mu_sin_theta - t66 * mu_cos_theta;
-  const real t71 = (t69 * t35 * fixed_14 + t69 * t2 * t28 * fixed_0) * t10 * t11;
-  const real t72 = mass_pole * (t69 * t31) + (t70 * t18 + t68 * t56) + fixed_4 * t71;
-  q->hessian[12] = t64 * t40 + t65 * t41 + t66 * t42 + t67 * t43 - t72; /* omega, cos_theta */
-  const real t73 = fixed_1 * mu_v - t56 * cos_theta;
-  /* omega, sin_theta */
-  q->hessian[13] = t70 * t46 + fixed_2 * (t63 * t73) + (t64 * t59 + t65 * t60 + t66 * t61 + t67 * t62);
-  const real t74 = V_v_v * t64 + V_cos_theta_v * t65 + V_sin_theta_v * t66 + V_omega_v * t67;
-  const real t75 = t65 * (V_cos_theta_v * t64 + V_cos_theta_cos_theta * t65 + V_sin_theta_cos_theta * t66 +
-    V_omega_cos_theta * t67);
-  const real t76 = t66 * (V_sin_theta_v * t64 + V_sin_theta_cos_theta * t65 + V_sin_theta_sin_theta * t66 +
-    V_omega_sin_theta * t67);
-  const real t77 = V_omega_v * t64 + V_omega_cos_theta * t65 + V_omega_sin_theta * t66 + V_omega_omega * t67;
-  /* omega, omega */
-  q->hessian[14] = R(0.05) * t70 + R(2) * (t73 * t3 + fixed_10) + (t64 * t74 + t75 + t76 + t67 * t77);
-  q->hessian[15] = V_v_x * t44 + V_omega_x * t49; /* force, x */
-  q->hessian[16] = t44 * t1 + t49 * t26; /* force, v */
-  const real t78 = cos_theta * fixed_0;
-  const real t79 = (t78 * t35 * fixed_14 + t78 * t2 * t28 * fixed_0) * t10 * t11;
-  q->hessian[17] = t44 * t40 + t49 * t43 - (mass_pole * (t78 * t31) + t56 + fixed_4 * t79); /* force, cos_theta */
-  q->hessian[18] = t44 * t59 + t49 * t62; /* force, sin_theta */
-  q->hessian[19] = t44 * t74 + t49 * t77; /* force, omega */
-  const real t80 = t44 * (V_v_v * t44 + V_omega_v * t49) + t49 * (V_omega_v * t44 + V_omega_omega * t49);
-  q->hessian[20] = q_5 + t80; /* force, force */
+  q->hessian[1] = R(0.05) * V_x_x + V_v_x; /* v, x */
+  q->hessian[2] = q_1 + (V_v_v + R(0.1) * V_v_x + R(0.0025000000000000005) * V_x_x); /* v, v */
+  const real t0 = fixed_2 * sin_theta;
+  const real t1 = omega * omega;
+  const real t2 = force + t0 * t1;
+  const real t3 = gravity * sin_theta - cos_theta * t2 * fixed_0;
+  const real t4 = fixed_5 * t3;
+  const real t5 = cos_theta * cos_theta;
+  const real t6 = R(1) / (R(1.3333333333333333) - fixed_4 * t5);
+  const real t7 = t6 * t6;
+  const real t8 = fixed_4 * (t4 * t7);
+  const real t9 = R(2) * cos_theta;
+  const real t10 = t8 * t9;
+  const real t11 = V_sin_theta_x * next_cos_theta - V_cos_theta_x * next_sin_theta;
+  const real t12 = R(1) / (t5 + sin_theta * sin_theta);
+  const real t13 = sin_theta * t12;
+  const real t14 = cos_theta * mass_pole;
+  const real t15 = fixed_14 * (t14 * t3);
+  const real t16 = fixed_4 * (t15 * t7);
+  const real t17 = fixed_14 * t6;
+  const real t18 = t16 * t9 + mass_pole * (t17 * t3);
+  const real t19 = fixed_5 * t6;
+  const real t20 = t17 * t14;
+  const real t21 = V_omega_x * t19 + V_v_x * t20;
+  const real t22 = t2 * fixed_0;
+  const real t23 = V_omega_x * t10 - t11 * t13 + V_v_x * t18 - t21 * t22;
+  q->hessian[3] = t23; /* cos_theta, x */
+  const real t24 = V_sin_theta_v * next_cos_theta - V_cos_theta_v * next_sin_theta;
+  const real t25 = V_omega_v * t10 - t24 * t13;
+  const real t26 = V_v_v * t18;
+  const real t27 = V_omega_v * t19;
+  const real t28 = V_v_v * t20;
+  const real t29 = t27 + t28;
+  const real t30 = t25 + t26 - t29 * t22;
+  q->hessian[4] = t30 + R(0.05) * t23; /* cos_theta, v */
+  const real t31 = V_omega_omega * t10;
+  const real t32 = weight_d2f * lambda_omega;
+  const real t33 = fixed_4 * (t9 * t7);
+  const real t34 = R(2) * (t33 * t6);
+  const real t35 = t31 * t10 + t32 * (fixed_4 * (t34 * t4 * t9) + R(2) * t8);
+  const real t36 = V_omega_sin_theta * t10 * next_cos_theta - V_omega_cos_theta * t10 * next_sin_theta;
+  const real t37 = V_sin_theta_sin_theta * next_cos_theta * next_cos_theta - weight_d2f * lambda_sin_theta *
+    next_sin_theta - R(2) * (V_sin_theta_cos_theta * next_cos_theta * next_sin_theta);
+  const real t38 = t37 + V_cos_theta_cos_theta * next_sin_theta * next_sin_theta - weight_d2f * lambda_cos_theta *
+    next_cos_theta;
+  const real t39 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
+  const real t40 = weight_d2f * t39;
+  const real t41 = t12 * t12;
+  const real t42 = t9 * t41;
+  const real t43 = t35 - R(2) * (t36 * t13) + t38 * t13 * t13 + t40 * t42 * sin_theta;
+  const real t44 = weight_d2f * lambda_v;
+  const real t45 = fixed_4 * ((fixed_17 * (t3 * t7) + t34 * t15) * t9) + R(2) * t16;
+  const real t46 = t43 + R(2) * (t25 * t18) + t26 * t18 + t44 * (t45 + fixed_18 * (t33 * t3));
+  const real t47 = V_omega_sin_theta * t19 * next_cos_theta - V_omega_cos_theta * t19 * next_sin_theta;
+  const real t48 = t31 * t19 + fixed_13 * (t32 * t7 * t9) - t47 * t13 + t25 * t20;
+  const real t49 = t48 + t27 * t18 + t26 * t20 + t44 * (fixed_15 * (t14 * t7 * t9) + mass_pole * t17);
+  const real t50 = V_omega_omega * t19;
+  const real t51 = t50 * t19 + R(2) * (t27 * t20) + t28 * t20;
+  const real t52 = t51 * t22;
+  q->hessian[5] = q_2 + (t46 - R(2) * (t49 * t22) + t52 * t22); /* cos_theta, cos_theta */
+  const real t53 = cos_theta * t12;
+  const real t54 = cos_theta * fixed_0;
+  const real t55 = V_v_x * fixed_1 - t21 * t54;
+  const real t56 = fixed_2 * t1;
+  const real t57 = t11 * t53 + gravity * t21 + t55 * t56;
+  q->hessian[6] = t57; /* sin_theta, x */
+  const real t58 = t24 * t53;
+  const real t59 = t58 + gravity * t29;
+  const real t60 = V_v_v * fixed_1;
+  const real t61 = t29 * t54;
+  const real t62 = t60 - t61;
+  q->hessian[7] = t59 + t62 * t56 + R(0.05) * t57; /* sin_theta, v */
+  const real t63 = t38 * t53;
+  const real t64 = t36 * t53 - t63 * t13 + t40 * (t12 - t42 * cos_theta) + t58 * t18;
+  const real t65 = t47 * t53 + t58 * t20;
+  const real t66 = t51 * t54;
+  const real t67 = lambda_omega * t19 + lambda_v * t20;
+  const real t68 = t66 * t22 - t49 * t54 - fixed_0 * (weight_d2f * t67) + fixed_1 * t30;
+  q->hessian[8] = t64 - t65 * t22 + gravity * (t49 - t52) + t68 * t56; /* sin_theta, cos_theta */
+  const real t69 = R(2) * sin_theta;
+  const real t70 = t63 * t53 - t40 * t69 * t41 * cos_theta + fixed_19 * t65 + fixed_20 * t51;
+  const real t71 = fixed_1 * t59 - (t65 * t54 + gravity * t66);
+  const real t72 = t66 * t54 - fixed_21 * t61 + t60 * fixed_1;
+  const real t73 = t72 * t56;
+  q->hessian[9] = q_3 + (t70 + R(2) * (t71 * t56) + t73 * t56); /* sin_theta, sin_theta */
+  const real t74 = R(2) * omega;
+  const real t75 = t74 * t0;
+  const real t76 = V_omega_x + R(0.05) * t11 + t55 * t75;
+  q->hessian[10] = t76; /* omega, x */
+  const real t77 = V_omega_v + R(0.05) * t24;
+  q->hessian[11] = t77 + t62 * t75 + R(0.05) * t76; /* omega, v */
+  const real t78 = V_omega_sin_theta * next_cos_theta - V_omega_cos_theta * next_sin_theta;
+  const real t79 = t78 + R(0.05) * t38;
+  const real t80 = t50 + R(0.05) * t47 + t77 * t20;
+  const real t81 = t31 + R(0.05) * t36 - t79 * t13 + t77 * t18 - t80 * t22;
+  q->hessian[12] = t81 + t68 * t75; /* omega, cos_theta */
+  const real t82 = t77 * fixed_1 - t80 * t54;
+  const real t83 = t79 * t53 + gravity * t80 + t82 * t56 + t71 * t75 + t73 * t75;
+  const real t84 = lambda_v * fixed_1 - t67 * t54;
+  const real t85 = weight_d2f * t84;
+  q->hessian[13] = t83 + fixed_2 * (t85 * t74); /* omega, sin_theta */
+  const real t86 = t72 * t75;
+  const real t87 = V_omega_omega + R(0.1) * t78 + R(0.0025000000000000005) * t38 + R(2) * (t82 * t75) + t86 * t75;
+  q->hessian[14] = q_4 + (t87 + R(2) * (t85 * t0)); /* omega, omega */
+  q->hessian[15] = t55; /* force, x */
+  q->hessian[16] = t62 + R(0.05) * t55; /* force, v */
+  q->hessian[17] = t68; /* force, cos_theta */
+  q->hessian[18] = t71 + t73; /* force, sin_theta */
+  q->hessian[19] = t82 + t86; /* force, omega */
+  q->hessian[20] = q_5 + t72; /* force, force */
   q->costate[0] = q_0 * x + p_0 + lambda_x; /* x */
   q->costate[1] = q_1 * v + p_1 + (R(0.05) * lambda_x + lambda_v); /* v */
-  /* cos_theta */
-  q->costate[2] = fixed_8 * t11 + p_2 + (t16 * lambda_v + t19 * lambda_cos_theta - t20 * lambda_sin_theta + t23 *
-    lambda_omega);
-  /* sin_theta */
-  q->costate[3] = fixed_9 * t53 + p_3 + (t45 * lambda_v - t47 * lambda_cos_theta + t48 * lambda_sin_theta + t50 *
-    lambda_omega);
-  /* omega */
-  q->costate[4] = fixed_10 * t63 + p_4 + (t64 * lambda_v + t65 * lambda_cos_theta + t66 * lambda_sin_theta + t67 *
-    lambda_omega);
-  q->gradient_u[0] = q_5 * force + p_5 + (t44 * lambda_v + t49 * lambda_omega); /* force */
+  q->costate[2] = fixed_8 * t9 + p_2 + (lambda_omega * t10 - t39 * t13 + lambda_v * t18 - t67 * t22); /* cos_theta */
+  q->costate[3] = fixed_9 * t69 + p_3 + (t39 * t53 + gravity * t67 + t84 * t56); /* sin_theta */
+  q->costate[4] = fixed_10 * t74 + p_4 + (lambda_omega + R(0.05) * t39 + t84 * t75); /* omega */
+  q->gradient_u[0] = q_5 * force + p_5 + t84; /* force */
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = R(0.05) * v_offset_x + v_offset_v; /* v */
-  /* cos_theta */
-  q->offset_x[2] = t16 * v_offset_v + t19 * v_offset_cos_theta - t20 * v_offset_sin_theta + t23 * v_offset_omega;
-  /* sin_theta */
-  q->offset_x[3] = t45 * v_offset_v - t47 * v_offset_cos_theta + t48 * v_offset_sin_theta + t50 * v_offset_omega;
-  /* omega */
-  q->offset_x[4] = t64 * v_offset_v + t65 * v_offset_cos_theta + t66 * v_offset_sin_theta + t67 * v_offset_omega;
-  q->offset_u[0] = t44 * v_offset_v + t49 * v_offset_omega; /* force */
+  const real t88 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
+  const real t89 = v_offset_omega * t19 + v_offset_v * t20;
+  q->offset_x[2] = v_offset_omega * t10 - t88 * t13 + v_offset_v * t18 - t89 * t22; /* cos_theta */
+  const real t90 = v_offset_v * fixed_1 - t89 * t54;
+  q->offset_x[3] = t88 * t53 + gravity * t89 + t90 * t56; /* sin_theta */
+  q->offset_x[4] = v_offset_omega + R(0.05) * t88 + t90 * t75; /* omega */
+  q->offset_u[0] = t90; /* force */
 }
 
 /* Directional derivative of the dynamics, F d. */
@@ -598,8 +600,8 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real fixed_1 = theta[17];
   const real fixed_2 = theta[18];
   const real fixed_4 = theta[20];
-  const real fixed_14 = theta[30];
-  const real fixed_17 = theta[33];
+  const real fixed_12 = theta[28];
+  const real fixed_22 = theta[38];
   const real d_x = d_state[0];
   const real d_v = d_state[1];
   const real d_cos_theta = d_state[2];
@@ -616,14 +618,14 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real t6 = cos_theta * mass_pole;
   const real t7 = cos_theta * cos_theta;
   const real t8 = R(1) / (R(1.3333333333333333) - fixed_4 * t7);
-  const real t9 = fixed_17 * (d_cos_theta * cos_theta * t8 * t8);
+  const real t9 = fixed_22 * (d_cos_theta * cos_theta * t8 * t8);
   const real t10 = fixed_0 * ((mass_pole * (d_cos_theta * t4) + t5 * t6) * t8) + fixed_0 * (t9 * t6 * t4);
   d_next[1] = d_v + fixed_1 * t2 - R(0.05) * t10; /* v */
   const real t11 = R(1) / (t7 + sin_theta * sin_theta);
   const real t12 = R(0.05) * d_omega + (d_sin_theta * cos_theta * t11 - d_cos_theta * sin_theta * t11);
   d_next[2] = -(t12 * next_sin_theta); /* cos_theta */
   d_next[3] = t12 * next_cos_theta; /* sin_theta */
-  d_next[4] = d_omega + R(0.05) * (fixed_14 * (t5 * t8) + fixed_14 * (t9 * t4)); /* omega */
+  d_next[4] = d_omega + R(0.05) * (fixed_12 * (t5 * t8) + fixed_12 * (t9 * t4)); /* omega */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f) + d_lambda'f + loss_cost (cost + lambda'f). */
@@ -646,9 +648,9 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real p_5 = theta[15];
   const real fixed_0 = theta[16];
   const real fixed_2 = theta[18];
-  const real fixed_14 = theta[30];
-  const real fixed_18 = theta[34];
-  const real fixed_19 = theta[35];
+  const real fixed_12 = theta[28];
+  const real fixed_23 = theta[39];
+  const real fixed_24 = theta[40];
   const real lambda_v = costate[1];
   const real lambda_omega = costate[4];
   const real d_x = d_state[0];
@@ -664,7 +666,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t1 = cos_theta * cos_theta;
   const real t2 = mass_pole * t1;
   const real t3 = R(1) / (R(1.3333333333333333) - t2 * fixed_0);
-  const real t4 = fixed_14 * t3;
+  const real t4 = fixed_12 * t3;
   const real t5 = R(-0.05) * lambda_v;
   const real t6 = fixed_0 * t3;
   const real t7 = t5 * t6;
@@ -681,7 +683,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t18 = R(-0.05) * t17;
   const real t19 = t18 * t6 + fixed_0 * (t5 * t16);
   const real t20 = d_cos_theta * mass_pole;
-  const real t21 = t10 * t4 + fixed_14 * (t0 * t16) + t19 * t8 + t7 * t20;
+  const real t21 = t10 * t4 + fixed_12 * (t0 * t16) + t19 * t8 + t7 * t20;
   g_theta[0] += t9 * d_sin_theta + t21 * sin_theta; /* gravity */
   const real t22 = R(0.05) * t17;
   const real t23 = fixed_2 * sin_theta;
@@ -692,7 +694,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t28 = t8 * t27;
   const real t29 = t5 * t28;
   const real t30 = t0 * t27;
-  const real t31 = t30 * fixed_14 + t29 * fixed_0;
+  const real t31 = t30 * fixed_12 + t29 * fixed_0;
   const real t32 = t31 * t15;
   const real t33 = d_omega * omega;
   const real t34 = R(2) * t33;
@@ -701,10 +703,10 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t37 = d_sin_theta * gravity - fixed_0 * t36;
   const real t38 = t18 * t28 + t5 * (t20 * t27 + t37 * t8);
   const real t39 = t10 * t27 + t0 * t37;
-  const real t40 = (fixed_14 * t39 + R(2) * (t31 * t14 * t3) + fixed_0 * t38) * t15;
+  const real t40 = (fixed_12 * t39 + R(2) * (t31 * t14 * t3) + fixed_0 * t38) * t15;
   const real t41 = t22 * t25 + t29 * t16 + t32 * t13 + t38 * t3 + t40 * t2;
   const real t42 = R(0.05) * lambda_v;
-  const real t43 = fixed_18 * (t41 - t9 * t36 - t21 * t26 + t42 * t35);
+  const real t43 = fixed_23 * (t41 - t9 * t36 - t21 * t26 + t42 * t35);
   g_theta[1] += -t43; /* mass_cart */
   const real t44 = fixed_0 * (t32 * t12) + fixed_0 * (t40 * t1) + (t19 * t27 + t7 * t37) * cos_theta;
   const real t45 = t9 * fixed_0;
@@ -712,7 +714,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t47 = t42 * fixed_0 - t45 * cos_theta;
   const real t48 = (t46 * t24 + t47 * t34) * sin_theta + t47 * t24 * d_sin_theta;
   g_theta[2] += t44 + t7 * t27 * d_cos_theta - t43 + length * t48; /* mass_pole */
-  g_theta[3] += mass_pole * t48 - fixed_19 * (t30 * t16 + t39 * t3); /* length */
+  g_theta[3] += mass_pole * t48 - fixed_24 * (t30 * t16 + t39 * t3); /* length */
   const real t49 = R(0.5) * loss_cost_;
   g_theta[4] += t49 * x * x + d_x * x; /* q_0 */
   g_theta[5] += t49 * v * v + d_v * v; /* q_1 */
@@ -794,9 +796,9 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real fixed_5 = theta[21];
   const real fixed_12 = theta[28];
   const real fixed_14 = theta[30];
-  const real fixed_18 = theta[34];
-  const real fixed_19 = theta[35];
-  const real fixed_20 = theta[36];
+  const real fixed_23 = theta[39];
+  const real fixed_24 = theta[40];
+  const real fixed_25 = theta[41];
   const real lambda_v = costate[1];
   const real lambda_omega = costate[4];
   const real d_gravity = d_theta[0];
@@ -826,7 +828,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t6 = force + t4 * t5;
   const real t7 = cos_theta * t6;
   const real t8 = gravity * sin_theta - t7 * fixed_0;
-  const real t9 = (d_mass_cart + d_mass_pole) * fixed_18;
+  const real t9 = (d_mass_cart + d_mass_pole) * fixed_23;
   const real t10 = d_length * mass_pole + d_mass_pole * length;
   const real t11 = t10 * sin_theta;
   const real t12 = t11 * t5;
@@ -843,7 +845,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t23 = R(2) * (t22 * t20);
   const real t24 = t17 * fixed_0;
   const real t25 = t24 * t21;
-  const real t26 = fixed_0 * ((fixed_12 * t15 - t9 * t17) * t21 - t23 * t24) - t9 * t25;
+  const real t26 = fixed_0 * ((fixed_14 * t15 - t9 * t17) * t21 - t23 * t24) - t9 * t25;
   const real t27 = t9 * t20 + t22 * fixed_0;
   const real t28 = R(0.05) * t27;
   const real t29 = fixed_0 * t20;
@@ -854,13 +856,13 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t34 = t32 * fixed_0;
   const real t35 = (mass_pole * t26 + fixed_0 * (d_mass_pole * t25)) * t2 - (t33 * t6 + t12 * t34);
   const real t36 = t35 + ((t28 * t8 + t13 * t30) * mass_pole + d_mass_pole * t30 * t8);
-  const real t37 = d_length * fixed_19;
+  const real t37 = d_length * fixed_24;
   const real t38 = R(0.05) * t8;
-  const real t39 = t38 * fixed_14;
+  const real t39 = t38 * fixed_12;
   const real t40 = t39 * t21;
   const real t41 = fixed_0 * ((fixed_5 * t13 - t37 * t38) * t21 - t23 * t39) - t9 * t40;
-  const real t42 = t37 * t20 + t22 * fixed_14;
-  const real t43 = fixed_14 * t20;
+  const real t42 = t37 * t20 + t22 * fixed_12;
+  const real t43 = fixed_12 * t20;
   const real t44 = R(-0.05) * t43;
   const real t45 = fixed_1 * t42 - t9 * t44;
   const real t46 = t44 * fixed_0;
@@ -872,7 +874,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t51 = t31 * gravity + d_gravity * t32 + (t49 * t5 * fixed_2 + t10 * t50 * t5);
   const real t52 = t45 * cos_theta;
   const real t53 = t46 * cos_theta;
-  const real t54 = fixed_2 * (t52 * t5) + t10 * t53 * t5 + (fixed_20 * t42 + R(0.05) * (d_gravity * t43));
+  const real t54 = fixed_2 * (t52 * t5) + t10 * t53 * t5 + (fixed_25 * t42 + R(0.05) * (d_gravity * t43));
   r_state[3] = t48 + d_p_3 + (t51 * lambda_v + t54 * lambda_omega); /* sin_theta */
   const real t55 = R(2) * omega;
   const real t56 = (t49 * t4 + t11 * t50) * t55 * lambda_v + (t52 * t4 + t11 * t53) * t55 * lambda_omega;

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "ac53fa2d6b039180409d89b4763f52e2f02d19205ac0f13cc9098f03f9883f3b"),
+    library=load(__file__, "lqr", "345aa60951c55b109eba7f1409a7fa4d4da7fc80fb377f77e932219e4e34ac43"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "53411141236a569763fe76ef06c018a1260ee61e43b19fa1ffcf3a2012874d38"),
+    library=load(__file__, "pendulum", "a4d04de83d7b4f22622e567f8c07b9c217e61cada4c76f895be52d73882c99be"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -12,13 +12,13 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
- *   prepare_parameters                    26
+ *   prepare_parameters                    24
  *   stage_dynamics                        34
  *   terminal_cost                         14
  *   stage_bounds                           0
  *   terminal_expand                        6
- *   stage_expand_gauss_newton            161
- *   stage_expand_exact                   217
+ *   stage_expand_gauss_newton            114
+ *   stage_expand_exact                   135
  *   stage_tangent                         24
  *   stage_gradient                        95
  *   terminal_gradient                     19
@@ -35,7 +35,7 @@
 #define NU 1 /* controls */
 #define NPARAMETERS 5 /* named parameters */
 #define NTHETA 11 /* their numbers, where one value serves all stages */
-#define NPREPARED 21 /* numbers computed from those once per problem; they follow them in memory */
+#define NPREPARED 19 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
@@ -66,31 +66,28 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   const real q_2 = theta[5];
   const real q_3 = theta[6];
   const real t0 = R(1) / length;
-  const real t1 = gravity * t0;
-  prepared[0] = t1; /* fixed_0 */
-  const real t2 = length * length;
-  const real t3 = R(1) / (t2 * mass);
-  prepared[1] = t3; /* fixed_1 */
+  prepared[0] = gravity * t0; /* fixed_0 */
+  const real t1 = length * length;
+  const real t2 = R(1) / (t1 * mass);
+  prepared[1] = t2; /* fixed_1 */
   prepared[2] = R(0.5) * q_0; /* fixed_2 */
   prepared[3] = R(0.5) * q_1; /* fixed_3 */
   prepared[4] = R(0.5) * q_2; /* fixed_4 */
   prepared[5] = R(0.5) * q_3; /* fixed_5 */
-  prepared[6] = R(0.0037500000000000007) * t1; /* fixed_6 */
-  prepared[7] = R(0.07500000000000001) * t1; /* fixed_7 */
-  prepared[8] = R(0.0075000000000000015) * t3; /* fixed_8 */
-  prepared[9] = R(0.15000000000000002) * t3; /* fixed_9 */
-  prepared[10] = R(-0.0037500000000000007) * t0 * gravity; /* fixed_10 */
-  const real t4 = R(0.0037500000000000007) * t0;
-  prepared[11] = t4 * gravity; /* fixed_11 */
-  prepared[12] = R(-0.0075000000000000015) * t3; /* fixed_12 */
-  prepared[13] = t0; /* fixed_13 */
-  prepared[14] = t4; /* fixed_14 */
-  prepared[15] = t2; /* fixed_15 */
-  prepared[16] = t3 * t3; /* fixed_16 */
-  prepared[17] = R(2) * mass * length; /* fixed_17 */
-  prepared[18] = t0 * t0; /* fixed_18 */
-  prepared[19] = R(2) * length * mass; /* fixed_19 */
-  prepared[20] = R(0.0037500000000000007) * gravity * t0; /* fixed_20 */
+  prepared[6] = R(0.07500000000000001) * t0 * gravity; /* fixed_6 */
+  const real t3 = R(0.0037500000000000007) * t0;
+  prepared[7] = t3 * gravity; /* fixed_7 */
+  prepared[8] = R(0.15000000000000002) * t2; /* fixed_8 */
+  prepared[9] = R(0.0075000000000000015) * t2; /* fixed_9 */
+  prepared[10] = R(0.015000000000000003) * t2; /* fixed_10 */
+  prepared[11] = t0; /* fixed_11 */
+  prepared[12] = t3; /* fixed_12 */
+  prepared[13] = t1; /* fixed_13 */
+  prepared[14] = t2 * t2; /* fixed_14 */
+  prepared[15] = R(2) * mass * length; /* fixed_15 */
+  prepared[16] = t0 * t0; /* fixed_16 */
+  prepared[17] = R(2) * length * mass; /* fixed_17 */
+  prepared[18] = R(0.0037500000000000007) * gravity * t0; /* fixed_18 */
 }
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
@@ -196,6 +193,7 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real fixed_7 = theta[18];
   const real fixed_8 = theta[19];
   const real fixed_9 = theta[20];
+  const real fixed_10 = theta[21];
   const real lambda_cos_theta = value->costate[0];
   const real lambda_sin_theta = value->costate[1];
   const real lambda_omega = value->costate[2];
@@ -208,55 +206,47 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real v_offset_cos_theta = value->offset[0];
   const real v_offset_sin_theta = value->offset[1];
   const real v_offset_omega = value->offset[2];
-  const real t0 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
-  const real t1 = sin_theta * t0;
-  const real t2 = next_sin_theta * t1;
-  const real t3 = next_cos_theta * t1;
-  const real t4 = V_cos_theta_cos_theta * t2 - V_sin_theta_cos_theta * t3;
-  const real t5 = V_sin_theta_cos_theta * t2 - V_sin_theta_sin_theta * t3;
-  q->hessian[0] = q_0 + (t2 * t4 - t3 * t5); /* cos_theta, cos_theta */
-  const real t6 = fixed_6 + cos_theta * t0;
-  const real t7 = t6 * next_cos_theta;
-  const real t8 = t6 * next_sin_theta;
-  const real t9 = V_omega_cos_theta * t2 - V_omega_sin_theta * t3;
-  q->hessian[1] = t7 * t5 - t8 * t4 + fixed_7 * t9; /* sin_theta, cos_theta */
-  const real t10 = V_sin_theta_sin_theta * t7 - V_sin_theta_cos_theta * t8 + V_omega_sin_theta * fixed_7;
-  const real t11 = V_sin_theta_cos_theta * t7 - V_cos_theta_cos_theta * t8 + V_omega_cos_theta * fixed_7;
-  const real t12 = V_omega_sin_theta * t7 - V_omega_cos_theta * t8 + V_omega_omega * fixed_7;
-  q->hessian[2] = q_1 + (t7 * t10 - t8 * t11 + fixed_7 * t12); /* sin_theta, sin_theta */
-  const real t13 = R(-0.05) * next_sin_theta;
-  const real t14 = R(0.05) * next_cos_theta;
-  q->hessian[3] = t13 * t4 + t14 * t5 + t9; /* omega, cos_theta */
-  q->hessian[4] = t13 * t11 + t14 * t10 + t12; /* omega, sin_theta */
-  const real t15 = V_cos_theta_cos_theta * t13 + V_sin_theta_cos_theta * t14 + V_omega_cos_theta;
-  const real t16 = V_sin_theta_cos_theta * t13 + V_sin_theta_sin_theta * t14 + V_omega_sin_theta;
-  const real t17 = V_omega_cos_theta * t13 + V_omega_sin_theta * t14 + V_omega_omega;
-  q->hessian[5] = q_2 + (t13 * t15 + t14 * t16 + t17); /* omega, omega */
-  const real t18 = fixed_8 * next_cos_theta;
-  const real t19 = fixed_8 * next_sin_theta;
-  q->hessian[6] = t18 * t5 - t19 * t4 + fixed_9 * t9; /* torque, cos_theta */
-  q->hessian[7] = t18 * t10 - t19 * t11 + fixed_9 * t12; /* torque, sin_theta */
-  q->hessian[8] = t18 * t16 - t19 * t15 + fixed_9 * t17; /* torque, omega */
-  const real t20 = t18 * (V_sin_theta_sin_theta * t18 - V_sin_theta_cos_theta * t19 + V_omega_sin_theta * fixed_9) -
-    t19 * (V_sin_theta_cos_theta * t18 - V_cos_theta_cos_theta * t19 + V_omega_cos_theta * fixed_9);
-  /* torque, torque */
-  q->hessian[9] = q_3 + (t20 + fixed_9 * (V_omega_sin_theta * t18 - V_omega_cos_theta * t19 + V_omega_omega *
-    fixed_9));
-  q->costate[0] = q_0 * cos_theta + p_0 + (t2 * lambda_cos_theta - t3 * lambda_sin_theta); /* cos_theta */
-  /* sin_theta */
-  q->costate[1] = q_1 * sin_theta + p_1 + (t7 * lambda_sin_theta - t8 * lambda_cos_theta + fixed_7 * lambda_omega);
-  q->costate[2] = q_2 * omega + p_2 + (t13 * lambda_cos_theta + t14 * lambda_sin_theta + lambda_omega); /* omega */
-  /* torque */
-  q->gradient_u[0] = q_3 * torque + p_3 + (t18 * lambda_sin_theta - t19 * lambda_cos_theta + fixed_9 * lambda_omega);
-  q->offset_x[0] = t2 * v_offset_cos_theta - t3 * v_offset_sin_theta; /* cos_theta */
-  q->offset_x[1] = t7 * v_offset_sin_theta - t8 * v_offset_cos_theta + fixed_7 * v_offset_omega; /* sin_theta */
-  q->offset_x[2] = t13 * v_offset_cos_theta + t14 * v_offset_sin_theta + v_offset_omega; /* omega */
-  q->offset_u[0] = t18 * v_offset_sin_theta - t19 * v_offset_cos_theta + fixed_9 * v_offset_omega; /* torque */
+  const real t0 = V_sin_theta_sin_theta * next_cos_theta * next_cos_theta - R(2) * (V_sin_theta_cos_theta *
+    next_cos_theta * next_sin_theta) + V_cos_theta_cos_theta * next_sin_theta * next_sin_theta;
+  const real t1 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
+  const real t2 = sin_theta * t1;
+  const real t3 = t0 * t2;
+  q->hessian[0] = q_0 + t3 * t2; /* cos_theta, cos_theta */
+  const real t4 = V_omega_sin_theta * next_cos_theta;
+  const real t5 = V_omega_cos_theta * next_sin_theta;
+  const real t6 = fixed_6 * t4 - fixed_6 * t5;
+  const real t7 = cos_theta * t1 + fixed_7;
+  const real t8 = t0 * t7;
+  q->hessian[1] = -(t6 * t2 + t8 * t2); /* sin_theta, cos_theta */
+  const real t9 = V_omega_omega * fixed_6;
+  q->hessian[2] = q_1 + (t9 * fixed_6 + R(2) * (t6 * t7) + t8 * t7); /* sin_theta, sin_theta */
+  const real t10 = t4 - t5;
+  q->hessian[3] = -(t10 * t2 + R(0.05) * t3); /* omega, cos_theta */
+  const real t11 = t6 + t8;
+  q->hessian[4] = t9 + t10 * t7 + R(0.05) * t11; /* omega, sin_theta */
+  q->hessian[5] = q_2 + (V_omega_omega + R(0.1) * t10 + R(0.0025000000000000005) * t0); /* omega, omega */
+  const real t12 = fixed_8 * t4 - fixed_8 * t5;
+  q->hessian[6] = -(t12 * t2 + t3 * fixed_9); /* torque, cos_theta */
+  q->hessian[7] = t9 * fixed_8 + t12 * t7 + fixed_9 * t11; /* torque, sin_theta */
+  const real t13 = V_omega_omega * fixed_8;
+  const real t14 = t0 * fixed_9;
+  q->hessian[8] = t13 + t10 * fixed_9 + R(0.05) * (t12 + t14); /* torque, omega */
+  q->hessian[9] = q_3 + (t13 * fixed_8 + fixed_10 * t12 + t14 * fixed_9); /* torque, torque */
+  const real t15 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
+  q->costate[0] = q_0 * cos_theta + p_0 - t15 * t2; /* cos_theta */
+  q->costate[1] = q_1 * sin_theta + p_1 + (lambda_omega * fixed_6 + t15 * t7); /* sin_theta */
+  q->costate[2] = q_2 * omega + p_2 + (lambda_omega + R(0.05) * t15); /* omega */
+  q->gradient_u[0] = q_3 * torque + p_3 + (fixed_8 * lambda_omega + t15 * fixed_9); /* torque */
+  const real t16 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
+  q->offset_x[0] = -(t16 * t2); /* cos_theta */
+  q->offset_x[1] = v_offset_omega * fixed_6 + t16 * t7; /* sin_theta */
+  q->offset_x[2] = v_offset_omega + R(0.05) * t16; /* omega */
+  q->offset_u[0] = fixed_8 * v_offset_omega + t16 * fixed_9; /* torque */
 }
 
-/* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost plus curvature'f. */
+/* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of cost + weight lambda'f. */
 FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
-    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict curvature,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
     const value_model *restrict value, stage_model *restrict q) {
   (void)theta_t;
   const real cos_theta = state[0];
@@ -280,10 +270,7 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real fixed_8 = theta[19];
   const real fixed_9 = theta[20];
   const real fixed_10 = theta[21];
-  const real fixed_11 = theta[22];
-  const real fixed_12 = theta[23];
-  const real mu_cos_theta = curvature[0];
-  const real mu_sin_theta = curvature[1];
+  const real weight_d2f = weight[0];
   const real lambda_cos_theta = value->costate[0];
   const real lambda_sin_theta = value->costate[1];
   const real lambda_omega = value->costate[2];
@@ -296,62 +283,50 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real v_offset_cos_theta = value->offset[0];
   const real v_offset_sin_theta = value->offset[1];
   const real v_offset_omega = value->offset[2];
-  const real t0 = R(2) * cos_theta;
-  const real t1 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
-  const real t2 = t1 * t1;
-  const real t3 = mu_sin_theta * next_cos_theta - mu_cos_theta * next_sin_theta;
-  const real t4 = sin_theta * t1;
-  const real t5 = next_sin_theta * t4;
-  const real t6 = next_cos_theta * t4;
-  const real t7 = t0 * t2 * sin_theta * t3 - (t5 * mu_sin_theta + t6 * mu_cos_theta) * t4;
-  const real t8 = V_cos_theta_cos_theta * t5 - V_sin_theta_cos_theta * t6;
-  const real t9 = V_sin_theta_cos_theta * t5 - V_sin_theta_sin_theta * t6;
-  q->hessian[0] = q_0 + t7 + (t5 * t8 - t6 * t9); /* cos_theta, cos_theta */
-  const real t10 = cos_theta * t1;
-  const real t11 = fixed_6 + t10;
-  const real t12 = t11 * next_sin_theta;
-  const real t13 = t11 * next_cos_theta;
-  const real t14 = t12 * mu_sin_theta + t13 * mu_cos_theta;
-  const real t15 = R(2) * sin_theta;
-  const real t16 = t15 * t2;
-  const real t17 = V_omega_cos_theta * t5 - V_omega_sin_theta * t6;
-  /* sin_theta, cos_theta */
-  q->hessian[1] = t14 * t4 - (t1 - t16 * sin_theta) * t3 + (t13 * t9 - t12 * t8 + fixed_7 * t17);
-  const real t18 = V_sin_theta_sin_theta * t13 - V_sin_theta_cos_theta * t12 + V_omega_sin_theta * fixed_7;
-  const real t19 = V_sin_theta_cos_theta * t13 - V_cos_theta_cos_theta * t12 + V_omega_cos_theta * fixed_7;
-  const real t20 = V_omega_sin_theta * t13 - V_omega_cos_theta * t12 + V_omega_omega * fixed_7;
-  /* sin_theta, sin_theta */
-  q->hessian[2] = fixed_10 * t14 - (t14 * t10 + t16 * cos_theta * t3) + q_1 + (t13 * t18 - t12 * t19 + fixed_7 * t20);
-  const real t21 = R(-0.05) * next_sin_theta;
-  const real t22 = R(0.05) * next_cos_theta;
-  const real t23 = t21 * mu_sin_theta - t22 * mu_cos_theta;
-  q->hessian[3] = t21 * t8 + t22 * t9 + t17 - t23 * t4; /* omega, cos_theta */
-  q->hessian[4] = t23 * t10 + fixed_11 * t23 + (t21 * t19 + t22 * t18 + t20); /* omega, sin_theta */
-  const real t24 = V_cos_theta_cos_theta * t21 + V_sin_theta_cos_theta * t22 + V_omega_cos_theta;
-  const real t25 = V_sin_theta_cos_theta * t21 + V_sin_theta_sin_theta * t22 + V_omega_sin_theta;
-  const real t26 = V_omega_cos_theta * t21 + V_omega_sin_theta * t22 + V_omega_omega;
-  q->hessian[5] = R(0.05) * t23 + q_2 + (t21 * t24 + t22 * t25 + t26); /* omega, omega */
-  const real t27 = fixed_8 * next_sin_theta;
-  const real t28 = fixed_8 * next_cos_theta;
-  const real t29 = t27 * mu_sin_theta + t28 * mu_cos_theta;
-  q->hessian[6] = t29 * t4 + (t28 * t9 - t27 * t8 + fixed_9 * t17); /* torque, cos_theta */
-  q->hessian[7] = fixed_10 * t29 - t29 * t10 + (t28 * t18 - t27 * t19 + fixed_9 * t20); /* torque, sin_theta */
-  q->hessian[8] = t28 * t25 - t27 * t24 + fixed_9 * t26 - R(0.05) * t29; /* torque, omega */
-  const real t30 = t28 * (V_sin_theta_sin_theta * t28 - V_sin_theta_cos_theta * t27 + V_omega_sin_theta * fixed_9) -
-    t27 * (V_sin_theta_cos_theta * t28 - V_cos_theta_cos_theta * t27 + V_omega_cos_theta * fixed_9);
-  /* torque, torque */
-  q->hessian[9] = fixed_12 * t29 + q_3 + (t30 + fixed_9 * (V_omega_sin_theta * t28 - V_omega_cos_theta * t27 +
-    V_omega_omega * fixed_9));
-  q->costate[0] = fixed_2 * t0 + p_0 + (t5 * lambda_cos_theta - t6 * lambda_sin_theta); /* cos_theta */
-  /* sin_theta */
-  q->costate[1] = fixed_3 * t15 + p_1 + (t13 * lambda_sin_theta - t12 * lambda_cos_theta + fixed_7 * lambda_omega);
-  q->costate[2] = q_2 * omega + p_2 + (t21 * lambda_cos_theta + t22 * lambda_sin_theta + lambda_omega); /* omega */
-  /* torque */
-  q->gradient_u[0] = q_3 * torque + p_3 + (t28 * lambda_sin_theta - t27 * lambda_cos_theta + fixed_9 * lambda_omega);
-  q->offset_x[0] = t5 * v_offset_cos_theta - t6 * v_offset_sin_theta; /* cos_theta */
-  q->offset_x[1] = t13 * v_offset_sin_theta - t12 * v_offset_cos_theta + fixed_7 * v_offset_omega; /* sin_theta */
-  q->offset_x[2] = t21 * v_offset_cos_theta + t22 * v_offset_sin_theta + v_offset_omega; /* omega */
-  q->offset_u[0] = t28 * v_offset_sin_theta - t27 * v_offset_cos_theta + fixed_9 * v_offset_omega; /* torque */
+  const real t0 = V_sin_theta_sin_theta * next_cos_theta * next_cos_theta - weight_d2f * lambda_sin_theta *
+    next_sin_theta - R(2) * (V_sin_theta_cos_theta * next_cos_theta * next_sin_theta);
+  const real t1 = t0 + V_cos_theta_cos_theta * next_sin_theta * next_sin_theta - weight_d2f * lambda_cos_theta *
+    next_cos_theta;
+  const real t2 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
+  const real t3 = sin_theta * t2;
+  const real t4 = t1 * t3;
+  const real t5 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
+  const real t6 = weight_d2f * t5;
+  const real t7 = R(2) * cos_theta;
+  const real t8 = t2 * t2;
+  const real t9 = t7 * t8;
+  q->hessian[0] = q_0 + (t4 * t3 + t6 * t9 * sin_theta); /* cos_theta, cos_theta */
+  const real t10 = V_omega_sin_theta * next_cos_theta;
+  const real t11 = V_omega_cos_theta * next_sin_theta;
+  const real t12 = fixed_6 * t10 - fixed_6 * t11;
+  const real t13 = cos_theta * t2 + fixed_7;
+  const real t14 = t1 * t13;
+  q->hessian[1] = t6 * (t2 - t9 * cos_theta) - (t12 * t3 + t14 * t3); /* sin_theta, cos_theta */
+  const real t15 = V_omega_omega * fixed_6;
+  const real t16 = R(2) * sin_theta;
+  const real t17 = t15 * fixed_6 + R(2) * (t12 * t13) + t14 * t13 - t6 * t16 * t8 * cos_theta;
+  q->hessian[2] = q_1 + t17; /* sin_theta, sin_theta */
+  const real t18 = t10 - t11;
+  q->hessian[3] = -(t18 * t3 + R(0.05) * t4); /* omega, cos_theta */
+  const real t19 = t12 + t14;
+  q->hessian[4] = t15 + t18 * t13 + R(0.05) * t19; /* omega, sin_theta */
+  q->hessian[5] = q_2 + (V_omega_omega + R(0.1) * t18 + R(0.0025000000000000005) * t1); /* omega, omega */
+  const real t20 = fixed_8 * t10 - fixed_8 * t11;
+  q->hessian[6] = -(t20 * t3 + t4 * fixed_9); /* torque, cos_theta */
+  q->hessian[7] = t15 * fixed_8 + t20 * t13 + fixed_9 * t19; /* torque, sin_theta */
+  const real t21 = V_omega_omega * fixed_8;
+  const real t22 = t1 * fixed_9;
+  q->hessian[8] = t21 + t18 * fixed_9 + R(0.05) * (t20 + t22); /* torque, omega */
+  q->hessian[9] = q_3 + (t21 * fixed_8 + fixed_10 * t20 + t22 * fixed_9); /* torque, torque */
+  q->costate[0] = fixed_2 * t7 + p_0 - t5 * t3; /* cos_theta */
+  q->costate[1] = fixed_3 * t16 + p_1 + (lambda_omega * fixed_6 + t5 * t13); /* sin_theta */
+  q->costate[2] = q_2 * omega + p_2 + (lambda_omega + R(0.05) * t5); /* omega */
+  q->gradient_u[0] = q_3 * torque + p_3 + (fixed_8 * lambda_omega + t5 * fixed_9); /* torque */
+  const real t23 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
+  q->offset_x[0] = -(t23 * t3); /* cos_theta */
+  q->offset_x[1] = v_offset_omega * fixed_6 + t23 * t13; /* sin_theta */
+  q->offset_x[2] = v_offset_omega + R(0.05) * t23; /* omega */
+  q->offset_u[0] = fixed_8 * v_offset_omega + t23 * fixed_9; /* torque */
 }
 
 /* Directional derivative of the dynamics, F d. */
@@ -397,13 +372,13 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real q_3 = theta[6];
   const real p_3 = theta[10];
   const real fixed_1 = theta[12];
-  const real fixed_8 = theta[19];
+  const real fixed_9 = theta[20];
+  const real fixed_11 = theta[22];
+  const real fixed_12 = theta[23];
   const real fixed_13 = theta[24];
   const real fixed_14 = theta[25];
   const real fixed_15 = theta[26];
   const real fixed_16 = theta[27];
-  const real fixed_17 = theta[28];
-  const real fixed_18 = theta[29];
   const real lambda_cos_theta = costate[0];
   const real lambda_sin_theta = costate[1];
   const real lambda_omega = costate[2];
@@ -420,19 +395,19 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t2 = cos_theta * cos_theta;
   const real t3 = sin_theta * sin_theta;
   const real t4 = R(1) / (t2 + t3);
-  const real t5 = R(0.05) * d_omega + fixed_14 * t1 + fixed_8 * d_torque + (d_sin_theta * cos_theta * t4 - d_cos_theta
+  const real t5 = R(0.05) * d_omega + fixed_12 * t1 + fixed_9 * d_torque + (d_sin_theta * cos_theta * t4 - d_cos_theta
     * sin_theta * t4);
   const real t6 = (loss_cost_ * lambda_sin_theta + d_lambda_sin_theta - lambda_cos_theta * t5) * next_cos_theta -
     (loss_cost_ * lambda_cos_theta + d_lambda_cos_theta + lambda_sin_theta * t5) * next_sin_theta;
   const real t7 = (R(0.07500000000000001) * t0 + R(0.0037500000000000007) * t6) * sin_theta;
   const real t8 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
   const real t9 = R(0.07500000000000001) * lambda_omega + R(0.0037500000000000007) * t8;
-  g_theta[0] += fixed_13 * t7 + fixed_13 * (t9 * d_sin_theta); /* gravity */
+  g_theta[0] += fixed_11 * t7 + fixed_11 * (t9 * d_sin_theta); /* gravity */
   const real t10 = R(0.15000000000000002) * t0 + R(0.0075000000000000015) * t6;
-  const real t11 = fixed_16 * (t10 * torque + (R(0.15000000000000002) * lambda_omega + R(0.0075000000000000015) * t8)
+  const real t11 = fixed_14 * (t10 * torque + (R(0.15000000000000002) * lambda_omega + R(0.0075000000000000015) * t8)
     * d_torque);
-  g_theta[1] += -(fixed_15 * t11); /* mass */
-  g_theta[2] += -(fixed_17 * t11 + fixed_18 * (gravity * t7 + t9 * t1)); /* length */
+  g_theta[1] += -(fixed_13 * t11); /* mass */
+  g_theta[2] += -(fixed_15 * t11 + fixed_16 * (gravity * t7 + t9 * t1)); /* length */
   const real t12 = R(0.5) * loss_cost_;
   g_theta[3] += t12 * t2 + d_cos_theta * cos_theta; /* q_0 */
   g_theta[4] += t12 * t3 + d_sin_theta * sin_theta; /* q_1 */
@@ -494,13 +469,13 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real next_sin_theta = state[4];
   const real torque = control[0];
   const real gravity = theta[0];
-  const real fixed_8 = theta[19];
+  const real fixed_9 = theta[20];
+  const real fixed_11 = theta[22];
   const real fixed_13 = theta[24];
-  const real fixed_15 = theta[26];
+  const real fixed_14 = theta[25];
   const real fixed_16 = theta[27];
+  const real fixed_17 = theta[28];
   const real fixed_18 = theta[29];
-  const real fixed_19 = theta[30];
-  const real fixed_20 = theta[31];
   const real lambda_cos_theta = costate[0];
   const real lambda_sin_theta = costate[1];
   const real lambda_omega = costate[2];
@@ -515,9 +490,9 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real d_p_1 = d_theta[8];
   const real d_p_2 = d_theta[9];
   const real d_p_3 = d_theta[10];
-  const real t0 = d_length * fixed_18;
-  const real t1 = d_gravity * sin_theta * fixed_13 - gravity * (t0 * sin_theta);
-  const real t2 = fixed_16 * (fixed_19 * d_length + d_mass * fixed_15);
+  const real t0 = d_length * fixed_16;
+  const real t1 = d_gravity * sin_theta * fixed_11 - gravity * (t0 * sin_theta);
+  const real t2 = fixed_14 * (fixed_17 * d_length + d_mass * fixed_13);
   const real t3 = t2 * torque;
   const real t4 = R(0.0037500000000000007) * t1 - R(0.0075000000000000015) * t3;
   const real t5 = t4 * next_cos_theta;
@@ -527,9 +502,9 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t9 = sin_theta * t8;
   const real t10 = t4 * next_sin_theta;
   r_state[0] = d_q_0 * cos_theta + d_p_0 + (t5 * t9 * lambda_cos_theta + t10 * t9 * lambda_sin_theta); /* cos_theta */
-  const real t11 = d_gravity * fixed_13 - t0 * gravity;
+  const real t11 = d_gravity * fixed_11 - t0 * gravity;
   const real t12 = R(0.0037500000000000007) * t11;
-  const real t13 = fixed_20 + cos_theta * t8;
+  const real t13 = fixed_18 + cos_theta * t8;
   const real t14 = (t12 * next_cos_theta - t10 * t13) * lambda_sin_theta - (t12 * next_sin_theta + t5 * t13) *
     lambda_cos_theta;
   r_state[1] = d_q_1 * sin_theta + d_p_1 + (t14 + R(0.07500000000000001) * (t11 * lambda_omega)); /* sin_theta */
@@ -537,7 +512,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   r_state[2] = t15 + d_p_2 + (R(-0.05) * (t5 * lambda_cos_theta) - R(0.05) * (t10 * lambda_sin_theta)); /* omega */
   const real t16 = d_q_3 * torque;
   const real t17 = R(-0.0075000000000000015) * t2;
-  const real t18 = (t17 * next_cos_theta - fixed_8 * t10) * lambda_sin_theta - (t17 * next_sin_theta + fixed_8 * t5) *
+  const real t18 = (t17 * next_cos_theta - fixed_9 * t10) * lambda_sin_theta - (t17 * next_sin_theta + fixed_9 * t5) *
     lambda_cos_theta;
   r_control[0] = t16 + d_p_3 + (t18 - R(0.15000000000000002) * (t2 * lambda_omega)); /* torque */
   affine[0] = -t10; /* cos_theta */

@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "fb755655f15d9cdffdb171341090b83995cccc16ee689f9279bfaac33ccd8db8"),
+    library=load(__file__, "quadrotor", "45c9b945f431357225ebf04520e37b7365eb9f9d3f4996451f101768157608e4"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

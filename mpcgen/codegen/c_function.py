@@ -16,7 +16,7 @@ WIDTH = 116
 
 _POINT = "stored_reals restrict state, stored_reals restrict control, {theta}"
 _THETA = "stored_reals restrict theta, stored_reals restrict theta_t"
-_EXPAND = _POINT + ", {curvature}const value_model *restrict value, "
+_EXPAND = _POINT + ", {weight}const value_model *restrict value, "
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ def _interface(parameters: str, places: Mapping[str, str], inline: bool = True) 
     return Interface(parameters.format(theta=_THETA), {**usual, **places}, inline)
 
 
-def _expand(curvature: bool, results: str, places: Mapping[str, str]) -> Interface:
-    extra = "const real *restrict curvature, " if curvature else ""
+def _expand(exact: bool, results: str, places: Mapping[str, str]) -> Interface:
+    extra = "const real *restrict weight, " if exact else ""
     value = {"costate": "value->costate", "V": "value->hessian", "offset": "value->offset"}
-    parameters = _EXPAND.format(theta=_THETA, curvature=extra) + results
-    return _interface(parameters, {"curvature": "curvature", **value, **places}, inline=False)
+    parameters = _EXPAND.format(theta=_THETA, weight=extra) + results
+    return _interface(parameters, {"weight": "weight", **value, **places}, inline=False)
 
 
 def _same(names: str) -> dict[str, str]:
@@ -117,7 +117,7 @@ INTERFACES: dict[str, Interface] = {
 }
 
 _RESERVED = """
-prepared state control theta theta_t value q curvature costate hessian lower upper next_state cost d_state d_control
+prepared state control theta theta_t value q weight costate hessian lower upper next_state cost d_state d_control
 d_theta d_theta_t r_state r_control affine d_cost d_lower d_upper d_next d_costate loss_cost g_theta g_theta_t g_control
 g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NPREPARED NTHETA_STAGE NPARAMETERS PARAMETERS BOUNDS_VARY TRIANGLE
 SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask scalar scalar_bits stage_model
@@ -185,7 +185,7 @@ def linear_alias() -> CFunction:
     signature = _wrap_signature(f"FUNCTION void stage_expand_exact({interface.parameters})")
     call = _call("stage_expand_gauss_newton", INTERFACES["stage_expand_gauss_newton"])
     comment = "/* The dynamics have no second derivatives: their exact model is the Gauss-Newton one. */"
-    return CFunction("stage_expand_exact", comment, signature, ("(void)curvature;", call))
+    return CFunction("stage_expand_exact", comment, signature, ("(void)weight;", call))
 
 
 def _call(name: str, interface: Interface) -> str:

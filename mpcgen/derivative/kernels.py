@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mpcgen.derivative.elimination import Elimination, fewest_operations
 from mpcgen.derivative.forward import tangents
 from mpcgen.derivative.function import Function, Input, Output
 from mpcgen.derivative.matrices import Matrix, hessian, jacobian
 from mpcgen.derivative.reciprocals import split_reciprocals
 from mpcgen.derivative.reverse import gradient
-from mpcgen.graph import Expr, Graph
+from mpcgen.graph import Expr, Graph, flops
 from mpcgen.graph.model import Model
 
 FUSED_LIMIT = 4000
@@ -84,6 +85,10 @@ def _dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:
     return total
 
 
+def _sum(a: Sequence[Expr], b: Sequence[Expr]) -> tuple[Expr, ...]:
+    return tuple(left + right for left, right in zip(a, b, strict=True))
+
+
 def _with_split_reciprocals(model: Model, fixed: Sequence[Expr]) -> Model:
     *following, stage, terminal = split_reciprocals(
         (*model.next_state, model.stage_cost, model.terminal_cost), fixed
@@ -106,7 +111,7 @@ class _Derivation:
         self.u_names = tuple(str(s.value) for s in model.controls)
         # A dot cannot occur in a user's name, so these symbols are new.
         self.costate = self._symbols("lambda", self.x_names)
-        self.curvature = self._symbols("mu", self.x_names)
+        self.weight_d2f = self.graph.symbol("weight.d2f")
         self.offset = self._symbols("v_offset", self.x_names)
         self.d_x = self._symbols("d", self.x_names)
         self.d_u = self._symbols("d", self.u_names)
@@ -136,6 +141,7 @@ class _Derivation:
         self.tau = (*model.states, *model.controls)
         self.F = jacobian(model.next_state, self.tau)
         self.cost_gradient = tuple(gradient(model.stage_cost, self.tau))
+        self.cost_hessian = hessian(model.stage_cost, self.tau)
         fused = product_count(self.F) <= self.fused_limit
         functions = (
             self.stage_dynamics(),
@@ -193,63 +199,84 @@ class _Derivation:
 
     def stage_expand(self, kind: str, fused: bool) -> Function:
         """Quadratic model of the cost-to-go at a stage, with the exact or the Gauss-Newton Hessian."""
-        exact = kind == "exact"
-        lagrangian = self.model.stage_cost
-        if exact:
-            lagrangian = lagrangian + _dot(self.graph, self.curvature, self.model.next_state)
-        H = hessian(lagrangian, self.tau)
+        weight = self.weight_d2f if kind == "exact" else None
         inputs: tuple[Input, ...] = (self.x, self.u, self.theta, self.theta_t)
-        inputs += (Input("curvature", self.curvature),) if exact else ()
+        inputs += (Input("weight", (weight,)),) if weight is not None else ()
         inputs += (Input("costate", self.costate),)
-        of = "the cost plus curvature'f" if exact else "the cost"
+        of = "the cost" if weight is None else "cost + weight lambda'f"
         if fused:
             inputs += (Input("V", lower_triangle(self.V)), Input("offset", self.offset))
             purpose = f"quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of {of}"
-            return Function(f"stage_expand_{kind}", purpose, inputs, self._fused_outputs(H))
+            return Function(f"stage_expand_{kind}", purpose, inputs, self._fused_outputs(weight))
         purpose = (
             f"matrices F = df/d(x, u), H = Hessian of {of} (lower triangle), and gradients of the Lagrangian"
         )
-        return Function(f"stage_derivatives_{kind}", purpose, inputs, self._matrix_outputs(H))
+        return Function(f"stage_derivatives_{kind}", purpose, inputs, self._matrix_outputs(weight))
+
+    def _by_columns(self, cotangent: Sequence[Expr]) -> tuple[Expr, ...]:
+        """F' times a vector, with F as it stands."""
+        return tuple(_dot(self.graph, column, cotangent) for column in zip(*self.F, strict=True))
 
     def _lagrangian_gradient(self) -> tuple[Expr, ...]:
-        columns = zip(*self.F, strict=True)
-        return tuple(
-            g + _dot(self.graph, column, self.costate)
-            for g, column in zip(self.cost_gradient, columns, strict=True)
-        )
+        return _sum(self.cost_gradient, self._by_columns(self.costate))
 
-    def _gradient_outputs(self) -> tuple[Output, ...]:
+    def _curvature(self, weight: Expr | None) -> tuple[Matrix, tuple[Expr, ...]]:
+        """Second derivatives of cost + weight lambda'f, and the gradient of cost + lambda'f."""
+        if weight is None:
+            return self.cost_hessian, self._lagrangian_gradient()
+        pulled = fewest_operations(
+            Elimination(self.model.next_state, self.tau, None, (self.costate,), weight)
+        )
+        hessian = tuple(_sum(*rows) for rows in zip(self.cost_hessian, pulled.hessian, strict=True))
+        return hessian, _sum(self.cost_gradient, pulled.gradients[0])
+
+    def _gradient_outputs(self, total: Sequence[Expr]) -> tuple[Output, ...]:
         n = len(self.x_names)
-        total = self._lagrangian_gradient()
         return (
-            Output("costate", total[:n], self.x_names),
-            Output("gradient_u", total[n:], self.u_names),
+            Output("costate", tuple(total[:n]), self.x_names),
+            Output("gradient_u", tuple(total[n:]), self.u_names),
         )
 
-    def _fused_outputs(self, H: Matrix) -> tuple[Output, ...]:
-        n, width = len(self.x_names), len(self.tau)
+    def _fused_outputs(self, weight: Expr | None) -> tuple[Output, ...]:
+        """Q and the gradients by the way that needs fewer operations: products with F, or elimination."""
+        ways = (self._multiplied(weight), self._eliminated(weight))
+        return min(ways, key=lambda outputs: flops([e for out in outputs for e in out.expressions]))
+
+    def _multiplied(self, weight: Expr | None) -> tuple[Output, ...]:
+        H, total = self._curvature(weight)
         columns = tuple(zip(*self.F, strict=True))
         VF = [[_dot(self.graph, row, column) for column in columns] for row in self.V]
-        Q = [
-            [H[i][j] + _dot(self.graph, columns[i], [VF[k][j] for k in range(n)]) for j in range(i + 1)]
-            for i in range(width)
-        ]
-        offsets = tuple(_dot(self.graph, column, self.offset) for column in columns)
-        names = (*self.x_names, *self.u_names)
+        images = tuple(zip(*VF, strict=True))
+        product = [[_dot(self.graph, column, image) for image in images] for column in columns]
+        Q = tuple(_sum(*rows) for rows in zip(H, product, strict=True))
+        return self._model_outputs(Q, total, self._by_columns(self.offset))
+
+    def _eliminated(self, weight: Expr | None) -> tuple[Output, ...]:
+        cotangents = (self.costate, self.offset)
+        pulled = fewest_operations(Elimination(self.model.next_state, self.tau, self.V, cotangents, weight))
+        Q = tuple(_sum(*rows) for rows in zip(self.cost_hessian, pulled.hessian, strict=True))
+        along_costate, along_offset = pulled.gradients
+        return self._model_outputs(Q, _sum(self.cost_gradient, along_costate), along_offset)
+
+    def _model_outputs(
+        self, Q: Matrix, total: Sequence[Expr], offsets: tuple[Expr, ...]
+    ) -> tuple[Output, ...]:
+        n = len(self.x_names)
         return (
-            Output("Q", tuple(entry for row in Q for entry in row), triangle_labels(names)),
-            *self._gradient_outputs(),
+            Output("Q", lower_triangle(Q), triangle_labels((*self.x_names, *self.u_names))),
+            *self._gradient_outputs(total),
             Output("offset_x", offsets[:n], self.x_names),
             Output("offset_u", offsets[n:], self.u_names),
         )
 
-    def _matrix_outputs(self, H: Matrix) -> tuple[Output, ...]:
+    def _matrix_outputs(self, weight: Expr | None) -> tuple[Output, ...]:
+        H, total = self._curvature(weight)
         names = (*self.x_names, *self.u_names)
         labels = tuple(f"{x}, {tau}" for x in self.x_names for tau in names)
         return (
             Output("F", tuple(entry for row in self.F for entry in row), labels),
             Output("H", lower_triangle(H), triangle_labels(names)),
-            *self._gradient_outputs(),
+            *self._gradient_outputs(total),
         )
 
     def stage_tangent(self) -> Function:

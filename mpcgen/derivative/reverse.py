@@ -34,13 +34,13 @@ def vjp(outputs: Sequence[Expr], cotangents: Sequence[Expr], wrt: Sequence[Expr]
         if node in targets or node not in adjoints or node not in active:
             continue
         for arg, partial in partials(node, active):
-            term = _scaled(adjoints[node], partial)
+            term = scaled(adjoints[node], partial)
             adjoints[arg] = adjoints[arg] + term if arg in adjoints else term
     zero = wrt[0].graph.const(0.0)
     return [adjoints.get(node, zero) for node in wrt]
 
 
-def _scaled(adjoint: Expr, partial: Expr) -> Expr:
+def scaled(adjoint: Expr, partial: Expr) -> Expr:
     """Return adjoint*partial, inside the branch that the adjoint belongs to.
 
     The adjoint of a select's branch is select(c, a, 0). Multiplied as it stands it would turn an infinite

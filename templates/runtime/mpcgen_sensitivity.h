@@ -164,6 +164,7 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
   const int last = s->horizon;
   value_model *value = &s->value;
   stage_model *q = &s->model;
+  const real whole = ALL(1); /* weight of the dynamics' second derivatives */
   terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value->hessian, value->costate);
   for (int i = 0; i < NX; i++) value->offset[i] = s->linear_x[last * NX + i];
   s->regular = lane_not(lane_none());
@@ -179,7 +180,7 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
     mask is_free[NU];
     if (change) change_stage(s, k, value, change);
     if (exact_hessian)
-      stage_expand_exact(x, u, s->theta, theta_t, value->costate, value, q);
+      stage_expand_exact(x, u, s->theta, theta_t, &whole, value, q);
     else
       stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
     examine_bounds(s, k, q->gradient_u, is_free);

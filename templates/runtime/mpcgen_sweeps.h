@@ -148,9 +148,7 @@ INLINE void expand(solver_state *s, int t, real weight, const value_model *value
     stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
     return;
   }
-  real curvature[NX];
-  for (int i = 0; i < NX; i++) curvature[i] = weight * value->costate[i];
-  stage_expand_exact(x, u, s->theta, theta_t, curvature, value, q);
+  stage_expand_exact(x, u, s->theta, theta_t, &weight, value, q);
   if (!lane_any(plain)) return;
   if (s->exact_hessian) plain = lane_and(plain, overflowed(q));
   if (!lane_any(plain)) return;

@@ -1,0 +1,231 @@
+"""Derivatives pulled back through a function by eliminating its intermediate nodes one by one.
+
+The cost-to-go around a stage's point is V f(x, u): its Hessian is F'VF + sum_i v_i d2f_i. Forming F first
+and multiplying afterwards costs about n (n + m)^2 products however few quantities f goes through on its way.
+Elimination (edge pushing; Gower and Mello, "A new framework for the computation of Hessians", 2012) starts
+from V as second derivatives by the components of f and walks back: each node hands its row of second derivatives on to
+the nodes that it reads, by the chain rule, and disappears. Where cosine and sine of one angle are both
+components of f, their two rows become one before anything else is multiplied.
+
+Which nodes are eliminated is a choice, the `cuts`; the rest are differentiated through. The fewest operations
+win, see `fewest_operations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from mpcgen.derivative.matrices import Matrix, hessian
+from mpcgen.derivative.reverse import gradient, scaled
+from mpcgen.graph import Expr, flops, substitute, topological
+
+SEARCH_LIMIT = 100_000
+"""Largest product of nodes and operations for which every node is tried as a cut (under a second of Python)."""
+
+
+@dataclass(frozen=True)
+class PulledBack:
+    """``hessian``: (k, k) of weight c'f + (f - f0)'V(f - f0)/2. ``gradients``: (k,) F'c, one per cotangent."""
+
+    hessian: Matrix
+    gradients: tuple[tuple[Expr, ...], ...]
+
+    def expressions(self) -> tuple[Expr, ...]:
+        """Everything that is computed, the symmetric half once."""
+        triangle = (entry for i, row in enumerate(self.hessian) for entry in row[: i + 1])
+        return (*triangle, *(entry for g in self.gradients for entry in g))
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """A map f = ``outputs`` of the k nodes ``wrt``, and what is pulled back through it.
+
+    ``V``: (n, n) symmetric, or None for no such term. ``cotangents``: vectors (n,) whose F'c is wanted; the first is
+    also the c of the second derivatives weight c'f, which a ``weight`` of None leaves out.
+    """
+
+    outputs: tuple[Expr, ...]
+    wrt: tuple[Expr, ...]
+    V: Matrix | None
+    cotangents: tuple[tuple[Expr, ...], ...]
+    weight: Expr | None
+
+    @cached_property
+    def order(self) -> list[Expr]:
+        """Nodes that depend on ``wrt``, arguments first."""
+        active = dict.fromkeys(self.wrt)
+        nodes = topological(self.outputs, stop=active.keys())
+        for node in nodes:
+            if any(arg in active for arg in node.args):
+                active[node] = None
+        return [node for node in nodes if node in active]
+
+    @cached_property
+    def inner(self) -> list[Expr]:
+        """Nodes that may be cuts: neither results nor independent."""
+        ends = {*self.wrt, *self.outputs}
+        return [node for node in self.order if node not in ends]
+
+    @cached_property
+    def shared(self) -> frozenset[Expr]:
+        """Inner nodes that more than one node reads."""
+        readers = dict.fromkeys(self.order, 0)
+        for node in self.order:
+            for arg in {arg for arg in node.args if arg in readers}:
+                readers[arg] += 1
+        return frozenset(node for node in self.inner if readers[node] > 1)
+
+    @cached_property
+    def _local(self) -> dict[tuple[Expr, tuple[Expr, ...]], tuple[list[Expr], Matrix]]:
+        return {}
+
+    def run(self, cuts: Collection[Expr]) -> PulledBack:
+        """Eliminate the results and the ``cuts``, last first."""
+        ends = {*self.wrt, *cuts, *self.outputs}
+        targets = set(self.wrt)
+        second = _SecondDerivatives()
+        if self.V is not None:
+            for i, a in enumerate(self.outputs):
+                for j, b in enumerate(self.outputs[: i + 1]):
+                    second.add(a, b, 2.0 * self.V[i][j] if a is b and i != j else self.V[i][j])
+        adjoints: list[dict[Expr, Expr]] = [{} for _ in self.cotangents]
+        for adjoint, cotangent in zip(adjoints, self.cotangents, strict=True):
+            for output, entry in zip(self.outputs, cotangent, strict=True):
+                _accumulate(adjoint, output, entry)
+        for node in reversed(self.order):
+            if node not in ends or node in targets:
+                continue
+            leaves = self._leaves(node, ends)
+            first, curvature = self._derivatives(node, leaves)
+            second.eliminate(node, leaves, first)
+            if self.weight is not None and node in adjoints[0]:
+                second.bend(leaves, curvature, self.weight * adjoints[0][node])
+            for adjoint in adjoints:
+                if node in adjoint:
+                    for leaf, partial in zip(leaves, first, strict=True):
+                        _accumulate(adjoint, leaf, scaled(adjoint[node], partial))
+        zero = self.wrt[0].graph.const(0.0)
+        return PulledBack(
+            tuple(tuple(second.at(a, b) or zero for b in self.wrt) for a in self.wrt),
+            tuple(tuple(adjoint.get(node, zero) for node in self.wrt) for adjoint in adjoints),
+        )
+
+    def _leaves(self, node: Expr, ends: Collection[Expr]) -> tuple[Expr, ...]:
+        """The nearest nodes among ``ends`` that ``node`` depends on, in the order of ``order``."""
+        found: set[Expr] = set()
+        stack = list(node.args)
+        seen: set[Expr] = set()
+        while stack:
+            arg = stack.pop()
+            if arg in seen or arg not in self._position:
+                continue
+            seen.add(arg)
+            if arg in ends:
+                found.add(arg)
+            else:
+                stack.extend(arg.args)
+        return tuple(sorted(found, key=self._position.__getitem__))
+
+    @cached_property
+    def _position(self) -> dict[Expr, int]:
+        return {node: i for i, node in enumerate(self.order)}
+
+    def _derivatives(self, node: Expr, leaves: tuple[Expr, ...]) -> tuple[list[Expr], Matrix]:
+        """First and second derivatives of ``node`` by its leaves.
+
+        The leaves are symbols meanwhile: a simplification that looks into one, as sqrt(x) sqrt(x) = x does, would
+        hide that the result depends on it.
+        """
+        known = self._local.get((node, leaves))
+        if known is not None:
+            return known
+        symbols = tuple(node.graph.symbol(f"leaf.{i}") for i in range(len(leaves)))
+        (alone,) = substitute((node,), dict(zip(leaves, symbols, strict=True)))
+        first = gradient(alone, symbols)
+        curvature = hessian(alone, symbols)
+        flat = [*first, *(entry for row in curvature for entry in row)]
+        values = iter(substitute(flat, dict(zip(symbols, leaves, strict=True))))
+        result = (
+            [next(values) for _ in first],
+            tuple(tuple(next(values) for _ in row) for row in curvature),
+        )
+        self._local[node, leaves] = result
+        return result
+
+
+class _SecondDerivatives:
+    """A symmetric matrix over nodes, by rows; zeros are left out."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Expr, dict[Expr, Expr]] = {}
+
+    def at(self, a: Expr, b: Expr) -> Expr | None:
+        return self._rows.get(a, {}).get(b)
+
+    def add(self, a: Expr, b: Expr, entry: Expr) -> None:
+        if entry.is_zero:
+            return
+        known = self.at(a, b)
+        total = entry if known is None else known + entry
+        self._rows.setdefault(a, {})[b] = total
+        self._rows.setdefault(b, {})[a] = total
+
+    def eliminate(self, node: Expr, leaves: Sequence[Expr], first: Sequence[Expr]) -> None:
+        """Hand the row of ``node`` on to its leaves: d node = sum_i first[i] d leaves[i]."""
+        row = self._rows.pop(node, {})
+        diagonal = row.pop(node, None)
+        for other, entry in row.items():
+            del self._rows[other][node]
+            for leaf, partial in zip(leaves, first, strict=True):
+                product = scaled(entry, partial)
+                self.add(leaf, other, 2.0 * product if leaf is other else product)
+        if diagonal is None:
+            return
+        products = [scaled(diagonal, partial) for partial in first]
+        for i, leaf in enumerate(leaves):
+            for j in range(i + 1):
+                self.add(leaf, leaves[j], scaled(products[j], first[i]))
+
+    def bend(self, leaves: Sequence[Expr], curvature: Matrix, weight: Expr) -> None:
+        """Add ``weight`` times the second derivatives of an eliminated node by its leaves."""
+        for i, leaf in enumerate(leaves):
+            for j in range(i + 1):
+                self.add(leaf, leaves[j], scaled(weight, curvature[i][j]))
+
+
+def _accumulate(adjoint: dict[Expr, Expr], node: Expr, term: Expr) -> None:
+    if not term.is_zero:
+        adjoint[node] = adjoint[node] + term if node in adjoint else term
+
+
+def fewest_operations(elimination: Elimination) -> PulledBack:
+    """Eliminate with the cuts that need the fewest operations, of those that are tried.
+
+    Always tried: no cuts at all, and the nodes that more than one other reads. In a small problem each node is then added to or
+    taken from the better set as long as that helps.
+    """
+    best, _, cuts = min(
+        ((pulled, _work(pulled), cuts) for pulled, cuts in _starts(elimination)), key=lambda found: found[1]
+    )
+    work = _work(best)
+    if len(elimination.inner) * work > SEARCH_LIMIT:
+        return best
+    improved = True
+    while improved:
+        improved = False
+        for node in reversed(elimination.inner):
+            candidate = elimination.run(cuts ^ {node})
+            if _work(candidate) < work:
+                best, work, cuts, improved = candidate, _work(candidate), cuts ^ {node}, True
+    return best
+
+
+def _starts(elimination: Elimination) -> Iterator[tuple[PulledBack, frozenset[Expr]]]:
+    for cuts in (frozenset[Expr](), elimination.shared):
+        yield elimination.run(cuts), cuts
+
+
+def _work(pulled: PulledBack) -> int:
+    return flops(pulled.expressions())
