@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "8f5465bf5a843cb1cba5da1c5d7617f422d28ec64156bee7a169e32bcc969d63"),
+    library=load(__file__, "cartpole", "2a8dc56c4f1879a10329d86837306597deea46b947996a9778e507acd2f68015"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

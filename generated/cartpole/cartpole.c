@@ -13,7 +13,7 @@
  *
  * Operations per stage:
  *   prepare_parameters                    32
- *   stage_dynamics                        55
+ *   stage_dynamics                        64
  *   terminal_cost                         24
  *   stage_bounds                           0
  *   terminal_expand                       10
@@ -137,14 +137,17 @@ INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict co
   const real t3 = cos_theta * cos_theta;
   const real t4 = R(1) / (R(1.3333333333333333) - fixed_4 * t3);
   next_state[1] = v + fixed_1 * t1 - fixed_3 * (cos_theta * t2 * t4); /* v */
-  const real t5 = R(0.05) * omega + lane_atan2(sin_theta, cos_theta);
-  next_state[2] = lane_cos(t5); /* cos_theta */
-  next_state[3] = lane_sin(t5); /* sin_theta */
+  const real t5 = R(0.05) * omega;
+  const real t6 = lane_cos(t5);
+  const real t7 = lane_sin(t5);
+  const real t8 = sin_theta * sin_theta;
+  const real t9 = R(1) / lane_sqrt(t3 + t8);
+  next_state[2] = (cos_theta * t6 - sin_theta * t7) * t9; /* cos_theta */
+  next_state[3] = (cos_theta * t7 + sin_theta * t6) * t9; /* sin_theta */
   next_state[4] = omega + fixed_5 * (t2 * t4); /* omega */
-  const real t6 = cos_theta * p_2 + force * p_5 + omega * p_4 + p_0 * x + p_1 * v;
-  const real t7 = t6 + p_3 * sin_theta + fixed_6 * (x * x) + fixed_7 * (v * v);
-  /* stage cost */
-  cost[0] = t7 + fixed_8 * t3 + fixed_9 * (sin_theta * sin_theta) + fixed_10 * t0 + fixed_11 * (force * force);
+  const real t10 = cos_theta * p_2 + force * p_5 + omega * p_4 + p_0 * x + p_1 * v;
+  const real t11 = t10 + p_3 * sin_theta + fixed_6 * (x * x) + fixed_7 * (v * v);
+  cost[0] = t11 + fixed_8 * t3 + fixed_9 * t8 + fixed_10 * t0 + fixed_11 * (force * force); /* stage cost */
 }
 
 /* Cost of the last state. */

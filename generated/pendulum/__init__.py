@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "a4d04de83d7b4f22622e567f8c07b9c217e61cada4c76f895be52d73882c99be"),
+    library=load(__file__, "pendulum", "8e35da2847c50c4c9acaf3dbd0a7860699f96d056f768840852da05b17ceddae"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -13,7 +13,7 @@
  *
  * Operations per stage:
  *   prepare_parameters                    24
- *   stage_dynamics                        34
+ *   stage_dynamics                        43
  *   terminal_cost                         14
  *   stage_bounds                           0
  *   terminal_expand                        6
@@ -110,14 +110,17 @@ INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict co
   const real fixed_5 = theta[16];
   const real t0 = fixed_0 * sin_theta;
   const real t1 = torque * fixed_1;
-  const real t2 = R(0.05) * omega + R(0.0037500000000000007) * t0 + R(0.0075000000000000015) * t1 +
-    lane_atan2(sin_theta, cos_theta);
-  next_state[0] = lane_cos(t2); /* cos_theta */
-  next_state[1] = lane_sin(t2); /* sin_theta */
+  const real t2 = R(0.05) * omega + R(0.0037500000000000007) * t0 + R(0.0075000000000000015) * t1;
+  const real t3 = lane_cos(t2);
+  const real t4 = lane_sin(t2);
+  const real t5 = cos_theta * cos_theta;
+  const real t6 = sin_theta * sin_theta;
+  const real t7 = R(1) / lane_sqrt(t5 + t6);
+  next_state[0] = (cos_theta * t3 - sin_theta * t4) * t7; /* cos_theta */
+  next_state[1] = (cos_theta * t4 + sin_theta * t3) * t7; /* sin_theta */
   next_state[2] = omega + R(0.07500000000000001) * t0 + R(0.15000000000000002) * t1; /* omega */
-  const real t3 = cos_theta * p_0 + omega * p_2 + p_1 * sin_theta + p_3 * torque + fixed_2 * (cos_theta * cos_theta);
-  /* stage cost */
-  cost[0] = t3 + fixed_3 * (sin_theta * sin_theta) + fixed_4 * (omega * omega) + fixed_5 * (torque * torque);
+  const real t8 = cos_theta * p_0 + omega * p_2 + p_1 * sin_theta + p_3 * torque + fixed_2 * t5;
+  cost[0] = t8 + fixed_3 * t6 + fixed_4 * (omega * omega) + fixed_5 * (torque * torque); /* stage cost */
 }
 
 /* Cost of the last state. */

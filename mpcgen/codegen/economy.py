@@ -1,6 +1,6 @@
 """Fewer operations per stage: a rewriting of the derived functions between derivation and schedule.
 
-Three things that the derivation cannot see from inside one function:
+What the derivation cannot see from inside one function:
 
 - a trajectory holds x_{t+1} = f(x_t, u_t): where a derivative contains a component of f, it is read, not computed;
 - what depends on parameters alone is the same at all stages: it is computed once per problem, `prepare_parameters`;
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import mul
 
+from mpcgen.codegen.angles import without_angles
 from mpcgen.derivative.function import Function, Input, Output
 from mpcgen.derivative.kernels import Kernels
 from mpcgen.graph import Expr, flops, substitute, topological
@@ -43,7 +44,8 @@ def economise(kernels: Kernels, names: Mapping[Expr, str]) -> Economy:
     functions = []
     for function in kernels.functions:
         reused = _read_next_state(function, kernels)
-        functions.append(_rewritten(reused, _grouped(reused.expressions(), fixed), known))
+        expressions = without_angles(reused.expressions())
+        functions.append(_rewritten(reused, _grouped(expressions, fixed), known))
     prepared = list(dict.fromkeys(node for function in functions for node in _fixed_parts(function, fixed)))
     graph = kernels.model.graph
     symbols = tuple(graph.symbol(f"fixed.{index}") for index in range(len(prepared)))

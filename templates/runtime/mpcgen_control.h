@@ -40,6 +40,7 @@ FUNCTION int accept_candidate(solver_state *s, int k) {
   lane_state *lane = &s->lanes[k];
   const scalar cost = lane_get(&s->cost, k), length = lane_get(&s->length, k);
   if (lane->activity == FIRST_ROLLOUT) {
+    lane_mark(&s->begins, k, 0);
     lane_set(&s->length, k, 1);
     return 1;
   }

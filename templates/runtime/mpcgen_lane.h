@@ -113,6 +113,11 @@ INLINE mask lane_none(void) { return (mask){0}; }
 INLINE real lane_abs(real a) { return (real)((mask)a & ALL_BUT_SIGN); }
 
 INLINE int lane_any(mask where) {
+#if REGISTER_BYTES == 64 && LANE_BYTES == 8
+  return __builtin_ia32_cvtq2mask512((long long __attribute__((vector_size(64))))where) != 0;
+#elif REGISTER_BYTES == 64
+  return __builtin_ia32_cvtd2mask512(where) != 0;
+#endif
   scalar_bits bits = 0;
   for (int lane = 0; lane < LANES; lane++) bits |= where[lane];
   return bits != 0;
@@ -191,9 +196,13 @@ INLINE mask lane_finite(real a) { return lane_lt(lane_abs(a), ALL(INFINITY)); }
 LANE_BY_LANE_1(lane_sqrt, LIBM(sqrt)) /* the compiler makes this loop one instruction */
 LANE_MATH_1(exp)
 LANE_MATH_1(log)
+#if LANES > 1 && (defined(__FMA__) || defined(__ARM_FEATURE_FMA))
+#include "mpcgen_sincos.h"
+#else
 LANE_MATH_1(sin)
 LANE_MATH_1(cos)
 LANE_MATH_1(tan)
+#endif
 LANE_MATH_1(asin)
 LANE_MATH_1(acos)
 LANE_MATH_1(atan)

@@ -102,7 +102,6 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   int good = s->shared_finite;
   good &= load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
   good &= load_parameters(s->theta, s->theta_stage, k, problem, horizon, a->parameters, a->parameter_strides);
-  for (int i = 0; i < horizon * NU * (NX + 1); i++) lane_set(s->gain + i, k, 0); /* gain and step lie together */
   if (a->initial_controls) {
     const scalar *u = (const scalar *)a->initial_controls + problem * a->initial_controls_stride;
     good &= load_row(s->u, k, u, horizon * NU, 0);
@@ -123,7 +122,7 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   lane->problem = problem;
   lane->activity = good ? FIRST_ROLLOUT : IDLE;
   lane->best_residual = (scalar)INFINITY;
-  lane_set(&s->length, k, 0);
+  lane_mark(&s->begins, k, 1);
   lane_set(&s->regularisation, k, 0);
   lane_set(&s->second_order, k, 0);
   return good;

@@ -179,6 +179,10 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
     settled = lane_or(settled, lane_not(positive));
     solve_free(unit_lower, inverse_pivot, is_free, gradient, direction);
     full = box_qp_move(quu, gradient, direction, is_free, bound, lower, upper, settled, step);
+    mask interior = full; /* a full Newton step that met no bound: there is no gradient left */
+    for (int i = 0; i < NU; i++) interior = lane_and(interior, is_free[i]);
+    settled = lane_or(settled, interior);
+    if (!lane_any(lane_not(settled))) break;
   }
   return accepted;
 #endif

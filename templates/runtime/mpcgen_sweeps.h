@@ -42,6 +42,7 @@ typedef struct {
   real barrier_cost;
   real promise;                /* dL/du (new_u - u): its change of the cost to first order, bounds included */
   real residual, slope, bend;  /* of the accepted trajectory */
+  mask begins;                 /* first rollout: the controls as given, there is no policy yet */
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
   lane_state lanes[LANES];
   value_model value;           /* of the sweep's present stage: too large for the stack if there are many states */
@@ -91,6 +92,7 @@ FUNCTION void rollout(solver_state *s) {
     for (int i = 0; i < NU; i++) {
       real target = u[i] + s->length * s->step[t * NU + i];
       for (int j = 0; j < NX; j++) target += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
+      target = lane_select(s->begins, u[i], target);
       if (s->barrier > 0) {
         new_u[i] = stay_inside(target, u[i], lower[i], upper[i]);
         barrier += barrier_value(new_u[i], lower[i], upper[i], s->barrier);
@@ -131,7 +133,9 @@ INLINE void convexify(real *quu, mask where) {
 /* Where the Hessian of a model is infinite or NaN: there, and only there, zero times an entry is not zero. */
 INLINE mask overflowed(const stage_model *q) {
   real sums[4] = {ALL(0), ALL(0), ALL(0), ALL(0)};
-  for (int i = 0; i < TRIANGLE(NTAU, 0); i++) sums[i % 4] += ALL(0) * q->hessian[i];
+  enum { ENTRIES = TRIANGLE(NTAU, 0), WHOLE = ENTRIES - ENTRIES % 4 };
+  for (int i = 0; i < WHOLE; i += 4) EACH(k, 4) sums[k] += ALL(0) * q->hessian[i + k];
+  for (int i = WHOLE; i < ENTRIES; i++) sums[i % 4] += ALL(0) * q->hessian[i];
   return lane_not(lane_eq((sums[0] + sums[1]) + (sums[2] + sums[3]), ALL(0)));
 }
 
