@@ -9,9 +9,11 @@ from mpcgen.codegen.economy import economise
 from mpcgen.codegen.render import naming_hints
 from mpcgen.derivative.kernels import derive
 from mpcgen.derivative.reciprocals import split_reciprocals
-from mpcgen.graph import Graph, evaluate, flops
+from mpcgen.graph import Graph, evaluate, flops, operation_count
 from mpcgen.graph.lowering import lower_spec
 
+ANGLE = 15
+"""Most operations that take the place of one arc tangent, which costs more."""
 NAMES = ("pendulum", "cartpole", "car")
 
 
@@ -43,7 +45,9 @@ def test_no_function_of_a_stage_gets_longer(name):
     kernels = _kernels(name)
     _, *rewritten = economise(kernels, {}).functions
     for before, after in zip(kernels.functions, rewritten, strict=True):
-        assert flops(after.expressions()) <= flops(before.expressions())
+        arc_tangents = operation_count(before.expressions()).get("atan2", 0)
+        spared = arc_tangents - operation_count(after.expressions()).get("atan2", 0)
+        assert flops(after.expressions()) <= flops(before.expressions()) + ANGLE * spared
 
 
 def test_the_next_state_spares_the_derivatives_every_sine():

@@ -131,7 +131,7 @@ def test_fits_a_terminal(name):
     [
         ("spec", "midpoint, dt = 0.1"),
         ("graph", "steering_upper = 0.5"),
-        ("derived", "stage_expand_exact(x(4), u(2), theta(12), theta_t(0), curvature(4), costate(4)"),
+        ("derived", "stage_expand_exact(x(4), u(2), theta(12), theta_t(0), weight(1), costate(4)"),
         ("schedule", "tan_steering = tan(steering)"),
         ("rendered", "const real tan_steering = lane_tan(steering);"),
     ],

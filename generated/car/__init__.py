@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "da756b9e273500dcbaa033c52f337534a2309081317d9b2f92d441f00a5fad7f"),
+    library=load(__file__, "car", "3680664527231ad92199b2a6ea35fe53c48847c3b31fab70819540888a2dd975"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "2a8dc56c4f1879a10329d86837306597deea46b947996a9778e507acd2f68015"),
+    library=load(__file__, "cartpole", "4b65ba2811434f3f9a53b24b78976060c69caa301c19141827ec49d41298d2bd"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -12,13 +12,13 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
- *   prepare_parameters                    32
+ *   prepare_parameters                    29
  *   stage_dynamics                        64
  *   terminal_cost                         24
  *   stage_bounds                           0
  *   terminal_expand                       10
  *   stage_expand_gauss_newton            314
- *   stage_expand_exact                   390
+ *   stage_expand_exact                   392
  *   stage_tangent                         66
  *   stage_gradient                       187
  *   terminal_gradient                     31
@@ -35,7 +35,7 @@
 #define NU 1 /* controls */
 #define NPARAMETERS 6 /* named parameters */
 #define NTHETA 16 /* their numbers, where one value serves all stages */
-#define NPREPARED 26 /* numbers computed from those once per problem; they follow them in memory */
+#define NPREPARED 24 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
@@ -90,15 +90,14 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   prepared[14] = t3; /* fixed_14 */
   prepared[15] = t3 * t0 * mass_pole; /* fixed_15 */
   prepared[16] = R(0.05) * gravity; /* fixed_16 */
-  prepared[17] = R(-0.05) * mass_pole * t0; /* fixed_17 */
-  prepared[18] = t3 * mass_pole; /* fixed_18 */
-  prepared[19] = R(2) * gravity; /* fixed_19 */
-  prepared[20] = gravity * gravity; /* fixed_20 */
-  prepared[21] = R(0.1) * t0; /* fixed_21 */
-  prepared[22] = R(2) * mass_pole * t0; /* fixed_22 */
-  prepared[23] = t0 * t0; /* fixed_23 */
-  prepared[24] = t1 * t1; /* fixed_24 */
-  prepared[25] = R(-0.05) * gravity; /* fixed_25 */
+  const real t4 = t0 * t0;
+  prepared[17] = t4 * mass_pole; /* fixed_17 */
+  prepared[18] = R(2) * gravity; /* fixed_18 */
+  prepared[19] = R(0.1) * t0; /* fixed_19 */
+  prepared[20] = R(2) * mass_pole * t0; /* fixed_20 */
+  prepared[21] = t4; /* fixed_21 */
+  prepared[22] = t1 * t1; /* fixed_22 */
+  prepared[23] = R(-0.05) * gravity; /* fixed_23 */
 }
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
@@ -425,13 +424,9 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real fixed_9 = theta[25];
   const real fixed_10 = theta[26];
   const real fixed_13 = theta[29];
-  const real fixed_14 = theta[30];
-  const real fixed_15 = theta[31];
   const real fixed_17 = theta[33];
   const real fixed_18 = theta[34];
   const real fixed_19 = theta[35];
-  const real fixed_20 = theta[36];
-  const real fixed_21 = theta[37];
   const real weight_d2f = weight[0];
   const real lambda_x = value->costate[0];
   const real lambda_v = value->costate[1];
@@ -475,115 +470,124 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real t11 = V_sin_theta_x * next_cos_theta - V_cos_theta_x * next_sin_theta;
   const real t12 = R(1) / (t5 + sin_theta * sin_theta);
   const real t13 = sin_theta * t12;
-  const real t14 = cos_theta * mass_pole;
-  const real t15 = fixed_14 * (t14 * t3);
-  const real t16 = fixed_4 * (t15 * t7);
-  const real t17 = fixed_14 * t6;
-  const real t18 = t16 * t9 + mass_pole * (t17 * t3);
-  const real t19 = fixed_5 * t6;
-  const real t20 = t17 * t14;
-  const real t21 = V_omega_x * t19 + V_v_x * t20;
-  const real t22 = t2 * fixed_0;
-  const real t23 = V_omega_x * t10 - t11 * t13 + V_v_x * t18 - t21 * t22;
-  q->hessian[3] = t23; /* cos_theta, x */
-  const real t24 = V_sin_theta_v * next_cos_theta - V_cos_theta_v * next_sin_theta;
-  const real t25 = V_omega_v * t10 - t24 * t13;
-  const real t26 = V_v_v * t18;
-  const real t27 = V_omega_v * t19;
-  const real t28 = V_v_v * t20;
-  const real t29 = t27 + t28;
-  const real t30 = t25 + t26 - t29 * t22;
-  q->hessian[4] = t30 + R(0.05) * t23; /* cos_theta, v */
+  const real t14 = R(-0.05) * V_v_x;
+  const real t15 = cos_theta * mass_pole;
+  const real t16 = t15 * t3 * fixed_0;
+  const real t17 = fixed_4 * (t16 * t7);
+  const real t18 = fixed_0 * t6;
+  const real t19 = t17 * t9 + mass_pole * (t18 * t3);
+  const real t20 = fixed_5 * t6;
+  const real t21 = t18 * t15;
+  const real t22 = V_omega_x * t20 + t14 * t21;
+  const real t23 = t2 * fixed_0;
+  const real t24 = V_omega_x * t10 - t11 * t13 + t14 * t19 - t22 * t23;
+  q->hessian[3] = t24; /* cos_theta, x */
+  const real t25 = V_sin_theta_v * next_cos_theta - V_cos_theta_v * next_sin_theta;
+  const real t26 = V_omega_v * t10 - t25 * t13;
+  const real t27 = R(-0.05) * V_v_v;
+  const real t28 = V_omega_v * t20;
+  const real t29 = t28 + t27 * t21;
+  const real t30 = t26 + t27 * t19 - t29 * t23;
+  q->hessian[4] = t30 + R(0.05) * t24; /* cos_theta, v */
   const real t31 = V_omega_omega * t10;
-  const real t32 = weight_d2f * lambda_omega;
+  const real t32 = lambda_omega * weight_d2f;
   const real t33 = fixed_4 * (t9 * t7);
   const real t34 = R(2) * (t33 * t6);
   const real t35 = t31 * t10 + t32 * (fixed_4 * (t34 * t4 * t9) + R(2) * t8);
-  const real t36 = V_omega_sin_theta * t10 * next_cos_theta - V_omega_cos_theta * t10 * next_sin_theta;
-  const real t37 = V_sin_theta_sin_theta * next_cos_theta * next_cos_theta - weight_d2f * lambda_sin_theta *
+  const real t36 = V_omega_sin_theta * next_cos_theta - V_omega_cos_theta * next_sin_theta;
+  const real t37 = t36 * t10;
+  const real t38 = V_sin_theta_sin_theta * next_cos_theta * next_cos_theta - lambda_sin_theta * weight_d2f *
     next_sin_theta - R(2) * (V_sin_theta_cos_theta * next_cos_theta * next_sin_theta);
-  const real t38 = t37 + V_cos_theta_cos_theta * next_sin_theta * next_sin_theta - weight_d2f * lambda_cos_theta *
+  const real t39 = t38 + V_cos_theta_cos_theta * next_sin_theta * next_sin_theta - lambda_cos_theta * weight_d2f *
     next_cos_theta;
-  const real t39 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
-  const real t40 = weight_d2f * t39;
-  const real t41 = t12 * t12;
-  const real t42 = t9 * t41;
-  const real t43 = t35 - R(2) * (t36 * t13) + t38 * t13 * t13 + t40 * t42 * sin_theta;
-  const real t44 = weight_d2f * lambda_v;
-  const real t45 = fixed_4 * ((fixed_17 * (t3 * t7) + t34 * t15) * t9) + R(2) * t16;
-  const real t46 = t43 + R(2) * (t25 * t18) + t26 * t18 + t44 * (t45 + fixed_18 * (t33 * t3));
-  const real t47 = V_omega_sin_theta * t19 * next_cos_theta - V_omega_cos_theta * t19 * next_sin_theta;
-  const real t48 = t31 * t19 + fixed_13 * (t32 * t7 * t9) - t47 * t13 + t25 * t20;
-  const real t49 = t48 + t27 * t18 + t26 * t20 + t44 * (fixed_15 * (t14 * t7 * t9) + mass_pole * t17);
-  const real t50 = V_omega_omega * t19;
-  const real t51 = t50 * t19 + R(2) * (t27 * t20) + t28 * t20;
-  const real t52 = t51 * t22;
-  q->hessian[5] = q_2 + (t46 - R(2) * (t49 * t22) + t52 * t22); /* cos_theta, cos_theta */
-  const real t53 = cos_theta * t12;
-  const real t54 = cos_theta * fixed_0;
-  const real t55 = V_v_x * fixed_1 - t21 * t54;
-  const real t56 = fixed_2 * t1;
-  const real t57 = t11 * t53 + gravity * t21 + t55 * t56;
-  q->hessian[6] = t57; /* sin_theta, x */
-  const real t58 = t24 * t53;
-  const real t59 = t58 + gravity * t29;
-  const real t60 = V_v_v * fixed_1;
-  const real t61 = t29 * t54;
-  const real t62 = t60 - t61;
-  q->hessian[7] = t59 + t62 * t56 + R(0.05) * t57; /* sin_theta, v */
-  const real t63 = t38 * t53;
-  const real t64 = t36 * t53 - t63 * t13 + t40 * (t12 - t42 * cos_theta) + t58 * t18;
-  const real t65 = t47 * t53 + t58 * t20;
-  const real t66 = t51 * t54;
-  const real t67 = lambda_omega * t19 + lambda_v * t20;
-  const real t68 = t66 * t22 - t49 * t54 - fixed_0 * (weight_d2f * t67) + fixed_1 * t30;
-  q->hessian[8] = t64 - t65 * t22 + gravity * (t49 - t52) + t68 * t56; /* sin_theta, cos_theta */
-  const real t69 = R(2) * sin_theta;
-  const real t70 = t63 * t53 - t40 * t69 * t41 * cos_theta + fixed_19 * t65 + fixed_20 * t51;
-  const real t71 = fixed_1 * t59 - (t65 * t54 + gravity * t66);
-  const real t72 = t66 * t54 - fixed_21 * t61 + t60 * fixed_1;
-  const real t73 = t72 * t56;
-  q->hessian[9] = q_3 + (t70 + R(2) * (t71 * t56) + t73 * t56); /* sin_theta, sin_theta */
-  const real t74 = R(2) * omega;
-  const real t75 = t74 * t0;
-  const real t76 = V_omega_x + R(0.05) * t11 + t55 * t75;
-  q->hessian[10] = t76; /* omega, x */
-  const real t77 = V_omega_v + R(0.05) * t24;
-  q->hessian[11] = t77 + t62 * t75 + R(0.05) * t76; /* omega, v */
-  const real t78 = V_omega_sin_theta * next_cos_theta - V_omega_cos_theta * next_sin_theta;
-  const real t79 = t78 + R(0.05) * t38;
-  const real t80 = t50 + R(0.05) * t47 + t77 * t20;
-  const real t81 = t31 + R(0.05) * t36 - t79 * t13 + t77 * t18 - t80 * t22;
-  q->hessian[12] = t81 + t68 * t75; /* omega, cos_theta */
-  const real t82 = t77 * fixed_1 - t80 * t54;
-  const real t83 = t79 * t53 + gravity * t80 + t82 * t56 + t71 * t75 + t73 * t75;
-  const real t84 = lambda_v * fixed_1 - t67 * t54;
-  const real t85 = weight_d2f * t84;
-  q->hessian[13] = t83 + fixed_2 * (t85 * t74); /* omega, sin_theta */
-  const real t86 = t72 * t75;
-  const real t87 = V_omega_omega + R(0.1) * t78 + R(0.0025000000000000005) * t38 + R(2) * (t82 * t75) + t86 * t75;
-  q->hessian[14] = q_4 + (t87 + R(2) * (t85 * t0)); /* omega, omega */
-  q->hessian[15] = t55; /* force, x */
-  q->hessian[16] = t62 + R(0.05) * t55; /* force, v */
-  q->hessian[17] = t68; /* force, cos_theta */
-  q->hessian[18] = t71 + t73; /* force, sin_theta */
-  q->hessian[19] = t82 + t86; /* force, omega */
-  q->hessian[20] = q_5 + t72; /* force, force */
+  const real t40 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
+  const real t41 = t40 * weight_d2f;
+  const real t42 = t12 * t12;
+  const real t43 = t9 * t42;
+  const real t44 = t35 - R(2) * (t37 * t13) + t39 * t13 * t13 + t41 * t43 * sin_theta;
+  const real t45 = R(-0.05) * t26;
+  const real t46 = R(0.0025000000000000005) * V_v_v;
+  const real t47 = t46 * t19;
+  const real t48 = R(-0.05) * lambda_v;
+  const real t49 = t48 * weight_d2f;
+  const real t50 = fixed_4 * ((fixed_4 * (t3 * t7) + t34 * t16) * t9) + R(2) * t17;
+  const real t51 = t44 + R(2) * (t45 * t19) + t47 * t19 + t49 * (t50 + fixed_4 * (t33 * t3));
+  const real t52 = t36 * t20;
+  const real t53 = t31 * t20 + fixed_13 * (t32 * t7 * t9) - t52 * t13 + t45 * t21;
+  const real t54 = R(-0.05) * t28;
+  const real t55 = t53 + t54 * t19 + t47 * t21 + t49 * (fixed_17 * (t15 * t7 * t9) + mass_pole * t18);
+  const real t56 = V_omega_omega * t20;
+  const real t57 = t56 * t20 + R(2) * (t54 * t21) + t46 * t21 * t21;
+  q->hessian[5] = q_2 + (t51 - R(2) * (t55 * t23) + t57 * t23 * t23); /* cos_theta, cos_theta */
+  const real t58 = cos_theta * t12;
+  const real t59 = t11 * t58 + gravity * t22;
+  const real t60 = cos_theta * fixed_0;
+  const real t61 = V_v_x * fixed_1 - t22 * t60;
+  const real t62 = fixed_2 * t1;
+  q->hessian[6] = t59 + t61 * t62; /* sin_theta, x */
+  const real t63 = t25 * t58;
+  const real t64 = t63 + gravity * t29;
+  const real t65 = V_v_v * fixed_1;
+  const real t66 = t29 * t60;
+  const real t67 = t65 - t66 + R(0.05) * t61;
+  q->hessian[7] = t64 + R(0.05) * t59 + t67 * t62; /* sin_theta, v */
+  const real t68 = t39 * t58;
+  const real t69 = R(-0.05) * t63;
+  const real t70 = t37 * t58 - t68 * t13 + t41 * (t12 - t43 * cos_theta) + t69 * t19;
+  const real t71 = t52 * t58 + t69 * t21;
+  const real t72 = gravity * t57;
+  const real t73 = t71 + t72;
+  const real t74 = t57 * t60;
+  const real t75 = lambda_omega * t20 + t48 * t21;
+  const real t76 = t74 * t23 - t55 * t60 - fixed_0 * (t75 * weight_d2f) + fixed_1 * t30;
+  q->hessian[8] = t70 + gravity * t55 - t73 * t23 + t76 * t62; /* sin_theta, cos_theta */
+  const real t77 = R(2) * sin_theta;
+  const real t78 = t68 * t58 - t41 * t77 * t42 * cos_theta + fixed_18 * t71 + gravity * t72;
+  const real t79 = fixed_1 * t64 - t73 * t60;
+  const real t80 = t74 * t60 - fixed_19 * t66 + t65 * fixed_1;
+  const real t81 = t80 * t62;
+  q->hessian[9] = q_3 + (t78 + R(2) * (t79 * t62) + t81 * t62); /* sin_theta, sin_theta */
+  const real t82 = V_omega_x + R(0.05) * t11;
+  const real t83 = R(2) * omega;
+  const real t84 = t83 * t0;
+  q->hessian[10] = t82 + t61 * t84; /* omega, x */
+  const real t85 = V_omega_v + R(0.05) * t25;
+  q->hessian[11] = t85 + R(0.05) * t82 + t67 * t84; /* omega, v */
+  const real t86 = t36 + R(0.05) * t39;
+  const real t87 = R(-0.05) * t85;
+  const real t88 = t56 + R(0.05) * t52 + t87 * t21;
+  const real t89 = t31 + R(0.05) * t37 - t86 * t13 + t87 * t19 - t88 * t23;
+  q->hessian[12] = t89 + t76 * t84; /* omega, cos_theta */
+  const real t90 = t85 * fixed_1 - t88 * t60;
+  const real t91 = t86 * t58 + gravity * t88 + t90 * t62 + t79 * t84 + t81 * t84;
+  const real t92 = lambda_v * fixed_1 - t75 * t60;
+  const real t93 = t92 * weight_d2f;
+  q->hessian[13] = t91 + fixed_2 * (t93 * t83); /* omega, sin_theta */
+  const real t94 = t80 * t84;
+  const real t95 = V_omega_omega + R(0.1) * t36 + R(0.0025000000000000005) * t39 + R(2) * (t90 * t84) + t94 * t84;
+  q->hessian[14] = q_4 + (t95 + R(2) * (t93 * t0)); /* omega, omega */
+  q->hessian[15] = t61; /* force, x */
+  q->hessian[16] = t67; /* force, v */
+  q->hessian[17] = t76; /* force, cos_theta */
+  q->hessian[18] = t79 + t81; /* force, sin_theta */
+  q->hessian[19] = t90 + t94; /* force, omega */
+  q->hessian[20] = q_5 + t80; /* force, force */
   q->costate[0] = q_0 * x + p_0 + lambda_x; /* x */
   q->costate[1] = q_1 * v + p_1 + (R(0.05) * lambda_x + lambda_v); /* v */
-  q->costate[2] = fixed_8 * t9 + p_2 + (lambda_omega * t10 - t39 * t13 + lambda_v * t18 - t67 * t22); /* cos_theta */
-  q->costate[3] = fixed_9 * t69 + p_3 + (t39 * t53 + gravity * t67 + t84 * t56); /* sin_theta */
-  q->costate[4] = fixed_10 * t74 + p_4 + (lambda_omega + R(0.05) * t39 + t84 * t75); /* omega */
-  q->gradient_u[0] = q_5 * force + p_5 + t84; /* force */
+  q->costate[2] = fixed_8 * t9 + p_2 + (lambda_omega * t10 - t40 * t13 + t48 * t19 - t75 * t23); /* cos_theta */
+  q->costate[3] = fixed_9 * t77 + p_3 + (t40 * t58 + gravity * t75 + t92 * t62); /* sin_theta */
+  q->costate[4] = fixed_10 * t83 + p_4 + (lambda_omega + R(0.05) * t40 + t92 * t84); /* omega */
+  q->gradient_u[0] = q_5 * force + p_5 + t92; /* force */
   q->offset_x[0] = v_offset_x; /* x */
   q->offset_x[1] = R(0.05) * v_offset_x + v_offset_v; /* v */
-  const real t88 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
-  const real t89 = v_offset_omega * t19 + v_offset_v * t20;
-  q->offset_x[2] = v_offset_omega * t10 - t88 * t13 + v_offset_v * t18 - t89 * t22; /* cos_theta */
-  const real t90 = v_offset_v * fixed_1 - t89 * t54;
-  q->offset_x[3] = t88 * t53 + gravity * t89 + t90 * t56; /* sin_theta */
-  q->offset_x[4] = v_offset_omega + R(0.05) * t88 + t90 * t75; /* omega */
-  q->offset_u[0] = t90; /* force */
+  const real t96 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
+  const real t97 = R(-0.05) * v_offset_v;
+  const real t98 = v_offset_omega * t20 + t97 * t21;
+  q->offset_x[2] = v_offset_omega * t10 - t96 * t13 + t97 * t19 - t98 * t23; /* cos_theta */
+  const real t99 = v_offset_v * fixed_1 - t98 * t60;
+  q->offset_x[3] = t96 * t58 + gravity * t98 + t99 * t62; /* sin_theta */
+  q->offset_x[4] = v_offset_omega + R(0.05) * t96 + t99 * t84; /* omega */
+  q->offset_u[0] = t99; /* force */
 }
 
 /* Directional derivative of the dynamics, F d. */
@@ -604,7 +608,7 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real fixed_2 = theta[18];
   const real fixed_4 = theta[20];
   const real fixed_12 = theta[28];
-  const real fixed_22 = theta[38];
+  const real fixed_20 = theta[36];
   const real d_x = d_state[0];
   const real d_v = d_state[1];
   const real d_cos_theta = d_state[2];
@@ -621,7 +625,7 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real t6 = cos_theta * mass_pole;
   const real t7 = cos_theta * cos_theta;
   const real t8 = R(1) / (R(1.3333333333333333) - fixed_4 * t7);
-  const real t9 = fixed_22 * (d_cos_theta * cos_theta * t8 * t8);
+  const real t9 = fixed_20 * (d_cos_theta * cos_theta * t8 * t8);
   const real t10 = fixed_0 * ((mass_pole * (d_cos_theta * t4) + t5 * t6) * t8) + fixed_0 * (t9 * t6 * t4);
   d_next[1] = d_v + fixed_1 * t2 - R(0.05) * t10; /* v */
   const real t11 = R(1) / (t7 + sin_theta * sin_theta);
@@ -652,8 +656,8 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real fixed_0 = theta[16];
   const real fixed_2 = theta[18];
   const real fixed_12 = theta[28];
-  const real fixed_23 = theta[39];
-  const real fixed_24 = theta[40];
+  const real fixed_21 = theta[37];
+  const real fixed_22 = theta[38];
   const real lambda_v = costate[1];
   const real lambda_omega = costate[4];
   const real d_x = d_state[0];
@@ -709,7 +713,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t40 = (fixed_12 * t39 + R(2) * (t31 * t14 * t3) + fixed_0 * t38) * t15;
   const real t41 = t22 * t25 + t29 * t16 + t32 * t13 + t38 * t3 + t40 * t2;
   const real t42 = R(0.05) * lambda_v;
-  const real t43 = fixed_23 * (t41 - t9 * t36 - t21 * t26 + t42 * t35);
+  const real t43 = fixed_21 * (t41 - t9 * t36 - t21 * t26 + t42 * t35);
   g_theta[1] += -t43; /* mass_cart */
   const real t44 = fixed_0 * (t32 * t12) + fixed_0 * (t40 * t1) + (t19 * t27 + t7 * t37) * cos_theta;
   const real t45 = t9 * fixed_0;
@@ -717,7 +721,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t47 = t42 * fixed_0 - t45 * cos_theta;
   const real t48 = (t46 * t24 + t47 * t34) * sin_theta + t47 * t24 * d_sin_theta;
   g_theta[2] += t44 + t7 * t27 * d_cos_theta - t43 + length * t48; /* mass_pole */
-  g_theta[3] += mass_pole * t48 - fixed_24 * (t30 * t16 + t39 * t3); /* length */
+  g_theta[3] += mass_pole * t48 - fixed_22 * (t30 * t16 + t39 * t3); /* length */
   const real t49 = R(0.5) * loss_cost_;
   g_theta[4] += t49 * x * x + d_x * x; /* q_0 */
   g_theta[5] += t49 * v * v + d_v * v; /* q_1 */
@@ -799,9 +803,9 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real fixed_5 = theta[21];
   const real fixed_12 = theta[28];
   const real fixed_14 = theta[30];
+  const real fixed_21 = theta[37];
+  const real fixed_22 = theta[38];
   const real fixed_23 = theta[39];
-  const real fixed_24 = theta[40];
-  const real fixed_25 = theta[41];
   const real lambda_v = costate[1];
   const real lambda_omega = costate[4];
   const real d_gravity = d_theta[0];
@@ -831,7 +835,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t6 = force + t4 * t5;
   const real t7 = cos_theta * t6;
   const real t8 = gravity * sin_theta - t7 * fixed_0;
-  const real t9 = (d_mass_cart + d_mass_pole) * fixed_23;
+  const real t9 = (d_mass_cart + d_mass_pole) * fixed_21;
   const real t10 = d_length * mass_pole + d_mass_pole * length;
   const real t11 = t10 * sin_theta;
   const real t12 = t11 * t5;
@@ -859,7 +863,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t34 = t32 * fixed_0;
   const real t35 = (mass_pole * t26 + fixed_0 * (d_mass_pole * t25)) * t2 - (t33 * t6 + t12 * t34);
   const real t36 = t35 + ((t28 * t8 + t13 * t30) * mass_pole + d_mass_pole * t30 * t8);
-  const real t37 = d_length * fixed_24;
+  const real t37 = d_length * fixed_22;
   const real t38 = R(0.05) * t8;
   const real t39 = t38 * fixed_12;
   const real t40 = t39 * t21;
@@ -877,7 +881,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t51 = t31 * gravity + d_gravity * t32 + (t49 * t5 * fixed_2 + t10 * t50 * t5);
   const real t52 = t45 * cos_theta;
   const real t53 = t46 * cos_theta;
-  const real t54 = fixed_2 * (t52 * t5) + t10 * t53 * t5 + (fixed_25 * t42 + R(0.05) * (d_gravity * t43));
+  const real t54 = fixed_2 * (t52 * t5) + t10 * t53 * t5 + (fixed_23 * t42 + R(0.05) * (d_gravity * t43));
   r_state[3] = t48 + d_p_3 + (t51 * lambda_v + t54 * lambda_omega); /* sin_theta */
   const real t55 = R(2) * omega;
   const real t56 = (t49 * t4 + t11 * t50) * t55 * lambda_v + (t52 * t4 + t11 * t53) * t55 * lambda_omega;

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "8e35da2847c50c4c9acaf3dbd0a7860699f96d056f768840852da05b17ceddae"),
+    library=load(__file__, "pendulum", "db569dfc5de57c00a14dad14acf3656858a2c4523375d20e8af455f7c3f917d3"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

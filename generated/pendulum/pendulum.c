@@ -17,8 +17,8 @@
  *   terminal_cost                         14
  *   stage_bounds                           0
  *   terminal_expand                        6
- *   stage_expand_gauss_newton            114
- *   stage_expand_exact                   135
+ *   stage_expand_gauss_newton            110
+ *   stage_expand_exact                   131
  *   stage_tangent                         24
  *   stage_gradient                        95
  *   terminal_gradient                     19
@@ -215,36 +215,34 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t2 = sin_theta * t1;
   const real t3 = t0 * t2;
   q->hessian[0] = q_0 + t3 * t2; /* cos_theta, cos_theta */
-  const real t4 = V_omega_sin_theta * next_cos_theta;
-  const real t5 = V_omega_cos_theta * next_sin_theta;
-  const real t6 = fixed_6 * t4 - fixed_6 * t5;
-  const real t7 = cos_theta * t1 + fixed_7;
-  const real t8 = t0 * t7;
-  q->hessian[1] = -(t6 * t2 + t8 * t2); /* sin_theta, cos_theta */
-  const real t9 = V_omega_omega * fixed_6;
-  q->hessian[2] = q_1 + (t9 * fixed_6 + R(2) * (t6 * t7) + t8 * t7); /* sin_theta, sin_theta */
-  const real t10 = t4 - t5;
-  q->hessian[3] = -(t10 * t2 + R(0.05) * t3); /* omega, cos_theta */
-  const real t11 = t6 + t8;
-  q->hessian[4] = t9 + t10 * t7 + R(0.05) * t11; /* omega, sin_theta */
-  q->hessian[5] = q_2 + (V_omega_omega + R(0.1) * t10 + R(0.0025000000000000005) * t0); /* omega, omega */
-  const real t12 = fixed_8 * t4 - fixed_8 * t5;
-  q->hessian[6] = -(t12 * t2 + t3 * fixed_9); /* torque, cos_theta */
-  q->hessian[7] = t9 * fixed_8 + t12 * t7 + fixed_9 * t11; /* torque, sin_theta */
-  const real t13 = V_omega_omega * fixed_8;
-  const real t14 = t0 * fixed_9;
-  q->hessian[8] = t13 + t10 * fixed_9 + R(0.05) * (t12 + t14); /* torque, omega */
-  q->hessian[9] = q_3 + (t13 * fixed_8 + fixed_10 * t12 + t14 * fixed_9); /* torque, torque */
-  const real t15 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
-  q->costate[0] = q_0 * cos_theta + p_0 - t15 * t2; /* cos_theta */
-  q->costate[1] = q_1 * sin_theta + p_1 + (lambda_omega * fixed_6 + t15 * t7); /* sin_theta */
-  q->costate[2] = q_2 * omega + p_2 + (lambda_omega + R(0.05) * t15); /* omega */
-  q->gradient_u[0] = q_3 * torque + p_3 + (fixed_8 * lambda_omega + t15 * fixed_9); /* torque */
-  const real t16 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
-  q->offset_x[0] = -(t16 * t2); /* cos_theta */
-  q->offset_x[1] = v_offset_omega * fixed_6 + t16 * t7; /* sin_theta */
-  q->offset_x[2] = v_offset_omega + R(0.05) * t16; /* omega */
-  q->offset_u[0] = fixed_8 * v_offset_omega + t16 * fixed_9; /* torque */
+  const real t4 = V_omega_sin_theta * next_cos_theta - V_omega_cos_theta * next_sin_theta;
+  const real t5 = t4 * fixed_6;
+  const real t6 = cos_theta * t1 + fixed_7;
+  const real t7 = t0 * t6;
+  q->hessian[1] = -(t5 * t2 + t7 * t2); /* sin_theta, cos_theta */
+  const real t8 = V_omega_omega * fixed_6;
+  q->hessian[2] = q_1 + (t8 * fixed_6 + R(2) * (t5 * t6) + t7 * t6); /* sin_theta, sin_theta */
+  q->hessian[3] = -(t4 * t2 + R(0.05) * t3); /* omega, cos_theta */
+  const real t9 = t5 + t7;
+  q->hessian[4] = t8 + t4 * t6 + R(0.05) * t9; /* omega, sin_theta */
+  q->hessian[5] = q_2 + (V_omega_omega + R(0.1) * t4 + R(0.0025000000000000005) * t0); /* omega, omega */
+  const real t10 = t4 * fixed_8;
+  q->hessian[6] = -(t10 * t2 + t3 * fixed_9); /* torque, cos_theta */
+  q->hessian[7] = t8 * fixed_8 + t10 * t6 + t9 * fixed_9; /* torque, sin_theta */
+  const real t11 = V_omega_omega * fixed_8;
+  const real t12 = t0 * fixed_9;
+  q->hessian[8] = t11 + t4 * fixed_9 + R(0.05) * (t10 + t12); /* torque, omega */
+  q->hessian[9] = q_3 + (t11 * fixed_8 + fixed_10 * t10 + t12 * fixed_9); /* torque, torque */
+  const real t13 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
+  q->costate[0] = q_0 * cos_theta + p_0 - t13 * t2; /* cos_theta */
+  q->costate[1] = q_1 * sin_theta + p_1 + (lambda_omega * fixed_6 + t13 * t6); /* sin_theta */
+  q->costate[2] = q_2 * omega + p_2 + (lambda_omega + R(0.05) * t13); /* omega */
+  q->gradient_u[0] = q_3 * torque + p_3 + (fixed_8 * lambda_omega + t13 * fixed_9); /* torque */
+  const real t14 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
+  q->offset_x[0] = -(t14 * t2); /* cos_theta */
+  q->offset_x[1] = v_offset_omega * fixed_6 + t14 * t6; /* sin_theta */
+  q->offset_x[2] = v_offset_omega + R(0.05) * t14; /* omega */
+  q->offset_u[0] = fixed_8 * v_offset_omega + t14 * fixed_9; /* torque */
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of cost + weight lambda'f. */
@@ -286,50 +284,48 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
   const real v_offset_cos_theta = value->offset[0];
   const real v_offset_sin_theta = value->offset[1];
   const real v_offset_omega = value->offset[2];
-  const real t0 = V_sin_theta_sin_theta * next_cos_theta * next_cos_theta - weight_d2f * lambda_sin_theta *
+  const real t0 = V_sin_theta_sin_theta * next_cos_theta * next_cos_theta - lambda_sin_theta * weight_d2f *
     next_sin_theta - R(2) * (V_sin_theta_cos_theta * next_cos_theta * next_sin_theta);
-  const real t1 = t0 + V_cos_theta_cos_theta * next_sin_theta * next_sin_theta - weight_d2f * lambda_cos_theta *
+  const real t1 = t0 + V_cos_theta_cos_theta * next_sin_theta * next_sin_theta - lambda_cos_theta * weight_d2f *
     next_cos_theta;
   const real t2 = R(1) / (cos_theta * cos_theta + sin_theta * sin_theta);
   const real t3 = sin_theta * t2;
   const real t4 = t1 * t3;
   const real t5 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
-  const real t6 = weight_d2f * t5;
+  const real t6 = t5 * weight_d2f;
   const real t7 = R(2) * cos_theta;
   const real t8 = t2 * t2;
   const real t9 = t7 * t8;
   q->hessian[0] = q_0 + (t4 * t3 + t6 * t9 * sin_theta); /* cos_theta, cos_theta */
-  const real t10 = V_omega_sin_theta * next_cos_theta;
-  const real t11 = V_omega_cos_theta * next_sin_theta;
-  const real t12 = fixed_6 * t10 - fixed_6 * t11;
-  const real t13 = cos_theta * t2 + fixed_7;
-  const real t14 = t1 * t13;
-  q->hessian[1] = t6 * (t2 - t9 * cos_theta) - (t12 * t3 + t14 * t3); /* sin_theta, cos_theta */
-  const real t15 = V_omega_omega * fixed_6;
-  const real t16 = R(2) * sin_theta;
-  const real t17 = t15 * fixed_6 + R(2) * (t12 * t13) + t14 * t13 - t6 * t16 * t8 * cos_theta;
-  q->hessian[2] = q_1 + t17; /* sin_theta, sin_theta */
-  const real t18 = t10 - t11;
-  q->hessian[3] = -(t18 * t3 + R(0.05) * t4); /* omega, cos_theta */
-  const real t19 = t12 + t14;
-  q->hessian[4] = t15 + t18 * t13 + R(0.05) * t19; /* omega, sin_theta */
-  q->hessian[5] = q_2 + (V_omega_omega + R(0.1) * t18 + R(0.0025000000000000005) * t1); /* omega, omega */
-  const real t20 = fixed_8 * t10 - fixed_8 * t11;
-  q->hessian[6] = -(t20 * t3 + t4 * fixed_9); /* torque, cos_theta */
-  q->hessian[7] = t15 * fixed_8 + t20 * t13 + fixed_9 * t19; /* torque, sin_theta */
-  const real t21 = V_omega_omega * fixed_8;
-  const real t22 = t1 * fixed_9;
-  q->hessian[8] = t21 + t18 * fixed_9 + R(0.05) * (t20 + t22); /* torque, omega */
-  q->hessian[9] = q_3 + (t21 * fixed_8 + fixed_10 * t20 + t22 * fixed_9); /* torque, torque */
+  const real t10 = V_omega_sin_theta * next_cos_theta - V_omega_cos_theta * next_sin_theta;
+  const real t11 = t10 * fixed_6;
+  const real t12 = cos_theta * t2 + fixed_7;
+  const real t13 = t1 * t12;
+  q->hessian[1] = t6 * (t2 - t9 * cos_theta) - (t11 * t3 + t13 * t3); /* sin_theta, cos_theta */
+  const real t14 = V_omega_omega * fixed_6;
+  const real t15 = R(2) * sin_theta;
+  const real t16 = t14 * fixed_6 + R(2) * (t11 * t12) + t13 * t12 - t6 * t15 * t8 * cos_theta;
+  q->hessian[2] = q_1 + t16; /* sin_theta, sin_theta */
+  q->hessian[3] = -(t10 * t3 + R(0.05) * t4); /* omega, cos_theta */
+  const real t17 = t11 + t13;
+  q->hessian[4] = t14 + t10 * t12 + R(0.05) * t17; /* omega, sin_theta */
+  q->hessian[5] = q_2 + (V_omega_omega + R(0.1) * t10 + R(0.0025000000000000005) * t1); /* omega, omega */
+  const real t18 = t10 * fixed_8;
+  q->hessian[6] = -(t18 * t3 + t4 * fixed_9); /* torque, cos_theta */
+  q->hessian[7] = t14 * fixed_8 + t18 * t12 + t17 * fixed_9; /* torque, sin_theta */
+  const real t19 = V_omega_omega * fixed_8;
+  const real t20 = t1 * fixed_9;
+  q->hessian[8] = t19 + t10 * fixed_9 + R(0.05) * (t18 + t20); /* torque, omega */
+  q->hessian[9] = q_3 + (t19 * fixed_8 + fixed_10 * t18 + t20 * fixed_9); /* torque, torque */
   q->costate[0] = fixed_2 * t7 + p_0 - t5 * t3; /* cos_theta */
-  q->costate[1] = fixed_3 * t16 + p_1 + (lambda_omega * fixed_6 + t5 * t13); /* sin_theta */
+  q->costate[1] = fixed_3 * t15 + p_1 + (lambda_omega * fixed_6 + t5 * t12); /* sin_theta */
   q->costate[2] = q_2 * omega + p_2 + (lambda_omega + R(0.05) * t5); /* omega */
   q->gradient_u[0] = q_3 * torque + p_3 + (fixed_8 * lambda_omega + t5 * fixed_9); /* torque */
-  const real t23 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
-  q->offset_x[0] = -(t23 * t3); /* cos_theta */
-  q->offset_x[1] = v_offset_omega * fixed_6 + t23 * t13; /* sin_theta */
-  q->offset_x[2] = v_offset_omega + R(0.05) * t23; /* omega */
-  q->offset_u[0] = fixed_8 * v_offset_omega + t23 * fixed_9; /* torque */
+  const real t21 = v_offset_sin_theta * next_cos_theta - v_offset_cos_theta * next_sin_theta;
+  q->offset_x[0] = -(t21 * t3); /* cos_theta */
+  q->offset_x[1] = v_offset_omega * fixed_6 + t21 * t12; /* sin_theta */
+  q->offset_x[2] = v_offset_omega + R(0.05) * t21; /* omega */
+  q->offset_u[0] = fixed_8 * v_offset_omega + t21 * fixed_9; /* torque */
 }
 
 /* Directional derivative of the dynamics, F d. */

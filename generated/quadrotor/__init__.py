@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "45c9b945f431357225ebf04520e37b7365eb9f9d3f4996451f101768157608e4"),
+    library=load(__file__, "quadrotor", "8f778ec39327a79af1057f5faab2178702f9885680fd80e0ecd830000ffc8b14"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

@@ -13,8 +13,9 @@ win, see `fewest_operations`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mpcgen.derivative.matrices import Matrix, hessian
@@ -39,6 +40,17 @@ class PulledBack:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which nodes are eliminated besides the results, and in which order.
+
+    ``shortest_first``: of the nodes that nobody reads any more, the one whose row adds the least; else the last one.
+    """
+
+    cuts: frozenset[Expr]
+    shortest_first: bool
+
+
+@dataclass(frozen=True)
 class Elimination:
     """A map f = ``outputs`` of the k nodes ``wrt``, and what is pulled back through it.
 
@@ -54,11 +66,11 @@ class Elimination:
 
     @cached_property
     def order(self) -> list[Expr]:
-        """Nodes that depend on ``wrt``, arguments first."""
+        """Numbers that depend on ``wrt``, arguments first; truth values have no derivative."""
         active = dict.fromkeys(self.wrt)
         nodes = topological(self.outputs, stop=active.keys())
         for node in nodes:
-            if any(arg in active for arg in node.args):
+            if not node.is_boolean and any(arg in active for arg in node.args):
                 active[node] = None
         return [node for node in nodes if node in active]
 
@@ -81,10 +93,8 @@ class Elimination:
     def _local(self) -> dict[tuple[Expr, tuple[Expr, ...]], tuple[list[Expr], Matrix]]:
         return {}
 
-    def run(self, cuts: Collection[Expr]) -> PulledBack:
-        """Eliminate the results and the ``cuts``, last first."""
-        ends = {*self.wrt, *cuts, *self.outputs}
-        targets = set(self.wrt)
+    def run(self, choice: Choice) -> PulledBack:
+        """Eliminate the results and the chosen cuts."""
         second = _SecondDerivatives()
         if self.V is not None:
             for i, a in enumerate(self.outputs):
@@ -94,14 +104,11 @@ class Elimination:
         for adjoint, cotangent in zip(adjoints, self.cotangents, strict=True):
             for output, entry in zip(self.outputs, cotangent, strict=True):
                 _accumulate(adjoint, output, entry)
-        for node in reversed(self.order):
-            if node not in ends or node in targets:
-                continue
-            leaves = self._leaves(node, ends)
+        for node, leaves in self._sequence(choice, second):
             first, curvature = self._derivatives(node, leaves)
             second.eliminate(node, leaves, first)
             if self.weight is not None and node in adjoints[0]:
-                second.bend(leaves, curvature, self.weight * adjoints[0][node])
+                second.bend(leaves, curvature, scaled(adjoints[0][node], self.weight))
             for adjoint in adjoints:
                 if node in adjoint:
                     for leaf, partial in zip(leaves, first, strict=True):
@@ -111,6 +118,29 @@ class Elimination:
             tuple(tuple(second.at(a, b) or zero for b in self.wrt) for a in self.wrt),
             tuple(tuple(adjoint.get(node, zero) for node in self.wrt) for adjoint in adjoints),
         )
+
+    def _sequence(self, choice: Choice, rows: _SecondDerivatives) -> Iterator[tuple[Expr, tuple[Expr, ...]]]:
+        """Nodes to eliminate, each after all that read it, and their leaves."""
+        ends = {*self.wrt, *choice.cuts, *self.outputs}
+        targets = set(self.wrt)
+        leaves = {
+            node: self._leaves(node, ends) for node in self.order if node in ends and node not in targets
+        }
+        if not choice.shortest_first:
+            yield from reversed(leaves.items())
+            return
+        readers = Counter(leaf for below in leaves.values() for leaf in below)
+        ready = [node for node in leaves if not readers[node]]
+        while ready:
+            node = min(
+                ready, key=lambda node: ((len(leaves[node]) - 1) * rows.length(node), -self._position[node])
+            )
+            ready.remove(node)
+            yield node, leaves[node]
+            for leaf in leaves[node]:
+                readers[leaf] -= 1
+                if not readers[leaf] and leaf in leaves:
+                    ready.append(leaf)
 
     def _leaves(self, node: Expr, ends: Collection[Expr]) -> tuple[Expr, ...]:
         """The nearest nodes among ``ends`` that ``node`` depends on, in the order of ``order``."""
@@ -164,6 +194,9 @@ class _SecondDerivatives:
     def at(self, a: Expr, b: Expr) -> Expr | None:
         return self._rows.get(a, {}).get(b)
 
+    def length(self, node: Expr) -> int:
+        return len(self._rows.get(node, {}))
+
     def add(self, a: Expr, b: Expr, entry: Expr) -> None:
         if entry.is_zero:
             return
@@ -201,30 +234,32 @@ def _accumulate(adjoint: dict[Expr, Expr], node: Expr, term: Expr) -> None:
 
 
 def fewest_operations(elimination: Elimination) -> PulledBack:
-    """Eliminate with the cuts that need the fewest operations, of those that are tried.
+    """Eliminate in the way that needs the fewest operations, of those that are tried.
 
-    Always tried: no cuts at all, and the nodes that more than one other reads. In a small problem each node is then added to or
-    taken from the better set as long as that helps.
+    Always tried, in both orders: no cuts, and the nodes that more than one other reads. In a small problem each node is
+    then added to or taken from the set as long as that helps.
     """
-    best, _, cuts = min(
-        ((pulled, _work(pulled), cuts) for pulled, cuts in _starts(elimination)), key=lambda found: found[1]
-    )
+    starts = [
+        Choice(cuts, shortest_first)
+        for cuts in (frozenset[Expr](), elimination.shared)
+        for shortest_first in (False, True)
+    ]
+    found = [_improved(elimination, choice) for choice in starts]
+    return min(found, key=_work)
+
+
+def _improved(elimination: Elimination, choice: Choice) -> PulledBack:
+    best = elimination.run(choice)
     work = _work(best)
-    if len(elimination.inner) * work > SEARCH_LIMIT:
-        return best
-    improved = True
+    improved = len(elimination.inner) * work <= SEARCH_LIMIT
     while improved:
         improved = False
         for node in reversed(elimination.inner):
-            candidate = elimination.run(cuts ^ {node})
+            changed = replace(choice, cuts=choice.cuts ^ {node})
+            candidate = elimination.run(changed)
             if _work(candidate) < work:
-                best, work, cuts, improved = candidate, _work(candidate), cuts ^ {node}, True
+                choice, best, work, improved = changed, candidate, _work(candidate), True
     return best
-
-
-def _starts(elimination: Elimination) -> Iterator[tuple[PulledBack, frozenset[Expr]]]:
-    for cuts in (frozenset[Expr](), elimination.shared):
-        yield elimination.run(cuts), cuts
 
 
 def _work(pulled: PulledBack) -> int:

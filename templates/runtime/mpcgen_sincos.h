@@ -39,11 +39,18 @@ INLINE void sincos_near_zero(real r, real *sine, real *cosine) {
   *cosine = (R(1) - R(0.5) * z) + z2 * c;
 }
 
+/* a - k b, rounded once; the compiler makes this loop one instruction. */
+INLINE real fused_difference(real a, real k, scalar b) {
+  real result = a;
+  for (int lane = 0; lane < LANES; lane++) result[lane] = LIBM(__builtin_fma)(-k[lane], b, a[lane]);
+  return result;
+}
+
 /* A quarter turn more makes a sine of a cosine: cos x = sin(x + pi/2). */
 INLINE real sine_of_turned(real x, scalar_bits quarters) {
   const real shifted = x * R(0.63661977236758134) + ROUND_BY;
   const real k = shifted - ROUND_BY;
-  const real r = ((x - k * HALF_PI_1) - k * HALF_PI_2) - k * HALF_PI_3;
+  const real r = fused_difference(fused_difference(fused_difference(x, k, HALF_PI_1), k, HALF_PI_2), k, HALF_PI_3);
   const mask quadrant = (mask)shifted + quarters;
   real sine, cosine;
   sincos_near_zero(r, &sine, &cosine);
@@ -51,17 +58,28 @@ INLINE real sine_of_turned(real x, scalar_bits quarters) {
   return (real)((mask)lane_select(odd, cosine, sine) ^ negative);
 }
 
-/* Where the reduction would lose digits; infinities and NaNs give NaN either way. */
-INLINE int has_large_angles(real x) {
+/* Where the reduction would lose digits: the C library takes those lanes, and no other, since a result must not depend
+ * on a lane's neighbours. Infinities and NaNs give NaN either way. */
+INLINE mask large_angles(real x) {
   const real size = lane_abs(x);
-  return lane_any(lane_lt(ALL(LARGEST_ANGLE), size) & lane_lt(size, ALL(INFINITY)));
+  return lane_and(lane_lt(ALL(LARGEST_ANGLE), size), lane_lt(size, ALL(INFINITY)));
 }
 
 LANE_BY_LANE_1(sine_by_lanes, LIBM(sin))
 LANE_BY_LANE_1(cosine_by_lanes, LIBM(cos))
 
-INLINE real lane_sin(real x) { return has_large_angles(x) ? sine_by_lanes(x) : sine_of_turned(x, 0); }
-INLINE real lane_cos(real x) { return has_large_angles(x) ? cosine_by_lanes(x) : sine_of_turned(x, 1); }
+INLINE real lane_sin(real x) {
+  const real sine = sine_of_turned(x, 0);
+  const mask large = large_angles(x);
+  return lane_any(large) ? lane_select(large, sine_by_lanes(x), sine) : sine;
+}
+
+INLINE real lane_cos(real x) {
+  const real cosine = sine_of_turned(x, 1);
+  const mask large = large_angles(x);
+  return lane_any(large) ? lane_select(large, cosine_by_lanes(x), cosine) : cosine;
+}
+
 INLINE real lane_tan(real x) { return lane_sin(x) / lane_cos(x); }
 
 #endif
