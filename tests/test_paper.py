@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from examples.paper import __main__ as paper
-from examples.paper.common import Claim, Results
+from examples.paper.common import FOLDER, Claim, Results
 from examples.paper.figure3 import agrees
 
 
@@ -84,3 +84,12 @@ def test_numbers_are_written_as_json_and_csv(tmp_path):
 )
 def test_agreement_is_to_the_digits_given(value, digits, expected):
     assert agrees(value, digits) is expected
+
+
+def committed(name):
+    return json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", paper.EXPERIMENTS)
+def test_every_committed_claim_holds(name):
+    assert all(claim["holds"] for claim in committed(name)["claims"])

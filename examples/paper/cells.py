@@ -19,7 +19,8 @@ SIZES = (10, 50, 100)  # training trajectories
 SEEDS = (0, 1, 2, 3)
 DATA_SEED = 0  # as in the paper, all four trials of a cell learn from one data set
 EPOCHS = 10_000
-PATIENCE = 300  # epochs without a better validation loss, after which `nn` stops
+PATIENCE = 300  # epochs without a better validation loss of any seed, after which `nn` stops
+NETWORK_EPOCHS = {10: EPOCHS, 50: EPOCHS, 100: 1_500}  # at most; an epoch of 100 takes half a second
 WORKERS = 2
 
 
@@ -42,11 +43,12 @@ class Cell:
     @property
     def variant(self) -> str:
         """What differs from the paper's experiment with an exact gradient; empty if nothing does."""
-        if self.gradient != "exact":
-            return "paper's gradient"
-        if self.decay:
-            return "decaying rate"
-        return "four data sets" if len(set(self.data_seeds)) > 1 else ""
+        differences = {
+            "paper's gradient": self.gradient != "exact",
+            "four data sets": len(set(self.data_seeds)) > 1,
+            "decaying rate": self.decay,
+        }
+        return ", ".join(name for name, differs in differences.items() if differs)
 
     @property
     def name(self) -> str:
@@ -84,7 +86,7 @@ def learners(cell: Cell, training: Data) -> tuple[Any, torch.optim.Optimizer, in
     count = len(SEEDS)
     if cell.method == "nn":
         policy = LSTMPolicy(count, training.x.shape[-1], training.u.shape[-1])
-        return policy, torch.optim.Adam(policy.parameters(), lr=1e-4), PATIENCE
+        return policy, torch.optim.Adam(policy.parameters(), lr=1e-4, fused=True), PATIENCE
     system = SYSTEMS[cell.system]
     # A problem that does not converge has no gradient; such problems are counted instead of reported one by one.
     mpc = mpcgen.compile(system.problem).MPC(gradient=cell.gradient, on_unconverged="ignore", threads=1)
@@ -99,30 +101,55 @@ def expert_data(cell: Cell) -> Data:
     return collect(expert, system.initial_states, cell.data_seeds)
 
 
-def all_cells(quick: bool) -> list[Cell]:
-    """The cells of the figure, then those that the page adds to it; the longest first within each."""
+def papers_cells(quick: bool) -> list[Cell]:
+    """The cells of the paper's figure, or short ones; the longest first, the networks last."""
     if quick:
         return [
             Cell(system, method, 50, epochs=5 if method == "nn" else 200)
             for system in SYSTEMS
             for method in METHODS
         ]
-    cells = [Cell(s, m, n) for n in reversed(SIZES) for m in METHODS[1:] for s in SYSTEMS]
-    paper_gradient = [replace(c, gradient="gauss_newton") for c in cells if c.method != "sysid"]
-    networks = [Cell(s, "nn", n) for n in SIZES for s in SYSTEMS]
-    decaying = [replace(c, decay=True) for c in cells]
-    other_data = [replace(c, data_seeds=SEEDS) for c in cells]
-    return cells + paper_gradient + decaying + networks + other_data
+    controllers = [Cell(s, m, n) for n in reversed(SIZES) for m in METHODS[1:] for s in SYSTEMS]
+    networks = [Cell(s, "nn", n, epochs=NETWORK_EPOCHS[n]) for n in SIZES for s in SYSTEMS]
+    return controllers + networks
+
+
+def added_cells() -> list[Cell]:
+    """The cells that the page adds: the paper's gradient, a decaying rate, other data where trajectories are few."""
+    ours = [cell for cell in papers_cells(quick=False) if cell.method != "nn"]
+    few = [replace(cell, data_seeds=SEEDS) for cell in ours if cell.trajectories == min(SIZES)]
+    return [
+        *(replace(cell, gradient="gauss_newton") for cell in ours if cell.method != "sysid"),
+        *(replace(cell, decay=True) for cell in ours),
+        *few,
+        *(replace(cell, decay=True) for cell in few),
+    ]
+
+
+def cells_of(results: Results) -> list[Cell]:
+    """The cells of a run: the variants if they are asked for, or where they are kept already."""
+    if results.quick:
+        return papers_cells(quick=True)
+    kept = [cell for cell in added_cells() if results.variants or results.kept(cell.name, asdict(cell))]
+    return papers_cells(quick=False) + kept
 
 
 def run_cells(results: Results, cells: Sequence[Cell]) -> dict[Cell, Trial]:
-    """Run cells side by side in processes of one thread each; those already in the results are read."""
+    """Return the trials of the cells: those in the results are read, the others run."""
+    kept = {cell: results.kept(cell.name, asdict(cell)) for cell in cells}
+    missing = [cell for cell in cells if kept[cell] is None]
+    trials = kept | (_run_side_by_side(results, missing) if missing else {})
+    return {cell: trial for cell, trial in trials.items() if trial}
+
+
+def _run_side_by_side(results: Results, cells: Sequence[Cell]) -> dict[Cell, Trial]:
+    """Run cells in processes of one thread each."""
     context = get_context("spawn")
     done = context.Value("l", 0)
     trials = {}
     with ProcessPoolExecutor(WORKERS, context, _set_up_worker, (done,)) as pool, progress() as bar:
         task = bar.add_task("epochs of four trials", total=sum(cell.epochs for cell in cells), note="")
-        running = {pool.submit(_kept, results, cell): cell for cell in cells}
+        running = {pool.submit(_run_and_keep, results, cell): cell for cell in cells}
         while running:
             finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -137,8 +164,8 @@ def _set_up_worker(done: Any) -> None:
     torch.set_num_threads(1)
 
 
-def _kept(results: Results, cell: Cell) -> Trial:
-    """Read or run a cell, in a worker; what is read, or stopped early, counts as done too."""
+def _run_and_keep(results: Results, cell: Cell) -> Trial:
+    """Run a cell, in a worker; epochs that it does without count as done in the end."""
     counted = 0
 
     def count(epoch: int) -> None:
@@ -147,7 +174,7 @@ def _kept(results: Results, cell: Cell) -> Trial:
             _advance(epoch - counted)
             counted = epoch
 
-    trial = results.trial(cell.name, asdict(cell), lambda: run_cell(cell, count))
+    trial = results.trial(cell.name, asdict(cell), run_cell, cell, count)
     _advance(cell.epochs - counted)
     return trial
 

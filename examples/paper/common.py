@@ -45,12 +45,14 @@ class Results:
     """Files of one experiment: trials that are kept, figures and numbers.
 
     folder: for figures and numbers, ``<experiment>*.png``, ``.svg``, ``.json``, ``.csv``; the trials are in
-    ``folder/trials/<experiment>/``. quick: whether the experiment is to be the short one.
+    ``folder/trials/<experiment>/``. quick: whether the experiment is to be the short one. variants: whether it is to
+    have the trials too that the paper does not.
     """
 
     experiment: str
     folder: Path
     quick: bool = False
+    variants: bool = False
 
     def trial(
         self, name: str, settings: Mapping[str, Any], compute: Callable[..., Any], *arguments: Any
@@ -59,17 +61,27 @@ class Results:
 
         settings, and what ``compute`` returns, are JSON values. An interrupted experiment goes on where it was.
         """
-        file = self.folder / "trials" / self.experiment / f"{name}.json"
-        wanted = json.loads(json.dumps(dict(settings)))
-        if file.exists():
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept["settings"] == wanted:
-                return Trial(kept["value"], kept["wall_seconds"], kept["cpu_seconds"])
+        kept = self.kept(name, settings)
+        if kept:
+            return kept
         wall, cpu = time.perf_counter(), time.process_time()
         value = compute(*arguments)
         trial = Trial(value, time.perf_counter() - wall, time.process_time() - cpu)
-        _write(file, json.dumps({"settings": wanted, **asdict(trial)}))
+        _write(self._file(name), json.dumps({"settings": dict(settings), **asdict(trial)}))
         return trial
+
+    def kept(self, name: str, settings: Mapping[str, Any]) -> Trial | None:
+        """Return the trial kept under this name if its settings were the same."""
+        file = self._file(name)
+        if not file.exists():
+            return None
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record.pop("settings") != json.loads(json.dumps(dict(settings))):
+            return None
+        return Trial(**record)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / "trials" / self.experiment / f"{name}.json"
 
     def save_figure(self, figure: Figure, suffix: str = "") -> None:
         """Write a figure as PNG and SVG."""
@@ -99,6 +111,10 @@ class Results:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+
+    def save_table(self, markdown: str) -> None:
+        """Write the table that a page shows."""
+        _write(self.folder / f"{self.experiment}.md", markdown)
 
 
 def _write(file: Path, text: str) -> None:

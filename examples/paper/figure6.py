@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from examples.paper.cells import METHODS, SIZES, Cell, all_cells, run_cells
+from examples.paper.cells import METHODS, SIZES, Cell, cells_of, run_cells
 from examples.paper.common import Claim, Results, tidy
-from examples.paper.figure4 import PAPER, TO_OURS
+from examples.paper.comparison import PAPER, TO_OURS
 from examples.paper.systems import SYSTEMS
 
 COLOURS = dict(zip(METHODS, ("C7", "C2", "C0", "C1", "C3"), strict=True))
@@ -19,7 +19,7 @@ COLOURS = dict(zip(METHODS, ("C7", "C2", "C0", "C1", "C3"), strict=True))
 
 def run(results: Results) -> list[Claim]:
     """Read the trials of figure 4, running those that are missing, and draw their losses."""
-    cells = all_cells(results.quick)
+    cells = cells_of(results)
     if results.quick:
         cells = [cell for cell in cells if cell.method in ("nn", "mpc.dx")]
     trials = run_cells(replace(results, experiment="figure4"), cells)
