@@ -45,9 +45,7 @@ def build_digest(rendered: Rendered, toolchain: HasIdentity, headers: Path = HEA
 
 def spec_key(spec: Spec, toolchain: HasIdentity) -> str:
     """Sha256 (hex) over a specification, mpcgen's own sources and templates, and the toolchain."""
-    parts = canonical_lines(spec)
-    for name in _PIPELINE:
-        parts += _folder_parts(PACKAGE_FOLDER / name, "*.py")
+    parts = [*canonical_lines(spec), *_SOURCES]
     parts += _folder_parts(TEMPLATE_FOLDER, "*")
     parts += [sp.__version__, version("jinja2")]
     parts += _machine_parts(toolchain)
@@ -111,3 +109,8 @@ def _sha256(parts: Iterable[str]) -> str:
     for part in parts:
         total.update(hashlib.sha256(part.encode()).digest())
     return total.hexdigest()
+
+
+_SOURCES = [part for name in _PIPELINE for part in _folder_parts(PACKAGE_FOLDER / name, "*.py")]
+"""mpcgen's own sources, as they were when this process imported them: a process that outlives an update must not file
+what its old code renders under the new code's key."""
