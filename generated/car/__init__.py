@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "3680664527231ad92199b2a6ea35fe53c48847c3b31fab70819540888a2dd975"),
+    library=load(__file__, "car", "522e09698203a0d61ab05e2514ee1340cc87f5870eab6d1e601f8b097d3fc748"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

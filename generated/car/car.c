@@ -23,7 +23,7 @@
  *   stage_gradient                       200
  *   terminal_gradient                     76
  *   bounds_gradient                        0
- *   stage_forward                        162
+ *   stage_forward                        144
  *   terminal_forward                      76
  *   bounds_forward                         0
  */
@@ -790,47 +790,41 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t16 = heading + fixed_0 * t14;
   const real t17 = lane_sin(t16);
   const real t18 = t15 * t17;
-  const real t19 = speed + R(0.05) * acceleration;
-  const real t20 = R(0.1) * t19;
-  const real t21 = t18 * t20;
+  const real t19 = R(0.1) * lambda_y;
+  const real t20 = speed + R(0.05) * acceleration;
+  const real t21 = t19 * t20;
   const real t22 = lane_cos(t16);
   const real t23 = t15 * t22;
-  const real t24 = t23 * t20;
-  /* heading */
-  r_state[2] = R(2) * ((d_stage_weight_2 * t11 + fixed_11 * (t12 * t10 * t10)) * heading) - (t21 * lambda_y + t24 *
-    lambda_x);
-  const real t25 = lane_sqrt(speed * speed + fixed_2);
-  const real t26 = R(1) / t25;
-  const real t27 = R(0.5) * t26;
-  const real t28 = t3 * t27;
-  const real t29 = t13 * t20;
-  const real t30 = fixed_24 * t24 + R(0.05) * (t29 * t17);
-  const real t31 = fixed_24 * t21 - R(0.05) * (t29 * t22);
-  const real t32 = (t30 * tan_steering - R(0.1) * t18) * lambda_x + (t31 * tan_steering + R(0.1) * t23) * lambda_y;
-  const real t33 = R(-0.1) * t13;
-  const real t34 = t33 * tan_steering * lambda_heading;
-  r_state[3] = R(2) * ((d_stage_weight_3 * t27 + fixed_12 * (t28 * t26 * t26)) * speed) + (t32 + t34); /* speed */
-  const real t35 = d_control_weight_0 * acceleration;
-  /* acceleration */
-  r_control[0] = t35 + (R(0.005000000000000001) * (t23 * lambda_y) - R(0.005000000000000001) * (t18 * lambda_x) +
-    R(0.05) * t34);
-  const real t36 = d_control_weight_1 * steering;
-  const real t37 = R(1) + tan_steering * tan_steering;
-  const real t38 = t30 * speed * t37 * lambda_x + t31 * speed * t37 * lambda_y + t33 * t19 * t37 * lambda_heading;
-  r_control[1] = t36 + t38; /* steering */
-  const real t39 = R(-0.1) * (t18 * t19);
-  affine[0] = t39; /* x */
-  const real t40 = R(0.1) * (t23 * t19);
-  affine[1] = t40; /* y */
-  const real t41 = R(-0.1) * (t13 * t19 * tan_steering);
-  affine[2] = t41; /* heading */
+  const real t24 = R(0.1) * lambda_x;
+  const real t25 = t24 * t20;
+  const real t26 = t18 * t21 + t23 * t25;
+  r_state[2] = R(2) * ((d_stage_weight_2 * t11 + fixed_11 * (t12 * t10 * t10)) * heading) - t26; /* heading */
+  const real t27 = fixed_24 * t26 - R(0.05) * (t13 * (t21 * t22 - t25 * t17));
+  const real t28 = R(0.1) * (t13 * lambda_heading);
+  const real t29 = t23 * t19 - t28 * tan_steering - t18 * t24;
+  const real t30 = lane_sqrt(speed * speed + fixed_2);
+  const real t31 = R(1) / t30;
+  const real t32 = R(0.5) * t31;
+  const real t33 = t3 * t32;
+  /* speed */
+  r_state[3] = t27 * tan_steering + t29 + R(2) * ((d_stage_weight_3 * t32 + fixed_12 * (t33 * t31 * t31)) * speed);
+  const real t34 = d_control_weight_0 * acceleration;
+  r_control[0] = R(0.05) * t29 + t34; /* acceleration */
+  const real t35 = d_control_weight_1 * steering;
+  r_control[1] = (t27 * speed - t28 * t20) * (R(1) + tan_steering * tan_steering) + t35; /* steering */
+  const real t36 = R(-0.1) * (t18 * t20);
+  affine[0] = t36; /* x */
+  const real t37 = R(0.1) * (t23 * t20);
+  affine[1] = t37; /* y */
+  const real t38 = R(-0.1) * (t13 * t20 * tan_steering);
+  affine[2] = t38; /* heading */
   affine[3] = ALL(0); /* speed */
-  const real t42 = d_stage_weight_0 * (t0 - width) + (t4 - d_width) * stage_weight_0 + (d_stage_weight_1 * (t5 -
+  const real t39 = d_stage_weight_0 * (t0 - width) + (t4 - d_width) * stage_weight_0 + (d_stage_weight_1 * (t5 -
     width) + (t8 - d_width) * stage_weight_1);
-  const real t43 = t42 + (d_stage_weight_2 * (t9 - width) + (t12 - d_width) * stage_weight_2) + (d_stage_weight_3 *
-    (t25 - width) + (t28 - d_width) * stage_weight_3);
+  const real t40 = t39 + (d_stage_weight_2 * (t9 - width) + (t12 - d_width) * stage_weight_2) + (d_stage_weight_3 *
+    (t30 - width) + (t33 - d_width) * stage_weight_3);
   /* cost + lambda'f */
-  d_cost[0] = t43 + R(0.5) * (t35 * acceleration) + R(0.5) * (t36 * steering) + (t39 * lambda_x + t40 * lambda_y + t41
+  d_cost[0] = t40 + R(0.5) * (t34 * acceleration) + R(0.5) * (t35 * steering) + (t36 * lambda_x + t37 * lambda_y + t38
     * lambda_heading);
 }
 

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "4b65ba2811434f3f9a53b24b78976060c69caa301c19141827ec49d41298d2bd"),
+    library=load(__file__, "cartpole", "528b57820664de417f3179bd35eb842a845b264d8452ffd1df5fd034885f25b4"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

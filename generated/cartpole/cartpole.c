@@ -12,7 +12,7 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
- *   prepare_parameters                    29
+ *   prepare_parameters                    28
  *   stage_dynamics                        64
  *   terminal_cost                         24
  *   stage_bounds                           0
@@ -23,7 +23,7 @@
  *   stage_gradient                       187
  *   terminal_gradient                     31
  *   bounds_gradient                        0
- *   stage_forward                        226
+ *   stage_forward                        187
  *   terminal_forward                      34
  *   bounds_forward                         0
  */
@@ -35,7 +35,7 @@
 #define NU 1 /* controls */
 #define NPARAMETERS 6 /* named parameters */
 #define NTHETA 16 /* their numbers, where one value serves all stages */
-#define NPREPARED 24 /* numbers computed from those once per problem; they follow them in memory */
+#define NPREPARED 23 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
@@ -97,7 +97,6 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   prepared[20] = R(2) * mass_pole * t0; /* fixed_20 */
   prepared[21] = t4; /* fixed_21 */
   prepared[22] = t1 * t1; /* fixed_22 */
-  prepared[23] = R(-0.05) * gravity; /* fixed_23 */
 }
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
@@ -798,14 +797,10 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real mass_pole = theta[2];
   const real length = theta[3];
   const real fixed_0 = theta[16];
-  const real fixed_1 = theta[17];
   const real fixed_2 = theta[18];
-  const real fixed_5 = theta[21];
   const real fixed_12 = theta[28];
-  const real fixed_14 = theta[30];
   const real fixed_21 = theta[37];
   const real fixed_22 = theta[38];
-  const real fixed_23 = theta[39];
   const real lambda_v = costate[1];
   const real lambda_omega = costate[4];
   const real d_gravity = d_theta[0];
@@ -828,77 +823,67 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   r_state[0] = t0 + d_p_0; /* x */
   const real t1 = d_q_1 * v;
   r_state[1] = t1 + d_p_1; /* v */
-  const real t2 = R(2) * cos_theta;
-  const real t3 = d_mass_pole * cos_theta;
-  const real t4 = fixed_2 * sin_theta;
-  const real t5 = omega * omega;
-  const real t6 = force + t4 * t5;
-  const real t7 = cos_theta * t6;
-  const real t8 = gravity * sin_theta - t7 * fixed_0;
-  const real t9 = (d_mass_cart + d_mass_pole) * fixed_21;
-  const real t10 = d_length * mass_pole + d_mass_pole * length;
-  const real t11 = t10 * sin_theta;
-  const real t12 = t11 * t5;
-  const real t13 = d_gravity * sin_theta + (t9 * t7 - t12 * cos_theta * fixed_0);
-  const real t14 = cos_theta * mass_pole;
-  const real t15 = t3 * t8 + t13 * t14;
-  const real t16 = t14 * t8;
-  const real t17 = R(-0.05) * t16;
-  const real t18 = cos_theta * cos_theta;
-  const real t19 = mass_pole * t18;
-  const real t20 = R(1) / (R(1.3333333333333333) - t19 * fixed_0);
-  const real t21 = t20 * t20;
-  const real t22 = (t9 * t19 - d_mass_pole * t18 * fixed_0) * t21;
-  const real t23 = R(2) * (t22 * t20);
-  const real t24 = t17 * fixed_0;
-  const real t25 = t24 * t21;
-  const real t26 = fixed_0 * ((fixed_14 * t15 - t9 * t17) * t21 - t23 * t24) - t9 * t25;
-  const real t27 = t9 * t20 + t22 * fixed_0;
-  const real t28 = R(0.05) * t27;
-  const real t29 = fixed_0 * t20;
-  const real t30 = R(-0.05) * t29;
-  const real t31 = t28 * t14 + t3 * t30;
-  const real t32 = t30 * t14;
-  const real t33 = t31 * fixed_0 - t9 * t32;
-  const real t34 = t32 * fixed_0;
-  const real t35 = (mass_pole * t26 + fixed_0 * (d_mass_pole * t25)) * t2 - (t33 * t6 + t12 * t34);
-  const real t36 = t35 + ((t28 * t8 + t13 * t30) * mass_pole + d_mass_pole * t30 * t8);
-  const real t37 = d_length * fixed_22;
-  const real t38 = R(0.05) * t8;
-  const real t39 = t38 * fixed_12;
-  const real t40 = t39 * t21;
-  const real t41 = fixed_0 * ((fixed_5 * t13 - t37 * t38) * t21 - t23 * t39) - t9 * t40;
-  const real t42 = t37 * t20 + t22 * fixed_12;
-  const real t43 = fixed_12 * t20;
-  const real t44 = R(-0.05) * t43;
-  const real t45 = fixed_1 * t42 - t9 * t44;
-  const real t46 = t44 * fixed_0;
-  const real t47 = (mass_pole * t41 + fixed_0 * (d_mass_pole * t40)) * t2 + (t45 * t6 + t12 * t46);
-  r_state[2] = R(0.5) * (d_q_2 * t2) + d_p_2 + (t36 * lambda_v + t47 * lambda_omega); /* cos_theta */
-  const real t48 = d_q_3 * sin_theta;
-  const real t49 = R(-0.05) * t9 - t33 * cos_theta;
-  const real t50 = fixed_1 - t34 * cos_theta;
-  const real t51 = t31 * gravity + d_gravity * t32 + (t49 * t5 * fixed_2 + t10 * t50 * t5);
-  const real t52 = t45 * cos_theta;
-  const real t53 = t46 * cos_theta;
-  const real t54 = fixed_2 * (t52 * t5) + t10 * t53 * t5 + (fixed_23 * t42 + R(0.05) * (d_gravity * t43));
-  r_state[3] = t48 + d_p_3 + (t51 * lambda_v + t54 * lambda_omega); /* sin_theta */
-  const real t55 = R(2) * omega;
-  const real t56 = (t49 * t4 + t11 * t50) * t55 * lambda_v + (t52 * t4 + t11 * t53) * t55 * lambda_omega;
-  r_state[4] = R(0.5) * (d_q_4 * t55) + d_p_4 + t56; /* omega */
-  const real t57 = d_q_5 * force;
-  r_control[0] = t57 + d_p_5 + (t49 * lambda_v + t52 * lambda_omega); /* force */
+  const real t2 = (d_mass_cart + d_mass_pole) * fixed_21;
+  const real t3 = fixed_2 * sin_theta;
+  const real t4 = omega * omega;
+  const real t5 = force + t3 * t4;
+  const real t6 = cos_theta * t5;
+  const real t7 = d_length * mass_pole + d_mass_pole * length;
+  const real t8 = t7 * sin_theta;
+  const real t9 = t8 * t4;
+  const real t10 = d_gravity * sin_theta + (t2 * t6 - t9 * cos_theta * fixed_0);
+  const real t11 = R(-0.05) * lambda_v;
+  const real t12 = cos_theta * cos_theta;
+  const real t13 = mass_pole * t12;
+  const real t14 = R(1) / (R(1.3333333333333333) - t13 * fixed_0);
+  const real t15 = fixed_0 * t14;
+  const real t16 = t11 * t15;
+  const real t17 = t14 * t14;
+  const real t18 = (t2 * t13 - d_mass_pole * t12 * fixed_0) * t17;
+  const real t19 = t2 * t14 + t18 * fixed_0;
+  const real t20 = t19 * t11;
+  const real t21 = gravity * sin_theta - t6 * fixed_0;
+  const real t22 = d_mass_pole * cos_theta;
+  const real t23 = cos_theta * mass_pole;
+  const real t24 = d_length * fixed_22;
+  const real t25 = t24 * t14 + t18 * fixed_12;
+  const real t26 = R(0.05) * lambda_omega;
+  const real t27 = t22 * t16 - t20 * t23 - t25 * t26;
+  const real t28 = fixed_12 * t14;
+  const real t29 = t26 * t28 + t16 * t23;
+  const real t30 = t27 * fixed_0 - t2 * t29;
+  const real t31 = t29 * fixed_0;
+  const real t32 = (t10 * t16 - t20 * t21) * mass_pole + d_mass_pole * t16 * t21 - (t30 * t5 + t9 * t31);
+  const real t33 = t26 * t21;
+  const real t34 = t22 * t21 + t10 * t23;
+  const real t35 = t23 * t21;
+  const real t36 = t11 * t35;
+  const real t37 = t10 * t26 * fixed_12 - t24 * t33 + (t34 * t11 * fixed_0 - t2 * t36);
+  const real t38 = t33 * fixed_12 + t36 * fixed_0;
+  const real t39 = t38 * t17;
+  const real t40 = fixed_0 * (t37 * t17 - R(2) * (t18 * t14 * t38)) - t2 * t39;
+  const real t41 = R(2) * ((mass_pole * t40 + fixed_0 * (d_mass_pole * t39) + R(0.5) * d_q_2) * cos_theta);
+  r_state[2] = t32 + t41 + d_p_2; /* cos_theta */
+  const real t42 = R(0.05) * lambda_v;
+  const real t43 = t42 * fixed_0 - t31 * cos_theta;
+  const real t44 = t2 * t42 + t30 * cos_theta;
+  const real t45 = t27 * gravity + d_gravity * t29 + (t7 * t43 * t4 - t44 * t4 * fixed_2);
+  const real t46 = d_q_3 * sin_theta;
+  r_state[3] = t45 + t46 + d_p_3; /* sin_theta */
+  r_state[4] = R(2) * ((t8 * t43 - t44 * t3 + R(0.5) * d_q_4) * omega) + d_p_4; /* omega */
+  const real t47 = d_q_5 * force;
+  r_control[0] = t47 - t44 + d_p_5; /* force */
   affine[0] = ALL(0); /* x */
-  const real t58 = R(0.05) * (t12 * fixed_0 - t9 * t6) - R(0.05) * (t15 * t29 - t27 * t16);
-  affine[1] = t58; /* v */
+  const real t48 = R(0.05) * (t9 * fixed_0 - t2 * t5) - R(0.05) * (t34 * t15 - t19 * t35);
+  affine[1] = t48; /* v */
   affine[2] = ALL(0); /* cos_theta */
   affine[3] = ALL(0); /* sin_theta */
-  const real t59 = R(0.05) * (t13 * t43 - t42 * t8);
-  affine[4] = t59; /* omega */
-  const real t60 = d_p_2 * cos_theta + d_p_5 * force + d_p_4 * omega + d_p_0 * x + d_p_1 * v;
-  const real t61 = t60 + d_p_3 * sin_theta + R(0.5) * (t0 * x) + R(0.5) * (t1 * v);
-  const real t62 = t61 + R(0.5) * (d_q_2 * t18) + R(0.5) * (t48 * sin_theta) + R(0.5) * (d_q_4 * t5);
-  d_cost[0] = t62 + R(0.5) * (t57 * force) + (t58 * lambda_v + t59 * lambda_omega); /* cost + lambda'f */
+  const real t49 = R(0.05) * (t10 * t28 - t25 * t21);
+  affine[4] = t49; /* omega */
+  const real t50 = d_p_2 * cos_theta + d_p_5 * force + d_p_4 * omega + d_p_0 * x + d_p_1 * v;
+  const real t51 = t50 + d_p_3 * sin_theta + R(0.5) * (t0 * x) + R(0.5) * (t1 * v);
+  const real t52 = t51 + R(0.5) * (d_q_2 * t12) + R(0.5) * (t46 * sin_theta) + R(0.5) * (d_q_4 * t4);
+  d_cost[0] = t52 + R(0.5) * (t47 * force) + (t48 * lambda_v + t49 * lambda_omega); /* cost + lambda'f */
 }
 
 /* Change along d_theta of the terminal cost's gradient and of the terminal cost. */

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "345aa60951c55b109eba7f1409a7fa4d4da7fc80fb377f77e932219e4e34ac43"),
+    library=load(__file__, "lqr", "b397f66128567ed0e6a9c1bc6222d5a42793f0b3878c7c45194788aa92c12902"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -17,7 +17,6 @@
  *   stage_bounds                           0
  *   terminal_expand                       51
  *   stage_expand_gauss_newton            483
- *   stage_expand_exact                   483
  *   stage_tangent                         33
  *   stage_gradient                       340
  *   terminal_gradient                     46
@@ -390,170 +389,12 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   q->offset_u[2] = F_0_5 * v_offset_x_0 + F_1_5 * v_offset_x_1 + F_2_5 * v_offset_x_2; /* u_2 */
 }
 
-/* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of cost + weight lambda'f. */
+/* The dynamics have no second derivatives: their exact model is the Gauss-Newton one. */
 FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
     const value_model *restrict value, stage_model *restrict q) {
-  (void)theta;
   (void)weight;
-  const real x_0 = state[0];
-  const real x_1 = state[1];
-  const real x_2 = state[2];
-  const real u_0 = control[0];
-  const real u_1 = control[1];
-  const real u_2 = control[2];
-  const real C_0_0 = theta_t[6];
-  const real C_0_1 = theta_t[7];
-  const real C_0_2 = theta_t[8];
-  const real C_0_3 = theta_t[9];
-  const real C_0_4 = theta_t[10];
-  const real C_0_5 = theta_t[11];
-  const real C_1_0 = theta_t[12];
-  const real C_1_1 = theta_t[13];
-  const real C_1_2 = theta_t[14];
-  const real C_1_3 = theta_t[15];
-  const real C_1_4 = theta_t[16];
-  const real C_1_5 = theta_t[17];
-  const real C_2_0 = theta_t[18];
-  const real C_2_1 = theta_t[19];
-  const real C_2_2 = theta_t[20];
-  const real C_2_3 = theta_t[21];
-  const real C_2_4 = theta_t[22];
-  const real C_2_5 = theta_t[23];
-  const real C_3_0 = theta_t[24];
-  const real C_3_1 = theta_t[25];
-  const real C_3_2 = theta_t[26];
-  const real C_3_3 = theta_t[27];
-  const real C_3_4 = theta_t[28];
-  const real C_3_5 = theta_t[29];
-  const real C_4_0 = theta_t[30];
-  const real C_4_1 = theta_t[31];
-  const real C_4_2 = theta_t[32];
-  const real C_4_3 = theta_t[33];
-  const real C_4_4 = theta_t[34];
-  const real C_4_5 = theta_t[35];
-  const real C_5_0 = theta_t[36];
-  const real C_5_1 = theta_t[37];
-  const real C_5_2 = theta_t[38];
-  const real C_5_3 = theta_t[39];
-  const real C_5_4 = theta_t[40];
-  const real C_5_5 = theta_t[41];
-  const real c_0 = theta_t[42];
-  const real c_1 = theta_t[43];
-  const real c_2 = theta_t[44];
-  const real c_3 = theta_t[45];
-  const real c_4 = theta_t[46];
-  const real c_5 = theta_t[47];
-  const real F_0_0 = theta_t[48];
-  const real F_0_1 = theta_t[49];
-  const real F_0_2 = theta_t[50];
-  const real F_0_3 = theta_t[51];
-  const real F_0_4 = theta_t[52];
-  const real F_0_5 = theta_t[53];
-  const real F_1_0 = theta_t[54];
-  const real F_1_1 = theta_t[55];
-  const real F_1_2 = theta_t[56];
-  const real F_1_3 = theta_t[57];
-  const real F_1_4 = theta_t[58];
-  const real F_1_5 = theta_t[59];
-  const real F_2_0 = theta_t[60];
-  const real F_2_1 = theta_t[61];
-  const real F_2_2 = theta_t[62];
-  const real F_2_3 = theta_t[63];
-  const real F_2_4 = theta_t[64];
-  const real F_2_5 = theta_t[65];
-  const real lambda_x_0 = value->costate[0];
-  const real lambda_x_1 = value->costate[1];
-  const real lambda_x_2 = value->costate[2];
-  const real V_x_0_x_0 = value->hessian[0];
-  const real V_x_1_x_0 = value->hessian[1];
-  const real V_x_1_x_1 = value->hessian[2];
-  const real V_x_2_x_0 = value->hessian[3];
-  const real V_x_2_x_1 = value->hessian[4];
-  const real V_x_2_x_2 = value->hessian[5];
-  const real v_offset_x_0 = value->offset[0];
-  const real v_offset_x_1 = value->offset[1];
-  const real v_offset_x_2 = value->offset[2];
-  const real t0 = V_x_0_x_0 * F_0_0 + V_x_1_x_0 * F_1_0 + V_x_2_x_0 * F_2_0;
-  const real t1 = V_x_1_x_0 * F_0_0 + V_x_1_x_1 * F_1_0 + V_x_2_x_1 * F_2_0;
-  const real t2 = V_x_2_x_0 * F_0_0 + V_x_2_x_1 * F_1_0 + V_x_2_x_2 * F_2_0;
-  q->hessian[0] = C_0_0 + (F_0_0 * t0 + F_1_0 * t1 + F_2_0 * t2); /* x_0, x_0 */
-  q->hessian[1] = R(0.5) * C_1_0 + R(0.5) * C_0_1 + (F_0_1 * t0 + F_1_1 * t1 + F_2_1 * t2); /* x_1, x_0 */
-  const real t3 = V_x_0_x_0 * F_0_1 + V_x_1_x_0 * F_1_1 + V_x_2_x_0 * F_2_1;
-  const real t4 = V_x_1_x_0 * F_0_1 + V_x_1_x_1 * F_1_1 + V_x_2_x_1 * F_2_1;
-  const real t5 = V_x_2_x_0 * F_0_1 + V_x_2_x_1 * F_1_1 + V_x_2_x_2 * F_2_1;
-  q->hessian[2] = C_1_1 + (F_0_1 * t3 + F_1_1 * t4 + F_2_1 * t5); /* x_1, x_1 */
-  q->hessian[3] = R(0.5) * C_2_0 + R(0.5) * C_0_2 + (F_0_2 * t0 + F_1_2 * t1 + F_2_2 * t2); /* x_2, x_0 */
-  q->hessian[4] = R(0.5) * C_2_1 + R(0.5) * C_1_2 + (F_0_2 * t3 + F_1_2 * t4 + F_2_2 * t5); /* x_2, x_1 */
-  const real t6 = V_x_0_x_0 * F_0_2 + V_x_1_x_0 * F_1_2 + V_x_2_x_0 * F_2_2;
-  const real t7 = V_x_1_x_0 * F_0_2 + V_x_1_x_1 * F_1_2 + V_x_2_x_1 * F_2_2;
-  const real t8 = V_x_2_x_0 * F_0_2 + V_x_2_x_1 * F_1_2 + V_x_2_x_2 * F_2_2;
-  q->hessian[5] = C_2_2 + (F_0_2 * t6 + F_1_2 * t7 + F_2_2 * t8); /* x_2, x_2 */
-  q->hessian[6] = R(0.5) * C_0_3 + R(0.5) * C_3_0 + (F_0_3 * t0 + F_1_3 * t1 + F_2_3 * t2); /* u_0, x_0 */
-  q->hessian[7] = R(0.5) * C_1_3 + R(0.5) * C_3_1 + (F_0_3 * t3 + F_1_3 * t4 + F_2_3 * t5); /* u_0, x_1 */
-  q->hessian[8] = R(0.5) * C_2_3 + R(0.5) * C_3_2 + (F_0_3 * t6 + F_1_3 * t7 + F_2_3 * t8); /* u_0, x_2 */
-  const real t9 = V_x_0_x_0 * F_0_3 + V_x_1_x_0 * F_1_3 + V_x_2_x_0 * F_2_3;
-  const real t10 = V_x_1_x_0 * F_0_3 + V_x_1_x_1 * F_1_3 + V_x_2_x_1 * F_2_3;
-  const real t11 = V_x_2_x_0 * F_0_3 + V_x_2_x_1 * F_1_3 + V_x_2_x_2 * F_2_3;
-  q->hessian[9] = C_3_3 + (F_0_3 * t9 + F_1_3 * t10 + F_2_3 * t11); /* u_0, u_0 */
-  q->hessian[10] = R(0.5) * C_0_4 + R(0.5) * C_4_0 + (F_0_4 * t0 + F_1_4 * t1 + F_2_4 * t2); /* u_1, x_0 */
-  q->hessian[11] = R(0.5) * C_1_4 + R(0.5) * C_4_1 + (F_0_4 * t3 + F_1_4 * t4 + F_2_4 * t5); /* u_1, x_1 */
-  q->hessian[12] = R(0.5) * C_2_4 + R(0.5) * C_4_2 + (F_0_4 * t6 + F_1_4 * t7 + F_2_4 * t8); /* u_1, x_2 */
-  q->hessian[13] = R(0.5) * C_4_3 + R(0.5) * C_3_4 + (F_0_4 * t9 + F_1_4 * t10 + F_2_4 * t11); /* u_1, u_0 */
-  const real t12 = V_x_0_x_0 * F_0_4 + V_x_1_x_0 * F_1_4 + V_x_2_x_0 * F_2_4;
-  const real t13 = V_x_1_x_0 * F_0_4 + V_x_1_x_1 * F_1_4 + V_x_2_x_1 * F_2_4;
-  const real t14 = V_x_2_x_0 * F_0_4 + V_x_2_x_1 * F_1_4 + V_x_2_x_2 * F_2_4;
-  q->hessian[14] = C_4_4 + (F_0_4 * t12 + F_1_4 * t13 + F_2_4 * t14); /* u_1, u_1 */
-  q->hessian[15] = R(0.5) * C_0_5 + R(0.5) * C_5_0 + (F_0_5 * t0 + F_1_5 * t1 + F_2_5 * t2); /* u_2, x_0 */
-  q->hessian[16] = R(0.5) * C_1_5 + R(0.5) * C_5_1 + (F_0_5 * t3 + F_1_5 * t4 + F_2_5 * t5); /* u_2, x_1 */
-  q->hessian[17] = R(0.5) * C_2_5 + R(0.5) * C_5_2 + (F_0_5 * t6 + F_1_5 * t7 + F_2_5 * t8); /* u_2, x_2 */
-  q->hessian[18] = R(0.5) * C_5_3 + R(0.5) * C_3_5 + (F_0_5 * t9 + F_1_5 * t10 + F_2_5 * t11); /* u_2, u_0 */
-  q->hessian[19] = R(0.5) * C_5_4 + R(0.5) * C_4_5 + (F_0_5 * t12 + F_1_5 * t13 + F_2_5 * t14); /* u_2, u_1 */
-  const real t15 = F_0_5 * (V_x_0_x_0 * F_0_5 + V_x_1_x_0 * F_1_5 + V_x_2_x_0 * F_2_5) + F_1_5 * (V_x_1_x_0 * F_0_5 +
-    V_x_1_x_1 * F_1_5 + V_x_2_x_1 * F_2_5);
-  q->hessian[20] = C_5_5 + (t15 + F_2_5 * (V_x_2_x_0 * F_0_5 + V_x_2_x_1 * F_1_5 + V_x_2_x_2 * F_2_5)); /* u_2, u_2 */
-  const real t16 = R(0.5) * x_2;
-  const real t17 = R(0.5) * x_1;
-  const real t18 = C_0_0 * x_0 + C_0_1 * x_1 + C_0_2 * x_2 + C_0_3 * u_0 + C_0_4 * u_1;
-  const real t19 = R(0.5) * x_0;
-  const real t20 = t16 * C_2_0 + t17 * C_1_0 + R(0.5) * (t18 + C_0_5 * u_2) + t19 * C_0_0;
-  const real t21 = R(0.5) * u_2;
-  const real t22 = R(0.5) * u_1;
-  const real t23 = R(0.5) * u_0;
-  /* x_0 */
-  q->costate[0] = t20 + t21 * C_5_0 + t22 * C_4_0 + t23 * C_3_0 + c_0 + (F_2_0 * lambda_x_2 + F_1_0 * lambda_x_1 +
-    F_0_0 * lambda_x_0);
-  const real t24 = C_1_0 * x_0 + C_1_1 * x_1 + C_1_2 * x_2 + C_1_3 * u_0 + C_1_4 * u_1;
-  const real t25 = t16 * C_2_1 + R(0.5) * (t24 + C_1_5 * u_2) + t17 * C_1_1 + t19 * C_0_1;
-  /* x_1 */
-  q->costate[1] = t25 + t21 * C_5_1 + t22 * C_4_1 + t23 * C_3_1 + c_1 + (F_2_1 * lambda_x_2 + F_1_1 * lambda_x_1 +
-    F_0_1 * lambda_x_0);
-  const real t26 = C_2_0 * x_0 + C_2_1 * x_1 + C_2_2 * x_2 + C_2_3 * u_0 + C_2_4 * u_1;
-  const real t27 = R(0.5) * (t26 + C_2_5 * u_2) + t16 * C_2_2 + t17 * C_1_2 + t19 * C_0_2;
-  /* x_2 */
-  q->costate[2] = t27 + t21 * C_5_2 + t22 * C_4_2 + t23 * C_3_2 + c_2 + (F_2_2 * lambda_x_2 + F_1_2 * lambda_x_1 +
-    F_0_2 * lambda_x_0);
-  const real t28 = t16 * C_2_3 + t17 * C_1_3 + t19 * C_0_3 + t21 * C_5_3 + t22 * C_4_3;
-  const real t29 = C_3_0 * x_0 + C_3_1 * x_1 + C_3_2 * x_2 + C_3_3 * u_0 + C_3_4 * u_1;
-  /* u_0 */
-  q->gradient_u[0] = t28 + R(0.5) * (t29 + C_3_5 * u_2) + t23 * C_3_3 + c_3 + (F_2_3 * lambda_x_2 + F_1_3 * lambda_x_1
-    + F_0_3 * lambda_x_0);
-  const real t30 = C_4_0 * x_0 + C_4_1 * x_1 + C_4_2 * x_2 + C_4_3 * u_0 + C_4_4 * u_1;
-  const real t31 = t16 * C_2_4 + t17 * C_1_4 + t19 * C_0_4 + t21 * C_5_4 + R(0.5) * (t30 + C_4_5 * u_2);
-  /* u_1 */
-  q->gradient_u[1] = t31 + t22 * C_4_4 + t23 * C_3_4 + c_4 + (F_2_4 * lambda_x_2 + F_1_4 * lambda_x_1 + F_0_4 *
-    lambda_x_0);
-  const real t32 = C_5_0 * x_0 + C_5_1 * x_1 + C_5_2 * x_2 + C_5_3 * u_0 + C_5_4 * u_1;
-  const real t33 = t16 * C_2_5 + t17 * C_1_5 + t19 * C_0_5 + R(0.5) * (t32 + C_5_5 * u_2);
-  /* u_2 */
-  q->gradient_u[2] = t33 + t21 * C_5_5 + t22 * C_4_5 + t23 * C_3_5 + c_5 + (F_2_5 * lambda_x_2 + F_1_5 * lambda_x_1 +
-    F_0_5 * lambda_x_0);
-  q->offset_x[0] = F_0_0 * v_offset_x_0 + F_1_0 * v_offset_x_1 + F_2_0 * v_offset_x_2; /* x_0 */
-  q->offset_x[1] = F_0_1 * v_offset_x_0 + F_1_1 * v_offset_x_1 + F_2_1 * v_offset_x_2; /* x_1 */
-  q->offset_x[2] = F_0_2 * v_offset_x_0 + F_1_2 * v_offset_x_1 + F_2_2 * v_offset_x_2; /* x_2 */
-  q->offset_u[0] = F_0_3 * v_offset_x_0 + F_1_3 * v_offset_x_1 + F_2_3 * v_offset_x_2; /* u_0 */
-  q->offset_u[1] = F_0_4 * v_offset_x_0 + F_1_4 * v_offset_x_1 + F_2_4 * v_offset_x_2; /* u_1 */
-  q->offset_u[2] = F_0_5 * v_offset_x_0 + F_1_5 * v_offset_x_1 + F_2_5 * v_offset_x_2; /* u_2 */
+  stage_expand_gauss_newton(state, control, theta, theta_t, value, q);
 }
 
 /* Directional derivative of the dynamics, F d. */

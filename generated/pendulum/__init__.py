@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "db569dfc5de57c00a14dad14acf3656858a2c4523375d20e8af455f7c3f917d3"),
+    library=load(__file__, "pendulum", "c6a0d382d9c2510728f0f78f7487d1ae77f6dab48f1cc931ca4ca856ee93be13"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

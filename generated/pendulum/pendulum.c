@@ -23,7 +23,7 @@
  *   stage_gradient                        95
  *   terminal_gradient                     19
  *   bounds_gradient                        0
- *   stage_forward                        103
+ *   stage_forward                         89
  *   terminal_forward                      20
  *   bounds_forward                         0
  */
@@ -35,7 +35,7 @@
 #define NU 1 /* controls */
 #define NPARAMETERS 5 /* named parameters */
 #define NTHETA 11 /* their numbers, where one value serves all stages */
-#define NPREPARED 19 /* numbers computed from those once per problem; they follow them in memory */
+#define NPREPARED 20 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
@@ -87,7 +87,8 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   prepared[15] = R(2) * mass * length; /* fixed_15 */
   prepared[16] = t0 * t0; /* fixed_16 */
   prepared[17] = R(2) * length * mass; /* fixed_17 */
-  prepared[18] = R(0.0037500000000000007) * gravity * t0; /* fixed_18 */
+  prepared[18] = R(-0.0037500000000000007) * t0; /* fixed_18 */
+  prepared[19] = R(-0.0075000000000000015) * t2; /* fixed_19 */
 }
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
@@ -468,13 +469,13 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real next_sin_theta = state[4];
   const real torque = control[0];
   const real gravity = theta[0];
-  const real fixed_9 = theta[20];
   const real fixed_11 = theta[22];
   const real fixed_13 = theta[24];
   const real fixed_14 = theta[25];
   const real fixed_16 = theta[27];
   const real fixed_17 = theta[28];
   const real fixed_18 = theta[29];
+  const real fixed_19 = theta[30];
   const real lambda_cos_theta = costate[0];
   const real lambda_sin_theta = costate[1];
   const real lambda_omega = costate[2];
@@ -494,33 +495,30 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t2 = fixed_14 * (fixed_17 * d_length + d_mass * fixed_13);
   const real t3 = t2 * torque;
   const real t4 = R(0.0037500000000000007) * t1 - R(0.0075000000000000015) * t3;
-  const real t5 = t4 * next_cos_theta;
-  const real t6 = cos_theta * cos_theta;
-  const real t7 = sin_theta * sin_theta;
-  const real t8 = R(1) / (t6 + t7);
-  const real t9 = sin_theta * t8;
-  const real t10 = t4 * next_sin_theta;
-  r_state[0] = d_q_0 * cos_theta + d_p_0 + (t5 * t9 * lambda_cos_theta + t10 * t9 * lambda_sin_theta); /* cos_theta */
-  const real t11 = d_gravity * fixed_11 - t0 * gravity;
-  const real t12 = R(0.0037500000000000007) * t11;
-  const real t13 = fixed_18 + cos_theta * t8;
-  const real t14 = (t12 * next_cos_theta - t10 * t13) * lambda_sin_theta - (t12 * next_sin_theta + t5 * t13) *
-    lambda_cos_theta;
-  r_state[1] = d_q_1 * sin_theta + d_p_1 + (t14 + R(0.07500000000000001) * (t11 * lambda_omega)); /* sin_theta */
-  const real t15 = d_q_2 * omega;
-  r_state[2] = t15 + d_p_2 + (R(-0.05) * (t5 * lambda_cos_theta) - R(0.05) * (t10 * lambda_sin_theta)); /* omega */
-  const real t16 = d_q_3 * torque;
-  const real t17 = R(-0.0075000000000000015) * t2;
-  const real t18 = (t17 * next_cos_theta - fixed_9 * t10) * lambda_sin_theta - (t17 * next_sin_theta + fixed_9 * t5) *
-    lambda_cos_theta;
-  r_control[0] = t16 + d_p_3 + (t18 - R(0.15000000000000002) * (t2 * lambda_omega)); /* torque */
-  affine[0] = -t10; /* cos_theta */
-  affine[1] = t5; /* sin_theta */
-  const real t19 = R(0.07500000000000001) * t1 - R(0.15000000000000002) * t3;
-  affine[2] = t19; /* omega */
-  const real t20 = d_p_0 * cos_theta + d_p_2 * omega + d_p_1 * sin_theta + d_p_3 * torque + R(0.5) * (d_q_0 * t6);
-  const real t21 = t20 + R(0.5) * (d_q_1 * t7) + R(0.5) * (t15 * omega) + R(0.5) * (t16 * torque);
-  d_cost[0] = t21 + (t5 * lambda_sin_theta - t10 * lambda_cos_theta + t19 * lambda_omega); /* cost + lambda'f */
+  const real t5 = t4 * next_sin_theta;
+  const real t6 = t4 * next_cos_theta;
+  const real t7 = t5 * lambda_sin_theta + t6 * lambda_cos_theta;
+  const real t8 = cos_theta * cos_theta;
+  const real t9 = sin_theta * sin_theta;
+  const real t10 = R(1) / (t8 + t9);
+  r_state[0] = d_q_0 * cos_theta + t7 * sin_theta * t10 + d_p_0; /* cos_theta */
+  const real t11 = lambda_sin_theta * next_cos_theta - lambda_cos_theta * next_sin_theta;
+  const real t12 = R(0.07500000000000001) * lambda_omega + R(0.0037500000000000007) * t11;
+  const real t13 = gravity * (fixed_18 * t7 - t0 * t12) + fixed_11 * (d_gravity * t12) - t7 * cos_theta * t10;
+  r_state[1] = t13 + d_q_1 * sin_theta + d_p_1; /* sin_theta */
+  const real t14 = d_q_2 * omega;
+  r_state[2] = t14 - R(0.05) * t7 + d_p_2; /* omega */
+  const real t15 = d_q_3 * torque;
+  /* torque */
+  r_control[0] = fixed_19 * t7 - t2 * (R(0.15000000000000002) * lambda_omega + R(0.0075000000000000015) * t11) + t15 +
+    d_p_3;
+  affine[0] = -t5; /* cos_theta */
+  affine[1] = t6; /* sin_theta */
+  const real t16 = R(0.07500000000000001) * t1 - R(0.15000000000000002) * t3;
+  affine[2] = t16; /* omega */
+  const real t17 = d_p_0 * cos_theta + d_p_2 * omega + d_p_1 * sin_theta + d_p_3 * torque + R(0.5) * (d_q_0 * t8);
+  const real t18 = t17 + R(0.5) * (d_q_1 * t9) + R(0.5) * (t14 * omega) + R(0.5) * (t15 * torque);
+  d_cost[0] = t18 + (t6 * lambda_sin_theta - t5 * lambda_cos_theta + t16 * lambda_omega); /* cost + lambda'f */
 }
 
 /* Change along d_theta of the terminal cost's gradient and of the terminal cost. */

@@ -15,7 +15,7 @@ from mpcgen.derivative.function import Function, Input, Output
 from mpcgen.derivative.matrices import Matrix, hessian, jacobian
 from mpcgen.derivative.reciprocals import split_reciprocals
 from mpcgen.derivative.reverse import gradient
-from mpcgen.graph import Expr, Graph, flops
+from mpcgen.graph import Expr, Graph, flops, symbols_of
 from mpcgen.graph.model import Model
 
 FUSED_LIMIT = 4000
@@ -194,8 +194,9 @@ class _Derivation:
         return Function("terminal_expand", purpose, (self.x, self.theta, self.theta_t), outputs)
 
     def stage_expansions(self, fused: bool) -> tuple[Function, ...]:
-        gauss_newton, exact = (self.stage_expand(kind, fused) for kind in ("gauss_newton", "exact"))
-        return (gauss_newton,) if exact.outputs == gauss_newton.outputs else (gauss_newton, exact)
+        slopes = symbols_of([entry for row in self.F for entry in row])
+        kinds = ("gauss_newton", "exact") if set(slopes) & set(self.tau) else ("gauss_newton",)
+        return tuple(self.stage_expand(kind, fused) for kind in kinds)
 
     def stage_expand(self, kind: str, fused: bool) -> Function:
         """Quadratic model of the cost-to-go at a stage, with the exact or the Gauss-Newton Hessian."""
@@ -351,9 +352,12 @@ class _Derivation:
 
     def stage_forward(self) -> Function:
         n, width = len(self.x_names), len(self.tau)
-        along = self._parameter_tangents(
-            (*self._lagrangian_gradient(), *self.model.next_state, self._lagrangian())
+        lagrangian = self._lagrangian()
+        ways = (
+            self._parameter_tangents((*slopes, *self.model.next_state, lagrangian))
+            for slopes in (self._lagrangian_gradient(), gradient(lagrangian, self.tau))
         )
+        along = min(ways, key=flops)
         costate = Input("costate", self.costate)
         inputs = (self.x, self.u, self.theta, self.theta_t, costate, *self._parameter_inputs())
         outputs = (
