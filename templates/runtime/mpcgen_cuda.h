@@ -59,25 +59,45 @@ struct kept {
   }
 };
 
-/* ---- solve ---- */
-
-struct solve_task {
-  solve_arguments arguments;
+/* What a kernel is given: the arguments of its entry point, their arrays, and the workspace of all threads. */
+template <class arguments_type>
+struct batch_task {
+  arguments_type original;
   kept<const void *> parameters;
   kept<int64_t> strides;
-  unsigned long long *next;
   scalar *workspace;
+  batch_task(const arguments_type *a, void *memory)
+      : original(*a), parameters(a->parameters), strides(a->parameter_strides), workspace((scalar *)memory) {}
+  /* The arguments as the device may read them: the arrays are this task's. */
+  __device__ arguments_type arguments() const {
+    arguments_type a = original;
+    a.parameters = parameters.at;
+    a.parameter_strides = strides.at;
+    return a;
+  }
+};
+
+/* Threads of a kernel that takes the problems i, i + threads, ...; and the bytes of their workspaces. */
+static int64_t striding_threads(int64_t batch, size_t reals_each) {
+  return threads_for(batch, reals_each, MOST_THREADS);
+}
+static int64_t striding_bytes(int64_t batch, size_t reals_each) {
+  return striding_threads(batch, reals_each) * (int64_t)(reals_each * sizeof(scalar));
+}
+INLINE int64_t stride() { return (int64_t)gridDim.x * blockDim.x; }
+
+/* ---- solve ---- */
+
+struct solve_task : batch_task<solve_arguments> {
+  unsigned long long *next;
 };
 
 static __global__ void __launch_bounds__(BLOCK) solve_kernel(const __grid_constant__ solve_task task) {
-  solve_arguments arguments = task.arguments;
-  arguments.parameters = task.parameters.at;
-  arguments.parameter_strides = task.strides.at;
+  const solve_arguments arguments = task.arguments();
   solve_job job = {&arguments, {task.next, arguments.batch}};
   solver_state s;
   memset((void *)&s, 0, sizeof s);
   lay_out_solver(&s, arguments.horizon, thread_workspace(task.workspace, solver_reals(arguments.horizon)));
-  zero_reals(s.x, (size_t)(arguments.horizon + 1) * NX); /* the first rollout multiplies what lies there by zero */
   run_solver(&s, &job);
 }
 
@@ -99,8 +119,7 @@ static int solve_batch(const solve_arguments *a, void *workspace, void *stream) 
   cudaError_t error = solve_threads(a, &threads);
   if (!error) error = cudaMemsetAsync(workspace, 0, QUEUE_BYTES, (cudaStream_t)stream);
   if (error) return (int)error;
-  const solve_task task = {*a, kept<const void *>(a->parameters), kept<int64_t>(a->parameter_strides),
-                           (unsigned long long *)workspace, (scalar *)((char *)workspace + QUEUE_BYTES)};
+  const solve_task task = {{a, (char *)workspace + QUEUE_BYTES}, (unsigned long long *)workspace};
   launch(solve_kernel, threads / BLOCK, BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
 }
@@ -108,27 +127,19 @@ static int solve_batch(const solve_arguments *a, void *workspace, void *stream) 
 /* ---- reverse mode: thread i differentiates the problems i, i + threads, ... and sums their gradients; the number of
  * threads depends on nothing but the batch and the horizon, and the sums are added up in order ---- */
 
-struct gradient_task {
-  gradient_arguments arguments;
-  kept<const void *> parameters;
-  kept<int64_t> strides;
+struct gradient_task : batch_task<gradient_arguments> {
   kept<void *> gradients;
-  scalar *workspace;
 };
 
 static __global__ void __launch_bounds__(BLOCK) gradient_kernel(const __grid_constant__ gradient_task task) {
-  gradient_arguments a = task.arguments;
-  a.parameters = task.parameters.at;
-  a.parameter_strides = task.strides.at;
+  gradient_arguments a = task.arguments();
   a.gradient_parameters = task.gradients.at;
   gradient_state g;
   memset((void *)&g, 0, sizeof g);
-  lay_out_gradient(&g, a.horizon, thread_workspace(task.workspace, gradient_reals(a.horizon)));
-  g.base.smoothing = (scalar)a.smoothing;
-  g.base.barrier = a.barrier;
+  lay_out_gradient(&g, &a, thread_workspace(task.workspace, gradient_reals(a.horizon)));
   clear_sums(&g);
-  const int64_t step = (int64_t)gridDim.x * blockDim.x;
-  for (int64_t problem = thread_number(); problem < a.batch; problem += step) gradient_vector(&g, &a, problem, a.batch);
+  for (int64_t problem = thread_number(); problem < a.batch; problem += stride())
+    gradient_vector(&g, &a, problem, a.batch);
 }
 
 /* Groups of WARP sums of `count` numbers each. Sum k of a group is `apart` numbers after sum k-1, number i of a sum
@@ -171,7 +182,7 @@ static __global__ void __launch_bounds__(BLOCK) scatter_kernel(const __grid_cons
 COUNT int64_t shared_numbers(int horizon) { return NTHETA + (int64_t)(horizon + 1) * NTHETA_STAGE; }
 
 static int64_t gradient_threads(const gradient_arguments *a) {
-  return threads_for(a->batch, gradient_reals(a->horizon), MOST_THREADS);
+  return striding_threads(a->batch, gradient_reals(a->horizon));
 }
 
 static int64_t gradient_workspace(const gradient_arguments *a) {
@@ -200,8 +211,7 @@ static void sum_over_batch(const gradient_arguments *a, scalar *workspace, cudaS
 }
 
 static int differentiate_batch(const gradient_arguments *a, void *workspace, void *stream) {
-  const gradient_task task = {*a, kept<const void *>(a->parameters), kept<int64_t>(a->parameter_strides),
-                              kept<void *>(a->gradient_parameters), (scalar *)workspace};
+  const gradient_task task = {{a, workspace}, kept<void *>(a->gradient_parameters)};
   launch(gradient_kernel, gradient_threads(a) / BLOCK, BLOCK, (cudaStream_t)stream, task);
   int shared = 0;
   for (int p = 0; p < NPARAMETERS; p++) shared |= a->parameter_strides[p] == 0;
@@ -211,76 +221,53 @@ static int differentiate_batch(const gradient_arguments *a, void *workspace, voi
 
 /* ---- forward mode ---- */
 
-struct tangent_task {
-  tangent_arguments arguments;
-  kept<const void *> parameters, changes;
-  kept<int64_t> strides, change_strides;
-  scalar *workspace;
+struct tangent_task : batch_task<tangent_arguments> {
+  kept<const void *> changes;
+  kept<int64_t> change_strides;
 };
 
 static __global__ void __launch_bounds__(BLOCK) tangent_kernel(const __grid_constant__ tangent_task task) {
-  tangent_arguments a = task.arguments;
-  a.parameters = task.parameters.at;
-  a.parameter_strides = task.strides.at;
+  tangent_arguments a = task.arguments();
   a.tangent_parameters = task.changes.at;
   a.tangent_strides = task.change_strides.at;
   tangent_state f;
   memset((void *)&f, 0, sizeof f);
-  lay_out_tangent(&f, a.horizon, thread_workspace(task.workspace, tangent_reals(a.horizon)));
-  f.base.smoothing = (scalar)a.smoothing;
-  f.base.barrier = a.barrier;
-  const int64_t step = (int64_t)gridDim.x * blockDim.x;
-  for (int64_t problem = thread_number(); problem < a.batch; problem += step) tangent_vector(&f, &a, problem);
-}
-
-static int64_t tangent_threads(const tangent_arguments *a) {
-  return threads_for(a->batch, tangent_reals(a->horizon), MOST_THREADS);
+  lay_out_tangent(&f, &a, thread_workspace(task.workspace, tangent_reals(a.horizon)));
+  for (int64_t problem = thread_number(); problem < a.batch; problem += stride()) tangent_vector(&f, &a, problem);
 }
 
 static int64_t tangent_workspace(const tangent_arguments *a) {
-  return tangent_threads(a) * (int64_t)(tangent_reals(a->horizon) * sizeof(scalar));
+  return striding_bytes(a->batch, tangent_reals(a->horizon));
 }
 
 static int tangent_batch(const tangent_arguments *a, void *workspace, void *stream) {
-  const tangent_task task = {*a, kept<const void *>(a->parameters), kept<const void *>(a->tangent_parameters),
-                             kept<int64_t>(a->parameter_strides), kept<int64_t>(a->tangent_strides),
-                             (scalar *)workspace};
-  launch(tangent_kernel, tangent_threads(a) / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  const tangent_task task = {
+      {a, workspace}, kept<const void *>(a->tangent_parameters), kept<int64_t>(a->tangent_strides)};
+  const int64_t threads = striding_threads(a->batch, tangent_reals(a->horizon));
+  launch(tangent_kernel, threads / BLOCK, BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
 }
 
 /* ---- examination ---- */
 
-struct examine_task {
-  examine_arguments arguments;
-  kept<const void *> parameters;
-  kept<int64_t> strides;
-  scalar *workspace;
-};
+struct examine_task : batch_task<examine_arguments> {};
 
 static __global__ void __launch_bounds__(BLOCK) examine_kernel(const __grid_constant__ examine_task task) {
-  examine_arguments a = task.arguments;
-  a.parameters = task.parameters.at;
-  a.parameter_strides = task.strides.at;
+  const examine_arguments a = task.arguments();
   sensitivity_state s;
   memset((void *)&s, 0, sizeof s);
   lay_out_sensitivity(&s, a.horizon, thread_workspace(task.workspace, sensitivity_reals(a.horizon)));
-  const int64_t step = (int64_t)gridDim.x * blockDim.x;
-  for (int64_t problem = thread_number(); problem < a.batch; problem += step) examine_vector(&s, &a, problem);
-}
-
-static int64_t examine_threads(const examine_arguments *a) {
-  return threads_for(a->batch, sensitivity_reals(a->horizon), MOST_THREADS);
+  for (int64_t problem = thread_number(); problem < a.batch; problem += stride()) examine_vector(&s, &a, problem);
 }
 
 static int64_t examine_workspace(const examine_arguments *a) {
-  return examine_threads(a) * (int64_t)(sensitivity_reals(a->horizon) * sizeof(scalar));
+  return striding_bytes(a->batch, sensitivity_reals(a->horizon));
 }
 
 static int examine_batch(const examine_arguments *a, void *workspace, void *stream) {
-  const examine_task task = {*a, kept<const void *>(a->parameters), kept<int64_t>(a->parameter_strides),
-                             (scalar *)workspace};
-  launch(examine_kernel, examine_threads(a) / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  const examine_task task = {{a, workspace}};
+  const int64_t threads = striding_threads(a->batch, sensitivity_reals(a->horizon));
+  launch(examine_kernel, threads / BLOCK, BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
 }
 

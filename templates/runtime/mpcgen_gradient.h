@@ -19,9 +19,12 @@ COUNT size_t gradient_reals(int horizon) {
   return sensitivity_reals(horizon) + 2 * (NTHETA + (size_t)(horizon + 1) * NTHETA_STAGE);
 }
 
-/* Lays out a workspace of gradient_reals() from `at` on. */
-FUNCTION void lay_out_gradient(gradient_state *g, int horizon, reals at) {
+/* Lays out a workspace of gradient_reals() from `at` on, for the call's horizon and smoothing. */
+FUNCTION void lay_out_gradient(gradient_state *g, const gradient_arguments *a, reals at) {
+  const int horizon = a->horizon;
   at = lay_out_sensitivity(&g->base, horizon, at);
+  g->base.smoothing = (scalar)a->smoothing;
+  g->base.barrier = a->barrier;
   g->g_theta = at, at += NTHETA;
   g->g_theta_stage = at, at += (size_t)(horizon + 1) * NTHETA_STAGE;
   g->sum_theta = at, at += NTHETA;

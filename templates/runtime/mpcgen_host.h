@@ -19,6 +19,13 @@ static void *allocate_state(size_t bytes, size_t count, reals *at) {
   return state;
 }
 
+/* The same for a worker: where memory is refused, its queue says so. */
+static void *worker_state(work_queue *queue, size_t bytes, size_t count, reals *at) {
+  void *state = allocate_state(bytes, count, at);
+  if (!state) atomic_store(&queue->out_of_memory, 1);
+  return state;
+}
+
 /* How many threads a batch can feed: none may be left with less than a full vector of problems. */
 INLINE int useful_threads(int64_t batch, int requested) {
   const int64_t vectors = (batch + LANES - 1) / LANES;
@@ -31,11 +38,8 @@ static void *solve_worker(void *shared) {
   solve_job *job = shared;
   const int horizon = job->arguments->horizon;
   reals workspace;
-  solver_state *s = allocate_state(sizeof *s, solver_reals(horizon), &workspace);
-  if (!s) {
-    atomic_store(&job->queue.out_of_memory, 1);
-    return NULL;
-  }
+  solver_state *s = worker_state(&job->queue, sizeof *s, solver_reals(horizon), &workspace);
+  if (!s) return NULL;
   lay_out_solver(s, horizon, workspace);
   run_solver(s, job);
   free(s);
@@ -90,16 +94,10 @@ static void gradient_block(gradient_state *g, const gradient_job *job, int64_t b
 
 static void *gradient_worker(void *shared) {
   gradient_job *job = shared;
-  const int horizon = job->arguments->horizon;
   reals workspace;
-  gradient_state *g = allocate_state(sizeof *g, gradient_reals(horizon), &workspace);
-  if (!g) {
-    atomic_store(&job->queue.out_of_memory, 1);
-    return NULL;
-  }
-  lay_out_gradient(g, horizon, workspace);
-  g->base.smoothing = (scalar)job->arguments->smoothing;
-  g->base.barrier = job->arguments->barrier;
+  gradient_state *g = worker_state(&job->queue, sizeof *g, gradient_reals(job->arguments->horizon), &workspace);
+  if (!g) return NULL;
+  lay_out_gradient(g, job->arguments, workspace);
   for (int64_t block; (block = take(&job->queue)) >= 0;) gradient_block(g, job, block);
   free(g);
   return NULL;
@@ -148,16 +146,10 @@ typedef struct {
 
 static void *tangent_worker(void *shared) {
   tangent_job *job = shared;
-  const int horizon = job->arguments->horizon;
   reals workspace;
-  tangent_state *f = allocate_state(sizeof *f, tangent_reals(horizon), &workspace);
-  if (!f) {
-    atomic_store(&job->queue.out_of_memory, 1);
-    return NULL;
-  }
-  lay_out_tangent(f, horizon, workspace);
-  f->base.smoothing = (scalar)job->arguments->smoothing;
-  f->base.barrier = job->arguments->barrier;
+  tangent_state *f = worker_state(&job->queue, sizeof *f, tangent_reals(job->arguments->horizon), &workspace);
+  if (!f) return NULL;
+  lay_out_tangent(f, job->arguments, workspace);
   for (int64_t vector; (vector = take(&job->queue)) >= 0;) tangent_vector(f, job->arguments, vector * LANES);
   free(f);
   return NULL;

@@ -19,11 +19,13 @@ COUNT size_t tangent_reals(int horizon) {
   return sensitivity_reals(horizon) + NTHETA + (n + 1) * (NTHETA_STAGE + NX) + n * NU;
 }
 
-/* Lays out a workspace of tangent_reals() from `at` on, all zero. */
-FUNCTION void lay_out_tangent(tangent_state *f, int horizon, reals at) {
-  const size_t n = (size_t)horizon;
-  zero_reals(at, tangent_reals(horizon));
-  at = lay_out_sensitivity(&f->base, horizon, at);
+/* Lays out a workspace of tangent_reals() from `at` on, all zero, for the call's horizon and smoothing. */
+FUNCTION void lay_out_tangent(tangent_state *f, const tangent_arguments *a, reals at) {
+  const size_t n = (size_t)a->horizon;
+  zero_reals(at, tangent_reals(a->horizon));
+  at = lay_out_sensitivity(&f->base, a->horizon, at);
+  f->base.smoothing = (scalar)a->smoothing;
+  f->base.barrier = a->barrier;
   f->change.theta = at, at += NTHETA;
   f->change.theta_stage = at, at += (n + 1) * NTHETA_STAGE;
   f->d_states = at, at += (n + 1) * NX;
