@@ -5,6 +5,7 @@ import torch
 from controllers import Example, scalar_problem
 
 import mpcgen
+from mpcgen.autograd.reporting import Deferred
 from mpcgen.errors import UnconvergedError
 from mpcgen.runtime.status import UnconvergedWarning
 
@@ -155,3 +156,27 @@ def test_every_status_has_a_meaning_and_an_advice():
         assert status.meaning
         assert status.advice
     assert Status(0) is Status.CONVERGED
+
+
+def test_warnings_about_a_devices_problems_come_once_they_are_solved_and_none_is_lost():
+    there, said = set(), []
+
+    def copy(flags):
+        return lambda: id(flags) in there, flags
+
+    def report(name, flags, how):
+        said.append(flags)
+        if raising:
+            raise UnconvergedWarning("as where warnings are errors")
+
+    raising, deferred = False, Deferred("p", copy)
+    first, second, third = (torch.ones(n) for n in (1, 2, 3))
+    deferred.note(first, report)
+    assert said == []
+    there |= {id(first), id(second)}
+    raising = True
+    with pytest.raises(UnconvergedWarning):
+        deferred.note(second, report)
+    raising = False
+    deferred.note(third, report)
+    assert [len(flags) for flags in said] == [1, 2]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mpcgen.autograd.reporting import Deferred, report_singular, report_statuses
+from mpcgen.autograd.reporting import Deferred, Report, report_singular, report_statuses
 from mpcgen.errors import DeviceError, InternalError, ParameterError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.loading import Library, kinds_in, load_kind
@@ -60,10 +60,7 @@ def _make(controller: Controller, device: torch.device) -> Device:
         if library.kind == "cuda-host":
             return Cuda(library, device)
         raise DeviceError(_not_built(controller, device, "cpu"))
-    if device.type != "cuda":
-        raise DeviceError(
-            f"{controller.name}: x0 is on {device}; controllers run on the CPU and on CUDA devices, try x0.cpu()"
-        )
+    # Devices of other types do not get here: mpcgen.autograd.arguments refuses them with the rest of a call.
     if library.kind == "cuda":
         return Cuda(library, device)
     folder = library.path.parent
@@ -175,7 +172,7 @@ class Cuda:
         """See `Device`."""
         self._report(singular, how, report_singular)
 
-    def _report(self, flags: Tensor, how: str, report: Callable[[str, Tensor, str], None]) -> None:
+    def _report(self, flags: Tensor, how: str, report: Report) -> None:
         if how == "ignore" or self.device.type == "cpu":
             report(self._library.name, flags, how)
         elif torch.cuda.is_current_stream_capturing():

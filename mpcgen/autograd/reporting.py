@@ -50,26 +50,44 @@ def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:
         )
 
 
+Report = Callable[[str, Tensor, str], None]
+"""`report_statuses` or `report_singular`."""
+
+
+def copy_to_host(flags: Tensor) -> tuple[Callable[[], bool], Tensor]:
+    """Start a copy of a CUDA tensor; returns whether it has arrived, as a question, and where."""
+    host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+    host.copy_(flags, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(flags.device))
+    return event.query, host
+
+
 class Deferred:
     """Warnings about what a device has not computed yet: each comes with the first call after its flags arrived."""
 
-    def __init__(self, name: str) -> None:
-        self._name, self._lock = name, threading.Lock()
-        self._waiting: deque[tuple[torch.cuda.Event, Tensor, Callable[[str, Tensor, str], None]]] = deque()
+    def __init__(
+        self, name: str, copy: Callable[[Tensor], tuple[Callable[[], bool], Tensor]] = copy_to_host
+    ) -> None:
+        self._name, self._copy, self._lock = name, copy, threading.Lock()
+        self._waiting: deque[tuple[Callable[[], bool], Tensor, Report]] = deque()
 
-    def note(self, flags: Tensor, report: Callable[[str, Tensor, str], None]) -> None:
-        """Copy flags to the host when the device gets there; warn of those that have arrived."""
-        with self._lock:
-            arrived = []
-            while self._waiting and self._waiting[0][0].query():
-                arrived.append(self._waiting.popleft())
-        for _, earlier_flags, earlier_report in arrived:
+    def note(self, flags: Tensor, report: Report) -> None:
+        """Copy flags to the host when the device gets there; warn of those that have arrived.
+
+        Where warnings are errors, the first of them ends the call; the others wait for the next one.
+        """
+        self._waiting.append((*self._copy(flags), report))
+        while (arrived := self._next()) is not None:
+            earlier_flags, earlier_report = arrived
             earlier_report(self._name, earlier_flags, "warn")
-        host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
-        host.copy_(flags, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(flags.device))
-        self._waiting.append((event, host, report))
+
+    def _next(self) -> tuple[Tensor, Report] | None:
+        """Take the earliest flags, if they have arrived."""
+        with self._lock:
+            if self._waiting and self._waiting[0][0]():
+                return self._waiting.popleft()[1:]
+            return None
 
 
 def _say(message: str, how: str) -> None:
