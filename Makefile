@@ -39,11 +39,16 @@ measure-torch: $(addprefix build-,pendulum cartpole)
 paper: $(READY)
 	$(BIN)/python -m examples.paper
 
+# What solver and gradients must do, whatever the kernels: CUDA's, over their shim, do it too.
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,solver statuses gradients forward_mode shared_parameters barrier smoothing \
+	batches examination functional lq_property nonlinear_property)
+
 # The committed text is compared before the builds write over it.
 test: lint
 	$(BIN)/python -m pytest tests/test_golden.py
 	$(MAKE) golden
 	$(BIN)/python -m pytest -n 2 --ignore=tests/test_golden.py
+	MPCGEN_TEST_KERNELS=cuda-host $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS)
 
 golden: $(addprefix build-,$(EXAMPLES))
 

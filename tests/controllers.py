@@ -1,7 +1,11 @@
-"""The examples as compiled controllers with random problems for them, shared by the tests of the solver."""
+"""The examples as compiled controllers with random problems for them, shared by the tests of the solver.
+
+MPCGEN_TEST_KERNELS=cuda-host makes them of CUDA's kernels on the host, so that the same tests say what those compute.
+"""
 
 import dataclasses
 import functools
+import os
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +24,12 @@ from mpcgen.problem.spec import ParameterSpec, Spec
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NONLINEAR = ("pendulum", "cartpole", "car")
 EPS = np.finfo(float).eps
+KERNELS = os.environ.get("MPCGEN_TEST_KERNELS", "cpu")
+
+
+def compiled(problem: mpcgen.Problem | Spec) -> ModuleType:
+    """Compile a problem for the kernels under test."""
+    return mpcgen.compile(problem, targets=(KERNELS,))
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ def with_bound_parameters(name: str) -> Example:
 def _compiled(spec: Spec, name: str) -> Example:
     starts = runpy.run_path(str(EXAMPLES / f"{name}.py"))["initial_states"]
     values = (lambda seed: random_lq(3, 3, spec.horizon, seed)) if name == "lqr" else (lambda seed: {})
-    return Example(spec, mpcgen.compile(spec), starts, values)
+    return Example(spec, compiled(spec), starts, values)
 
 
 def random_lq(n: int, m: int, horizon: int, seed: int, batch: tuple[int, ...] = ()) -> dict[str, Tensor]:
@@ -182,4 +192,4 @@ def scalar_problem() -> Example:
         return 4 * torch.rand(count, 1, generator=generator, dtype=torch.float64) - 2
 
     spec = problem.spec()
-    return Example(spec, mpcgen.compile(spec), starts, lambda seed: {})
+    return Example(spec, compiled(spec), starts, lambda seed: {})

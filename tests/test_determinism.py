@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sympy as sp
 import torch
-from controllers import NONLINEAR, Example, example, leaves
+from controllers import NONLINEAR, Example, compiled, example, leaves
 
 import mpcgen
 
@@ -143,7 +143,7 @@ def test_an_infinite_second_derivative_does_not_tell_neighbours_apart():
     problem.dynamics = [a + b / 10, b + w / 10 + sp.Abs(w) ** sp.Rational(4, 3) / 10]
     problem.stage_cost = a**2 + b**2 + w**2 / 10
     problem.terminal_cost = a**2 + b**2
-    mpc = mpcgen.compile(problem).MPC(threads=1)
+    mpc = compiled(problem).MPC(threads=1)
     x0 = 3 * torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     together = mpc(x0)
     assert (together.status == 0).all()

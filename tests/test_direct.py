@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from controllers import compiled
 
 import mpcgen
 from mpcgen.autograd import Solution
@@ -147,7 +148,7 @@ def test_a_view_that_stands_for_negated_numbers_is_read_as_them():
     problem.dynamics = [position + push]
     problem.stage_cost = push**2
     problem.terminal_cost = (position - 1) ** 2
-    mpc = mpcgen.compile(problem).MPC()
+    mpc = compiled(problem).MPC()
     negated = torch.tensor([1 + 2j], dtype=torch.complex128).conj().imag
     assert negated.is_neg()
     assert negated.is_contiguous()

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from controllers import EPS, random_lq
+from controllers import EPS, compiled, random_lq
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ TOL = 1e-9
 
 @functools.cache
 def controller(n: int, m: int) -> torch.nn.Module:
-    return mpcgen.compile(mpcgen.lqr(n, m)).MPC(tol=TOL, on_unconverged="raise")
+    return compiled(mpcgen.lqr(n, m)).MPC(tol=TOL, on_unconverged="raise")
 
 
 def condense(values: dict[str, np.ndarray], x0: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sympy as sp
 import torch
-from controllers import EPS, Example, differentiate, leaves, witness
+from controllers import EPS, Example, compiled, differentiate, leaves, witness
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,7 +79,7 @@ def family(name: str) -> Example:
         generator = torch.Generator().manual_seed(seed)
         return 2 * torch.randn(count, len(spec.states), generator=generator, dtype=torch.float64)
 
-    return Example(spec, mpcgen.compile(spec), starts, lambda seed: random_values(name, 1, seed, 1.0, 0.6))
+    return Example(spec, compiled(spec), starts, lambda seed: random_values(name, 1, seed, 1.0, 0.6))
 
 
 def random_values(name: str, count: int, seed: int, strength: float, limit: float) -> dict[str, torch.Tensor]:

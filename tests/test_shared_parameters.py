@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from controllers import EPS, Example, example, leaves
+from controllers import EPS, Example, compiled, example, leaves
 from torch import Tensor
 
 import mpcgen
@@ -32,7 +32,7 @@ def tracker() -> Example:
         return torch.randn(count, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     spec = problem.spec()
-    return Example(spec, mpcgen.compile(spec), starts, lambda seed: {})
+    return Example(spec, compiled(spec), starts, lambda seed: {})
 
 
 def reference() -> Tensor:
@@ -142,7 +142,7 @@ def quartic() -> Example:
         return 1 + torch.rand(count, 1, generator=generator, dtype=torch.float64)
 
     spec = problem.spec()
-    return Example(spec, mpcgen.compile(spec), starts, lambda seed: {})
+    return Example(spec, compiled(spec), starts, lambda seed: {})
 
 
 def test_members_without_a_derivative_have_a_share_of_exactly_zero():

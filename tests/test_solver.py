@@ -9,6 +9,7 @@ from controllers import (
     EPS,
     NONLINEAR,
     Example,
+    compiled,
     example,
     leaves,
     random_lq,
@@ -112,7 +113,7 @@ def test_initial_controls_are_clipped_to_the_bounds(car):
 
 def test_a_horizon_given_at_the_call_is_as_good_as_a_declared_one(pendulum):
     declared = dataclasses.replace(pendulum.spec, name="pendulum_short", horizon=7)
-    short = mpcgen.compile(declared).MPC(on_unconverged="raise")
+    short = compiled(declared).MPC(on_unconverged="raise")
     x0 = pendulum.starts(9, 3)
     for own, other in zip(
         vars(pendulum.mpc()(x0, horizon=7)).values(), vars(short(x0)).values(), strict=True
