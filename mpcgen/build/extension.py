@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mpcgen.build.compiling import run_all, run_one
 from mpcgen.build.digest import HEADER_FOLDER
-from mpcgen.build.toolchain import Toolchain, find_toolchain
+from mpcgen.build.toolchain import SINGLE_FLAGS, Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError
 from mpcgen.runtime.loading import extension_name
@@ -13,10 +13,10 @@ from mpcgen.runtime.loading import extension_name
 VARIANTS = (
     ("f64_batch", ("-DMPCGEN_PRECISION=64", "-DMPCGEN_BATCH=1")),
     ("f32_batch", ("-DMPCGEN_PRECISION=32", "-DMPCGEN_BATCH=1")),
-    ("f64_single", ("-DMPCGEN_PRECISION=64", "-DMPCGEN_BATCH=0")),
-    ("f32_single", ("-DMPCGEN_PRECISION=32", "-DMPCGEN_BATCH=0")),
+    ("f64_single", ("-DMPCGEN_PRECISION=64", "-DMPCGEN_BATCH=0", *SINGLE_FLAGS)),
+    ("f32_single", ("-DMPCGEN_PRECISION=32", "-DMPCGEN_BATCH=0", *SINGLE_FLAGS)),
 )
-"""Suffix and definitions of each compilation of the same source."""
+"""Suffix, definitions and flags of each compilation of the same source."""
 
 _DIGEST_DECLARATION = "const char *mpcgen_build_digest(void);"
 
