@@ -50,17 +50,17 @@ typedef struct {
 INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lower, real *inverse_pivot) {
   mask accepted = lane_not(lane_none());
   real pivot[NU];
-  for (int j = 0; j < NU; j++) {
+  EACH(j, NU) {
     const real diagonal = lane_select(is_free[j], matrix[TRIANGLE(j, j)], ALL(1));
     real remaining = diagonal;
-    for (int k = 0; k < j; k++) remaining -= unit_lower[TRIANGLE(j, k)] * unit_lower[TRIANGLE(j, k)] * pivot[k];
+    EACH(k, j) remaining -= unit_lower[TRIANGLE(j, k)] * unit_lower[TRIANGLE(j, k)] * pivot[k];
     const mask positive = lane_lt(ALL(8 * NU * SCALAR_EPSILON) * lane_abs(diagonal), remaining);
     accepted = lane_and(accepted, positive);
     pivot[j] = lane_select(positive, remaining, ALL(1));
     inverse_pivot[j] = ALL(1) / pivot[j];
-    for (int i = j + 1; i < NU; i++) {
+    UNROLL for (int i = j + 1; i < NU; i++) {
       real entry = lane_select(lane_and(is_free[i], is_free[j]), matrix[TRIANGLE(i, j)], ALL(0));
-      for (int k = 0; k < j; k++) entry -= unit_lower[TRIANGLE(i, k)] * unit_lower[TRIANGLE(j, k)] * pivot[k];
+      EACH(k, j) entry -= unit_lower[TRIANGLE(i, k)] * unit_lower[TRIANGLE(j, k)] * pivot[k];
       unit_lower[TRIANGLE(i, j)] = entry * inverse_pivot[j];
     }
   }
@@ -70,22 +70,22 @@ INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lowe
 /* result = -(free block)^-1 rhs on the free rows, zero on the clamped ones. */
 INLINE void solve_free(const real *unit_lower, const real *inverse_pivot, const mask *is_free,
                        in_reals rhs, out_reals result) {
-  for (int i = 0; i < NU; i++) {
+  EACH(i, NU) {
     real sum = lane_select(is_free[i], -rhs[i], ALL(0));
-    for (int k = 0; k < i; k++) sum -= unit_lower[TRIANGLE(i, k)] * result[k];
+    EACH(k, i) sum -= unit_lower[TRIANGLE(i, k)] * result[k];
     result[i] = sum;
   }
-  for (int i = NU - 1; i >= 0; i--) {
+  UNROLL for (int i = NU - 1; i >= 0; i--) {
     real sum = result[i] * inverse_pivot[i];
-    for (int k = i + 1; k < NU; k++) sum -= unit_lower[TRIANGLE(k, i)] * result[k];
+    UNROLL for (int k = i + 1; k < NU; k++) sum -= unit_lower[TRIANGLE(k, i)] * result[k];
     result[i] = sum;
   }
 }
 
 INLINE void symmetric_times(const real *matrix, in_reals vector, real *result) {
-  for (int i = 0; i < NU; i++) {
+  EACH(i, NU) {
     real sum = ALL(0);
-    for (int j = 0; j < NU; j++) sum += matrix[SYMMETRIC(i, j)] * vector[j];
+    EACH(j, NU) sum += matrix[SYMMETRIC(i, j)] * vector[j];
     result[i] = sum;
   }
 }
