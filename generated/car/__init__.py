@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "522e09698203a0d61ab05e2514ee1340cc87f5870eab6d1e601f8b097d3fc748"),
+    library=load(__file__, "car", "179e8519e3b9a4fb60db266a3d51ef110404f2edb0c8b808734bd3c3dd4f91cc"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

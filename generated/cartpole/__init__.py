@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "528b57820664de417f3179bd35eb842a845b264d8452ffd1df5fd034885f25b4"),
+    library=load(__file__, "cartpole", "a2b3f18360914e0c548edd87d8676b352a9c154158ff20f17ce9292a57e2e9eb"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

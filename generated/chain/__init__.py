@@ -45,7 +45,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "chain", "35165659b50dfe0f6c663f6482c28feb397eb6c61e0d0bbfdb68deef3daf431c"),
+    library=load(__file__, "chain", "7940abe78d8f1ddc419ffbd94d36efc515115d7db643e17b0d7b8ceaf509a60d"),
     horizon=40,
     states=('x_1', 'y_1', 'z_1', 'x_2', 'y_2', 'z_2', 'x_3', 'y_3', 'z_3', 'x_end', 'y_end', 'z_end', 'vx_1', 'vy_1', 'vz_1', 'vx_2', 'vy_2', 'vz_2', 'vx_3', 'vy_3', 'vz_3'),
     controls=('ux', 'uy', 'uz'),

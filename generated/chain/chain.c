@@ -38,6 +38,7 @@
 #define NPREPARED 99 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
+#define STAGE_OPERATIONS 48226 /* of a stage's rollout and backward sweep: what a thread is worth */
 #define LOOPED_PRODUCTS 1 /* whether F'VF is formed by loops */
 
 #include "mpcgen_layout.h"

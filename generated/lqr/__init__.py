@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "b397f66128567ed0e6a9c1bc6222d5a42793f0b3878c7c45194788aa92c12902"),
+    library=load(__file__, "lqr", "32d950434a1ebadef5ff14bb69cff2f8a050baa36bdd30975894002b6123f8ba"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -36,6 +36,7 @@
 #define NPREPARED 0 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 69 /* and per stage */
 #define BOUNDS_VARY 1 /* whether bounds depend on parameters */
+#define STAGE_OPERATIONS 614 /* of a stage's rollout and backward sweep: what a thread is worth */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
 
 #include "mpcgen_layout.h"

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "c6a0d382d9c2510728f0f78f7487d1ae77f6dab48f1cc931ca4ca856ee93be13"),
+    library=load(__file__, "pendulum", "f6f3b104da478f30d32123a3c2783298b2def7559863160de2d23778efc7e20a"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

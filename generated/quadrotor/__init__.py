@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "44b3ad112641997c324d582b7e10712e6835f5129b7a8b98957906450f15c8e1"),
+    library=load(__file__, "quadrotor", "48b8fff599cf754490833aebe6434bc6f5efc55a7403022039b90cdbd423d812"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

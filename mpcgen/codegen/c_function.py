@@ -123,7 +123,8 @@ g_lower g_upper F H R ALL LANES NX NU NXX NUU NTHETA NPREPARED NTHETA_STAGE NPAR
 SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask scalar scalar_bits stage_model
 value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take allocate accumulate
 parameter_row load_row store_row sweep reals stored_reals in_reals out_reals INLINE FUNCTION COUNT TABLE WARP BLOCK
-zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOPED_PRODUCTS control_row copy_uu shared
+zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOPED_PRODUCTS STAGE_OPERATIONS control_row copy_uu
+shared
 """
 RESERVED = frozenset(_RESERVED.split()) | frozenset(CALLS.values())
 """Names that mean something in the generated file or its headers."""

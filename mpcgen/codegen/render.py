@@ -14,7 +14,7 @@ from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
 from mpcgen.codegen.economy import Economy, economise
 from mpcgen.codegen.rendered import Rendered, source_digest
 from mpcgen.derivative.function import Function
-from mpcgen.derivative.kernels import Kernels
+from mpcgen.derivative.kernels import Kernels, product_count
 from mpcgen.errors import InternalError
 from mpcgen.graph import Expr
 from mpcgen.graph.printer import number
@@ -129,6 +129,7 @@ def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
         "n_prepared": economy.prepared,
         "n_per_stage": len(kernels.per_stage),
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
+        "stage_operations": _stage_operations(kernels, economy),
         "looped": int(not kernels.fused),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
@@ -144,6 +145,15 @@ def _printed_functions(economy: Economy) -> Iterator[CFunction]:
         exact = function.name.replace("gauss_newton", "exact")
         if exact != function.name and exact not in names:
             yield linear_alias()
+
+
+def _stage_operations(kernels: Kernels, economy: Economy) -> int:
+    """Roughly what a rollout and a backward sweep do per stage: functions, and products that are loops."""
+    names = ("stage_dynamics", "stage_expand_", "stage_derivatives_")
+    counts = {f.name: flops(f.expressions()) for f in economy.functions if f.name.startswith(names)}
+    expansion = max(count for name, count in counts.items() if name != "stage_dynamics")
+    products = 0 if kernels.fused else 2 * product_count(kernels.F)
+    return counts["stage_dynamics"] + expansion + products
 
 
 def _operations_row(function: Function) -> str:

@@ -26,10 +26,15 @@ static void *worker_state(work_queue *queue, size_t bytes, size_t count, reals *
   return state;
 }
 
-/* How many threads a batch can feed: none may be left with less than a full vector of problems. */
-INLINE int useful_threads(int64_t batch, int requested) {
+enum { SOLVE_PASSES = 8, SENSITIVITY_PASSES = 2 }; /* sweeps over the stages that a problem is likely to take */
+#define LEAST_WORK (2e5 * LANES) /* operations that are worth a thread: some 100 us of a core */
+
+/* How many threads a batch can feed: each with a full vector of problems, and with work that is worth waking it. */
+INLINE int useful_threads(int64_t batch, int horizon, int passes, int requested) {
+  const double work = (double)batch * horizon * passes * STAGE_OPERATIONS / LEAST_WORK;
   const int64_t vectors = (batch + LANES - 1) / LANES;
-  return vectors < 2 || requested < 2 ? 1 : (int)(vectors < requested ? vectors : requested);
+  const int64_t most = work < (double)vectors ? (int64_t)work : vectors;
+  return most < 2 || requested < 2 ? 1 : (int)(most < requested ? most : requested);
 }
 
 /* ---- solve ---- */
@@ -50,7 +55,7 @@ static void *solve_worker(void *shared) {
 static int solve_batch(const solve_arguments *arguments) {
   solve_job job = {.arguments = arguments};
   job.queue.count = arguments->batch;
-  run_workers(solve_worker, &job, useful_threads(arguments->batch, arguments->threads));
+  run_workers(solve_worker, &job, useful_threads(arguments->batch, arguments->horizon, SOLVE_PASSES, arguments->threads));
   return atomic_load(&job.queue.out_of_memory);
 }
 
@@ -130,7 +135,7 @@ static int differentiate_batch(const gradient_arguments *a) {
       job.shared += (size_t)parameter_stages(&PARAMETERS[p], a->horizon) * (size_t)PARAMETERS[p].size;
   job.partial = malloc((size_t)job.queue.count * job.shared * sizeof(scalar) + 1);
   if (!job.partial) return 1;
-  run_workers(gradient_worker, &job, useful_threads(a->batch, a->threads));
+  run_workers(gradient_worker, &job, useful_threads(a->batch, a->horizon, SENSITIVITY_PASSES, a->threads));
   const int failed = atomic_load(&job.queue.out_of_memory);
   if (!failed) reduce_blocks(&job);
   free(job.partial);
@@ -159,7 +164,7 @@ static void *tangent_worker(void *shared) {
 static int tangent_batch(const tangent_arguments *a) {
   tangent_job job = {.arguments = a};
   job.queue.count = (a->batch + LANES - 1) / LANES;
-  run_workers(tangent_worker, &job, useful_threads(a->batch, a->threads));
+  run_workers(tangent_worker, &job, useful_threads(a->batch, a->horizon, SENSITIVITY_PASSES, a->threads));
   return atomic_load(&job.queue.out_of_memory);
 }
 

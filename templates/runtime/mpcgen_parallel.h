@@ -1,7 +1,9 @@
-/* Sharing a batch among threads: plain POSIX threads made for the call and joined before it returns.
+/* Sharing a batch among threads: POSIX threads that sleep between calls.
  *
- * No pool outlives a call, so forking is safe and no second OpenMP runtime meets torch's. Workers pull pieces of
- * work from an atomic counter; what a piece computes does not depend on who computes it. */
+ * To wake one takes some 20 us, to make and join one 90, which is a batch of fifty pendulums. They sleep on a condition
+ * variable and never spin, so that torch's threads have the cores between calls; and the caller does not wait for
+ * one that has not woken when the work is done. Workers pull pieces of work from an atomic counter; what a piece
+ * computes does not depend on who computes it. A fork's child has no threads, and begins with none. */
 #ifndef MPCGEN_PARALLEL_H
 #define MPCGEN_PARALLEL_H
 
@@ -24,15 +26,83 @@ static inline int64_t take(work_queue *queue) {
   return piece < queue->count ? piece : -1;
 }
 
-/* Runs `worker(shared)` on `threads` threads, the calling one included. If the system refuses a thread, the
- * others do its work. */
-static void run_workers(void *(*worker)(void *), void *shared, int threads) {
-  pthread_t handles[MAX_THREADS];
-  int started = 0;
+typedef void *(*work_function)(void *);
+
+static struct {
+  pthread_mutex_t lock;
+  pthread_cond_t offered, finished;
+  int threads;   /* that exist */
+  int taken;     /* a call has the pool */
+  int vacancies; /* threads that may still join the call */
+  int working;   /* threads that did */
+  work_function work;
+  void *shared;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .offered = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
+static pthread_once_t pool_once = PTHREAD_ONCE_INIT;
+
+static void forget_pool(void) {
+  pthread_mutex_init(&pool.lock, NULL);
+  pthread_cond_init(&pool.offered, NULL);
+  pthread_cond_init(&pool.finished, NULL);
+  pool.threads = pool.taken = pool.vacancies = pool.working = 0;
+}
+
+static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_pool); }
+
+static void *pool_thread(void *unused) {
+  (void)unused;
+  pthread_mutex_lock(&pool.lock);
+  for (;;) {
+    while (pool.vacancies == 0) pthread_cond_wait(&pool.offered, &pool.lock);
+    pool.vacancies--;
+    pool.working++;
+    const work_function work = pool.work;
+    void *shared = pool.shared;
+    pthread_mutex_unlock(&pool.lock);
+    work(shared);
+    pthread_mutex_lock(&pool.lock);
+    if (--pool.working == 0) pthread_cond_signal(&pool.finished);
+  }
+  return NULL;
+}
+
+/* Offers the call's work to `helpers` threads; returns 0 if another call has them. */
+static int take_pool(work_function work, void *shared, int helpers) {
+  pthread_once(&pool_once, watch_forks);
+  pthread_mutex_lock(&pool.lock);
+  const int mine = !pool.taken;
+  if (mine) {
+    pthread_t handle;
+    while (pool.threads < helpers && pthread_create(&handle, NULL, pool_thread, NULL) == 0) {
+      pthread_detach(handle);
+      pool.threads++;
+    }
+    pool.taken = 1;
+    pool.work = work;
+    pool.shared = shared;
+    pool.vacancies = helpers < pool.threads ? helpers : pool.threads;
+    for (int i = 0; i < pool.vacancies; i++) pthread_cond_signal(&pool.offered);
+  }
+  pthread_mutex_unlock(&pool.lock);
+  return mine;
+}
+
+/* Waits for the threads that joined the call, and turns the others away. */
+static void give_back_pool(void) {
+  pthread_mutex_lock(&pool.lock);
+  pool.vacancies = 0;
+  while (pool.working > 0) pthread_cond_wait(&pool.finished, &pool.lock);
+  pool.taken = 0;
+  pthread_mutex_unlock(&pool.lock);
+}
+
+/* Runs `work(shared)` on up to `threads` threads, the calling one included: fewer if the system refuses one, or while
+ * a call from another thread of the program has them. */
+static void run_workers(work_function work, void *shared, int threads) {
   if (threads > MAX_THREADS) threads = MAX_THREADS;
-  while (started < threads - 1 && pthread_create(&handles[started], NULL, worker, shared) == 0) started++;
-  worker(shared);
-  for (int i = 0; i < started; i++) pthread_join(handles[i], NULL);
+  const int helped = threads > 1 && take_pool(work, shared, threads - 1);
+  work(shared);
+  if (helped) give_back_pool();
 }
 
 static inline void *allocate(size_t bytes) {
