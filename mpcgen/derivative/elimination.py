@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mpcgen.derivative.matrices import Matrix, hessian
-from mpcgen.derivative.reverse import gradient, scaled
+from mpcgen.derivative.reverse import gradient, scaled, summed
 from mpcgen.graph import Expr, flops, substitute, topological
 
 SEARCH_LIMIT = 100_000
@@ -201,7 +201,7 @@ class _SecondDerivatives:
         if entry.is_zero:
             return
         known = self.at(a, b)
-        total = entry if known is None else known + entry
+        total = entry if known is None else summed(known, entry)
         self._rows.setdefault(a, {})[b] = total
         self._rows.setdefault(b, {})[a] = total
 
@@ -212,8 +212,8 @@ class _SecondDerivatives:
         for other, entry in row.items():
             del self._rows[other][node]
             for leaf, partial in zip(leaves, first, strict=True):
-                product = scaled(entry, partial)
-                self.add(leaf, other, 2.0 * product if leaf is other else product)
+                times = entry.graph.const(2.0 if leaf is other else 1.0)
+                self.add(leaf, other, scaled(times, scaled(entry, partial)))
         if diagonal is None:
             return
         products = [scaled(diagonal, partial) for partial in first]
@@ -230,7 +230,7 @@ class _SecondDerivatives:
 
 def _accumulate(adjoint: dict[Expr, Expr], node: Expr, term: Expr) -> None:
     if not term.is_zero:
-        adjoint[node] = adjoint[node] + term if node in adjoint else term
+        adjoint[node] = summed(adjoint[node], term) if node in adjoint else term
 
 
 def fewest_operations(elimination: Elimination) -> PulledBack:

@@ -35,24 +35,42 @@ def vjp(outputs: Sequence[Expr], cotangents: Sequence[Expr], wrt: Sequence[Expr]
             continue
         for arg, partial in partials(node, active):
             term = scaled(adjoints[node], partial)
-            adjoints[arg] = adjoints[arg] + term if arg in adjoints else term
+            adjoints[arg] = summed(adjoints[arg], term) if arg in adjoints else term
     zero = wrt[0].graph.const(0.0)
     return [adjoints.get(node, zero) for node in wrt]
 
 
 def scaled(adjoint: Expr, partial: Expr) -> Expr:
-    """Return adjoint*partial, inside the branch that the adjoint belongs to.
+    """Return adjoint*partial, inside the branches that the factors belong to.
 
     The adjoint of a select's branch is select(c, a, 0). Multiplied as it stands it would turn an infinite
     slope of the branch not taken into 0*inf; so the product is formed first and selected afterwards.
     """
-    guards: list[tuple[Expr, bool]] = []
-    while adjoint.op == "select" and (adjoint.args[1].is_zero or adjoint.args[2].is_zero):
-        condition, then, other = adjoint.args
-        guards.append((condition, other.is_zero))
-        adjoint = then if other.is_zero else other
+    adjoint, guards = _outside_branches(adjoint)
+    partial, more = _outside_branches(partial)
     product = adjoint * partial
-    for condition, holds in reversed(guards):
+    for condition, holds in dict.fromkeys((*reversed(guards), *reversed(more))):
         select = product.graph.select
         product = select(condition, product, 0.0) if holds else select(condition, 0.0, product)
     return product
+
+
+def summed(a: Expr, b: Expr) -> Expr:
+    """Return a + b, inside the branch that both belong to: so that `scaled` still finds it."""
+    if a.op == b.op == "select" and a.args[0] is b.args[0]:
+        condition, then, other = a.args
+        if other.is_zero and b.args[2].is_zero:
+            return a.graph.select(condition, summed(then, b.args[1]), 0.0)
+        if then.is_zero and b.args[1].is_zero:
+            return a.graph.select(condition, 0.0, summed(other, b.args[2]))
+    return a + b
+
+
+def _outside_branches(factor: Expr) -> tuple[Expr, list[tuple[Expr, bool]]]:
+    """A factor without the selects whose other branch is zero, and their conditions, outermost first."""
+    guards: list[tuple[Expr, bool]] = []
+    while factor.op == "select" and (factor.args[1].is_zero or factor.args[2].is_zero):
+        condition, then, other = factor.args
+        guards.append((condition, other.is_zero))
+        factor = then if other.is_zero else other
+    return factor, guards
