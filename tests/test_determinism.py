@@ -15,6 +15,7 @@ import mpcgen
 ROOT = Path(__file__).parent.parent
 NAMES = [*NONLINEAR, "lqr"]
 COUNT = 100  # several vectors and several blocks of the reduction, the last of either incomplete
+LARGE = 2000  # work for two threads and more, in the gradient of the smallest example too
 
 
 def run(
@@ -69,7 +70,7 @@ def test_a_problems_place_and_neighbours_do_not_matter(name, dtype):
 def test_the_number_of_threads_does_not_matter(name):
     """Parameters shared by the batch included, whose gradients are sums over it."""
     case = example(name)
-    x0 = case.starts(COUNT, 8)
+    x0 = case.starts(LARGE, 8)
     shared = {n: v[0] for n, v in apart(case, 1).items()}
     one = run(case, x0, shared, threads=1)
     for threads in (2, 3, 7):

@@ -13,14 +13,21 @@ import torch
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader, Dataset
 
+from mpcgen.build import find_toolchain
+from mpcgen.build.digest import HEADER_FOLDER
+from mpcgen.build.toolchain import run_compiler
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
 
 ROOT = Path(__file__).parent.parent
+STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
 START_METHODS = [
-    # Python 3.12 warns of every fork beside threads; that none of ours is alive then is what is tested
+    # Python 3.12 warns of every fork beside threads; that a child does without ours is what is tested
     pytest.param("fork", marks=pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")),
     "spawn",
 ]
+
+SHARED = 1000
+"""Problems of a batch that two threads share, in forward and backward passes."""
 
 
 def starts(count: int, shift: float = 0.0) -> torch.Tensor:
@@ -60,7 +67,7 @@ def learning(pendulum) -> torch.nn.Module:
 
 @pytest.mark.parametrize("method", START_METHODS)
 def test_other_processes_solve_and_differentiate_alike(pendulum, method):
-    mpc, x0 = learning(pendulum), starts(64)
+    mpc, x0 = learning(pendulum), starts(SHARED)
     here = controls_and_gradient(mpc, x0)
     context = mp.get_context(method)
     queue = context.SimpleQueue()
@@ -83,11 +90,44 @@ def test_workers_of_a_data_loader_solve(pendulum, method):
 
 def test_threads_share_a_module(pendulum):
     mpc = learning(pendulum)
-    batches = [starts(33, shift) for shift in torch.linspace(-1, 1, 24).tolist()]
+    batches = [starts(SHARED, shift) for shift in torch.linspace(-1, 1, 6).tolist()]
     alone = [controls_and_gradient(mpc, x0) for x0 in batches]
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda x0: controls_and_gradient(mpc, x0), batches * 4))
     assert together == alone * 4
+
+
+COUNT_THREADS = """
+import os, torch
+mpc, batch = torch.load("mpc.pt", weights_only=False)
+torch.set_num_threads(1)
+counts = [len(os.listdir("/proc/self/task"))]
+with torch.no_grad():
+    for x0 in (batch[:1], batch[:16], batch, batch):
+        mpc(x0)
+        counts.append(len(os.listdir("/proc/self/task")))
+print(*(count - counts[0] for count in counts[1:]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not list threads in /proc")
+def test_only_a_large_batch_takes_threads_and_they_stay(pendulum, tmp_path):
+    torch.save((pendulum.mpc(threads=3), starts(SHARED)), tmp_path / "mpc.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_THREADS], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0", "0", "2", "2"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the program forks")
+def test_the_pool_does_every_piece_once_in_the_callers_environment(tmp_path):
+    """`pool.c`: calls from several threads at once, in children of a fork, and with another rounding mode."""
+    compiler, program = find_toolchain().compiler, tmp_path / "pool"
+    flags = ["-O1", "-std=gnu11", *STRICT, "-pthread", f"-I{HEADER_FOLDER}", str(ROOT / "tests" / "pool.c")]
+    built = run_compiler([*compiler.command, *flags, "-o", str(program), "-lm"])
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
 
 
 def test_threads_that_import_a_package_at_once_see_all_of_it(tmp_path):

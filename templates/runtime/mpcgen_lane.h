@@ -117,10 +117,11 @@ INLINE int lane_any(mask where) {
   return __builtin_ia32_cvtq2mask512((long long __attribute__((vector_size(64))))where) != 0;
 #elif REGISTER_BYTES == 64
   return __builtin_ia32_cvtd2mask512(where) != 0;
-#endif
+#else
   scalar_bits bits = 0;
   for (int lane = 0; lane < LANES; lane++) bits |= where[lane];
   return bits != 0;
+#endif
 }
 
 /* One call of the C library per lane: what is left where no vector variant exists. */

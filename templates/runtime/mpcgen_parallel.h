@@ -3,10 +3,12 @@
  * To wake one takes some 20 us, to make and join one 90, which is a batch of fifty pendulums. They sleep on a condition
  * variable and never spin, so that torch's threads have the cores between calls; and the caller does not wait for
  * one that has not woken when the work is done. Workers pull pieces of work from an atomic counter; what a piece
- * computes does not depend on who computes it. A fork's child has no threads, and begins with none. */
+ * computes does not depend on who computes it: rounding and the flushing of denormals are the caller's everywhere. A
+ * fork's child has no threads, and begins with none. Each of an extension's four variants has a pool of its own. */
 #ifndef MPCGEN_PARALLEL_H
 #define MPCGEN_PARALLEL_H
 
+#include <fenv.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -37,6 +39,7 @@ static struct {
   int working;   /* threads that did */
   work_function work;
   void *shared;
+  fenv_t environment; /* of the caller: a thread has its own since it was made */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .offered = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
 static pthread_once_t pool_once = PTHREAD_ONCE_INIT;
 
@@ -58,6 +61,7 @@ static void *pool_thread(void *unused) {
     pool.working++;
     const work_function work = pool.work;
     void *shared = pool.shared;
+    fesetenv(&pool.environment);
     pthread_mutex_unlock(&pool.lock);
     work(shared);
     pthread_mutex_lock(&pool.lock);
@@ -80,6 +84,7 @@ static int take_pool(work_function work, void *shared, int helpers) {
     pool.taken = 1;
     pool.work = work;
     pool.shared = shared;
+    fegetenv(&pool.environment);
     pool.vacancies = helpers < pool.threads ? helpers : pool.threads;
     for (int i = 0; i < pool.vacancies; i++) pthread_cond_signal(&pool.offered);
   }
