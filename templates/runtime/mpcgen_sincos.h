@@ -3,7 +3,7 @@
  *
  * x = k pi/2 + r with |r| <= pi/4; pi/2 comes in three parts, and fused multiply-adds make the first difference exact
  * (Cody and Waite 1980). The polynomials are minimax in z = r^2, of (sin r - r) / r^3 and (cos r - 1 + z/2) / z^2. The
- * error stays below two units in the last place. */
+ * error stays below two units in the last place, that of the tangent, their quotient, below four. */
 #ifndef MPCGEN_SINCOS_H
 #define MPCGEN_SINCOS_H
 
