@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,9 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from examples.paper import __main__ as paper
+from examples.paper.cells import cells_of
 from examples.paper.common import FOLDER, Claim, Results
+from examples.paper.comparison import claims_of, page_table, table
 from examples.paper.figure3 import agrees
 
 
@@ -88,6 +91,19 @@ def test_agreement_is_to_the_digits_given(value, digits, expected):
 
 def committed(name):
     return json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_committed_numbers_of_figure4_follow_from_the_committed_trials():
+    results = Results("figure4", FOLDER / "results")
+    kept = {cell: results.kept(cell.name, asdict(cell)) for cell in cells_of(results)}
+    assert [cell.name for cell, trial in kept.items() if trial is None] == []  # make paper repeats none
+    rows = json.loads(json.dumps(table(kept)))
+    assert rows == committed("figure4")["rows"]
+    assert [asdict(claim) for claim in claims_of(rows)] == committed("figure4")["claims"]
+
+
+def test_the_page_shows_the_committed_numbers_of_figure4():
+    assert page_table(committed("figure4")["rows"]) in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", paper.EXPERIMENTS)
