@@ -126,13 +126,13 @@ def _products(n: int, m: int) -> int:
 
 
 def box_qp(m: int) -> Flops:
-    """One projected Newton step with m controls: factor, direction, move, and the gradient after it."""
+    """One projected Newton step with m controls that meets no bound: gradient, factor, direction, move."""
     if m == 1:
         return Flops(plain=5, slow=1)  # distances to the bounds and their tests; the step
     image = m * (2 * m - 1)
     factor = sum(3 * j + (m - j - 1) * (3 * j + 1) for j in range(m))
     move = 3 * m + image + 4 * m  # candidate and change, quadratic and linear part
-    return Flops(2 * (image + m + 4 * m) + factor + _solve(m) + move, m)
+    return Flops(image + m + 4 * m + factor + _solve(m) + move, m)
 
 
 def _solve(m: int) -> int:
