@@ -16,6 +16,8 @@ from examples.paper.comparison import claims_of, page_table, table
 from examples.paper.figure3 import agrees
 
 
+# torch loads its rules for forward mode at their first use, with a warning about itself
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", paper.EXPERIMENTS)
 def test_short_experiment_bears_out_its_claims(name, tmp_path):
     result = CliRunner().invoke(paper.main, [name, "--quick", "--output", str(tmp_path)])
