@@ -20,7 +20,7 @@ SEEDS = (0, 1, 2, 3)
 DATA_SEED = 0  # as in the paper, all four trials of a cell learn from one data set
 EPOCHS = 10_000
 PATIENCE = 300  # epochs without a better validation loss of any seed, after which `nn` stops
-NETWORK_EPOCHS = {10: EPOCHS, 50: 1_500, 100: 300}  # at most; with 100 trajectories an epoch takes 0.6 s
+NETWORK_EPOCHS = {10: EPOCHS, 50: 1_500, 100: 1_500}  # at most; with 100 trajectories an epoch takes 0.6 s
 WORKERS = 2
 
 
