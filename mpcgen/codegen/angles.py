@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mpcgen.graph import Expr, topological
+from mpcgen.graph import Expr, rebuild, topological
 
 
 def without_angles(outputs: Sequence[Expr]) -> list[Expr]:
@@ -19,8 +19,7 @@ def without_angles(outputs: Sequence[Expr]) -> list[Expr]:
     """
     rebuilt: dict[Expr, Expr] = {}
     for node in topological(outputs):
-        args = tuple(rebuilt[arg] for arg in node.args)
-        new = node if args == node.args else node.graph.apply(node.op, *args)
+        new = rebuild(node, rebuilt)
         rebuilt[node] = _expanded(new) if new.op in ("sin", "cos") else new
     result = [rebuilt[output] for output in outputs]
     return list(outputs) if any(node.op == "atan2" for node in topological(result)) else result

@@ -19,7 +19,7 @@ from operator import mul
 from mpcgen.codegen.angles import without_angles
 from mpcgen.derivative.function import Function, Input, Output
 from mpcgen.derivative.kernels import Kernels
-from mpcgen.graph import Expr, flops, substitute, topological
+from mpcgen.graph import Expr, flops, rebuild, substitute, topological
 
 LEAST_REUSED = 2
 """Operations from which on a component of f is read rather than computed again."""
@@ -111,11 +111,8 @@ def _grouped(outputs: Sequence[Expr], fixed: frozenset[Expr]) -> list[Expr]:
     static = set(fixed)
     seen: set[Expr] = set()
     for node in order:
-        if node.op == "mul" and node not in inside:
-            new = _regrouped(node, inside, rebuilt, static)
-        else:
-            args = tuple(rebuilt[arg] for arg in node.args)
-            new = node if args == node.args else node.graph.apply(node.op, *args)
+        grouped = node.op == "mul" and node not in inside
+        new = _regrouped(node, inside, rebuilt, static) if grouped else rebuild(node, rebuilt)
         rebuilt[node] = new
         for inner in topological((new,), stop=seen):
             seen.add(inner)

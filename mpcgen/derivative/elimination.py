@@ -18,9 +18,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from mpcgen.derivative.matrices import Matrix, hessian
-from mpcgen.derivative.reverse import gradient, scaled, summed
-from mpcgen.graph import Expr, flops, substitute, topological
+from mpcgen.derivative.matrices import Matrix, hessian, lower_triangle
+from mpcgen.derivative.reverse import dependents, gradient, scaled, summed
+from mpcgen.graph import Expr, flops, substitute
 
 SEARCH_LIMIT = 100_000
 """Largest product of nodes and operations for which every node is tried as a cut (under a second of Python)."""
@@ -35,8 +35,7 @@ class PulledBack:
 
     def expressions(self) -> tuple[Expr, ...]:
         """Everything that is computed, the symmetric half once."""
-        triangle = (entry for i, row in enumerate(self.hessian) for entry in row[: i + 1])
-        return (*triangle, *(entry for g in self.gradients for entry in g))
+        return (*lower_triangle(self.hessian), *(entry for g in self.gradients for entry in g))
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,8 @@ class Elimination:
 
     @cached_property
     def order(self) -> list[Expr]:
-        """Numbers that depend on ``wrt``, arguments first; truth values have no derivative."""
-        active = dict.fromkeys(self.wrt)
-        nodes = topological(self.outputs, stop=active.keys())
-        for node in nodes:
-            if not node.is_boolean and any(arg in active for arg in node.args):
-                active[node] = None
-        return [node for node in nodes if node in active]
+        """Numbers that depend on ``wrt``, arguments first."""
+        return dependents(self.outputs, self.wrt)
 
     @cached_property
     def inner(self) -> list[Expr]:
@@ -244,11 +238,12 @@ def fewest_operations(elimination: Elimination) -> PulledBack:
         for cuts in (frozenset[Expr](), elimination.shared)
         for shortest_first in (False, True)
     ]
-    found = [_improved(elimination, choice) for choice in starts]
-    return min(found, key=_work)
+    best, _ = min((_improved(elimination, choice) for choice in starts), key=lambda found: found[1])
+    return best
 
 
-def _improved(elimination: Elimination, choice: Choice) -> PulledBack:
+def _improved(elimination: Elimination, choice: Choice) -> tuple[PulledBack, int]:
+    """The result of a choice, or of one that a search from it on finds; and its number of operations."""
     best = elimination.run(choice)
     work = _work(best)
     improved = len(elimination.inner) * work <= SEARCH_LIMIT
@@ -257,9 +252,9 @@ def _improved(elimination: Elimination, choice: Choice) -> PulledBack:
         for node in reversed(elimination.inner):
             changed = replace(choice, cuts=choice.cuts ^ {node})
             candidate = elimination.run(changed)
-            if _work(candidate) < work:
-                choice, best, work, improved = changed, candidate, _work(candidate), True
-    return best
+            if (fewer := _work(candidate)) < work:
+                choice, best, work, improved = changed, candidate, fewer, True
+    return best, work
 
 
 def _work(pulled: PulledBack) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from mpcgen.derivative.elimination import Elimination, fewest_operations
 from mpcgen.derivative.forward import tangents
 from mpcgen.derivative.function import Function, Input, Output
-from mpcgen.derivative.matrices import Matrix, hessian, jacobian
+from mpcgen.derivative.matrices import Matrix, hessian, jacobian, lower_triangle
 from mpcgen.derivative.reciprocals import split_reciprocals
 from mpcgen.derivative.reverse import gradient
 from mpcgen.graph import Expr, Graph, flops, symbols_of
@@ -60,11 +60,6 @@ def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
     return _Derivation(model, fused_limit).kernels()
 
 
-def lower_triangle(matrix: Matrix) -> tuple[Expr, ...]:
-    """Entries (i, j), j <= i, row by row: how the kernels store symmetric matrices."""
-    return tuple(matrix[i][j] for i in range(len(matrix)) for j in range(i + 1))
-
-
 def triangle_labels(names: Sequence[str]) -> tuple[str, ...]:
     """Labels of a `lower_triangle`."""
     return tuple(f"{names[i]}, {names[j]}" for i in range(len(names)) for j in range(i + 1))
@@ -87,6 +82,10 @@ def _dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:
 
 def _sum(a: Sequence[Expr], b: Sequence[Expr]) -> tuple[Expr, ...]:
     return tuple(left + right for left, right in zip(a, b, strict=True))
+
+
+def _matrix_sum(a: Matrix, b: Matrix) -> Matrix:
+    return tuple(_sum(*rows) for rows in zip(a, b, strict=True))
 
 
 def _with_split_reciprocals(model: Model, fixed: Sequence[Expr]) -> Model:
@@ -228,8 +227,10 @@ class _Derivation:
         pulled = fewest_operations(
             Elimination(self.model.next_state, self.tau, None, (self.costate,), weight)
         )
-        hessian = tuple(_sum(*rows) for rows in zip(self.cost_hessian, pulled.hessian, strict=True))
-        return hessian, _sum(self.cost_gradient, pulled.gradients[0])
+        return (
+            _matrix_sum(self.cost_hessian, pulled.hessian),
+            _sum(self.cost_gradient, pulled.gradients[0]),
+        )
 
     def _gradient_outputs(self, total: Sequence[Expr]) -> tuple[Output, ...]:
         n = len(self.x_names)
@@ -248,14 +249,13 @@ class _Derivation:
         columns = tuple(zip(*self.F, strict=True))
         VF = [[_dot(self.graph, row, column) for column in columns] for row in self.V]
         images = tuple(zip(*VF, strict=True))
-        product = [[_dot(self.graph, column, image) for image in images] for column in columns]
-        Q = tuple(_sum(*rows) for rows in zip(H, product, strict=True))
-        return self._model_outputs(Q, total, self._by_columns(self.offset))
+        product = tuple(tuple(_dot(self.graph, column, image) for image in images) for column in columns)
+        return self._model_outputs(_matrix_sum(H, product), total, self._by_columns(self.offset))
 
     def _eliminated(self, weight: Expr | None) -> tuple[Output, ...]:
         cotangents = (self.costate, self.offset)
         pulled = fewest_operations(Elimination(self.model.next_state, self.tau, self.V, cotangents, weight))
-        Q = tuple(_sum(*rows) for rows in zip(self.cost_hessian, pulled.hessian, strict=True))
+        Q = _matrix_sum(self.cost_hessian, pulled.hessian)
         along_costate, along_offset = pulled.gradients
         return self._model_outputs(Q, _sum(self.cost_gradient, along_costate), along_offset)
 

@@ -50,6 +50,11 @@ def hessian(output: Expr, wrt: Sequence[Expr]) -> Matrix:
     return tuple(tuple(rows[min(i, j)][max(i, j)] for j in range(k)) for i in range(k))
 
 
+def lower_triangle(matrix: Matrix) -> tuple[Expr, ...]:
+    """Entries (i, j), j <= i, row by row: how the kernels store symmetric matrices."""
+    return tuple(matrix[i][j] for i in range(len(matrix)) for j in range(i + 1))
+
+
 def sparsity(matrix: Matrix) -> tuple[tuple[bool, ...], ...]:
     """Return True for each entry that is not structurally zero."""
     return tuple(tuple(not entry.is_zero for entry in row) for row in matrix)

@@ -5,8 +5,10 @@ for all quotients by s(x), and derivatives carry shorter products.
 """
 
 from collections.abc import Collection, Sequence
+from functools import reduce
+from operator import mul
 
-from mpcgen.graph import Expr, topological
+from mpcgen.graph import Expr, rebuild, topological
 
 
 def split_reciprocals(outputs: Sequence[Expr], fixed: Collection[Expr]) -> list[Expr]:
@@ -14,8 +16,7 @@ def split_reciprocals(outputs: Sequence[Expr], fixed: Collection[Expr]) -> list[
     rebuilt: dict[Expr, Expr] = {}
     known = set(fixed)
     for node in topological(outputs):
-        args = tuple(rebuilt[arg] for arg in node.args)
-        new = node if args == node.args else node.graph.apply(node.op, *args)
+        new = rebuild(node, rebuilt)
         rebuilt[node] = _split(new, known) if new.op == "div" else new
         if new.args and all(arg.is_const or arg in known for arg in new.args):
             known.add(new)
@@ -34,11 +35,4 @@ def _split(reciprocal: Expr, known: Collection[Expr]) -> Expr:
     rest = [factor for factor in factors if not (factor.is_const or factor in known)]
     if not apart or not rest:
         return reciprocal
-    return (1.0 / _product(apart)) * (1.0 / _product(rest))
-
-
-def _product(factors: Sequence[Expr]) -> Expr:
-    product = factors[0]
-    for factor in factors[1:]:
-        product = product * factor
-    return product
+    return (1.0 / reduce(mul, apart)) * (1.0 / reduce(mul, rest))

@@ -21,23 +21,30 @@ def vjp(outputs: Sequence[Expr], cotangents: Sequence[Expr], wrt: Sequence[Expr]
         raise InternalError(f"vjp was given {len(outputs)} outputs but {len(cotangents)} cotangents")
     if not wrt:
         return []
-    targets = dict.fromkeys(wrt)
-    order = topological(outputs, stop=targets.keys())
-    active = dict(targets)
-    for node in order:
-        if any(arg in active for arg in node.args):
-            active[node] = None
+    targets = set(wrt)
+    order = dependents(outputs, wrt)
+    active = set(order)
     adjoints: dict[Expr, Expr] = {}
     for output, cotangent in zip(outputs, cotangents, strict=True):
         adjoints[output] = adjoints[output] + cotangent if output in adjoints else cotangent
     for node in reversed(order):
-        if node in targets or node not in adjoints or node not in active:
+        if node in targets or node not in adjoints:
             continue
         for arg, partial in partials(node, active):
             term = scaled(adjoints[node], partial)
             adjoints[arg] = summed(adjoints[arg], term) if arg in adjoints else term
     zero = wrt[0].graph.const(0.0)
     return [adjoints.get(node, zero) for node in wrt]
+
+
+def dependents(outputs: Sequence[Expr], wrt: Sequence[Expr]) -> list[Expr]:
+    """Numbers behind ``outputs`` that depend on ``wrt``, arguments first; truth values have no derivative."""
+    active = set(wrt)
+    nodes = topological(outputs, stop=active.copy())
+    for node in nodes:
+        if not node.is_boolean and any(arg in active for arg in node.args):
+            active.add(node)
+    return [node for node in nodes if node in active]
 
 
 def scaled(adjoint: Expr, partial: Expr) -> Expr:

@@ -9,7 +9,7 @@ from mpcgen.graph.integrators import integrate
 from mpcgen.graph.model import Model
 from mpcgen.graph.ops import LEAVES, OPERATIONS, Operation
 from mpcgen.graph.printer import listing, summary
-from mpcgen.graph.walk import flops, operation_count, substitute, symbols_of, topological
+from mpcgen.graph.walk import flops, operation_count, rebuild, substitute, symbols_of, topological
 
 __all__ = [
     "LEAVES",
@@ -25,6 +25,7 @@ __all__ = [
     "integrate",
     "listing",
     "operation_count",
+    "rebuild",
     "substitute",
     "summary",
     "symbols_of",

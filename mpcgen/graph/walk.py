@@ -30,17 +30,17 @@ def topological(outputs: Sequence[Expr], stop: Collection[Expr] = ()) -> list[Ex
     return order
 
 
+def rebuild(node: Expr, rebuilt: Mapping[Expr, Expr]) -> Expr:
+    """Return ``node`` on what its arguments were ``rebuilt`` to, simplified anew; itself if they are the same."""
+    args = tuple(rebuilt[arg] for arg in node.args)
+    return node if args == node.args else node.graph.apply(node.op, *args)
+
+
 def substitute(outputs: Sequence[Expr], mapping: Mapping[Expr, Expr]) -> list[Expr]:
     """Return ``outputs`` with every node of ``mapping`` replaced at once, simplified anew."""
     rebuilt: dict[Expr, Expr] = {}
     for node in topological(outputs, stop=mapping.keys()):
-        if node in mapping:
-            rebuilt[node] = mapping[node]
-        elif node.args:
-            args = tuple(rebuilt[arg] for arg in node.args)
-            rebuilt[node] = node if args == node.args else node.graph.apply(node.op, *args)
-        else:
-            rebuilt[node] = node
+        rebuilt[node] = mapping[node] if node in mapping else rebuild(node, rebuilt)
     return [rebuilt[output] for output in outputs]
 
 
