@@ -4,6 +4,7 @@ import os
 
 import pytest
 from controllers import NONLINEAR, Example, example
+from drafts import Draft
 from hypothesis import HealthCheck, settings
 
 # The same examples in every run, and no deadline: a first example compiles, and two workers share the cores.
@@ -38,3 +39,8 @@ def lqr() -> Example:
 def nonlinear(request: pytest.FixtureRequest) -> Example:
     """Pendulum, cartpole and car, in turn."""
     return example(request.param)
+
+
+@pytest.fixture
+def draft() -> Draft:
+    return Draft()

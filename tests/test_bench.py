@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -165,6 +166,11 @@ def test_a_peer_says_what_it_cannot_solve():
     assert reasons["casadi ipopt"][0] is None and "4900 variables" in reasons["casadi ipopt"][1]
     if importlib.util.find_spec("mpc") is not None:
         assert "not quadratic" in reasons["mpc (the paper's)"][0]
+
+
+def test_numpy_is_only_needed_by_the_peers_that_bring_it():
+    code = "import sys; sys.modules['numpy'] = None; import mpcgen.bench.run, mpcgen.bench.peers"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_command_writes_tables_json_and_a_picture(tiny_run):

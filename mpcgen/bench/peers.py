@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -282,12 +281,12 @@ SAME_COST = 1e-6
 def agreement(own_cost: Tensor, own_solved: Tensor, peer: PeerSolution) -> dict[str, Any]:
     """Fields of a `PeerRow` that say how the costs compare."""
     both = own_solved & peer.converged & peer.cost.isfinite()
-    excess = ((peer.cost - own_cost) / own_cost.abs().clamp(min=1.0))[both].numpy()
-    same = np.abs(excess) <= SAME_COST
+    excess = ((peer.cost - own_cost) / own_cost.abs().clamp(min=1.0))[both]
+    same = excess.abs() <= SAME_COST
     return {
         "both": int(both.sum()),
         "agree": int(same.sum()),
         "cheaper": int((excess < -SAME_COST).sum()),
         "dearer": int((excess > SAME_COST).sum()),
-        "worst_agreeing": float(np.abs(excess[same]).max()) if same.any() else None,
+        "worst_agreeing": float(excess[same].abs().max()) if same.any() else None,
     }

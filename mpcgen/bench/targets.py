@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mpcgen.bench.cells import Cell, Measurement
 from mpcgen.bench.problems import NAMES
-from mpcgen.bench.results import Results
+from mpcgen.bench.results import Beside, Results
 
 PASS_MICROSECONDS = {"pendulum": 0.41, "cartpole": 0.60}
 SHARES = {"pendulum": 0.25, "cartpole": 0.35, "box_lq": 0.45, "free_lq": 0.45, "quadrotor": 0.45} | {
@@ -137,24 +137,15 @@ def _precision(
 
 def _device(results: Results) -> Iterator[Verdict]:
     """What a CUDA device is meant to reach."""
-    pairs = [pair for pair in results.beside() if pair.device.cell.dtype == "float32"]
     problems = {m.cell.problem for m in results.measurements}
     for name, least in DEVICE_TIMES.items():
         if name in problems:
-            times = {
-                _at(pair.device.cell): pair.times
-                for pair in pairs
-                if (pair.device.cell.problem, pair.device.cell.batch) == (name, DEVICE_BATCH)
-            }
+            times = {at: pair.times for at, pair in _pairs(results, name, DEVICE_BATCH)}
             yield _worst(f"times one core, batch {DEVICE_BATCH}, float32", name, times, least, min)
     for name, most in DEVICE_PASS_SHARE.items():
         if name in problems:
-            shares = {
-                _at(pair.device.cell): 1 / pair.times_per_pass
-                for pair in pairs
-                if (pair.device.cell.problem, pair.device.cell.batch) == (name, DEVICE_PASS_BATCH)
-                and pair.times_per_pass
-            }
+            pairs = _pairs(results, name, DEVICE_PASS_BATCH)
+            shares = {at: _ratio(1.0, pair.times_per_pass) for at, pair in pairs}
             target = f"time per iteration over one core's, batch {DEVICE_PASS_BATCH}, float32"
             yield _worst(target, name, shares, most, max)
     for name, limits in SMALL_DEVICE_MILLISECONDS.items():
@@ -167,6 +158,16 @@ def _device(results: Results) -> Iterator[Verdict]:
                     limit,
                     max,
                 )
+
+
+def _pairs(results: Results, name: str, batch: int) -> list[tuple[str, Beside]]:
+    """A problem's float32 cells of one batch on the device, beside a core's."""
+    return [
+        (_at(pair.device.cell), pair)
+        for pair in results.beside()
+        if (pair.device.cell.problem, pair.device.cell.batch, pair.device.cell.dtype)
+        == (name, batch, "float32")
+    ]
 
 
 def _small(results: Results, name: str, what: str) -> dict[str, float]:

@@ -68,17 +68,14 @@ INLINE mask large_angles(real x) {
 LANE_BY_LANE_1(sine_by_lanes, LIBM(sin))
 LANE_BY_LANE_1(cosine_by_lanes, LIBM(cos))
 
-INLINE real lane_sin(real x) {
-  const real sine = sine_of_turned(x, 0);
-  const mask large = large_angles(x);
-  return lane_any(large) ? lane_select(large, sine_by_lanes(x), sine) : sine;
-}
-
-INLINE real lane_cos(real x) {
-  const real cosine = sine_of_turned(x, 1);
-  const mask large = large_angles(x);
-  return lane_any(large) ? lane_select(large, cosine_by_lanes(x), cosine) : cosine;
-}
+#define SINE_OF_TURNED(name, quarters, by_lanes)                                  \
+  INLINE real name(real x) {                                                     \
+    const real result = sine_of_turned(x, quarters);                             \
+    const mask large = large_angles(x);                                          \
+    return lane_any(large) ? lane_select(large, by_lanes(x), result) : result;   \
+  }
+SINE_OF_TURNED(lane_sin, 0, sine_by_lanes)
+SINE_OF_TURNED(lane_cos, 1, cosine_by_lanes)
 
 INLINE real lane_tan(real x) { return lane_sin(x) / lane_cos(x); }
 

@@ -208,7 +208,7 @@ ALWAYS_INLINE void gain_columns(const stage_model *q, const mask *is_free, const
 
 /* gain = -(free block of Quu)^-1 Qux, zero in the clamped rows; (NU, NX). */
 INLINE void feedback_gain(const stage_model *q, const mask *is_free, const real *unit_lower,
-                                 const real *inverse_pivot, out_reals gain) {
+                          const real *inverse_pivot, out_reals gain) {
   for (int j = 0; j < WHOLE_TILES(NX); j += TILE) gain_columns(q, is_free, unit_lower, inverse_pivot, j, TILE, gain);
   if (NX % TILE) gain_columns(q, is_free, unit_lower, inverse_pivot, WHOLE_TILES(NX), NX % TILE, gain);
 }
@@ -236,7 +236,7 @@ ALWAYS_INLINE void value_columns(const stage_model *q, in_reals gain, int j, int
  * is Qxx + Qux'K. The step may be short of the minimum: v - lambda keeps all terms. `qu` is the model's linear term
  * in u. */
 INLINE void update_value(const stage_model *q, const real *quu, const real *qu, in_reals gain,
-                                in_reals step, value_model *restrict value) {
+                         in_reals step, value_model *restrict value) {
   real slope[NU];
   symmetric_times(quu, step, slope);
   for (int a = 0; a < NU; a++) slope[a] += qu[a];

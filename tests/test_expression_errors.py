@@ -1,0 +1,69 @@
+"""Expressions that have no real value, no counterpart in C or a jump: a typed error that names them and the remedy."""
+
+import pytest
+import sympy as sp
+from drafts import refused
+
+from mpcgen import UnsupportedExpressionError
+
+x, y, force = sp.symbols("x velocity force", real=True)
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        (sp.I * x, ("imaginary",)),
+        (sp.sqrt(-1 - x**2).subs(x, 0) * x, ("imaginary",)),
+        (sp.nan, ("nan",)),
+        (sp.oo + 0 * x, ("oo",)),
+        (sp.zoo * x, ("zoo",)),
+        (sp.Float("1e400") * x, ("double precision",)),
+        (sp.Pow(-2, x), ("(-2)**x", "negative")),
+        (sp.asin(2) * x, ("asin(2)", "not a real")),
+        (sp.gamma(x), ("gamma(x)", "not supported", "tanh")),
+        (sp.besselj(0, x), ("besselj", "not supported")),
+        (sp.Function("drag")(x), ("drag(x)", "undefined")),
+        (sp.Derivative(sp.Function("drag")(x), x), ("Derivative", "doit")),
+        (sp.Integral(sp.exp(-(x**2)), (x, 0, y)), ("Integral", "doit")),
+        (sp.MatrixSymbol("M", 2, 2)[0, 1] * x, ("M[0, 1]", "problem.parameter")),
+        (sp.Piecewise((x, x < 0)), ("Piecewise", "(value, True)")),
+        (sp.Piecewise((0, x), (x, True)), ("'x' stands as a condition", "x > 0")),
+        (sp.Piecewise((0, sp.Eq(x, 0)), (x, True)), ("Eq(x, 0)", "inequality")),
+    ],
+)
+def test_expressions_without_a_real_value_or_a_counterpart(draft, expression, words):
+    draft.problem.stage_cost = draft.u**2 + draft.x**2
+    draft.problem.terminal_cost = expression
+    with refused("terminal cost", *words, kind=UnsupportedExpressionError):
+        draft.problem.spec()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [sp.floor(x), sp.ceiling(x), sp.frac(x), sp.Mod(x, 2), sp.Heaviside(x), sp.sign(x), sp.DiracDelta(x)],
+    ids=lambda expression: type(expression).__name__,
+)
+def test_discontinuous_functions(draft, expression):
+    draft.problem.dynamics = [draft.v + expression, draft.u]
+    with refused("row 0", "discontinuity", "tanh", kind=UnsupportedExpressionError):
+        draft.problem.spec()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        sp.Piecewise((0, x < 1), (1, True)),
+        sp.Piecewise((x**2, sp.Abs(x) < 1), (2 * sp.Abs(x), True)),
+        sp.Piecewise((x, x < y), (x + 0.01, True)),
+        sp.Piecewise((0, x < 500), (x, True)),
+        sp.Piecewise((0, (x > 0) & (x < 1)), (x, True)),
+        sp.Piecewise((1, x**2 + y**2 < 1), (0, True)),
+        sp.sin(sp.Piecewise((0, sp.exp(x) < 2), (1, True))),
+        sp.Piecewise((1, sp.Symbol("mass", real=True) > 2.5), (0, True)),
+    ],
+    ids=str,
+)
+def test_a_piecewise_whose_branches_do_not_meet(draft, expression):
+    draft.problem.dynamics = [draft.v, draft.u / draft.mass + expression]
+    with refused("row 1", "Piecewise", "jumps from", "meet", kind=UnsupportedExpressionError):
+        draft.problem.spec()
