@@ -12,6 +12,7 @@ enum { HORIZON = 5, BATCH = 11, SPOILT = 3, STATUSES = 6, MOST_ITERATIONS = 60 }
 
 typedef struct {
   int64_t batch;
+  int constant; /* parameters: one value for all stages */
   const void *data[NPARAMETERS + 1];
   void *gradients[NPARAMETERS + 1];
   int64_t strides[NPARAMETERS + 1];
@@ -39,11 +40,12 @@ static int32_t *flags(int64_t count) {
   return at;
 }
 
-/* Every parameter at its value, one for all problems or one each. */
+/* Every parameter at its value, one for all problems or one each, and one for all stages or one each. */
 static void fill_parameters(arrays *a, int shared) {
   const double *value = PARAMETER_VALUES;
+  const int rows = parameter_rows(HORIZON, a->constant);
   for (int p = 0; p < NPARAMETERS; p++) {
-    const int size = PARAMETERS[p].size, count = size * parameter_stages(&PARAMETERS[p], HORIZON);
+    const int size = PARAMETERS[p].size, count = size * parameter_stages(&PARAMETERS[p], rows);
     const int64_t total = shared ? count : count * a->batch;
     scalar *at = numbers(total);
     for (int64_t i = 0; i < total; i++) at[i] = (scalar)value[i % size];
@@ -54,8 +56,8 @@ static void fill_parameters(arrays *a, int shared) {
   }
 }
 
-static arrays make_arrays(int64_t batch, int shared) {
-  arrays a = {.batch = batch};
+static arrays make_arrays(int64_t batch, int shared, int constant) {
+  arrays a = {.batch = batch, .constant = constant};
   fill_parameters(&a, shared);
   a.initial = numbers(batch * NX);
   a.start = numbers(batch * HORIZON * NU);
@@ -116,6 +118,7 @@ static void solve(arrays *a, int exact, int cold, int threads) {
       .initial_state_stride = NX,
       .initial_controls = cold ? NULL : a->start,
       .initial_controls_stride = HORIZON * NU,
+      .constant_parameters = a->constant,
       .parameters = a->data,
       .parameter_strides = a->strides,
       .states = a->x,
@@ -139,6 +142,7 @@ static void differentiate(arrays *a, int exact, int all_cotangents, double smoot
       .exact_hessian = exact,
       .threads = threads,
       .smoothing = smoothing,
+      .constant_parameters = a->constant,
       .parameters = a->data,
       .parameter_strides = a->strides,
       .states = a->x,
@@ -162,6 +166,7 @@ static void change(arrays *a, int exact, double smoothing, int threads) {
       .exact_hessian = exact,
       .threads = threads,
       .smoothing = smoothing,
+      .constant_parameters = a->constant,
       .parameters = a->data,
       .parameter_strides = a->strides,
       .states = a->x,
@@ -182,6 +187,7 @@ static void examine(arrays *a) {
   const examine_arguments arguments = {
       .batch = a->batch,
       .horizon = HORIZON,
+      .constant_parameters = a->constant,
       .parameters = a->data,
       .parameter_strides = a->strides,
       .states = a->x,
@@ -216,7 +222,7 @@ static double check(const arrays *a, int *met) {
     }
   }
   for (int p = 0; p < NPARAMETERS; p++) {
-    const int count = PARAMETERS[p].size * parameter_stages(&PARAMETERS[p], HORIZON);
+    const int count = PARAMETERS[p].size * parameter_stages(&PARAMETERS[p], parameter_rows(HORIZON, a->constant));
     for (int64_t i = 0; i < (a->strides[p] ? count * a->batch : count); i++) {
       const double g = (double)((const scalar *)a->gradients[p])[i];
       require(isfinite(g), "a parameter's gradient is not finite");
@@ -236,7 +242,7 @@ void EXERCISE(void) {
     for (int way = 0; way < 4; way++) {
       const int exact = way & 1, shared = way >> 1;
       const double smoothing = way == 1 ? 0.01 : 0;
-      arrays a = make_arrays(batches[i], shared);
+      arrays a = make_arrays(batches[i], shared, exact);
       solve(&a, exact, shared, 2);
       differentiate(&a, exact, !shared, smoothing, 2);
       change(&a, exact, smoothing, 2);

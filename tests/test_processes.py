@@ -163,11 +163,9 @@ def test_distributed_processes_learn_as_one_process_does():
         [*command, "examples/distributed.py"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "2 processes agree in every step: True" in done.stdout
-    (first, last), (half_way,) = (
-        [float(number) for number in re.findall(r"\d+\.\d{12}", line)]
-        for line in done.stdout.splitlines()[:2]
-    )
+    one, other = sorted(line for line in done.stdout.splitlines() if line.startswith("process"))
+    assert one.removeprefix("process 0") == other.removeprefix("process 1")  # to the last digit
+    first, half_way, last = (float(number) for number in re.findall(r"\d+\.\d+", one)[:3])
     masses = distributed.train(0, 1, lambda controller: controller)
     expected = [masses[0].item(), masses[distributed.STEPS // 2].item(), masses[-1].item()]
     # half of the sum of two means differs from the mean by rounding, and the solutions by tol = 1e-8

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "179e8519e3b9a4fb60db266a3d51ef110404f2edb0c8b808734bd3c3dd4f91cc"),
+    library=load(__file__, "car", "45d897e06d6839f0c3dea8026b5cff7317097f603c1c9c3afcc2522aa114fe4d"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "a2b3f18360914e0c548edd87d8676b352a9c154158ff20f17ce9292a57e2e9eb"),
+    library=load(__file__, "cartpole", "ea950bfca1d764853374c43af28f2a6c171f7d870a418f8502c905a4218c19ad"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

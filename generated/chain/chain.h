@@ -62,6 +62,7 @@ typedef struct {
   int32_t exact_hessian;             /* 1: Hessian of the Lagrangian near the solution; 0: Gauss-Newton */
   int32_t certify;                   /* 1: check the second-order condition before a problem counts as solved */
   int32_t threads;
+  int32_t constant_parameters;       /* 1: each parameter has one value for all stages, and no axis of stages */
   double tolerance;                  /* on the KKT residual */
   double barrier;                    /* mu of a log-barrier in place of the bounds; 0: the bounds themselves */
   const void *initial_state;         /* (batch, 21) */
@@ -87,6 +88,7 @@ typedef struct {
   int32_t exact_hessian;             /* 1: exact gradient; 0: the paper's Module 2 (Gauss-Newton Hessian) */
   int32_t threads;
   int32_t barrier;                   /* 1: the solution is that of the problem with the barrier at `smoothing` */
+  int32_t constant_parameters;       /* as for the solver */
   double smoothing;                  /* mu of the log-barrier in place of the bounds; 0: the bounds themselves */
   const void *const *parameters;     /* as for the solver */
   const int64_t *parameter_strides;
@@ -107,6 +109,7 @@ typedef struct {
   int32_t exact_hessian;             /* as for the gradient */
   int32_t threads;
   int32_t barrier;
+  int32_t constant_parameters;       /* as for the solver */
   double smoothing;
   const void *const *parameters;     /* as for the solver */
   const int64_t *parameter_strides;
@@ -125,6 +128,7 @@ typedef struct {
 typedef struct {
   int64_t batch;
   int32_t horizon;
+  int32_t constant_parameters;       /* as for the solver */
   const void *const *parameters;     /* as for the solver */
   const int64_t *parameter_strides;
   const void *states;                /* (batch, N+1, 21) */

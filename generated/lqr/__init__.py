@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "32d950434a1ebadef5ff14bb69cff2f8a050baa36bdd30975894002b6123f8ba"),
+    library=load(__file__, "lqr", "910775e4bdb878405bda26e555a4496aa7839c63669b225788032c99cc07a708"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

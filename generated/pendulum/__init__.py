@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "f6f3b104da478f30d32123a3c2783298b2def7559863160de2d23778efc7e20a"),
+    library=load(__file__, "pendulum", "46bed3b555b5f9bf32ec3feaca6049735623e7194362d34f20b4310a65207eb2"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -22,8 +22,9 @@ DEVICES = ("cpu", "cuda")
 class Call:
     """A batch of problems as the kernels take it; B is the product of ``batch_shape``.
 
-    x0: (B, n). u_init: (B, N, m), (1, N, m) or None. parameters: per parameter (B, ...) or (1, ...), the
-    latter shared by the batch; all differentiable functions of what the user passed.
+    x0: (B, n). u_init: (B, N, m), (1, N, m) or None. parameters: per parameter (B, [stages,] *shape) or (1, ...), the
+    latter shared by the batch; all differentiable functions of what the user passed. The axis of stages has length
+    one in all of them if none came with a value for each stage.
     """
 
     batch_shape: torch.Size
@@ -49,13 +50,17 @@ def make_call(
         p.name: _as_tensor(controller, p, given[p.name], x0) for p in controller.parameters if p.name in given
     }
     horizon = _find_horizon(controller, horizon, u_init, values)
-    defaults = _defaults(controller, x0, horizon, frozenset(values))
+    once = all(
+        values[p.name].shape == p.shape for p in controller.parameters if p.per_stage and p.name in values
+    )
+    stages = None if once else horizon
+    defaults = _defaults(controller, x0, stages, frozenset(values))
     leading: dict[str, torch.Size] = {}
     for parameter in controller.parameters:
-        name, shape = parameter.name, parameter.full_shape(horizon)
+        name, shape = parameter.name, parameter.full_shape(stages)
         if name in values:
-            if parameter.per_stage:
-                values[name] = _with_stages(values[name], shape)
+            if parameter.per_stage and values[name].shape == parameter.shape:
+                values[name] = values[name].expand(shape)
             leading[name] = _leading(controller, name, values[name], shape)
     u_shape = (horizon, len(controller.controls))
     if u_init is not None:
@@ -68,7 +73,7 @@ def make_call(
         (x0.expand(*batch_shape, n) if leading else x0).reshape(-1, n),
         None if u_init is None else _flatten(u_init, u_shape, batch_shape),
         tuple(
-            _flatten(values[p.name], p.full_shape(horizon), batch_shape)
+            _flatten(values[p.name], p.full_shape(stages), batch_shape)
             if p.name in values
             else defaults[p.name]
             for p in controller.parameters
@@ -76,7 +81,9 @@ def make_call(
     )
 
 
-def _defaults(controller: Description, x0: Tensor, horizon: int, given: frozenset[str]) -> dict[str, Tensor]:
+def _defaults(
+    controller: Description, x0: Tensor, stages: int | None, given: frozenset[str]
+) -> dict[str, Tensor]:
     """Defaults of the parameters not given, each (1, [stages,] *shape)."""
     absent = tuple(p for p in controller.parameters if p.name not in given)
     for parameter in absent:
@@ -87,26 +94,26 @@ def _defaults(controller: Description, x0: Tensor, horizon: int, given: frozense
             )
     # Tensors made while tracing or inside a functorch transform belong to it, and must not outlive it.
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _make_defaults(absent, x0.dtype, x0.device, horizon)
-    return _kept_defaults(absent, x0.dtype, x0.device, horizon)
+        return _make_defaults(absent, x0.dtype, x0.device, stages)
+    return _kept_defaults(absent, x0.dtype, x0.device, stages)
 
 
 def _make_defaults(
-    parameters: tuple[Parameter, ...], dtype: torch.dtype, device: torch.device, horizon: int
+    parameters: tuple[Parameter, ...], dtype: torch.dtype, device: torch.device, stages: int | None
 ) -> dict[str, Tensor]:
     made = {}
     for parameter in parameters:
         value = torch.tensor(parameter.default, dtype=dtype, device=device).reshape(parameter.shape)
-        made[parameter.name] = value.expand(1, *parameter.full_shape(horizon)).contiguous()
+        made[parameter.name] = value.expand(1, *parameter.full_shape(stages)).contiguous()
     return made
 
 
 @functools.lru_cache(maxsize=64)
 def _kept_defaults(
-    parameters: tuple[Parameter, ...], dtype: torch.dtype, device: torch.device, horizon: int
+    parameters: tuple[Parameter, ...], dtype: torch.dtype, device: torch.device, stages: int | None
 ) -> dict[str, Tensor]:
     with torch.inference_mode(False):  # else autograd could not save them later
-        return _make_defaults(parameters, dtype, device, horizon)
+        return _make_defaults(parameters, dtype, device, stages)
 
 
 def _check_x0(controller: Description, x0: Tensor) -> None:
@@ -185,13 +192,6 @@ def _find_horizon(
     return controller.horizon
 
 
-def _with_stages(value: Tensor, full_shape: tuple[int, ...]) -> Tensor:
-    """Give a value without stage axis the same value at every stage."""
-    if value.ndim == len(full_shape) - 1 and tuple(value.shape) == full_shape[1:]:
-        return value.expand(full_shape)
-    return value
-
-
 def _leading(controller: Description, name: str, value: Tensor, shape: tuple[int, ...]) -> torch.Size:
     split = value.ndim - len(shape)
     if split < 0 or tuple(value.shape[split:]) != shape:
@@ -212,6 +212,13 @@ def _broadcast(controller: Description, x0: Tensor, leading: Mapping[str, torch.
         raise ShapeError(
             f"{controller.name}: the leading (batch) dimensions do not broadcast: {', '.join(shapes)}"
         ) from error
+
+
+def at_each_stage(value: Tensor, stages: int | None, size: int) -> Tensor:
+    """(B or 1, stages, size) of a `Call`'s parameter; ``stages`` is None if it has no axis of stages."""
+    if stages is None:
+        return value.reshape(value.shape[0], 1, size)
+    return value.reshape(*value.shape[:2], size).expand(-1, stages, -1)
 
 
 def _flatten(value: Tensor, shape: tuple[int, ...], batch_shape: torch.Size) -> Tensor:

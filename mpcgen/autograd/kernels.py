@@ -42,6 +42,12 @@ def _stride_array(device: Device, parameters: tuple[Tensor | None, ...]) -> Any:
     return device.ffi.new("int64_t[]", _strides(parameters))
 
 
+def is_constant(controller: Controller, parameters: Tensors) -> bool:
+    """Whether every per-stage parameter (B or 1, stages, ...) has one value for all stages."""
+    pairs = zip(controller.parameters, parameters, strict=True)
+    return all(value.shape[1] == 1 for parameter, value in pairs if parameter.per_stage)
+
+
 def _dense(tensor: Tensor) -> Tensor:
     """The numbers themselves in memory, row-major; a tensor may be a view that only stands for their negatives."""
     return tensor.resolve_neg().contiguous()
@@ -88,8 +94,17 @@ def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
     u_stride = 0 if shared else call.horizon * len(controller.controls)
     strides = _strides(call.parameters)
     device = device_of(controller, call.x0)
+    constant = is_constant(controller, call.parameters)
     return Solver(
-        controller, device, options, call.x0.dtype, call.horizon, call.batch_shape, strides, u_stride
+        controller,
+        device,
+        options,
+        call.x0.dtype,
+        call.horizon,
+        call.batch_shape,
+        strides,
+        u_stride,
+        constant,
     )
 
 
@@ -138,6 +153,7 @@ def differentiate(
     fields = _solution_fields(device, options, x, u, wanted, singular) | {
         "parameters": pointers,
         "parameter_strides": strides,
+        "constant_parameters": is_constant(controller, parameters),
         "cotangent_states": _pointer(device, g_x),
         "cotangent_controls": _pointer(device, g_u),
         "cotangent_cost": _pointer(device, g_cost),
@@ -173,6 +189,7 @@ def tangent(
     fields = _solution_fields(device, options, x, u, wanted, singular) | {
         "parameters": pointers,
         "parameter_strides": strides,
+        "constant_parameters": is_constant(controller, parameters),
         "tangent_initial_state": _pointer(device, d_x0),
         "tangent_parameters": changes,
         "tangent_strides": change_strides,
@@ -201,6 +218,7 @@ def examine(controller: Controller, x: Tensor, u: Tensor, status: Tensor, parame
         "usable": _flags(device, wanted),
         "parameters": pointers,
         "parameter_strides": strides,
+        "constant_parameters": is_constant(controller, parameters),
     }
     fields |= {
         name: _pointer(device, out)

@@ -21,7 +21,8 @@ class Solver:
     """The solver for batches of one shape, dtype, horizon and sharing of parameters.
 
     batch_shape: leading dimensions of the outputs. strides: of each parameter, numbers from one problem to the
-    next, 0 where the batch shares it; u_stride: the same of u_init.
+    next, 0 where the batch shares it; u_stride: the same of u_init. constant_parameters: each has one value for all
+    stages, and no axis of stages.
 
     Several threads may call it at once: each call has an argument struct to itself and leaves it to a later one.
     """
@@ -38,6 +39,7 @@ class Solver:
         batch_shape: Sequence[int],
         strides: Sequence[int],
         u_stride: int,
+        constant_parameters: bool,
     ) -> None:
         n, m = len(controller.states), len(controller.controls)
         self._batch = math.prod(batch_shape)
@@ -59,6 +61,7 @@ class Solver:
             "barrier": options.smoothing if options.smooth == "solve" else 0.0,
             "initial_state_stride": n,
             "initial_controls_stride": u_stride,
+            "constant_parameters": constant_parameters,
         }
         self._spare: list[_Arguments] = []
 

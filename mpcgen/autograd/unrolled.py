@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd import kernels
-from mpcgen.autograd.arguments import Call
+from mpcgen.autograd.arguments import Call, at_each_stage
 from mpcgen.autograd.options import Options
 from mpcgen.errors import ParameterError
 from mpcgen.graph.lowering import lower_spec
@@ -116,7 +116,7 @@ class Unrolled:
 
     def _problems(self, call: Call) -> Problems:
         theta = tuple(
-            value.reshape(value.shape[0], p.stages(call.horizon), len(p.symbols))
+            at_each_stage(value, p.stages(call.horizon) if p.per_stage else None, len(p.symbols))
             for p, value in zip(self.spec.parameters, call.parameters, strict=True)
         )
         no_bounds = call.x0.new_zeros(len(call.x0), call.horizon, len(self.spec.controls))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mpcgen.autograd.arguments import make_call
 from mpcgen.autograd.devices import device_of
+from mpcgen.autograd.kernels import is_constant
 from mpcgen.bench.problems import Problem
 from mpcgen.runtime.controller import Controller
 
@@ -129,6 +130,7 @@ class Batch:
         fields = fields | {
             "parameters": list(self.parameters),
             "parameter_strides": ffi.new("int64_t[]", strides),
+            "constant_parameters": is_constant(self.controller, self.parameters),
         }
         kept: list[Any] = [fields]  # what the struct points at lives as long as the call
         arguments.batch = len(self.x0)

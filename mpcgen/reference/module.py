@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mpcgen.autograd.arguments import Call, make_call
+from mpcgen.autograd.arguments import Call, at_each_stage, make_call
 from mpcgen.autograd.reporting import report_statuses
 from mpcgen.autograd.solution import Solution
 from mpcgen.errors import ParameterError
@@ -114,7 +114,7 @@ class MPC(torch.nn.Module):
         """Solve the problems that start at ``x0`` (..., n); arguments and errors as `mpcgen.autograd.MPC`."""
         call = make_call(self.description, x0, u_init, horizon, parameters)
         theta = tuple(
-            value.reshape(value.shape[0], p.stages(call.horizon) if p.per_stage else 1, p.size)
+            at_each_stage(value, p.stages(call.horizon) if p.per_stage else None, p.size)
             for p, value in zip(self.description.parameters, call.parameters, strict=True)
         )
         start = self._initial_controls(call)

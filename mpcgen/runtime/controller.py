@@ -31,9 +31,11 @@ class Parameter:
         """Length of the stage axis for a horizon of N controls."""
         return horizon + self.in_terminal
 
-    def full_shape(self, horizon: int) -> tuple[int, ...]:
-        """Shape of one problem's value, the stage axis included."""
-        return (self.stages(horizon), *self.shape) if self.per_stage else self.shape
+    def full_shape(self, horizon: int | None) -> tuple[int, ...]:
+        """Shape of one problem's value, the stage axis included: of length one where ``horizon`` is None."""
+        if not self.per_stage:
+            return self.shape
+        return (1 if horizon is None else self.stages(horizon), *self.shape)
 
 
 class Description(Protocol):

@@ -42,11 +42,11 @@ INLINE scalar start_margin(scalar wanted, scalar bound) {
 }
 
 /* Moves a lane's controls u (N, NU) inside the bounds; returns 0 if a pair of bounds leaves no room. */
-FUNCTION int move_inside(out_reals u, reals theta, reals theta_stage, int horizon, int lane, scalar mu) {
+FUNCTION int move_inside(out_reals u, reals theta, reals theta_stage, int rows, int horizon, int lane, scalar mu) {
   int has_room = 1;
   for (int t = 0; t < horizon; t++) {
     real lower[NU], upper[NU];
-    stage_bounds(theta, theta_stage + t * NTHETA_STAGE, lower, upper);
+    stage_bounds(theta, stage_row(theta_stage, rows, t), lower, upper);
     for (int i = 0; i < NU; i++) {
       const scalar low = lane_get(&lower[i], lane), high = lane_get(&upper[i], lane), width = high - low;
       const scalar margin = START_INSIDE * (width < mu ? width : mu), now = lane_get(&u[t * NU + i], lane);

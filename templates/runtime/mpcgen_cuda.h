@@ -97,21 +97,21 @@ static __global__ void __launch_bounds__(BLOCK) solve_kernel(const __grid_consta
   solve_job job = {&arguments, {task.next, arguments.batch}};
   solver_state s;
   memset((void *)&s, 0, sizeof s);
-  lay_out_solver(&s, arguments.horizon, thread_workspace(task.workspace, solver_reals(arguments.horizon)));
+  lay_out_solver(&s, &arguments, thread_workspace(task.workspace, solver_reals(&arguments)));
   run_solver(&s, &job);
 }
 
 static cudaError_t solve_threads(const solve_arguments *a, int64_t *threads) {
   int64_t resident = 0;
   const cudaError_t error = resident_threads(solve_kernel, BLOCK, &resident);
-  *threads = threads_for(a->batch, solver_reals(a->horizon), resident);
+  *threads = threads_for(a->batch, solver_reals(a), resident);
   return error;
 }
 
 static int64_t solve_workspace(const solve_arguments *a) {
   int64_t threads = 0;
   if (solve_threads(a, &threads)) return -1;
-  return QUEUE_BYTES + threads * (int64_t)(solver_reals(a->horizon) * sizeof(scalar));
+  return QUEUE_BYTES + threads * (int64_t)(solver_reals(a) * sizeof(scalar));
 }
 
 static int solve_batch(const solve_arguments *a, void *workspace, void *stream) {
@@ -136,7 +136,7 @@ static __global__ void __launch_bounds__(BLOCK) gradient_kernel(const __grid_con
   a.gradient_parameters = task.gradients.at;
   gradient_state g;
   memset((void *)&g, 0, sizeof g);
-  lay_out_gradient(&g, &a, thread_workspace(task.workspace, gradient_reals(a.horizon)));
+  lay_out_gradient(&g, &a, thread_workspace(task.workspace, gradient_reals(&a)));
   clear_sums(&g);
   for (int64_t problem = thread_number(); problem < a.batch; problem += stride())
     gradient_vector(&g, &a, problem, a.batch);
@@ -162,7 +162,7 @@ static __global__ void __launch_bounds__(BLOCK) sum_kernel(const __grid_constant
 
 struct scatter_task {
   const scalar *sums;
-  int horizon;
+  int rows; /* of theta_stage */
   kept<int64_t> strides;
   kept<void *> gradients;
 };
@@ -173,28 +173,30 @@ static __global__ void __launch_bounds__(BLOCK) scatter_kernel(const __grid_cons
   if (p >= NPARAMETERS || task.strides.at[p] != 0) return;
   const parameter_layout *layout = &PARAMETERS[p];
   scalar *to = (scalar *)task.gradients.at[p];
-  for (int t = 0; t < parameter_stages(layout, task.horizon); t++) {
+  for (int t = 0; t < parameter_stages(layout, task.rows); t++) {
     const scalar *from = task.sums + (layout->per_stage ? NTHETA + (int64_t)t * NTHETA_STAGE : 0) + layout->offset;
     for (int i = 0; i < layout->size; i++) *to++ = from[i];
   }
 }
 
-COUNT int64_t shared_numbers(int horizon) { return NTHETA + (int64_t)(horizon + 1) * NTHETA_STAGE; }
+COUNT int64_t shared_numbers(const gradient_arguments *a) {
+  return NTHETA + (int64_t)parameter_rows(a->horizon, a->constant_parameters) * NTHETA_STAGE;
+}
 
 static int64_t gradient_threads(const gradient_arguments *a) {
-  return striding_threads(a->batch, gradient_reals(a->horizon));
+  return striding_threads(a->batch, gradient_reals(a));
 }
 
 static int64_t gradient_workspace(const gradient_arguments *a) {
   const int64_t threads = gradient_threads(a), groups = threads / WARP;
-  const int64_t each = (int64_t)gradient_reals(a->horizon), count = shared_numbers(a->horizon);
+  const int64_t each = (int64_t)gradient_reals(a), count = shared_numbers(a);
   return (threads * each + (groups + (groups + WARP - 1) / WARP) * count) * (int64_t)sizeof(scalar);
 }
 
 /* Adds up the threads' sums, WARP at a time, and writes the gradients of shared parameters. */
 static void sum_over_batch(const gradient_arguments *a, scalar *workspace, cudaStream_t stream) {
-  const int64_t threads = gradient_threads(a), each = (int64_t)gradient_reals(a->horizon);
-  const int64_t count = shared_numbers(a->horizon);
+  const int64_t threads = gradient_threads(a), each = (int64_t)gradient_reals(a);
+  const int64_t count = shared_numbers(a);
   scalar *to = workspace + threads * each, *other = to + threads / WARP * count;
   sum_task task = {workspace + (each - count) * WARP, to, threads / WARP, threads, count, each * WARP, 1, WARP};
   while (1) {
@@ -206,7 +208,8 @@ static void sum_over_batch(const gradient_arguments *a, scalar *workspace, cudaS
     to = other;
     other = swap;
   }
-  const scatter_task last = {to, a->horizon, kept<int64_t>(a->parameter_strides), kept<void *>(a->gradient_parameters)};
+  const scatter_task last = {to, parameter_rows(a->horizon, a->constant_parameters), kept<int64_t>(a->parameter_strides),
+                             kept<void *>(a->gradient_parameters)};
   launch(scatter_kernel, (NPARAMETERS + BLOCK - 1) / BLOCK, BLOCK, stream, last);
 }
 
@@ -232,18 +235,18 @@ static __global__ void __launch_bounds__(BLOCK) tangent_kernel(const __grid_cons
   a.tangent_strides = task.change_strides.at;
   tangent_state f;
   memset((void *)&f, 0, sizeof f);
-  lay_out_tangent(&f, &a, thread_workspace(task.workspace, tangent_reals(a.horizon)));
+  lay_out_tangent(&f, &a, thread_workspace(task.workspace, tangent_reals(&a)));
   for (int64_t problem = thread_number(); problem < a.batch; problem += stride()) tangent_vector(&f, &a, problem);
 }
 
 static int64_t tangent_workspace(const tangent_arguments *a) {
-  return striding_bytes(a->batch, tangent_reals(a->horizon));
+  return striding_bytes(a->batch, tangent_reals(a));
 }
 
 static int tangent_batch(const tangent_arguments *a, void *workspace, void *stream) {
   const tangent_task task = {
       {a, workspace}, kept<const void *>(a->tangent_parameters), kept<int64_t>(a->tangent_strides)};
-  const int64_t threads = striding_threads(a->batch, tangent_reals(a->horizon));
+  const int64_t threads = striding_threads(a->batch, tangent_reals(a));
   launch(tangent_kernel, threads / BLOCK, BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
 }
@@ -256,17 +259,18 @@ static __global__ void __launch_bounds__(BLOCK) examine_kernel(const __grid_cons
   const examine_arguments a = task.arguments();
   sensitivity_state s;
   memset((void *)&s, 0, sizeof s);
-  lay_out_sensitivity(&s, a.horizon, thread_workspace(task.workspace, sensitivity_reals(a.horizon)));
+  lay_out_sensitivity(&s, a.horizon, parameter_rows(a.horizon, a.constant_parameters),
+                      thread_workspace(task.workspace, examine_reals(&a)));
   for (int64_t problem = thread_number(); problem < a.batch; problem += stride()) examine_vector(&s, &a, problem);
 }
 
 static int64_t examine_workspace(const examine_arguments *a) {
-  return striding_bytes(a->batch, sensitivity_reals(a->horizon));
+  return striding_bytes(a->batch, examine_reals(a));
 }
 
 static int examine_batch(const examine_arguments *a, void *workspace, void *stream) {
   const examine_task task = {{a, workspace}};
-  const int64_t threads = striding_threads(a->batch, sensitivity_reals(a->horizon));
+  const int64_t threads = striding_threads(a->batch, examine_reals(a));
   launch(examine_kernel, threads / BLOCK, BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
 }

@@ -4,6 +4,10 @@
 
 #include "mpcgen_sensitivity.h"
 
+COUNT size_t examine_reals(const examine_arguments *a) {
+  return sensitivity_reals(a->horizon, parameter_rows(a->horizon, a->constant_parameters));
+}
+
 /* Writes dL/du and the bounds of one vector of problems. */
 FUNCTION void examine_vector(sensitivity_state *s, const examine_arguments *a, int64_t first) {
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
@@ -11,7 +15,7 @@ FUNCTION void examine_vector(sensitivity_state *s, const examine_arguments *a, i
   for (int k = 0; k < LANES; k++) load_solution(s, &source, k, first + k);
   sensitivity_backward(s, 1, NULL);
   for (int t = 0; t < s->horizon; t++) /* the active set's arrays are free now */
-    stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, s->at_lower + t * NU, s->at_upper + t * NU);
+    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);
   for (int k = 0; k < LANES && first + k < a->batch; k++) {
     const size_t to = (size_t)(first + k) * n * NU;
     if (!lane_test(&s->usable, k)) continue;

@@ -15,18 +15,18 @@ typedef struct {
   real g_initial[NX];
 } gradient_state;
 
-COUNT size_t gradient_reals(int horizon) {
-  return sensitivity_reals(horizon) + 2 * (NTHETA + (size_t)(horizon + 1) * NTHETA_STAGE);
+COUNT size_t gradient_reals(const gradient_arguments *a) {
+  const int rows = parameter_rows(a->horizon, a->constant_parameters);
+  return sensitivity_reals(a->horizon, rows) + 2 * (NTHETA + (size_t)rows * NTHETA_STAGE);
 }
 
 /* Lays out a workspace of gradient_reals() from `at` on, for the call's horizon and smoothing. */
 FUNCTION void lay_out_gradient(gradient_state *g, const gradient_arguments *a, reals at) {
-  const int horizon = a->horizon;
-  at = lay_out_sensitivity(&g->base, horizon, at);
+  at = lay_out_sensitivity(&g->base, a->horizon, parameter_rows(a->horizon, a->constant_parameters), at);
   g->base.smoothing = (scalar)a->smoothing;
   g->base.barrier = a->barrier;
   g->g_theta = at, at += NTHETA;
-  g->g_theta_stage = at, at += (size_t)(horizon + 1) * NTHETA_STAGE;
+  g->g_theta_stage = at, at += (size_t)g->base.rows * NTHETA_STAGE;
   g->sum_theta = at, at += NTHETA;
   g->sum_theta_stage = at;
 }
@@ -65,10 +65,10 @@ FUNCTION void gradient_forward(gradient_state *g) {
     g->g_initial[i] = s->offset[i] + s->loss_cost * s->costate[i];
   }
   zero_reals(g->g_theta, NTHETA);
-  zero_reals(g->g_theta_stage, (size_t)(s->horizon + 1) * NTHETA_STAGE);
+  zero_reals(g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE);
   for (int t = 0; t < s->horizon; t++) {
-    const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = s->theta_stage + t * NTHETA_STAGE;
-    const reals g_theta_t = g->g_theta_stage + t * NTHETA_STAGE;
+    const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+    const reals g_theta_t = stage_row(g->g_theta_stage, s->rows, t);
     policy_differential(s, t, d_x, d_u);
     stage_tangent(x, u, s->theta, theta_t, d_x, d_u, d_next);
     multiplier_differential(s, t + 1, d_next, d_costate);
@@ -78,8 +78,8 @@ FUNCTION void gradient_forward(gradient_state *g) {
     bounds_gradient(s->theta, theta_t, g_lower, g_upper, g->g_theta, g_theta_t);
     copy_reals(d_x, d_next, NX);
   }
-  terminal_gradient(s->x + s->horizon * NX, s->theta, s->theta_stage + s->horizon * NTHETA_STAGE, d_x, &s->loss_cost,
-                    g->g_theta, g->g_theta_stage + s->horizon * NTHETA_STAGE);
+  terminal_gradient(s->x + s->horizon * NX, s->theta, stage_row(s->theta_stage, s->rows, s->horizon), d_x, &s->loss_cost,
+                    g->g_theta, stage_row(g->g_theta_stage, s->rows, s->horizon));
 }
 
 /* Loads a solution and its cotangents into a lane. */
@@ -103,7 +103,7 @@ FUNCTION void store_gradients(const gradient_state *g, const gradient_arguments 
   for (int p = 0; p < NPARAMETERS; p++) {
     if (a->parameter_strides[p] == 0) continue;
     const parameter_layout *layout = &PARAMETERS[p];
-    const int stages = parameter_stages(layout, s->horizon);
+    const int stages = parameter_stages(layout, s->rows);
     scalar *to = (scalar *)a->gradient_parameters[p] + problem * stages * layout->size;
     for (int t = 0; t < stages; t++) {
       const reals from = parameter_row(layout, g->g_theta, g->g_theta_stage, t);
@@ -118,7 +118,7 @@ FUNCTION void accumulate(reals sum, reals term, size_t count, mask where) {
 
 FUNCTION void clear_sums(gradient_state *g) {
   zero_reals(g->sum_theta, NTHETA);
-  zero_reals(g->sum_theta_stage, (size_t)(g->base.horizon + 1) * NTHETA_STAGE);
+  zero_reals(g->sum_theta_stage, (size_t)g->base.rows * NTHETA_STAGE);
 }
 
 /* Differentiates one vector of problems, those before `end`, and adds its parameters' gradients to the sums. */
@@ -130,7 +130,7 @@ FUNCTION void gradient_vector(gradient_state *g, const gradient_arguments *a, in
   for (int k = 0; k < LANES && first + k < end; k++) store_gradients(g, a, k, first + k);
   const mask good = lane_and(s->usable, s->regular);
   accumulate(g->sum_theta, g->g_theta, NTHETA, good);
-  accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)(s->horizon + 1) * NTHETA_STAGE, good);
+  accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE, good);
 }
 
 #endif

@@ -41,11 +41,10 @@ INLINE int useful_threads(int64_t batch, int horizon, int passes, int requested)
 
 static void *solve_worker(void *shared) {
   solve_job *job = shared;
-  const int horizon = job->arguments->horizon;
   reals workspace;
-  solver_state *s = worker_state(&job->queue, sizeof *s, solver_reals(horizon), &workspace);
+  solver_state *s = worker_state(&job->queue, sizeof *s, solver_reals(job->arguments), &workspace);
   if (!s) return NULL;
-  lay_out_solver(s, horizon, workspace);
+  lay_out_solver(s, job->arguments, workspace);
   run_solver(s, job);
   free(s);
   return NULL;
@@ -77,7 +76,7 @@ static void reduce_block(const gradient_state *g, const gradient_job *job, scala
   for (int p = 0; p < NPARAMETERS; p++) {
     if (job->arguments->parameter_strides[p] != 0) continue;
     const parameter_layout *layout = &PARAMETERS[p];
-    for (int t = 0; t < parameter_stages(layout, g->base.horizon); t++) {
+    for (int t = 0; t < parameter_stages(layout, g->base.rows); t++) {
       const real *from = parameter_row(layout, g->sum_theta, g->sum_theta_stage, t);
       for (int i = 0; i < layout->size; i++) {
         scalar sum = 0;
@@ -100,7 +99,7 @@ static void gradient_block(gradient_state *g, const gradient_job *job, int64_t b
 static void *gradient_worker(void *shared) {
   gradient_job *job = shared;
   reals workspace;
-  gradient_state *g = worker_state(&job->queue, sizeof *g, gradient_reals(job->arguments->horizon), &workspace);
+  gradient_state *g = worker_state(&job->queue, sizeof *g, gradient_reals(job->arguments), &workspace);
   if (!g) return NULL;
   lay_out_gradient(g, job->arguments, workspace);
   for (int64_t block; (block = take(&job->queue)) >= 0;) gradient_block(g, job, block);
@@ -111,10 +110,11 @@ static void *gradient_worker(void *shared) {
 /* Adds up the blocks in order. */
 static void reduce_blocks(const gradient_job *job) {
   const gradient_arguments *a = job->arguments;
+  const int rows = parameter_rows(a->horizon, a->constant_parameters);
   size_t at = 0;
   for (int p = 0; p < NPARAMETERS; p++) {
     if (a->parameter_strides[p] != 0) continue;
-    const size_t count = (size_t)parameter_stages(&PARAMETERS[p], a->horizon) * (size_t)PARAMETERS[p].size;
+    const size_t count = (size_t)parameter_stages(&PARAMETERS[p], rows) * (size_t)PARAMETERS[p].size;
     scalar *to = a->gradient_parameters[p];
     for (size_t i = 0; i < count; i++) {
       to[i] = 0;
@@ -127,12 +127,13 @@ static void reduce_blocks(const gradient_job *job) {
 /* Differentiates the batch; returns 0, or 1 if memory was refused. */
 static int differentiate_batch(const gradient_arguments *a) {
   gradient_job job = {.arguments = a};
+  const int rows = parameter_rows(a->horizon, a->constant_parameters);
   const int64_t even = (a->batch + REDUCTION_BLOCKS - 1) / REDUCTION_BLOCKS;
   job.block = (even + LANES - 1) / LANES * LANES;
   job.queue.count = a->batch ? (a->batch + job.block - 1) / job.block : 0;
   for (int p = 0; p < NPARAMETERS; p++)
     if (a->parameter_strides[p] == 0)
-      job.shared += (size_t)parameter_stages(&PARAMETERS[p], a->horizon) * (size_t)PARAMETERS[p].size;
+      job.shared += (size_t)parameter_stages(&PARAMETERS[p], rows) * (size_t)PARAMETERS[p].size;
   job.partial = malloc((size_t)job.queue.count * job.shared * sizeof(scalar) + 1);
   if (!job.partial) return 1;
   run_workers(gradient_worker, &job, useful_threads(a->batch, a->horizon, SENSITIVITY_PASSES, a->threads));
@@ -152,7 +153,7 @@ typedef struct {
 static void *tangent_worker(void *shared) {
   tangent_job *job = shared;
   reals workspace;
-  tangent_state *f = worker_state(&job->queue, sizeof *f, tangent_reals(job->arguments->horizon), &workspace);
+  tangent_state *f = worker_state(&job->queue, sizeof *f, tangent_reals(job->arguments), &workspace);
   if (!f) return NULL;
   lay_out_tangent(f, job->arguments, workspace);
   for (int64_t vector; (vector = take(&job->queue)) >= 0;) tangent_vector(f, job->arguments, vector * LANES);
@@ -173,9 +174,9 @@ static int tangent_batch(const tangent_arguments *a) {
 /* Examines the batch; returns 0, or 1 if memory was refused. */
 static int examine_batch(const examine_arguments *a) {
   reals workspace;
-  sensitivity_state *s = allocate_state(sizeof *s, sensitivity_reals(a->horizon), &workspace);
+  sensitivity_state *s = allocate_state(sizeof *s, examine_reals(a), &workspace);
   if (!s) return 1;
-  lay_out_sensitivity(s, a->horizon, workspace);
+  lay_out_sensitivity(s, a->horizon, parameter_rows(a->horizon, a->constant_parameters), workspace);
   for (int64_t first = 0; first < a->batch; first += LANES) examine_vector(s, a, first);
   free(s);
   return 0;

@@ -1,17 +1,25 @@
 /* A problem's parameters as the kernels hold them: one value per lane.
  *
  * Parameters shared by all stages lie in `theta` (NTHETA, then NPREPARED numbers computed from them); those with a
- * value per stage in `theta_stage`, one row of NTHETA_STAGE per stage 0..N. The generated PARAMETERS table says where
- * each named parameter lies. */
+ * value per stage in `theta_stage`, one row of NTHETA_STAGE per stage 0..N; or in a single row, where a call gives each
+ * of them one value for all stages. The generated PARAMETERS table says where each named parameter lies. */
 #ifndef MPCGEN_PROBLEM_H
 #define MPCGEN_PROBLEM_H
 
 #include "mpcgen_layout.h"
 #include "mpcgen_stage.h"
 
-/* Stages of a parameter for a horizon of N controls. */
-INLINE int parameter_stages(const parameter_layout *layout, int horizon) {
-  return layout->per_stage ? horizon + layout->in_terminal : 1;
+/* Rows of theta_stage for a call. */
+COUNT int parameter_rows(int horizon, int constant) { return constant ? 1 : horizon + 1; }
+
+/* Where a stage's row is: the only one, if there is no other. */
+INLINE reals stage_row(reals theta_stage, int rows, int stage) {
+  return theta_stage + (rows > 1 ? (size_t)stage * NTHETA_STAGE : 0);
+}
+
+/* Values that a parameter has, one after the other, where theta_stage has `rows` rows: N + 1, or 1. */
+INLINE int parameter_stages(const parameter_layout *layout, int rows) {
+  return layout->per_stage && rows > 1 ? rows - 1 + layout->in_terminal : 1;
 }
 
 /* Where stage `stage` of a parameter lies in the lane arrays theta and theta_stage. */
@@ -32,13 +40,13 @@ FUNCTION int load_row(out_reals destination, int lane, const scalar *source, int
 /* Loads the parameters that the batch shares into all lanes, where they stay; says whether all were finite. `data`
  * has one pointer per parameter, `strides` the numbers from one problem to the next (0: shared by the batch).
  * load_parameters comes next, and computes what follows from them. */
-FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int horizon, const void *const *data,
+FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int rows, const void *const *data,
                                     const int64_t *strides) {
   int good = 1;
   for (int p = 0; p < NPARAMETERS; p++) {
     const parameter_layout *layout = &PARAMETERS[p];
     if (strides[p] != 0) continue;
-    for (int stage = 0; stage < parameter_stages(layout, horizon); stage++) {
+    for (int stage = 0; stage < parameter_stages(layout, rows); stage++) {
       const scalar *source = (const scalar *)data[p] + (size_t)stage * (size_t)layout->size;
       const reals to = parameter_row(layout, theta, theta_stage, stage);
       for (int i = 0; i < layout->size; i++) {
@@ -52,14 +60,14 @@ FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int horizon,
 
 /* Loads the parameters that `problem` has of its own into a lane, and computes what follows from all of them; says
  * whether all were finite. */
-FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t problem, int horizon,
+FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t problem, int rows,
                              const void *const *data, const int64_t *strides) {
   int good = 1;
   for (int p = 0; p < NPARAMETERS; p++) {
     const parameter_layout *layout = &PARAMETERS[p];
     if (strides[p] == 0) continue;
     const scalar *source = (const scalar *)data[p] + problem * strides[p];
-    for (int stage = 0; stage < parameter_stages(layout, horizon); stage++)
+    for (int stage = 0; stage < parameter_stages(layout, rows); stage++)
       good &= load_row(parameter_row(layout, theta, theta_stage, stage), lane, source + stage * layout->size,
                        layout->size, layout->only_bounds);
   }

@@ -16,6 +16,7 @@ typedef struct {
   int horizon;
   scalar smoothing;
   int barrier;                /* the solution is that of the problem with the barrier */
+  int rows;                   /* of theta_stage: N+1, or 1 */
   reals theta, theta_stage;
   reals x, u;
   reals linear_x, linear_u;   /* (N+1, NX), (N, NU): linear terms of the LQ problem */
@@ -48,19 +49,20 @@ typedef struct {
   const int64_t *parameter_strides;
 } solution_batch;
 
-COUNT size_t sensitivity_reals(int horizon) {
+COUNT size_t sensitivity_reals(int horizon, int rows) {
   const size_t n = (size_t)horizon;
-  return NTHETA + NPREPARED + (n + 1) * (NTHETA_STAGE + 4 * NX + NXX) + n * (NX + NU * NX + 7 * NU);
+  return NTHETA + NPREPARED + (size_t)rows * NTHETA_STAGE + (n + 1) * (4 * NX + NXX) + n * (NX + NU * NX + 7 * NU);
 }
 
 /* Lays out a state's arrays from `at` on, all zero; returns what follows them. */
-FUNCTION reals lay_out_sensitivity(sensitivity_state *s, int horizon, reals at) {
+FUNCTION reals lay_out_sensitivity(sensitivity_state *s, int horizon, int rows, reals at) {
   const size_t n = (size_t)horizon;
-  zero_reals(at, sensitivity_reals(horizon));
+  zero_reals(at, sensitivity_reals(horizon, rows));
   s->horizon = horizon;
+  s->rows = rows;
   s->shared_loaded = 0;
   s->theta = at, at += NTHETA + NPREPARED;
-  s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
+  s->theta_stage = at, at += (size_t)rows * NTHETA_STAGE;
   s->x = at, at += (n + 1) * NX;
   s->linear_x = at, at += (n + 1) * NX;
   s->costate = at, at += (n + 1) * NX;
@@ -92,7 +94,7 @@ INLINE real stiffness(real slack, real pressure, scalar mu) {
  * bound is active where u - dL/du does not lie strictly inside it. */
 FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, mask *is_free) {
   real lower[NU], upper[NU];
-  stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
+  stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
   for (int i = 0; i < NU; i++) {
     const real u = s->u[t * NU + i], g = gradient_u[i], target = u - g;
     const mask low = lane_and(lane_le(target, lower[i]), lane_le(ALL(0), g));
@@ -135,9 +137,9 @@ FUNCTION void shift_value(in_reals affine, value_model *value) {
 
 /* Forward mode: the stage's linear and affine terms along the change of the parameters. */
 FUNCTION void change_stage(sensitivity_state *s, int t, value_model *value, parameter_change *change) {
-  const reals d_theta_t = change->theta_stage + t * NTHETA_STAGE;
+  const reals d_theta_t = stage_row(change->theta_stage, s->rows, t);
   real cost;
-  stage_forward(s->x + t * NX, s->u + t * NU, s->theta, s->theta_stage + t * NTHETA_STAGE, value->costate,
+  stage_forward(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), value->costate,
                 change->theta, d_theta_t, s->linear_x + t * NX, s->linear_u + t * NU, s->affine + t * NX, &cost);
   change->cost += cost;
   shift_value(s->affine + t * NX, value);
@@ -146,7 +148,7 @@ FUNCTION void change_stage(sensitivity_state *s, int t, value_model *value, para
 /* Forward mode: bounds that move carry the controls they hold with them, or push if they are smoothed. */
 FUNCTION void change_bounds(sensitivity_state *s, int t, parameter_change *change) {
   real d_lower[NU], d_upper[NU];
-  bounds_forward(s->theta, s->theta_stage + t * NTHETA_STAGE, change->theta, change->theta_stage + t * NTHETA_STAGE,
+  bounds_forward(s->theta, stage_row(s->theta_stage, s->rows, t), change->theta, stage_row(change->theta_stage, s->rows, t),
                  d_lower, d_upper);
   for (int i = t * NU; i < (t + 1) * NU; i++) {
     const real low = s->at_lower[i] * d_lower[i - t * NU], high = s->at_upper[i] * d_upper[i - t * NU];
@@ -165,7 +167,7 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
   value_model *value = &s->value;
   stage_model *q = &s->model;
   const real whole = ALL(1); /* weight of the dynamics' second derivatives */
-  terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value->hessian, value->costate);
+  terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
   for (int i = 0; i < NX; i++) value->offset[i] = s->linear_x[last * NX + i];
   s->regular = lane_not(lane_none());
   for (int t = last; t >= 0; t--) {
@@ -174,7 +176,7 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
     copy_reals(s->offset + t * NX, value->offset, NX);
     if (t == 0) break;
     const int k = t - 1;
-    const reals x = s->x + k * NX, u = s->u + k * NU, theta_t = s->theta_stage + k * NTHETA_STAGE;
+    const reals x = s->x + k * NX, u = s->u + k * NU, theta_t = stage_row(s->theta_stage, s->rows, k);
     real quu[NUU], qu[NU], pushed[NU], unit_lower[NUU], inverse_pivot[NU];
     const reals step = s->step + k * NU;
     mask is_free[NU];
@@ -229,9 +231,9 @@ FUNCTION int load_solution(sensitivity_state *s, const solution_batch *p, int k,
   load_array(s->x, k, p->states, problem, (n + 1) * NX);
   load_array(s->u, k, p->controls, problem, n * NU);
   if (!s->shared_loaded)
-    load_shared_parameters(s->theta, s->theta_stage, s->horizon, p->parameters, p->parameter_strides);
+    load_shared_parameters(s->theta, s->theta_stage, s->rows, p->parameters, p->parameter_strides);
   s->shared_loaded = 1;
-  load_parameters(s->theta, s->theta_stage, k, problem, s->horizon, p->parameters, p->parameter_strides);
+  load_parameters(s->theta, s->theta_stage, k, problem, s->rows, p->parameters, p->parameter_strides);
   return 1;
 }
 

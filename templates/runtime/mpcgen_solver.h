@@ -97,11 +97,11 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   lane_state *lane = &s->lanes[k];
   if (!s->shared_loaded)
     s->shared_finite =
-        load_shared_parameters(s->theta, s->theta_stage, horizon, a->parameters, a->parameter_strides);
+        load_shared_parameters(s->theta, s->theta_stage, s->rows, a->parameters, a->parameter_strides);
   s->shared_loaded = 1;
   int good = s->shared_finite;
   good &= load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
-  good &= load_parameters(s->theta, s->theta_stage, k, problem, horizon, a->parameters, a->parameter_strides);
+  good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
   if (a->initial_controls) {
     const scalar *u = (const scalar *)a->initial_controls + problem * a->initial_controls_stride;
     good &= load_row(s->u, k, u, horizon * NU, 0);
@@ -111,13 +111,13 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
 #if BOUNDS_VARY
   for (int t = 0; t < horizon; t++) {
     real lower[NU], upper[NU];
-    stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
+    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
     for (int i = 0; i < NU; i++)
       good &= lane_get(&lower[i], k) <= lane_get(&upper[i], k) && lane_get(&lower[i], k) < (scalar)INFINITY &&
               lane_get(&upper[i], k) > -(scalar)INFINITY;
   }
 #endif
-  if (s->barrier > 0) good &= move_inside(s->u, s->theta, s->theta_stage, horizon, k, s->barrier);
+  if (s->barrier > 0) good &= move_inside(s->u, s->theta, s->theta_stage, s->rows, horizon, k, s->barrier);
   memset(lane, 0, sizeof *lane);
   lane->problem = problem;
   lane->activity = good ? FIRST_ROLLOUT : IDLE;

@@ -31,6 +31,7 @@ typedef struct {
   int exact_hessian;           /* this solve uses second derivatives of the dynamics */
   scalar barrier;              /* mu of the log-barrier in place of the bounds, or 0 */
   int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
+  int rows;                    /* of theta_stage: N+1, or 1 */
   reals theta, theta_stage;
   reals x, u, new_x, new_u;    /* (N+1, NX), (N, NU): accepted and candidate */
   reals costate;               /* (N+1, NX) */
@@ -49,18 +50,19 @@ typedef struct {
   stage_model model, gauss_newton;
 } solver_state;
 
-COUNT size_t solver_reals(int horizon) {
-  const size_t n = (size_t)horizon;
-  return NTHETA + NPREPARED + (n + 1) * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
+COUNT size_t solver_reals(const solve_arguments *a) {
+  const size_t n = (size_t)a->horizon, rows = (size_t)parameter_rows(a->horizon, a->constant_parameters);
+  return NTHETA + NPREPARED + rows * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
 }
 
 /* Lays out a solver's workspace of solver_reals() from `at` on. */
-FUNCTION void lay_out_solver(solver_state *s, int horizon, reals at) {
-  const size_t n = (size_t)horizon;
-  s->horizon = horizon;
+FUNCTION void lay_out_solver(solver_state *s, const solve_arguments *a, reals at) {
+  const size_t n = (size_t)a->horizon;
+  s->horizon = a->horizon;
+  s->rows = parameter_rows(a->horizon, a->constant_parameters);
   s->shared_loaded = 0;
   s->theta = at, at += NTHETA + NPREPARED;
-  s->theta_stage = at, at += (n + 1) * NTHETA_STAGE;
+  s->theta_stage = at, at += (size_t)s->rows * NTHETA_STAGE;
   s->x = at, at += (n + 1) * NX;
   s->new_x = at, at += (n + 1) * NX;
   s->costate = at, at += (n + 1) * NX;
@@ -84,7 +86,7 @@ FUNCTION void rollout(solver_state *s) {
   real total = ALL(0), scale = ALL(0), barrier = ALL(0), cost;
   s->promise = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
-    const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = s->theta_stage + t * NTHETA_STAGE;
+    const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
     const reals new_x = s->new_x + t * NX;
     const reals new_u = s->new_u + t * NU;
     real lower[NU], upper[NU];
@@ -105,7 +107,7 @@ FUNCTION void rollout(solver_state *s) {
     total += cost;
     scale += lane_abs(cost);
   }
-  terminal_cost(s->new_x + s->horizon * NX, s->theta, s->theta_stage + s->horizon * NTHETA_STAGE, &cost);
+  terminal_cost(s->new_x + s->horizon * NX, s->theta, stage_row(s->theta_stage, s->rows, s->horizon), &cost);
   s->cost = total + cost;
   s->cost_scale = scale + lane_abs(cost);
   if (s->barrier > 0) {
@@ -146,7 +148,7 @@ INLINE mask overflowed(const stage_model *q) {
  * weight zero where it wants none; except where zero meets an infinite second derivative. A Gauss-Newton solve takes
  * the exact one where a lane certifies its solution, and there only. */
 INLINE void expand(solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
-  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = s->theta_stage + t * NTHETA_STAGE;
+  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
   mask plain = lane_le(weight, ALL(0));
   if (!lane_any(lane_not(plain)) && (LANES == 1 || !s->exact_hessian)) {
     stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
@@ -184,7 +186,7 @@ INLINE void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real
   const reals step = s->step + t * NU;
   real lower[NU], upper[NU], unit_lower[NUU], inverse_pivot[NU];
   mask is_free[NU];
-  stage_bounds(s->theta, s->theta_stage + t * NTHETA_STAGE, lower, upper);
+  stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
   copy_uu(q, quu);
   for (int i = 0; i < NU; i++) {
     real gradient = q->gradient_u[i];
@@ -219,7 +221,7 @@ FUNCTION void backward_sweep(solver_state *s) {
   stage_model *q = &s->model;
   s->residual = s->slope = s->bend = ALL(0);
   s->finite = s->convex = lane_not(lane_none());
-  terminal_expand(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, value->hessian, value->costate);
+  terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
   for (int i = 0; i < NX; i++) value->offset[i] = ALL(0);
   for (int t = last; t >= 0; t--) {
     for (int i = 0; i < NX; i++) s->costate[t * NX + i] = value->costate[i];

@@ -14,20 +14,21 @@ typedef struct {
   reals d_states, d_controls;
 } tangent_state;
 
-COUNT size_t tangent_reals(int horizon) {
-  const size_t n = (size_t)horizon;
-  return sensitivity_reals(horizon) + NTHETA + (n + 1) * (NTHETA_STAGE + NX) + n * NU;
+COUNT size_t tangent_reals(const tangent_arguments *a) {
+  const size_t n = (size_t)a->horizon;
+  const int rows = parameter_rows(a->horizon, a->constant_parameters);
+  return sensitivity_reals(a->horizon, rows) + NTHETA + (size_t)rows * NTHETA_STAGE + (n + 1) * NX + n * NU;
 }
 
 /* Lays out a workspace of tangent_reals() from `at` on, all zero, for the call's horizon and smoothing. */
 FUNCTION void lay_out_tangent(tangent_state *f, const tangent_arguments *a, reals at) {
   const size_t n = (size_t)a->horizon;
-  zero_reals(at, tangent_reals(a->horizon));
-  at = lay_out_sensitivity(&f->base, a->horizon, at);
+  zero_reals(at, tangent_reals(a));
+  at = lay_out_sensitivity(&f->base, a->horizon, parameter_rows(a->horizon, a->constant_parameters), at);
   f->base.smoothing = (scalar)a->smoothing;
   f->base.barrier = a->barrier;
   f->change.theta = at, at += NTHETA;
-  f->change.theta_stage = at, at += (n + 1) * NTHETA_STAGE;
+  f->change.theta_stage = at, at += (size_t)f->base.rows * NTHETA_STAGE;
   f->d_states = at, at += (n + 1) * NX;
   f->d_controls = at;
 }
@@ -42,7 +43,7 @@ FUNCTION void load_change(tangent_state *f, const tangent_arguments *a, int k, i
     const parameter_layout *layout = &PARAMETERS[p];
     const scalar *from = (const scalar *)a->tangent_parameters[p];
     if (from) from += problem * a->tangent_strides[p];
-    for (int t = 0; t < parameter_stages(layout, s->horizon); t++) {
+    for (int t = 0; t < parameter_stages(layout, s->rows); t++) {
       const reals to = parameter_row(layout, f->change.theta, f->change.theta_stage, t);
       for (int i = 0; i < layout->size; i++) lane_set(to + i, k, from ? from[t * layout->size + i] : 0);
     }
@@ -60,7 +61,7 @@ FUNCTION void tangent_forward(tangent_state *f) {
     const reals d_x = f->d_states + t * NX;
     const reals d_u = f->d_controls + t * NU, d_next = f->d_states + (t + 1) * NX;
     policy_differential(s, t, d_x, d_u);
-    stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, s->theta_stage + t * NTHETA_STAGE, d_x, d_u, d_next);
+    stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
     for (int i = 0; i < NX; i++) d_next[i] += s->affine[t * NX + i];
     if (s->smoothing > 0 && !s->barrier) continue;
     for (int i = 0; i < NU; i++) { /* dL/du of a free control: as in reverse mode */
@@ -76,8 +77,8 @@ FUNCTION void tangent_vector(tangent_state *f, const tangent_arguments *a, int64
   const int last = s->horizon;
   const size_t n = (size_t)last;
   for (int k = 0; k < LANES; k++) load_change(f, a, k, first + k);
-  terminal_forward(s->x + last * NX, s->theta, s->theta_stage + last * NTHETA_STAGE, f->change.theta,
-                   f->change.theta_stage + last * NTHETA_STAGE, s->linear_x + last * NX, &f->change.cost);
+  terminal_forward(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), f->change.theta,
+                   stage_row(f->change.theta_stage, s->rows, last), s->linear_x + last * NX, &f->change.cost);
   sensitivity_backward(s, a->exact_hessian, &f->change);
   tangent_forward(f);
   const mask good = lane_and(s->usable, s->regular);
