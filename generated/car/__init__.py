@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "45d897e06d6839f0c3dea8026b5cff7317097f603c1c9c3afcc2522aa114fe4d"),
+    library=load(__file__, "car", "22a2ecb46c51cbb326d2568973b22afff24c6a20156b63b0d8c86679722b093a"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

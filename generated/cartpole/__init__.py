@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "ea950bfca1d764853374c43af28f2a6c171f7d870a418f8502c905a4218c19ad"),
+    library=load(__file__, "cartpole", "1fd030e3dc94fa3e5e22f2838a09bf39f9ce6ef073906b2b28fe732dd0f7814b"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

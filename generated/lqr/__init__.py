@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "910775e4bdb878405bda26e555a4496aa7839c63669b225788032c99cc07a708"),
+    library=load(__file__, "lqr", "2f596760bfb5327cd0d7813d3badd142334b4f5076a46c71f8f0abf22a3224f4"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

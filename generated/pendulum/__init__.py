@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "46bed3b555b5f9bf32ec3feaca6049735623e7194362d34f20b4310a65207eb2"),
+    library=load(__file__, "pendulum", "9d4e715af7f540b9fd80c483b68defa0d4deb28cfc3a233dbe5241ee7746c207"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

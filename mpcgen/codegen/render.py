@@ -130,6 +130,7 @@ def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
         "n_per_stage": len(kernels.per_stage),
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
         "stage_operations": _stage_operations(kernels, economy),
+        "linear": int(not any(f.name.endswith("_exact") for f in economy.functions)),
         "looped": int(not kernels.fused),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),

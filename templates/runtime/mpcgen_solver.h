@@ -55,7 +55,8 @@ FUNCTION void review(solver_state *s, const solve_arguments *a, int k) {
     row[0] = lane->cost - lane->barrier_cost;
     row[1] = lane->residual;
   }
-  const int exact = lane_get(&s->second_order, k) >= 1 && lane_get(&s->regularisation, k) == 0;
+  const int whole = LINEAR_DYNAMICS || lane_get(&s->second_order, k) >= 1; /* the model has all second derivatives */
+  const int exact = whole && lane_get(&s->regularisation, k) == 0;
   const int convex = lane_test(&s->convex, k);
   if (!lane_test(&s->finite, k) || !isfinite(lane->residual)) {
     finish(s, a, k, DIVERGED);
@@ -165,7 +166,7 @@ FUNCTION void adopt(solver_state *s, const solve_arguments *a) {
 /* Solves problems of the job until none is left. */
 FUNCTION void run_solver(solver_state *s, solve_job *job) {
   s->barrier = (scalar)job->arguments->barrier;
-  s->exact_hessian = job->arguments->exact_hessian;
+  s->exact_hessian = job->arguments->exact_hessian && !LINEAR_DYNAMICS;
   while (refill(s, job)) {
     rollout(s);
     adopt(s, job->arguments);

@@ -146,11 +146,11 @@ INLINE mask overflowed(const stage_model *q) {
  * What a lane gets must not depend on its neighbours, not even in the last digit, and two functions that agree but for
  * rounding are two results. So in a vector a solve with the exact Hessian takes the exact model for every lane, of
  * weight zero where it wants none; except where zero meets an infinite second derivative. A Gauss-Newton solve takes
- * the exact one where a lane certifies its solution, and there only. */
+ * the exact one where a lane certifies its solution, and there only. With linear dynamics both are one. */
 INLINE void expand(solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
   const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
   mask plain = lane_le(weight, ALL(0));
-  if (!lane_any(lane_not(plain)) && (LANES == 1 || !s->exact_hessian)) {
+  if (LINEAR_DYNAMICS || (!lane_any(lane_not(plain)) && (LANES == 1 || !s->exact_hessian))) {
     stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
     return;
   }
