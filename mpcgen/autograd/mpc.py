@@ -135,8 +135,8 @@ class MPC(torch.nn.Module):
 
         u_init: (..., N, m) controls to start from, default zeros; clipped to the bounds. horizon: N, default
         that of u_init or of the per-stage parameters given, else the spec's. parameters: by name, of shape
-        (..., [stages,] *shape); omitted ones take their learned values, else their defaults. Leading dimensions
-        broadcast.
+        (..., [stages,] *shape); omitted ones take their learned values, else their defaults. A per-stage one of
+        just its ``shape`` has that value at every stage. Leading dimensions broadcast.
 
         Raises ShapeError, DtypeError, DeviceError, ParameterError before anything is computed, and
         UnconvergedError if ``on_unconverged="raise"``. Warns with `mpcgen.UnconvergedWarning`.

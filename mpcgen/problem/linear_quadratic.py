@@ -24,6 +24,9 @@ def lqr(n_state: int, n_ctrl: int, horizon: int = 20, name: str | None = None) -
         lower  (N, m)           default -oo
         upper  (N, m)           default +oo
 
+    A value without the axis of stages holds at all of them. If that is true of every one, as for a time-invariant
+    system, the kernels keep one stage's numbers instead of N+1.
+
     Args:
         n_state: n >= 1.
         n_ctrl: m >= 1.
