@@ -100,10 +100,17 @@ def test_flops_grow_linearly_with_the_horizon(pendulum):
     assert totals[2] - totals[1] == totals[1] - totals[0] > 0
 
 
-def test_flops_of_a_box_qp_step_with_two_controls_by_hand():
-    # Quu step and + qu (6 + 2), tests of the bounds (8); factor: d0, l = e/d0, d1 - l l d0 (1 + 3);
-    # two substitutions (4) and two pivots (2); move: 3 each (6), Quu change (6), two inner products (8).
-    assert box_qp(2) == Flops(plain=16 + 4 + 6 + 20, slow=2)
+def test_flops_of_a_box_qp_with_two_controls_by_hand():
+    # Factor: l = e/d0, d1 - l l d0 (1 + 3); Newton step: two substitutions (4) and two pivots (2); along two lines
+    # -(q + e s)/d (6). Divisions: two pivots, and the second curvature.
+    assert box_qp(2) == Flops(plain=4 + 6 + 6, slow=3)
+
+
+def test_flops_of_a_box_qp_step_with_three_controls_by_hand():
+    # Quu step and + qu (15 + 3), tests of the bounds (12); factor: column 0 two entries (2), column 1 a pivot and an
+    # entry of one product (3 + 4), column 2 a pivot of two (6); two substitutions (12) and three pivots (3); move: 3
+    # each (9), Quu change (15), two inner products (12).
+    assert box_qp(3) == Flops(plain=30 + 15 + 15 + 36, slow=3)
 
 
 def test_problems_are_those_of_the_benchmark():

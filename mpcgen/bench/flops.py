@@ -126,9 +126,11 @@ def _products(n: int, m: int) -> int:
 
 
 def box_qp(m: int) -> Flops:
-    """One projected Newton step with m controls that meets no bound: gradient, factor, direction, move."""
+    """The box QP of m controls; of three or more, one projected Newton step that meets no bound."""
     if m == 1:
         return Flops(plain=5, slow=1)  # distances to the bounds and their tests; the step
+    if m == 2:
+        return Flops(plain=4 + _solve(2) + 6, slow=3)  # factor, Newton step, minima along two lines
     image = m * (2 * m - 1)
     factor = sum(3 * j + (m - j - 1) * (3 * j + 1) for j in range(m))
     move = 3 * m + image + 4 * m  # candidate and change, quadratic and linear part

@@ -107,7 +107,7 @@ INLINE void find_free(const real *quu, in_reals step, const real *gradient, cons
   }
 }
 
-enum { BOX_QP_PASSES = 4 * NU + 4, BOX_QP_HALVINGS = 8 };
+enum { BOX_QP_PASSES = 4 * NU + 4, BOX_QP_HALVINGS = 16 };
 
 /* Projected line search of the box QP along `direction` (Armijo on the quadratic), with the components that are not
  * free on their bound; lanes in `settled` stay. */
@@ -122,7 +122,7 @@ INLINE mask box_qp_move(const real *quu, const real *gradient, const real *direc
     for (int i = 0; i < NU; i++) {
       const real target = step[i] + length * direction[i];
       candidate[i] = lane_select(is_free[i], lane_clip(target, lower[i], upper[i]), bound[i]);
-      inside = lane_and(inside, lane_or(lane_eq(candidate[i], target), lane_not(is_free[i])));
+      inside = lane_and(inside, lane_eq(candidate[i], lane_select(is_free[i], target, step[i])));
       change[i] = candidate[i] - step[i];
     }
     symmetric_times(quu, change, image);
@@ -141,13 +141,10 @@ INLINE mask box_qp_move(const real *quu, const real *gradient, const real *direc
   return full;
 }
 
-/* argmin over lower <= step <= upper of qu'step + step'Quu step / 2 by projected Newton (Tassa, Mansard and
- * Todorov 2014, section III). Starts from the step zero, where the components at a bound are the last pass's
- * active set. Leaves the free set and its factor for the gains. Returns the lanes where the free block of Quu
- * was positive definite throughout; in the others the step is not to be used. */
-INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const real *upper, mask *is_free,
-                   real *unit_lower, real *inverse_pivot, out_reals step) {
 #if NU == 1
+/* The box QP of one control. */
+INLINE mask minimise_in_interval(const real *quu, const real *qu, const real *lower, const real *upper,
+                                 mask *is_free, real *unit_lower, real *inverse_pivot, out_reals step) {
   real bound[1];
   step[0] = ALL(0);
   find_free(quu, step, qu, lower, upper, is_free, bound); /* at a bound and pushed outward, any curvature will do */
@@ -156,20 +153,63 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
   step[0] = lane_select(is_free[0], lane_clip(newton, lower[0], upper[0]), bound[0]);
   is_free[0] = lane_and(is_free[0], lane_eq(step[0], newton));
   return accepted;
+}
+#elif NU == 2
+/* The box QP of two controls where all of Quu is positive definite: solves those lanes, and returns them.
+ *
+ * Clip the Newton step to the box; then each control goes to the minimum along the line through the other one's clipped
+ * value, or to where that line leaves the box. This is the minimum over the box. If no control was clipped, it is the
+ * Newton step. If one was, every way from the box to the Newton step leaves through its bound, and the cost falls along
+ * it: the minimum lies on that edge. If both were, the gradient in the corner pushes at least one of them outward, since
+ * Quu is positive definite. That one stays in the corner, and the minimum is on its edge, because along the edge of the
+ * other one the cost is least in the corner. */
+INLINE mask minimise_in_rectangle(const real *quu, const real *qu, const real *lower, const real *upper,
+                                  mask *is_free, real *unit_lower, real *inverse_pivot, out_reals step) {
+  const mask both[2] = {lane_not(lane_none()), lane_not(lane_none())};
+  const mask convex = factor_free(quu, both, unit_lower, inverse_pivot);
+  const real inverse_curvature[2] = {inverse_pivot[0], ALL(1) / quu[TRIANGLE(1, 1)]};
+  real newton[2], clipped[2];
+  solve_free(unit_lower, inverse_pivot, both, qu, newton);
+  EACH(i, 2) clipped[i] = lane_clip(newton[i], lower[i], upper[i]);
+  EACH(i, 2) {
+    const real target = -(qu[i] + quu[TRIANGLE(1, 0)] * clipped[1 - i]) * inverse_curvature[i];
+    const real nearest = lane_clip(target, lower[i], upper[i]);
+    is_free[i] = lane_and(convex, lane_eq(nearest, target));
+    step[i] = lane_select(convex, nearest, step[i]);
+  }
+  const mask all_free = lane_and(is_free[0], is_free[1]);
+  unit_lower[TRIANGLE(1, 0)] = lane_select(all_free, unit_lower[TRIANGLE(1, 0)], ALL(0));
+  inverse_pivot[1] = lane_select(all_free, inverse_pivot[1], inverse_curvature[1]);
+  return convex;
+}
+#endif
+
+/* argmin over lower <= step <= upper of qu'step + step'Quu step / 2 by projected Newton (Tassa, Mansard and
+ * Todorov 2014, section III). Starts from the step zero, where the components at a bound are the last pass's
+ * active set. Leaves the free set and its factor for the gains. Returns the lanes where the free block of Quu
+ * was positive definite throughout; in the others the step is not to be used. */
+INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const real *upper, mask *is_free,
+                   real *unit_lower, real *inverse_pivot, out_reals step) {
+#if NU == 1
+  return minimise_in_interval(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
 #else
   real gradient[NU], direction[NU], bound[NU];
-  mask settled = lane_none(), accepted = lane_not(lane_none());
+  mask settled = lane_none(), full = lane_none(), accepted = lane_not(lane_none());
   for (int i = 0; i < NU; i++) {
     step[i] = lane_clip(ALL(0), lower[i], upper[i]);
     is_free[i] = lane_none();
   }
-  mask full = lane_none();
+#if NU == 2
+  settled = minimise_in_rectangle(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
+  if (!lane_any(lane_not(settled))) return accepted;
+#endif
   for (int pass = 0; pass < BOX_QP_PASSES; pass++) {
     mask now_free[NU], unchanged = lane_not(lane_none());
     symmetric_times(quu, step, gradient);
     for (int i = 0; i < NU; i++) gradient[i] += qu[i];
     find_free(quu, step, gradient, lower, upper, now_free, bound);
-    for (int i = 0; i < NU; i++) unchanged = lane_and(unchanged, lane_not(now_free[i] ^ is_free[i]));
+    for (int i = 0; i < NU; i++)
+      unchanged = lane_and(unchanged, lane_and(lane_not(now_free[i] ^ is_free[i]), lane_eq(bound[i], step[i])));
     settled = lane_or(settled, lane_and(full, unchanged));
     if (pass > 0 && !lane_any(lane_not(settled))) break;
     for (int i = 0; i < NU; i++)
@@ -177,6 +217,7 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
     const mask positive = factor_free(quu, is_free, unit_lower, inverse_pivot);
     accepted = lane_and(accepted, positive);
     settled = lane_or(settled, lane_not(positive));
+    if (!lane_any(lane_not(settled))) break;
     solve_free(unit_lower, inverse_pivot, is_free, gradient, direction);
     full = box_qp_move(quu, gradient, direction, is_free, bound, lower, upper, settled, step);
     mask interior = full; /* a full Newton step that met no bound: there is no gradient left */
