@@ -156,11 +156,12 @@ INLINE int lane_any(mask where) { return where != 0; }
 
 /* A comparison with NaN is false, so minimum and maximum are b when a is NaN. */
 #if LANES > 1 && defined(__x86_64__) && !defined(__clang__)
-/* One instruction, which says the same of NaNs and zeros; of comparison and selection gcc makes three. */
+/* One instruction, which says the same of NaNs and zeros; of comparison and selection gcc makes three. The 512-bit ones
+ * take a mask of lanes, all of them, and a rounding mode, the present one. */
 #if REGISTER_BYTES == 64 && LANE_BYTES == 8
-#define X86_EXTREME(which) __builtin_ia32_##which##pd512_mask(a, b, a, (1 << LANES) - 1, 4)
+#define X86_EXTREME(which) __builtin_ia32_##which##pd512_mask(a, b, a, 255, 4)
 #elif REGISTER_BYTES == 64
-#define X86_EXTREME(which) __builtin_ia32_##which##ps512_mask(a, b, a, (1 << LANES) - 1, 4)
+#define X86_EXTREME(which) __builtin_ia32_##which##ps512_mask(a, b, a, -1, 4)
 #elif REGISTER_BYTES == 32 && LANE_BYTES == 8
 #define X86_EXTREME(which) __builtin_ia32_##which##pd256(a, b)
 #elif REGISTER_BYTES == 32
