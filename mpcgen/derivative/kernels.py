@@ -18,20 +18,20 @@ from mpcgen.derivative.reverse import gradient
 from mpcgen.graph import Expr, Graph, flops, symbols_of
 from mpcgen.graph.model import Model
 
-FUSED_LIMIT = 4000
+FUSED_LIMIT = 2000
 """Largest number of products in F'VF that is unrolled into the stage functions; above it, loops over register tiles.
 
 Unrolled, zeros and ones of F cost nothing, but each product is an instruction that the compiler must place, in the
 Gauss-Newton and in the exact model. Loops take every product of a dense F, at a good share of the machine's peak.
-Measured with gcc 12 -O3 and AVX-512 in float64 (microseconds per problem and iteration in a batch of 128; the
-compiler's seconds for one of the four variants, long functions in one piece):
+Measured with gcc 12 -O3 and AVX-512 in float64 (microseconds of a core per problem and iteration, with the exact
+Hessian, batches of 256 and 512; the compiler's seconds for one of the four variants, on a machine that others used):
 
-    problem        products   if dense   unrolled           loops
-    lqr(8, 4)         1,488      1,392   11.2 us,  2.8 s    11.5 us, 2.8 s
-    quadrotor         3,337      4,862   41.1 us, 11.6 s    43.4 us, 7.9 s
+    problem        products   if dense   unrolled          loops
+    lqr(8, 4)         1,488      1,392    8.1 us, 3.5 s     8.4 us, 3.2 s
+    quadrotor         3,337      4,862   39.0 us, 9.0 s    34.1 us, 5.3 s
 
-Loops lose little and build faster from some thousand products on. The limit keeps the quadrotor unrolled, for its run
-time; between it and the chain of masses (14,640 products, looped) nothing was measured.
+The quadrotor's unrolled stage, 13,939 operations, is five times what the instruction cache holds; between it and
+lqr(8, 4) nothing was measured.
 """
 
 
