@@ -48,7 +48,8 @@ test: lint
 	$(BIN)/python -m pytest tests/test_golden.py
 	$(MAKE) golden
 	$(BIN)/python -m pytest -n 2 --ignore=tests/test_golden.py
-	MPCGEN_TEST_KERNELS=cuda-host $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS)
+	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=thread $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS)
+	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=warp $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS)
 
 golden: $(addprefix build-,$(EXAMPLES))
 

@@ -2,7 +2,8 @@
 
 python -m examples.check_cuda                    # exit code 1 where something required is not met
 compute-sanitizer --tool memcheck python -m examples.check_cuda pendulum
-compute-sanitizer --tool racecheck python -m examples.check_cuda pendulum
+compute-sanitizer --tool racecheck python -m examples.check_cuda pendulum --cuda-kernel warp
+compute-sanitizer --tool synccheck python -m examples.check_cuda pendulum --cuda-kernel warp
 ncu --set full --kernel-name solve_kernel --launch-count 1 python -m examples.check_cuda cartpole
 
 How fast they are: mpcgen bench --device cuda. Where there is no GPU, --device cuda-host checks them over their shim.
@@ -26,6 +27,7 @@ from mpcgen.bench.cells import CUDA_PROBLEMS
 from mpcgen.bench.device import require_device
 from mpcgen.bench.packages import Packages
 from mpcgen.bench.problems import Instances, Problem, load
+from mpcgen.build.cuda_kernel import CHOICES
 
 EXAMPLES = Path(__file__).parent
 COST = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -172,11 +174,12 @@ def on_the_last_device(problem: Problem) -> Row:
 @click.option("--count", default=2048, show_default=True, help="Problems of a check.")
 @click.option("--device", default="cuda", type=click.Choice(["cuda", "cuda-host"]), show_default=True)
 @click.option("--packages", type=click.Path(path_type=Path), help="As mpcgen bench --prepare made them.")
-def main(names: tuple[str, ...], count: int, device: str, packages: Path | None) -> None:
+@click.option("--cuda-kernel", default="auto", type=click.Choice(CHOICES), show_default=True)
+def main(names: tuple[str, ...], count: int, device: str, packages: Path | None, cuda_kernel: str) -> None:
     """Check the problems NAMES of the benchmark; all that `mpcgen bench --device cuda` measures if none is named."""
     try:
         require_device(device)
-        problems = load(names or CUDA_PROBLEMS, EXAMPLES, Packages(packages))
+        problems = load(names or CUDA_PROBLEMS, EXAMPLES, Packages(packages, cuda_kernel=cuda_kernel))
     except mpcgen.MpcgenError as error:
         raise click.ClickException(str(error)) from error
     rows = [row for problem in problems for row in check(problem, device, count)]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BUILD_ERROR = 1
 USER_ERROR = 2
+_KERNEL_HELP = "What works on a problem on a CUDA device: thread or warp; auto: by the problem's size."
 
 
 class _Group(click.Group):
@@ -50,8 +51,11 @@ def main() -> None:
 @click.option(
     "--arch", metavar="NAMES", help="CUDA architectures, e.g. sm_90,sm_80+PTX. Default: this machine's GPUs'."
 )
+@click.option("--cuda-kernel", default="auto", show_default=True, help=_KERNEL_HELP)
 @click.option("--force", is_flag=True, help="Compile even if nothing changed.")
-def build(spec: Path, output: Path, march: str | None, target: str, arch: str | None, force: bool) -> None:
+def build(
+    spec: Path, output: Path, march: str | None, target: str, arch: str | None, cuda_kernel: str, force: bool
+) -> None:
     """Build the controller of the specification file SPEC into OUTPUT/<problem name>."""
     from mpcgen.build.driver import build as build_problem
     from mpcgen.problem.loading import load_problem
@@ -63,6 +67,7 @@ def build(spec: Path, output: Path, march: str | None, target: str, arch: str | 
         targets=target.split(","),
         march=march,
         architectures=arch.split(",") if arch else None,
+        cuda_kernel=cuda_kernel,
         force=force,
         report=lambda line: click.echo(f"  {line}"),
     )
@@ -78,10 +83,11 @@ def build(spec: Path, output: Path, march: str | None, target: str, arch: str | 
 @click.option("--stage", metavar="NAME", help="Print this stage of the pipeline only.")
 @click.option("--cuda", is_flag=True, help="Compile for CUDA; print each kernel's registers and spills.")
 @click.option("--arch", metavar="NAMES", help="CUDA architectures, as for build.")
-def inspect(spec: Path, stage: str | None, cuda: bool, arch: str | None) -> None:
+@click.option("--cuda-kernel", default="auto", show_default=True, help=_KERNEL_HELP)
+def inspect(spec: Path, stage: str | None, cuda: bool, arch: str | None, cuda_kernel: str) -> None:
     """Print every stage from the specification file SPEC to the rendered C."""
     if cuda:
-        _print_resources(spec, arch)
+        _print_resources(spec, arch, cuda_kernel)
         return
     from mpcgen.codegen import inspect as inspect_spec
     from mpcgen.problem.loading import load_problem
@@ -135,6 +141,7 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
     help="Take CUDA packages from here, as --prepare made them.",
 )
 @click.option("--arch", metavar="NAMES", help="CUDA architectures to build for, as for build.")
+@click.option("--cuda-kernel", default="auto", show_default=True, help=_KERNEL_HELP)
 @click.option(
     "--prepare", is_flag=True, help="Build what --device needs into --packages, and measure nothing."
 )
@@ -152,18 +159,21 @@ def bench(**options: Any) -> None:
     main_bench(**options)
 
 
-def _print_resources(spec: Path, arch: str | None) -> None:
+def _print_resources(spec: Path, arch: str | None, cuda_kernel: str) -> None:
     from mpcgen.build.driver import cuda_resources
     from mpcgen.problem.loading import load_problem
 
-    for row in cuda_resources(load_problem(spec), arch.split(",") if arch else None):
+    for row in cuda_resources(load_problem(spec), arch.split(",") if arch else None, cuda_kernel):
         click.echo("{:<28} {}".format(*_resources_row(row)))
 
 
 def _resources_row(row: "Mapping[str, int | str]") -> tuple[str, str]:
     label = f"{row['kernel']} f{row['precision']} {row['architecture']}"
     spills = f"spills {row['spill_stores']} + {row['spill_loads']}"
-    return label, f"{row['registers']} registers; bytes: stack {row['stack']}, {spills}"
+    return (
+        label,
+        f"{row['registers']} registers; bytes: stack {row['stack']}, {spills}, shared {row['shared']}",
+    )
 
 
 def _print_result(result: "BuildResult") -> None:
@@ -175,6 +185,8 @@ def _print_result(result: "BuildResult") -> None:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_row("target", manifest.target)
+    if manifest.kernel:
+        table.add_row("works on a problem", f"a {manifest.kernel}")
     if manifest.lanes:
         lanes = ", ".join(f"{lanes} ({name})" for name, lanes in manifest.lanes.items())
         table.add_row("problems per vector", lanes)

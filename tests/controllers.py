@@ -1,6 +1,7 @@
 """The examples as compiled controllers with random problems for them, shared by the tests of the solver.
 
-MPCGEN_TEST_KERNELS=cuda-host makes them of CUDA's kernels on the host, so that the same tests say what those compute.
+MPCGEN_TEST_KERNELS=cuda-host makes them of CUDA's kernels on the host, so that the same tests say what those compute;
+MPCGEN_TEST_CUDA_KERNEL=warp, or thread, of one kind of them whatever the problem's size.
 """
 
 import dataclasses
@@ -25,11 +26,12 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 NONLINEAR = ("pendulum", "cartpole", "car")
 EPS = np.finfo(float).eps
 KERNELS = os.environ.get("MPCGEN_TEST_KERNELS", "cpu")
+CUDA_KERNEL = os.environ.get("MPCGEN_TEST_CUDA_KERNEL", "auto")
 
 
 def compiled(problem: mpcgen.Problem | Spec) -> ModuleType:
     """Compile a problem for the kernels under test."""
-    return mpcgen.compile(problem, targets=(KERNELS,))
+    return mpcgen.compile(problem, targets=(KERNELS,), cuda_kernel=CUDA_KERNEL)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,36 @@
  * Compiled once per variant with KERNELS, the generated file that it includes, VALUES, a header with PARAMETER_VALUES
  * (one stage of each parameter, in order) and INITIAL_STATE, and EXERCISE, the name of this variant's function. Every
  * array is allocated at its exact size. The variant with MAIN defined calls the others; each prints a line with the
- * statuses that it met and a checksum, and ends the program with exit code 1 where a result breaks its contract. */
+ * statuses that it met and a checksum, and ends the program with exit code 1 where a result breaks its contract. With
+ * MPCGEN_CUDA it is C++, runs CUDA's kernels over their shim, and is a program by itself. */
 #include KERNELS
 #include VALUES
 #include <stdio.h>
+#include <stdlib.h>
+
+#ifndef MPCGEN_CUDA
+#define MPCGEN_CUDA 0
+#endif
+
+#if MPCGEN_CUDA
+/* The entry points with a workspace of exactly the size that they ask for. */
+#define IN_WORKSPACE(verb, kind)                                                 \
+  static int run_##verb(const kind##_arguments *a) {                             \
+    void *workspace = malloc((size_t)kind##_workspace(a));                       \
+    const int code = workspace ? verb##_batch(a, workspace, NULL) : 1;           \
+    free(workspace);                                                             \
+    return code;                                                                 \
+  }
+IN_WORKSPACE(solve, solve)
+IN_WORKSPACE(differentiate, gradient)
+IN_WORKSPACE(tangent, tangent)
+IN_WORKSPACE(examine, examine)
+#else
+#define run_solve solve_batch
+#define run_differentiate differentiate_batch
+#define run_tangent tangent_batch
+#define run_examine examine_batch
+#endif
 
 enum { HORIZON = 5, BATCH = 11, SPOILT = 3, STATUSES = 6, MOST_ITERATIONS = 60 };
 
@@ -29,13 +55,13 @@ static void require(int condition, const char *what) {
 }
 
 static scalar *numbers(int64_t count) {
-  scalar *at = calloc((size_t)count, sizeof(scalar));
+  scalar *at = (scalar *)calloc((size_t)count, sizeof(scalar));
   require(at != NULL || count == 0, "no memory");
   return at;
 }
 
 static int32_t *flags(int64_t count) {
-  int32_t *at = calloc((size_t)count, sizeof(int32_t));
+  int32_t *at = (int32_t *)calloc((size_t)count, sizeof(int32_t));
   require(at != NULL || count == 0, "no memory");
   return at;
 }
@@ -113,12 +139,12 @@ static void solve(arrays *a, int exact, int cold, int threads) {
       .exact_hessian = exact,
       .certify = exact,
       .threads = threads,
+      .constant_parameters = a->constant,
       .tolerance = MPCGEN_PRECISION == 64 ? 1e-8 : 1e-3,
       .initial_state = a->initial,
       .initial_state_stride = NX,
       .initial_controls = cold ? NULL : a->start,
       .initial_controls_stride = HORIZON * NU,
-      .constant_parameters = a->constant,
       .parameters = a->data,
       .parameter_strides = a->strides,
       .states = a->x,
@@ -131,7 +157,7 @@ static void solve(arrays *a, int exact, int cold, int threads) {
       .iterations = a->iterations,
       .history = cold ? a->history : NULL,
   };
-  require(solve_batch(&arguments) == 0, "solve returned an error");
+  require(run_solve(&arguments) == 0, "solve returned an error");
 }
 
 static void differentiate(arrays *a, int exact, int all_cotangents, double smoothing, int threads) {
@@ -141,8 +167,8 @@ static void differentiate(arrays *a, int exact, int all_cotangents, double smoot
       .horizon = HORIZON,
       .exact_hessian = exact,
       .threads = threads,
-      .smoothing = smoothing,
       .constant_parameters = a->constant,
+      .smoothing = smoothing,
       .parameters = a->data,
       .parameter_strides = a->strides,
       .states = a->x,
@@ -155,7 +181,7 @@ static void differentiate(arrays *a, int exact, int all_cotangents, double smoot
       .gradient_parameters = a->gradients,
       .singular = a->singular,
   };
-  require(differentiate_batch(&arguments) == 0, "differentiate returned an error");
+  require(run_differentiate(&arguments) == 0, "differentiate returned an error");
 }
 
 /* The change along a change of x0 and of the parameters, by the gradients that `differentiate` left. */
@@ -165,8 +191,8 @@ static void change(arrays *a, int exact, double smoothing, int threads) {
       .horizon = HORIZON,
       .exact_hessian = exact,
       .threads = threads,
-      .smoothing = smoothing,
       .constant_parameters = a->constant,
+      .smoothing = smoothing,
       .parameters = a->data,
       .parameter_strides = a->strides,
       .states = a->x,
@@ -180,7 +206,7 @@ static void change(arrays *a, int exact, double smoothing, int threads) {
       .tangent_cost = a->d_cost,
       .singular = a->singular,
   };
-  require(tangent_batch(&arguments) == 0, "tangent returned an error");
+  require(run_tangent(&arguments) == 0, "tangent returned an error");
 }
 
 static void examine(arrays *a) {
@@ -197,7 +223,7 @@ static void examine(arrays *a) {
       .lower = a->lower,
       .upper = a->upper,
   };
-  require(examine_batch(&arguments) == 0, "examine returned an error");
+  require(run_examine(&arguments) == 0, "examine returned an error");
 }
 
 /* What holds of any result; returns a number that depends on every gradient. */
@@ -236,9 +262,10 @@ void EXERCISE(void);
 
 void EXERCISE(void) {
   static const int64_t batches[] = {0, 1, BATCH};
+  const size_t first = MPCGEN_CUDA ? 1 : 0; /* a device is not asked for nothing */
   int met[STATUSES] = {0};
   double sum = 0;
-  for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
+  for (size_t i = first; i < sizeof batches / sizeof *batches; i++) {
     for (int way = 0; way < 4; way++) {
       const int exact = way & 1, shared = way >> 1;
       const double smoothing = way == 1 ? 0.01 : 0;
@@ -257,7 +284,12 @@ void EXERCISE(void) {
   require(met[CONVERGED] > 0, "nothing converged");
 }
 
-#ifdef MAIN
+#if MPCGEN_CUDA
+int main(void) {
+  EXERCISE();
+  return 0;
+}
+#elif defined(MAIN)
 void exercise_f32_batch(void);
 void exercise_f64_single(void);
 void exercise_f32_single(void);

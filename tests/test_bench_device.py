@@ -33,6 +33,7 @@ H100 = SimpleNamespace(
     total_memory=80 * 2**30,
     warp_size=32,
     max_threads_per_multi_processor=2048,
+    shared_memory_per_multiprocessor=228 * 1024,
 )
 without_gpu = pytest.mark.skipif(
     torch.cuda.is_available(), reason="this machine has the GPU that must be missing"
@@ -159,15 +160,17 @@ def test_one_core_stands_beside_every_batch_it_can_be_compared_with():
 
 
 @pytest.mark.parametrize(
-    ("registers", "threads"),
+    ("registers", "shared", "threads"),
     [
-        (255, 256),  # 8,160 registers a warp, given out as 8,192: 8 warps
-        (38, 1536),  # 1,216 as 1,280: 51 warps, 48 on four schedulers
-        (16, 2048),  # more than the multiprocessor takes
+        (255, 0, 256),  # 8,160 registers a warp, given out as 8,192: 8 warps
+        (38, 0, 1536),  # 1,216 as 1,280: 51 warps, 48 on four schedulers
+        (16, 0, 2048),  # more than the multiprocessor takes
+        (16, 2000, 1024),  # 32 blocks of a warp
+        (16, 17000, 384),  # with 1,024 bytes of CUDA's own 12 of them
     ],
 )
-def test_threads_of_a_multiprocessor_by_hand(registers, threads):
-    row = {"kernel": "solve_kernel", "precision": 32, "registers": registers, "stack": 0}
+def test_threads_of_a_multiprocessor_by_hand(registers, shared, threads):
+    row = {"kernel": "solve_kernel", "precision": 32, "registers": registers, "stack": 0, "shared": shared}
     kernel = kernel_on(H100, "pendulum", row | {"spill_stores": 4, "spill_loads": 8})
     assert (kernel.threads, kernel.occupancy) == (threads, threads / 2048)
     assert (kernel.spill_stores, kernel.spill_loads) == (4, 8)
@@ -175,6 +178,7 @@ def test_threads_of_a_multiprocessor_by_hand(registers, threads):
 
 def test_the_kernels_described_are_those_of_the_present_architecture(monkeypatch):
     sizes = {"kernel": "solve_kernel", "precision": 64, "stack": 0, "spill_stores": 0, "spill_loads": 0}
+    sizes["shared"] = 0
     resources = [sizes | {"architecture": a, "registers": r} for a, r in (("sm_80", 100), ("sm_90", 128))]
     manifest = {"problem": "p", "compiler": "nvcc", "target": "sm_80, sm_90", "resources": resources}
     module = SimpleNamespace(

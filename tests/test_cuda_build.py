@@ -1,5 +1,6 @@
 """CUDA builds: nvcc takes every example without a warning, and what is built says what it is and where it runs."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,17 @@ import mpcgen
 from mpcgen.autograd import devices
 from mpcgen.bench.device_peak import SOURCE as PEAK_SOURCE
 from mpcgen.build import cuda, driver
-from mpcgen.build.cuda import compile_command, find_cuda_toolchain, map_architectures, read_resources
+from mpcgen.build.cuda import (
+    compile_command,
+    find_cuda_toolchain,
+    map_architectures,
+    read_resources,
+    source_file,
+)
+from mpcgen.build.cuda_kernel import KERNELS
 from mpcgen.build.extension import write_sources
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.toolchain import run_compiler
-from mpcgen.codegen import render_spec
 from mpcgen.errors import BuildError, CompilerNotFoundError, DeviceError
 from mpcgen.runtime.loading import load_kind
 
@@ -36,17 +43,19 @@ SMALL, LARGE = ("pendulum", "cartpole", "car", "lqr"), ("quadrotor", "chain")
 
 
 @needs_nvcc
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
     ("name", "precision"), [(n, p) for n in SMALL for p in (64, 32)] + [(n, 32) for n in LARGE]
 )
-def test_nvcc_takes_every_example_without_a_warning(name, precision, tmp_path):
-    toolchain = find_cuda_toolchain(ARCHITECTURES)
-    write_sources(render_spec(mpcgen.load_problem(EXAMPLES / f"{name}.py").spec()), tmp_path)
+def test_nvcc_takes_every_example_without_a_warning(name, precision, kernel, tmp_path):
+    toolchain = dataclasses.replace(find_cuda_toolchain(ARCHITECTURES), kernel=kernel)
+    package = driver.render_for(mpcgen.load_problem(EXAMPLES / f"{name}.py").spec(), toolchain)
+    write_sources(package, tmp_path)
     command = [
         *compile_command(toolchain, precision, "digest"),
         *WARNINGS,
         *QUICK,
-        f"{name}.c",
+        source_file(package, toolchain),
         "-o",
         "out.o",
     ]

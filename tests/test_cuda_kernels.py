@@ -1,9 +1,11 @@
 """The CUDA kernels, run on the host over the shim, beside the CPU's: what a batch gives on either is the same.
 
-`make test` also runs the tests of solver and gradients on them, with MPCGEN_TEST_KERNELS=cuda-host.
+Those with a thread per problem and those with a warp, which has one lane here; tests/test_warp.py has them all. `make
+test` also runs the tests of solver and gradients on both, with MPCGEN_TEST_KERNELS=cuda-host.
 """
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -16,6 +18,7 @@ import mpcgen
 from mpcgen import Status
 from mpcgen.autograd import kernels
 from mpcgen.autograd.options import Options
+from mpcgen.build.cuda_kernel import KERNELS
 from mpcgen.runtime.controller import Controller
 
 # torch's own decompositions for forward mode are scripted at their first use
@@ -34,10 +37,15 @@ both_precisions = pytest.mark.parametrize("dtype", COST, ids=["f64", "f32"])
 every_case = pytest.mark.parametrize("name", CASES)
 
 
+@pytest.fixture(params=KERNELS)
+def host(request) -> Callable[[str], ModuleType]:
+    """Compile a case's CUDA kernels of one kind for the host."""
+    return functools.partial(_host, kernel=request.param)
+
+
 @functools.cache
-def host(name: str) -> ModuleType:
-    """Compile a case's CUDA kernels for the host."""
-    return mpcgen.compile(CASES[name]().spec, targets=("cuda-host",))
+def _host(name: str, kernel: str) -> ModuleType:
+    return mpcgen.compile(CASES[name]().spec, targets=("cuda-host",), cuda_kernel=kernel)
 
 
 def inputs(case: Example, dtype: torch.dtype, count: int = BATCH) -> dict[str, Tensor]:
@@ -66,7 +74,7 @@ def flat(controller: Controller, given: dict[str, Tensor]) -> tuple[Tensor, ...]
 
 @every_case
 @both_precisions
-def test_every_problem_of_a_batch_ends_as_on_the_cpu(name, dtype):
+def test_every_problem_of_a_batch_ends_as_on_the_cpu(name, dtype, host):
     given = inputs(CASES[name](), dtype)
     here, there = solve(CASES[name]().module, given), solve(host(name), given)
     assert (here.status == Status.CONVERGED).all()
@@ -103,7 +111,7 @@ def tangents(module: ModuleType, given: dict[str, Tensor], sol) -> tuple[Tensor,
 @every_case
 @both_precisions
 @pytest.mark.parametrize("mode", [gradients, tangents])
-def test_the_same_solution_has_the_cpus_differentials(name, dtype, mode):
+def test_the_same_solution_has_the_cpus_differentials(name, dtype, mode, host):
     case = CASES[name]()
     given = inputs(case, dtype)
     sol = solve(case.module, given)
@@ -113,7 +121,7 @@ def test_the_same_solution_has_the_cpus_differentials(name, dtype, mode):
 
 
 @every_case
-def test_nothing_is_read_from_memory_before_it_is_written(name, monkeypatch):
+def test_nothing_is_read_from_memory_before_it_is_written(name, monkeypatch, host):
     def results() -> list[Tensor]:
         sol = solve(host(name), given)
         parameters = flat(host(name).CONTROLLER, given)
@@ -136,7 +144,7 @@ def test_nothing_is_read_from_memory_before_it_is_written(name, monkeypatch):
 
 
 @every_case
-def test_backward_through_the_module_is_the_sum_of_its_problems(name):
+def test_backward_through_the_module_is_the_sum_of_its_problems(name, host):
     given = inputs(CASES[name](), torch.float64, SMALL_BATCH)
     shared = [k for k, v in given.items() if v.shape[0] == 1]
     assert shared
@@ -150,7 +158,7 @@ def test_backward_through_the_module_is_the_sum_of_its_problems(name):
         assert relative(one[k].grad, expected) <= 1e-12
 
 
-def test_a_shared_gradient_is_the_same_bits_every_time(pendulum):
+def test_a_shared_gradient_is_the_same_bits_every_time(pendulum, host):
     found = []
     for _ in range(2):
         given = inputs(pendulum, torch.float32, 3000)
@@ -160,7 +168,7 @@ def test_a_shared_gradient_is_the_same_bits_every_time(pendulum):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_a_problems_result_does_not_depend_on_the_others(cartpole):
+def test_a_problems_result_does_not_depend_on_the_others(cartpole, host):
     given = inputs(cartpole, torch.float64)
     whole = solve(host("cartpole"), given)
     order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(5))[:40]
@@ -176,7 +184,7 @@ def test_a_problems_result_does_not_depend_on_the_others(cartpole):
     [{"max_iterations": 2}, {"max_iterations": 0}, {"hessian": "gauss_newton", "max_iterations": 20}],
     ids=str,
 )
-def test_every_problem_ends_with_the_cpus_status(name, options):
+def test_every_problem_ends_with_the_cpus_status(name, options, host):
     given = inputs(CASES[name](), torch.float64, SMALL_BATCH)
     given["x0"][7, 1] = torch.nan
     given["x0"][11, 0] = torch.inf
@@ -187,7 +195,7 @@ def test_every_problem_ends_with_the_cpus_status(name, options):
     assert there.u[7].isnan().all()
 
 
-def test_a_rollout_that_overflows_diverges_on_both(pendulum):
+def test_a_rollout_that_overflows_diverges_on_both(pendulum, host):
     gravity = torch.full((SMALL_BATCH,), 10.0, dtype=torch.float64)
     gravity[20] = 1e300
     given = {"x0": pendulum.starts(SMALL_BATCH, 2), "gravity": gravity}
@@ -198,7 +206,7 @@ def test_a_rollout_that_overflows_diverges_on_both(pendulum):
 
 @every_case
 @both_precisions
-def test_the_cpus_solution_is_a_warm_start(name, dtype):
+def test_the_cpus_solution_is_a_warm_start(name, dtype, host):
     given = inputs(CASES[name](), dtype, SMALL_BATCH)
     cold = solve(CASES[name]().module, given)
     warm = solve(host(name), {**given, "u_init": cold.u})
@@ -208,7 +216,7 @@ def test_the_cpus_solution_is_a_warm_start(name, dtype):
     assert error.max() <= COST[dtype]
 
 
-def test_history_and_active_set_are_the_cpus(pendulum):
+def test_history_and_active_set_are_the_cpus(pendulum, host):
     given = inputs(pendulum, torch.float64, 140)
     here, there = (solve(m, given, history=True) for m in (pendulum.module, host("pendulum")))
     known = ~here.history.cost.isnan()
@@ -219,7 +227,7 @@ def test_history_and_active_set_are_the_cpus(pendulum):
     assert relative(there.multipliers, here.multipliers) <= 1e-6
 
 
-def test_smoothed_gradients_are_the_cpus(pendulum):
+def test_smoothed_gradients_are_the_cpus(pendulum, host):
     given = inputs(pendulum, torch.float64, 70)
     found = []
     for module in (pendulum.module, host("pendulum")):
@@ -230,7 +238,7 @@ def test_smoothed_gradients_are_the_cpus(pendulum):
         assert relative(there, here) <= 1e-7
 
 
-def test_forward_mode_runs_through_the_module(pendulum):
+def test_forward_mode_runs_through_the_module(pendulum, host):
     x0 = pendulum.starts(3, 1)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x0, torch.ones_like(x0))
@@ -241,7 +249,7 @@ def test_forward_mode_runs_through_the_module(pendulum):
     assert relative(changes[1], changes[0]) <= 1e-7
 
 
-def test_a_batch_of_none_and_one_of_one(pendulum):
+def test_a_batch_of_none_and_one_of_one(pendulum, host):
     assert solve(host("pendulum"), {"x0": pendulum.starts(3, 0)[:0]}).u.shape == (0, 19, 1)
     one = pendulum.starts(1, 0)[0]
     assert relative(solve(host("pendulum"), {"x0": one}).u, solve(pendulum.module, {"x0": one}).u) <= 1e-9

@@ -810,9 +810,9 @@ INLINE void terminal_expand(stored_reals restrict state, stored_reals restrict t
 /* Matrices F = df/d(x, u), H = Hessian of the cost (lower triangle), and gradients of the Lagrangian: part 1. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_1(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
-  (void)value;
+  (void)costate;
   const real damping = theta[3];
   const real vx_2 = state[15];
   const real vx_1 = state[12];
@@ -2402,9 +2402,9 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_1(stored_
 /* Matrices F = df/d(x, u), H = Hessian of the cost (lower triangle), and gradients of the Lagrangian: part 2. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_2(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
-  (void)value;
+  (void)costate;
   const real t723 = shared[0];
   const real t779 = shared[1];
   const real t782 = shared[2];
@@ -3876,7 +3876,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_2(stored_
 /* Matrices F = df/d(x, u), H = Hessian of the cost (lower triangle), and gradients of the Lagrangian: part 3. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_3(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
   const real t1470 = shared[135];
   const real t1490 = shared[136];
@@ -5007,46 +5007,46 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_3(stored_
   q->hessian[298] = ALL(0); /* uz, uy */
   q->hessian[299] = control_weight; /* uz, uz */
   const real x_1_next_D_x_1 = shared[206];
-  const real lambda_x_1 = value->costate[0];
+  const real lambda_x_1 = costate[0];
   const real y_1_next_D_x_1 = shared[207];
-  const real lambda_y_1 = value->costate[1];
+  const real lambda_y_1 = costate[1];
   const real z_1_next_D_x_1 = shared[208];
-  const real lambda_z_1 = value->costate[2];
+  const real lambda_z_1 = costate[2];
   const real t346 = shared[209];
-  const real lambda_x_2 = value->costate[3];
+  const real lambda_x_2 = costate[3];
   const real t439 = shared[210];
-  const real lambda_y_2 = value->costate[4];
+  const real lambda_y_2 = costate[4];
   const real t1973 = x_1_next_D_x_1 * lambda_x_1 + y_1_next_D_x_1 * lambda_y_1 + z_1_next_D_x_1 * lambda_z_1 - t346 *
     lambda_x_2 - t439 * lambda_y_2;
   const real t517 = shared[211];
-  const real lambda_z_2 = value->costate[5];
+  const real lambda_z_2 = costate[5];
   const real x_3_next_D_x_1 = shared[212];
-  const real lambda_x_3 = value->costate[6];
+  const real lambda_x_3 = costate[6];
   const real y_3_next_D_x_1 = shared[213];
-  const real lambda_y_3 = value->costate[7];
+  const real lambda_y_3 = costate[7];
   const real z_3_next_D_x_1 = shared[214];
-  const real lambda_z_3 = value->costate[8];
+  const real lambda_z_3 = costate[8];
   const real t1974 = t1973 - t517 * lambda_z_2 + x_3_next_D_x_1 * lambda_x_3 + y_3_next_D_x_1 * lambda_y_3 +
     z_3_next_D_x_1 * lambda_z_3;
   const real vx_1_next_D_x_1 = shared[215];
-  const real lambda_vx_1 = value->costate[12];
+  const real lambda_vx_1 = costate[12];
   const real vy_1_next_D_x_1 = shared[216];
-  const real lambda_vy_1 = value->costate[13];
+  const real lambda_vy_1 = costate[13];
   const real vz_1_next_D_x_1 = shared[217];
-  const real lambda_vz_1 = value->costate[14];
+  const real lambda_vz_1 = costate[14];
   const real t1256 = shared[218];
-  const real lambda_vx_2 = value->costate[15];
+  const real lambda_vx_2 = costate[15];
   const real t1975 = t1974 + vx_1_next_D_x_1 * lambda_vx_1 + vy_1_next_D_x_1 * lambda_vy_1 + vz_1_next_D_x_1 *
     lambda_vz_1 - t1256 * lambda_vx_2;
   const real t1392 = shared[219];
-  const real lambda_vy_2 = value->costate[16];
+  const real lambda_vy_2 = costate[16];
   const real t1527 = shared[220];
-  const real lambda_vz_2 = value->costate[17];
-  const real lambda_vx_3 = value->costate[18];
-  const real lambda_vy_3 = value->costate[19];
+  const real lambda_vz_2 = costate[17];
+  const real lambda_vx_3 = costate[18];
+  const real lambda_vy_3 = costate[19];
   const real t1976 = t1975 - t1392 * lambda_vy_2 - t1527 * lambda_vz_2 + vx_3_next_D_x_1 * lambda_vx_3 +
     vy_3_next_D_x_1 * lambda_vy_3;
-  const real lambda_vz_3 = value->costate[20];
+  const real lambda_vz_3 = costate[20];
   q->costate[0] = t1976 + vz_3_next_D_x_1 * lambda_vz_3; /* x_1 */
   const real x_1_next_D_y_1 = shared[221];
   const real y_1_next_D_y_1 = shared[222];
@@ -5245,7 +5245,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_3(stored_
   const real z_3_next_D_x_end = shared[341];
   const real t2010 = t2009 + z_2_next_D_x_end * lambda_z_2 + x_3_next_D_x_end * lambda_x_3 + y_3_next_D_x_end *
     lambda_y_3 + z_3_next_D_x_end * lambda_z_3;
-  const real lambda_x_end = value->costate[9];
+  const real lambda_x_end = costate[9];
   const real vx_1_next_D_x_end = shared[342];
   const real vy_1_next_D_x_end = shared[343];
   const real vz_1_next_D_x_end = shared[344];
@@ -5270,7 +5270,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_3(stored_
   const real z_3_next_D_y_end = shared[355];
   const real t2014 = t2013 + z_2_next_D_y_end * lambda_z_2 + x_3_next_D_y_end * lambda_x_3 + y_3_next_D_y_end *
     lambda_y_3 + z_3_next_D_y_end * lambda_z_3;
-  const real lambda_y_end = value->costate[10];
+  const real lambda_y_end = costate[10];
   const real vx_1_next_D_y_end = shared[356];
   const real vy_1_next_D_y_end = shared[357];
   const real vz_1_next_D_y_end = shared[358];
@@ -5295,7 +5295,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_3(stored_
   const real z_3_next_D_z_end = shared[369];
   const real t2018 = t2017 + z_2_next_D_z_end * lambda_z_2 + x_3_next_D_z_end * lambda_x_3 + y_3_next_D_z_end *
     lambda_y_3 + z_3_next_D_z_end * lambda_z_3;
-  const real lambda_z_end = value->costate[11];
+  const real lambda_z_end = costate[11];
   const real vx_1_next_D_z_end = shared[370];
   const real vy_1_next_D_z_end = shared[371];
   const real vz_1_next_D_z_end = shared[372];
@@ -5588,19 +5588,19 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_3(stored_
 
 /* Matrices F = df/d(x, u), H = Hessian of the cost (lower triangle), and gradients of the Lagrangian. */
 FUNCTION void stage_derivatives_gauss_newton(stored_reals restrict state, stored_reals restrict control,
-    stored_reals restrict theta, stored_reals restrict theta_t, const value_model *restrict value,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict costate,
     stage_model *restrict q) {
   real shared[534];
-  stage_derivatives_gauss_newton_1(state, control, theta, theta_t, value, q, shared);
-  stage_derivatives_gauss_newton_2(state, control, theta, theta_t, value, q, shared);
-  stage_derivatives_gauss_newton_3(state, control, theta, theta_t, value, q, shared);
+  stage_derivatives_gauss_newton_1(state, control, theta, theta_t, costate, q, shared);
+  stage_derivatives_gauss_newton_2(state, control, theta, theta_t, costate, q, shared);
+  stage_derivatives_gauss_newton_3(state, control, theta, theta_t, costate, q, shared);
 }
 
 /* The same as a quadratic model: the products with V by loops. */
 FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const value_model *restrict value,
     stage_model *restrict q) {
-  stage_derivatives_gauss_newton(state, control, theta, theta_t, value, q);
+  stage_derivatives_gauss_newton(state, control, theta, theta_t, value->costate, q);
   riccati_products(value, q);
 }
 
@@ -5608,10 +5608,10 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
  * part 1. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_1(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
   (void)weight;
-  (void)value;
+  (void)costate;
   const real damping = theta[3];
   const real vx_2 = state[15];
   const real vx_1 = state[12];
@@ -6925,10 +6925,10 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_1(stored_reals r
  * part 2. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
   (void)weight;
-  (void)value;
+  (void)costate;
   const real vy_1 = state[13];
   const real fixed_6 = theta[17];
   const real t787 = shared[0];
@@ -8099,7 +8099,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
  * part 3. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
   const real t1496 = shared[117];
   const real t381 = shared[83];
@@ -8803,7 +8803,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   q->F[501] = t1923 + R(0.1) * t1879 + t1970 + R(0.05) * t1961; /* vz_3, ux */
   q->F[502] = t1930 + R(0.1) * t1890 + t1971 + R(0.05) * t1962; /* vz_3, uy */
   q->F[503] = R(0.1) * t1902 + fixed_50 + fixed_58 + R(0.05) * t1963 + t1938 + t1972; /* vz_3, uz */
-  const real lambda_vx_1 = value->costate[12];
+  const real lambda_vx_1 = costate[12];
   const real weight_d2f = weight[0];
   const real fixed_44 = theta[55];
   const real t1973 = lambda_vx_1 * weight_d2f * fixed_44;
@@ -8813,9 +8813,9 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t1975 = t1974 * t797;
   const real t799 = shared[188];
   const real t1976 = t1975 * t799;
-  const real lambda_vz_1 = value->costate[14];
+  const real lambda_vz_1 = costate[14];
   const real t1048 = shared[189];
-  const real lambda_vy_1 = value->costate[13];
+  const real lambda_vy_1 = costate[13];
   const real t937 = shared[190];
   const real t786 = shared[11];
   const real t1977 = lambda_vz_1 * t1048 + lambda_vy_1 * t937 + lambda_vx_1 * t786;
@@ -8825,7 +8825,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t1980 = R(2) * t795;
   const real t1981 = R(2) * t1975;
   const real t1982 = (R(-0.5) * (t1979 * t1974) - rest_length * (t1979 * t1980 * t797)) * t799 + t1981;
-  const real lambda_vx_2 = value->costate[15];
+  const real lambda_vx_2 = costate[15];
   const real t1983 = lambda_vx_2 * fixed_43 + lambda_vx_1 * fixed_46;
   const real t1984 = t1983 * weight_d2f;
   const real t817 = shared[192];
@@ -8834,9 +8834,9 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t1986 = t1985 * t818;
   const real t821 = shared[194];
   const real t1987 = t1986 * t821;
-  const real lambda_vz_2 = value->costate[17];
+  const real lambda_vz_2 = costate[17];
   const real t1988 = lambda_vz_2 * fixed_43 + lambda_vz_1 * fixed_46;
-  const real lambda_vy_2 = value->costate[16];
+  const real lambda_vy_2 = costate[16];
   const real t1989 = lambda_vy_2 * fixed_43 + lambda_vy_1 * fixed_46;
   const real t813 = shared[195];
   const real t808 = shared[196];
@@ -8854,7 +8854,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   shared[1066] = t1997;
   const real t1998 = R(0.03333333333333333) * lambda_vx_1;
   const real t1999 = t1983 * damping;
-  const real lambda_x_1 = value->costate[0];
+  const real lambda_x_1 = costate[0];
   const real t2000 = R(0.016666666666666666) * lambda_x_1;
   shared[2306] = t2000;
   const real t2001 = lambda_vx_1 * fixed_49 - t1999 + t2000;
@@ -8872,7 +8872,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   shared[238] = t2006;
   const real t2007 = R(0.03333333333333333) * lambda_vz_1;
   const real t2008 = t1988 * damping;
-  const real lambda_z_1 = value->costate[2];
+  const real lambda_z_1 = costate[2];
   const real t2009 = R(0.016666666666666666) * lambda_z_1;
   shared[2314] = t2009;
   const real t2010 = lambda_vz_1 * fixed_49 - t2008 + t2009;
@@ -8881,7 +8881,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   shared[271] = t2011;
   const real t2012 = R(0.03333333333333333) * lambda_vy_1;
   const real t2013 = t1989 * damping;
-  const real lambda_y_1 = value->costate[1];
+  const real lambda_y_1 = costate[1];
   const real t2014 = R(0.016666666666666666) * lambda_y_1;
   shared[2310] = t2014;
   const real t2015 = lambda_vy_1 * fixed_49 - t2013 + t2014;
@@ -8902,10 +8902,10 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   shared[251] = t2021;
   const real t2022 = (R(-0.5) * (t2019 * t2004) - rest_length * (t2019 * t2020 * t26)) * t29 + t2021;
   const real t2023 = R(0.03333333333333333) * lambda_vx_2;
-  const real lambda_vx_3 = value->costate[18];
+  const real lambda_vx_3 = costate[18];
   const real t2024 = lambda_vx_3 * fixed_43 + lambda_vx_2 * fixed_46;
   const real t2025 = t2024 * damping;
-  const real lambda_x_2 = value->costate[3];
+  const real lambda_x_2 = costate[3];
   const real t2026 = R(0.016666666666666666) * lambda_x_2;
   shared[2318] = t2026;
   const real t2027 = t1999 - t2025 + t2026;
@@ -8921,10 +8921,10 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t2033 = t2032 * t59;
   shared[235] = t2033;
   const real t2034 = R(0.03333333333333333) * lambda_vz_2;
-  const real lambda_vz_3 = value->costate[20];
+  const real lambda_vz_3 = costate[20];
   const real t2035 = lambda_vz_3 * fixed_43 + lambda_vz_2 * fixed_46;
   const real t2036 = t2035 * damping;
-  const real lambda_z_2 = value->costate[5];
+  const real lambda_z_2 = costate[5];
   const real t2037 = R(0.016666666666666666) * lambda_z_2;
   shared[2326] = t2037;
   const real t2038 = t2008 - t2036 + t2037;
@@ -8933,10 +8933,10 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t2040 = t2011 * fixed_0 - t2039;
   shared[270] = t2040;
   const real t2041 = R(0.03333333333333333) * lambda_vy_2;
-  const real lambda_vy_3 = value->costate[19];
+  const real lambda_vy_3 = costate[19];
   const real t2042 = lambda_vy_3 * fixed_43 + lambda_vy_2 * fixed_46;
   const real t2043 = t2042 * damping;
-  const real lambda_y_2 = value->costate[4];
+  const real lambda_y_2 = costate[4];
   const real t2044 = R(0.016666666666666666) * lambda_y_2;
   shared[2322] = t2044;
   const real t2045 = t2013 - t2043 + t2044;
@@ -9246,7 +9246,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   shared[367] = t2220;
   const real t2221 = lambda_vx_3 * fixed_50;
   shared[2342] = t2221;
-  const real lambda_x_3 = value->costate[6];
+  const real lambda_x_3 = costate[6];
   const real t2222 = R(0.016666666666666666) * lambda_x_3;
   shared[2330] = t2222;
   const real t2223 = t2025 - t2221 + t2222;
@@ -9319,7 +9319,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   shared[373] = t2258;
   const real t2259 = lambda_vz_3 * fixed_50;
   shared[2348] = t2259;
-  const real lambda_z_3 = value->costate[8];
+  const real lambda_z_3 = costate[8];
   const real t2260 = R(0.016666666666666666) * lambda_z_3;
   shared[2338] = t2260;
   const real t2261 = t2036 - t2259 + t2260;
@@ -9346,7 +9346,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   shared[379] = t2271;
   const real t2272 = lambda_vy_3 * fixed_50;
   shared[2345] = t2272;
-  const real lambda_y_3 = value->costate[7];
+  const real lambda_y_3 = costate[7];
   const real t2273 = R(0.016666666666666666) * lambda_y_3;
   shared[2334] = t2273;
   const real t2274 = t2043 - t2272 + t2273;
@@ -9620,7 +9620,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
  * part 4. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)state;
   (void)control;
   (void)theta_t;
@@ -9658,7 +9658,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t2114 = shared[241];
   const real t2418 = t2109 - R(0.05) * t2416 - fixed_82 * t2114 - t2417;
   shared[2309] = t2418;
-  const real lambda_vx_1 = value->costate[12];
+  const real lambda_vx_1 = costate[12];
   const real t2419 = R(0.016666666666666666) * lambda_vx_1 + R(0.05) * t2418;
   shared[2271] = t2419;
   const real weight_d2f = weight[0];
@@ -9753,7 +9753,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t2136 = shared[274];
   const real t2452 = t2131 - R(0.05) * t2450 - fixed_82 * t2136 - t2451;
   shared[2317] = t2452;
-  const real lambda_vz_1 = value->costate[14];
+  const real lambda_vz_1 = costate[14];
   const real t2453 = R(0.016666666666666666) * lambda_vz_1 + R(0.05) * t2452;
   shared[2280] = t2453;
   const real t2047 = shared[275];
@@ -9767,7 +9767,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t2142 = shared[279];
   const real t2457 = t2137 - R(0.05) * t2455 - fixed_82 * t2142 - t2456;
   shared[2313] = t2457;
-  const real lambda_vy_1 = value->costate[13];
+  const real lambda_vy_1 = costate[13];
   const real t2458 = R(0.016666666666666666) * lambda_vy_1 + R(0.05) * t2457;
   shared[2276] = t2458;
   const real t2459 = t2453 * t2345 + t2458 * t2368 + t2419 * t2412;
@@ -10109,7 +10109,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t2624 = t2478 + fixed_0 * t2487;
   const real t2625 = damping * t2624;
   const real t2626 = fixed_0 * t2482;
-  const real lambda_vx_3 = value->costate[18];
+  const real lambda_vx_3 = costate[18];
   const real fixed_46 = theta[57];
   const real t2627 = lambda_vx_3 * weight_d2f * fixed_46;
   const real t1626 = shared[354];
@@ -10118,9 +10118,9 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t2629 = t2628 * t1627;
   const real t1629 = shared[356];
   const real t2630 = t2629 * t1629;
-  const real lambda_vz_3 = value->costate[20];
+  const real lambda_vz_3 = costate[20];
   const real t1877 = shared[357];
-  const real lambda_vy_3 = value->costate[19];
+  const real lambda_vy_3 = costate[19];
   const real t1753 = shared[358];
   const real t1625 = shared[359];
   const real t2631 = lambda_vz_3 * t1877 + lambda_vy_3 * t1753 + lambda_vx_3 * t1625;
@@ -10285,7 +10285,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   shared[671] = t2724;
   const real t2725 = t2415 - t2724;
   shared[2284] = t2725;
-  const real lambda_x_3 = value->costate[6];
+  const real lambda_x_3 = costate[6];
   const real t2726 = R(0.03333333333333333) * lambda_x_3;
   shared[673] = t2726;
   const real t2224 = shared[363];
@@ -10311,7 +10311,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t2219 = shared[369];
   const real t2734 = t2219 + R(0.05) * t2725 + t2417 - t2733;
   shared[2321] = t2734;
-  const real lambda_vx_2 = value->costate[15];
+  const real lambda_vx_2 = costate[15];
   const real t2735 = fixed_0 * (R(0.016666666666666666) * lambda_vx_2 + R(0.05) * t2734);
   shared[675] = t2735;
   const real t2736 = fixed_0 * t2419 - t2735;
@@ -10465,7 +10465,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   shared[680] = t2815;
   const real t2816 = t2449 - t2815;
   shared[2290] = t2816;
-  const real lambda_z_3 = value->costate[8];
+  const real lambda_z_3 = costate[8];
   const real t2817 = R(0.03333333333333333) * lambda_z_3;
   shared[682] = t2817;
   const real t2262 = shared[370];
@@ -10490,7 +10490,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t2257 = shared[375];
   const real t2825 = t2257 + R(0.05) * t2816 + t2451 - t2824;
   shared[2329] = t2825;
-  const real lambda_vz_2 = value->costate[17];
+  const real lambda_vz_2 = costate[17];
   const real t2826 = fixed_0 * (R(0.016666666666666666) * lambda_vz_2 + R(0.05) * t2825);
   shared[684] = t2826;
   const real t2827 = fixed_0 * t2453 - t2826;
@@ -10499,7 +10499,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   shared[685] = t2828;
   const real t2829 = t2454 - t2828;
   shared[2287] = t2829;
-  const real lambda_y_3 = value->costate[7];
+  const real lambda_y_3 = costate[7];
   const real t2830 = R(0.03333333333333333) * lambda_y_3;
   shared[687] = t2830;
   const real t2275 = shared[376];
@@ -10524,7 +10524,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t2270 = shared[381];
   const real t2838 = t2270 + R(0.05) * t2829 + t2456 - t2837;
   shared[2325] = t2838;
-  const real lambda_vy_2 = value->costate[16];
+  const real lambda_vy_2 = costate[16];
   const real t2839 = fixed_0 * (R(0.016666666666666666) * lambda_vy_2 + R(0.05) * t2838);
   shared[689] = t2839;
   const real t2840 = fixed_0 * t2458 - t2839;
@@ -11435,7 +11435,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
  * part 5. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_5(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)state;
   (void)control;
   (void)theta_t;
@@ -12107,7 +12107,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_5(stored_reals r
   const real t2733 = shared[674];
   const real t3558 = t2726 + R(0.05) * t3556 - t3557 + t2733;
   shared[2333] = t3558;
-  const real lambda_vx_3 = value->costate[18];
+  const real lambda_vx_3 = costate[18];
   const real t3559 = R(0.016666666666666666) * lambda_vx_3 + R(0.05) * t3558;
   shared[836] = t3559;
   const real t2735 = shared[675];
@@ -12191,7 +12191,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_5(stored_reals r
   const real t2824 = shared[683];
   const real t3597 = t2817 + R(0.05) * t3595 - t3596 + t2824;
   shared[2341] = t3597;
-  const real lambda_vz_3 = value->costate[20];
+  const real lambda_vz_3 = costate[20];
   const real t3598 = R(0.016666666666666666) * lambda_vz_3 + R(0.05) * t3597;
   shared[840] = t3598;
   const real t2826 = shared[684];
@@ -12209,7 +12209,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_5(stored_reals r
   const real t2837 = shared[688];
   const real t3603 = t2830 + R(0.05) * t3601 - t3602 + t2837;
   shared[2337] = t3603;
-  const real lambda_vy_3 = value->costate[19];
+  const real lambda_vy_3 = costate[19];
   const real t3604 = R(0.016666666666666666) * lambda_vy_3 + R(0.05) * t3603;
   shared[841] = t3604;
   const real t2839 = shared[689];
@@ -13334,11 +13334,11 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_5(stored_reals r
  * part 6. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_6(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)state;
   (void)control;
   (void)theta_t;
-  (void)value;
+  (void)costate;
   const real t387 = shared[85];
   const real t384 = shared[114];
   const real t383 = shared[113];
@@ -15116,12 +15116,12 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_6(stored_reals r
  * part 7. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_7(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)state;
   (void)control;
   (void)theta_t;
   (void)weight;
-  (void)value;
+  (void)costate;
   const real damping = theta[3];
   const real t3324 = shared[1203];
   const real t4901 = damping * t3324;
@@ -16787,7 +16787,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_7(stored_reals r
  * part 8. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
   (void)weight;
   const real t5468 = shared[1744];
@@ -18061,7 +18061,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t2841 = shared[2268];
   const real t6065 = t2736 * t5 + t2841 * t2603;
   const real t2112 = shared[2269];
-  const real lambda_x_1 = value->costate[0];
+  const real lambda_x_1 = costate[0];
   const real t2416 = shared[2270];
   const real t2419 = shared[2271];
   const real t2459 = shared[2272];
@@ -18074,7 +18074,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t2840 = shared[2273];
   const real t6068 = t2840 * t5 + t2841 * t2921;
   const real t2140 = shared[2274];
-  const real lambda_y_1 = value->costate[1];
+  const real lambda_y_1 = costate[1];
   const real t2455 = shared[2275];
   const real t2458 = shared[2276];
   q->costate[1] = t2140 + lambda_y_1 - t2455 - t6067 - t2458 * t2314 - t2459 * t2918 - t6068; /* y_1 */
@@ -18086,7 +18086,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t2827 = shared[2277];
   const real t6071 = t2827 * t5 + t2841 * t3060;
   const real t2134 = shared[2278];
-  const real lambda_z_1 = value->costate[2];
+  const real lambda_z_1 = costate[2];
   const real t2450 = shared[2279];
   const real t2453 = shared[2280];
   q->costate[2] = t2134 + lambda_z_1 - t2450 - t6070 - t2453 * t2314 - t2459 * t3056 - t6071; /* z_1 */
@@ -18097,7 +18097,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t3560 = shared[2282];
   const real t3606 = shared[2283];
   const real t6074 = t3560 * t37 + t3606 * t3364;
-  const real lambda_x_2 = value->costate[3];
+  const real lambda_x_2 = costate[3];
   const real t2725 = shared[2284];
   const real t2228 = shared[2285];
   q->costate[3] = lambda_x_2 + t2725 + t2228 + t6073 + t6065 - t6074; /* x_2 */
@@ -18106,7 +18106,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t6076 = t6066 - t6075;
   const real t3605 = shared[2286];
   const real t6077 = t3605 * t37 + t3606 * t3678;
-  const real lambda_y_2 = value->costate[4];
+  const real lambda_y_2 = costate[4];
   const real t2829 = shared[2287];
   const real t2279 = shared[2288];
   q->costate[4] = lambda_y_2 + t2829 + t2279 + t6076 + t6068 - t6077; /* y_2 */
@@ -18115,7 +18115,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t6079 = t6069 - t6078;
   const real t3599 = shared[2289];
   const real t6080 = t3599 * t37 + t3606 * t3830;
-  const real lambda_z_2 = value->costate[5];
+  const real lambda_z_2 = costate[5];
   const real t2816 = shared[2290];
   const real t2266 = shared[2291];
   q->costate[5] = lambda_z_2 + t2816 + t2266 + t6079 + t6071 - t6080; /* z_2 */
@@ -18126,7 +18126,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t3559 = shared[836];
   const real t4160 = shared[2293];
   const real t6083 = t3559 * t3999 + t4160 * t4006;
-  const real lambda_x_3 = value->costate[6];
+  const real lambda_x_3 = costate[6];
   const real t3556 = shared[2294];
   const real t2729 = shared[2295];
   q->costate[6] = lambda_x_3 + t3556 + t2729 + t6082 - t6083 + t6074; /* x_3 */
@@ -18135,7 +18135,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t6085 = t6075 - t6084;
   const real t3604 = shared[841];
   const real t6086 = t3604 * t3999 + t4160 * t4215;
-  const real lambda_y_3 = value->costate[7];
+  const real lambda_y_3 = costate[7];
   const real t3601 = shared[2296];
   const real t2833 = shared[2297];
   q->costate[7] = lambda_y_3 + t3601 + t2833 + t6085 - t6086 + t6077; /* y_3 */
@@ -18144,7 +18144,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t6088 = t6078 - t6087;
   const real t3598 = shared[840];
   const real t6089 = t3598 * t3999 + t4160 * t4377;
-  const real lambda_z_3 = value->costate[8];
+  const real lambda_z_3 = costate[8];
   const real t3595 = shared[2298];
   const real t2820 = shared[2299];
   q->costate[8] = lambda_z_3 + t3595 + t2820 + t6088 - t6089 + t6080; /* z_3 */
@@ -18154,23 +18154,23 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real x_end = state[9];
   const real target_0 = theta[5];
   const real t2728 = shared[2301];
-  const real lambda_x_end = value->costate[9];
+  const real lambda_x_end = costate[9];
   q->costate[9] = end_weight * (x_end - target_0) + (t2728 + lambda_x_end + t6090 + t6083); /* x_end */
   const real t3600 = shared[2302];
   const real t6091 = t3600 + t6084;
   const real y_end = state[10];
   const real target_1 = theta[6];
   const real t2832 = shared[2303];
-  const real lambda_y_end = value->costate[10];
+  const real lambda_y_end = costate[10];
   q->costate[10] = end_weight * (y_end - target_1) + (t2832 + lambda_y_end + t6091 + t6086); /* y_end */
   const real t3594 = shared[2304];
   const real t6092 = t3594 + t6087;
   const real z_end = state[11];
   const real target_2 = theta[7];
   const real t2819 = shared[2305];
-  const real lambda_z_end = value->costate[11];
+  const real lambda_z_end = costate[11];
   q->costate[11] = end_weight * (z_end - target_2) + (t2819 + lambda_z_end + t6092 + t6089); /* z_end */
-  const real lambda_vx_1 = value->costate[12];
+  const real lambda_vx_1 = costate[12];
   const real t2000 = shared[2306];
   const real t2001 = shared[2307];
   const real t2113 = shared[2308];
@@ -18179,7 +18179,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t6094 = damping * t2736;
   const real vx_1 = state[12];
   q->costate[12] = velocity_weight * vx_1 + (t6093 - t6094); /* vx_1 */
-  const real lambda_vy_1 = value->costate[13];
+  const real lambda_vy_1 = costate[13];
   const real t2014 = shared[2310];
   const real t2015 = shared[2311];
   const real t2141 = shared[2312];
@@ -18188,7 +18188,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real t6096 = damping * t2840;
   const real vy_1 = state[13];
   q->costate[13] = velocity_weight * vy_1 + (t6095 - t6096); /* vy_1 */
-  const real lambda_vz_1 = value->costate[14];
+  const real lambda_vz_1 = costate[14];
   const real t2009 = shared[2314];
   const real t2010 = shared[2315];
   const real t2135 = shared[2316];
@@ -18198,7 +18198,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real vz_1 = state[14];
   q->costate[14] = velocity_weight * vz_1 + (t6097 - t6098); /* vz_1 */
   const real t6099 = damping * t3560;
-  const real lambda_vx_2 = value->costate[15];
+  const real lambda_vx_2 = costate[15];
   const real t2026 = shared[2318];
   const real t2027 = shared[2319];
   const real t2229 = shared[2320];
@@ -18207,7 +18207,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real vx_2 = state[15];
   q->costate[15] = velocity_weight * vx_2 + t6100; /* vx_2 */
   const real t6101 = damping * t3605;
-  const real lambda_vy_2 = value->costate[16];
+  const real lambda_vy_2 = costate[16];
   const real t2044 = shared[2322];
   const real t2045 = shared[2323];
   const real t2280 = shared[2324];
@@ -18216,7 +18216,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real vy_2 = state[16];
   q->costate[16] = velocity_weight * vy_2 + t6102; /* vy_2 */
   const real t6103 = damping * t3599;
-  const real lambda_vz_2 = value->costate[17];
+  const real lambda_vz_2 = costate[17];
   const real t2037 = shared[2326];
   const real t2038 = shared[2327];
   const real t2267 = shared[2328];
@@ -18225,7 +18225,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real vz_2 = state[17];
   q->costate[17] = velocity_weight * vz_2 + t6104; /* vz_2 */
   const real t6105 = fixed_82 * t3559;
-  const real lambda_vx_3 = value->costate[18];
+  const real lambda_vx_3 = costate[18];
   const real t2222 = shared[2330];
   const real t2223 = shared[2331];
   const real t2730 = shared[2332];
@@ -18234,7 +18234,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real vx_3 = state[18];
   q->costate[18] = velocity_weight * vx_3 + t6106; /* vx_3 */
   const real t6107 = fixed_82 * t3604;
-  const real lambda_vy_3 = value->costate[19];
+  const real lambda_vy_3 = costate[19];
   const real t2273 = shared[2334];
   const real t2274 = shared[2335];
   const real t2834 = shared[2336];
@@ -18243,7 +18243,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
   const real vy_3 = state[19];
   q->costate[19] = velocity_weight * vy_3 + t6108; /* vy_3 */
   const real t6109 = fixed_82 * t3598;
-  const real lambda_vz_3 = value->costate[20];
+  const real lambda_vz_3 = costate[20];
   const real t2260 = shared[2338];
   const real t2261 = shared[2339];
   const real t2821 = shared[2340];
@@ -18275,23 +18275,23 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_8(stored_reals r
  * */
 FUNCTION void stage_derivatives_exact(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
-    const value_model *restrict value, stage_model *restrict q) {
+    const real *restrict costate, stage_model *restrict q) {
   real shared[2351];
-  stage_derivatives_exact_1(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_2(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_3(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_4(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_5(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_6(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_7(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_8(state, control, theta, theta_t, weight, value, q, shared);
+  stage_derivatives_exact_1(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_2(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_3(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_4(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_5(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_6(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_7(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_8(state, control, theta, theta_t, weight, costate, q, shared);
 }
 
 /* The same as a quadratic model: the products with V by loops. */
 FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
     const value_model *restrict value, stage_model *restrict q) {
-  stage_derivatives_exact(state, control, theta, theta_t, weight, value, q);
+  stage_derivatives_exact(state, control, theta, theta_t, weight, value->costate, q);
   riccati_products(value, q);
 }
 

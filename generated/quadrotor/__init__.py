@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "53d5a5f750258fe4b7cf0857f724e68622f11ee133b9dca656d0839077dfe76d"),
+    library=load(__file__, "quadrotor", "4b4865a9df60fc7f34d26ade5a4982c9ab0519419303479229d32be24b78b4ab"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

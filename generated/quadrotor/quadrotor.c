@@ -503,9 +503,9 @@ INLINE void terminal_expand(stored_reals restrict state, stored_reals restrict t
 /* Matrices F = df/d(x, u), H = Hessian of the cost (lower triangle), and gradients of the Lagrangian: part 1. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_1(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
-  (void)value;
+  (void)costate;
   q->F[0] = ALL(1); /* p_x, p_x */
   q->F[1] = ALL(0); /* p_x, p_y */
   q->F[2] = ALL(0); /* p_x, p_z */
@@ -1318,7 +1318,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_1(stored_
 /* Matrices F = df/d(x, u), H = Hessian of the cost (lower triangle), and gradients of the Lagrangian: part 2. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_2(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
   const real t445 = shared[0];
   const real t173 = shared[1];
@@ -2099,34 +2099,34 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_2(stored_
   q->hessian[152] = thrust_weight; /* thrust_right, thrust_right */
   const real p_x = state[0];
   const real target_0 = theta[7];
-  const real lambda_p_x = value->costate[0];
+  const real lambda_p_x = costate[0];
   q->costate[0] = position_weight * (p_x - target_0) + lambda_p_x; /* p_x */
   const real p_y = state[1];
   const real target_1 = theta[8];
-  const real lambda_p_y = value->costate[1];
+  const real lambda_p_y = costate[1];
   q->costate[1] = position_weight * (p_y - target_1) + lambda_p_y; /* p_y */
   const real p_z = state[2];
   const real target_2 = theta[9];
-  const real lambda_p_z = value->costate[2];
+  const real lambda_p_z = costate[2];
   q->costate[2] = position_weight * (p_z - target_2) + lambda_p_z; /* p_z */
   const real p_x_next_D_q_w = shared[83];
   const real p_y_next_D_q_w = shared[84];
   const real p_z_next_D_q_w = shared[85];
   const real q_w_next_D_q_w = shared[86];
-  const real lambda_q_w = value->costate[3];
+  const real lambda_q_w = costate[3];
   const real q_x_next_D_q_w = shared[87];
-  const real lambda_q_x = value->costate[4];
+  const real lambda_q_x = costate[4];
   const real t772 = p_x_next_D_q_w * lambda_p_x + p_y_next_D_q_w * lambda_p_y + p_z_next_D_q_w * lambda_p_z +
     q_w_next_D_q_w * lambda_q_w + q_x_next_D_q_w * lambda_q_x;
   const real q_y_next_D_q_w = shared[88];
-  const real lambda_q_y = value->costate[5];
+  const real lambda_q_y = costate[5];
   const real q_z_next_D_q_w = shared[89];
-  const real lambda_q_z = value->costate[6];
-  const real lambda_v_x = value->costate[7];
-  const real lambda_v_y = value->costate[8];
+  const real lambda_q_z = costate[6];
+  const real lambda_v_x = costate[7];
+  const real lambda_v_y = costate[8];
   const real t773 = t772 + q_y_next_D_q_w * lambda_q_y + q_z_next_D_q_w * lambda_q_z + v_x_next_D_q_w * lambda_v_x +
     v_y_next_D_q_w * lambda_v_y;
-  const real lambda_v_z = value->costate[9];
+  const real lambda_v_z = costate[9];
   q->costate[3] = attitude_weight * (q_w - R(1)) + (t773 + v_z_next_D_q_w * lambda_v_z); /* q_w */
   const real p_x_next_D_q_x = shared[90];
   const real p_y_next_D_q_x = shared[91];
@@ -2181,9 +2181,9 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_2(stored_
   const real q_y_next_D_w_x = shared[116];
   const real t781 = t780 + q_y_next_D_w_x * lambda_q_y + q_z_next_D_w_x * lambda_q_z + v_x_next_D_w_x * lambda_v_x +
     v_y_next_D_w_x * lambda_v_y;
-  const real lambda_w_x = value->costate[10];
-  const real lambda_w_y = value->costate[11];
-  const real lambda_w_z = value->costate[12];
+  const real lambda_w_x = costate[10];
+  const real lambda_w_y = costate[11];
+  const real lambda_w_z = costate[12];
   const real t782 = t781 + v_z_next_D_w_x * lambda_v_z + w_x_next_D_w_x * lambda_w_x + w_y_next_D_w_x * lambda_w_y +
     w_z_next_D_w_x * lambda_w_z;
   q->costate[10] = rate_weight * w_x + t782; /* w_x */
@@ -2275,18 +2275,18 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_gauss_newton_2(stored_
 
 /* Matrices F = df/d(x, u), H = Hessian of the cost (lower triangle), and gradients of the Lagrangian. */
 FUNCTION void stage_derivatives_gauss_newton(stored_reals restrict state, stored_reals restrict control,
-    stored_reals restrict theta, stored_reals restrict theta_t, const value_model *restrict value,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict costate,
     stage_model *restrict q) {
   real shared[153];
-  stage_derivatives_gauss_newton_1(state, control, theta, theta_t, value, q, shared);
-  stage_derivatives_gauss_newton_2(state, control, theta, theta_t, value, q, shared);
+  stage_derivatives_gauss_newton_1(state, control, theta, theta_t, costate, q, shared);
+  stage_derivatives_gauss_newton_2(state, control, theta, theta_t, costate, q, shared);
 }
 
 /* The same as a quadratic model: the products with V by loops. */
 FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const value_model *restrict value,
     stage_model *restrict q) {
-  stage_derivatives_gauss_newton(state, control, theta, theta_t, value, q);
+  stage_derivatives_gauss_newton(state, control, theta, theta_t, value->costate, q);
   riccati_products(value, q);
 }
 
@@ -2294,10 +2294,10 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
  * part 1. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_1(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
   (void)weight;
-  (void)value;
+  (void)costate;
   q->F[0] = ALL(1); /* p_x, p_x */
   q->F[1] = ALL(0); /* p_x, p_y */
   q->F[2] = ALL(0); /* p_x, p_z */
@@ -3152,7 +3152,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_1(stored_reals r
  * part 2. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)control;
   (void)theta_t;
   const real t555 = shared[0];
@@ -3575,7 +3575,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
   q->hessian[6] = ALL(0); /* q_w, p_x */
   q->hessian[7] = ALL(0); /* q_w, p_y */
   q->hessian[8] = ALL(0); /* q_w, p_z */
-  const real lambda_v_x = value->costate[7];
+  const real lambda_v_x = costate[7];
   const real weight_d2f = weight[0];
   const real t772 = lambda_v_x * weight_d2f;
   shared[432] = t772;
@@ -3586,7 +3586,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
   const real t775 = R(0.5) * t168;
   shared[164] = t775;
   const real t776 = t774 * t775;
-  const real lambda_v_y = value->costate[8];
+  const real lambda_v_y = costate[8];
   const real t777 = lambda_v_y * weight_d2f;
   shared[431] = t777;
   const real t778 = t777 * t554;
@@ -3600,7 +3600,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
   const real t784 = R(0.5) * t173;
   shared[139] = t784;
   const real t785 = t783 * t784;
-  const real lambda_v_z = value->costate[9];
+  const real lambda_v_z = costate[9];
   const real t786 = lambda_v_z * weight_d2f;
   shared[434] = t786;
   const real t473 = shared[83];
@@ -3630,7 +3630,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
   const real t806 = R(0.5) * t20;
   shared[124] = t806;
   const real t807 = t774 * t799;
-  const real lambda_p_y = value->costate[1];
+  const real lambda_p_y = costate[1];
   const real t808 = R(0.0004166666666666667) * lambda_p_y;
   const real t809 = R(0.016666666666666666) * lambda_v_y + t808;
   shared[113] = t809;
@@ -3655,7 +3655,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
   const real t822 = R(0.5) * t15;
   shared[126] = t822;
   const real t823 = t779 * t784;
-  const real lambda_p_x = value->costate[0];
+  const real lambda_p_x = costate[0];
   const real t824 = R(0.0004166666666666667) * lambda_p_x;
   const real t825 = R(0.016666666666666666) * lambda_v_x + t824;
   shared[112] = t825;
@@ -3685,7 +3685,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
   shared[123] = t842;
   const real t843 = t842 * t806;
   shared[127] = t843;
-  const real lambda_p_z = value->costate[2];
+  const real lambda_p_z = costate[2];
   const real t844 = R(0.0004166666666666667) * lambda_p_z;
   const real t845 = R(0.016666666666666666) * lambda_v_z + t844;
   shared[542] = t845;
@@ -4023,12 +4023,12 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
   q->hessian[55] = ALL(0); /* w_x, p_x */
   q->hessian[56] = ALL(0); /* w_x, p_y */
   q->hessian[57] = ALL(0); /* w_x, p_z */
-  const real lambda_q_x = value->costate[4];
+  const real lambda_q_x = costate[4];
   const real t1030 = lambda_q_x * weight_d2f;
   shared[261] = t1030;
   const real t1031 = R(0.004166666666666667) * t1030;
   shared[141] = t1031;
-  const real lambda_q_y = value->costate[5];
+  const real lambda_q_y = costate[5];
   const real t1032 = lambda_q_y * weight_d2f;
   shared[195] = t1032;
   const real t1033 = R(0.00020833333333333335) * t1032;
@@ -4037,7 +4037,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
   shared[200] = t1034;
   const real t1035 = inertia_2 * t1034;
   shared[197] = t1035;
-  const real lambda_q_z = value->costate[6];
+  const real lambda_q_z = costate[6];
   const real t1036 = lambda_q_z * weight_d2f;
   shared[244] = t1036;
   const real t1037 = R(0.00020833333333333335) * t1036;
@@ -4055,7 +4055,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
   shared[106] = t1043;
   const real t1044 = R(-0.00020833333333333335) * t1036;
   shared[245] = t1044;
-  const real lambda_q_w = value->costate[3];
+  const real lambda_q_w = costate[3];
   const real t1045 = lambda_q_w * weight_d2f;
   shared[194] = t1045;
   const real t1046 = R(-0.00020833333333333335) * t1045;
@@ -4300,7 +4300,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_2(stored_reals r
  * part 3. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)control;
   (void)theta_t;
   const real t1173 = shared[90];
@@ -4547,7 +4547,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t1259 = t1160 * t133 + t1161 * t5 + t825 * t1258 + t1188 * t833 + t1212 * t873;
   const real t1260 = t1259 + t1232 * t891;
   shared[523] = t1260;
-  const real lambda_q_x = value->costate[4];
+  const real lambda_q_x = costate[4];
   const real t1261 = R(0.008333333333333333) * lambda_q_x + R(0.025) * t1260;
   shared[518] = t1261;
   const real t1262 = R(0.5) * (t1261 * weight_d2f);
@@ -4680,7 +4680,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t1165 = shared[238];
   const real t1309 = t1161 * t17 + t825 * t1308 + t1188 * t806 + t1165 * t822 + t1212 * t833;
   shared[516] = t1309;
-  const real lambda_q_w = value->costate[3];
+  const real lambda_q_w = costate[3];
   const real t1310 = R(0.008333333333333333) * lambda_q_w + R(0.025) * t1309;
   shared[524] = t1310;
   const real t1311 = R(0.5) * (t1310 * weight_d2f);
@@ -4731,7 +4731,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t1331 = t1330 + inertia_0 * (t1326 * t1199 - t1329 * t1217) + t1240 * t959 + t987 * t1241;
   const real t1332 = t809 * t1308 + t1186 * t17 + t1165 * t865 + t1212 * t822 + t1232 * t873;
   shared[530] = t1332;
-  const real lambda_q_z = value->costate[6];
+  const real lambda_q_z = costate[6];
   const real t1333 = R(0.008333333333333333) * lambda_q_z + R(0.025) * t1332;
   shared[517] = t1333;
   const real t1334 = R(0.5) * (t1333 * weight_d2f);
@@ -4791,7 +4791,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t1356 = t1160 * t129 + t809 * t1258 + t1186 * t5 + t1188 * t891 + t1165 * t806;
   const real t1357 = t1356 + t1232 * t865;
   shared[527] = t1357;
-  const real lambda_q_y = value->costate[5];
+  const real lambda_q_y = costate[5];
   const real t1358 = R(0.008333333333333333) * lambda_q_y + R(0.025) * t1357;
   shared[519] = t1358;
   const real t1359 = R(0.5) * (t1358 * weight_d2f);
@@ -4803,14 +4803,14 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   q->hessian[62] = ALL(0); /* w_x, v_x */
   q->hessian[63] = ALL(0); /* w_x, v_y */
   q->hessian[64] = ALL(0); /* w_x, v_z */
-  const real lambda_w_z = value->costate[12];
+  const real lambda_w_z = costate[12];
   const real t1360 = lambda_w_z * weight_d2f;
   const real fixed_40 = theta[56];
   const real fixed_42 = theta[58];
   const real t1361 = t1360 * fixed_40 + fixed_42 * t1360;
   const real t1362 = R(0.05) * t1361;
   shared[487] = t1362;
-  const real lambda_w_y = value->costate[11];
+  const real lambda_w_y = costate[11];
   const real t1363 = lambda_w_y * weight_d2f;
   const real fixed_35 = theta[51];
   const real fixed_34 = theta[50];
@@ -4825,7 +4825,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
   const real t1369 = t1046 * t1042;
   shared[367] = t1369;
   const real t1370 = t1366 + t1367 + t1368 + t1044 * t1041 + t1369;
-  const real lambda_w_x = value->costate[10];
+  const real lambda_w_x = costate[10];
   const real fixed_50 = theta[66];
   const real t1371 = lambda_w_x * weight_d2f * fixed_50;
   shared[411] = t1371;
@@ -5248,7 +5248,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_3(stored_reals r
  * part 4. */
 FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals restrict state,
     stored_reals restrict control, stored_reals restrict theta, stored_reals restrict theta_t,
-    const real *restrict weight, const value_model *restrict value, stage_model *restrict q, real *restrict shared) {
+    const real *restrict weight, const real *restrict costate, stage_model *restrict q, real *restrict shared) {
   (void)theta_t;
   const real t1604 = shared[317];
   const real t806 = shared[124];
@@ -5457,7 +5457,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t1652 = t1490 * t1202 + t1479 * t1203 + t1188 * t1204 + t1165 * t1196 + t1212 * t1138;
   const real t1232 = shared[393];
   const real t1653 = t1652 + t1232 * t1137;
-  const real lambda_w_y = value->costate[11];
+  const real lambda_w_y = costate[11];
   const real t1654 = R(0.008333333333333333) * lambda_w_y + R(0.025) * t1653;
   const real weight_d2f = weight[0];
   const real t1655 = t1654 * weight_d2f;
@@ -5496,7 +5496,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t1455 = shared[416];
   const real t1664 = t1455 * t1122 - t1479 * t1135 + inertia_0 * (t1479 * t1134 - t1455 * t1121);
   const real t1665 = t1664 + t1188 * t1137 + t1165 * t1138 + t1212 * t1139 + t1232 * t1176;
-  const real lambda_w_x = value->costate[10];
+  const real lambda_w_x = costate[10];
   const real t1666 = R(0.008333333333333333) * lambda_w_x + R(0.025) * t1665;
   const real t1595 = shared[417];
   const real fixed_54 = theta[70];
@@ -6012,22 +6012,22 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real position_weight = theta[10];
   const real p_x = state[0];
   const real target_0 = theta[7];
-  const real lambda_p_x = value->costate[0];
+  const real lambda_p_x = costate[0];
   q->costate[0] = position_weight * (p_x - target_0) + lambda_p_x; /* p_x */
   const real p_y = state[1];
   const real target_1 = theta[8];
-  const real lambda_p_y = value->costate[1];
+  const real lambda_p_y = costate[1];
   q->costate[1] = position_weight * (p_y - target_1) + lambda_p_y; /* p_y */
   const real p_z = state[2];
   const real target_2 = theta[9];
-  const real lambda_p_z = value->costate[2];
+  const real lambda_p_z = costate[2];
   q->costate[2] = position_weight * (p_z - target_2) + lambda_p_z; /* p_z */
   const real t928 = shared[511];
   const real t812 = shared[512];
   const real t1944 = t928 * t812;
   const real t827 = shared[111];
   const real t1945 = t827 * q_y;
-  const real lambda_q_w = value->costate[3];
+  const real lambda_q_w = costate[3];
   const real t970 = shared[513];
   const real t1087 = shared[514];
   const real t1231 = shared[515];
@@ -6041,7 +6041,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t960 = shared[520];
   const real t1947 = t960 * t812;
   const real t1948 = t827 * q_z;
-  const real lambda_q_x = value->costate[4];
+  const real lambda_q_x = costate[4];
   const real t1067 = shared[521];
   const real t1164 = shared[522];
   const real t1949 = lambda_q_x + t1947 * t138 + t1944 * q_w + t970 * t1948 + t1067 + t1164;
@@ -6050,13 +6050,13 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t1310 = shared[524];
   q->costate[4] = fixed_4 * t138 + (t1949 + t1260 + t1333 * t922 + t1358 * t950 + t1310 * t959); /* q_x */
   const real t1950 = t970 * t827;
-  const real lambda_q_y = value->costate[5];
+  const real lambda_q_y = costate[5];
   const real t1079 = shared[525];
   const real t1211 = shared[526];
   const real t1951 = lambda_q_y + t1947 * t140 + t928 * t1948 + t1950 * q_w + t1079 + t1211;
   const real t1357 = shared[527];
   q->costate[5] = fixed_4 * t140 + (t1951 + t1357 + t1333 * t959 + t1261 * t876 + t1310 * t994); /* q_y */
-  const real lambda_q_z = value->costate[6];
+  const real lambda_q_z = costate[6];
   const real t1098 = shared[528];
   const real t1187 = shared[529];
   const real t1332 = shared[530];
@@ -6064,13 +6064,13 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   q->costate[6] = attitude_weight * q_z + (t1952 + t1358 * t900 + t1310 * t950); /* q_z */
   const real velocity_weight = theta[12];
   const real v_x = state[7];
-  const real lambda_v_x = value->costate[7];
+  const real lambda_v_x = costate[7];
   q->costate[7] = velocity_weight * v_x + (R(0.05) * lambda_p_x + lambda_v_x); /* v_x */
   const real v_y = state[8];
-  const real lambda_v_y = value->costate[8];
+  const real lambda_v_y = costate[8];
   q->costate[8] = velocity_weight * v_y + (R(0.05) * lambda_p_y + lambda_v_y); /* v_y */
   const real v_z = state[9];
-  const real lambda_v_z = value->costate[9];
+  const real lambda_v_z = costate[9];
   q->costate[9] = velocity_weight * v_z + (R(0.05) * lambda_p_z + lambda_v_z); /* v_z */
   const real t1422 = shared[531];
   const real t1489 = shared[532];
@@ -6085,7 +6085,7 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
   const real t1955 = lambda_w_y + t1404 + t1454 + t1653 + t1666 * t1529 + t1581 * t1530 + t1333 * t1536;
   const real w_y = state[11];
   q->costate[11] = rate_weight * w_y + (t1955 + t1261 * t1541 + t1358 * t1256 + t1310 * t1241); /* w_y */
-  const real lambda_w_z = value->costate[12];
+  const real lambda_w_z = costate[12];
   const real t1390 = shared[536];
   const real t1478 = shared[537];
   const real t1580 = shared[538];
@@ -6136,19 +6136,19 @@ FUNCTION __attribute__((noinline)) void stage_derivatives_exact_4(stored_reals r
  * */
 FUNCTION void stage_derivatives_exact(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
-    const value_model *restrict value, stage_model *restrict q) {
+    const real *restrict costate, stage_model *restrict q) {
   real shared[549];
-  stage_derivatives_exact_1(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_2(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_3(state, control, theta, theta_t, weight, value, q, shared);
-  stage_derivatives_exact_4(state, control, theta, theta_t, weight, value, q, shared);
+  stage_derivatives_exact_1(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_2(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_3(state, control, theta, theta_t, weight, costate, q, shared);
+  stage_derivatives_exact_4(state, control, theta, theta_t, weight, costate, q, shared);
 }
 
 /* The same as a quadratic model: the products with V by loops. */
 FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
     const value_model *restrict value, stage_model *restrict q) {
-  stage_derivatives_exact(state, control, theta, theta_t, weight, value, q);
+  stage_derivatives_exact(state, control, theta, theta_t, weight, value->costate, q);
   riccati_products(value, q);
 }
 

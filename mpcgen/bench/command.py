@@ -39,6 +39,7 @@ def main_bench(
     device: str,
     packages: Path | None,
     arch: str | None,
+    cuda_kernel: str,
     prepare: bool,
     peers: bool,
     growth: bool | None,
@@ -68,7 +69,8 @@ def main_bench(
         clock=clock,
         device=device,
     )
-    console, source = Console(stderr=True), Packages(packages, tuple(arch.split(",")) if arch else None)
+    architectures = tuple(arch.split(",")) if arch else None
+    console, source = Console(stderr=True), Packages(packages, architectures, cuda_kernel)
     if prepare:
         prepare_packages(selection, examples, console, source)
         return None

@@ -16,14 +16,18 @@ _REGISTERS_APIECE = 256
 """A warp's registers are given out in pieces of so many."""
 _SCHEDULERS = 4
 """Of a multiprocessor: its warps are spread evenly over them."""
+_BLOCKS = 32
+"""Of a multiprocessor at most, of sm_80 and sm_90; a block of a kernel with shared memory is one warp."""
+_SHARED_RESERVED = 1024
+"""Bytes of a block's shared memory that CUDA keeps for itself."""
 
 
 @dataclass(frozen=True)
 class Kernel:
     """What a kernel takes of a multiprocessor, as its assembler said: registers per thread, bytes of stack and spills.
 
-    ``threads``: how many its registers let one multiprocessor of this device hold; ``occupancy``: their share of what
-    it could hold at most.
+    ``shared``: bytes of shared memory of a block. ``threads``: how many its registers and shared memory let one
+    multiprocessor of this device hold; ``occupancy``: their share of what it could hold at most.
     """
 
     problem: str
@@ -33,6 +37,7 @@ class Kernel:
     stack: int
     spill_stores: int
     spill_loads: int
+    shared: int
     threads: int
     occupancy: float
 
@@ -90,8 +95,11 @@ def kernel_on(properties: Any, problem: str, row: dict[str, Any]) -> Kernel:
     pieces = -(-row["registers"] * warp // _REGISTERS_APIECE)
     warps = _REGISTERS // (pieces * _REGISTERS_APIECE)
     most = properties.max_threads_per_multi_processor
+    if row["shared"]:
+        blocks = properties.shared_memory_per_multiprocessor // (row["shared"] + _SHARED_RESERVED)
+        warps = min(warps, blocks, _BLOCKS)
     threads = min(warps // _SCHEDULERS * _SCHEDULERS * warp, most)
-    sizes = {name: row[name] for name in ("registers", "stack", "spill_stores", "spill_loads")}
+    sizes = {name: row[name] for name in ("registers", "stack", "spill_stores", "spill_loads", "shared")}
     return Kernel(
         problem, row["kernel"], row["precision"], **sizes, threads=threads, occupancy=threads / most
     )

@@ -181,7 +181,13 @@ def prepare(selection: Selection, examples: Path, console: Console, packages: Pa
 
     def made(spec: Spec) -> None:
         for target in ("cpu", kind):
-            build(spec, folder / target, targets=(target,), architectures=packages.architectures)
+            build(
+                spec,
+                folder / target,
+                targets=(target,),
+                architectures=packages.architectures,
+                cuda_kernel=packages.cuda_kernel,
+            )
 
     specs = {problem.spec.name: problem.spec for problem in load(selection.problems, examples)}
     plan = [_Step(f"{name}: build", partial(made, spec)) for name, spec in specs.items()]

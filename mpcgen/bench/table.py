@@ -146,13 +146,14 @@ def kernels(results: Results) -> Table:
         "registers",
         "stack B",
         "spills B",
+        "shared B",
         "threads/multiprocessor",
         "occupancy",
     )
     table = _table("Kernels on the device", headers)
     for k in results.device.kernels if results.device is not None else ():
         spills = f"{k.spill_stores} + {k.spill_loads}"
-        sizes = (f"{k.precision}", f"{k.registers}", f"{k.stack}", spills, f"{k.threads}")
+        sizes = (f"{k.precision}", f"{k.registers}", f"{k.stack}", spills, f"{k.shared}", f"{k.threads}")
         table.add_row(k.problem, k.kernel, *sizes, _percent(k.occupancy))
     return table
 

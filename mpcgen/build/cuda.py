@@ -4,6 +4,8 @@ nvcc is that of the PATH, of CUDA_HOME, or of pip's packages (the extra ``mpcgen
 statically, its symbols hidden: the library needs nothing but the driver where it runs, and meets no second copy of a
 shared runtime beside torch's. What both runtimes share, the device's primary context and its streams, is the driver's.
 
+Of kernels there are two kinds, a thread per problem and a warp per problem; `mpcgen.build.cuda_kernel` chooses.
+
 ``cuda-host`` is the same text compiled by a C++ compiler over ``mpcgen_shim.h``: the CUDA kernels on the CPU, one
 thread after the other. It exists for tests on machines without a GPU.
 """
@@ -41,7 +43,10 @@ _ARCHITECTURE = re.compile(r"sm_(\d{2,3}[af]?)(\+PTX)?")
 
 @dataclass(frozen=True)
 class Resources:
-    """What ptxas gave a kernel: registers per thread, bytes of stack, bytes stored and loaded by spills."""
+    """What ptxas gave a kernel: registers per thread, bytes of stack, bytes stored and loaded by spills.
+
+    ``shared``: bytes of shared memory of a block.
+    """
 
     kernel: str
     precision: int
@@ -50,16 +55,21 @@ class Resources:
     stack: int
     spill_stores: int
     spill_loads: int
+    shared: int
 
 
 @dataclass(frozen=True)
 class CudaToolchain:
-    """nvcc and the architectures to build for; or, without architectures, a C++ compiler and the shim."""
+    """nvcc and the architectures to build for; or, without architectures, a C++ compiler and the shim.
+
+    ``kernel``: what works on a problem, a "thread" or a "warp".
+    """
 
     command: tuple[str, ...]
     version: str
     architectures: tuple[str, ...]
     library_folders: tuple[str, ...] = ()
+    kernel: str = "thread"
 
     @property
     def is_shim(self) -> bool:
@@ -84,9 +94,10 @@ class CudaToolchain:
     @property
     def compile_flags(self) -> tuple[str, ...]:
         """Flags for the kernels."""
+        base = (*BASE_FLAGS, f"-DMPCGEN_WARP={int(self.kernel == 'warp')}")
         if self.is_shim:
-            return (*BASE_FLAGS, *HOST_FLAGS)
-        return (*BASE_FLAGS, *NVCC_FLAGS, "-x", "cu", *map_architectures(self.architectures))
+            return (*base, *HOST_FLAGS)
+        return (*base, *NVCC_FLAGS, "-x", "cu", *map_architectures(self.architectures))
 
     @property
     def link_flags(self) -> tuple[str, ...]:
@@ -162,7 +173,7 @@ def compile_cuda_library(
         [
             *compile_command(toolchain, precision, digest),
             *extra_flags,
-            f"{rendered.name}.c",
+            source_file(rendered, toolchain),
             "-o",
             _object(precision),
         ]
@@ -184,6 +195,11 @@ def compile_cuda_library(
     )
 
 
+def source_file(rendered: Rendered, toolchain: CudaToolchain) -> str:
+    """The file of a package that is compiled for the toolchain's kernels."""
+    return rendered.warp_file if toolchain.kernel == "warp" else f"{rendered.name}.c"
+
+
 def compile_command(toolchain: CudaToolchain, precision: int, digest: str) -> list[str]:
     """The command that compiles a precision, but for its source and its object file."""
     definitions = (f"-DMPCGEN_PRECISION={precision}", f'-DMPCGEN_DIGEST="{digest}"')
@@ -196,11 +212,11 @@ def read_resources(text: str, precision: int) -> list[Resources]:
     entry = re.compile(
         r"Compiling entry function '(?:_ZN?\S*?\d+)?(?P<kernel>[a-z]+_kernel)\S*' for '(?P<architecture>\w+)'"
         r".*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
-        r".*?Used (?P<registers>\d+) registers",
+        r".*?Used (?P<registers>\d+) registers(?:[^\n]*?(?P<shared>\d+) bytes smem)?",
         re.DOTALL,
     )
     for match in entry.finditer(text):
-        sizes = (int(match[name]) for name in ("registers", "stack", "stores", "loads"))
+        sizes = (int(match[name] or 0) for name in ("registers", "stack", "stores", "loads", "shared"))
         rows.append(Resources(match["kernel"], precision, match["architecture"], *sizes))
     return rows
 

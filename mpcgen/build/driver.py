@@ -17,6 +17,7 @@ from mpcgen.build.cuda import (
     find_cuda_toolchain,
     find_shim_toolchain,
 )
+from mpcgen.build.cuda_kernel import choose_kernel
 from mpcgen.build.digest import build_digest, spec_key
 from mpcgen.build.extension import compile_extension
 from mpcgen.build.manifest import Manifest
@@ -72,6 +73,7 @@ def build(
     targets: Sequence[str] = ("cpu",),
     march: str | None = None,
     architectures: Sequence[str] | None = None,
+    cuda_kernel: str = "auto",
     force: bool = False,
     report: Report | None = None,
 ) -> BuildResult:
@@ -79,24 +81,30 @@ def build(
 
     targets: of "cpu" and "cuda" ("cuda-host": CUDA's kernels on the CPU, for tests). march: instruction set to
     build for, e.g. "x86-64-v3"; default: the widest this CPU runs. architectures: of CUDA devices, e.g. "sm_90" or
-    "sm_80+PTX"; default: this machine's, else `mpcgen.build.cuda.DEFAULT_ARCHITECTURES`. force: compile even if
-    nothing changed. report: called with a line of text as each step begins.
+    "sm_80+PTX"; default: this machine's, else `mpcgen.build.cuda.DEFAULT_ARCHITECTURES`. cuda_kernel: what works on
+    a problem on a CUDA device, "thread" or "warp"; "auto": by its size (`mpcgen.build.cuda_kernel`). force: compile
+    even if nothing changed. report: called with a line of text as each step begins.
 
     Raises BuildError (with the command and the compiler's words), CompilerNotFoundError, SpecError.
     """
     spec = _spec(problem)
-    toolchains = _toolchains(targets, march, architectures)
+    toolchains = _toolchains(spec, targets, march, architectures, cuda_kernel)
     first, *others = [_build(spec, Path(directory), toolchain, force, report) for toolchain in toolchains]
     return replace(first, others=tuple(others))
 
 
 def _toolchains(
-    targets: Sequence[str], march: str | None, architectures: Sequence[str] | None
+    spec: Spec,
+    targets: Sequence[str],
+    march: str | None,
+    architectures: Sequence[str] | None,
+    cuda_kernel: str,
 ) -> list[Toolchain | CudaToolchain]:
+    kernel = choose_kernel(len(spec.states), len(spec.controls), cuda_kernel)
     find: dict[str, Callable[[], Toolchain | CudaToolchain]] = {
         "cpu": lambda: find_toolchain(march),
-        "cuda": lambda: find_cuda_toolchain(architectures),
-        "cuda-host": find_shim_toolchain,
+        "cuda": lambda: replace(find_cuda_toolchain(architectures), kernel=kernel),
+        "cuda-host": lambda: replace(find_shim_toolchain(), kernel=kernel),
     }
     for name in targets:
         if name not in find:
@@ -133,6 +141,7 @@ def compile(
     targets: Sequence[str] = ("cpu",),
     march: str | None = None,
     architectures: Sequence[str] | None = None,
+    cuda_kernel: str = "auto",
     report: Report | None = None,
 ) -> ModuleType:
     """Build ``problem`` into the user's cache and import it; the module's ``MPC`` is the controller.
@@ -143,7 +152,7 @@ def compile(
     spec = _spec(problem)
     entries = [
         _obtain(spec, spec_key(spec, toolchain), toolchain, False, report)
-        for toolchain in _toolchains(targets, march, architectures)
+        for toolchain in _toolchains(spec, targets, march, architectures, cuda_kernel)
     ]
     label = "_".join(entry.manifest.digest[:8] for entry in entries)
     folder = entries[0].path
@@ -161,19 +170,28 @@ def compile(
 
 
 def cuda_resources(
-    problem: SupportsSpec | Spec, architectures: Sequence[str] | None = None
+    problem: SupportsSpec | Spec, architectures: Sequence[str] | None = None, cuda_kernel: str = "auto"
 ) -> tuple[dict[str, int | str], ...]:
     """Return what each CUDA kernel takes of a multiprocessor (`mpcgen.build.cuda.Resources`); compiles if needed."""
-    spec, toolchain = _spec(problem), find_cuda_toolchain(architectures)
+    spec = _spec(problem)
+    (toolchain,) = _toolchains(spec, ("cuda",), None, architectures, cuda_kernel)
     return _obtain(spec, spec_key(spec, toolchain), toolchain, False, None).manifest.resources
 
 
-def render_spec(spec: Spec) -> Rendered:
-    """Derive and render a specification."""
+def render_spec(spec: Spec, looped: bool = False) -> Rendered:
+    """Derive and render a specification; looped: as `mpcgen.codegen.render_spec` has it."""
     # Not at the top: an unchanged build needs neither the graph nor jinja2.
     from mpcgen import codegen
 
-    return codegen.render_spec(spec)
+    return codegen.render_spec(spec, looped)
+
+
+def render_for(spec: Spec, toolchain: Toolchain | CudaToolchain) -> Rendered:
+    """Derive and render a specification with all text that the toolchain compiles."""
+    rendered = render_spec(spec)
+    if isinstance(toolchain, CudaToolchain) and toolchain.kernel == "warp":
+        return rendered.with_warp_source(render_spec(spec, looped=True).source)
+    return rendered
 
 
 def _spec(problem: SupportsSpec | Spec) -> Spec:
@@ -197,7 +215,7 @@ def _obtain(
     if path is not None:
         return _read_entry(path, toolchain.kind, from_cache=True)
     say(f"deriving and rendering {spec.name}")
-    rendered = render_spec(spec)
+    rendered = render_for(spec, toolchain)
     digest = build_digest(rendered, toolchain)
     with _written(cache.cache_root(), "set MPCGEN_CACHE_DIR to a folder that you can write"):
         if force:
@@ -268,6 +286,7 @@ def _cuda_manifest(
         sizes=dict(rendered.sizes),
         files=_hashes(folder, rendered, *libraries),
         kind=toolchain.kind,
+        kernel=toolchain.kernel,
         resources=tuple(asdict(row) for row in resources),
     )
 

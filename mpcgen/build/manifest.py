@@ -15,6 +15,7 @@ class Manifest:
 
     ``digest`` names the build, ``spec_key`` what it was derived from, ``source_digest`` its C text.
     ``files`` maps every file of the package to its sha256, the library included. ``kind``: cpu, cuda or cuda-host.
+    ``kernel``: of a CUDA library, what works on a problem, a "thread" or a "warp".
     ``resources``: of a CUDA library, what each kernel takes of a multiprocessor (`mpcgen.build.cuda.Resources`).
     """
 
@@ -33,6 +34,7 @@ class Manifest:
     abi: int = ABI
     python: str = EXT_SUFFIX
     kind: str = "cpu"
+    kernel: str = ""
     resources: tuple[dict[str, int | str], ...] = ()
 
     def write(self, folder: Path) -> None:

@@ -17,6 +17,7 @@ WIDTH = 116
 _POINT = "stored_reals restrict state, stored_reals restrict control, {theta}"
 _THETA = "stored_reals restrict theta, stored_reals restrict theta_t"
 _EXPAND = _POINT + ", {weight}const value_model *restrict value, "
+_DERIVE = _POINT + ", {weight}const real *restrict costate, "
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,19 @@ def _interface(parameters: str, places: Mapping[str, str], inline: bool = True) 
     return Interface(parameters.format(theta=_THETA), {**usual, **places}, inline)
 
 
-def _expand(exact: bool, results: str, places: Mapping[str, str]) -> Interface:
-    extra = "const real *restrict weight, " if exact else ""
+def _expand(exact: bool) -> Interface:
     value = {"costate": "value->costate", "V": "value->hessian", "offset": "value->offset"}
-    parameters = _EXPAND.format(theta=_THETA, weight=extra) + results
-    return _interface(parameters, {"weight": "weight", **value, **places}, inline=False)
+    return _model_interface(_EXPAND, exact, value)
+
+
+def _derive(exact: bool) -> Interface:
+    return _model_interface(_DERIVE, exact, {"costate": "costate"})
+
+
+def _model_interface(parameters: str, exact: bool, places: Mapping[str, str]) -> Interface:
+    weight = "const real *restrict weight, " if exact else ""
+    head = parameters.format(theta=_THETA, weight=weight)
+    return _interface(head + _RESULT, {"weight": "weight", **places, **_MODEL}, inline=False)
 
 
 def _same(names: str) -> dict[str, str]:
@@ -74,10 +83,10 @@ INTERFACES: dict[str, Interface] = {
         "stored_reals restrict state, {theta}, real *restrict hessian, real *restrict costate",
         {"hessian": "hessian", "out costate": "costate"},
     ),
-    "stage_expand_gauss_newton": _expand(False, _RESULT, _MODEL),
-    "stage_expand_exact": _expand(True, _RESULT, _MODEL),
-    "stage_derivatives_gauss_newton": _expand(False, _RESULT, _MODEL),
-    "stage_derivatives_exact": _expand(True, _RESULT, _MODEL),
+    "stage_expand_gauss_newton": _expand(exact=False),
+    "stage_expand_exact": _expand(exact=True),
+    "stage_derivatives_gauss_newton": _derive(exact=False),
+    "stage_derivatives_exact": _derive(exact=True),
     "stage_tangent": _interface(
         _POINT + ", in_reals restrict d_state, in_reals restrict d_control, out_reals restrict d_next",
         {**_D, "d_next": "d_next"},
@@ -124,7 +133,7 @@ SYMMETRIC NTAU SCALAR_EPSILON REGISTER_BYTES LANE_BYTES ALL_BUT_SIGN real mask s
 value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill finish take allocate accumulate
 parameter_row load_row store_row sweep reals stored_reals in_reals out_reals INLINE FUNCTION COUNT TABLE WARP BLOCK
 zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOPED_PRODUCTS STAGE_OPERATIONS control_row copy_uu
-shared
+shared LINEAR_DYNAMICS TEAM TEAM_FOR TEAM_LEADER TEAM_SHARED
 """
 RESERVED = frozenset(_RESERVED.split()) | frozenset(CALLS.values())
 """Names that mean something in the generated file or its headers."""
@@ -174,7 +183,8 @@ def _with_products(name: str) -> CFunction:
     outer = name.replace("derivatives", "expand")
     interface = INTERFACES[outer]
     signature = _wrap_signature(f"FUNCTION void {outer}({interface.parameters})")
-    body = (_call(name, interface), "riccati_products(value, q);")
+    derivatives = _call(name, INTERFACES[name]).replace("costate", "value->costate")
+    body = (derivatives, "riccati_products(value, q);")
     return CFunction(
         outer, "/* The same as a quadratic model: the products with V by loops. */", signature, body
     )

@@ -1,7 +1,7 @@
 """The rendered text of a controller: what code generation hands to the build."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpcgen.errors import InternalError
 
@@ -20,6 +20,10 @@ def source_digest(header: str, source: str) -> str:
     for part in (header, source):
         text.update(hashlib.sha256(part.encode()).digest())
     return text.hexdigest()
+
+
+def _warp_file(name: str) -> str:
+    return f"_{name}_warp.c"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,21 @@ class Rendered:
     def cuda_cdef(self) -> str:
         """What a CUDA library declares besides."""
         return self._between(CUDA_CDEF_BEGIN, CUDA_CDEF_END)
+
+    def with_warp_source(self, source: str) -> "Rendered":
+        """The package with the text for kernels that give a warp to a problem; no file of its own if it is the same.
+
+        source: the C text with F and H apart from the Riccati products (`render_spec` with looped=True).
+        """
+        if source == self.source:
+            return self
+        return replace(self, files=(*self.files, (_warp_file(self.name), source)))
+
+    @property
+    def warp_file(self) -> str:
+        """Name of the file with the text for a warp per problem."""
+        own = _warp_file(self.name)
+        return own if own in dict(self.files) else f"{self.name}.c"
 
     def _between(self, first: str, last: str) -> str:
         _, begin, rest = self.header.partition(first)

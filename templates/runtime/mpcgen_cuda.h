@@ -1,10 +1,11 @@
-/* The kernels on a CUDA device: a thread per problem, each with its part of a workspace that the caller owns.
+/* The kernels on a CUDA device: a worker per problem, a thread or with MPCGEN_WARP a warp, each with its part of a
+ * workspace that the caller owns.
  *
  * Nothing here allocates or waits: launches go to the caller's stream, and errors of a launch are returned. */
 #ifndef MPCGEN_CUDA_H
 #define MPCGEN_CUDA_H
 
-/* Problems that wait for a thread: `next` lies in device memory. */
+/* Problems that wait for a worker: `next` lies in device memory. */
 typedef struct {
   unsigned long long *next;
   int64_t count;
@@ -16,36 +17,46 @@ INLINE int64_t take(work_queue *queue) {
   return piece < queue->count ? piece : -1;
 }
 
-#include "mpcgen_examine.h"
-#include "mpcgen_gradient.h"
 #include "mpcgen_launch.h"
-#include "mpcgen_solver.h"
-#include "mpcgen_tangent.h"
+#include "mpcgen_team.h"
 
 enum {
-  BLOCK = 64,              /* threads: small, so that few problems spread over many multiprocessors */
-  MOST_THREADS = 1 << 15,  /* of a differentiation; at 255 registers about what a large GPU holds at once */
-  LEAST_THREADS = 1 << 10, /* however much memory they take */
-  QUEUE_BYTES = 256,       /* a counter, and room for the workspace behind it to be aligned */
+  BLOCK = 64,                              /* threads: small, so that few problems spread over many multiprocessors */
+  WORK_BLOCK = MPCGEN_WARP ? TEAM : BLOCK, /* of a kernel that works on problems; a warp's block is the warp */
+  WORKERS = WORK_BLOCK / TEAM,             /* in such a block */
+  /* Workers of a differentiation, about what a large GPU holds at once: at 255 registers, or 16 warps a
+   * multiprocessor; and how many however much memory they take. */
+  MOST_WORKERS = MPCGEN_WARP ? 1 << 11 : 1 << 15,
+  LEAST_WORKERS = MOST_WORKERS / 32,
+  QUEUE_BYTES = 256,                       /* a counter, and room for the workspace behind it to be aligned */
 };
-static const int64_t MOST_BYTES = (int64_t)1 << 30; /* of a workspace, beyond LEAST_THREADS */
+static const int64_t MOST_BYTES = (int64_t)1 << 30; /* of a workspace, beyond LEAST_WORKERS */
 
-/* Threads for a batch: a function of the batch and of a problem's memory, and for the solver, whose results do not
+/* Workers for a batch: a function of the batch and of a problem's memory, and for the solver, whose results do not
  * depend on it, of what the device holds at once. */
-static int64_t threads_for(int64_t batch, size_t reals_each, int64_t most) {
+static int64_t workers_for(int64_t batch, size_t reals_each, int64_t most) {
   int64_t fitting = MOST_BYTES / (int64_t)(reals_each * sizeof(scalar) + 1);
-  if (fitting < LEAST_THREADS) fitting = LEAST_THREADS;
+  if (fitting < LEAST_WORKERS) fitting = LEAST_WORKERS;
   if (fitting < most) most = fitting;
   if (batch < most) most = batch;
-  return (most + BLOCK - 1) / BLOCK * BLOCK;
+  return (most + WORKERS - 1) / WORKERS * WORKERS;
 }
 
 INLINE int64_t thread_number() { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }
+INLINE int64_t worker_number() { return thread_number() / TEAM; }
 
-/* A thread's part of the workspace, `count` numbers. */
-INLINE reals thread_workspace(scalar *workspace, size_t count) {
-  const int64_t thread = thread_number();
-  return reals{workspace + (size_t)(thread / WARP) * count * WARP + (size_t)(thread % WARP)};
+/* A worker's part of the workspace, `count` numbers. */
+INLINE reals worker_workspace(scalar *workspace, size_t count) {
+  const int64_t worker = worker_number();
+  return reals{workspace + (size_t)(worker / INTERLEAVED) * count * INTERLEAVED + (size_t)(worker % INTERLEAVED)};
+}
+
+/* The same, all zero. */
+INLINE reals zero_workspace(scalar *workspace, size_t count) {
+  const reals at = worker_workspace(workspace, count);
+  TEAM_FOR(i, count) at[i] = 0;
+  team_meet();
+  return at;
 }
 
 /* The arrays of an argument struct that the host keeps, by value. */
@@ -59,7 +70,7 @@ struct kept {
   }
 };
 
-/* What a kernel is given: the arguments of its entry point, their arrays, and the workspace of all threads. */
+/* What a kernel is given: the arguments of its entry point, their arrays, and the workspace of all workers. */
 template <class arguments_type>
 struct batch_task {
   arguments_type original;
@@ -77,70 +88,76 @@ struct batch_task {
   }
 };
 
-/* Threads of a kernel that takes the problems i, i + threads, ...; and the bytes of their workspaces. */
-static int64_t striding_threads(int64_t batch, size_t reals_each) {
-  return threads_for(batch, reals_each, MOST_THREADS);
+/* Workers of a kernel that takes the problems i, i + workers, ...; and the bytes of their workspaces. */
+static int64_t striding_workers(int64_t batch, size_t reals_each) {
+  return workers_for(batch, reals_each, MOST_WORKERS);
 }
 static int64_t striding_bytes(int64_t batch, size_t reals_each) {
-  return striding_threads(batch, reals_each) * (int64_t)(reals_each * sizeof(scalar));
+  return striding_workers(batch, reals_each) * (int64_t)(reals_each * sizeof(scalar));
 }
-INLINE int64_t stride() { return (int64_t)gridDim.x * blockDim.x; }
+INLINE int64_t stride() { return (int64_t)gridDim.x * WORKERS; }
 
-/* ---- solve ---- */
+/* ---- the kernels: each takes problems of its task until none is left ---- */
 
 struct solve_task : batch_task<solve_arguments> {
   unsigned long long *next;
 };
 
-static __global__ void __launch_bounds__(BLOCK) solve_kernel(const __grid_constant__ solve_task task) {
-  const solve_arguments arguments = task.arguments();
-  solve_job job = {&arguments, {task.next, arguments.batch}};
-  solver_state s;
-  memset((void *)&s, 0, sizeof s);
-  lay_out_solver(&s, &arguments, thread_workspace(task.workspace, solver_reals(&arguments)));
-  run_solver(&s, &job);
-}
+struct gradient_task : batch_task<gradient_arguments> {
+  kept<void *> gradients;
+  __device__ gradient_arguments arguments() const {
+    gradient_arguments a = batch_task::arguments();
+    a.gradient_parameters = gradients.at;
+    return a;
+  }
+};
 
-static cudaError_t solve_threads(const solve_arguments *a, int64_t *threads) {
+struct tangent_task : batch_task<tangent_arguments> {
+  kept<const void *> changes;
+  kept<int64_t> change_strides;
+  __device__ tangent_arguments arguments() const {
+    tangent_arguments a = batch_task::arguments();
+    a.tangent_parameters = changes.at;
+    a.tangent_strides = change_strides.at;
+    return a;
+  }
+};
+
+struct examine_task : batch_task<examine_arguments> {};
+
+#if MPCGEN_WARP
+#include "mpcgen_warp_kernels.h"
+#else
+#include "mpcgen_thread_kernels.h"
+#endif
+
+/* ---- solve ---- */
+
+static cudaError_t solve_workers(const solve_arguments *a, int64_t *workers) {
   int64_t resident = 0;
-  const cudaError_t error = resident_threads(solve_kernel, BLOCK, &resident);
-  *threads = threads_for(a->batch, solver_reals(a), resident);
+  const cudaError_t error = resident_threads(solve_kernel, WORK_BLOCK, &resident);
+  *workers = workers_for(a->batch, solve_worker_reals(a), resident / TEAM);
   return error;
 }
 
 static int64_t solve_workspace(const solve_arguments *a) {
-  int64_t threads = 0;
-  if (solve_threads(a, &threads)) return -1;
-  return QUEUE_BYTES + threads * (int64_t)(solver_reals(a) * sizeof(scalar));
+  int64_t workers = 0;
+  if (solve_workers(a, &workers)) return -1;
+  return QUEUE_BYTES + workers * (int64_t)(solve_worker_reals(a) * sizeof(scalar));
 }
 
 static int solve_batch(const solve_arguments *a, void *workspace, void *stream) {
-  int64_t threads = 0;
-  cudaError_t error = solve_threads(a, &threads);
+  int64_t workers = 0;
+  cudaError_t error = solve_workers(a, &workers);
   if (!error) error = cudaMemsetAsync(workspace, 0, QUEUE_BYTES, (cudaStream_t)stream);
   if (error) return (int)error;
   const solve_task task = {{a, (char *)workspace + QUEUE_BYTES}, (unsigned long long *)workspace};
-  launch(solve_kernel, threads / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  launch(solve_kernel, workers / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
 }
 
-/* ---- reverse mode: thread i differentiates the problems i, i + threads, ... and sums their gradients; the number of
- * threads depends on nothing but the batch and the horizon, and the sums are added up in order ---- */
-
-struct gradient_task : batch_task<gradient_arguments> {
-  kept<void *> gradients;
-};
-
-static __global__ void __launch_bounds__(BLOCK) gradient_kernel(const __grid_constant__ gradient_task task) {
-  gradient_arguments a = task.arguments();
-  a.gradient_parameters = task.gradients.at;
-  gradient_state g;
-  memset((void *)&g, 0, sizeof g);
-  lay_out_gradient(&g, &a, thread_workspace(task.workspace, gradient_reals(&a)));
-  clear_sums(&g);
-  for (int64_t problem = thread_number(); problem < a.batch; problem += stride())
-    gradient_vector(&g, &a, problem, a.batch);
-}
+/* ---- reverse mode: worker i differentiates the problems i, i + workers, ... and sums their gradients; the number of
+ * workers depends on nothing but the batch and the horizon, and the sums are added up in order ---- */
 
 /* Groups of WARP sums of `count` numbers each. Sum k of a group is `apart` numbers after sum k-1, number i of a sum
  * `dense` numbers after number i-1. */
@@ -183,22 +200,24 @@ COUNT int64_t shared_numbers(const gradient_arguments *a) {
   return NTHETA + (int64_t)parameter_rows(a->horizon, a->constant_parameters) * NTHETA_STAGE;
 }
 
-static int64_t gradient_threads(const gradient_arguments *a) {
-  return striding_threads(a->batch, gradient_reals(a));
+static int64_t gradient_workers(const gradient_arguments *a) {
+  return striding_workers(a->batch, gradient_worker_reals(a));
 }
 
 static int64_t gradient_workspace(const gradient_arguments *a) {
-  const int64_t threads = gradient_threads(a), groups = threads / WARP;
-  const int64_t each = (int64_t)gradient_reals(a), count = shared_numbers(a);
-  return (threads * each + (groups + (groups + WARP - 1) / WARP) * count) * (int64_t)sizeof(scalar);
+  const int64_t workers = gradient_workers(a), groups = (workers + WARP - 1) / WARP;
+  const int64_t each = (int64_t)gradient_worker_reals(a), count = shared_numbers(a);
+  return (workers * each + (groups + (groups + WARP - 1) / WARP) * count) * (int64_t)sizeof(scalar);
 }
 
-/* Adds up the threads' sums, WARP at a time, and writes the gradients of shared parameters. */
+/* Adds up the workers' sums, WARP at a time, and writes the gradients of shared parameters. */
 static void sum_over_batch(const gradient_arguments *a, scalar *workspace, cudaStream_t stream) {
-  const int64_t threads = gradient_threads(a), each = (int64_t)gradient_reals(a);
-  const int64_t count = shared_numbers(a);
-  scalar *to = workspace + threads * each, *other = to + threads / WARP * count;
-  sum_task task = {workspace + (each - count) * WARP, to, threads / WARP, threads, count, each * WARP, 1, WARP};
+  const int64_t workers = gradient_workers(a), groups = (workers + WARP - 1) / WARP;
+  const int64_t each = (int64_t)gradient_worker_reals(a), count = shared_numbers(a);
+  const int64_t sums_at = (int64_t)gradient_reals(a) - count, apart = INTERLEAVED > 1 ? 1 : each;
+  scalar *to = workspace + workers * each, *other = to + groups * count;
+  sum_task task = {
+      workspace + sums_at * INTERLEAVED, to, groups, workers, count, each * WARP, apart, INTERLEAVED};
   while (1) {
     launch(sum_kernel, (task.groups * count + BLOCK - 1) / BLOCK, BLOCK, stream, task);
     if (task.groups == 1) break;
@@ -215,7 +234,7 @@ static void sum_over_batch(const gradient_arguments *a, scalar *workspace, cudaS
 
 static int differentiate_batch(const gradient_arguments *a, void *workspace, void *stream) {
   const gradient_task task = {{a, workspace}, kept<void *>(a->gradient_parameters)};
-  launch(gradient_kernel, gradient_threads(a) / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  launch(gradient_kernel, gradient_workers(a) / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
   int shared = 0;
   for (int p = 0; p < NPARAMETERS; p++) shared |= a->parameter_strides[p] == 0;
   if (shared) sum_over_batch(a, (scalar *)workspace, (cudaStream_t)stream);
@@ -224,54 +243,28 @@ static int differentiate_batch(const gradient_arguments *a, void *workspace, voi
 
 /* ---- forward mode ---- */
 
-struct tangent_task : batch_task<tangent_arguments> {
-  kept<const void *> changes;
-  kept<int64_t> change_strides;
-};
-
-static __global__ void __launch_bounds__(BLOCK) tangent_kernel(const __grid_constant__ tangent_task task) {
-  tangent_arguments a = task.arguments();
-  a.tangent_parameters = task.changes.at;
-  a.tangent_strides = task.change_strides.at;
-  tangent_state f;
-  memset((void *)&f, 0, sizeof f);
-  lay_out_tangent(&f, &a, thread_workspace(task.workspace, tangent_reals(&a)));
-  for (int64_t problem = thread_number(); problem < a.batch; problem += stride()) tangent_vector(&f, &a, problem);
-}
-
 static int64_t tangent_workspace(const tangent_arguments *a) {
-  return striding_bytes(a->batch, tangent_reals(a));
+  return striding_bytes(a->batch, tangent_worker_reals(a));
 }
 
 static int tangent_batch(const tangent_arguments *a, void *workspace, void *stream) {
   const tangent_task task = {
       {a, workspace}, kept<const void *>(a->tangent_parameters), kept<int64_t>(a->tangent_strides)};
-  const int64_t threads = striding_threads(a->batch, tangent_reals(a));
-  launch(tangent_kernel, threads / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  const int64_t workers = striding_workers(a->batch, tangent_worker_reals(a));
+  launch(tangent_kernel, workers / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
 }
 
 /* ---- examination ---- */
 
-struct examine_task : batch_task<examine_arguments> {};
-
-static __global__ void __launch_bounds__(BLOCK) examine_kernel(const __grid_constant__ examine_task task) {
-  const examine_arguments a = task.arguments();
-  sensitivity_state s;
-  memset((void *)&s, 0, sizeof s);
-  lay_out_sensitivity(&s, a.horizon, parameter_rows(a.horizon, a.constant_parameters),
-                      thread_workspace(task.workspace, examine_reals(&a)));
-  for (int64_t problem = thread_number(); problem < a.batch; problem += stride()) examine_vector(&s, &a, problem);
-}
-
 static int64_t examine_workspace(const examine_arguments *a) {
-  return striding_bytes(a->batch, examine_reals(a));
+  return striding_bytes(a->batch, examine_worker_reals(a));
 }
 
 static int examine_batch(const examine_arguments *a, void *workspace, void *stream) {
   const examine_task task = {{a, workspace}};
-  const int64_t threads = striding_threads(a->batch, examine_reals(a));
-  launch(examine_kernel, threads / BLOCK, BLOCK, (cudaStream_t)stream, task);
+  const int64_t workers = striding_workers(a->batch, examine_worker_reals(a));
+  launch(examine_kernel, workers / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
 }
 

@@ -8,21 +8,22 @@ COUNT size_t examine_reals(const examine_arguments *a) {
   return sensitivity_reals(a->horizon, parameter_rows(a->horizon, a->constant_parameters));
 }
 
+FUNCTION void store_examined(const sensitivity_state *s, const examine_arguments *a, int k, int64_t problem) {
+  const size_t count = (size_t)s->horizon * NU, to = (size_t)problem * count;
+  store_row((scalar *)a->multipliers + to, s->multiplier, k, count);
+  store_row((scalar *)a->lower + to, s->at_lower, k, count);
+  store_row((scalar *)a->upper + to, s->at_upper, k, count);
+}
+
 /* Writes dL/du and the bounds of one vector of problems. */
 FUNCTION void examine_vector(sensitivity_state *s, const examine_arguments *a, int64_t first) {
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
-  const size_t n = (size_t)s->horizon;
   for (int k = 0; k < LANES; k++) load_solution(s, &source, k, first + k);
   sensitivity_backward(s, 1, NULL);
   for (int t = 0; t < s->horizon; t++) /* the active set's arrays are free now */
     stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);
-  for (int k = 0; k < LANES && first + k < a->batch; k++) {
-    const size_t to = (size_t)(first + k) * n * NU;
-    if (!lane_test(&s->usable, k)) continue;
-    store_row((scalar *)a->multipliers + to, s->multiplier, k, n * NU);
-    store_row((scalar *)a->lower + to, s->at_lower, k, n * NU);
-    store_row((scalar *)a->upper + to, s->at_upper, k, n * NU);
-  }
+  for (int k = 0; k < LANES && first + k < a->batch; k++)
+    if (lane_test(&s->usable, k)) store_examined(s, a, k, first + k);
 }
 
 #endif

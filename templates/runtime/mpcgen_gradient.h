@@ -97,9 +97,9 @@ FUNCTION void load_cotangents(gradient_state *g, const gradient_arguments *a, in
 FUNCTION void store_gradients(const gradient_state *g, const gradient_arguments *a, int k, int64_t problem) {
   const sensitivity_state *s = &g->base;
   const int good = lane_test(&s->usable, k) && lane_test(&s->regular, k);
-  a->singular[problem] = lane_test(&s->usable, k) && !lane_test(&s->regular, k);
+  TEAM_LEADER a->singular[problem] = lane_test(&s->usable, k) && !lane_test(&s->regular, k);
   scalar *g_initial = (scalar *)a->gradient_initial_state + (size_t)problem * NX;
-  for (int i = 0; i < NX; i++) g_initial[i] = good ? lane_get(&g->g_initial[i], k) : 0;
+  TEAM_FOR(i, NX) g_initial[i] = good ? lane_get(&g->g_initial[i], k) : 0;
   for (int p = 0; p < NPARAMETERS; p++) {
     if (a->parameter_strides[p] == 0) continue;
     const parameter_layout *layout = &PARAMETERS[p];
@@ -107,13 +107,13 @@ FUNCTION void store_gradients(const gradient_state *g, const gradient_arguments 
     scalar *to = (scalar *)a->gradient_parameters[p] + problem * stages * layout->size;
     for (int t = 0; t < stages; t++) {
       const reals from = parameter_row(layout, g->g_theta, g->g_theta_stage, t);
-      for (int i = 0; i < layout->size; i++) *to++ = good ? lane_get(from + i, k) : 0;
+      TEAM_FOR(i, layout->size) to[t * layout->size + i] = good ? lane_get(from + i, k) : 0;
     }
   }
 }
 
 FUNCTION void accumulate(reals sum, reals term, size_t count, mask where) {
-  for (size_t i = 0; i < count; i++) sum[i] += lane_select(where, term[i], ALL(0));
+  TEAM_FOR(i, count) sum[i] += lane_select(where, term[i], ALL(0));
 }
 
 FUNCTION void clear_sums(gradient_state *g) {

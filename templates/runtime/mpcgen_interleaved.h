@@ -24,16 +24,19 @@
 typedef scalar real;
 typedef int mask;
 
-enum { WARP = 32 };
+enum {
+  WARP = 32,
+  INTERLEAVED = MPCGEN_WARP ? 1 : WARP, /* workspaces: those of a warp's threads, or the one that the warp has */
+};
 
 /* A thread's part of a workspace: its element i lies beside element i of its neighbours in the warp, so that a
- * warp's accesses are one piece of memory. */
+ * warp's accesses are one piece of memory. Where a warp works on a problem, a plain array. */
 struct reals {
   scalar *at;
-  __device__ __forceinline__ scalar &operator[](ptrdiff_t i) const { return at[i * WARP]; }
-  __device__ __forceinline__ reals operator+(ptrdiff_t i) const { return reals{at + i * WARP}; }
+  __device__ __forceinline__ scalar &operator[](ptrdiff_t i) const { return at[i * INTERLEAVED]; }
+  __device__ __forceinline__ reals operator+(ptrdiff_t i) const { return reals{at + i * INTERLEAVED}; }
   __device__ __forceinline__ reals &operator+=(ptrdiff_t i) {
-    at += i * WARP;
+    at += i * INTERLEAVED;
     return *this;
   }
 };

@@ -5,7 +5,8 @@
  * where true) and `lane_select` chooses. This file is the only one that knows of instruction sets.
  *
  * The build defines MPCGEN_PRECISION (64 or 32) and MPCGEN_BATCH (1: as many lanes as a register holds, 0: one), or
- * MPCGEN_CUDA: then LANES is 1, a lane is a thread of a CUDA device, and mpcgen_interleaved.h has what differs.
+ * MPCGEN_CUDA: then LANES is 1, a lane is a thread of a CUDA device, and mpcgen_interleaved.h has what differs; with
+ * MPCGEN_WARP besides, a warp works on each problem.
  */
 #ifndef MPCGEN_LANE_H
 #define MPCGEN_LANE_H

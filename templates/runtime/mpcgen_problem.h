@@ -8,6 +8,7 @@
 
 #include "mpcgen_layout.h"
 #include "mpcgen_stage.h"
+#include "mpcgen_team.h"
 
 /* Rows of theta_stage for a call. */
 COUNT int parameter_rows(int horizon, int constant) { return constant ? 1 : horizon + 1; }
@@ -27,10 +28,10 @@ INLINE reals parameter_row(const parameter_layout *layout, reals theta, reals th
   return (layout->per_stage ? theta_stage + (size_t)stage * NTHETA_STAGE : theta) + layout->offset;
 }
 
-/* Copies one problem's numbers into a lane; says whether all were finite. */
+/* Copies one problem's numbers into a lane; says whether all were finite, of a team those that it copied itself. */
 FUNCTION int load_row(out_reals destination, int lane, const scalar *source, int count, int may_be_infinite) {
   int good = 1;
-  for (int i = 0; i < count; i++) {
+  TEAM_FOR(i, count) {
     good &= may_be_infinite ? !isnan(source[i]) : isfinite(source[i]);
     lane_set(destination + i, lane, source[i]);
   }
@@ -49,7 +50,7 @@ FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int rows, co
     for (int stage = 0; stage < parameter_stages(layout, rows); stage++) {
       const scalar *source = (const scalar *)data[p] + (size_t)stage * (size_t)layout->size;
       const reals to = parameter_row(layout, theta, theta_stage, stage);
-      for (int i = 0; i < layout->size; i++) {
+      TEAM_FOR(i, layout->size) {
         good &= layout->only_bounds ? !isnan(source[i]) : isfinite(source[i]);
         to[i] = ALL(source[i]);
       }
@@ -72,13 +73,14 @@ FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t p
                        layout->size, layout->only_bounds);
   }
 #if NPREPARED
-  prepare_parameters(theta, theta + NTHETA);
+  team_meet();
+  TEAM_LEADER prepare_parameters(theta, theta + NTHETA);
 #endif
   return good;
 }
 
 INLINE void store_row(scalar *destination, in_reals source, int lane, size_t count) {
-  for (size_t i = 0; i < count; i++) destination[i] = lane_get(source + i, lane);
+  TEAM_FOR(i, count) destination[i] = lane_get(source + i, lane);
 }
 
 #endif

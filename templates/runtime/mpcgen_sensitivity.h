@@ -54,10 +54,9 @@ COUNT size_t sensitivity_reals(int horizon, int rows) {
   return NTHETA + NPREPARED + (size_t)rows * NTHETA_STAGE + (n + 1) * (4 * NX + NXX) + n * (NX + NU * NX + 7 * NU);
 }
 
-/* Lays out a state's arrays from `at` on, all zero; returns what follows them. */
+/* Lays out a state's arrays from `at` on, where all is zero; returns what follows them. */
 FUNCTION reals lay_out_sensitivity(sensitivity_state *s, int horizon, int rows, reals at) {
   const size_t n = (size_t)horizon;
-  zero_reals(at, sensitivity_reals(horizon, rows));
   s->horizon = horizon;
   s->rows = rows;
   s->shared_loaded = 0;
@@ -160,6 +159,31 @@ FUNCTION void change_bounds(sensitivity_state *s, int t, parameter_change *chang
   }
 }
 
+/* The policy of a stage for the differentials under the model q: fixes what holds a control, and solves for the rest. */
+FUNCTION void differential_policy(sensitivity_state *s, int k, parameter_change *change, stage_model *q, real *quu,
+                                  real *qu, mask *is_free, real *unit_lower, real *inverse_pivot) {
+  real pushed[NU];
+  const reals step = s->step + k * NU;
+  examine_bounds(s, k, q->gradient_u, is_free);
+  copy_uu(q, quu);
+  if (s->smoothing > 0)
+    for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->at_lower[k * NU + i] + s->at_upper[k * NU + i];
+  if (change) change_bounds(s, k, change);
+  symmetric_times(quu, s->held + k * NU, pushed);
+  for (int i = 0; i < NU; i++) {
+    /* dL/du of a free control is zero but for the residual: with it the cost's gradient is that of the solution
+     * sought, to second order, and not that of the one found. Beside a barrier it is the barrier's force. */
+    const real rest = lane_select(is_free[i], s->loss_cost * q->gradient_u[i], ALL(0));
+    if (s->barrier || !(s->smoothing > 0)) s->linear_u[k * NU + i] += rest;
+    qu[i] = s->linear_u[k * NU + i] + q->offset_u[i];
+    pushed[i] += qu[i];
+  }
+  for (int i = 0; i < NX; i++) q->offset_x[i] += s->linear_x[k * NX + i];
+  s->regular = lane_and(s->regular, factor_free(quu, is_free, unit_lower, inverse_pivot));
+  solve_free(unit_lower, inverse_pivot, is_free, pushed, step);
+  for (int i = 0; i < NU; i++) step[i] += s->held[k * NU + i];
+}
+
 /* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage.
  * `change` is NULL in reverse mode. */
 FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change) {
@@ -177,40 +201,22 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
     if (t == 0) break;
     const int k = t - 1;
     const reals x = s->x + k * NX, u = s->u + k * NU, theta_t = stage_row(s->theta_stage, s->rows, k);
-    real quu[NUU], qu[NU], pushed[NU], unit_lower[NUU], inverse_pivot[NU];
-    const reals step = s->step + k * NU;
+    real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
     mask is_free[NU];
     if (change) change_stage(s, k, value, change);
     if (exact_hessian)
       stage_expand_exact(x, u, s->theta, theta_t, &whole, value, q);
     else
       stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
-    examine_bounds(s, k, q->gradient_u, is_free);
-    copy_uu(q, quu);
-    if (s->smoothing > 0)
-      for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->at_lower[k * NU + i] + s->at_upper[k * NU + i];
-    if (change) change_bounds(s, k, change);
-    symmetric_times(quu, s->held + k * NU, pushed);
-    for (int i = 0; i < NU; i++) {
-      /* dL/du of a free control is zero but for the residual: with it the cost's gradient is that of the solution
-       * sought, to second order, and not that of the one found. Beside a barrier it is the barrier's force. */
-      const real rest = lane_select(is_free[i], s->loss_cost * q->gradient_u[i], ALL(0));
-      if (s->barrier || !(s->smoothing > 0)) s->linear_u[k * NU + i] += rest;
-      qu[i] = s->linear_u[k * NU + i] + q->offset_u[i];
-      pushed[i] += qu[i];
-    }
-    for (int i = 0; i < NX; i++) q->offset_x[i] += s->linear_x[k * NX + i];
-    s->regular = lane_and(s->regular, factor_free(quu, is_free, unit_lower, inverse_pivot));
-    solve_free(unit_lower, inverse_pivot, is_free, pushed, step);
-    for (int i = 0; i < NU; i++) step[i] += s->held[k * NU + i];
+    differential_policy(s, k, change, q, quu, qu, is_free, unit_lower, inverse_pivot);
     feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + k * NU * NX);
-    update_value(q, quu, qu, s->gain + k * NU * NX, step, value);
+    update_value(q, quu, qu, s->gain + k * NU * NX, s->step + k * NU, value);
   }
 }
 
 /* d_u of the optimal policy at a stage. */
 INLINE void policy_differential(const sensitivity_state *s, int t, in_reals d_x, out_reals d_u) {
-  for (int a = 0; a < NU; a++) {
+  TEAM_FOR(a, NU) {
     d_u[a] = s->step[t * NU + a];
     for (int j = 0; j < NX; j++) d_u[a] += s->gain[(t * NU + a) * NX + j] * d_x[j];
   }
@@ -218,7 +224,7 @@ INLINE void policy_differential(const sensitivity_state *s, int t, in_reals d_x,
 
 FUNCTION void load_array(out_reals destination, int lane, const void *source, int64_t problem, size_t count) {
   const scalar *from = source ? (const scalar *)source + (size_t)problem * count : NULL;
-  for (size_t i = 0; i < count; i++) lane_set(destination + i, lane, from ? from[i] : 0);
+  TEAM_FOR(i, count) lane_set(destination + i, lane, from ? from[i] : 0);
 }
 
 /* Loads a solution into a lane. Of a problem that is not wanted only that is noted: the lane goes on with the
@@ -226,13 +232,14 @@ FUNCTION void load_array(out_reals destination, int lane, const void *source, in
 FUNCTION int load_solution(sensitivity_state *s, const solution_batch *p, int k, int64_t problem) {
   const size_t n = (size_t)s->horizon;
   const int usable = problem < p->batch && p->usable[problem];
-  lane_mark(&s->usable, k, usable);
+  TEAM_LEADER lane_mark(&s->usable, k, usable);
   if (!usable) return 0;
   load_array(s->x, k, p->states, problem, (n + 1) * NX);
   load_array(s->u, k, p->controls, problem, n * NU);
   if (!s->shared_loaded)
     load_shared_parameters(s->theta, s->theta_stage, s->rows, p->parameters, p->parameter_strides);
-  s->shared_loaded = 1;
+  team_meet();
+  TEAM_LEADER s->shared_loaded = 1;
   load_parameters(s->theta, s->theta_stage, k, problem, s->rows, p->parameters, p->parameter_strides);
   return 1;
 }

@@ -17,36 +17,37 @@ enum {
   DIVERGED = 4,
   NOT_A_MINIMUM = 5,
 };
+enum { UNFINISHED = -1 };
 
 typedef struct {
   const solve_arguments *arguments;
   work_queue queue;
 } solve_job;
 
-FUNCTION void write_result(const solver_state *s, const solve_arguments *a, int k, int status) {
-  const lane_state *lane = &s->lanes[k];
+/* Writes a lane's result, which leaves the lane idle. */
+FUNCTION void finish(solver_state *s, const solve_arguments *a, int k, int status) {
+  lane_state *lane = &s->lanes[k];
   const size_t problem = (size_t)lane->problem, n = (size_t)s->horizon;
   store_row((scalar *)a->states + problem * (n + 1) * NX, s->x, k, (n + 1) * NX);
   store_row((scalar *)a->controls + problem * n * NU, s->u, k, n * NU);
   store_row((scalar *)a->costates + problem * (n + 1) * NX, s->costate, k, (n + 1) * NX);
   store_row((scalar *)a->gains + problem * n * NU * NX, s->gain, k, n * NU * NX);
-  ((scalar *)a->cost)[problem] = lane->cost - lane->barrier_cost;
-  ((scalar *)a->residual)[problem] = lane->residual;
-  a->status[problem] = status;
-  a->iterations[problem] = lane->iterations;
+  team_meet(); /* all have read which problem it is */
+  TEAM_LEADER {
+    ((scalar *)a->cost)[problem] = lane->cost - lane->barrier_cost;
+    ((scalar *)a->residual)[problem] = lane->residual;
+    a->status[problem] = status;
+    a->iterations[problem] = lane->iterations;
+    lane->activity = IDLE;
+  }
 }
 
-FUNCTION void finish(solver_state *s, const solve_arguments *a, int k, int status) {
-  write_result(s, a, k, status);
-  s->lanes[k].activity = IDLE;
-}
-
-/* After a sweep: has the lane finished, and with which Hessian does it go on? */
-FUNCTION void review(solver_state *s, const solve_arguments *a, int k) {
+/* After a sweep: has the lane finished, and with which status, or with which Hessian does it go on? */
+FUNCTION int review(solver_state *s, const solve_arguments *a, int k) {
   lane_state *lane = &s->lanes[k];
-  if (lane->activity == IDLE) return;
+  if (lane->activity == IDLE) return UNFINISHED;
   lane->residual = lane_get(&s->residual, k);
-  if (!(lane->residual <= (scalar)a->tolerance) && must_resweep(s, k)) return;
+  if (!(lane->residual <= (scalar)a->tolerance) && must_resweep(s, k)) return UNFINISHED;
   lane->slope = lane_get(&s->slope, k);
   lane->bend = lane_get(&s->bend, k);
   if (a->history) {
@@ -58,25 +59,19 @@ FUNCTION void review(solver_state *s, const solve_arguments *a, int k) {
   const int whole = LINEAR_DYNAMICS || lane_get(&s->second_order, k) >= 1; /* the model has all second derivatives */
   const int exact = whole && lane_get(&s->regularisation, k) == 0;
   const int convex = lane_test(&s->convex, k);
-  if (!lane_test(&s->finite, k) || !isfinite(lane->residual)) {
-    finish(s, a, k, DIVERGED);
-  } else if (lane->activity == CERTIFYING) {
-    finish(s, a, k, convex ? CONVERGED : NOT_A_MINIMUM);
-  } else if (lane->residual <= (scalar)a->tolerance) {
-    if ((exact && convex) || !a->certify) {
-      finish(s, a, k, CONVERGED);
-    } else {
-      lane->activity = CERTIFYING;
-      lane_set(&s->second_order, k, 1);
-      lane_set(&s->regularisation, k, 0);
-    }
-  } else if (lane->iterations >= a->max_iterations) {
-    finish(s, a, k, MAX_ITERATIONS);
-  } else if (lane_get(&s->regularisation, k) > LARGEST_REGULARISATION || is_stalled(lane)) {
-    finish(s, a, k, STALLED);
-  } else {
-    lane->activity = ITERATING;
+  if (!lane_test(&s->finite, k) || !isfinite(lane->residual)) return DIVERGED;
+  if (lane->activity == CERTIFYING) return convex ? CONVERGED : NOT_A_MINIMUM;
+  if (lane->residual <= (scalar)a->tolerance) {
+    if ((exact && convex) || !a->certify) return CONVERGED;
+    lane->activity = CERTIFYING;
+    lane_set(&s->second_order, k, 1);
+    lane_set(&s->regularisation, k, 0);
+    return UNFINISHED;
   }
+  if (lane->iterations >= a->max_iterations) return MAX_ITERATIONS;
+  if (lane_get(&s->regularisation, k) > LARGEST_REGULARISATION || is_stalled(lane)) return STALLED;
+  lane->activity = ITERATING;
+  return UNFINISHED;
 }
 
 /* Fills a result that does not exist with NaN, so that nobody mistakes it for one. */
@@ -96,10 +91,13 @@ FUNCTION void write_nothing(const solve_arguments *a, int64_t problem, int horiz
 FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
   const int horizon = s->horizon;
   lane_state *lane = &s->lanes[k];
-  if (!s->shared_loaded)
-    s->shared_finite =
-        load_shared_parameters(s->theta, s->theta_stage, s->rows, a->parameters, a->parameter_strides);
-  s->shared_loaded = 1;
+  if (!s->shared_loaded) {
+    const int finite =
+        team_all(load_shared_parameters(s->theta, s->theta_stage, s->rows, a->parameters, a->parameter_strides));
+    team_meet();
+    TEAM_LEADER s->shared_loaded = 1, s->shared_finite = finite;
+    team_meet();
+  }
   int good = s->shared_finite;
   good &= load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
   good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
@@ -107,10 +105,11 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
     const scalar *u = (const scalar *)a->initial_controls + problem * a->initial_controls_stride;
     good &= load_row(s->u, k, u, horizon * NU, 0);
   } else {
-    for (int i = 0; i < horizon * NU; i++) lane_set(s->u + i, k, 0);
+    TEAM_FOR(i, horizon * NU) lane_set(s->u + i, k, 0);
   }
+  team_meet();
 #if BOUNDS_VARY
-  for (int t = 0; t < horizon; t++) {
+  TEAM_FOR(t, horizon) {
     real lower[NU], upper[NU];
     stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
     for (int i = 0; i < NU; i++)
@@ -118,15 +117,19 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
               lane_get(&upper[i], k) > -(scalar)INFINITY;
   }
 #endif
-  if (s->barrier > 0) good &= move_inside(s->u, s->theta, s->theta_stage, s->rows, horizon, k, s->barrier);
-  memset(lane, 0, sizeof *lane);
-  lane->problem = problem;
-  lane->activity = good ? FIRST_ROLLOUT : IDLE;
-  lane->best_residual = (scalar)INFINITY;
-  lane_mark(&s->begins, k, 1);
-  lane_set(&s->regularisation, k, 0);
-  lane_set(&s->second_order, k, 0);
-  return good;
+  good = team_all(good);
+  TEAM_LEADER {
+    if (s->barrier > 0) good &= move_inside(s->u, s->theta, s->theta_stage, s->rows, horizon, k, s->barrier);
+    memset(lane, 0, sizeof *lane);
+    lane->problem = problem;
+    lane->activity = good ? FIRST_ROLLOUT : IDLE;
+    lane->best_residual = (scalar)INFINITY;
+    lane_mark(&s->begins, k, 1);
+    lane_set(&s->regularisation, k, 0);
+    lane_set(&s->second_order, k, 0);
+  }
+  team_meet();
+  return lane->activity != IDLE;
 }
 
 /* Gives idle lanes new problems; returns how many lanes are at work. */
@@ -144,8 +147,8 @@ FUNCTION int refill(solver_state *s, solve_job *job) {
   return busy;
 }
 
-/* Takes over the accepted candidates, lane by lane. */
-FUNCTION void adopt(solver_state *s, const solve_arguments *a) {
+/* Which lanes take over their candidates; one whose first rollout overflows has ended. */
+FUNCTION mask judge(solver_state *s, const solve_arguments *a) {
   mask accepted = lane_none();
   for (int k = 0; k < LANES; k++) {
     lane_state *lane = &s->lanes[k];
@@ -159,21 +162,34 @@ FUNCTION void adopt(solver_state *s, const solve_arguments *a) {
     lane->barrier_cost = lane_get(&s->barrier_cost, k);
     lane->cost_scale = lane_get(&s->cost_scale, k);
   }
+  return accepted;
+}
+
+/* Takes over the accepted candidates. */
+FUNCTION void adopt(solver_state *s, mask accepted) {
   for (int i = 0; i < (s->horizon + 1) * NX; i++) s->x[i] = lane_select(accepted, s->new_x[i], s->x[i]);
   for (int i = 0; i < s->horizon * NU; i++) s->u[i] = lane_select(accepted, s->new_u[i], s->u[i]);
 }
 
+/* What of a call's options the sweeps read. */
+FUNCTION void take_options(solver_state *s, const solve_arguments *a) {
+  s->barrier = (scalar)a->barrier;
+  s->exact_hessian = a->exact_hessian && !LINEAR_DYNAMICS;
+}
+
 /* Solves problems of the job until none is left. */
 FUNCTION void run_solver(solver_state *s, solve_job *job) {
-  s->barrier = (scalar)job->arguments->barrier;
-  s->exact_hessian = job->arguments->exact_hessian && !LINEAR_DYNAMICS;
+  take_options(s, job->arguments);
   while (refill(s, job)) {
     rollout(s);
-    adopt(s, job->arguments);
+    adopt(s, judge(s, job->arguments));
     if (s->exact_hessian)
       for (int k = 0; k < LANES; k++) choose_hessian(s, k);
     backward_sweep(s);
-    for (int k = 0; k < LANES; k++) review(s, job->arguments, k);
+    for (int k = 0; k < LANES; k++) {
+      const int status = review(s, job->arguments, k);
+      if (status != UNFINISHED) finish(s, job->arguments, k, status);
+    }
   }
 }
 

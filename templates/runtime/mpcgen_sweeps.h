@@ -47,7 +47,10 @@ typedef struct {
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
   lane_state lanes[LANES];
   value_model value;           /* of the sweep's present stage: too large for the stack if there are many states */
-  stage_model model, gauss_newton;
+  stage_model model;
+#if LANES > 1
+  stage_model gauss_newton;
+#endif
 } solver_state;
 
 COUNT size_t solver_reals(const solve_arguments *a) {
@@ -155,6 +158,7 @@ INLINE void expand(solver_state *s, int t, real weight, const value_model *value
     return;
   }
   stage_expand_exact(x, u, s->theta, theta_t, &weight, value, q);
+#if LANES > 1
   if (!lane_any(plain)) return;
   if (s->exact_hessian) plain = lane_and(plain, overflowed(q));
   if (!lane_any(plain)) return;
@@ -162,6 +166,7 @@ INLINE void expand(solver_state *s, int t, real weight, const value_model *value
   real *to = (real *)q;
   const real *from = (const real *)&s->gauss_newton;
   for (size_t i = 0; i < sizeof(stage_model) / sizeof(real); i++) to[i] = lane_select(plain, from[i], to[i]);
+#endif
 }
 
 /* Adds the barrier to the model of control i, whose dL/du without it is `gradient`: returns dL/du with it, adds its
@@ -178,14 +183,14 @@ INLINE real add_barrier(solver_state *s, int i, real u, real *lower, real *upper
   return sum;
 }
 
-/* Solves the box QP of a stage. Where Quu is not positive definite on its free controls, a lane that uses second
- * derivatives of the dynamics is not convex (and tries again with less of them); one that does not gets a shifted
- * Quu, and a descent direction from it. */
-INLINE void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real *qu) {
+/* Solves the box QP of a stage; its free set and factor are left for the gains. Where Quu is not positive definite on
+ * its free controls, a lane that uses second derivatives of the dynamics is not convex (and tries again with less of
+ * them); one that does not gets a shifted Quu, and a descent direction from it. */
+INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu, real *qu, mask *is_free,
+                         real *unit_lower, real *inverse_pivot) {
   const reals u = s->u + t * NU;
   const reals step = s->step + t * NU;
-  real lower[NU], upper[NU], unit_lower[NUU], inverse_pivot[NU];
-  mask is_free[NU];
+  real lower[NU], upper[NU], image[NU];
   stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
   copy_uu(q, quu);
   for (int i = 0; i < NU; i++) {
@@ -211,7 +216,17 @@ INLINE void stage_policy(solver_state *s, int t, stage_model *q, real *quu, real
     accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
     s->finite = lane_and(s->finite, lane_or(accepted, lane_not(shifted))); /* refused only if it holds a NaN */
   }
-  feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + t * NU * NX);
+  symmetric_times(quu, step, image);
+  for (int i = 0; i < NU; i++) {
+    s->slope += step[i] * qu[i];
+    s->bend += R(0.5) * step[i] * image[i];
+  }
+}
+
+/* What a backward sweep sums up over the stages. */
+INLINE void clear_summary(solver_state *s) {
+  s->residual = s->slope = s->bend = ALL(0);
+  s->finite = s->convex = lane_not(lane_none());
 }
 
 /* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */
@@ -219,23 +234,19 @@ FUNCTION void backward_sweep(solver_state *s) {
   const int last = s->horizon;
   value_model *value = &s->value;
   stage_model *q = &s->model;
-  s->residual = s->slope = s->bend = ALL(0);
-  s->finite = s->convex = lane_not(lane_none());
+  clear_summary(s);
   terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
   for (int i = 0; i < NX; i++) value->offset[i] = ALL(0);
   for (int t = last; t >= 0; t--) {
     for (int i = 0; i < NX; i++) s->costate[t * NX + i] = value->costate[i];
     if (t == 0) break;
-    real quu[NUU], qu[NU], image[NU];
-    const reals step = s->step + (t - 1) * NU;
+    real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
+    mask is_free[NU];
+    const reals gain = s->gain + (t - 1) * NU * NX;
     expand(s, t - 1, s->second_order, value, q);
-    stage_policy(s, t - 1, q, quu, qu);
-    symmetric_times(quu, step, image);
-    for (int i = 0; i < NU; i++) {
-      s->slope += step[i] * qu[i];
-      s->bend += R(0.5) * step[i] * image[i];
-    }
-    update_value(q, quu, qu, s->gain + (t - 1) * NU * NX, step, value);
+    stage_policy(s, t - 1, q, quu, qu, is_free, unit_lower, inverse_pivot);
+    feedback_gain(q, is_free, unit_lower, inverse_pivot, gain);
+    update_value(q, quu, qu, gain, s->step + (t - 1) * NU, value);
   }
   /* What has no derivative at x_0 only has not reached a control; a model that is not convex is not used. */
   for (int i = 0; i < NX; i++) s->finite = lane_and(s->finite, lane_finite(value->costate[i]));

@@ -20,10 +20,9 @@ COUNT size_t tangent_reals(const tangent_arguments *a) {
   return sensitivity_reals(a->horizon, rows) + NTHETA + (size_t)rows * NTHETA_STAGE + (n + 1) * NX + n * NU;
 }
 
-/* Lays out a workspace of tangent_reals() from `at` on, all zero, for the call's horizon and smoothing. */
+/* Lays out a workspace of tangent_reals() from `at` on, where all is zero, for the call's horizon and smoothing. */
 FUNCTION void lay_out_tangent(tangent_state *f, const tangent_arguments *a, reals at) {
   const size_t n = (size_t)a->horizon;
-  zero_reals(at, tangent_reals(a));
   at = lay_out_sensitivity(&f->base, a->horizon, parameter_rows(a->horizon, a->constant_parameters), at);
   f->base.smoothing = (scalar)a->smoothing;
   f->base.barrier = a->barrier;
@@ -45,9 +44,21 @@ FUNCTION void load_change(tangent_state *f, const tangent_arguments *a, int k, i
     if (from) from += problem * a->tangent_strides[p];
     for (int t = 0; t < parameter_stages(layout, s->rows); t++) {
       const reals to = parameter_row(layout, f->change.theta, f->change.theta_stage, t);
-      for (int i = 0; i < layout->size; i++) lane_set(to + i, k, from ? from[t * layout->size + i] : 0);
+      TEAM_FOR(i, layout->size) lane_set(to + i, k, from ? from[t * layout->size + i] : 0);
     }
   }
+}
+
+/* What the controls of a stage add to the change of the cost: dL/du of a free one, as in reverse mode. */
+INLINE real free_controls_cost(const sensitivity_state *s, int t, in_reals d_u) {
+  real sum = ALL(0);
+  if (s->smoothing > 0 && !s->barrier) return sum;
+  for (int i = 0; i < NU; i++) {
+    const real stiffness = s->barrier ? ALL(0) : s->at_lower[t * NU + i] + s->at_upper[t * NU + i];
+    const mask held = lane_lt(ALL(0), stiffness);
+    sum += lane_select(held, ALL(0), s->multiplier[t * NU + i] * d_u[i]);
+  }
+  return sum;
 }
 
 /* Forward sweep: d_{t+1} = F d_t + affine under the optimal policy. */
@@ -63,35 +74,38 @@ FUNCTION void tangent_forward(tangent_state *f) {
     policy_differential(s, t, d_x, d_u);
     stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
     for (int i = 0; i < NX; i++) d_next[i] += s->affine[t * NX + i];
-    if (s->smoothing > 0 && !s->barrier) continue;
-    for (int i = 0; i < NU; i++) { /* dL/du of a free control: as in reverse mode */
-      const real stiffness = s->barrier ? ALL(0) : s->at_lower[t * NU + i] + s->at_upper[t * NU + i];
-      const mask held = lane_lt(ALL(0), stiffness);
-      f->change.cost += lane_select(held, ALL(0), s->multiplier[t * NU + i] * d_u[i]);
-    }
+    f->change.cost += free_controls_cost(s, t, d_u);
   }
+}
+
+/* Makes the change of what is not wanted, or not differentiable, zero. */
+FUNCTION void drop_unusable(tangent_state *f) {
+  const sensitivity_state *s = &f->base;
+  const mask good = lane_and(s->usable, s->regular);
+  TEAM_FOR(i, (s->horizon + 1) * NX) f->d_states[i] = lane_select(good, f->d_states[i], ALL(0));
+  TEAM_FOR(i, s->horizon * NU) f->d_controls[i] = lane_select(good, f->d_controls[i], ALL(0));
+  TEAM_LEADER f->change.cost = lane_select(good, f->change.cost, ALL(0));
+}
+
+FUNCTION void store_tangents(const tangent_state *f, const tangent_arguments *a, int k, int64_t at) {
+  const sensitivity_state *s = &f->base;
+  const size_t problem = (size_t)at, n = (size_t)s->horizon;
+  store_row((scalar *)a->tangent_states + problem * (n + 1) * NX, f->d_states, k, (n + 1) * NX);
+  store_row((scalar *)a->tangent_controls + problem * n * NU, f->d_controls, k, n * NU);
+  store_row((scalar *)a->tangent_cost + problem, &f->change.cost, k, 1);
+  TEAM_LEADER a->singular[problem] = lane_test(&s->usable, k) && !lane_test(&s->regular, k);
 }
 
 FUNCTION void tangent_vector(tangent_state *f, const tangent_arguments *a, int64_t first) {
   sensitivity_state *s = &f->base;
   const int last = s->horizon;
-  const size_t n = (size_t)last;
   for (int k = 0; k < LANES; k++) load_change(f, a, k, first + k);
   terminal_forward(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), f->change.theta,
                    stage_row(f->change.theta_stage, s->rows, last), s->linear_x + last * NX, &f->change.cost);
   sensitivity_backward(s, a->exact_hessian, &f->change);
   tangent_forward(f);
-  const mask good = lane_and(s->usable, s->regular);
-  for (size_t i = 0; i < (n + 1) * NX; i++) f->d_states[i] = lane_select(good, f->d_states[i], ALL(0));
-  for (size_t i = 0; i < n * NU; i++) f->d_controls[i] = lane_select(good, f->d_controls[i], ALL(0));
-  f->change.cost = lane_select(good, f->change.cost, ALL(0));
-  for (int k = 0; k < LANES && first + k < a->batch; k++) {
-    const size_t problem = (size_t)(first + k);
-    store_row((scalar *)a->tangent_states + problem * (n + 1) * NX, f->d_states, k, (n + 1) * NX);
-    store_row((scalar *)a->tangent_controls + problem * n * NU, f->d_controls, k, n * NU);
-    store_row((scalar *)a->tangent_cost + problem, &f->change.cost, k, 1);
-    a->singular[problem] = lane_test(&s->usable, k) && !lane_test(&s->regular, k);
-  }
+  drop_unusable(f);
+  for (int k = 0; k < LANES && first + k < a->batch; k++) store_tangents(f, a, k, first + k);
 }
 
 #endif

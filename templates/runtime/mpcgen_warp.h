@@ -1,0 +1,147 @@
+/* A warp per problem: what divides the work of a Riccati sweep among the lanes of a team.
+ *
+ * The derivatives of the dynamics and of the cost are straight-line code: a lane takes those of a stage, so that 32
+ * stages are expanded at once, into the workspace. The sweep itself goes from stage to stage; there the entries of each
+ * product are divided, with the stage's matrices in shared memory. The generated text is that with looped products:
+ * F and H apart, so that the products can be divided. */
+#ifndef MPCGEN_WARP_H
+#define MPCGEN_WARP_H
+
+#include "mpcgen_problem.h"
+
+/* A trajectory and its costates as the workspace holds them. */
+typedef struct {
+  int horizon, rows; /* of theta_stage */
+  reals x, u, theta, theta_stage;
+  reals costate; /* (N+1, NX) */
+} team_path;
+
+/* What a team keeps beside the state of a solve or of a sensitivity. */
+typedef struct {
+  stage_model *models;     /* in the workspace: N stages' F, H and gradients */
+  real *costs;             /* forward mode: (N), changes of the stages' costs */
+  reals d_states, d_controls, lane_sums; /* reverse mode: (N+1, NX), (N, NU); LANE_SUMS for each lane */
+  real square[NX * NX];    /* the value function's Hessian, both triangles */
+  real image[NX * NTAU];   /* times F */
+  real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
+  mask is_free[NU];
+  int64_t problem;         /* the next one, or -1 */
+  int status;              /* how the present one ended, or UNFINISHED */
+  mask accepted;
+} team_memory;
+
+enum {
+  MODEL_REALS = sizeof(stage_model) / sizeof(real),
+  LANE_SUMS = NTHETA + NTHETA_STAGE, /* gradients of what all stages share: theta, and theta_stage if it has one row */
+};
+
+/* Workspace of a team beside that of what it computes. */
+COUNT size_t team_reals(int horizon) { return (size_t)horizon * (MODEL_REALS + 1); }
+
+/* Lays out team_reals() from `at` on; returns what follows them. */
+FUNCTION reals lay_out_team(team_memory *m, int horizon, reals at) {
+  m->models = (stage_model *)(void *)&at[0], at += horizon * MODEL_REALS;
+  m->costs = &at[0], at += horizon;
+  return at;
+}
+
+TABLE real NO_COSTATE[NX] = {0};
+
+/* Position e of a lower triangle of n rows, without a square root: row n - 1 - k and a short one fill a line. */
+INLINE void triangle_entry(int n, int e, int *i, int *j) {
+  const int odd = n % 2, width = n + 1 - odd, line = e / width, column = e % width, shorter = line - odd;
+  *i = column <= shorter ? shorter : n - 1 - line;
+  *j = column <= shorter ? column : column - shorter - 1;
+}
+
+/* Entry j of F' v. */
+INLINE real column_times(const real *F, int j, in_reals v) {
+  real sum = 0;
+  for (int k = 0; k < NX; k++) sum += F[k * NTAU + j] * v[k];
+  return sum;
+}
+
+/* The costates of all stages, lambda_t = dl/dx + F' lambda_{t+1}, from models whose gradients are the cost's. */
+FUNCTION void team_costates(const team_path *p, const team_memory *m) {
+  for (int t = p->horizon - 1; t >= 0; t--) {
+    const stage_model *q = &m->models[t];
+    TEAM_FOR(j, NX) p->costate[t * NX + j] = q->costate[j] + column_times(q->F, j, p->costate + (t + 1) * NX);
+    team_meet();
+  }
+}
+
+/* Expands all stages, a lane each, and the last one. The Hessians are the cost's, and the models' gradients lack
+ * F' lambda_{t+1}, which team_products adds; with a positive weight, the Lagrangian's of cost + weight lambda'f. These
+ * need the costates, and those F: all is expanded twice. Returns whether the gradients are complete. */
+FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_model *value) {
+  const int last = p->horizon;
+  TEAM_FOR(t, last)
+    stage_derivatives_gauss_newton(p->x + t * NX, p->u + t * NU, p->theta, stage_row(p->theta_stage, p->rows, t),
+                                   NO_COSTATE, &m->models[t]);
+  TEAM_LEADER terminal_expand(p->x + last * NX, p->theta, stage_row(p->theta_stage, p->rows, last), value->hessian,
+                              value->costate);
+  team_meet();
+  TEAM_FOR(i, NX) p->costate[last * NX + i] = value->costate[i];
+  TEAM_FOR(e, NX * NX) m->square[e] = value->hessian[SYMMETRIC(e / NX, e % NX)];
+  team_meet();
+#if !LINEAR_DYNAMICS
+  if (weight > 0) {
+    team_costates(p, m);
+    TEAM_FOR(t, last)
+      stage_derivatives_exact(p->x + t * NX, p->u + t * NU, p->theta, stage_row(p->theta_stage, p->rows, t), &weight,
+                              &p->costate[(t + 1) * NX], &m->models[t]);
+    team_meet();
+    return 1;
+  }
+#endif
+  (void)weight;
+  return 0;
+}
+
+/* The model of stage t in shared memory: q = H + F'VF with its gradients and offsets. */
+FUNCTION void team_products(int t, int gradients_complete, team_memory *m, const value_model *value, stage_model *q) {
+  const real *from = (const real *)&m->models[t];
+  real *to = (real *)q;
+  TEAM_FOR(i, MODEL_REALS) to[i] = from[i];
+  team_meet();
+  TEAM_FOR(j, NTAU) {
+    const real rest = gradients_complete ? 0 : column_times(q->F, j, value->costate);
+    *(j < NX ? &q->costate[j] : &q->gradient_u[j - NX]) += rest;
+    *(j < NX ? &q->offset_x[j] : &q->offset_u[j - NX]) = column_times(q->F, j, value->offset);
+  }
+  TEAM_FOR(e, NX * NTAU) m->image[e] = column_times(q->F, e % NTAU, m->square + e / NTAU * NX);
+  team_meet();
+  TEAM_FOR(e, TRIANGLE(NTAU, 0)) {
+    int i, j;
+    triangle_entry(NTAU, e, &i, &j);
+    real sum = 0;
+    for (int k = 0; k < NX; k++) sum += q->F[k * NTAU + i] * m->image[k * NTAU + j];
+    q->hessian[TRIANGLE(i, j)] += sum;
+  }
+  team_meet();
+}
+
+/* feedback_gain and update_value, divided: from the policy of a stage to the value function there. */
+FUNCTION void team_value(const stage_model *q, reals gain, reals step, team_memory *m, value_model *value) {
+  TEAM_FOR(j, NX) gain_columns(q, m->is_free, m->unit_lower, m->inverse_pivot, j, 1, gain);
+  team_meet();
+  real slope[NU];
+  symmetric_times(m->quu, step, slope);
+  for (int a = 0; a < NU; a++) slope[a] += m->qu[a];
+  TEAM_FOR(i, NX) {
+    real sum = q->offset_x[i];
+    for (int a = 0; a < NU; a++) sum += gain[a * NX + i] * slope[a] + control_row(q, a)[i] * step[a];
+    value->offset[i] = sum;
+    value->costate[i] = q->costate[i];
+  }
+  TEAM_FOR(e, NXX) {
+    int i, j;
+    triangle_entry(NX, e, &i, &j);
+    real sum = q->hessian[TRIANGLE(i, j)];
+    for (int a = 0; a < NU; a++) sum += control_row(q, a)[i] * gain[a * NX + j];
+    m->square[i * NX + j] = m->square[j * NX + i] = value->hessian[TRIANGLE(i, j)] = sum;
+  }
+  team_meet();
+}
+
+#endif

@@ -1,0 +1,74 @@
+/* The kernels with a warp per problem: a warp's state, and the matrices of the stage at hand, are in shared memory. */
+#ifndef MPCGEN_WARP_KERNELS_H
+#define MPCGEN_WARP_KERNELS_H
+
+#include "mpcgen_warp_sensitivity.h"
+#include "mpcgen_warp_solver.h"
+
+/* Numbers in a worker's workspace. */
+COUNT size_t solve_worker_reals(const solve_arguments *a) { return solver_reals(a) + team_reals(a->horizon); }
+COUNT size_t gradient_worker_reals(const gradient_arguments *a) {
+  return gradient_reals(a) + team_gradient_reals(a->horizon);
+}
+COUNT size_t tangent_worker_reals(const tangent_arguments *a) { return tangent_reals(a) + team_reals(a->horizon); }
+COUNT size_t examine_worker_reals(const examine_arguments *a) { return examine_reals(a) + team_reals(a->horizon); }
+
+static __global__ void __launch_bounds__(WORK_BLOCK) solve_kernel(const __grid_constant__ solve_task task) {
+  TEAM_SHARED solver_state s;
+  TEAM_SHARED team_memory m;
+  const solve_arguments arguments = task.arguments();
+  const int horizon = arguments.horizon;
+  solve_job job = {&arguments, {task.next, arguments.batch}};
+  const reals workspace = worker_workspace(task.workspace, solve_worker_reals(&arguments));
+  TEAM_LEADER {
+    memset((void *)&s, 0, sizeof s);
+    lay_out_solver(&s, &arguments, workspace);
+    lay_out_team(&m, horizon, workspace + solver_reals(&arguments));
+  }
+  team_meet();
+  run_team_solver(&s, &m, &job);
+}
+
+static __global__ void __launch_bounds__(WORK_BLOCK) gradient_kernel(const __grid_constant__ gradient_task task) {
+  TEAM_SHARED gradient_state g;
+  TEAM_SHARED team_memory m;
+  const gradient_arguments a = task.arguments();
+  const reals workspace = zero_workspace(task.workspace, gradient_worker_reals(&a));
+  TEAM_LEADER {
+    memset((void *)&g, 0, sizeof g);
+    lay_out_gradient(&g, &a, workspace);
+    lay_out_team_gradient(&m, a.horizon, workspace + gradient_reals(&a));
+  }
+  team_meet();
+  for (int64_t problem = worker_number(); problem < a.batch; problem += stride()) team_gradient(&g, &a, problem, &m);
+}
+
+static __global__ void __launch_bounds__(WORK_BLOCK) tangent_kernel(const __grid_constant__ tangent_task task) {
+  TEAM_SHARED tangent_state f;
+  TEAM_SHARED team_memory m;
+  const tangent_arguments a = task.arguments();
+  const reals workspace = zero_workspace(task.workspace, tangent_worker_reals(&a));
+  TEAM_LEADER {
+    memset((void *)&f, 0, sizeof f);
+    lay_out_tangent(&f, &a, workspace);
+    lay_out_team(&m, a.horizon, workspace + tangent_reals(&a));
+  }
+  team_meet();
+  for (int64_t problem = worker_number(); problem < a.batch; problem += stride()) team_tangent(&f, &a, problem, &m);
+}
+
+static __global__ void __launch_bounds__(WORK_BLOCK) examine_kernel(const __grid_constant__ examine_task task) {
+  TEAM_SHARED sensitivity_state s;
+  TEAM_SHARED team_memory m;
+  const examine_arguments a = task.arguments();
+  const reals workspace = zero_workspace(task.workspace, examine_worker_reals(&a));
+  TEAM_LEADER {
+    memset((void *)&s, 0, sizeof s);
+    lay_out_sensitivity(&s, a.horizon, parameter_rows(a.horizon, a.constant_parameters), workspace);
+    lay_out_team(&m, a.horizon, workspace + examine_reals(&a));
+  }
+  team_meet();
+  for (int64_t problem = worker_number(); problem < a.batch; problem += stride()) team_examine(&s, &a, problem, &m);
+}
+
+#endif

@@ -1,0 +1,192 @@
+/* Differentials of the solution with a warp per problem: the sweeps of mpcgen_sensitivity.h, mpcgen_gradient.h and
+ * mpcgen_tangent.h, divided. What the stages have to themselves, a lane does for a stage, 32 of them at once. */
+#ifndef MPCGEN_WARP_SENSITIVITY_H
+#define MPCGEN_WARP_SENSITIVITY_H
+
+#include "mpcgen_examine.h"
+#include "mpcgen_gradient.h"
+#include "mpcgen_tangent.h"
+#include "mpcgen_warp.h"
+
+/* Forward mode: change_stage at all stages, a lane each, the last one included. */
+FUNCTION void team_change_stages(sensitivity_state *s, parameter_change *change, team_memory *m) {
+  const int last = s->horizon;
+  TEAM_FOR(t, last)
+    stage_forward(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t),
+                  &s->costate[(t + 1) * NX], change->theta, stage_row(change->theta_stage, s->rows, t),
+                  s->linear_x + t * NX, s->linear_u + t * NU, s->affine + t * NX, &m->costs[t]);
+  team_meet();
+  TEAM_LEADER {
+    terminal_forward(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), change->theta,
+                     stage_row(change->theta_stage, s->rows, last), s->linear_x + last * NX, &change->cost);
+    for (int t = last - 1; t >= 0; t--) change->cost += m->costs[t];
+  }
+  team_meet();
+}
+
+/* Keeps the value function of stage t. */
+FUNCTION void team_keep_value(sensitivity_state *s, int t, const value_model *value) {
+  TEAM_FOR(i, NXX) s->hessian[t * NXX + i] = value->hessian[i];
+  TEAM_FOR(i, NX) {
+    s->costate[t * NX + i] = value->costate[i];
+    s->offset[t * NX + i] = value->offset[i];
+  }
+}
+
+/* sensitivity_backward, divided. */
+FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
+                                        team_memory *m) {
+  const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
+  value_model *value = &s->value;
+  stage_model *q = &s->model;
+  const int complete = team_expand(&path, exact_hessian, m, value);
+  if (change && !complete) team_costates(&path, m);
+  if (change) team_change_stages(s, change, m);
+  TEAM_LEADER s->regular = lane_not(lane_none());
+  TEAM_FOR(i, NX) value->offset[i] = s->linear_x[s->horizon * NX + i];
+  team_meet();
+  team_keep_value(s, s->horizon, value);
+  for (int t = s->horizon - 1; t >= 0; t--) {
+    if (change)
+      TEAM_FOR(i, NX)
+        for (int j = 0; j < NX; j++) value->offset[i] += m->square[i * NX + j] * s->affine[t * NX + j];
+    team_meet();
+    team_products(t, complete, m, value, q);
+    TEAM_LEADER differential_policy(s, t, change, q, m->quu, m->qu, m->is_free, m->unit_lower, m->inverse_pivot);
+    team_meet();
+    team_value(q, s->gain + t * NU * NX, s->step + t * NU, m, value);
+    team_keep_value(s, t, value);
+  }
+  team_meet();
+}
+
+/* d_{t+1} = F d_t + affine under the optimal policy, from d_x at stage 0 on: states (N+1, NX), controls (N, NU). */
+FUNCTION void team_differentials(const sensitivity_state *s, const team_memory *m, reals d_states, reals d_controls) {
+  for (int t = 0; t < s->horizon; t++) {
+    const reals d_x = d_states + t * NX, d_u = d_controls + t * NU;
+    policy_differential(s, t, d_x, d_u);
+    team_meet();
+    TEAM_FOR(i, NX) {
+      const real *row = m->models[t].F + i * NTAU;
+      real sum = s->affine[t * NX + i];
+      for (int j = 0; j < NX; j++) sum += row[j] * d_x[j];
+      for (int a = 0; a < NU; a++) sum += row[NX + a] * d_u[a];
+      d_states[(t + 1) * NX + i] = sum;
+    }
+    team_meet();
+  }
+}
+
+/* ---- reverse mode ---- */
+
+/* Workspace of a team beside gradient_reals(): differentials, and a sum of the parameters' gradients for each lane. */
+COUNT size_t team_gradient_reals(int horizon) {
+  const size_t n = (size_t)horizon;
+  return team_reals(horizon) + (n + 1) * NX + n * NU + (size_t)WARP * LANE_SUMS;
+}
+
+FUNCTION void lay_out_team_gradient(team_memory *m, int horizon, reals at) {
+  at = lay_out_team(m, horizon, at);
+  m->d_states = at, at += (horizon + 1) * NX;
+  m->d_controls = at, at += horizon * NU;
+  m->lane_sums = at;
+}
+
+/* gradient_forward's part at stage t. What it adds to the gradients of parameters that all stages share goes to a
+ * lane's own sums: theta's, then theta_stage's if that has one row. */
+FUNCTION void team_stage_gradient(const gradient_state *g, int t, const team_memory *m, reals g_theta) {
+  const sensitivity_state *s = &g->base;
+  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+  const reals g_theta_t = s->rows > 1 ? stage_row(g->g_theta_stage, s->rows, t) : g_theta + NTHETA;
+  const real *d_x = &m->d_states[t * NX], *d_u = &m->d_controls[t * NU];
+  real d_costate[NX], g_u[NU], g_lower[NU], g_upper[NU];
+  multiplier_differential(s, t + 1, d_x + NX, d_costate);
+  stage_gradient(x, u, s->theta, theta_t, s->costate + (t + 1) * NX, d_x, d_u, d_costate, &s->loss_cost, g_theta,
+                 g_theta_t, g_u);
+  bound_gradients(g, t, d_u, g_u, g_lower, g_upper);
+  bounds_gradient(s->theta, theta_t, g_lower, g_upper, g_theta, g_theta_t);
+}
+
+/* gradient_forward, divided. */
+FUNCTION void team_gradient_forward(gradient_state *g, team_memory *m) {
+  const sensitivity_state *s = &g->base;
+  const int last = s->horizon;
+  TEAM_FOR(i, NX) {
+    m->d_states[i] = 0;
+    g->g_initial[i] = s->offset[i] + s->loss_cost * s->costate[i];
+  }
+  TEAM_FOR(i, s->rows * NTHETA_STAGE) g->g_theta_stage[i] = 0;
+  TEAM_FOR(i, WARP * LANE_SUMS) m->lane_sums[i] = 0;
+  team_meet();
+  team_differentials(s, m, m->d_states, m->d_controls);
+  TEAM_FOR(t, last) team_stage_gradient(g, t, m, m->lane_sums + t % WARP * LANE_SUMS);
+  team_meet();
+  TEAM_FOR(i, s->rows > 1 ? NTHETA : LANE_SUMS) {
+    real sum = 0;
+    for (int k = 0; k < WARP; k++) sum += m->lane_sums[k * LANE_SUMS + i];
+    (i < NTHETA ? g->g_theta[i] : g->g_theta_stage[i - NTHETA]) = sum;
+  }
+  team_meet();
+  TEAM_LEADER terminal_gradient(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last),
+                                &m->d_states[last * NX], &s->loss_cost, g->g_theta,
+                                stage_row(g->g_theta_stage, s->rows, last));
+  team_meet();
+}
+
+/* Differentiates a problem and adds its parameters' gradients to the sums; gradient_vector, divided. */
+FUNCTION void team_gradient(gradient_state *g, const gradient_arguments *a, int64_t problem, team_memory *m) {
+  sensitivity_state *s = &g->base;
+  load_cotangents(g, a, 0, problem);
+  team_meet();
+  if (s->usable) {
+    team_sensitivity_backward(s, a->exact_hessian, NULL, m);
+    team_gradient_forward(g, m);
+  }
+  store_gradients(g, a, 0, problem);
+  const mask good = lane_and(s->usable, s->regular);
+  accumulate(g->sum_theta, g->g_theta, NTHETA, good);
+  accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE, good);
+  team_meet();
+}
+
+/* ---- forward mode ---- */
+
+/* tangent_vector for one problem, divided. */
+FUNCTION void team_tangent(tangent_state *f, const tangent_arguments *a, int64_t problem, team_memory *m) {
+  sensitivity_state *s = &f->base;
+  load_change(f, a, 0, problem);
+  team_meet();
+  if (s->usable) {
+    team_sensitivity_backward(s, a->exact_hessian, &f->change, m);
+    TEAM_FOR(i, NX) f->d_states[i] = f->initial[i];
+    team_meet();
+    team_differentials(s, m, f->d_states, f->d_controls);
+    TEAM_LEADER {
+      for (int i = 0; i < NX; i++) f->change.cost += s->costate[i] * f->initial[i];
+      for (int t = 0; t < s->horizon; t++) f->change.cost += free_controls_cost(s, t, f->d_controls + t * NU);
+    }
+    team_meet();
+  }
+  drop_unusable(f);
+  team_meet();
+  store_tangents(f, a, 0, problem);
+  team_meet();
+}
+
+/* ---- examination ---- */
+
+/* examine_vector for one problem, divided. */
+FUNCTION void team_examine(sensitivity_state *s, const examine_arguments *a, int64_t problem, team_memory *m) {
+  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
+  const int usable = load_solution(s, &source, 0, problem);
+  team_meet();
+  if (!usable) return;
+  team_sensitivity_backward(s, 1, NULL, m);
+  TEAM_FOR(t, s->horizon)
+    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);
+  team_meet();
+  store_examined(s, a, 0, problem);
+  team_meet();
+}
+
+#endif
