@@ -1,9 +1,12 @@
 """Loading a built package: everything that does not fit is refused with a sentence before it is linked."""
 
+import hashlib
 import json
+import re
 import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import pytest
 from toy_package import toy_rendered, toy_spec
@@ -118,6 +121,18 @@ def test_build_for_another_interface_names_both_versions(package):
         StaleBuildError, match=f"mpcgen 9.9 with interface {loading.ABI + 1}.*interface {loading.ABI}"
     ):
         load(package)
+
+
+def test_other_argument_structs_are_another_interface():
+    """Else an old package is filled in by names that it lacks, instead of being refused."""
+    header = (Path(__file__).parent.parent / "templates" / "c" / "interface.h.j2").read_text()
+    structs = re.findall(
+        r"typedef struct \{(.*?)\}", re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL), re.DOTALL
+    )
+    fields = [field.split() for struct in structs for field in struct.split(";")]
+    digest = hashlib.sha256(repr(fields).encode()).hexdigest()[:16]
+    # Where this fails, raise ABI by one and write both here.
+    assert (loading.ABI, digest) == (4, "4dcb71c232b07cef")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"digest"', '{"problem": "toy"}', "null", "3"])

@@ -17,7 +17,7 @@ from typing import Any
 from mpcgen.errors import StaleBuildError
 from mpcgen.runtime.cpu import describe_cpu, missing_features
 
-ABI = 3
+ABI = 4
 """Version of the C interface between the generated extensions and this package's runtime."""
 
 MANIFEST_FILES = {"cpu": "build.json", "cuda": "cuda.json", "cuda-host": "cuda-host.json"}
