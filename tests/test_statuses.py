@@ -67,6 +67,19 @@ def test_a_saddle_is_not_a_minimum(scalar, dtype):
     assert (x0.grad == 0).all()
 
 
+@pytest.mark.parametrize("gradient", ["exact", "gauss_newton"])
+@pytest.mark.parametrize("hessian", ["exact", "gauss_newton"])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_a_saddle_of_a_linear_quadratic_problem_is_not_a_minimum(lqr, hessian, gradient, batch):
+    """With linear dynamics both Hessians are one, and so are the statuses."""
+    cost = torch.eye(6, dtype=torch.float64)
+    cost[3, 3] = -1.0  # of the first control
+    given = lqr.values(0) | {"C": cost, "c": [0.0] * 6, "f": [0.0] * 3}
+    mpc = lqr.mpc(hessian=hessian, gradient=gradient, on_unconverged="ignore")
+    solution = mpc(torch.zeros(batch, 3, dtype=torch.float64), **given)
+    assert (solution.status == Status.NOT_A_MINIMUM).all()
+
+
 @pytest.mark.parametrize("hessian", ["exact", "gauss_newton"])
 def test_a_direction_of_zero_curvature_is_not_a_strict_minimum(scalar, hessian):
     # the cost sees u + v alone
