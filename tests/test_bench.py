@@ -100,6 +100,20 @@ def test_flops_grow_linearly_with_the_horizon(pendulum):
     assert totals[2] - totals[1] == totals[1] - totals[0] > 0
 
 
+@pytest.mark.parametrize("horizon", [1, 8])
+def test_a_parameter_per_stage_is_summed_over_the_batch_once(horizon):
+    """As the benchmark gives it, one value for all stages; so it costs what a constant one does."""
+
+    def work(per_stage):
+        problem = mpcgen.Problem("cart", horizon=horizon)
+        (x,), (u,) = problem.states("x"), problem.controls("u")
+        pull = problem.parameter("pull", default=1.0, per_stage=per_stage)
+        problem.dynamics, problem.stage_cost, problem.terminal_cost = [x + u], u**2 + x**2 + pull * x, x**2
+        return count_work(problem.spec())
+
+    assert work(per_stage=True) == work(per_stage=False)
+
+
 def test_flops_of_a_box_qp_with_two_controls_by_hand():
     # Factor: l = e/d0, d1 - l l d0 (1 + 3); Newton step: two substitutions (4) and two pivots (2); along two lines
     # -(q + e s)/d (6). Divisions: two pivots, and the second curvature.

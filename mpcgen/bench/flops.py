@@ -9,9 +9,11 @@ generator writes them; the Riccati algebra of `templates/runtime` by the formula
   eight for an elementary function, four for a division or a square root;
 - negations, absolute values, comparisons, selections, clipping, loads and stores are none;
 - the box QP of a stage is one Newton step and the test that it was enough, which is what it takes where the
-  active set stays; more steps count as nothing. Neither do a second sweep after a model that was not convex, the
-  pass that certifies a solution, lanes that idle at the end of a batch, and what is prepared once per problem;
-- products by loops count every entry of F and H, zeros included: that is what is executed.
+  active set stays, or its closed form for two controls; more steps count as nothing. Neither do a second sweep
+  after a model that was not convex, the pass that certifies a solution, lanes that idle at the end of a batch, and
+  what is prepared once per problem;
+- products by loops count every entry of F and H, zeros included: that is what is executed;
+- parameters are shared by the batch and have one value for all stages, as in every problem of the benchmark.
 """
 
 from __future__ import annotations
@@ -161,5 +163,5 @@ def _reverse(kernels: Kernels, horizon: int) -> Flops:
     forward = functions["stage_tangent"] + functions["stage_gradient"] + functions["bounds_gradient"]
     forward += Flops(2 * m * n + 2 * n * n + 4 * m)  # d_u, d_lambda, the bounds' gradients
     terminal = functions["terminal_expand"] + functions["terminal_gradient"]
-    numbers = len(kernels.static) + (horizon + 1) * len(kernels.per_stage)
-    return (sweep + forward) * horizon + terminal + Flops(numbers)  # the sum over the batch
+    summed = Flops(len(kernels.static) + len(kernels.per_stage))  # over the batch: what it shares
+    return (sweep + forward) * horizon + terminal + summed
