@@ -65,9 +65,8 @@ def main() -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
         masses = train(rank, world, DistributedDataParallel).tolist()
         found = f"{masses[0]!r} -> {masses[STEPS // 2]!r} half-way -> {masses[-1]!r} kg, expert {EXPERT_MASS!r} kg"
-        print(
-            f"process {rank} of {world}: {found}\n", end=""
-        )  # one write, which the others' do not cut in two
+        # The end of line is part of the text: one write, which those of the others do not cut in two.
+        print(f"process {rank} of {world}: {found}\n", end="")
         if not math.isclose(masses[-1], EXPERT_MASS, rel_tol=1e-3):
             raise SystemExit("the mass was not found")
     finally:

@@ -1,13 +1,28 @@
 """Parameters per stage that come with one value for all stages: kept once, with the gradient summed over the stages."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from controllers import example
+
+import mpcgen
+from mpcgen.problem.spec import Spec
 
 # torch's own warning, at the first use of forward mode in a process
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 HORIZON, BATCH = 7, 12
+
+
+@dataclass(frozen=True)
+class ReferenceExample:
+    """The plain-PyTorch algorithm in the place of a compiled controller."""
+
+    spec: Spec
+
+    def mpc(self, **options):
+        return mpcgen.reference.MPC(self.spec, **options)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +48,11 @@ def with_stages(case, values):
     return {name: value.expand(stages[name], *value.shape).clone() for name, value in values.items()}
 
 
-def loss_and_gradients(case, x0, values):
+def loss_and_gradients(case, x0, values, **options):
     """A random linear loss in x, u and cost, and its gradients."""
     leaves = {"x0": x0.clone().requires_grad_()} | {k: v.clone().requires_grad_() for k, v in values.items()}
     given = {name: leaf for name, leaf in leaves.items() if name != "x0"}
-    solution = case.mpc(tol=1e-11)(leaves["x0"], horizon=HORIZON, **given)
+    solution = case.mpc(tol=1e-11, **options)(leaves["x0"], horizon=HORIZON, **given)
     generator = torch.Generator().manual_seed(9)
     parts = [solution.x, solution.u, solution.cost]
     loss = sum((torch.randn(p.shape, generator=generator, dtype=p.dtype) * p).sum() for p in parts)
@@ -67,6 +82,24 @@ def test_a_single_parameter_with_stages_gives_them_to_all(lq):
     assert torch.equal(once.u, some.u)
     assert gradients_mixed["c"].shape == (HORIZON + 1, 6)
     assert gradients_mixed["F"].numpy() == pytest.approx(gradients["F"].numpy(), rel=1e-10, abs=1e-11)
+
+
+@pytest.mark.parametrize("way", ["unrolled", "smoothed", "barrier", "reference"])
+def test_every_other_way_to_a_gradient_reads_one_value_at_every_stage(lq, way):
+    case, x0, values = lq
+    options = {
+        "unrolled": {"gradient": "unrolled", "unroll": 2, "problem": case.spec},
+        "smoothed": {"smoothing": 1e-2},
+        "barrier": {"smoothing": 1e-2, "smooth": "solve"},
+        "reference": {},
+    }[way]
+    if way == "reference":
+        case = ReferenceExample(case.spec)
+    _, gradients = loss_and_gradients(case, x0[:3], values, **options)
+    _, gradients_each = loss_and_gradients(case, x0[:3], with_stages(case, values), **options)
+    for name in values:
+        expected = gradients_each[name].sum(0)
+        assert gradients[name].numpy() == pytest.approx(expected.numpy(), rel=1e-9, abs=1e-9), name
 
 
 def test_forward_mode_along_one_value_is_that_along_the_same_value_at_each_stage(lq):
