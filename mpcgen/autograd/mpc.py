@@ -43,14 +43,14 @@ def _no_such_option(name: str) -> str:
 class MPC(torch.nn.Module):
     """A differentiable model predictive controller; generated packages subclass it.
 
-    tol: KKT residual at which a problem counts as solved, max |u - clip(u - dL/du, lower, upper)|, in the units of
-    u and dL/du; default 1e-8 in float64, 1e-4 in float32. max_iterations: passes of one rollout and one backward
-    sweep. hessian: of the solver, "exact" (of the Lagrangian, near the solution) or "gauss_newton" (iLQR).
-    gradient: "exact", or "gauss_newton" for the paper's Module 2, which leaves the curvature of the dynamics
-    out of the implicit differentiation and is in general not the derivative of the solution; or "unrolled", which
-    differentiates ``unroll`` iterations of the solver, its last, converged or not (the paper's section 4.3; reverse
-    mode only, `mpcgen.autograd.unrolled` says exactly what it is). It needs ``problem``, the `mpcgen.Problem` or
-    its Spec that the controller was made from, and computes in plain PyTorch, slowly.
+    tol: KKT residual at which a problem counts as solved, max |u - clip(u - dL/du, lower, upper)|, in the units of u
+    and dL/du; default 1e-8 in float64, 1e-4 in float32. max_iterations: passes of one rollout and one backward sweep.
+    hessian: of the solver, "exact" (of the Lagrangian, near the solution) or "gauss_newton" (iLQR); the same where the
+    dynamics are linear. gradient: "exact", or "gauss_newton" for the paper's Module 2, which leaves the curvature of
+    the dynamics out of the implicit differentiation and is in general not the derivative of the solution; or
+    "unrolled", which differentiates ``unroll`` iterations of the solver, its last, converged or not (the paper's
+    section 4.3; reverse mode only, `mpcgen.autograd.unrolled` says exactly what it is). It needs ``problem``, the
+    `mpcgen.Problem` or its Spec that the controller was made from, and computes in plain PyTorch, slowly.
     on_unconverged: "warn", "raise" or "ignore". unconverged_gradient: of a problem whose status is not zero:
     "zero"; "keep", the formula evaluated where the solver stopped; or "nan". threads: default
     `torch.get_num_threads()`. history: keep cost and residual of every pass in ``sol.history``, at the price of
