@@ -151,6 +151,12 @@ def test_options_that_do_not_go_together_are_refused(options, words):
     assert done.exit_code == 2 and words in " ".join(done.output.split())
 
 
+def test_packages_of_the_other_kind_of_kernel_are_refused(prepared):
+    (problem,) = load(["pendulum"], EXAMPLES, Packages(prepared, cuda_kernel="warp"))
+    with pytest.raises(ParameterError, match=r"was built with a thread per problem.*--cuda-kernel warp"):
+        problem.package_for("cuda-host")
+
+
 def test_one_core_stands_beside_every_batch_it_can_be_compared_with():
     chosen = select(device="cuda", batches=[64, 8192, 65536], dtypes=["float32"], passes=["forward"])
     found = {batch: cells(chosen, "car", batch) for name, batch in groups(chosen) if name == "car"}

@@ -20,7 +20,7 @@ from mpcgen.build.cuda import (
     read_resources,
     source_file,
 )
-from mpcgen.build.cuda_kernel import KERNELS
+from mpcgen.build.cuda_kernel import KERNELS, warp_bytes
 from mpcgen.build.extension import write_sources
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.toolchain import run_compiler
@@ -49,7 +49,8 @@ SMALL, LARGE = ("pendulum", "cartpole", "car", "lqr"), ("quadrotor", "chain")
 )
 def test_nvcc_takes_every_example_without_a_warning(name, precision, kernel, tmp_path):
     toolchain = dataclasses.replace(find_cuda_toolchain(ARCHITECTURES), kernel=kernel)
-    package = driver.render_for(mpcgen.load_problem(EXAMPLES / f"{name}.py").spec(), toolchain)
+    spec = mpcgen.load_problem(EXAMPLES / f"{name}.py").spec()
+    package = driver.render_for(spec, toolchain)
     write_sources(package, tmp_path)
     command = [
         *compile_command(toolchain, precision, "digest"),
@@ -66,6 +67,8 @@ def test_nvcc_takes_every_example_without_a_warning(name, precision, kernel, tmp
     assert {"solve_kernel", "gradient_kernel", "tangent_kernel", "examine_kernel"} <= {
         row.kernel for row in rows
     }
+    shared = max(row.shared for row in rows)
+    assert 0 < shared <= warp_bytes(len(spec.states), len(spec.controls)) if kernel == "warp" else shared == 0
 
 
 @needs_nvcc

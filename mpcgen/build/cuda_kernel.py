@@ -24,9 +24,10 @@ _REGISTER_BYTES = 4
 def thread_registers(n: int, m: int) -> int:
     """Registers for what a step of the Riccati recursion has at hand in float64: V and Q (triangles), and F.
 
-    n: states. m: controls. A thread that has more than `REGISTERS` keeps the rest in memory, and what 32 threads of a
-    warp keep there, 32 problems at once, is more than a cache holds. A warp that shares a problem has its matrices in
-    shared memory, and their products divided by 32.
+    n: states. m: controls. A thread that needs more than `REGISTERS` keeps the rest in local memory, that of 32
+    problems for each warp, and reads it anew in every product. A warp that shares a problem keeps one problem's
+    matrices in shared memory, and divides their products by 32; but the rollout and the box QP, which are not divided,
+    it does with one lane of 32, and a small problem is little else.
     """
     width = n + m
     numbers = n * (n + 1) // 2 + n * width + width * (width + 1) // 2

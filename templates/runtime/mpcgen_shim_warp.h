@@ -7,10 +7,15 @@
 #include <thread>
 #include <vector>
 
-static pthread_barrier_t warp_barrier; /* of the one warp that runs */
-static unsigned warp_votes[2];         /* noes of the present vote, and of the last or the next */
+/* Of the one warp that runs. Two by turns: where a lane that leaves a barrier late and one that is at the next already
+ * used the same, a sanitizer would take the second's writes for known to the first. */
+static pthread_barrier_t warp_barriers[2];
+static unsigned warp_votes[2]; /* noes of the present vote, and of the last or the next */
 
-static inline void __syncwarp() { pthread_barrier_wait(&warp_barrier); }
+static inline void __syncwarp() {
+  static thread_local unsigned number = 0;
+  pthread_barrier_wait(&warp_barriers[number++ % 2]);
+}
 
 /* Unlike a device's, this vote makes known what the lanes wrote before. */
 static inline int __all_sync(unsigned, int yes) {
@@ -28,7 +33,7 @@ template <class task_type>
 static void run_block(void (*kernel)(task_type), const task_type &task) {
   const dim3 block = blockIdx, size = blockDim, grid = gridDim;
   std::vector<std::thread> threads;
-  pthread_barrier_init(&warp_barrier, NULL, size.x);
+  for (pthread_barrier_t &barrier : warp_barriers) pthread_barrier_init(&barrier, NULL, size.x);
   for (unsigned i = 0; i < size.x; i++)
     threads.emplace_back([=, &task] {
       blockIdx = block, blockDim = size, gridDim = grid;
@@ -36,7 +41,7 @@ static void run_block(void (*kernel)(task_type), const task_type &task) {
       kernel(task);
     });
   for (std::thread &thread : threads) thread.join();
-  pthread_barrier_destroy(&warp_barrier);
+  for (pthread_barrier_t &barrier : warp_barriers) pthread_barrier_destroy(&barrier);
 }
 
 #endif

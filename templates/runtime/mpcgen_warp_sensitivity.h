@@ -116,7 +116,7 @@ FUNCTION void team_gradient_forward(gradient_state *g, team_memory *m) {
     g->g_initial[i] = s->offset[i] + s->loss_cost * s->costate[i];
   }
   TEAM_FOR(i, s->rows * NTHETA_STAGE) g->g_theta_stage[i] = 0;
-  TEAM_FOR(i, WARP * LANE_SUMS) m->lane_sums[i] = 0;
+  TEAM_FOR(i, (int)WARP * LANE_SUMS) m->lane_sums[i] = 0;
   team_meet();
   team_differentials(s, m, m->d_states, m->d_controls);
   TEAM_FOR(t, last) team_stage_gradient(g, t, m, m->lane_sums + t % WARP * LANE_SUMS);
