@@ -109,6 +109,8 @@ def test_per_stage_values_must_agree_on_the_horizon(lqr, no_kernels):
         lqr.mpc()(zeros(2, 3), **{**given, "F": given["F"][:4]})
     with pytest.raises(ShapeError, match="C has shape"):
         lqr.mpc()(zeros(2, 3), **given, horizon=4)
+    with pytest.raises(ShapeError, match=r"lower has shape \(2, 3\); .* or \(3,\), the same for all stages"):
+        lqr.mpc()(zeros(2, 3), **given, lower=zeros(2, 3), horizon=5)
 
 
 OPTIONS = {

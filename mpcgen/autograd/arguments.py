@@ -50,18 +50,12 @@ def make_call(
         p.name: _as_tensor(controller, p, given[p.name], x0) for p in controller.parameters if p.name in given
     }
     horizon = _find_horizon(controller, horizon, u_init, values)
-    once = all(
-        values[p.name].shape == p.shape for p in controller.parameters if p.per_stage and p.name in values
-    )
-    stages = None if once else horizon
+    stages = None if _is_given_once(controller, values) else horizon
     defaults = _defaults(controller, x0, stages, frozenset(values))
     leading: dict[str, torch.Size] = {}
-    for parameter in controller.parameters:
-        name, shape = parameter.name, parameter.full_shape(stages)
-        if name in values:
-            if parameter.per_stage and values[name].shape == parameter.shape:
-                values[name] = values[name].expand(shape)
-            leading[name] = _leading(controller, name, values[name], shape)
+    for p in controller.parameters:
+        if p.name in values:
+            values[p.name], leading[p.name] = _with_stages(controller, p, values[p.name], stages)
     u_shape = (horizon, len(controller.controls))
     if u_init is not None:
         leading["u_init"] = _leading(controller, "u_init", u_init, u_shape)
@@ -192,13 +186,35 @@ def _find_horizon(
     return controller.horizon
 
 
-def _leading(controller: Description, name: str, value: Tensor, shape: tuple[int, ...]) -> torch.Size:
+def _is_given_once(controller: Description, values: Mapping[str, Tensor]) -> bool:
+    """Whether no per-stage parameter came with an axis of stages."""
+    return all(
+        values[p.name].shape == p.shape for p in controller.parameters if p.per_stage and p.name in values
+    )
+
+
+def _with_stages(
+    controller: Description, parameter: Parameter, value: Tensor, stages: int | None
+) -> tuple[Tensor, torch.Size]:
+    """The value with the axis of stages that it lacks, and its leading dimensions."""
+    shape = parameter.full_shape(stages)
+    if not parameter.per_stage:
+        return value, _leading(controller, parameter.name, value, shape)
+    if value.shape == parameter.shape:
+        value = value.expand(shape)
+    constant = f"; or {parameter.shape}, the same for all stages and problems"
+    return value, _leading(controller, parameter.name, value, shape, constant)
+
+
+def _leading(
+    controller: Description, name: str, value: Tensor, shape: tuple[int, ...], alternative: str = ""
+) -> torch.Size:
     split = value.ndim - len(shape)
     if split < 0 or tuple(value.shape[split:]) != shape:
         expected = ", ".join(["...", *map(str, shape)])
         raise ShapeError(
             f"{controller.name}: {name} has shape {tuple(value.shape)}; ({expected}) is expected, "
-            f"leading dimensions being the batch"
+            f"leading dimensions being the batch{alternative}"
         )
     return value.shape[:split]
 
