@@ -20,7 +20,6 @@ SEEDS = (0, 1, 2, 3)
 DATA_SEED = 0  # as in the paper, all four trials of a cell learn from one data set
 EPOCHS = 10_000
 PATIENCE = 300  # epochs without a better validation loss of any seed, after which `nn` stops
-NETWORK_EPOCHS = {10: EPOCHS, 50: 1_500, 100: 1_500}  # at most; with 100 trajectories an epoch takes 0.6 s
 WORKERS = 2
 
 
@@ -110,7 +109,7 @@ def papers_cells(quick: bool) -> list[Cell]:
             for method in METHODS
         ]
     controllers = [Cell(s, m, n) for n in reversed(SIZES) for m in METHODS[1:] for s in SYSTEMS]
-    networks = [Cell(s, "nn", n, epochs=NETWORK_EPOCHS[n]) for n in SIZES for s in SYSTEMS]
+    networks = [Cell(s, "nn", n) for n in SIZES for s in SYSTEMS]
     return controllers + networks
 
 
