@@ -202,19 +202,23 @@ def _with_stages(
         return value, _leading(controller, parameter.name, value, shape)
     if value.shape == parameter.shape:
         value = value.expand(shape)
-    constant = f"; or {parameter.shape}, the same for all stages and problems"
-    return value, _leading(controller, parameter.name, value, shape, constant)
+    return value, _leading(controller, parameter.name, value, shape, parameter.shape)
 
 
 def _leading(
-    controller: Description, name: str, value: Tensor, shape: tuple[int, ...], alternative: str = ""
+    controller: Description,
+    name: str,
+    value: Tensor,
+    shape: tuple[int, ...],
+    constant: tuple[int, ...] | None = None,
 ) -> torch.Size:
     split = value.ndim - len(shape)
     if split < 0 or tuple(value.shape[split:]) != shape:
         expected = ", ".join(["...", *map(str, shape)])
+        once = "" if constant is None else f"; or {constant}, the same for all stages and problems"
         raise ShapeError(
             f"{controller.name}: {name} has shape {tuple(value.shape)}; ({expected}) is expected, "
-            f"leading dimensions being the batch{alternative}"
+            f"leading dimensions being the batch{once}"
         )
     return value.shape[:split]
 

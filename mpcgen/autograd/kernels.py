@@ -48,6 +48,15 @@ def is_constant(controller: Controller, parameters: Tensors) -> bool:
     return all(value.shape[1] == 1 for parameter, value in pairs if parameter.per_stage)
 
 
+def _parameter_fields(controller: Controller, device: Device, parameters: Tensors) -> dict[str, Any]:
+    """What an argument struct says of the parameters; its arrays live as long as this."""
+    return {
+        "parameters": _pointers(device, parameters),
+        "parameter_strides": _stride_array(device, parameters),
+        "constant_parameters": is_constant(controller, parameters),
+    }
+
+
 def _dense(tensor: Tensor) -> Tensor:
     """The numbers themselves in memory, row-major; a tensor may be a view that only stands for their negatives."""
     return tensor.resolve_neg().contiguous()
@@ -148,12 +157,9 @@ def differentiate(
     g_parameters = tuple(torch.zeros_like(p) if x.shape[0] == 0 else torch.empty_like(p) for p in parameters)
     device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
-    pointers, strides = _pointers(device, parameters), _stride_array(device, parameters)
     targets = _pointers(device, g_parameters)
-    fields = _solution_fields(device, options, x, u, wanted, singular) | {
-        "parameters": pointers,
-        "parameter_strides": strides,
-        "constant_parameters": is_constant(controller, parameters),
+    fields = _solution_fields(device, options, x, u, wanted, singular)
+    fields |= _parameter_fields(controller, device, parameters) | {
         "cotangent_states": _pointer(device, g_x),
         "cotangent_controls": _pointer(device, g_u),
         "cotangent_cost": _pointer(device, g_cost),
@@ -184,12 +190,9 @@ def tangent(
     d_x, d_u, d_cost = torch.empty_like(x), torch.empty_like(u), x.new_empty(x.shape[0])
     device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
-    pointers, strides = _pointers(device, parameters), _stride_array(device, parameters)
     changes, change_strides = _pointers(device, d_parameters), _stride_array(device, d_parameters)
-    fields = _solution_fields(device, options, x, u, wanted, singular) | {
-        "parameters": pointers,
-        "parameter_strides": strides,
-        "constant_parameters": is_constant(controller, parameters),
+    fields = _solution_fields(device, options, x, u, wanted, singular)
+    fields |= _parameter_fields(controller, device, parameters) | {
         "tangent_initial_state": _pointer(device, d_x0),
         "tangent_parameters": changes,
         "tangent_strides": change_strides,
@@ -210,15 +213,11 @@ def examine(controller: Controller, x: Tensor, u: Tensor, status: Tensor, parame
     outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
     device = device_of(controller, x)
     wanted = usable(status, Options(unconverged_gradient="keep"))
-    pointers, strides = _pointers(device, parameters), _stride_array(device, parameters)
-    fields = {
+    fields = _parameter_fields(controller, device, parameters) | {
         "horizon": u.shape[1],
         "states": _pointer(device, x),
         "controls": _pointer(device, u),
         "usable": _flags(device, wanted),
-        "parameters": pointers,
-        "parameter_strides": strides,
-        "constant_parameters": is_constant(controller, parameters),
     }
     fields |= {
         name: _pointer(device, out)

@@ -176,7 +176,7 @@ static int examine_batch(const examine_arguments *a) {
   reals workspace;
   sensitivity_state *s = allocate_state(sizeof *s, examine_reals(a), &workspace);
   if (!s) return 1;
-  lay_out_sensitivity(s, a->horizon, parameter_rows(a->horizon, a->constant_parameters), workspace);
+  lay_out_examine(s, a, workspace);
   for (int64_t first = 0; first < a->batch; first += LANES) examine_vector(s, a, first);
   free(s);
   return 0;

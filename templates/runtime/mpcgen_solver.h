@@ -168,8 +168,8 @@ FUNCTION mask judge(solver_state *s, const solve_arguments *a) {
 
 /* Takes over the accepted candidates. */
 FUNCTION void adopt(solver_state *s, mask accepted) {
-  for (int i = 0; i < (s->horizon + 1) * NX; i++) s->x[i] = lane_select(accepted, s->new_x[i], s->x[i]);
-  for (int i = 0; i < s->horizon * NU; i++) s->u[i] = lane_select(accepted, s->new_u[i], s->u[i]);
+  TEAM_FOR(i, (s->horizon + 1) * NX) s->x[i] = lane_select(accepted, s->new_x[i], s->x[i]);
+  TEAM_FOR(i, s->horizon * NU) s->u[i] = lane_select(accepted, s->new_u[i], s->u[i]);
 }
 
 /* What of a call's options the sweeps read. */

@@ -43,8 +43,7 @@ static __global__ void __launch_bounds__(BLOCK) examine_kernel(const __grid_cons
   const examine_arguments a = task.arguments();
   sensitivity_state s;
   memset((void *)&s, 0, sizeof s);
-  lay_out_sensitivity(&s, a.horizon, parameter_rows(a.horizon, a.constant_parameters),
-                      zero_workspace(task.workspace, examine_worker_reals(&a)));
+  lay_out_examine(&s, &a, zero_workspace(task.workspace, examine_worker_reals(&a)));
   for (int64_t problem = worker_number(); problem < a.batch; problem += stride()) examine_vector(&s, &a, problem);
 }
 

@@ -64,7 +64,7 @@ static __global__ void __launch_bounds__(WORK_BLOCK) examine_kernel(const __grid
   const reals workspace = zero_workspace(task.workspace, examine_worker_reals(&a));
   TEAM_LEADER {
     memset((void *)&s, 0, sizeof s);
-    lay_out_sensitivity(&s, a.horizon, parameter_rows(a.horizon, a.constant_parameters), workspace);
+    lay_out_examine(&s, &a, workspace);
     lay_out_team(&m, a.horizon, workspace + examine_reals(&a));
   }
   team_meet();

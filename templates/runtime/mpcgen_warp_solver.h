@@ -55,10 +55,7 @@ FUNCTION int team_adopt(solver_state *s, team_memory *m, const solve_arguments *
     if (s->exact_hessian) choose_hessian(s, 0);
   }
   team_meet();
-  if (m->accepted) {
-    TEAM_FOR(i, (s->horizon + 1) * NX) s->x[i] = s->new_x[i];
-    TEAM_FOR(i, s->horizon * NU) s->u[i] = s->new_u[i];
-  }
+  if (m->accepted) adopt(s, m->accepted);
   team_meet();
   return s->lanes[0].activity != IDLE;
 }
