@@ -8,11 +8,16 @@
 #define SHORTEST_STEP R(1e-3)
 #define FIRST_REGULARISATION R(1e-3)
 #define LARGEST_REGULARISATION R(1e10)
-#define FAR_FROM_SOLUTION R(0.3) /* expected relative change of the cost */
-#define AFTER_REFUSAL R(0.3)     /* factors on the weight of the second derivatives */
-#define AFTER_NONCONVEX R(0.7)
+/* The weight of the dynamics' second derivatives, over the relative change of the cost that the model promises. */
+#define FAR_FROM_SOLUTION R(0.3) /* none above this change */
+#define PART_WAY R(0.6)          /* the weight there, which rises to one as the change falls to zero */
+#define RISE R(10)
+#define NEARLY_ALL R(0.9)        /* counts as one, so that what converges has the exact Hessian */
+#define AFTER_ACCEPTANCE R(3)    /* factors: on a weight that a step has borne, and not */
+#define AFTER_REFUSAL R(0.3)
+#define AFTER_NONE R(0.25)       /* the first weight again, after one was refused down to none */
 #define LEAST_SECOND_ORDER R(0.05)
-enum { PATIENCE = 6, MORE_SWEEPS = 3 };
+enum { PATIENCE = 6 };
 
 /* A change of the cost below this is rounding. */
 INLINE scalar rounding(const lane_state *lane) { return R(16) * SCALAR_EPSILON * lane->cost_scale; }
@@ -30,11 +35,6 @@ FUNCTION void lower_regularisation(solver_state *s, int k) {
   lane_set(&s->regularisation, k, now < FIRST_REGULARISATION ? R(0) : now);
 }
 
-FUNCTION void reduce_second_order(solver_state *s, int k, scalar factor) {
-  const scalar next = factor * lane_get(&s->second_order, k);
-  lane_set(&s->second_order, k, next < LEAST_SECOND_ORDER ? R(0) : next);
-}
-
 /* Whether a lane's candidate becomes its trajectory; otherwise sets up the next, shorter, step. */
 FUNCTION int accept_candidate(solver_state *s, int k) {
   lane_state *lane = &s->lanes[k];
@@ -44,7 +44,7 @@ FUNCTION int accept_candidate(solver_state *s, int k) {
     lane_set(&s->length, k, 1);
     return 1;
   }
-  if (lane->activity != ITERATING || lane->resweeps) return 0;
+  if (lane->activity != ITERATING || lane->overflowed) return 0;
   lane->iterations++;
   const scalar promise = lane_get(&s->promise, k);
   if (isfinite(cost) && cost - lane->cost <= ARMIJO * promise + rounding(lane)) {
@@ -54,8 +54,9 @@ FUNCTION int accept_candidate(solver_state *s, int k) {
     return 1;
   }
   lane->refusals++;
-  if (lane_get(&s->second_order, k) > 0) {
-    reduce_second_order(s, k, AFTER_REFUSAL);
+  const scalar weight = lane_get(&s->second_order, k);
+  if (weight > 0) {
+    lane_set(&s->second_order, k, AFTER_REFUSAL * weight < LEAST_SECOND_ORDER ? R(0) : AFTER_REFUSAL * weight);
     lane->cautious = 1;
     return 0;
   }
@@ -67,30 +68,33 @@ FUNCTION int accept_candidate(solver_state *s, int k) {
   return 0;
 }
 
-/* Before a sweep: how much of the dynamics' second derivatives goes into a lane's Hessian. None far from the
- * solution, where the model promises to change the cost by a good part; else as much as the last step bore,
- * and twice that after a step that was accepted. */
+/* Before a sweep: how much of the dynamics' second derivatives goes into a lane's Hessian. No more than the promised
+ * change of the cost allows: none far from the solution, all of them near it; and not at once what was refused. */
 FUNCTION void choose_hessian(solver_state *s, int k) {
   lane_state *lane = &s->lanes[k];
-  if (lane->activity != ITERATING || lane->refusals > 0 || lane->resweeps) return;
+  if (lane->activity != ITERATING || lane->refusals > 0 || lane->overflowed) return;
+  const scalar change = -expected_change(lane) / lane->cost_scale;
+  scalar allowed = R(1) - RISE * change;
+  if (!(allowed > PART_WAY)) allowed = PART_WAY;
+  if (allowed > NEARLY_ALL) allowed = 1;
+  if (change > FAR_FROM_SOLUTION) allowed = 0;
   const scalar now = lane_get(&s->second_order, k);
-  scalar next = now > 0 ? R(2) * now : lane->cautious ? R(0.25) : R(1);
-  if (-expected_change(lane) > FAR_FROM_SOLUTION * lane->cost_scale) next = 0;
+  const scalar next = now > 0 ? AFTER_ACCEPTANCE * now : lane->cautious ? AFTER_NONE : R(1);
   lane->cautious = 0;
-  lane_set(&s->second_order, k, next > 1 ? R(1) : next);
+  lane_set(&s->second_order, k, next < allowed ? next : allowed);
 }
 
-/* Whether a lane must sweep its trajectory again because the model was not convex with the second derivatives that it
- * asked for: with less of them next time, in the end with none. The other lanes of its vector go on meanwhile. */
-FUNCTION int must_resweep(solver_state *s, int k) {
+/* Whether a lane must sweep its trajectory again, without the dynamics' second derivatives, because with them its
+ * model overflowed: curvature that points downward can grow from stage to stage. */
+FUNCTION int must_sweep_again(solver_state *s, int k) {
   lane_state *lane = &s->lanes[k];
-  if (lane->activity != ITERATING || lane_test(&s->convex, k) || lane_get(&s->second_order, k) <= 0) {
-    lane->resweeps = 0;
-    return 0;
+  lane->overflowed =
+      lane->activity == ITERATING && !lane_test(&s->finite, k) && lane_get(&s->second_order, k) > 0;
+  if (lane->overflowed) {
+    lane->cautious = 1;
+    lane_set(&s->second_order, k, 0);
   }
-  lane->resweeps++;
-  reduce_second_order(s, k, lane->resweeps < MORE_SWEEPS ? AFTER_NONCONVEX : R(0));
-  return 1;
+  return lane->overflowed;
 }
 
 /* Keeps count of steps too small for the cost to judge; past PATIENCE the lane is at its precision's limit. */

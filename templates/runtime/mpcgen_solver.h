@@ -47,7 +47,7 @@ FUNCTION int review(solver_state *s, const solve_arguments *a, int k) {
   lane_state *lane = &s->lanes[k];
   if (lane->activity == IDLE) return UNFINISHED;
   lane->residual = lane_get(&s->residual, k);
-  if (!(lane->residual <= (scalar)a->tolerance) && must_resweep(s, k)) return UNFINISHED;
+  if (must_sweep_again(s, k)) return UNFINISHED;
   lane->slope = lane_get(&s->slope, k);
   lane->bend = lane_get(&s->bend, k);
   if (a->history) {
@@ -60,8 +60,9 @@ FUNCTION int review(solver_state *s, const solve_arguments *a, int k) {
   const int exact = whole && lane_get(&s->regularisation, k) == 0;
   const int convex = lane_test(&s->convex, k);
   const int certify = LINEAR_DYNAMICS || a->certify; /* linear: what the last sweep found is the exact condition */
+  if (lane->activity == CERTIFYING && !convex) return NOT_A_MINIMUM; /* its model may have overflowed */
   if (!lane_test(&s->finite, k) || !isfinite(lane->residual)) return DIVERGED;
-  if (lane->activity == CERTIFYING) return convex ? CONVERGED : NOT_A_MINIMUM;
+  if (lane->activity == CERTIFYING) return CONVERGED;
   if (lane->residual <= (scalar)a->tolerance) {
     if ((exact && convex) || !certify) return CONVERGED;
     lane->activity = CERTIFYING;

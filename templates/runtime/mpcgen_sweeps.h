@@ -15,7 +15,7 @@ typedef struct {
   int refusals;      /* in a row */
   int unproductive;  /* passes with a step below rounding since the residual last halved */
   int cautious;      /* the last step with second derivatives of the dynamics was refused */
-  int resweeps;      /* sweeps of this trajectory whose model was not convex; its policy is not to be rolled out */
+  int overflowed;    /* the last sweep's model did, and its policy is not to be rolled out */
   scalar cost;
   scalar barrier_cost; /* what of the cost is the barrier's */
   scalar cost_scale; /* sum of the stages' absolute costs: what rounding is relative to */
@@ -184,8 +184,7 @@ INLINE real add_barrier(solver_state *s, int i, real u, real *lower, real *upper
 }
 
 /* Solves the box QP of a stage; its free set and factor are left for the gains. Where Quu is not positive definite on
- * its free controls, a lane that uses second derivatives of the dynamics is not convex (and tries again with less of
- * them); one that does not gets a shifted Quu, and a descent direction from it. */
+ * its free controls, a lane's model is not convex, and it gets a shifted Quu, and a descent direction from it. */
 INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu, real *qu, mask *is_free,
                          real *unit_lower, real *inverse_pivot) {
   const reals u = s->u + t * NU;
@@ -210,7 +209,7 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu
   for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->regularisation;
   mask accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
   s->convex = lane_and(s->convex, accepted);
-  const mask shifted = lane_and(lane_not(accepted), lane_le(s->second_order, ALL(0)));
+  const mask shifted = lane_not(accepted);
   if (lane_any(shifted)) {
     convexify(quu, shifted);
     accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
@@ -248,10 +247,9 @@ FUNCTION void backward_sweep(solver_state *s) {
     feedback_gain(q, is_free, unit_lower, inverse_pivot, gain);
     update_value(q, quu, qu, gain, s->step + (t - 1) * NU, value);
   }
-  /* What has no derivative at x_0 only has not reached a control; a model that is not convex is not used. */
+  /* What has no derivative at x_0 only has not reached a control. */
   for (int i = 0; i < NX; i++) s->finite = lane_and(s->finite, lane_finite(value->costate[i]));
-  for (int i = 0; i < NXX; i++)
-    s->finite = lane_and(s->finite, lane_or(lane_finite(value->hessian[i]), lane_not(s->convex)));
+  for (int i = 0; i < NXX; i++) s->finite = lane_and(s->finite, lane_finite(value->hessian[i]));
 }
 
 #endif

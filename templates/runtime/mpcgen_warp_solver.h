@@ -23,12 +23,11 @@ FUNCTION void team_backward_sweep(solver_state *s, team_memory *m) {
     TEAM_FOR(i, NX) s->costate[t * NX + i] = value->costate[i];
   }
   /* As in backward_sweep. */
-  int finite = 1, finite_model = 1;
+  int finite = 1;
   TEAM_FOR(i, NX) finite &= isfinite(value->costate[i]);
-  TEAM_FOR(i, NXX) finite_model &= isfinite(value->hessian[i]);
+  TEAM_FOR(i, NXX) finite &= isfinite(value->hessian[i]);
   finite = team_all(finite);
-  finite_model = team_all(finite_model);
-  TEAM_LEADER s->finite = lane_and(s->finite, -(finite && (finite_model || !s->convex)));
+  TEAM_LEADER s->finite = lane_and(s->finite, -(mask)finite);
   team_meet();
 }
 
