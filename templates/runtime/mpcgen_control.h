@@ -1,4 +1,4 @@
-/* What happens to one lane between passes: acceptance, regularisation, choice of the Hessian. Plain scalar code. */
+/* What happens to the lanes between passes: acceptance, regularisation, choice of the Hessian, the end of a problem. */
 #ifndef MPCGEN_CONTROL_H
 #define MPCGEN_CONTROL_H
 
@@ -19,93 +19,141 @@
 #define LEAST_SECOND_ORDER R(0.05)
 enum { PATIENCE = 6 };
 
+/* Keep in step with mpcgen.Status. */
+enum {
+  CONVERGED = 0,
+  MAX_ITERATIONS = 1,
+  STALLED = 2,
+  INVALID_INPUT = 3,
+  DIVERGED = 4,
+  NOT_A_MINIMUM = 5,
+};
+enum { UNFINISHED = -1 };
+
 /* A change of the cost below this is rounding. */
-INLINE scalar rounding(const lane_state *lane) { return R(16) * SCALAR_EPSILON * lane->cost_scale; }
+INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
 
 /* What the model promises of a full step. */
-INLINE scalar expected_change(const lane_state *lane) { return lane->slope + lane->bend; }
+INLINE real expected_change(const solver_state *s) { return s->slope + s->bend; }
 
-FUNCTION void raise_regularisation(solver_state *s, int k) {
-  const scalar now = lane_get(&s->regularisation, k);
-  lane_set(&s->regularisation, k, now > 0 ? R(10) * now : FIRST_REGULARISATION);
+/* The lanes that iterate: neither idle nor in their first pass, nor certifying a solution. */
+INLINE mask iterating(const solver_state *s) {
+  return lane_and(s->lanes.busy, lane_not(lane_or(s->lanes.begins, s->lanes.certifying)));
 }
 
-FUNCTION void lower_regularisation(solver_state *s, int k) {
-  const scalar now = R(0.1) * lane_get(&s->regularisation, k);
-  lane_set(&s->regularisation, k, now < FIRST_REGULARISATION ? R(0) : now);
+/* Sets up the next step of the lanes whose candidate was refused: with less of the second derivatives; without any, a
+ * shorter one; and where that will not do, a full one with more regularisation. */
+INLINE void refuse(solver_state *s, mask refused) {
+  const mask curved = lane_and(refused, lane_lt(ALL(0), s->second_order));
+  const real less = AFTER_REFUSAL * s->second_order;
+  const real weight = lane_select(lane_lt(less, ALL(LEAST_SECOND_ORDER)), ALL(0), less);
+  s->second_order = lane_select(curved, weight, s->second_order);
+  s->lanes.cautious = lane_or(s->lanes.cautious, curved);
+
+  const mask shorter = lane_and(refused, lane_not(curved));
+  const real half = R(0.5) * s->length, now = s->regularisation;
+  const mask futile = lane_and(shorter, lane_or(lane_lt(half, ALL(SHORTEST_STEP)), lane_le(ALL(0), s->promise)));
+  s->length = lane_select(futile, ALL(1), lane_select(shorter, half, s->length));
+  const real raised = lane_select(lane_lt(ALL(0), now), R(10) * now, ALL(FIRST_REGULARISATION));
+  s->regularisation = lane_select(futile, raised, now);
 }
 
-/* Whether a lane's candidate becomes its trajectory; otherwise sets up the next, shorter, step. */
-FUNCTION int accept_candidate(solver_state *s, int k) {
-  lane_state *lane = &s->lanes[k];
-  const scalar cost = lane_get(&s->cost, k), length = lane_get(&s->length, k);
-  if (lane->activity == FIRST_ROLLOUT) {
-    lane_mark(&s->begins, k, 0);
-    lane_set(&s->length, k, 1);
-    return 1;
-  }
-  if (lane->activity != ITERATING || lane->overflowed) return 0;
-  lane->iterations++;
-  const scalar promise = lane_get(&s->promise, k);
-  if (isfinite(cost) && cost - lane->cost <= ARMIJO * promise + rounding(lane)) {
-    if (lane->refusals == 0) lower_regularisation(s, k);
-    lane->refusals = 0;
-    lane_set(&s->length, k, 1);
-    return 1;
-  }
-  lane->refusals++;
-  const scalar weight = lane_get(&s->second_order, k);
-  if (weight > 0) {
-    lane_set(&s->second_order, k, AFTER_REFUSAL * weight < LEAST_SECOND_ORDER ? R(0) : AFTER_REFUSAL * weight);
-    lane->cautious = 1;
-    return 0;
-  }
-  lane_set(&s->length, k, R(0.5) * length);
-  if (R(0.5) * length < SHORTEST_STEP || promise >= 0) { /* a shorter step of the same policy will not do */
-    lane_set(&s->length, k, 1);
-    raise_regularisation(s, k);
-  }
-  return 0;
+INLINE void lower_regularisation(solver_state *s, mask where) {
+  const real less = R(0.1) * s->regularisation;
+  const real lowered = lane_select(lane_lt(less, ALL(FIRST_REGULARISATION)), ALL(0), less);
+  s->regularisation = lane_select(where, lowered, s->regularisation);
 }
 
-/* Before a sweep: how much of the dynamics' second derivatives goes into a lane's Hessian. No more than the promised
+/* Which lanes' candidates become their trajectories; sets up the next step of all. */
+FUNCTION mask accept_candidates(solver_state *s) {
+  lane_progress *lanes = &s->lanes;
+  const mask stepped = lane_and(iterating(s), lane_not(lanes->overflowed));
+  const mask better = lane_le(s->cost - lanes->cost, ARMIJO * s->promise + rounding(s));
+  const mask good = lane_and(stepped, lane_and(lane_finite(s->cost), better));
+  const mask refused = lane_and(stepped, lane_not(good));
+  const mask accepted = lane_or(good, lane_and(lanes->busy, lanes->begins));
+  lanes->iterations -= stepped;
+  lower_regularisation(s, lane_and(good, lane_not(lanes->refused)));
+  refuse(s, refused);
+  lanes->refused = lane_or(refused, lane_and(lanes->refused, lane_not(accepted)));
+  s->length = lane_select(accepted, ALL(1), s->length);
+  lanes->cost = lane_select(accepted, s->cost, lanes->cost);
+  lanes->barrier_cost = lane_select(accepted, s->barrier_cost, lanes->barrier_cost);
+  lanes->cost_scale = lane_select(accepted, s->cost_scale, lanes->cost_scale);
+  return accepted;
+}
+
+/* Before a sweep: how much of the dynamics' second derivatives goes into the Hessians. No more than the promised
  * change of the cost allows: none far from the solution, all of them near it; and not at once what was refused. */
-FUNCTION void choose_hessian(solver_state *s, int k) {
-  lane_state *lane = &s->lanes[k];
-  if (lane->activity != ITERATING || lane->refusals > 0 || lane->overflowed) return;
-  const scalar change = -expected_change(lane) / lane->cost_scale;
-  scalar allowed = R(1) - RISE * change;
-  if (!(allowed > PART_WAY)) allowed = PART_WAY;
-  if (allowed > NEARLY_ALL) allowed = 1;
-  if (change > FAR_FROM_SOLUTION) allowed = 0;
-  const scalar now = lane_get(&s->second_order, k);
-  const scalar next = now > 0 ? AFTER_ACCEPTANCE * now : lane->cautious ? AFTER_NONE : R(1);
-  lane->cautious = 0;
-  lane_set(&s->second_order, k, next < allowed ? next : allowed);
+FUNCTION void choose_hessian(solver_state *s) {
+  lane_progress *lanes = &s->lanes;
+  const mask where = lane_and(iterating(s), lane_not(lane_or(lanes->refused, lanes->overflowed)));
+  const real change = -expected_change(s) / lanes->cost_scale, now = s->second_order;
+  real allowed = lane_max(R(1) - RISE * change, ALL(PART_WAY));
+  allowed = lane_select(lane_lt(ALL(NEARLY_ALL), allowed), ALL(1), allowed);
+  allowed = lane_select(lane_lt(ALL(FAR_FROM_SOLUTION), change), ALL(0), allowed);
+  const real first = lane_select(lanes->cautious, ALL(AFTER_NONE), ALL(1));
+  const real next = lane_select(lane_lt(ALL(0), now), AFTER_ACCEPTANCE * now, first);
+  s->second_order = lane_select(where, lane_min(next, allowed), now);
+  lanes->cautious = lane_and(lanes->cautious, lane_not(where));
 }
 
-/* Whether a lane must sweep its trajectory again, without the dynamics' second derivatives, because with them its
+/* Which lanes must sweep their trajectory again, without the dynamics' second derivatives, because with them the
  * model overflowed: curvature that points downward can grow from stage to stage. */
-FUNCTION int must_sweep_again(solver_state *s, int k) {
-  lane_state *lane = &s->lanes[k];
-  lane->overflowed =
-      lane->activity == ITERATING && !lane_test(&s->finite, k) && lane_get(&s->second_order, k) > 0;
-  if (lane->overflowed) {
-    lane->cautious = 1;
-    lane_set(&s->second_order, k, 0);
-  }
-  return lane->overflowed;
+INLINE void note_overflow(solver_state *s) {
+  lane_progress *lanes = &s->lanes;
+  const mask curved = lane_lt(ALL(0), s->second_order);
+  lanes->overflowed = lane_and(iterating(s), lane_and(curved, lane_not(s->finite)));
+  lanes->cautious = lane_or(lanes->cautious, lanes->overflowed);
+  s->second_order = lane_select(lanes->overflowed, ALL(0), s->second_order);
 }
 
-/* Keeps count of steps too small for the cost to judge; past PATIENCE the lane is at its precision's limit. */
-FUNCTION int is_stalled(lane_state *lane) {
-  if (lane->residual < R(0.5) * lane->best_residual) {
-    lane->best_residual = lane->residual;
-    lane->unproductive = 0;
-  } else if (-expected_change(lane) <= rounding(lane)) {
-    lane->unproductive++;
-  }
-  return lane->unproductive > PATIENCE;
+/* Keeps count of steps too small for the cost to judge; past PATIENCE a lane is at its precision's limit. */
+INLINE mask stalled(solver_state *s, mask where) {
+  lane_progress *lanes = &s->lanes;
+  const mask better = lane_and(where, lane_lt(s->residual, R(0.5) * lanes->best_residual));
+  const mask idle = lane_and(lane_and(where, lane_not(better)), lane_le(-expected_change(s), rounding(s)));
+  lanes->best_residual = lane_select(better, s->residual, lanes->best_residual);
+  lanes->unproductive = lane_and(lanes->unproductive - idle, lane_not(better));
+  return lane_more(lanes->unproductive, ALL_COUNTS(PATIENCE));
+}
+
+/* How the lanes' problems have ended, where they have; `open` are those not decided yet. */
+typedef struct {
+  counts status;
+  mask open;
+} verdict;
+
+INLINE void decide(verdict *v, mask where, int status) {
+  where = lane_and(where, v->open);
+  v->status = lane_or(lane_and(v->status, lane_not(where)), lane_and(ALL_COUNTS(status), where));
+  v->open = lane_and(v->open, lane_not(where));
+}
+
+/* After a sweep: which lanes have finished, and with which status; the others go on. */
+FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, int certify) {
+  lane_progress *lanes = &s->lanes;
+  note_overflow(s);
+  verdict v = {ALL_COUNTS(UNFINISHED), lane_and(lanes->busy, lane_not(lanes->overflowed))};
+  decide(&v, lane_and(lanes->certifying, lane_not(s->convex)), NOT_A_MINIMUM); /* its model may have overflowed */
+  decide(&v, lane_not(lane_and(s->finite, lane_finite(s->residual))), DIVERGED);
+  decide(&v, lanes->certifying, CONVERGED);
+
+  const mask whole = LINEAR_DYNAMICS ? lane_all() : lane_le(ALL(1), s->second_order); /* all second derivatives */
+  const mask exact = lane_and(whole, lane_eq(s->regularisation, ALL(0)));
+  const mask solved = lane_le(s->residual, ALL(tolerance));
+  decide(&v, lane_and(solved, certify ? lane_and(exact, s->convex) : lane_all()), CONVERGED);
+  const mask uncertain = lane_and(solved, v.open);
+  lanes->certifying = lane_or(lanes->certifying, uncertain);
+  s->second_order = lane_select(uncertain, ALL(1), s->second_order);
+  s->regularisation = lane_select(uncertain, ALL(0), s->regularisation);
+
+  const mask going = lane_and(v.open, lane_not(uncertain));
+  decide(&v, lane_and(going, lane_not(lane_more(ALL_COUNTS(max_iterations), lanes->iterations))), MAX_ITERATIONS);
+  const mask stuck = lane_or(stalled(s, lane_and(going, v.open)), lane_lt(ALL(LARGEST_REGULARISATION), s->regularisation));
+  decide(&v, lane_and(going, stuck), STALLED);
+  lanes->begins = lane_none();
+  return v.status;
 }
 
 #endif

@@ -45,6 +45,8 @@ INLINE scalar lane_get(in_reals value, int) { return value[0]; }
 INLINE void lane_set(out_reals value, int, scalar element) { value[0] = element; }
 INLINE int lane_test(const mask *value, int) { return *value != 0; }
 INLINE void lane_mark(mask *value, int, int on) { *value = on ? -1 : 0; }
+INLINE int lane_count(const mask *value, int) { return *value; }
+INLINE void lane_recount(mask *value, int, int count) { *value = count; }
 
 INLINE void zero_reals(out_reals at, size_t count) {
   for (size_t i = 0; i < count; i++) at[(ptrdiff_t)i] = 0;

@@ -74,9 +74,12 @@ typedef scalar_bits mask;
 #define R(value) ((scalar)(value))
 #if LANES > 1
 #define ALL(value) ((real){0} + R(value))
+#define ALL_COUNTS(value) ((counts){0} + (value))
 #else
 #define ALL(value) R(value)
+#define ALL_COUNTS(value) ((counts)(value))
 #endif
+typedef mask counts; /* whole numbers; a mask is minus one where it is true */
 
 #if !MPCGEN_CUDA
 
@@ -98,6 +101,8 @@ INLINE scalar lane_get(const real *value, int lane) { return ((const aliased_sca
 INLINE void lane_set(real *value, int lane, scalar element) { ((aliased_scalar *)value)[lane] = element; }
 INLINE int lane_test(const mask *value, int lane) { return ((const aliased_bits *)value)[lane] != 0; }
 INLINE void lane_mark(mask *value, int lane, int on) { ((aliased_bits *)value)[lane] = on ? -1 : 0; }
+INLINE int lane_count(const mask *value, int lane) { return (int)((const aliased_bits *)value)[lane]; }
+INLINE void lane_recount(mask *value, int lane, int count) { ((aliased_bits *)value)[lane] = count; }
 
 INLINE void zero_reals(reals at, size_t count) { memset((void *)at, 0, count * sizeof(real)); }
 INLINE void copy_reals(real *to, const real *from, size_t count) { memcpy(to, from, count * sizeof(real)); }
@@ -109,6 +114,7 @@ INLINE void copy_reals(real *to, const real *from, size_t count) { memcpy(to, fr
 INLINE mask lane_lt(real a, real b) { return (mask)(a < b); }
 INLINE mask lane_le(real a, real b) { return (mask)(a <= b); }
 INLINE mask lane_eq(real a, real b) { return (mask)(a == b); }
+INLINE mask lane_more(counts a, counts b) { return (mask)(a > b); }
 INLINE real lane_select(mask where, real a, real b) { return (real)(((mask)a & where) | ((mask)b & ~where)); }
 INLINE mask lane_none(void) { return (mask){0}; }
 INLINE real lane_abs(real a) { return (real)((mask)a & ALL_BUT_SIGN); }
@@ -144,6 +150,7 @@ INLINE int lane_any(mask where) {
 INLINE mask lane_lt(real a, real b) { return -(mask)(a < b); }
 INLINE mask lane_le(real a, real b) { return -(mask)(a <= b); }
 INLINE mask lane_eq(real a, real b) { return -(mask)(a == b); }
+INLINE mask lane_more(counts a, counts b) { return -(mask)(a > b); }
 INLINE real lane_select(mask where, real a, real b) { return where ? a : b; }
 INLINE mask lane_none(void) { return 0; }
 INLINE real lane_abs(real a) { return LIBM(fabs)(a); }
@@ -180,6 +187,7 @@ INLINE real lane_max(real a, real b) { return lane_select(lane_lt(b, a), a, b); 
 #endif
 INLINE real lane_clip(real a, real lower, real upper) { return lane_max(lane_min(a, upper), lower); }
 INLINE mask lane_not(mask a) { return ~a; }
+INLINE mask lane_all(void) { return lane_not(lane_none()); }
 INLINE mask lane_and(mask a, mask b) { return a & b; }
 INLINE mask lane_or(mask a, mask b) { return a | b; }
 INLINE real lane_sign(real a) {

@@ -103,12 +103,12 @@ FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u
       const real below = u - lower[i], above = upper[i] - u;
       s->at_lower[t * NU + i] = s->smoothing / below / below;
       s->at_upper[t * NU + i] = s->smoothing / above / above;
-      is_free[i] = lane_not(lane_none());
+      is_free[i] = lane_all();
     } else if (s->smoothing > 0) {
       const real below = lane_max(u - lower[i], ALL(0)), above = lane_max(upper[i] - u, ALL(0));
       s->at_lower[t * NU + i] = stiffness(below, lane_max(g, ALL(0)), s->smoothing);
       s->at_upper[t * NU + i] = stiffness(above, lane_max(-g, ALL(0)), s->smoothing);
-      is_free[i] = lane_not(lane_none());
+      is_free[i] = lane_all();
     } else {
       s->at_lower[t * NU + i] = lane_select(low, ALL(1), ALL(0));
       s->at_upper[t * NU + i] = lane_select(high, ALL(1), ALL(0));
@@ -193,7 +193,7 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
   const real whole = ALL(1); /* weight of the dynamics' second derivatives */
   terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
   for (int i = 0; i < NX; i++) value->offset[i] = s->linear_x[last * NX + i];
-  s->regular = lane_not(lane_none());
+  s->regular = lane_all();
   for (int t = last; t >= 0; t--) {
     copy_reals(s->hessian + t * NXX, value->hessian, NXX);
     copy_reals(s->costate + t * NX, value->costate, NX);

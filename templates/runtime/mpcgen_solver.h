@@ -8,17 +8,6 @@
 
 #include "mpcgen_control.h"
 
-/* Keep in step with mpcgen.Status. */
-enum {
-  CONVERGED = 0,
-  MAX_ITERATIONS = 1,
-  STALLED = 2,
-  INVALID_INPUT = 3,
-  DIVERGED = 4,
-  NOT_A_MINIMUM = 5,
-};
-enum { UNFINISHED = -1 };
-
 typedef struct {
   const solve_arguments *arguments;
   work_queue queue;
@@ -26,54 +15,37 @@ typedef struct {
 
 /* Writes a lane's result, which leaves the lane idle. */
 FUNCTION void finish(solver_state *s, const solve_arguments *a, int k, int status) {
-  lane_state *lane = &s->lanes[k];
-  const size_t problem = (size_t)lane->problem, n = (size_t)s->horizon;
+  const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
   store_row((scalar *)a->states + problem * (n + 1) * NX, s->x, k, (n + 1) * NX);
   store_row((scalar *)a->controls + problem * n * NU, s->u, k, n * NU);
   store_row((scalar *)a->costates + problem * (n + 1) * NX, s->costate, k, (n + 1) * NX);
   store_row((scalar *)a->gains + problem * n * NU * NX, s->gain, k, n * NU * NX);
   team_meet(); /* all have read which problem it is */
   TEAM_LEADER {
-    ((scalar *)a->cost)[problem] = lane->cost - lane->barrier_cost;
-    ((scalar *)a->residual)[problem] = lane->residual;
+    ((scalar *)a->cost)[problem] = lane_get(&s->lanes.cost, k) - lane_get(&s->lanes.barrier_cost, k);
+    ((scalar *)a->residual)[problem] = lane_get(&s->residual, k);
     a->status[problem] = status;
-    a->iterations[problem] = lane->iterations;
-    lane->activity = IDLE;
+    a->iterations[problem] = lane_count(&s->lanes.iterations, k);
+    lane_mark(&s->lanes.busy, k, 0);
   }
 }
 
-/* After a sweep: has the lane finished, and with which status, or with which Hessian does it go on? */
-FUNCTION int review(solver_state *s, const solve_arguments *a, int k) {
-  lane_state *lane = &s->lanes[k];
-  if (lane->activity == IDLE) return UNFINISHED;
-  lane->residual = lane_get(&s->residual, k);
-  if (must_sweep_again(s, k)) return UNFINISHED;
-  lane->slope = lane_get(&s->slope, k);
-  lane->bend = lane_get(&s->bend, k);
-  if (a->history) {
-    scalar *row = (scalar *)a->history +
-                  ((size_t)lane->problem * ((size_t)a->max_iterations + 1) + (size_t)lane->iterations) * 2;
-    row[0] = lane->cost - lane->barrier_cost;
-    row[1] = lane->residual;
+/* Writes what the sweep has found of the lanes' accepted trajectories. */
+FUNCTION void write_history(const solver_state *s, const solve_arguments *a) {
+  for (int k = 0; k < LANES; k++) {
+    if (!lane_test(&s->lanes.busy, k)) continue;
+    const size_t iteration = (size_t)lane_count(&s->lanes.iterations, k);
+    scalar *row = (scalar *)a->history + ((size_t)s->problem[k] * ((size_t)a->max_iterations + 1) + iteration) * 2;
+    row[0] = lane_get(&s->lanes.cost, k) - lane_get(&s->lanes.barrier_cost, k);
+    row[1] = lane_get(&s->residual, k);
   }
-  const int whole = LINEAR_DYNAMICS || lane_get(&s->second_order, k) >= 1; /* the model has all second derivatives */
-  const int exact = whole && lane_get(&s->regularisation, k) == 0;
-  const int convex = lane_test(&s->convex, k);
-  const int certify = LINEAR_DYNAMICS || a->certify; /* linear: what the last sweep found is the exact condition */
-  if (lane->activity == CERTIFYING && !convex) return NOT_A_MINIMUM; /* its model may have overflowed */
-  if (!lane_test(&s->finite, k) || !isfinite(lane->residual)) return DIVERGED;
-  if (lane->activity == CERTIFYING) return CONVERGED;
-  if (lane->residual <= (scalar)a->tolerance) {
-    if ((exact && convex) || !certify) return CONVERGED;
-    lane->activity = CERTIFYING;
-    lane_set(&s->second_order, k, 1);
-    lane_set(&s->regularisation, k, 0);
-    return UNFINISHED;
-  }
-  if (lane->iterations >= a->max_iterations) return MAX_ITERATIONS;
-  if (lane_get(&s->regularisation, k) > LARGEST_REGULARISATION || is_stalled(lane)) return STALLED;
-  lane->activity = ITERATING;
-  return UNFINISHED;
+}
+
+/* After a sweep: how the lanes' problems have ended, where they have. */
+FUNCTION counts conclude(solver_state *s, const solve_arguments *a) {
+  if (a->history) write_history(s, a);
+  /* With linear dynamics what the last sweep found is the exact condition. */
+  return review(s, (scalar)a->tolerance, a->max_iterations, LINEAR_DYNAMICS || a->certify);
 }
 
 /* Fills a result that does not exist with NaN, so that nobody mistakes it for one. */
@@ -92,7 +64,7 @@ FUNCTION void write_nothing(const solve_arguments *a, int64_t problem, int horiz
 /* Loads a problem into a lane and readies its first rollout; returns 0 if its numbers cannot make a problem. */
 FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
   const int horizon = s->horizon;
-  lane_state *lane = &s->lanes[k];
+  lane_progress *lanes = &s->lanes;
   if (!s->shared_loaded) {
     const int finite =
         team_all(load_shared_parameters(s->theta, s->theta_stage, s->rows, a->parameters, a->parameter_strides));
@@ -122,48 +94,49 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   good = team_all(good);
   TEAM_LEADER {
     if (s->barrier > 0) good &= move_inside(s->u, s->theta, s->theta_stage, s->rows, horizon, k, s->barrier);
-    memset(lane, 0, sizeof *lane);
-    lane->problem = problem;
-    lane->activity = good ? FIRST_ROLLOUT : IDLE;
-    lane->best_residual = (scalar)INFINITY;
-    lane_mark(&s->begins, k, 1);
+    s->problem[k] = problem;
+    lane_mark(&lanes->busy, k, good);
+    lane_mark(&lanes->begins, k, 1);
+    lane_mark(&lanes->certifying, k, 0);
+    lane_mark(&lanes->overflowed, k, 0);
+    lane_mark(&lanes->refused, k, 0);
+    lane_mark(&lanes->cautious, k, 0);
+    lane_recount(&lanes->iterations, k, 0);
+    lane_recount(&lanes->unproductive, k, 0);
+    lane_set(&lanes->best_residual, k, (scalar)INFINITY);
     lane_set(&s->regularisation, k, 0);
     lane_set(&s->second_order, k, 0);
   }
   team_meet();
-  return lane->activity != IDLE;
+  return lane_test(&lanes->busy, k);
 }
 
-/* Gives idle lanes new problems; returns how many lanes are at work. */
+/* Gives idle lanes new problems; returns whether any lane is at work. */
 FUNCTION int refill(solver_state *s, solve_job *job) {
-  int busy = 0;
-  for (int k = 0; k < LANES; k++) {
-    while (s->lanes[k].activity == IDLE) {
+  for (int k = 0; k < LANES; k++)
+    while (!lane_test(&s->lanes.busy, k)) {
       const int64_t problem = take(&job->queue);
       if (problem < 0) break;
       if (!load_problem(s, job->arguments, k, problem))
         write_nothing(job->arguments, problem, s->horizon, INVALID_INPUT);
     }
-    busy += s->lanes[k].activity != IDLE;
-  }
-  return busy;
+  return lane_any(s->lanes.busy);
 }
 
-/* Which lanes take over their candidates; one whose first rollout overflows has ended. */
+/* Ends the problems whose first rollout overflows. */
+FUNCTION void drop_overflows(solver_state *s, const solve_arguments *a) {
+  const mask fails = lane_and(lane_and(s->lanes.busy, s->lanes.begins), lane_not(lane_finite(s->cost)));
+  if (!lane_any(fails)) return;
+  for (int k = 0; k < LANES; k++)
+    if (lane_test(&fails, k)) write_nothing(a, s->problem[k], s->horizon, DIVERGED);
+  s->lanes.busy = lane_and(s->lanes.busy, lane_not(fails));
+}
+
+/* Which lanes take over their candidates, and with which Hessian they go on. */
 FUNCTION mask judge(solver_state *s, const solve_arguments *a) {
-  mask accepted = lane_none();
-  for (int k = 0; k < LANES; k++) {
-    lane_state *lane = &s->lanes[k];
-    if (lane->activity == FIRST_ROLLOUT && !isfinite(lane_get(&s->cost, k))) {
-      write_nothing(a, lane->problem, s->horizon, DIVERGED);
-      lane->activity = IDLE;
-    }
-    if (lane->activity == IDLE || !accept_candidate(s, k)) continue;
-    lane_mark(&accepted, k, 1);
-    lane->cost = lane_get(&s->cost, k);
-    lane->barrier_cost = lane_get(&s->barrier_cost, k);
-    lane->cost_scale = lane_get(&s->cost_scale, k);
-  }
+  drop_overflows(s, a);
+  const mask accepted = accept_candidates(s);
+  if (s->exact_hessian) choose_hessian(s);
   return accepted;
 }
 
@@ -185,13 +158,10 @@ FUNCTION void run_solver(solver_state *s, solve_job *job) {
   while (refill(s, job)) {
     rollout(s);
     adopt(s, judge(s, job->arguments));
-    if (s->exact_hessian)
-      for (int k = 0; k < LANES; k++) choose_hessian(s, k);
     backward_sweep(s);
-    for (int k = 0; k < LANES; k++) {
-      const int status = review(s, job->arguments, k);
-      if (status != UNFINISHED) finish(s, job->arguments, k, status);
-    }
+    const counts status = conclude(s, job->arguments);
+    for (int k = 0; k < LANES; k++)
+      if (lane_count(&status, k) != UNFINISHED) finish(s, job->arguments, k, lane_count(&status, k));
   }
 }
 

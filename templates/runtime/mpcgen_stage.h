@@ -48,7 +48,7 @@ typedef struct {
 /* L D L' of the free rows of a symmetric (NU, NU) matrix; clamped rows become the identity's.
  * A pivot that is not safely positive is replaced by one, and its lane is not in the returned mask. */
 INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lower, real *inverse_pivot) {
-  mask accepted = lane_not(lane_none());
+  mask accepted = lane_all();
   real pivot[NU];
   EACH(j, NU) {
     const real diagonal = lane_select(is_free[j], matrix[TRIANGLE(j, j)], ALL(1));
@@ -117,7 +117,7 @@ INLINE mask box_qp_move(const real *quu, const real *gradient, const real *direc
   real length = ALL(1), candidate[NU], change[NU], image[NU], best[NU];
   for (int i = 0; i < NU; i++) best[i] = step[i];
   for (int halving = 0; halving < BOX_QP_HALVINGS; halving++) {
-    mask inside = lane_not(lane_none());
+    mask inside = lane_all();
     real linear = ALL(0), quadratic = ALL(0);
     for (int i = 0; i < NU; i++) {
       const real target = step[i] + length * direction[i];
@@ -165,7 +165,7 @@ INLINE mask minimise_in_interval(const real *quu, const real *qu, const real *lo
  * other one the cost is least in the corner. */
 INLINE mask minimise_in_rectangle(const real *quu, const real *qu, const real *lower, const real *upper,
                                   mask *is_free, real *unit_lower, real *inverse_pivot, out_reals step) {
-  const mask both[2] = {lane_not(lane_none()), lane_not(lane_none())};
+  const mask both[2] = {lane_all(), lane_not(lane_none())};
   const mask convex = factor_free(quu, both, unit_lower, inverse_pivot);
   const real inverse_curvature[2] = {inverse_pivot[0], ALL(1) / quu[TRIANGLE(1, 1)]};
   real newton[2], clipped[2];
@@ -194,7 +194,7 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
   return minimise_in_interval(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
 #else
   real gradient[NU], direction[NU], bound[NU];
-  mask settled = lane_none(), full = lane_none(), accepted = lane_not(lane_none());
+  mask settled = lane_none(), full = lane_none(), accepted = lane_all();
   for (int i = 0; i < NU; i++) {
     step[i] = lane_clip(ALL(0), lower[i], upper[i]);
     is_free[i] = lane_none();
@@ -204,7 +204,7 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
   if (!lane_any(lane_not(settled))) return accepted;
 #endif
   for (int pass = 0; pass < BOX_QP_PASSES; pass++) {
-    mask now_free[NU], unchanged = lane_not(lane_none());
+    mask now_free[NU], unchanged = lane_all();
     symmetric_times(quu, step, gradient);
     for (int i = 0; i < NU; i++) gradient[i] += qu[i];
     find_free(quu, step, gradient, lower, upper, now_free, bound);

@@ -5,25 +5,21 @@
 
 #include "mpcgen_barrier.h"
 
-/* What a lane is doing. */
-enum { IDLE, FIRST_ROLLOUT, ITERATING, CERTIFYING };
-
+/* How far the lanes have come with their problems. */
 typedef struct {
-  int64_t problem;
-  int activity;
-  int iterations;
-  int refusals;      /* in a row */
-  int unproductive;  /* passes with a step below rounding since the residual last halved */
-  int cautious;      /* the last step with second derivatives of the dynamics was refused */
-  int overflowed;    /* the last sweep's model did, and its policy is not to be rolled out */
-  scalar cost;
-  scalar barrier_cost; /* what of the cost is the barrier's */
-  scalar cost_scale; /* sum of the stages' absolute costs: what rounding is relative to */
-  scalar slope;      /* expected change of the cost for a full step, linear part and quadratic part */
-  scalar bend;
-  scalar residual;
-  scalar best_residual;
-} lane_state;
+  mask busy;            /* has a problem; the other masks mean nothing where it has none */
+  mask begins;          /* first pass: the controls as given, there is no policy yet */
+  mask certifying;      /* solved: sweeps once more, with the exact Hessian */
+  mask overflowed;      /* the last sweep's model did, and its policy is not to be rolled out */
+  mask refused;         /* the last step was */
+  mask cautious;        /* a step with second derivatives of the dynamics was, since the last that was accepted */
+  counts iterations;
+  counts unproductive;  /* passes with a step below rounding since the residual last halved */
+  real cost;            /* of the accepted trajectory, its barrier included */
+  real barrier_cost;
+  real cost_scale;      /* sum of the stages' absolute costs: what rounding is relative to */
+  real best_residual;
+} lane_progress;
 
 /* Trajectories, gains and parameters of LANES problems; the size does not depend on the batch. */
 typedef struct {
@@ -43,9 +39,9 @@ typedef struct {
   real barrier_cost;
   real promise;                /* dL/du (new_u - u): its change of the cost to first order, bounds included */
   real residual, slope, bend;  /* of the accepted trajectory */
-  mask begins;                 /* first rollout: the controls as given, there is no policy yet */
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
-  lane_state lanes[LANES];
+  lane_progress lanes;
+  int64_t problem[LANES];
   value_model value;           /* of the sweep's present stage: too large for the stack if there are many states */
   stage_model model;
 #if LANES > 1
@@ -97,7 +93,7 @@ FUNCTION void rollout(solver_state *s) {
     for (int i = 0; i < NU; i++) {
       real target = u[i] + s->length * s->step[t * NU + i];
       for (int j = 0; j < NX; j++) target += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
-      target = lane_select(s->begins, u[i], target);
+      target = lane_select(s->lanes.begins, u[i], target);
       if (s->barrier > 0) {
         new_u[i] = stay_inside(target, u[i], lower[i], upper[i]);
         barrier += barrier_value(new_u[i], lower[i], upper[i], s->barrier);
@@ -225,7 +221,7 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu
 /* What a backward sweep sums up over the stages. */
 INLINE void clear_summary(solver_state *s) {
   s->residual = s->slope = s->bend = ALL(0);
-  s->finite = s->convex = lane_not(lane_none());
+  s->finite = s->convex = lane_all();
 }
 
 /* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */

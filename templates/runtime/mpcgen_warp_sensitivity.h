@@ -42,7 +42,7 @@ FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian,
   const int complete = team_expand(&path, exact_hessian, m, value);
   if (change && !complete) team_costates(&path, m);
   if (change) team_change_stages(s, change, m);
-  TEAM_LEADER s->regular = lane_not(lane_none());
+  TEAM_LEADER s->regular = lane_all();
   TEAM_FOR(i, NX) value->offset[i] = s->linear_x[s->horizon * NX + i];
   team_meet();
   team_keep_value(s, s->horizon, value);

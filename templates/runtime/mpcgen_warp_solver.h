@@ -33,7 +33,7 @@ FUNCTION void team_backward_sweep(solver_state *s, team_memory *m) {
 
 /* The next problem that can be solved; returns 0 when there is none left. */
 FUNCTION int team_refill(solver_state *s, team_memory *m, solve_job *job) {
-  while (s->lanes[0].activity == IDLE) {
+  while (!lane_test(&s->lanes.busy, 0)) {
     team_meet();
     TEAM_LEADER m->problem = take(&job->queue);
     team_meet();
@@ -49,14 +49,11 @@ FUNCTION int team_refill(solver_state *s, team_memory *m, solve_job *job) {
 /* Takes over the candidate if it is accepted, and chooses the Hessian of the next sweep; returns 0 if the problem has
  * ended. */
 FUNCTION int team_adopt(solver_state *s, team_memory *m, const solve_arguments *a) {
-  TEAM_LEADER {
-    m->accepted = judge(s, a);
-    if (s->exact_hessian) choose_hessian(s, 0);
-  }
+  TEAM_LEADER m->accepted = judge(s, a);
   team_meet();
   if (m->accepted) adopt(s, m->accepted);
   team_meet();
-  return s->lanes[0].activity != IDLE;
+  return lane_test(&s->lanes.busy, 0);
 }
 
 /* Solves problems of the job until none is left, one after the other. */
@@ -69,7 +66,7 @@ FUNCTION void run_team_solver(solver_state *s, team_memory *m, solve_job *job) {
     team_meet();
     if (team_adopt(s, m, a)) {
       team_backward_sweep(s, m);
-      TEAM_LEADER m->status = review(s, a, 0);
+      TEAM_LEADER m->status = conclude(s, a);
       team_meet();
       if (m->status != UNFINISHED) finish(s, a, 0, m->status);
     }
