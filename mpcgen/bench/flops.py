@@ -9,8 +9,8 @@ generator writes them; the Riccati algebra of `templates/runtime` by the formula
   eight for an elementary function, four for a division or a square root;
 - negations, absolute values, comparisons, selections, clipping, loads and stores are none;
 - the box QP of a stage is one Newton step and the test that it was enough, which is what it takes where the
-  active set stays, or its closed form for two controls; more steps count as nothing. Neither do a second sweep
-  after a model that was not convex, the pass that certifies a solution, lanes that idle at the end of a batch, and
+  active set stays, or its closed form for two controls; more steps count as nothing. Neither do a second box QP
+  where the model is not convex, the pass that certifies a solution, lanes that idle at the end of a batch, and
   what is prepared once per problem;
 - products by loops count every entry of F and H, zeros included: that is what is executed;
 - parameters are shared by the batch and have one value for all stages, as in every problem of the benchmark.

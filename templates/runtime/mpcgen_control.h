@@ -34,7 +34,7 @@ enum { UNFINISHED = -1 };
 INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
 
 /* What the model promises of a full step. */
-INLINE real expected_change(const solver_state *s) { return s->slope + s->bend; }
+INLINE real expected_change(const solver_state *s) { return s->summary.slope + s->summary.bend; }
 
 /* The lanes that iterate: neither idle nor in their first pass, nor certifying a solution. */
 INLINE mask iterating(const solver_state *s) {
@@ -103,7 +103,7 @@ FUNCTION void choose_hessian(solver_state *s) {
 INLINE void note_overflow(solver_state *s) {
   lane_progress *lanes = &s->lanes;
   const mask curved = lane_lt(ALL(0), s->second_order);
-  lanes->overflowed = lane_and(iterating(s), lane_and(curved, lane_not(s->finite)));
+  lanes->overflowed = lane_and(iterating(s), lane_and(curved, lane_not(s->summary.finite)));
   lanes->cautious = lane_or(lanes->cautious, lanes->overflowed);
   s->second_order = lane_select(lanes->overflowed, ALL(0), s->second_order);
 }
@@ -111,9 +111,9 @@ INLINE void note_overflow(solver_state *s) {
 /* Keeps count of steps too small for the cost to judge; past PATIENCE a lane is at its precision's limit. */
 INLINE mask stalled(solver_state *s, mask where) {
   lane_progress *lanes = &s->lanes;
-  const mask better = lane_and(where, lane_lt(s->residual, R(0.5) * lanes->best_residual));
+  const mask better = lane_and(where, lane_lt(s->summary.residual, R(0.5) * lanes->best_residual));
   const mask idle = lane_and(lane_and(where, lane_not(better)), lane_le(-expected_change(s), rounding(s)));
-  lanes->best_residual = lane_select(better, s->residual, lanes->best_residual);
+  lanes->best_residual = lane_select(better, s->summary.residual, lanes->best_residual);
   lanes->unproductive = lane_and(lanes->unproductive - idle, lane_not(better));
   return lane_more(lanes->unproductive, ALL_COUNTS(PATIENCE));
 }
@@ -135,14 +135,14 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, in
   lane_progress *lanes = &s->lanes;
   note_overflow(s);
   verdict v = {ALL_COUNTS(UNFINISHED), lane_and(lanes->busy, lane_not(lanes->overflowed))};
-  decide(&v, lane_and(lanes->certifying, lane_not(s->convex)), NOT_A_MINIMUM); /* its model may have overflowed */
-  decide(&v, lane_not(lane_and(s->finite, lane_finite(s->residual))), DIVERGED);
+  decide(&v, lane_and(lanes->certifying, lane_not(s->summary.convex)), NOT_A_MINIMUM); /* its model may have overflowed */
+  decide(&v, lane_not(lane_and(s->summary.finite, lane_finite(s->summary.residual))), DIVERGED);
   decide(&v, lanes->certifying, CONVERGED);
 
   const mask whole = LINEAR_DYNAMICS ? lane_all() : lane_le(ALL(1), s->second_order); /* all second derivatives */
   const mask exact = lane_and(whole, lane_eq(s->regularisation, ALL(0)));
-  const mask solved = lane_le(s->residual, ALL(tolerance));
-  decide(&v, lane_and(solved, certify ? lane_and(exact, s->convex) : lane_all()), CONVERGED);
+  const mask solved = lane_le(s->summary.residual, ALL(tolerance));
+  decide(&v, lane_and(solved, certify ? lane_and(exact, s->summary.convex) : lane_all()), CONVERGED);
   const mask uncertain = lane_and(solved, v.open);
   lanes->certifying = lane_or(lanes->certifying, uncertain);
   s->second_order = lane_select(uncertain, ALL(1), s->second_order);

@@ -23,7 +23,7 @@ FUNCTION void finish(solver_state *s, const solve_arguments *a, int k, int statu
   team_meet(); /* all have read which problem it is */
   TEAM_LEADER {
     ((scalar *)a->cost)[problem] = lane_get(&s->lanes.cost, k) - lane_get(&s->lanes.barrier_cost, k);
-    ((scalar *)a->residual)[problem] = lane_get(&s->residual, k);
+    ((scalar *)a->residual)[problem] = lane_get(&s->summary.residual, k);
     a->status[problem] = status;
     a->iterations[problem] = lane_count(&s->lanes.iterations, k);
     lane_mark(&s->lanes.busy, k, 0);
@@ -37,7 +37,7 @@ FUNCTION void write_history(const solver_state *s, const solve_arguments *a) {
     const size_t iteration = (size_t)lane_count(&s->lanes.iterations, k);
     scalar *row = (scalar *)a->history + ((size_t)s->problem[k] * ((size_t)a->max_iterations + 1) + iteration) * 2;
     row[0] = lane_get(&s->lanes.cost, k) - lane_get(&s->lanes.barrier_cost, k);
-    row[1] = lane_get(&s->residual, k);
+    row[1] = lane_get(&s->summary.residual, k);
   }
 }
 

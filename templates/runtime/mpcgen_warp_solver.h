@@ -12,12 +12,13 @@ FUNCTION void team_backward_sweep(solver_state *s, team_memory *m) {
   const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
   value_model *value = &s->value;
   stage_model *q = &s->model;
-  TEAM_LEADER clear_summary(s);
+  TEAM_LEADER clear_summary(&s->summary);
   TEAM_FOR(i, NX) value->offset[i] = 0;
   const int complete = team_expand(&path, s->second_order, m, value);
   for (int t = s->horizon - 1; t >= 0; t--) {
     team_products(t, complete, m, value, q);
-    TEAM_LEADER stage_policy(s, t, q, m->quu, m->qu, m->is_free, m->unit_lower, m->inverse_pivot);
+    TEAM_LEADER stage_policy(s, t, q, m->quu, m->qu, m->is_free, m->unit_lower, m->inverse_pivot,
+                             &s->summary);
     team_meet();
     team_value(q, s->gain + t * NU * NX, s->step + t * NU, m, value);
     TEAM_FOR(i, NX) s->costate[t * NX + i] = value->costate[i];
@@ -27,7 +28,7 @@ FUNCTION void team_backward_sweep(solver_state *s, team_memory *m) {
   TEAM_FOR(i, NX) finite &= isfinite(value->costate[i]);
   TEAM_FOR(i, NXX) finite &= isfinite(value->hessian[i]);
   finite = team_all(finite);
-  TEAM_LEADER s->finite = lane_and(s->finite, -(mask)finite);
+  TEAM_LEADER s->summary.finite = lane_and(s->summary.finite, -(mask)finite);
   team_meet();
 }
 

@@ -1,0 +1,92 @@
+/* The solver's state over a vector of problems: how far each lane has come, and its workspace. */
+#ifndef MPCGEN_STATE_H
+#define MPCGEN_STATE_H
+
+#include "mpcgen_problem.h"
+
+/* How far the lanes have come with their problems. */
+typedef struct {
+  mask busy;            /* has a problem; the other masks mean nothing where it has none */
+  mask begins;          /* first pass: the controls as given, there is no policy yet */
+  mask certifying;      /* solved: sweeps once more, with the exact Hessian */
+  mask overflowed;      /* the last sweep's model did, and its policy is not to be rolled out */
+  mask refused;         /* the last step was */
+  mask cautious;        /* a step with second derivatives of the dynamics was, since the last that was accepted */
+  counts iterations;
+  counts unproductive;  /* passes with a step below rounding since the residual last halved */
+  real cost;            /* of the accepted trajectory, its barrier included */
+  real barrier_cost;
+  real cost_scale;      /* sum of the stages' absolute costs: what rounding is relative to */
+  real best_residual;
+} lane_progress;
+
+/* What a backward sweep finds of the accepted trajectories. */
+typedef struct {
+  real residual;               /* of the first-order conditions */
+  real slope, bend;            /* expected change of the cost for a full step, linear part and quadratic part */
+  mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
+} sweep_summary;
+
+/* Whether the backward sweep keeps a stage's model and value function in registers, as far as there are: the function
+ * that makes the model is then part of the sweep's loop. Of pendulum's 43 stores a stage half are left, and it is 7 %
+ * faster; car and cartpole 2 to 3 %. */
+#define MODEL_IN_REGISTERS (LANES > 1 && !LINEAR_DYNAMICS && !LOOPED_PRODUCTS && STAGE_OPERATIONS <= 500)
+#if MODEL_IN_REGISTERS
+#define SWEEP_FUNCTION FUNCTION __attribute__((flatten))
+#else
+#define SWEEP_FUNCTION FUNCTION
+#endif
+
+/* Trajectories, gains and parameters of LANES problems; the size does not depend on the batch. */
+typedef struct {
+  int horizon;
+  int exact_hessian;           /* this solve uses second derivatives of the dynamics */
+  scalar barrier;              /* mu of the log-barrier in place of the bounds, or 0 */
+  int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
+  int rows;                    /* of theta_stage: N+1, or 1 */
+  reals theta, theta_stage;
+  reals x, u, new_x, new_u;    /* (N+1, NX), (N, NU): accepted and candidate */
+  reals costate;               /* (N+1, NX) */
+  reals gain, step;            /* (N, NU, NX), (N, NU) */
+  reals gradient;              /* (N, NU): dL/du along the accepted trajectory */
+  real length, regularisation;
+  real second_order;           /* weight of lambda'(d2f) in the Hessian: 0 Gauss-Newton, 1 exact */
+  real cost, cost_scale;       /* of the candidate, its barrier included */
+  real barrier_cost;
+  real promise;                /* dL/du (new_u - u): its change of the cost to first order, bounds included */
+  sweep_summary summary;
+  lane_progress lanes;
+  int64_t problem[LANES];
+#if !MODEL_IN_REGISTERS
+  value_model value;           /* of the sweep's present stage: too large for the stack if there are many states */
+  stage_model model;
+#endif
+#if LANES > 1
+  stage_model gauss_newton;
+#endif
+} solver_state;
+
+COUNT size_t solver_reals(const solve_arguments *a) {
+  const size_t n = (size_t)a->horizon, rows = (size_t)parameter_rows(a->horizon, a->constant_parameters);
+  return NTHETA + NPREPARED + rows * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
+}
+
+/* Lays out a solver's workspace of solver_reals() from `at` on. */
+FUNCTION void lay_out_solver(solver_state *s, const solve_arguments *a, reals at) {
+  const size_t n = (size_t)a->horizon;
+  s->horizon = a->horizon;
+  s->rows = parameter_rows(a->horizon, a->constant_parameters);
+  s->shared_loaded = 0;
+  s->theta = at, at += NTHETA + NPREPARED;
+  s->theta_stage = at, at += (size_t)s->rows * NTHETA_STAGE;
+  s->x = at, at += (n + 1) * NX;
+  s->new_x = at, at += (n + 1) * NX;
+  s->costate = at, at += (n + 1) * NX;
+  s->u = at, at += n * NU;
+  s->new_u = at, at += n * NU;
+  s->gradient = at, at += n * NU;
+  s->gain = at, at += n * NU * NX;
+  s->step = at;
+}
+
+#endif
