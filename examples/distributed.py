@@ -7,6 +7,7 @@ every process takes the same step, and the result is that of one process with al
 """
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def main() -> None:
             raise SystemExit("the mass was not found")
     finally:
         dist.destroy_process_group()
+        # One of Gloo's threads may still have the last step's gradients to free, for which it needs Python's lock. While
+        # the interpreter ends it cannot have it, and aborts the process (seen with torch 2.13); asleep, we let it.
+        time.sleep(0.5)
 
 
 if __name__ == "__main__":

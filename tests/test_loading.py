@@ -175,4 +175,4 @@ def test_rendered_package_without_markers_is_our_bug():
     header = toy.header.replace(CDEF_BEGIN, "")
     files = tuple((file, header if file == "toy.h" else text) for file, text in toy.files)
     with pytest.raises(InternalError, match=r"toy\.h lacks the lines"):
-        _ = Rendered("toy", files, header, toy.source).cdef
+        _ = Rendered("toy", files, header, toy.source, small=True).cdef

@@ -55,7 +55,7 @@ def toy_rendered(factor: str = "0.1", name: str = "toy") -> Rendered:
     source = SOURCE.format(factor=factor).replace("toy", name)
     package = PACKAGE.format(name=name, digest=source_digest(header, source))
     files = ((f"{name}.h", header), (f"{name}.c", source), ("__init__.py", package))
-    return Rendered(name, files, header, source, sizes=(("states", 1),))
+    return Rendered(name, files, header, source, small=True, sizes=(("states", 1),))
 
 
 def toy_spec(weight: float = 1.0, name: str = "toy") -> Spec:

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "22a2ecb46c51cbb326d2568973b22afff24c6a20156b63b0d8c86679722b093a"),
+    library=load(__file__, "car", "1a374b3a877f645d4ef267bd7a2594d0560cbc1b5fac75a9df93627c4a1ca369"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

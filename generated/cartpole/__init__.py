@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "1fd030e3dc94fa3e5e22f2838a09bf39f9ce6ef073906b2b28fe732dd0f7814b"),
+    library=load(__file__, "cartpole", "7b6eff96a45b41ccfc80fe44b3b523077b9d0a7b4784f57ed2003635e5dc7e9b"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "2f596760bfb5327cd0d7813d3badd142334b4f5076a46c71f8f0abf22a3224f4"),
+    library=load(__file__, "lqr", "6866587acc5d4eadfc2aa5f4ad8d49a7957e055554dc2013a17373ed08f905da"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

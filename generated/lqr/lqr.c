@@ -37,6 +37,7 @@
 #define NTHETA_STAGE 69 /* and per stage */
 #define BOUNDS_VARY 1 /* whether bounds depend on parameters */
 #define STAGE_OPERATIONS 614 /* of a stage's rollout and backward sweep: what a thread is worth */
+#define SMALL_STAGE 0 /* whether these are few: then the sweep keeps a stage's model in registers */
 #define LINEAR_DYNAMICS 1 /* whether the dynamics have no second derivatives */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
 

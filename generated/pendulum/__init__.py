@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "9d4e715af7f540b9fd80c483b68defa0d4deb28cfc3a233dbe5241ee7746c207"),
+    library=load(__file__, "pendulum", "c2fe15bdb83073f1753f81258ae81245049824d37b2af7f0f3f6a6523e6e0991"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -39,6 +39,7 @@
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
 #define STAGE_OPERATIONS 174 /* of a stage's rollout and backward sweep: what a thread is worth */
+#define SMALL_STAGE 1 /* whether these are few: then the sweep keeps a stage's model in registers */
 #define LINEAR_DYNAMICS 0 /* whether the dynamics have no second derivatives */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
 

@@ -78,7 +78,7 @@ def compile_extension(
 def _variant_commands(
     rendered: Rendered, toolchain: Toolchain, extra_flags: Sequence[str]
 ) -> list[list[str]]:
-    start = [*toolchain.compiler.command, *toolchain.compile_flags, *_includes()]
+    start = [*toolchain.compiler.command, *toolchain.flags_for(rendered.small), *_includes()]
     return [
         [*start, *definitions, *extra_flags, "-c", f"{rendered.name}.c", "-o", _object(rendered, variant)]
         for variant, definitions in VARIANTS

@@ -21,6 +21,10 @@ from mpcgen.errors import BuildError, CompilerNotFoundError
 COMPILERS = ("gcc", "clang", "cc")
 # Not -ffast-math: the solver's tests for NaN and infinity must mean what they say.
 BASE_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+# Problems whose stage is many operations take a third less of gcc's time so: lqr(8, 4) 2.8 s per precision instead of
+# 4.1. Run time is the same but for 1 %; of small problems it would be 4 to 10 % more.
+LARGE_FLAGS = ("-O2",)
+LARGE_GCC_FLAGS = ("-fno-gcse",)
 # One problem is scalar code: looking for vectors in it takes a third of gcc's time at n = 37 and finds next to nothing.
 SINGLE_FLAGS = ("-fno-tree-vectorize",)
 HIDDEN_FLAGS = ("-fvisibility=hidden",)
@@ -53,6 +57,11 @@ class Compiler:
     triple: str
 
     @property
+    def is_clang(self) -> bool:
+        """Whether this is clang, by whatever name it is called."""
+        return "clang" in self.version
+
+    @property
     def identity(self) -> str:
         """What distinguishes this compiler from another, in one line."""
         return f"{' '.join(self.command)}; {self.version}; {self.triple}"
@@ -79,6 +88,11 @@ class Toolchain:
         libmvec = ("-DMPCGEN_HAVE_LIBMVEC=1",) if self.libmvec else ()
         return (*BASE_FLAGS, *HIDDEN_FLAGS, *WARNING_FLAGS, *self.target.flags, *libmvec)
 
+    def flags_for(self, small: bool) -> tuple[str, ...]:
+        """Flags for the kernels of a problem whose stage is few operations, or many."""
+        own = () if self.compiler.is_clang else LARGE_GCC_FLAGS
+        return self.compile_flags if small else (*self.compile_flags, *LARGE_FLAGS, *own)
+
     @property
     def glue_flags(self) -> tuple[str, ...]:
         """Flags for cffi's wrapper: no instruction set, so that loading it runs on any CPU."""
@@ -100,7 +114,7 @@ class Toolchain:
     @property
     def identity(self) -> str:
         """Compiler, target and every flag: what of the toolchain can change the machine code."""
-        flags = (*self.compile_flags, *SINGLE_FLAGS, *self.glue_flags, *self.link_flags, *self.libraries)
+        flags = (*self.flags_for(small=False), *SINGLE_FLAGS, *self.glue_flags, *self.link_flags, *self.libraries)
         return "\n".join((self.compiler.identity, self.target.name, *flags))
 
 

@@ -34,7 +34,7 @@ INLINE const real *control_row(const stage_model *q, int control) {
 
 /* The lower triangle of Quu. */
 INLINE void copy_uu(const stage_model *q, real *quu) {
-  for (int i = 0; i < NU; i++)
+  EACH(i, NU)
     for (int j = 0; j <= i; j++) quu[TRIANGLE(i, j)] = control_row(q, i)[NX + j];
 }
 
@@ -96,7 +96,7 @@ INLINE void symmetric_times(const real *matrix, in_reals vector, real *result) {
 INLINE void find_free(const real *quu, in_reals step, const real *gradient, const real *lower,
                       const real *upper, mask *is_free, real *bound) {
   const real share = ALL(0.01);
-  for (int i = 0; i < NU; i++) {
+  EACH(i, NU) {
     const real below = step[i] - lower[i], above = upper[i] - step[i], curvature = lane_abs(quu[TRIANGLE(i, i)]);
     const mask low = lane_and(lane_and(lane_finite(below), lane_lt(ALL(0), gradient[i])),
                               lane_le(below * curvature, share * gradient[i]));
@@ -115,29 +115,29 @@ INLINE mask box_qp_move(const real *quu, const real *gradient, const real *direc
                         const real *bound, const real *lower, const real *upper, mask settled, out_reals step) {
   mask pending = lane_not(settled), full = lane_none();
   real length = ALL(1), candidate[NU], change[NU], image[NU], best[NU];
-  for (int i = 0; i < NU; i++) best[i] = step[i];
+  EACH(i, NU) best[i] = step[i];
   for (int halving = 0; halving < BOX_QP_HALVINGS; halving++) {
     mask inside = lane_all();
     real linear = ALL(0), quadratic = ALL(0);
-    for (int i = 0; i < NU; i++) {
+    EACH(i, NU) {
       const real target = step[i] + length * direction[i];
       candidate[i] = lane_select(is_free[i], lane_clip(target, lower[i], upper[i]), bound[i]);
       inside = lane_and(inside, lane_eq(candidate[i], lane_select(is_free[i], target, step[i])));
       change[i] = candidate[i] - step[i];
     }
     symmetric_times(quu, change, image);
-    for (int i = 0; i < NU; i++) {
+    EACH(i, NU) {
       linear += gradient[i] * change[i];
       quadratic += change[i] * image[i];
     }
     const mask good = lane_and(pending, lane_le(linear + R(0.5) * quadratic, R(0.1) * linear));
-    for (int i = 0; i < NU; i++) best[i] = lane_select(good, candidate[i], best[i]);
+    EACH(i, NU) best[i] = lane_select(good, candidate[i], best[i]);
     if (halving == 0) full = lane_and(good, inside);
     pending = lane_and(pending, lane_not(good));
     if (!lane_any(pending)) break;
     length *= R(0.5);
   }
-  for (int i = 0; i < NU; i++) step[i] = best[i];
+  EACH(i, NU) step[i] = best[i];
   return full;
 }
 
@@ -195,7 +195,7 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
 #else
   real gradient[NU], direction[NU], bound[NU];
   mask settled = lane_none(), full = lane_none(), accepted = lane_all();
-  for (int i = 0; i < NU; i++) {
+  EACH(i, NU) {
     step[i] = lane_clip(ALL(0), lower[i], upper[i]);
     is_free[i] = lane_none();
   }
@@ -206,13 +206,13 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
   for (int pass = 0; pass < BOX_QP_PASSES; pass++) {
     mask now_free[NU], unchanged = lane_all();
     symmetric_times(quu, step, gradient);
-    for (int i = 0; i < NU; i++) gradient[i] += qu[i];
+    EACH(i, NU) gradient[i] += qu[i];
     find_free(quu, step, gradient, lower, upper, now_free, bound);
-    for (int i = 0; i < NU; i++)
+    EACH(i, NU)
       unchanged = lane_and(unchanged, lane_and(lane_not(now_free[i] ^ is_free[i]), lane_eq(bound[i], step[i])));
     settled = lane_or(settled, lane_and(full, unchanged));
     if (pass > 0 && !lane_any(lane_not(settled))) break;
-    for (int i = 0; i < NU; i++)
+    EACH(i, NU)
       is_free[i] = lane_or(lane_and(settled, is_free[i]), lane_and(lane_not(settled), now_free[i]));
     const mask positive = factor_free(quu, is_free, unit_lower, inverse_pivot);
     accepted = lane_and(accepted, positive);
@@ -221,7 +221,7 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
     solve_free(unit_lower, inverse_pivot, is_free, gradient, direction);
     full = box_qp_move(quu, gradient, direction, is_free, bound, lower, upper, settled, step);
     mask interior = full; /* a full Newton step that met no bound: there is no gradient left */
-    for (int i = 0; i < NU; i++) interior = lane_and(interior, is_free[i]);
+    EACH(i, NU) interior = lane_and(interior, is_free[i]);
     settled = lane_or(settled, interior);
     if (!lane_any(lane_not(settled))) break;
   }
@@ -233,16 +233,16 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
 ALWAYS_INLINE void gain_columns(const stage_model *q, const mask *is_free, const real *unit_lower,
                                 const real *inverse_pivot, int first, int columns, out_reals gain) {
   real result[NU][TILE];
-  for (int i = 0; i < NU; i++) {
+  EACH(i, NU) {
     real sums[TILE];
     EACH(c, columns) sums[c] = lane_select(is_free[i], -control_row(q, i)[first + c], ALL(0));
-    for (int k = 0; k < i; k++) EACH(c, columns) sums[c] -= unit_lower[TRIANGLE(i, k)] * result[k][c];
+    EACH(k, i) EACH(c, columns) sums[c] -= unit_lower[TRIANGLE(i, k)] * result[k][c];
     EACH(c, columns) result[i][c] = sums[c];
   }
   for (int i = NU - 1; i >= 0; i--) {
     real sums[TILE];
     EACH(c, columns) sums[c] = result[i][c] * inverse_pivot[i];
-    for (int k = i + 1; k < NU; k++) EACH(c, columns) sums[c] -= unit_lower[TRIANGLE(k, i)] * result[k][c];
+    UNROLL for (int k = i + 1; k < NU; k++) EACH(c, columns) sums[c] -= unit_lower[TRIANGLE(k, i)] * result[k][c];
     EACH(c, columns) gain[i * NX + first + c] = result[i][c] = sums[c];
   }
 }
@@ -259,7 +259,7 @@ ALWAYS_INLINE void value_tile(const stage_model *q, in_reals gain, int i, int ro
                               real *hessian) {
   real sums[TILE][TILE];
   clear_tile(sums, rows, columns);
-  for (int a = 0; a < NU; a++) add_outer(sums, control_row(q, a) + i, rows, gain + a * NX + j, columns);
+  EACH(a, NU) add_outer(sums, control_row(q, a) + i, rows, gain + a * NX + j, columns);
   EACH(r, rows) EACH(c, columns) if (i != j || c <= r) {
     const int at = TRIANGLE(i + r, j + c);
     hessian[at] = q->hessian[at] + sums[r][c];
@@ -280,10 +280,10 @@ INLINE void update_value(const stage_model *q, const real *quu, const real *qu, 
                          in_reals step, value_model *restrict value) {
   real slope[NU];
   symmetric_times(quu, step, slope);
-  for (int a = 0; a < NU; a++) slope[a] += qu[a];
-  for (int i = 0; i < NX; i++) {
+  EACH(a, NU) slope[a] += qu[a];
+  EACH(i, NX) {
     real sum = q->offset_x[i];
-    for (int a = 0; a < NU; a++) sum += gain[a * NX + i] * slope[a] + control_row(q, a)[i] * step[a];
+    EACH(a, NU) sum += gain[a * NX + i] * slope[a] + control_row(q, a)[i] * step[a];
     value->offset[i] = sum;
     value->costate[i] = q->costate[i];
   }

@@ -28,9 +28,8 @@ typedef struct {
 } sweep_summary;
 
 /* Whether the backward sweep keeps a stage's model and value function in registers, as far as there are: the function
- * that makes the model is then part of the sweep's loop. Of pendulum's 43 stores a stage half are left, and it is 7 %
- * faster; car and cartpole 2 to 3 %. */
-#define MODEL_IN_REGISTERS (LANES > 1 && !LINEAR_DYNAMICS && !LOOPED_PRODUCTS && STAGE_OPERATIONS <= 500)
+ * that makes the model is then part of the sweep's loop. */
+#define MODEL_IN_REGISTERS (LANES > 1 && SMALL_STAGE && !LINEAR_DYNAMICS)
 #if MODEL_IN_REGISTERS
 #define SWEEP_FUNCTION FUNCTION __attribute__((flatten))
 #else
