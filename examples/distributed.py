@@ -72,8 +72,8 @@ def main() -> None:
             raise SystemExit("the mass was not found")
     finally:
         dist.destroy_process_group()
-        # One of Gloo's threads may still have the last step's gradients to free, for which it needs Python's lock. While
-        # the interpreter ends it cannot have it, and aborts the process (seen with torch 2.13); asleep, we let it.
+        # One of Gloo's threads may still have the last step's gradients to free, for which it needs Python's lock.
+        # While the interpreter ends it cannot have it, and aborts the process (seen with torch 2.13).
         time.sleep(0.5)
 
 

@@ -21,10 +21,11 @@ from mpcgen.errors import BuildError, CompilerNotFoundError
 COMPILERS = ("gcc", "clang", "cc")
 # Not -ffast-math: the solver's tests for NaN and infinity must mean what they say.
 BASE_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-# Problems whose stage is many operations take a third less of gcc's time so: lqr(8, 4) 2.8 s per precision instead of
-# 4.1. Run time is the same but for 1 %; of small problems it would be 4 to 10 % more.
+# Problems whose stage is many operations take a third less of gcc's time so, lqr(8, 4) 2.7 s per precision instead of
+# 4.0, and run as fast but for 1 to 3 %; small ones would lose 4 to 20 %. The three passes that gcc leaves out bring
+# nothing on straight-line code.
 LARGE_FLAGS = ("-O2",)
-LARGE_GCC_FLAGS = ("-fno-gcse",)
+LARGE_GCC_FLAGS = ("-fno-gcse", "-fno-tree-vrp", "-fno-schedule-insns2")
 # One problem is scalar code: looking for vectors in it takes a third of gcc's time at n = 37 and finds next to nothing.
 SINGLE_FLAGS = ("-fno-tree-vectorize",)
 HIDDEN_FLAGS = ("-fvisibility=hidden",)
@@ -114,7 +115,13 @@ class Toolchain:
     @property
     def identity(self) -> str:
         """Compiler, target and every flag: what of the toolchain can change the machine code."""
-        flags = (*self.flags_for(small=False), *SINGLE_FLAGS, *self.glue_flags, *self.link_flags, *self.libraries)
+        flags = (
+            *self.flags_for(small=False),
+            *SINGLE_FLAGS,
+            *self.glue_flags,
+            *self.link_flags,
+            *self.libraries,
+        )
         return "\n".join((self.compiler.identity, self.target.name, *flags))
 
 
