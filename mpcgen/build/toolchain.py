@@ -22,8 +22,8 @@ COMPILERS = ("gcc", "clang", "cc")
 # Not -ffast-math: the solver's tests for NaN and infinity must mean what they say.
 BASE_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 # Problems whose stage is many operations take a third less of gcc's time so, lqr(8, 4) 2.7 s per precision instead of
-# 4.0, and run as fast but for 1 to 3 %; small ones would lose 4 to 20 %. The three passes that gcc leaves out bring
-# nothing on straight-line code.
+# 4.0, and run 2 % slower; small ones would lose 4 to 20 %. The three passes that gcc leaves out bring nothing on
+# straight-line code.
 LARGE_FLAGS = ("-O2",)
 LARGE_GCC_FLAGS = ("-fno-gcse", "-fno-tree-vrp", "-fno-schedule-insns2")
 # One problem is scalar code: looking for vectors in it takes a third of gcc's time at n = 37 and finds next to nothing.

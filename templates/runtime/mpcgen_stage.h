@@ -92,16 +92,15 @@ INLINE void symmetric_times(const real *matrix, in_reals vector, real *result) {
 
 /* Which components may move, and the bound that each of the others goes to: those whose gradient pushes outward
  * and whose distance to the bound is next to nothing beside what the gradient asks for. Exactly at the bound would
- * be too narrow: a component a hair inside it would block every step of the others (Bertsekas 1982). */
+ * be too narrow: a component a hair inside it would block every step of the others (Bertsekas 1982). A bound at
+ * infinity is infinitely far, or NaN without curvature, and so never met. */
 INLINE void find_free(const real *quu, in_reals step, const real *gradient, const real *lower,
                       const real *upper, mask *is_free, real *bound) {
   const real share = ALL(0.01);
   EACH(i, NU) {
     const real below = step[i] - lower[i], above = upper[i] - step[i], curvature = lane_abs(quu[TRIANGLE(i, i)]);
-    const mask low = lane_and(lane_and(lane_finite(below), lane_lt(ALL(0), gradient[i])),
-                              lane_le(below * curvature, share * gradient[i]));
-    const mask high = lane_and(lane_and(lane_finite(above), lane_lt(gradient[i], ALL(0))),
-                               lane_le(above * curvature, -share * gradient[i]));
+    const mask low = lane_and(lane_lt(ALL(0), gradient[i]), lane_le(below * curvature, share * gradient[i]));
+    const mask high = lane_and(lane_lt(gradient[i], ALL(0)), lane_le(above * curvature, -share * gradient[i]));
     is_free[i] = lane_not(lane_or(low, high));
     bound[i] = lane_select(low, lower[i], lane_select(high, upper[i], step[i]));
   }

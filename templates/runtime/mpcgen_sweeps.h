@@ -23,9 +23,9 @@ FUNCTION void rollout(solver_state *s) {
     const reals new_u = s->new_u + t * NU;
     real lower[NU], upper[NU];
     stage_bounds(s->theta, theta_t, lower, upper);
-    for (int i = 0; i < NU; i++) {
+    EACH(i, NU) {
       real sums[2] = {u[i] + s->length * s->step[t * NU + i], ALL(0)}; /* two, to wait half as long for them */
-      for (int j = 0; j < NX; j++) sums[j % 2] += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
+      EACH(j, NX) sums[j % 2] += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
       const real target = lane_select(s->lanes.begins, u[i], sums[0] + sums[1]);
       if (s->barrier > 0) {
         new_u[i] = stay_inside(target, u[i], lower[i], upper[i]);
@@ -54,15 +54,15 @@ FUNCTION void rollout(solver_state *s) {
  * what replaces a model that curves downward. For one control this is |Quu|. */
 INLINE void convexify(real *quu, mask where) {
   real lowest = ALL(INFINITY), largest = ALL(0);
-  for (int i = 0; i < NU; i++) {
+  EACH(i, NU) {
     real radius = ALL(0);
-    for (int j = 0; j < NU; j++)
+    EACH(j, NU)
       if (j != i) radius += lane_abs(quu[SYMMETRIC(i, j)]);
     lowest = lane_min(lowest, quu[TRIANGLE(i, i)] - radius);
     largest = lane_max(largest, lane_abs(quu[TRIANGLE(i, i)]) + radius);
   }
   const real shift = lane_max(ALL(-2) * lowest, ALL(0)) + ALL(1e-3) * largest + ALL(SCALAR_EPSILON);
-  for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += lane_select(where, shift, ALL(0));
+  EACH(i, NU) quu[TRIANGLE(i, i)] += lane_select(where, shift, ALL(0));
 }
 
 /* Where the Hessian of a model is infinite or NaN: there, and only there, zero times an entry is not zero. */
@@ -152,7 +152,7 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu
   real lower[NU], upper[NU], image[NU];
   stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
   copy_uu(q, quu);
-  for (int i = 0; i < NU; i++) {
+  EACH(i, NU) {
     real gradient = q->gradient_u[i];
     if (s->barrier > 0) {
       gradient = add_barrier(s->barrier, u[i], &lower[i], &upper[i], gradient, &quu[TRIANGLE(i, i)],
@@ -167,7 +167,7 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu
     qu[i] = gradient + q->offset_u[i];
     s->gradient[t * NU + i] = gradient;
   }
-  for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->regularisation;
+  EACH(i, NU) quu[TRIANGLE(i, i)] += s->regularisation;
   mask accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
   summary->convex = lane_and(summary->convex, accepted);
   const mask shifted = lane_not(accepted);
@@ -177,7 +177,7 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu
     summary->finite = lane_and(summary->finite, accepted); /* refused now only if it holds a NaN */
   }
   symmetric_times(quu, step, image);
-  for (int i = 0; i < NU; i++) {
+  EACH(i, NU) {
     summary->slope += step[i] * qu[i];
     summary->bend += R(0.5) * step[i] * image[i];
   }
@@ -201,9 +201,9 @@ SWEEP_FUNCTION void backward_sweep(solver_state *s) {
 #endif
   clear_summary(&summary);
   terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
-  for (int i = 0; i < NX; i++) value->offset[i] = ALL(0);
+  EACH(i, NX) value->offset[i] = ALL(0);
   for (int t = last; t >= 0; t--) {
-    for (int i = 0; i < NX; i++) s->costate[t * NX + i] = value->costate[i];
+    EACH(i, NX) s->costate[t * NX + i] = value->costate[i];
     if (t == 0) break;
     real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
     mask is_free[NU];
@@ -214,7 +214,7 @@ SWEEP_FUNCTION void backward_sweep(solver_state *s) {
     update_value(q, quu, qu, gain, s->step + (t - 1) * NU, value);
   }
   /* What has no derivative at x_0 only has not reached a control. */
-  for (int i = 0; i < NX; i++) summary.finite = lane_and(summary.finite, lane_finite(value->costate[i]));
+  EACH(i, NX) summary.finite = lane_and(summary.finite, lane_finite(value->costate[i]));
   for (int i = 0; i < NXX; i++) summary.finite = lane_and(summary.finite, lane_finite(value->hessian[i]));
   s->summary = summary;
 }
