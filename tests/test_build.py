@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,17 @@ def test_digest_changes_with_text_target_and_compiler(monkeypatch):
     monkeypatch.setenv("CC", f"{find_compiler().command[0]} -g")
     digests.add(digest.build_digest(toy_rendered(), find_toolchain()))
     assert len(digests) == 3 + len(others)
+
+
+@pytest.mark.parametrize(("version", "own"), [("gcc 12.2.0", True), ("Apple clang version 17.0.0", False)])
+def test_stages_of_many_operations_are_optimised_less(version, own):
+    found = find_toolchain()
+    toolchain = replace(found, compiler=replace(found.compiler, version=version))
+    small, large = toolchain.flags_for(small=True), toolchain.flags_for(small=False)
+    assert [flag for flag in small if flag.startswith("-O")] == ["-O3"]
+    assert [flag for flag in large if flag.startswith("-O")] == ["-O2"]
+    assert ("-fno-gcse" in large) == own
+    assert set(small) - set(large) == {"-O3"}
 
 
 def test_spec_key_changes_with_the_cost_and_the_assumptions():

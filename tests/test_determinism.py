@@ -66,6 +66,22 @@ def test_a_problems_place_and_neighbours_do_not_matter(name, dtype):
         assert_same_bits(whole, alone, pick=part)
 
 
+def test_models_that_overflow_do_not_matter_to_neighbours(cartpole):
+    """Over a long horizon curvature that points downward grows beyond float32."""
+    count, horizon = 64, 400
+    x0, u_init = cartpole.starts(count, 2).float(), torch.zeros(count, horizon, 1)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    mpc = cartpole.mpc(max_iterations=60, on_unconverged="ignore")
+    whole, shuffled = mpc(x0, u_init=u_init), mpc(x0[order], u_init=u_init)
+    for name, value in vars(whole).items():
+        assert same_bits(value[order], getattr(shuffled, name)), name
+    assert (whole.iterations <= 60).all()
+    ended = (whole.status != mpcgen.Status.DIVERGED) & (whole.status != mpcgen.Status.NOT_A_MINIMUM)
+    assert ended.any()
+    assert whole.u[ended].isfinite().all()
+    assert whole.gains[ended].isfinite().all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_number_of_threads_does_not_matter(name):
     """Parameters shared by the batch included, whose gradients are sums over it."""

@@ -205,8 +205,7 @@ def solve_and_differentiate(module, starts):
 
 def test_a_problem_with_37_states_and_12_controls_builds_and_solves(own_cache, monkeypatch):
     """Against the dense solution of the problem condensed to its controls."""
-    monkeypatch.setattr(toolchain_module, "BASE_FLAGS", ("-O0", *toolchain_module.BASE_FLAGS[1:]))
-    monkeypatch.setattr(toolchain_module, "LARGE_FLAGS", ())
+    monkeypatch.setattr(toolchain_module, "LARGE_FLAGS", ("-O0",))
     n, m, horizon, count = 37, 12, 3, 9
     module = mpcgen.compile(mpcgen.lqr(n, m, horizon=horizon))
     problem = random_lq(n, m, horizon, seed=0)

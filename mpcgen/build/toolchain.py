@@ -20,10 +20,11 @@ from mpcgen.errors import BuildError, CompilerNotFoundError
 
 COMPILERS = ("gcc", "clang", "cc")
 # Not -ffast-math: the solver's tests for NaN and infinity must mean what they say.
-BASE_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+BASE_FLAGS = ("-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 # Problems whose stage is many operations take a third less of gcc's time so, lqr(8, 4) 2.7 s per precision instead of
 # 4.0, and run 2 % slower; small ones would lose 4 to 20 %. The three passes that gcc leaves out bring nothing on
 # straight-line code.
+SMALL_FLAGS = ("-O3",)
 LARGE_FLAGS = ("-O2",)
 LARGE_GCC_FLAGS = ("-fno-gcse", "-fno-tree-vrp", "-fno-schedule-insns2")
 # One problem is scalar code: looking for vectors in it takes a third of gcc's time at n = 37 and finds next to nothing.
@@ -85,14 +86,15 @@ class Toolchain:
 
     @property
     def compile_flags(self) -> tuple[str, ...]:
-        """Flags for the numerical kernels."""
-        libmvec = ("-DMPCGEN_HAVE_LIBMVEC=1",) if self.libmvec else ()
-        return (*BASE_FLAGS, *HIDDEN_FLAGS, *WARNING_FLAGS, *self.target.flags, *libmvec)
+        """Flags for the numerical kernels of a problem whose stage is few operations."""
+        return self.flags_for(small=True)
 
     def flags_for(self, small: bool) -> tuple[str, ...]:
         """Flags for the kernels of a problem whose stage is few operations, or many."""
         own = () if self.compiler.is_clang else LARGE_GCC_FLAGS
-        return self.compile_flags if small else (*self.compile_flags, *LARGE_FLAGS, *own)
+        level = SMALL_FLAGS if small else (*LARGE_FLAGS, *own)
+        libmvec = ("-DMPCGEN_HAVE_LIBMVEC=1",) if self.libmvec else ()
+        return (*level, *BASE_FLAGS, *HIDDEN_FLAGS, *WARNING_FLAGS, *self.target.flags, *libmvec)
 
     @property
     def glue_flags(self) -> tuple[str, ...]:
@@ -116,6 +118,7 @@ class Toolchain:
     def identity(self) -> str:
         """Compiler, target and every flag: what of the toolchain can change the machine code."""
         flags = (
+            *SMALL_FLAGS,
             *self.flags_for(small=False),
             *SINGLE_FLAGS,
             *self.glue_flags,

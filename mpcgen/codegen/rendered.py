@@ -33,7 +33,7 @@ class Rendered:
     ``files`` pairs file names with their text: ``<name>.h``, ``<name>.c``, ``__init__.py``. ``header`` is
     the text of ``<name>.h``, whose part between `CDEF_BEGIN` and `CDEF_END` is the cdef; ``source`` is the
     text of ``<name>.c``, compiled once per precision and once each for batches and for single problems.
-    ``small``: a stage is few operations, so that the compiler's time is short whatever it tries.
+    ``small``: a stage is few operations (`SMALL_STAGE`), for which the compiler is asked for all that it can do.
     ``sizes`` are figures worth showing (states, controls, operations...); they go to the manifest.
     """
 

@@ -8,14 +8,17 @@
 #define SHORTEST_STEP R(1e-3)
 #define FIRST_REGULARISATION R(1e-3)
 #define LARGEST_REGULARISATION R(1e10)
-/* The weight of the dynamics' second derivatives, over the relative change of the cost that the model promises. */
-#define FAR_FROM_SOLUTION R(0.3) /* none above this change */
-#define PART_WAY R(0.6)          /* the weight there, which rises to one as the change falls to zero */
+/* The most weight of the dynamics' second derivatives, by the relative change d of the cost that the model promises:
+ * none where d > FAR_FROM_SOLUTION, else 1 - RISE d, but at least PART_WAY; NEARLY_ALL and above are one, so that what
+ * converges has the exact Hessian. */
+#define FAR_FROM_SOLUTION R(0.3)
+#define PART_WAY R(0.6)
 #define RISE R(10)
-#define NEARLY_ALL R(0.9)        /* counts as one, so that what converges has the exact Hessian */
-#define AFTER_ACCEPTANCE R(3)    /* factors: on a weight that a step has borne, and not */
+#define NEARLY_ALL R(0.9)
+/* What becomes of a weight. The two factors' product is below one, or acceptance and refusal could go on by turns. */
+#define AFTER_ACCEPTANCE R(3)
 #define AFTER_REFUSAL R(0.3)
-#define AFTER_NONE R(0.25)       /* the first weight again, after one was refused down to none */
+#define AFTER_NONE R(0.25) /* the first weight after one was refused down to none */
 #define LEAST_SECOND_ORDER R(0.05)
 enum { PATIENCE = 6 };
 
@@ -130,12 +133,14 @@ INLINE void decide(verdict *v, mask where, int status) {
   v->open = lane_and(v->open, lane_not(where));
 }
 
-/* After a sweep: which lanes have finished, and with which status; the others go on. */
+/* After a sweep: which lanes have finished, and with which status; the others go on. Even a solution whose model
+ * overflowed is swept again, for its gains. */
 FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, int certify) {
   lane_progress *lanes = &s->lanes;
   note_overflow(s);
   verdict v = {ALL_COUNTS(UNFINISHED), lane_and(lanes->busy, lane_not(lanes->overflowed))};
-  decide(&v, lane_and(lanes->certifying, lane_not(s->summary.convex)), NOT_A_MINIMUM); /* its model may have overflowed */
+  /* A certifying lane whose model is not convex comes first: that model may have overflowed. */
+  decide(&v, lane_and(lanes->certifying, lane_not(s->summary.convex)), NOT_A_MINIMUM);
   decide(&v, lane_not(lane_and(s->summary.finite, lane_finite(s->summary.residual))), DIVERGED);
   decide(&v, lanes->certifying, CONVERGED);
 
@@ -149,9 +154,10 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, in
   s->regularisation = lane_select(uncertain, ALL(0), s->regularisation);
 
   const mask going = lane_and(v.open, lane_not(uncertain));
-  decide(&v, lane_and(going, lane_not(lane_more(ALL_COUNTS(max_iterations), lanes->iterations))), MAX_ITERATIONS);
-  const mask stuck = lane_or(stalled(s, lane_and(going, v.open)), lane_lt(ALL(LARGEST_REGULARISATION), s->regularisation));
-  decide(&v, lane_and(going, stuck), STALLED);
+  const mask may_go_on = lane_more(ALL_COUNTS(max_iterations), lanes->iterations);
+  decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
+  const mask hopeless = lane_lt(ALL(LARGEST_REGULARISATION), s->regularisation);
+  decide(&v, lane_and(going, lane_or(stalled(s, lane_and(going, v.open)), hopeless)), STALLED);
   lanes->begins = lane_none();
   return v.status;
 }

@@ -14,6 +14,7 @@
 #define restrict
 #define INLINE static __device__ __forceinline__
 #define FUNCTION [[maybe_unused]] static __device__
+#define OUTLINED FUNCTION
 #define COUNT [[maybe_unused]] static __host__ __device__ /* how much memory something needs: asked on both sides */
 #define TABLE static __device__ const
 #define stored_reals const reals

@@ -91,6 +91,7 @@ typedef real *reals;
 #define out_reals real *
 #define INLINE static inline
 #define FUNCTION static
+#define OUTLINED static __attribute__((noinline)) /* several callers, and no hurry: gcc would copy it into each */
 #define COUNT static /* how much memory something needs: asked on a device and by its host */
 #define TABLE static const
 

@@ -1,4 +1,4 @@
-/* Sharing a batch among threads: POSIX threads that sleep between calls.
+/* Sharing a batch among threads: POSIX threads that are kept between calls.
  *
  * To wake one takes 20 to 100 us, to make and join one 90, which is a batch of fifty pendulums. So one that has just
  * worked stays awake for PATIENCE_NS, the time between calls that follow each other, and then sleeps on a condition

@@ -29,7 +29,7 @@ INLINE reals parameter_row(const parameter_layout *layout, reals theta, reals th
 }
 
 /* Copies one problem's numbers into a lane; says whether all were finite, of a team those that it copied itself. */
-FUNCTION __attribute__((noinline)) int load_row(out_reals destination, int lane, const scalar *source, int count, int may_be_infinite) {
+OUTLINED int load_row(out_reals destination, int lane, const scalar *source, int count, int may_be_infinite) {
   int good = 1;
   TEAM_FOR(i, count) {
     good &= may_be_infinite ? !isnan(source[i]) : isfinite(source[i]);
@@ -79,7 +79,7 @@ FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t p
   return good;
 }
 
-FUNCTION __attribute__((noinline)) void store_row(scalar *destination, in_reals source, int lane, size_t count) {
+OUTLINED void store_row(scalar *destination, in_reals source, int lane, size_t count) {
   TEAM_FOR(i, count) destination[i] = lane_get(source + i, lane);
 }
 

@@ -222,7 +222,7 @@ INLINE void policy_differential(const sensitivity_state *s, int t, in_reals d_x,
   }
 }
 
-FUNCTION __attribute__((noinline)) void load_array(out_reals destination, int lane, const void *source, int64_t problem, size_t count) {
+OUTLINED void load_array(out_reals destination, int lane, const void *source, int64_t problem, size_t count) {
   const scalar *from = source ? (const scalar *)source + (size_t)problem * count : NULL;
   TEAM_FOR(i, count) lane_set(destination + i, lane, from ? from[i] : 0);
 }

@@ -1,8 +1,8 @@
 /* Box-DDP (Tassa, Mansard and Todorov 2014) over asynchronous lanes: a batch from its arguments to its results.
  *
  * Each lane holds one problem with its own step length, regularisation and iteration count. One pass is one
- * rollout and one backward sweep for all lanes; a lane whose step is refused keeps its trajectory and tries a
- * shorter step in the next pass; a finished lane writes its result and loads the next problem of the batch. */
+ * rollout and one backward sweep for all lanes; a lane whose step is refused keeps its trajectory and tries another
+ * in the next pass; a finished lane writes its result and loads the next problem of the batch. */
 #ifndef MPCGEN_SOLVER_H
 #define MPCGEN_SOLVER_H
 

@@ -164,7 +164,7 @@ INLINE mask minimise_in_interval(const real *quu, const real *qu, const real *lo
  * other one the cost is least in the corner. */
 INLINE mask minimise_in_rectangle(const real *quu, const real *qu, const real *lower, const real *upper,
                                   mask *is_free, real *unit_lower, real *inverse_pivot, out_reals step) {
-  const mask both[2] = {lane_all(), lane_not(lane_none())};
+  const mask both[2] = {lane_all(), lane_all()};
   const mask convex = factor_free(quu, both, unit_lower, inverse_pivot);
   const real inverse_curvature[2] = {inverse_pivot[0], ALL(1) / quu[TRIANGLE(1, 1)]};
   real newton[2], clipped[2];

@@ -9,9 +9,9 @@ typedef struct {
   mask busy;            /* has a problem; the other masks mean nothing where it has none */
   mask begins;          /* first pass: the controls as given, there is no policy yet */
   mask certifying;      /* solved: sweeps once more, with the exact Hessian */
-  mask overflowed;      /* the last sweep's model did, and its policy is not to be rolled out */
-  mask refused;         /* the last step was */
-  mask cautious;        /* a step with second derivatives of the dynamics was, since the last that was accepted */
+  mask overflowed;      /* the last sweep's model overflowed, and its policy is not to be rolled out */
+  mask refused;         /* the last step was refused */
+  mask cautious;        /* since the last accepted step, one with second derivatives was refused, or overflowed */
   counts iterations;
   counts unproductive;  /* passes with a step below rounding since the residual last halved */
   real cost;            /* of the accepted trajectory, its barrier included */
@@ -30,11 +30,6 @@ typedef struct {
 /* Whether the backward sweep keeps a stage's model and value function in registers, as far as there are: the function
  * that makes the model is then part of the sweep's loop. */
 #define MODEL_IN_REGISTERS (LANES > 1 && SMALL_STAGE && !LINEAR_DYNAMICS)
-#if MODEL_IN_REGISTERS
-#define SWEEP_FUNCTION FUNCTION __attribute__((flatten))
-#else
-#define SWEEP_FUNCTION FUNCTION
-#endif
 
 /* Trajectories, gains and parameters of LANES problems; the size does not depend on the batch. */
 typedef struct {

@@ -10,7 +10,8 @@
  * infinite bound makes its comparison one with NaN, hence false. */
 INLINE real snap_to_bounds(real target, real lower, real upper) {
   const real slack = ALL(4 * SCALAR_EPSILON);
-  const mask low = lane_le(target, lower + slack * lane_abs(lower)), high = lane_le(upper - slack * lane_abs(upper), target);
+  const mask low = lane_le(target, lower + slack * lane_abs(lower));
+  const mask high = lane_le(upper - slack * lane_abs(upper), target);
   return lane_select(high, upper, lane_select(low, lower, target));
 }
 
@@ -74,12 +75,13 @@ INLINE mask overflowed(const stage_model *q) {
   return lane_not(lane_eq((sums[0] + sums[1]) + (sums[2] + sums[3]), ALL(0)));
 }
 
-#if LANES > 1
-FUNCTION __attribute__((noinline)) void expand_gauss_newton(solver_state *s, int t, const value_model *value) {
+/* The one place that calls it in a vector: of two, gcc could make two that round differently. */
+OUTLINED void expand_gauss_newton(solver_state *s, int t, const value_model *value, stage_model *q) {
   const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
-  stage_expand_gauss_newton(x, u, s->theta, theta_t, value, &s->gauss_newton);
+  stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
 }
 
+#if LANES > 1
 INLINE void take_over(real *to, const real *from, int count, mask where) {
   EACH(i, count) to[i] = lane_select(where, from[i], to[i]);
 }
@@ -88,9 +90,9 @@ INLINE void take_over(real *to, const real *from, int count, mask where) {
 INLINE void put_gauss_newton(solver_state *s, int t, const value_model *value, stage_model *q, mask where) {
 #if MODEL_IN_REGISTERS
   const value_model stored = *value;
-  expand_gauss_newton(s, t, &stored);
+  expand_gauss_newton(s, t, &stored, &s->gauss_newton);
 #else
-  expand_gauss_newton(s, t, value);
+  expand_gauss_newton(s, t, value, &s->gauss_newton);
 #endif
   const stage_model *from = &s->gauss_newton;
   take_over(q->hessian, from->hessian, TRIANGLE(NTAU, 0), where);
@@ -114,7 +116,7 @@ INLINE void expand(solver_state *s, int t, real weight, const value_model *value
 #if MODEL_IN_REGISTERS
     put_gauss_newton(s, t, value, q, lane_all());
 #else
-    stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
+    expand_gauss_newton(s, t, value, q);
 #endif
     return;
   }
@@ -168,13 +170,18 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu
     s->gradient[t * NU + i] = gradient;
   }
   EACH(i, NU) quu[TRIANGLE(i, i)] += s->regularisation;
-  mask accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
-  summary->convex = lane_and(summary->convex, accepted);
-  const mask shifted = lane_not(accepted);
-  if (lane_any(shifted)) {
-    convexify(quu, shifted);
-    accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
-    summary->finite = lane_and(summary->finite, accepted); /* refused now only if it holds a NaN */
+  mask shifted = lane_none();
+  /* A loop and not two calls: a lane that needs no second attempt must not see whether another does. */
+  KEEP_LOOP for (int attempt = 0; attempt < 2; attempt++) {
+    const mask accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
+    if (attempt == 0) {
+      summary->convex = lane_and(summary->convex, accepted);
+      shifted = lane_not(accepted);
+      if (!lane_any(shifted)) break;
+      convexify(quu, shifted);
+    } else {
+      summary->finite = lane_and(summary->finite, accepted); /* refused again: it is not finite */
+    }
   }
   symmetric_times(quu, step, image);
   EACH(i, NU) {
@@ -187,6 +194,12 @@ INLINE void clear_summary(sweep_summary *summary) {
   summary->residual = summary->slope = summary->bend = ALL(0);
   summary->finite = summary->convex = lane_all();
 }
+
+#if MODEL_IN_REGISTERS
+#define SWEEP_FUNCTION FUNCTION __attribute__((flatten))
+#else
+#define SWEEP_FUNCTION FUNCTION
+#endif
 
 /* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */
 SWEEP_FUNCTION void backward_sweep(solver_state *s) {
@@ -213,9 +226,12 @@ SWEEP_FUNCTION void backward_sweep(solver_state *s) {
     feedback_gain(q, is_free, unit_lower, inverse_pivot, gain);
     update_value(q, quu, qu, gain, s->step + (t - 1) * NU, value);
   }
-  /* What has no derivative at x_0 only has not reached a control. */
+  /* What has no derivative at x_0 only has not reached a control. A Gauss-Newton model that was shifted may overflow
+   * there, where no control follows. */
+  const mask shifted = lane_and(lane_not(summary.convex), lane_le(s->second_order, ALL(0)));
   EACH(i, NX) summary.finite = lane_and(summary.finite, lane_finite(value->costate[i]));
-  for (int i = 0; i < NXX; i++) summary.finite = lane_and(summary.finite, lane_finite(value->hessian[i]));
+  for (int i = 0; i < NXX; i++)
+    summary.finite = lane_and(summary.finite, lane_or(lane_finite(value->hessian[i]), shifted));
   s->summary = summary;
 }
 

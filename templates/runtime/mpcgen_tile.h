@@ -24,8 +24,10 @@
 
 #if defined(__clang__) || defined(__CUDACC__)
 #define UNROLL _Pragma("unroll")
+#define KEEP_LOOP _Pragma("unroll 1")
 #else
 #define UNROLL _Pragma("GCC unroll 8")
+#define KEEP_LOOP _Pragma("GCC unroll 1")
 #endif
 #define EACH(i, count) UNROLL for (int i = 0; i < (count); i++)
 #define ALWAYS_INLINE INLINE __attribute__((always_inline))

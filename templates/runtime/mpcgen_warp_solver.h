@@ -24,11 +24,15 @@ FUNCTION void team_backward_sweep(solver_state *s, team_memory *m) {
     TEAM_FOR(i, NX) s->costate[t * NX + i] = value->costate[i];
   }
   /* As in backward_sweep. */
-  int finite = 1;
+  int finite = 1, finite_model = 1;
   TEAM_FOR(i, NX) finite &= isfinite(value->costate[i]);
-  TEAM_FOR(i, NXX) finite &= isfinite(value->hessian[i]);
+  TEAM_FOR(i, NXX) finite_model &= isfinite(value->hessian[i]);
   finite = team_all(finite);
-  TEAM_LEADER s->summary.finite = lane_and(s->summary.finite, -(mask)finite);
+  finite_model = team_all(finite_model);
+  TEAM_LEADER {
+    const int shifted = !s->summary.convex && s->second_order <= 0;
+    if (!finite || !(finite_model || shifted)) s->summary.finite = lane_none();
+  }
   team_meet();
 }
 
