@@ -57,11 +57,11 @@ def render_kernels(kernels: Kernels) -> Rendered:
     economy = economise(kernels, naming_hints(kernels))
     shared = _sizes(kernels) | _descriptions(kernels)
     header = _fill(C_HEADER, shared | {"n_parameters": len(kernels.model.spec.parameters), "verbs": VERBS})
-    source = _fill(C_KERNELS, _kernel_context(kernels, economy))
+    context = _kernel_context(kernels, economy)
+    source = _fill(C_KERNELS, context)
     package = _fill(PYTHON_PACKAGE, shared | _package_context(kernels, source_digest(header, source)))
     texts = ((f"{name}.h", header), (f"{name}.c", source), ("__init__.py", package))
-    small = _is_small(kernels, economy)
-    return Rendered(name, texts, header, source, small, _figures(kernels, economy))
+    return Rendered(name, texts, header, source, bool(context["small"]), _figures(kernels, economy))
 
 
 def _environment() -> jinja2.Environment:
@@ -127,6 +127,7 @@ def _short(values: tuple[float, ...]) -> str:
 
 def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
     model = kernels.model
+    stage_operations = _stage_operations(kernels, economy)
     return _sizes(kernels) | {
         "states": ", ".join(map(str, model.spec.states)),
         "controls": ", ".join(str(c.symbol) for c in model.spec.controls),
@@ -137,8 +138,8 @@ def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
         "n_prepared": economy.prepared,
         "n_per_stage": len(kernels.per_stage),
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
-        "stage_operations": _stage_operations(kernels, economy),
-        "small": int(_is_small(kernels, economy)),
+        "stage_operations": stage_operations,
+        "small": int(stage_operations <= SMALL_STAGE),
         "linear": int(not any(f.name.endswith("_exact") for f in economy.functions)),
         "looped": int(not kernels.fused),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
@@ -164,10 +165,6 @@ def _stage_operations(kernels: Kernels, economy: Economy) -> int:
     expansion = max(count for name, count in counts.items() if name != "stage_dynamics")
     products = 0 if kernels.fused else 2 * product_count(kernels.F)
     return counts["stage_dynamics"] + expansion + products
-
-
-def _is_small(kernels: Kernels, economy: Economy) -> bool:
-    return _stage_operations(kernels, economy) <= SMALL_STAGE
 
 
 def _operations_row(function: Function) -> str:

@@ -170,18 +170,16 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu
     s->gradient[t * NU + i] = gradient;
   }
   EACH(i, NU) quu[TRIANGLE(i, i)] += s->regularisation;
-  mask shifted = lane_none();
   /* A loop and not two calls: a lane that needs no second attempt must not see whether another does. */
   KEEP_LOOP for (int attempt = 0; attempt < 2; attempt++) {
     const mask accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
-    if (attempt == 0) {
-      summary->convex = lane_and(summary->convex, accepted);
-      shifted = lane_not(accepted);
-      if (!lane_any(shifted)) break;
-      convexify(quu, shifted);
-    } else {
-      summary->finite = lane_and(summary->finite, accepted); /* refused again: it is not finite */
+    if (attempt == 1) { /* refused again: it is not finite */
+      summary->finite = lane_and(summary->finite, accepted);
+      break;
     }
+    summary->convex = lane_and(summary->convex, accepted);
+    if (!lane_any(lane_not(accepted))) break;
+    convexify(quu, lane_not(accepted));
   }
   symmetric_times(quu, step, image);
   EACH(i, NU) {
