@@ -1,6 +1,6 @@
 # make demo    derive, build, solve, differentiate and learn: the tour
 # make measure what must hold, beside what this machine gives
-# make bench   the solvers timed over problems, batches and precisions, beside their peers; bench/
+# make bench   the solvers timed over problems, batches and precisions, beside their peers; examples/bench/
 # make gradient-accuracy  the paper's gradient beside the exact one
 # make measure-torch      call overhead, memory and Jacobians through torch
 # make paper   every experiment of the paper, resumable; examples/paper/

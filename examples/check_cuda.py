@@ -22,11 +22,11 @@ from rich.table import Table
 from torch import Tensor
 
 import mpcgen
+from examples.bench.cells import CUDA_PROBLEMS
+from examples.bench.device import require_device
+from examples.bench.packages import Packages
+from examples.bench.problems import Instances, Problem, load
 from mpcgen import Status
-from mpcgen.bench.cells import CUDA_PROBLEMS
-from mpcgen.bench.device import require_device
-from mpcgen.bench.packages import Packages
-from mpcgen.bench.problems import Instances, Problem, load
 from mpcgen.build.cuda_kernel import CHOICES
 
 EXAMPLES = Path(__file__).parent

@@ -18,13 +18,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from examples import learn_pendulum, pictures
+from examples.bench.timing import machine_name
 from mpcgen.baseline import Baseline
 from mpcgen.baseline.compare import compare
-from mpcgen.bench.timing import machine_name
 from mpcgen.build import build
 from mpcgen.codegen.render import render_kernels
 from mpcgen.derivative.kernels import derive
-from mpcgen.graph.lowering import lower_spec
+from mpcgen.problem.lowering import lower_spec
 
 EXAMPLES = ("pendulum", "cartpole")
 BATCH = 128

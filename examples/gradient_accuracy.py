@@ -22,8 +22,8 @@ from rich.table import Table
 from torch import Tensor
 
 import mpcgen
-from mpcgen.autograd import kernels
-from mpcgen.bench.timing import machine_name
+from examples.bench.timing import machine_name
+from mpcgen.calls import kernels
 from mpcgen.problem.spec import ParameterSpec, Spec
 
 HORIZONS = {"pendulum": (5, 10, 19, 40), "cartpole": (5, 10, 24, 40)}

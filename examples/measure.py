@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from examples.bench.timing import alternate, load_average, machine_name
 from examples.gradients import compare_gradients
 from mpcgen.baseline import Baseline
-from mpcgen.bench.timing import alternate, load_average, machine_name
 
 CONVERGENCE_EXAMPLES = ("pendulum", "cartpole", "car")
 PROBLEMS = 1024

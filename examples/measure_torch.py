@@ -20,8 +20,8 @@ from rich.table import Table
 from torch import Tensor
 
 import mpcgen
+from examples.bench.timing import alternate, load_average, machine_name
 from mpcgen.autograd import library
-from mpcgen.bench.timing import alternate, load_average, machine_name
 
 CALLS, ROUNDS = 5, 401  # in a row, and how often: short enough to lie between two turns of the scheduler
 REPETITIONS = 41

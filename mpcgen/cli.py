@@ -3,12 +3,14 @@
 Every import that takes time waits until its command runs.
 """
 
+import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpcgen.errors import BuildError, InternalError, MpcgenError
+from mpcgen.errors import BuildError, CheckoutError, InternalError, MpcgenError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 BUILD_ERROR = 1
 USER_ERROR = 2
-_KERNEL_HELP = "What works on a problem on a CUDA device: thread or warp; auto: by the problem's size."
+KERNEL_HELP = "What works on a problem on a CUDA device: thread or warp; auto: by the problem's size."
 
 
 class _Group(click.Group):
@@ -51,7 +53,7 @@ def main() -> None:
 @click.option(
     "--arch", metavar="NAMES", help="CUDA architectures, e.g. sm_90,sm_80+PTX. Default: this machine's GPUs'."
 )
-@click.option("--cuda-kernel", default="auto", show_default=True, help=_KERNEL_HELP)
+@click.option("--cuda-kernel", default="auto", show_default=True, help=KERNEL_HELP)
 @click.option("--force", is_flag=True, help="Compile even if nothing changed.")
 def build(
     spec: Path, output: Path, march: str | None, target: str, arch: str | None, cuda_kernel: str, force: bool
@@ -83,7 +85,7 @@ def build(
 @click.option("--stage", metavar="NAME", help="Print this stage of the pipeline only.")
 @click.option("--cuda", is_flag=True, help="Compile for CUDA; print each kernel's registers and spills.")
 @click.option("--arch", metavar="NAMES", help="CUDA architectures, as for build.")
-@click.option("--cuda-kernel", default="auto", show_default=True, help=_KERNEL_HELP)
+@click.option("--cuda-kernel", default="auto", show_default=True, help=KERNEL_HELP)
 def inspect(spec: Path, stage: str | None, cuda: bool, arch: str | None, cuda_kernel: str) -> None:
     """Print every stage from the specification file SPEC to the rendered C."""
     if cuda:
@@ -112,51 +114,25 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
     main_compare(path, count=count, seed=seed, tol=tol, spec=spec)
 
 
-@main.command()
-@click.option("--quick", is_flag=True, help="A minute: small problems, fewer batches, few rounds.")
-@click.option(
-    "--problem", "problems", multiple=True, help="Problem to measure; may be repeated. Default: all."
-)
-@click.option("--batch", "batches", multiple=True, type=int, help="Batch size; may be repeated.")
-@click.option("--threads", multiple=True, type=int, help="May be repeated. Default: 1 and all cores.")
-@click.option("--dtype", "dtypes", multiple=True, help="float64 or float32. Default: both.")
-@click.option("--start", "starts", multiple=True, help="cold or warm. Default: both.")
-@click.option("--what", "passes", multiple=True, help="forward, backward or forward+backward. Default: all.")
-@click.option("--tol", type=float, help="KKT residual. Default: 1e-6 in float64, 1e-4 in float32.")
-@click.option("--budget", type=float, help="Seconds; what would take longer is left out. Default: 20.")
-@click.option("--repetitions", type=int, help="Most rounds of a measurement. Default: 31.")
-@click.option("--seed", default=0, show_default=True, help="Of the random problems.")
-@click.option(
-    "--clock", default="wall", show_default=True, help="wall, or cpu: for one thread, if others work."
-)
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    help="cpu; cuda, beside one CPU core (cuda-host: for tests).",
-)
-@click.option(
-    "--packages",
-    type=click.Path(path_type=Path),
-    help="Take CUDA packages from here, as --prepare made them.",
-)
-@click.option("--arch", metavar="NAMES", help="CUDA architectures to build for, as for build.")
-@click.option("--cuda-kernel", default="auto", show_default=True, help=_KERNEL_HELP)
-@click.option(
-    "--prepare", is_flag=True, help="Build what --device needs into --packages, and measure nothing."
-)
-@click.option("--peers/--no-peers", default=True, show_default=True, help="Other solvers beside ours.")
-@click.option("--growth/--no-growth", default=None, help="Sweeps of horizon and state. Default: full runs.")
-@click.option("--loop/--no-loop", default=None, help="Training loops with torch. Default: full runs.")
-@click.option("--build", is_flag=True, help="Measure compiler time too, from an empty cache.")
-@click.option("--picture/--no-picture", default=True, show_default=True, help="Write bench.png.")
-@click.option("-o", "--output", default="bench", show_default=True, type=click.Path(path_type=Path))
-@click.option("--examples", default="examples", show_default=True, type=click.Path(path_type=Path))
-def bench(**options: Any) -> None:
-    """Time the generated solvers and their peers; write tables, JSON and a picture into OUTPUT."""
-    from mpcgen.bench import main_bench
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Time the generated solvers and their peers; in a checkout. `mpcgen bench --help` has the options."""
+    _checkout_module("examples.bench.command").main.main(arguments, "mpcgen bench", standalone_mode=False)
 
-    main_bench(**options)
+
+def _checkout_module(name: str) -> Any:
+    """Import a module that only a checkout of mpcgen has: that of an editable install, or the current folder."""
+    folders = [Path(__file__).parents[1], Path.cwd()]
+    for folder in folders:
+        if folder.joinpath(*name.split(".")).with_suffix(".py").is_file():
+            if str(folder) not in sys.path:
+                sys.path.insert(0, str(folder))
+            return importlib.import_module(name)
+    raise CheckoutError(
+        f"{name} is not part of the installed package, and neither {folders[0]} nor {folders[1]} is a checkout "
+        "of mpcgen; clone its repository and run the command in its top folder"
+    )
 
 
 def _print_resources(spec: Path, arch: str | None, cuda_kernel: str) -> None:

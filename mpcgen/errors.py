@@ -59,6 +59,10 @@ class StaleBuildError(BuildError):
     """A compiled module that does not belong to the text, Python or CPU it is loaded with."""
 
 
+class CheckoutError(MpcgenError, FileNotFoundError):
+    """Asked of an installed package: what only a checkout of the sources has."""
+
+
 class InternalError(MpcgenError):
     """A bug in mpcgen, not in what the user wrote."""
 

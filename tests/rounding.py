@@ -1,7 +1,7 @@
 """How far two orders of the same work may differ: a running error analysis on the graph."""
 
 from mpcgen.derivative.rules import RULES
-from mpcgen.graph import evaluate, topological
+from mpcgen.ir import evaluate, topological
 
 EPS = 2.0**-52
 

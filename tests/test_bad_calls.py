@@ -4,7 +4,7 @@ import pytest
 import torch
 from controllers import Example
 
-from mpcgen.autograd.devices import Cpu
+from mpcgen.calls.devices import Cpu
 from mpcgen.errors import (
     DeviceError,
     DtypeError,

@@ -14,17 +14,17 @@ import torch
 from click.testing import CliRunner
 
 import mpcgen
-from mpcgen.bench.calls import Batch, receding
-from mpcgen.bench.cells import BATCHES, Cell, Iterations, Measurement, Selection, cells, select
-from mpcgen.bench.comparing import cost_of
-from mpcgen.bench.flops import Flops, box_qp, count_work
-from mpcgen.bench.peak import Peak
-from mpcgen.bench.peers import PEERS
-from mpcgen.bench.problems import Instances, from_file, linear_quadratic, load, stable
-from mpcgen.bench.results import Environment, Results
-from mpcgen.bench.sweeps import HORIZONS, sweep_horizon, sweep_size, training_loop
-from mpcgen.bench.targets import exponent, judge
-from mpcgen.bench.timing import Timing
+from examples.bench.calls import Batch, receding
+from examples.bench.cells import BATCHES, Cell, Iterations, Measurement, Selection, cells, select
+from examples.bench.comparing import cost_of
+from examples.bench.flops import Flops, box_qp, count_work
+from examples.bench.peak import Peak
+from examples.bench.peers import PEERS
+from examples.bench.problems import Instances, from_file, linear_quadratic, load, stable
+from examples.bench.results import Environment, Results
+from examples.bench.sweeps import HORIZONS, sweep_horizon, sweep_size, training_loop
+from examples.bench.targets import exponent, judge
+from examples.bench.timing import Timing
 from mpcgen.cli import main
 from mpcgen.errors import ParameterError, SpecError
 
@@ -190,8 +190,8 @@ def test_a_peer_says_what_it_cannot_solve():
 
 
 def test_numpy_is_only_needed_by_the_peers_that_bring_it():
-    code = "import sys; sys.modules['numpy'] = None; import mpcgen.bench.run, mpcgen.bench.peers"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; sys.modules['numpy'] = None; import examples.bench.run, examples.bench.peers"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=EXAMPLES.parent)
 
 
 def test_the_command_writes_tables_json_and_a_picture(tiny_run):

@@ -10,16 +10,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from examples.bench import packages as packages_module
+from examples.bench.cells import CORE_BATCH, Cell, Iterations, Measurement, cells, groups, select
+from examples.bench.device import describe, kernel_on, require_device
+from examples.bench.device_peak import DevicePeak
+from examples.bench.packages import COMPILED_HERE, Packages
+from examples.bench.problems import load
+from examples.bench.results import Environment, Results
+from examples.bench.targets import judge
+from examples.bench.timing import clock
 from examples.check_cuda import main as check_cuda
-from mpcgen.bench import packages as packages_module
-from mpcgen.bench.cells import CORE_BATCH, Cell, Iterations, Measurement, cells, groups, select
-from mpcgen.bench.device import describe, kernel_on, require_device
-from mpcgen.bench.device_peak import DevicePeak
-from mpcgen.bench.packages import COMPILED_HERE, Packages
-from mpcgen.bench.problems import load
-from mpcgen.bench.results import Environment, Results
-from mpcgen.bench.targets import judge
-from mpcgen.bench.timing import clock
 from mpcgen.build import cuda
 from mpcgen.cli import main
 from mpcgen.errors import DeviceError, ParameterError

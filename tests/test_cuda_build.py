@@ -10,8 +10,7 @@ from controllers import EXAMPLES
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mpcgen
-from mpcgen.autograd import devices
-from mpcgen.bench.device_peak import SOURCE as PEAK_SOURCE
+from examples.bench.device_peak import SOURCE as PEAK_SOURCE
 from mpcgen.build import cuda, driver
 from mpcgen.build.cuda import (
     compile_command,
@@ -24,6 +23,7 @@ from mpcgen.build.cuda_kernel import KERNELS, warp_bytes
 from mpcgen.build.extension import write_sources
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.toolchain import run_compiler
+from mpcgen.calls import devices
 from mpcgen.errors import BuildError, CompilerNotFoundError, DeviceError
 from mpcgen.runtime.loading import load_kind
 

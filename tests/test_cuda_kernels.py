@@ -16,9 +16,9 @@ from torch.autograd import forward_ad
 
 import mpcgen
 from mpcgen import Status
-from mpcgen.autograd import kernels
-from mpcgen.autograd.options import Options
 from mpcgen.build.cuda_kernel import KERNELS
+from mpcgen.calls import kernels
+from mpcgen.calls.options import Options
 from mpcgen.runtime.controller import Controller
 
 # torch's own decompositions for forward mode are scripted at their first use

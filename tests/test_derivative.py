@@ -12,7 +12,7 @@ from rounding import rounding
 from mpcgen.derivative import gradient, hessian, jacobian, sparsity, tangents, vjp
 from mpcgen.derivative.rules import RULES
 from mpcgen.errors import InternalError
-from mpcgen.graph import OPERATIONS, Backend, Graph, evaluate, flops
+from mpcgen.ir import OPERATIONS, Backend, Graph, evaluate, flops
 
 EPS = 2.0**-52
 CASADI = Backend(

@@ -12,7 +12,7 @@ from controllers import compiled
 
 import mpcgen
 from mpcgen.autograd import Solution
-from mpcgen.autograd.direct import MOST_SIGNATURES
+from mpcgen.calls.direct import MOST_SIGNATURES
 from mpcgen.errors import DtypeError, ParameterError, ShapeError
 
 FIELDS = ("x", "u", "cost", "status", "iterations", "residual", "costates", "gains", "multipliers")

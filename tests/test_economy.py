@@ -5,12 +5,12 @@ import random
 import pytest
 from baseline_problems import example
 
-from mpcgen.codegen.economy import economise
 from mpcgen.codegen.render import naming_hints
 from mpcgen.derivative.kernels import derive
-from mpcgen.derivative.reciprocals import split_reciprocals
-from mpcgen.graph import Graph, evaluate, flops, operation_count
-from mpcgen.graph.lowering import lower_spec
+from mpcgen.ir import Graph, evaluate, flops, operation_count
+from mpcgen.passes.economy import economise
+from mpcgen.passes.reciprocals import split_reciprocals
+from mpcgen.problem.lowering import lower_spec
 
 ANGLE = 15
 """Most operations that take the place of one arc tangent, which costs more."""

@@ -6,12 +6,12 @@ from itertools import combinations
 import pytest
 from baseline_problems import example
 
-from mpcgen.codegen.angles import without_angles
 from mpcgen.derivative import gradient, hessian, jacobian
 from mpcgen.derivative.elimination import Choice, Elimination, fewest_operations
 from mpcgen.derivative.kernels import derive
-from mpcgen.graph import Graph, evaluate, flops
-from mpcgen.graph.lowering import lower_spec
+from mpcgen.ir import Graph, evaluate, flops
+from mpcgen.passes.angles import without_angles
+from mpcgen.problem.lowering import lower_spec
 
 
 class Case:

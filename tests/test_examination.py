@@ -105,7 +105,7 @@ def test_problems_without_a_trajectory_have_no_margin(scalar):
 
 def test_nothing_is_computed_unless_asked_for(car, monkeypatch):
     calls = []
-    from mpcgen.autograd import kernels
+    from mpcgen.calls import kernels
 
     examine = kernels.examine
     monkeypatch.setattr(kernels, "examine", lambda *a: calls.append(1) or examine(*a))

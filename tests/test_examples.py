@@ -15,8 +15,8 @@ from click.testing import CliRunner
 import mpcgen
 from examples import learn_pendulum
 from examples import pendulum as pendulum_example
+from examples.bench.timing import alternate, machine_name
 from examples.gradients import compare_gradients, with_bound_parameters
-from mpcgen.bench.timing import alternate, machine_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import jacfwd, jacrev, jvp, vmap
 
-from mpcgen.autograd import kernels
+from mpcgen.calls import kernels
 
 # torch's own decompositions for forward mode are scripted at their first use
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")

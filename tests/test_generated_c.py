@@ -22,7 +22,7 @@ from mpcgen.build.toolchain import COMPILERS, run_compiler
 from mpcgen.codegen import render_spec
 from mpcgen.codegen.render import render_kernels
 from mpcgen.derivative.kernels import derive
-from mpcgen.graph.lowering import lower_spec
+from mpcgen.problem.lowering import lower_spec
 
 TESTS = Path(__file__).parent
 EXAMPLES = TESTS.parent / "examples"

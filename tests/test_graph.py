@@ -5,17 +5,17 @@ import math
 import pytest
 
 from mpcgen.errors import InternalError, SpecError
-from mpcgen.graph import (
+from mpcgen.ir import (
     Graph,
     evaluate,
     flops,
-    integrate,
     listing,
     operation_count,
     substitute,
     symbols_of,
     topological,
 )
+from mpcgen.problem.schemes import integrate
 
 EPS = 2.0**-52
 INF = math.inf

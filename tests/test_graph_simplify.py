@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpcgen.derivative import gradient
-from mpcgen.graph import OPERATIONS, Graph, evaluate, operation_count
+from mpcgen.ir import OPERATIONS, Graph, evaluate, operation_count
 
 EPS = 2.0**-52
 INF = math.inf

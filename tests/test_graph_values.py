@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mpcgen.errors import ParameterError
-from mpcgen.graph import (
+from mpcgen.ir import (
     OPERATIONS,
     PYTHON,
     Graph,

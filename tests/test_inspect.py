@@ -6,12 +6,12 @@ import pytest
 
 import mpcgen
 from mpcgen.codegen import STAGES, inspect, render_spec
-from mpcgen.codegen.economy import economise
 from mpcgen.codegen.overview import WIDTH
 from mpcgen.derivative.kernels import derive
 from mpcgen.errors import SpecError
-from mpcgen.graph import flops
-from mpcgen.graph.lowering import lower_spec
+from mpcgen.ir import flops
+from mpcgen.passes.economy import economise
+from mpcgen.problem.lowering import lower_spec
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("pendulum", "cartpole", "car", "lqr", "quadrotor")

@@ -15,8 +15,8 @@ from rounding import rounding
 
 from mpcgen.derivative import gradient, hessian, jacobian, sparsity
 from mpcgen.errors import SpecError, UnsupportedExpressionError
-from mpcgen.graph import Graph, evaluate, flops, operation_count
-from mpcgen.graph.lowering import lower, lower_spec
+from mpcgen.ir import Graph, evaluate, flops, operation_count
+from mpcgen.problem.lowering import lower, lower_spec
 from mpcgen.problem.spec import ControlSpec, DynamicsSpec, ParameterSpec, Spec
 
 EPS = 2.0**-52
@@ -279,8 +279,8 @@ def test_missing_rows_and_missing_dt_are_refused():
 SCRIPT = """
 import sympy as sp
 from mpcgen.derivative import gradient, hessian, jacobian
-from mpcgen.graph import Graph, listing
-from mpcgen.graph.lowering import lower
+from mpcgen.ir import Graph, listing
+from mpcgen.problem.lowering import lower
 names = "alpha beta gamma delta"
 symbols = sp.symbols(names)
 p, q, r, s = symbols

@@ -21,9 +21,9 @@ from mpcgen.build.toolchain import COMPILERS, find_toolchain
 from mpcgen.codegen import c_function as c_text
 from mpcgen.codegen.c_expression import CALLS
 from mpcgen.derivative import gradient
-from mpcgen.derivative.function import Function, Input, Output
 from mpcgen.derivative.rules import RULES
-from mpcgen.graph import OPERATIONS, Backend, Graph, evaluate, operation_count, topological
+from mpcgen.ir import OPERATIONS, Backend, Graph, evaluate, operation_count, topological
+from mpcgen.ir.function import Function, Input, Output
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C compiler on this machine")
 

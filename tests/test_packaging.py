@@ -54,6 +54,18 @@ def test_wheel_holds_the_licence_and_the_type_marker(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def test_the_benchmark_stays_in_the_checkout_and_an_installed_command_says_so(wheel, tmp_path):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not any("bench" in name for name in names)
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    script = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); from mpcgen.cli import main; main(['bench'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "clone its repository" in done.stderr
+
+
 def test_unpacked_wheel_finds_its_headers_from_another_directory(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = (
@@ -91,4 +103,4 @@ def test_generated_package_needs_torch_and_the_runtime_only(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == ["[]", "['autograd', 'errors', 'runtime']"]
+    assert done.stdout.splitlines() == ["[]", "['autograd', 'calls', 'errors', 'runtime']"]

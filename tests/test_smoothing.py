@@ -11,7 +11,7 @@ from controllers import Example, differentiate, leaves, random_lq, with_bound_pa
 from torch import Tensor
 from torch.func import jacfwd, jacrev
 
-from mpcgen.autograd import kernels
+from mpcgen.calls import kernels
 from mpcgen.errors import ParameterError
 
 # torch's own decompositions for forward mode are scripted at their first use

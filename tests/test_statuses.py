@@ -5,7 +5,7 @@ import torch
 from controllers import Example, scalar_problem
 
 import mpcgen
-from mpcgen.autograd.reporting import Deferred
+from mpcgen.calls.reporting import Deferred
 from mpcgen.errors import UnconvergedError
 from mpcgen.runtime.status import UnconvergedWarning
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mpcgen.bench.timing import machine_name
+from examples.bench.timing import machine_name
 
 FOLDER = Path(__file__).resolve().parent
 PAPER_COLOUR = "0.35"  # of the paper's values, in every figure

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mpcgen.autograd import kernels, library
-from mpcgen.autograd.arguments import Call
+from mpcgen.autograd import library
 from mpcgen.autograd.functions import _batch, _fold, _own, _unfold
-from mpcgen.autograd.options import Options
+from mpcgen.calls import kernels
+from mpcgen.calls.arguments import Call
+from mpcgen.calls.options import Options
 from mpcgen.errors import MpcgenError
 from mpcgen.runtime.controller import Controller
 

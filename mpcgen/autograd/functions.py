@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpcgen.autograd import kernels
-from mpcgen.autograd.options import Options
+from mpcgen.calls import kernels
+from mpcgen.calls.options import Options
 from mpcgen.errors import SecondDerivativeError
 from mpcgen.runtime.controller import Controller
 

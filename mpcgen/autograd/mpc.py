@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from mpcgen.autograd import copying, kernels, learnable, library
-from mpcgen.autograd.arguments import Call, make_call
-from mpcgen.autograd.direct import Direct, is_watched
+from mpcgen.autograd import copying, library
 from mpcgen.autograd.examination import origin_of, record
 from mpcgen.autograd.functions import Solve
-from mpcgen.autograd.options import Options
 from mpcgen.autograd.solution import Solution
+from mpcgen.calls import kernels, learnable
+from mpcgen.calls.arguments import Call, make_call
+from mpcgen.calls.direct import Direct, is_watched
+from mpcgen.calls.options import Options
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.controller import Controller
 

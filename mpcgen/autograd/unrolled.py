@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpcgen.autograd import kernels
-from mpcgen.autograd.arguments import Call, at_each_stage
-from mpcgen.autograd.options import Options
+from mpcgen.calls import kernels
+from mpcgen.calls.arguments import Call, at_each_stage
+from mpcgen.calls.options import Options
 from mpcgen.errors import ParameterError
-from mpcgen.graph.lowering import lower_spec
+from mpcgen.problem.lowering import lower_spec
 from mpcgen.problem.spec import Spec
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import Trajectory, backward_recursion, follow, rollout
@@ -93,7 +93,7 @@ class Unrolled:
 
     @torch.compiler.disable(reason='gradient="unrolled" runs eagerly')
     def solve(self, controller: Controller, options: Options, call: Call) -> tuple[Tensor, ...]:
-        """Outputs of `mpcgen.autograd.kernels.solve`, (x, u, cost) of them with the gradient, flat batch.
+        """Outputs of `mpcgen.calls.kernels.solve`, (x, u, cost) of them with the gradient, flat batch.
 
         Raises ParameterError inside torch.func transforms and forward mode, and where ``problem`` computes something
         else than the compiled package.

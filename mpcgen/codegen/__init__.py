@@ -14,7 +14,7 @@ def render_spec(spec: Spec, looped: bool = False) -> Rendered:
     """Lower, derive and render a specification; looped: keep the Riccati products apart, however few they are."""
     from mpcgen.codegen.render import render_kernels
     from mpcgen.derivative.kernels import FUSED_LIMIT, derive
-    from mpcgen.graph.lowering import lower_spec
+    from mpcgen.problem.lowering import lower_spec
 
     return render_kernels(derive(lower_spec(spec), -1 if looped else FUSED_LIMIT))
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from mpcgen.errors import InternalError
-from mpcgen.graph import Expr
-from mpcgen.graph.ops import OPERATIONS
+from mpcgen.ir import Expr
+from mpcgen.ir.ops import OPERATIONS
 
 _SUM, _PRODUCT, _UNARY, _ATOM = range(4)
 _OPERATORS = {"add": ("+", _SUM), "sub": ("-", _SUM), "mul": ("*", _PRODUCT), "div": ("/", _PRODUCT)}
@@ -50,9 +50,7 @@ def _operation(node: Expr, names: Mapping[Expr, str]) -> tuple[str, int]:
     if node.op in _OPERATORS:
         return _infix(node, names)
     if node.op not in CALLS:
-        raise InternalError(
-            f"no C for the operation {node.op!r}; add it to mpcgen_lane.h and to graph/ops.py"
-        )
+        raise InternalError(f"no C for the operation {node.op!r}; add it to mpcgen_lane.h and to ir/ops.py")
     arguments = ", ".join(_text(arg, names, vector=True)[0] for arg in node.args)
     return f"{CALLS[node.op]}({arguments})", _ATOM
 

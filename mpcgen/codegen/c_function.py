@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mpcgen.codegen.c_expression import CALLS, c_definition, c_value
-from mpcgen.codegen.parts import Keep, Part, Take, cut
-from mpcgen.codegen.schedule import Assign, Load, Store, schedule
-from mpcgen.derivative.function import Function
-from mpcgen.graph import Expr
+from mpcgen.ir import Expr
+from mpcgen.ir.function import Function
+from mpcgen.ir.schedule import Assign, Load, Store, schedule
+from mpcgen.passes.parts import Keep, Part, Take, cut
 
 WIDTH = 116
 

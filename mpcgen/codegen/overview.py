@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mpcgen.codegen.c_function import RESERVED
-from mpcgen.codegen.economy import economise
 from mpcgen.codegen.render import layout, naming_hints, render_kernels
 from mpcgen.codegen.rendered import Rendered
-from mpcgen.codegen.schedule import schedule
-from mpcgen.derivative.function import Function
 from mpcgen.derivative.kernels import FUSED_LIMIT, Kernels, derive, product_count
 from mpcgen.derivative.matrices import Matrix, hessian
 from mpcgen.errors import InternalError
-from mpcgen.graph import Expr, flops, operation_count
-from mpcgen.graph.lowering import lower_spec
-from mpcgen.graph.model import Model
+from mpcgen.ir import Expr, flops, operation_count
+from mpcgen.ir.function import Function
+from mpcgen.ir.model import Model
+from mpcgen.ir.schedule import schedule
+from mpcgen.passes.economy import economise
+from mpcgen.problem.lowering import lower_spec
 from mpcgen.problem.spec import Spec
 
 WIDTH = 100

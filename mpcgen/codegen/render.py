@@ -11,14 +11,14 @@ import jinja2
 import jinja2.meta
 
 from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
-from mpcgen.codegen.economy import Economy, economise
 from mpcgen.codegen.rendered import Rendered, source_digest
-from mpcgen.derivative.function import Function
 from mpcgen.derivative.kernels import Kernels, product_count
 from mpcgen.errors import InternalError
-from mpcgen.graph import Expr
-from mpcgen.graph.printer import number
-from mpcgen.graph.walk import flops
+from mpcgen.ir import Expr
+from mpcgen.ir.function import Function
+from mpcgen.ir.printer import number
+from mpcgen.ir.walk import flops
+from mpcgen.passes.economy import Economy, economise
 
 C_KERNELS = "c/kernels.c.j2"
 C_HEADER = "c/interface.h.j2"

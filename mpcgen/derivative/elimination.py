@@ -20,7 +20,7 @@ from functools import cached_property
 
 from mpcgen.derivative.matrices import Matrix, hessian, lower_triangle
 from mpcgen.derivative.reverse import dependents, gradient, scaled, summed
-from mpcgen.graph import Expr, flops, substitute
+from mpcgen.ir import Expr, flops, substitute
 
 SEARCH_LIMIT = 100_000
 """Largest product of nodes and operations for which every node is tried as a cut (under a second of Python)."""

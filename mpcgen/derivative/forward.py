@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from mpcgen.derivative.rules import partials
-from mpcgen.graph import Expr, topological
+from mpcgen.ir import Expr, topological
 
 
 def tangents(outputs: Sequence[Expr], seeds: Mapping[Expr, Expr]) -> list[Expr]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from mpcgen.derivative.elimination import Elimination, fewest_operations
 from mpcgen.derivative.forward import tangents
-from mpcgen.derivative.function import Function, Input, Output
 from mpcgen.derivative.matrices import Matrix, hessian, jacobian, lower_triangle
-from mpcgen.derivative.reciprocals import split_reciprocals
 from mpcgen.derivative.reverse import gradient
-from mpcgen.graph import Expr, Graph, flops, symbols_of
-from mpcgen.graph.model import Model
+from mpcgen.ir import Expr, Graph, flops, symbols_of
+from mpcgen.ir.function import Function, Input, Output
+from mpcgen.ir.model import Model
+from mpcgen.passes.reciprocals import split_reciprocals
 
 FUSED_LIMIT = 2000
 """Largest number of products in F'VF that is unrolled into the stage functions; above it, loops over register tiles.

@@ -5,7 +5,7 @@ from typing import Literal
 
 from mpcgen.derivative.forward import propagate
 from mpcgen.derivative.reverse import gradient
-from mpcgen.graph import Expr, flops
+from mpcgen.ir import Expr, flops
 
 Matrix = tuple[tuple[Expr, ...], ...]
 """Rows of expressions."""

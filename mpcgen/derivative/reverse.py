@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mpcgen.derivative.rules import partials
 from mpcgen.errors import InternalError
-from mpcgen.graph import Expr, topological
+from mpcgen.ir import Expr, topological
 
 
 def gradient(output: Expr, wrt: Sequence[Expr]) -> list[Expr]:

@@ -8,7 +8,7 @@ min and max follow their first argument. A select differentiates its branches, n
 import math
 from collections.abc import Callable, Collection, Iterator
 
-from mpcgen.graph import OPERATIONS, Expr
+from mpcgen.ir import OPERATIONS, Expr
 
 Partial = Callable[..., Expr]
 

@@ -1,4 +1,4 @@
-"""The front end: what users write, checked and frozen into a `Spec`. Knows sympy and no graph."""
+"""The front end: what users write, checked and frozen into a `Spec`; `lowering` takes it to the graph."""
 
 from mpcgen.problem.integrators import euler, midpoint, rk4
 from mpcgen.problem.linear_quadratic import lqr

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.derivative import gradient, hessian, jacobian
-from mpcgen.graph import Expr, Model, evaluate, torch_backend
+from mpcgen.ir import Expr, Model, evaluate, torch_backend
 
 
 class Functions:

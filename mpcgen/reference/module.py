@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mpcgen.autograd.arguments import Call, at_each_stage, make_call
-from mpcgen.autograd.reporting import report_statuses
 from mpcgen.autograd.solution import Solution
+from mpcgen.calls.arguments import Call, at_each_stage, make_call
+from mpcgen.calls.reporting import report_statuses
 from mpcgen.errors import ParameterError
-from mpcgen.graph.lowering import lower_spec
+from mpcgen.problem.lowering import lower_spec
 from mpcgen.problem.spec import Spec
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import (
@@ -45,7 +45,7 @@ class SupportsSpec(Protocol):
 
 @dataclass(frozen=True)
 class _Description:
-    """A problem's names and parameters, as `mpcgen.autograd.arguments` wants them."""
+    """A problem's names and parameters, as `mpcgen.calls.arguments` wants them."""
 
     name: str
     horizon: int

@@ -1,0 +1,187 @@
+"""Where kernels run: one object for each kind of device, with what differs between them.
+
+Tensors and argument structs are the same everywhere; a device says how its entry points are called, and how one learns
+of problems that did not converge without waiting for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mpcgen.calls.reporting import Deferred, Report, report_singular, report_statuses
+from mpcgen.errors import DeviceError, InternalError, ParameterError
+from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.loading import Library, kinds_in, load_kind
+
+Entry = Callable[[Any], None]
+"""Takes an argument struct; raises what its call ends in."""
+
+
+class Device(Protocol):
+    """What the calls of the kernels need to know of a device."""
+
+    device: torch.device
+    ffi: Any
+
+    def arguments(self, verb: str) -> Any:
+        """Fresh, zeroed argument struct of an entry point."""
+
+    def entry(self, verb: str, dtype: torch.dtype, batch: int) -> Entry:
+        """Return the entry point for a precision and a batch."""
+
+    def report_statuses(self, status: Tensor, how: str) -> None:
+        """Warn or raise where problems did not converge, as asked."""
+
+    def report_singular(self, singular: Tensor, how: str) -> None:
+        """Warn or raise where solutions are not differentiable, as asked."""
+
+
+def device_of(controller: Controller, tensor: Tensor) -> Device:
+    """The device that solves what lies where ``tensor`` does.
+
+    Raises DeviceError where the controller was not built for it.
+    """
+    known: dict[torch.device, Device] = controller.devices
+    found = known.get(tensor.device)
+    if found is None:
+        found = known[tensor.device] = _make(controller, tensor.device)
+    return found
+
+
+def _make(controller: Controller, device: torch.device) -> Device:
+    library = controller.library
+    if device.type == "cpu":
+        if library.kind == "cpu":
+            return Cpu(library)
+        if library.kind == "cuda-host":
+            return Cuda(library, device)
+        raise DeviceError(_not_built(controller, device, "cpu"))
+    # Devices of other types do not get here: mpcgen.calls.arguments refuses them with the rest of a call.
+    if library.kind == "cuda":
+        return Cuda(library, device)
+    folder = library.path.parent
+    if "cuda" not in kinds_in(folder):
+        raise DeviceError(_not_built(controller, device, "cuda"))
+    return Cuda(load_kind(folder, library.name, library.manifest["source_digest"], "cuda"), device)
+
+
+def _not_built(controller: Controller, device: torch.device, target: str) -> str:
+    folder = controller.library.path.parent
+    other = "the CPU" if target == "cuda" else "CUDA"
+    return (
+        f"{controller.name}: x0 is on {device}, but this module was built for {other} only; run `mpcgen build <the "
+        f"spec file of {controller.name}> --target cpu,cuda -o {folder.parent}` or mpcgen.compile(problem, "
+        f"targets=('cpu', 'cuda')), or move x0"
+    )
+
+
+class Cpu:
+    """The kernels of an extension, on the calling thread and others."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, library: Library) -> None:
+        self.ffi, self._library = library.ffi, library
+
+    def arguments(self, verb: str) -> Any:
+        """See `Device`."""
+        return self.ffi.new(f"{self._library.name}_{verb}_arguments *")
+
+    def entry(self, verb: str, dtype: torch.dtype, batch: int) -> Entry:
+        """See `Device`: the scalar variant for a single problem, else the vector one."""
+        name, bits = self._library.name, torch.finfo(dtype).bits
+        function = getattr(self._library.lib, f"{name}_{verb}_f{bits}_{'single' if batch == 1 else 'batch'}")
+
+        def call(arguments: Any) -> None:
+            code = function(arguments)
+            if code == 1:
+                raise MemoryError(f"{name}: the system refused the memory to {verb} this batch")
+            if code:
+                raise InternalError(f"{name}: unknown return code {code} from {verb}")
+
+        return call
+
+    def report_statuses(self, status: Tensor, how: str) -> None:
+        """See `Device`."""
+        report_statuses(self._library.name, status, how)
+
+    def report_singular(self, singular: Tensor, how: str) -> None:
+        """See `Device`."""
+        report_singular(self._library.name, singular, how)
+
+
+class Cuda:
+    """The kernels of a CUDA library, on torch's current stream and in memory of torch's allocator.
+
+    Nothing waits for the device but on_unconverged="raise", which has to. A warning comes with the first call after
+    its problems were solved. In a CUDA graph no one is told: read ``status``. On a CPU device: the shim's kernels.
+    """
+
+    def __init__(self, library: Library, device: torch.device) -> None:
+        self.device, self.ffi, self._library = device, library.ffi, library
+        self._deferred = Deferred(library.name)
+
+    def arguments(self, verb: str) -> Any:
+        """See `Device`."""
+        return self.ffi.new(f"{self._library.name}_{verb}_arguments *")
+
+    def entry(self, verb: str, dtype: torch.dtype, batch: int) -> Entry:
+        """See `Device`."""
+        name, bits = self._library.name, torch.finfo(dtype).bits
+        function = getattr(self._library.lib, f"{name}_{verb}_f{bits}_cuda")
+        workspace_bytes = getattr(self._library.lib, f"{name}_{verb}_workspace_f{bits}_cuda")
+
+        def call(arguments: Any) -> None:
+            if self.device.type == "cpu":
+                return launch(arguments, 0)
+            with torch.cuda.device(self.device):
+                return launch(arguments, torch.cuda.current_stream().cuda_stream)
+
+        def launch(arguments: Any, stream: int) -> None:
+            size = workspace_bytes(arguments)
+            if size < 0:
+                raise DeviceError(f"{name}: CUDA finds no device to {verb} on; {self._build_hint()}")
+            # Torch's allocator gives the memory to later work of the same stream only, so it may be let go at once.
+            workspace = torch.empty(size, dtype=torch.uint8, device=self.device)
+            code = function(
+                arguments, self.ffi.cast("void *", workspace.data_ptr()), self.ffi.cast("void *", stream)
+            )
+            if code:
+                message = self.ffi.string(self._library.lib.mpcgen_cuda_message(code)).decode()
+                raise DeviceError(
+                    f"{name}: CUDA refuses to {verb} this batch: {message}; {self._build_hint()}"
+                )
+
+        return call
+
+    def _build_hint(self) -> str:
+        return (
+            f"the library was built for {self._library.manifest['target']}; for another device build it anew there, or "
+            f"with --arch"
+        )
+
+    def report_statuses(self, status: Tensor, how: str) -> None:
+        """See `Device`."""
+        self._report(status, how, report_statuses)
+
+    def report_singular(self, singular: Tensor, how: str) -> None:
+        """See `Device`."""
+        self._report(singular, how, report_singular)
+
+    def _report(self, flags: Tensor, how: str, report: Report) -> None:
+        if how == "ignore" or self.device.type == "cpu":
+            report(self._library.name, flags, how)
+        elif torch.cuda.is_current_stream_capturing():
+            if how == "raise":
+                raise ParameterError(
+                    f"{self._library.name}: on_unconverged='raise' has to wait for the result, which a CUDA graph "
+                    f"cannot; use 'ignore' and read sol.status"
+                )
+        elif how == "raise":
+            report(self._library.name, flags, how)
+        else:
+            self._deferred.note(flags, report)

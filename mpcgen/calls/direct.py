@@ -1,0 +1,135 @@
+"""The short way of calls that nothing watches: what the checks of a call found is kept by the call's signature.
+
+The checks in `mpcgen.calls.arguments` look at names, types, shapes, dtypes and devices, never at values. So a call
+with the signature of one that passed would pass again, with the same horizon, batch and sharing of parameters: only
+addresses differ. Control loops make many such calls, and the checks would be most of their overhead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mpcgen.calls import kernels
+from mpcgen.calls.arguments import Call, make_call
+from mpcgen.calls.options import Options
+from mpcgen.calls.solver import Solver
+from mpcgen.runtime.controller import Controller
+
+MOST_SIGNATURES = 64
+"""After so many a controller forgets them all, so that ever new batch sizes do not fill the memory."""
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+Signature = tuple[Any, ...]
+Tensors = tuple[Tensor, ...]
+
+
+class _Known(NamedTuple):
+    """What calls of one signature share.
+
+    parameters: flat defaults, None in the place of a given one. given: of each given one place, name, flat shape.
+    """
+
+    solver: Solver
+    parameters: tuple[Tensor | None, ...]
+    given: tuple[tuple[int, str, tuple[int, ...]], ...]
+
+
+class Direct:
+    """The signatures that one controller, with its options, has checked; pickles and copies are empty."""
+
+    def __init__(self) -> None:
+        self._known: dict[Signature, _Known | None] = {}
+
+    def __reduce__(self) -> tuple[type[Direct], tuple[()]]:
+        return Direct, ()
+
+    def solve(
+        self,
+        controller: Controller,
+        options: Options,
+        x0: Tensor,
+        u_init: Tensor | None,
+        horizon: int | None,
+        values: Mapping[str, Any],
+    ) -> tuple[Tensors, Tensors] | None:
+        """Outputs of `kernels.solve` with leading dimensions, and the parameters as it takes them.
+
+        None for a call that has to go the long way: it is watched, or its tensors are not as the kernel reads them.
+        Raises what `mpcgen.calls.arguments.make_call` raises.
+        """
+        signature = _signature(x0, u_init, horizon, values)
+        if signature is None:
+            return None
+        try:
+            known = self._known[signature]
+        except KeyError:
+            call = make_call(controller, x0, u_init, horizon, values)
+            known = _what_to_keep(controller, options, x0, u_init, values, call)
+            if len(self._known) >= MOST_SIGNATURES:
+                self._known.clear()
+            self._known[signature] = known
+        if known is None:
+            return None
+        parameters: Any = known.parameters
+        if known.given:
+            parameters = list(parameters)
+            for place, name, shape in known.given:
+                value = values[name]
+                parameters[place] = value if value.shape == shape else value.view(shape)
+            parameters = tuple(parameters)
+        return known.solver(x0, u_init, parameters), parameters
+
+
+def _what_to_keep(
+    controller: Controller,
+    options: Options,
+    x0: Tensor,
+    u_init: Tensor | None,
+    values: Mapping[str, Tensor],
+    call: Call,
+) -> _Known | None:
+    """None where an input was not taken as it is, but copied or repeated, as broadcasting may have to."""
+    pairs = [(x0, call.x0)]
+    if u_init is not None and call.u_init is not None:
+        pairs.append((u_init, call.u_init))
+    given, parameters = [], list[Tensor | None](call.parameters)
+    for place, (parameter, flat) in enumerate(zip(controller.parameters, call.parameters, strict=True)):
+        if parameter.name in values:
+            pairs.append((values[parameter.name], flat))
+            given.append((place, parameter.name, tuple(flat.shape)))
+            parameters[place] = None
+    if any(not flat.is_contiguous() or flat.data_ptr() != value.data_ptr() for value, flat in pairs):
+        return None
+    return _Known(kernels.solver_of(controller, options, call), tuple(parameters), tuple(given))
+
+
+def is_watched() -> bool:
+    """Whether forward-mode AD or a functorch transform is active."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def _signature(
+    x0: Tensor, u_init: Tensor | None, horizon: int | None, values: Mapping[str, Any]
+) -> Signature | None:
+    """What the checks depend on; None for a call that is differentiated, or whose tensors the kernel cannot read."""
+    if type(x0) not in _PLAIN or not (horizon is None or type(horizon) is int) or is_watched():
+        return None
+    dtype, is_recorded = x0.dtype, torch.is_grad_enabled()
+    signature: list[Any] = [dtype, horizon, u_init is None]
+    for value in (x0, *values.values()) if u_init is None else (x0, u_init, *values.values()):
+        if (
+            type(value) not in _PLAIN
+            or value.dtype is not dtype
+            or not value.is_cpu
+            or value.layout is not torch.strided
+            or not value.is_contiguous()
+            or value.is_neg()
+            or (is_recorded and value.requires_grad)
+        ):
+            return None
+        signature.append(value.shape)
+    return *signature, *values

@@ -1,0 +1,235 @@
+"""Calls of the compiled kernels on flat batches: tensors in, tensors out, no gradients.
+
+Parameters are (B, ...) or (1, ...), the latter shared by the batch; everything is dense.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpcgen.calls.arguments import Call
+from mpcgen.calls.devices import Device, device_of
+from mpcgen.calls.options import Options
+from mpcgen.calls.solver import Solver
+from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.status import Status
+
+Tensors = tuple[Tensor, ...]
+
+
+def _pointer(device: Device, tensor: Tensor | None) -> Any:
+    ffi = device.ffi
+    return ffi.NULL if tensor is None else ffi.cast("void *", tensor.data_ptr())
+
+
+def _flags(device: Device, tensor: Tensor) -> Any:
+    return device.ffi.cast("int32_t *", tensor.data_ptr())
+
+
+def _pointers(device: Device, tensors: tuple[Tensor | None, ...]) -> Any:
+    return device.ffi.new("void *[]", [_pointer(device, t) for t in tensors])
+
+
+def _strides(parameters: tuple[Tensor | None, ...]) -> list[int]:
+    """Numbers from one problem to the next; a value that the batch shares has stride zero."""
+    return [0 if p is None or p.shape[0] <= 1 else p.numel() // p.shape[0] for p in parameters]
+
+
+def _stride_array(device: Device, parameters: tuple[Tensor | None, ...]) -> Any:
+    return device.ffi.new("int64_t[]", _strides(parameters))
+
+
+def is_constant(controller: Controller, parameters: Tensors) -> bool:
+    """Whether every per-stage parameter (B or 1, stages, ...) has one value for all stages."""
+    pairs = zip(controller.parameters, parameters, strict=True)
+    return all(value.shape[1] == 1 for parameter, value in pairs if parameter.per_stage)
+
+
+def _parameter_fields(controller: Controller, device: Device, parameters: Tensors) -> dict[str, Any]:
+    """What an argument struct says of the parameters; its arrays live as long as this."""
+    return {
+        "parameters": _pointers(device, parameters),
+        "parameter_strides": _stride_array(device, parameters),
+        "constant_parameters": is_constant(controller, parameters),
+    }
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The numbers themselves in memory, row-major; a tensor may be a view that only stands for their negatives."""
+    return tensor.resolve_neg().contiguous()
+
+
+def _each_dense(parameters: Tensors) -> Tensors:
+    return tuple(map(_dense, parameters))
+
+
+def _run(device: Device, verb: str, entry: str, like: Tensor, fields: dict[str, Any]) -> None:
+    """Fill an argument struct and call an entry point; a batch of none is done at once."""
+    batch = like.shape[0]
+    if batch == 0:
+        return
+    arguments = device.arguments(verb)
+    arguments.batch = batch
+    for name, value in fields.items():
+        setattr(arguments, name, value)
+    device.entry(entry, like.dtype, batch)(arguments)
+
+
+def solve(
+    controller: Controller,
+    options: Options,
+    horizon: int,
+    x0: Tensor,
+    u_init: Tensor | None,
+    parameters: Tensors,
+    history: Tensor | None = None,
+) -> Tensors:
+    """Solve a batch: x0 (B, n), u_init (B or 1, N, m).
+
+    Returns x (B, N+1, n), u (B, N, m), cost (B), status (B), iterations (B), residual (B), costates (B, N+1, n),
+    gains (B, N, m, n). history: (B, max_iterations+1, 2), receives cost and residual by pass.
+    """
+    call = Call(x0.shape[:1], horizon, x0, u_init, parameters)
+    u_init = None if u_init is None else _dense(u_init)
+    return solver_of(controller, options, call)(_dense(x0), u_init, _each_dense(parameters), history)
+
+
+def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
+    """The solver for a call and for others of the same sizes; outputs have the call's leading dimensions."""
+    shared = call.u_init is None or call.u_init.shape[0] == 1
+    u_stride = 0 if shared else call.horizon * len(controller.controls)
+    strides = _strides(call.parameters)
+    device = device_of(controller, call.x0)
+    constant = is_constant(controller, call.parameters)
+    return Solver(
+        controller,
+        device,
+        options,
+        call.x0.dtype,
+        call.horizon,
+        call.batch_shape,
+        strides,
+        u_stride,
+        constant,
+    )
+
+
+def usable(status: Tensor, options: Options) -> Tensor:
+    """int32 mask of the problems that have differentials. One without a trajectory never does."""
+    if options.unconverged_gradient == "keep":
+        nothing = (status == Status.INVALID_INPUT) | (status == Status.DIVERGED)
+        return nothing.logical_not().to(torch.int32)
+    return (status == Status.CONVERGED).to(torch.int32)
+
+
+def _solution_fields(
+    device: Device, options: Options, x: Tensor, u: Tensor, wanted: Tensor, singular: Tensor
+) -> dict[str, Any]:
+    return {
+        "horizon": u.shape[1],
+        "exact_hessian": options.gradient == "exact",
+        "threads": options.thread_count(),
+        "smoothing": options.smoothing,
+        "barrier": options.smooth == "solve",
+        "states": _pointer(device, x),
+        "controls": _pointer(device, u),
+        "usable": _flags(device, wanted),
+        "singular": _flags(device, singular),
+    }
+
+
+def differentiate(
+    controller: Controller,
+    options: Options,
+    x: Tensor,
+    u: Tensor,
+    status: Tensor,
+    parameters: Tensors,
+    cotangents: tuple[Tensor | None, Tensor | None, Tensor | None],
+) -> Tensors:
+    """Reverse mode: gradients of x0 (B, n) and of every parameter for cotangents of x, u and cost."""
+    g_x, g_u, g_cost = (None if g is None else _dense(g) for g in cotangents)
+    x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
+    g_x0 = x.new_empty(x.shape[0], x.shape[2])
+    g_parameters = tuple(torch.zeros_like(p) if x.shape[0] == 0 else torch.empty_like(p) for p in parameters)
+    device = device_of(controller, x)
+    wanted, singular = usable(status, options), torch.empty_like(status)
+    targets = _pointers(device, g_parameters)
+    fields = _solution_fields(device, options, x, u, wanted, singular)
+    fields |= _parameter_fields(controller, device, parameters) | {
+        "cotangent_states": _pointer(device, g_x),
+        "cotangent_controls": _pointer(device, g_u),
+        "cotangent_cost": _pointer(device, g_cost),
+        "gradient_initial_state": _pointer(device, g_x0),
+        "gradient_parameters": targets,
+    }
+    _run(device, "gradient", "differentiate", x, fields)
+    device.report_singular(singular, options.on_unconverged)
+    if options.unconverged_gradient == "nan":
+        _poison((g_x0, *g_parameters), wanted.logical_not() | singular.bool())
+    return g_x0, *g_parameters
+
+
+def tangent(
+    controller: Controller,
+    options: Options,
+    x: Tensor,
+    u: Tensor,
+    status: Tensor,
+    parameters: Tensors,
+    d_x0: Tensor | None,
+    d_parameters: tuple[Tensor | None, ...],
+) -> Tensors:
+    """Forward mode: changes of x, u and cost along changes of x0 (B, n) and of the parameters."""
+    x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
+    d_x0 = None if d_x0 is None else _dense(d_x0)
+    d_parameters = tuple(None if d is None else _dense(d) for d in d_parameters)
+    d_x, d_u, d_cost = torch.empty_like(x), torch.empty_like(u), x.new_empty(x.shape[0])
+    device = device_of(controller, x)
+    wanted, singular = usable(status, options), torch.empty_like(status)
+    changes, change_strides = _pointers(device, d_parameters), _stride_array(device, d_parameters)
+    fields = _solution_fields(device, options, x, u, wanted, singular)
+    fields |= _parameter_fields(controller, device, parameters) | {
+        "tangent_initial_state": _pointer(device, d_x0),
+        "tangent_parameters": changes,
+        "tangent_strides": change_strides,
+        "tangent_states": _pointer(device, d_x),
+        "tangent_controls": _pointer(device, d_u),
+        "tangent_cost": _pointer(device, d_cost),
+    }
+    _run(device, "tangent", "tangent", x, fields)
+    device.report_singular(singular, options.on_unconverged)
+    if options.unconverged_gradient == "nan":
+        _poison((d_x, d_u, d_cost), wanted.logical_not() | singular.bool())
+    return d_x, d_u, d_cost
+
+
+def examine(controller: Controller, x: Tensor, u: Tensor, status: Tensor, parameters: Tensors) -> Tensors:
+    """dL/du, lower and upper bounds, (B, N, m) each; NaN for problems without a trajectory."""
+    x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
+    outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
+    device = device_of(controller, x)
+    wanted = usable(status, Options(unconverged_gradient="keep"))
+    fields = _parameter_fields(controller, device, parameters) | {
+        "horizon": u.shape[1],
+        "states": _pointer(device, x),
+        "controls": _pointer(device, u),
+        "usable": _flags(device, wanted),
+    }
+    fields |= {
+        name: _pointer(device, out)
+        for name, out in zip(("multipliers", "lower", "upper"), outputs, strict=True)
+    }
+    _run(device, "examine", "examine", x, fields)
+    return outputs
+
+
+def _poison(tensors: Tensors, where: Tensor) -> None:
+    """Put NaN where a problem has no differential; a shared parameter has none if any problem has none."""
+    anywhere = where.any()
+    for g in tensors:  # without asking the device which: that would wait for it
+        own = where.reshape(-1, *[1] * (g.ndim - 1))
+        g.masked_fill_(own if g.shape[0] == len(where) else anywhere, float("nan"))

@@ -1,0 +1,134 @@
+"""The compiled solver, made ready for calls of one size: from call to call only addresses change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpcgen.calls.devices import Device
+from mpcgen.calls.options import Options
+from mpcgen.runtime.controller import Controller
+
+_OUTPUTS = ("states", "controls", "cost", "status", "iterations", "residual", "costates", "gains")
+_ADDRESSES = ("initial_state", *_OUTPUTS)
+
+
+class Solver:
+    """The solver for batches of one shape, dtype, horizon and sharing of parameters.
+
+    batch_shape: leading dimensions of the outputs. strides: of each parameter, numbers from one problem to the
+    next, 0 where the batch shares it; u_stride: the same of u_init. constant_parameters: each has one value for all
+    stages, and no axis of stages.
+
+    Several threads may call it at once: each call has an argument struct to itself and leaves it to a later one.
+    """
+
+    __slots__ = ("_batch", "_device", "_entry", "_fields", "_options", "_outputs", "_spare", "_strides")
+
+    def __init__(
+        self,
+        controller: Controller,
+        device: Device,
+        options: Options,
+        dtype: torch.dtype,
+        horizon: int,
+        batch_shape: Sequence[int],
+        strides: Sequence[int],
+        u_stride: int,
+        constant_parameters: bool,
+    ) -> None:
+        n, m = len(controller.states), len(controller.controls)
+        self._batch = math.prod(batch_shape)
+        self._device, self._options, self._strides = device, options, strides
+        self._entry = device.entry("solve", dtype, self._batch)
+        states, controls = (*batch_shape, horizon + 1, n), (*batch_shape, horizon, m)
+        shapes = (states, controls, *[tuple(batch_shape)] * 4, states, (*controls, n))
+        self._outputs = tuple(
+            (shape, _dense_strides(shape), torch.int32 if name in ("status", "iterations") else dtype)
+            for name, shape in zip(_OUTPUTS, shapes, strict=True)
+        )
+        self._fields = {
+            "batch": self._batch,
+            "horizon": horizon,
+            "max_iterations": options.max_iterations,
+            "exact_hessian": options.hessian == "exact",
+            "certify": options.hessian == "exact" or options.gradient == "exact",
+            "tolerance": options.tolerance(dtype),
+            "barrier": options.smoothing if options.smooth == "solve" else 0.0,
+            "initial_state_stride": n,
+            "initial_controls_stride": u_stride,
+            "constant_parameters": constant_parameters,
+        }
+        self._spare: list[_Arguments] = []
+
+    def __call__(
+        self, x0: Tensor, u_init: Tensor | None, parameters: Sequence[Tensor], history: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Outputs of `mpcgen.calls.kernels.solve`; every tensor is dense, of the size and dtype prepared for."""
+        empty, device = torch.empty_strided, self._device.device  # the fastest way to a tensor
+        outputs = [
+            empty(shape, strides, dtype=dtype, device=device) for shape, strides, dtype in self._outputs
+        ]
+        if self._batch == 0:
+            return tuple(outputs)
+        try:
+            arguments = self._spare.pop()
+        except IndexError:
+            arguments = _Arguments(self._device, self._fields, self._strides)
+        arguments.point_to(x0, u_init, parameters, outputs, history)
+        struct = arguments.struct
+        struct.threads = 1 if self._batch == 1 else self._options.thread_count()
+        self._entry(struct)
+        if self._batch > 1 or not outputs[3].is_cpu or struct.status[0]:
+            self._device.report_statuses(outputs[3], self._options.on_unconverged)
+        self._spare.append(arguments)
+        return tuple(outputs)
+
+
+class _Arguments:
+    """An argument struct of the solver, filled but for the addresses and the threads."""
+
+    __slots__ = ("_controls", "_history", "_parameters", "_slots", "_strides", "_words", "struct")
+
+    def __init__(self, device: Device, fields: dict[str, Any], strides: Sequence[int]) -> None:
+        ffi, self.struct = device.ffi, device.arguments("solve")
+        for name, value in fields.items():
+            setattr(self.struct, name, value)
+        self._parameters = ffi.new("uintptr_t[]", len(strides))
+        self._strides = ffi.new("int64_t[]", list(strides))
+        self.struct.parameters = ffi.cast("void *", self._parameters)
+        self.struct.parameter_strides = self._strides
+        # Numbers written over the struct's pointers: cffi casts would cost a quarter of a call's overhead.
+        self._words = ffi.cast("uintptr_t *", self.struct)
+        word, layout = ffi.sizeof("uintptr_t"), ffi.typeof(self.struct).item
+
+        def slot(name: str) -> int:
+            return ffi.offsetof(layout, name) // word
+
+        self._slots = tuple(map(slot, _ADDRESSES))
+        self._controls, self._history = slot("initial_controls"), slot("history")
+
+    def point_to(
+        self,
+        x0: Tensor,
+        u_init: Tensor | None,
+        parameters: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        history: Tensor | None,
+    ) -> None:
+        """Let the struct point to these tensors, which have to outlive the call."""
+        words, pointers = self._words, self._parameters
+        for slot, tensor in zip(self._slots, (x0, *outputs), strict=True):
+            words[slot] = tensor.data_ptr()
+        words[self._controls] = 0 if u_init is None else u_init.data_ptr()
+        words[self._history] = 0 if history is None else history.data_ptr()
+        for index, tensor in enumerate(parameters):
+            pointers[index] = tensor.data_ptr()
+
+
+def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

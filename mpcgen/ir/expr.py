@@ -1,0 +1,299 @@
+"""Scalar expressions as a hash-consed graph: equal expressions are one node, built once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mpcgen.errors import InternalError
+from mpcgen.ir.ops import OPERATIONS
+from mpcgen.ir.simplify import RULES
+
+
+class Expr:
+    """One node of a `Graph`; made by the graph's builders only, immutable, compared by identity.
+
+    ``op`` is "const", "symbol" or a name of `ops.OPERATIONS`; ``args`` are the nodes it reads; ``value`` is
+    the float of a const, the name of a symbol, else None; ``index`` is the order of creation in the graph,
+    so that arguments always have smaller indices than the nodes that read them.
+    """
+
+    __slots__ = ("args", "graph", "index", "op", "value")
+
+    def __init__(self, graph: Graph, op: str, args: tuple[Expr, ...], value: Any, index: int) -> None:
+        self.graph = graph
+        self.op = op
+        self.args = args
+        self.value = value
+        self.index = index
+
+    @property
+    def is_const(self) -> bool:
+        """Whether this is a constant."""
+        return self.op == "const"
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether this is the constant 0, which stands for a structural zero."""
+        return self.op == "const" and self.value == 0.0
+
+    @property
+    def is_boolean(self) -> bool:
+        """Whether this is a truth value (constants are not: in a condition they stand for true and false)."""
+        return self.op in OPERATIONS and OPERATIONS[self.op].boolean
+
+    def __add__(self, other: Expr | float) -> Expr:
+        return self.graph.apply("add", self, other)
+
+    def __radd__(self, other: float) -> Expr:
+        return self.graph.apply("add", other, self)
+
+    def __sub__(self, other: Expr | float) -> Expr:
+        return self.graph.apply("sub", self, other)
+
+    def __rsub__(self, other: float) -> Expr:
+        return self.graph.apply("sub", other, self)
+
+    def __mul__(self, other: Expr | float) -> Expr:
+        return self.graph.apply("mul", self, other)
+
+    def __rmul__(self, other: float) -> Expr:
+        return self.graph.apply("mul", other, self)
+
+    def __truediv__(self, other: Expr | float) -> Expr:
+        return self.graph.apply("div", self, other)
+
+    def __rtruediv__(self, other: float) -> Expr:
+        return self.graph.apply("div", other, self)
+
+    def __pow__(self, other: Expr | float) -> Expr:
+        return self.graph.apply("pow", self, other)
+
+    def __rpow__(self, other: float) -> Expr:
+        return self.graph.apply("pow", other, self)
+
+    def __neg__(self) -> Expr:
+        return self.graph.apply("neg", self)
+
+    def __repr__(self) -> str:
+        if self.op in ("const", "symbol"):
+            return f"{self.value}"
+        return f"{self.op}({', '.join(_brief(arg) for arg in self.args)})"
+
+
+def _brief(expr: Expr) -> str:
+    return f"{expr.value}" if expr.op in ("const", "symbol") else f"%{expr.index}"
+
+
+class Graph:
+    """The table of all nodes, and one builder per operation; builders simplify what they build."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[Any, ...], Expr] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def symbol(self, name: str) -> Expr:
+        """Return the symbol of this name, the same node for the same name."""
+        return self._intern("symbol", (), name)
+
+    def const(self, value: float) -> Expr:
+        """Return the constant ``value``, which may be infinite but not NaN; -0.0 is taken as 0.0."""
+        number = float(value)
+        if math.isnan(number):
+            raise InternalError("a constant of the graph is NaN; constants must be real numbers or ±inf")
+        return self._intern("const", (), number + 0.0)
+
+    def apply(self, op: str, *args: Expr | float) -> Expr:
+        """Return ``op`` of ``args``, simplified; numbers among the arguments become constants.
+
+        Raises `InternalError` for an unknown operation, a wrong number of arguments, arguments of another
+        graph, or a truth value in place of a number and vice versa.
+        """
+        operation = OPERATIONS.get(op)
+        if operation is None:
+            raise InternalError(f"unknown operation {op!r}; known are {', '.join(OPERATIONS)}")
+        if len(args) != operation.arity:
+            raise InternalError(f"{op} takes {operation.arity} arguments, {len(args)} given")
+        nodes = tuple(arg if isinstance(arg, Expr) else self.const(arg) for arg in args)
+        if operation.commutative and nodes[1].op == "const" and nodes[0].op != "const":
+            nodes = (nodes[1], nodes[0])
+        known = self._nodes.get(_key(op, nodes))
+        if known is not None:
+            return known
+        self._check(op, nodes)
+        if all(node.op == "const" for node in nodes):
+            return self._fold(op, nodes)
+        rule = RULES.get(op)
+        simplified = rule(self, *nodes) if rule is not None else None
+        return self._intern(op, nodes) if simplified is None else simplified
+
+    def _fold(self, op: str, nodes: tuple[Expr, ...]) -> Expr:
+        """Fold an operation on constants, unless that would hide a pole or a domain error."""
+        values = [node.value for node in nodes]
+        result = OPERATIONS[op].evaluate(*values)
+        if math.isfinite(result) or (math.isinf(result) and any(math.isinf(value) for value in values)):
+            return self.const(result)
+        return self._intern(op, nodes)
+
+    def _check(self, op: str, nodes: tuple[Expr, ...]) -> None:
+        expected = OPERATIONS[op].boolean_args
+        for position, node in enumerate(nodes):
+            if node.graph is not self:
+                raise InternalError(f"argument {position} of {op}, {node!r}, belongs to another graph")
+            boolean = bool(expected) and expected[position]
+            if node.op != "const" and node.is_boolean != boolean:
+                kind = "truth value" if boolean else "number"
+                raise InternalError(f"argument {position} of {op} must be a {kind}, {node!r} given")
+
+    def _intern(self, op: str, args: tuple[Expr, ...], value: Any = None) -> Expr:
+        key = _key(op, args) if value is None else (op, value)
+        node = self._nodes.get(key)
+        if node is None:
+            node = Expr(self, op, args, value, len(self._nodes))
+            self._nodes[key] = node
+        return node
+
+    def add(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Sum a + b."""
+        return self.apply("add", a, b)
+
+    def sub(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Difference a - b."""
+        return self.apply("sub", a, b)
+
+    def mul(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Product a * b."""
+        return self.apply("mul", a, b)
+
+    def div(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Quotient a / b, built as a*(1/b): every div node has the numerator 1."""
+        return self.apply("div", a, b)
+
+    def neg(self, a: Expr | float) -> Expr:
+        """Negation -a."""
+        return self.apply("neg", a)
+
+    def pow(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Power a**b, NaN for a negative base and an exponent that is not an integer."""
+        return self.apply("pow", a, b)
+
+    def sqrt(self, a: Expr | float) -> Expr:
+        """Square root."""
+        return self.apply("sqrt", a)
+
+    def exp(self, a: Expr | float) -> Expr:
+        """Exponential."""
+        return self.apply("exp", a)
+
+    def log(self, a: Expr | float) -> Expr:
+        """Natural logarithm."""
+        return self.apply("log", a)
+
+    def sin(self, a: Expr | float) -> Expr:
+        """Sine, radians."""
+        return self.apply("sin", a)
+
+    def cos(self, a: Expr | float) -> Expr:
+        """Cosine, radians."""
+        return self.apply("cos", a)
+
+    def tan(self, a: Expr | float) -> Expr:
+        """Tangent, radians."""
+        return self.apply("tan", a)
+
+    def asin(self, a: Expr | float) -> Expr:
+        """Arc sine, in [-pi/2, pi/2]."""
+        return self.apply("asin", a)
+
+    def acos(self, a: Expr | float) -> Expr:
+        """Arc cosine, in [0, pi]."""
+        return self.apply("acos", a)
+
+    def atan(self, a: Expr | float) -> Expr:
+        """Arc tangent, in [-pi/2, pi/2]."""
+        return self.apply("atan", a)
+
+    def atan2(self, y: Expr | float, x: Expr | float) -> Expr:
+        """Angle of the point (x, y), in [-pi, pi]."""
+        return self.apply("atan2", y, x)
+
+    def sinh(self, a: Expr | float) -> Expr:
+        """Hyperbolic sine."""
+        return self.apply("sinh", a)
+
+    def cosh(self, a: Expr | float) -> Expr:
+        """Hyperbolic cosine."""
+        return self.apply("cosh", a)
+
+    def tanh(self, a: Expr | float) -> Expr:
+        """Hyperbolic tangent."""
+        return self.apply("tanh", a)
+
+    def asinh(self, a: Expr | float) -> Expr:
+        """Inverse hyperbolic sine."""
+        return self.apply("asinh", a)
+
+    def acosh(self, a: Expr | float) -> Expr:
+        """Inverse hyperbolic cosine, of a >= 1."""
+        return self.apply("acosh", a)
+
+    def atanh(self, a: Expr | float) -> Expr:
+        """Inverse hyperbolic tangent, of |a| < 1."""
+        return self.apply("atanh", a)
+
+    def erf(self, a: Expr | float) -> Expr:
+        """Error function."""
+        return self.apply("erf", a)
+
+    def abs(self, a: Expr | float) -> Expr:
+        """Absolute value."""
+        return self.apply("abs", a)
+
+    def sign(self, a: Expr | float) -> Expr:
+        """-1, 0 or 1."""
+        return self.apply("sign", a)
+
+    def min(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Return the smaller of two."""
+        return self.apply("min", a, b)
+
+    def max(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Return the larger of two."""
+        return self.apply("max", a, b)
+
+    def select(self, condition: Expr, then: Expr | float, other: Expr | float) -> Expr:
+        """``then`` where the condition holds, else ``other``."""
+        return self.apply("select", condition, then, other)
+
+    def lt(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Condition a < b."""
+        return self.apply("lt", a, b)
+
+    def le(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Condition a <= b."""
+        return self.apply("le", a, b)
+
+    def eq(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Condition a == b."""
+        return self.apply("eq", a, b)
+
+    def logical_and(self, a: Expr, b: Expr) -> Expr:
+        """Both conditions."""
+        return self.apply("and", a, b)
+
+    def logical_or(self, a: Expr, b: Expr) -> Expr:
+        """Either condition."""
+        return self.apply("or", a, b)
+
+    def logical_not(self, a: Expr) -> Expr:
+        """The condition's negation."""
+        return self.apply("not", a)
+
+
+def _key(op: str, args: tuple[Expr, ...]) -> tuple[Any, ...]:
+    """Return what equal nodes have in common: a + b is b + a, though it reads as it was written first."""
+    if len(args) == 2 and args[0].index > args[1].index and OPERATIONS[op].commutative:
+        return op, (args[1], args[0])
+    return op, args

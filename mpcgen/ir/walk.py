@@ -1,0 +1,64 @@
+"""Walks over the graph: order, substitution, symbols, operation counts. All iterative and deterministic."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from mpcgen.ir.expr import Expr
+from mpcgen.ir.ops import OPERATIONS
+
+
+def topological(outputs: Sequence[Expr], stop: Collection[Expr] = ()) -> list[Expr]:
+    """Every node that ``outputs`` read, once, arguments before the nodes that use them.
+
+    The order is that of a depth-first walk from the first output on. Nodes in ``stop`` are listed, but
+    not what they read.
+    """
+    order: list[Expr] = []
+    done: set[Expr] = set()
+    stack = list(reversed(outputs))
+    while stack:
+        node = stack[-1]
+        if node in done:
+            stack.pop()
+            continue
+        pending = [] if node in stop else [arg for arg in node.args if arg not in done]
+        if pending:
+            stack.extend(reversed(pending))
+        else:
+            stack.pop()
+            done.add(node)
+            order.append(node)
+    return order
+
+
+def rebuild(node: Expr, rebuilt: Mapping[Expr, Expr]) -> Expr:
+    """Return ``node`` on what its arguments were ``rebuilt`` to, simplified anew; itself if they are the same."""
+    args = tuple(rebuilt[arg] for arg in node.args)
+    return node if args == node.args else node.graph.apply(node.op, *args)
+
+
+def substitute(outputs: Sequence[Expr], mapping: Mapping[Expr, Expr]) -> list[Expr]:
+    """Return ``outputs`` with every node of ``mapping`` replaced at once, simplified anew."""
+    rebuilt: dict[Expr, Expr] = {}
+    for node in topological(outputs, stop=mapping.keys()):
+        rebuilt[node] = mapping[node] if node in mapping else rebuild(node, rebuilt)
+    return [rebuilt[output] for output in outputs]
+
+
+def symbols_of(outputs: Sequence[Expr]) -> list[Expr]:
+    """Return the symbols that ``outputs`` depend on, by creation."""
+    symbols = [node for node in topological(outputs) if node.op == "symbol"]
+    return sorted(symbols, key=lambda node: node.index)
+
+
+def operation_count(outputs: Sequence[Expr]) -> dict[str, int]:
+    """Return how often each operation occurs in the nodes behind ``outputs``, in the table's order."""
+    counts = dict.fromkeys(OPERATIONS, 0)
+    for node in topological(outputs):
+        if node.op in counts:
+            counts[node.op] += 1
+    return {op: count for op, count in counts.items() if count}
+
+
+def flops(outputs: Sequence[Expr]) -> int:
+    """Total number of operations behind ``outputs``, each counted as one."""
+    return sum(operation_count(outputs).values())
