@@ -1,5 +1,6 @@
 """Building: what makes a build stale, what a failure says, and that processes can share the cache."""
 
+import ast
 import os
 import shutil
 import stat
@@ -331,6 +332,21 @@ def test_spec_key_changes_with_the_cost_and_the_assumptions():
         type(plain)(**{**vars(plain), "terminal_cost": plain.terminal_cost.subs(x, positive)}),
     ]
     assert len({digest.spec_key(spec, toolchain) for spec in specs}) == len(specs)
+
+
+def test_every_module_that_rendering_imports_is_part_of_the_spec_key():
+    code = (
+        "import sys, mpcgen\n"
+        "from mpcgen.codegen import render_spec\n"
+        "render_spec(mpcgen.lqr(1, 1, horizon=2).spec())\n"
+        "print([module.__file__ for name, module in sys.modules.items() if name.startswith('mpcgen')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {Path(file) for file in ast.literal_eval(done.stdout)} - {
+        digest.TEMPLATE_FOLDER / "__init__.py"
+    }
+    assert imported <= set(digest.pipeline_sources())
+    assert len(imported) > 20
 
 
 def test_spec_key_does_not_depend_on_the_hash_seed():

@@ -23,8 +23,8 @@ from mpcgen.runtime.loading import ABI, EXT_SUFFIX
 PACKAGE_FOLDER = Path(mpcgen.__file__).parent
 TEMPLATE_FOLDER = Path(str(files("mpcgen.templates")))
 HEADER_FOLDER = TEMPLATE_FOLDER / "runtime"
-# The parts of mpcgen that stand between a spec and its compiled package.
-_PIPELINE = ("problem", "graph", "derivative", "codegen", "build")
+# What reads a compiled package, or none; all else in mpcgen stands between a spec and its package.
+_BESIDE = frozenset({"cli.py", "runtime", "calls", "autograd", "baseline", "reference", "diagnosis"})
 
 
 class HasIdentity(Protocol):
@@ -38,7 +38,7 @@ class HasIdentity(Protocol):
 def build_digest(rendered: Rendered, toolchain: HasIdentity, headers: Path = HEADER_FOLDER) -> str:
     """Sha256 (hex) over rendered text, bundled headers, toolchain, Python ABI, cffi and our interface."""
     parts = [f"{file}\n{text}" for file, text in rendered.files]
-    parts += _folder_parts(headers, "*")
+    parts += _folder_parts(headers)
     parts += _machine_parts(toolchain)
     return _sha256(parts)
 
@@ -46,7 +46,7 @@ def build_digest(rendered: Rendered, toolchain: HasIdentity, headers: Path = HEA
 def spec_key(spec: Spec, toolchain: HasIdentity) -> str:
     """Sha256 (hex) over a specification, mpcgen's own sources and templates, and the toolchain."""
     parts = [*canonical_lines(spec), *_SOURCES]
-    parts += _folder_parts(TEMPLATE_FOLDER, "*")
+    parts += _folder_parts(TEMPLATE_FOLDER)
     parts += [sp.__version__, version("jinja2")]
     parts += _machine_parts(toolchain)
     return _sha256(parts)
@@ -94,12 +94,22 @@ def _number(expression: sp.Basic, lines: list[str], numbers: dict[sp.Basic, int]
     return numbers[expression]
 
 
+def pipeline_sources() -> list[Path]:
+    """Mpcgen's own modules that a package's text may depend on; one in a new folder is among them."""
+    files = sorted(PACKAGE_FOLDER.rglob("*.py"))
+    return [path for path in files if path.relative_to(PACKAGE_FOLDER).parts[0] not in _BESIDE]
+
+
 def _machine_parts(toolchain: HasIdentity) -> list[str]:
     return [toolchain.identity, EXT_SUFFIX, f"cffi {_cffi_backend.__version__}", f"interface {ABI}"]
 
 
-def _folder_parts(folder: Path, pattern: str) -> list[str]:
-    files = sorted(path for path in folder.rglob(pattern) if path.is_file() and path.suffix != ".pyc")
+def _folder_parts(folder: Path) -> list[str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return _file_parts(folder, files)
+
+
+def _file_parts(folder: Path, files: Iterable[Path]) -> list[str]:
     return [f"{path.relative_to(folder).as_posix()}\n{path.read_text(encoding='utf-8')}" for path in files]
 
 
@@ -111,6 +121,6 @@ def _sha256(parts: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-_SOURCES = [part for name in _PIPELINE for part in _folder_parts(PACKAGE_FOLDER / name, "*.py")]
+_SOURCES = _file_parts(PACKAGE_FOLDER, pipeline_sources())
 """mpcgen's own sources, as they were when this process imported them: a process that outlives an update must not file
 what its old code renders under the new code's key."""
