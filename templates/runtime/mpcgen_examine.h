@@ -5,12 +5,12 @@
 #include "mpcgen_sensitivity.h"
 
 COUNT size_t examine_reals(const examine_arguments *a) {
-  return sensitivity_reals(a->horizon, parameter_rows(a->horizon, a->constant_parameters));
+  return sensitivity_reals(a->horizon, a->constant_parameters);
 }
 
 /* Lays out a workspace of examine_reals() from `at` on, where all is zero. */
 FUNCTION void lay_out_examine(sensitivity_state *s, const examine_arguments *a, reals at) {
-  lay_out_sensitivity(s, a->horizon, parameter_rows(a->horizon, a->constant_parameters), at);
+  lay_out_sensitivity(s, a->horizon, a->constant_parameters, at);
 }
 
 FUNCTION void store_examined(const sensitivity_state *s, const examine_arguments *a, int k, int64_t problem) {

@@ -8,27 +8,31 @@
 
 #include "mpcgen_sensitivity.h"
 
+/* Beside what the sweep takes. A device looks for the sums at the end. */
+#define GRADIENT_ARRAYS(ARRAY)                                                 \
+  ARRAY(g_theta, NTHETA)    /* this vector's parameter gradients */            \
+  ARRAY(g_theta_stage, rows * NTHETA_STAGE)                                    \
+  ARRAY(sum_theta, NTHETA)  /* the same summed over the vectors of a block */  \
+  ARRAY(sum_theta_stage, rows * NTHETA_STAGE)
+
 typedef struct {
   sensitivity_state base;
-  reals g_theta, g_theta_stage;     /* this vector's parameter gradients */
-  reals sum_theta, sum_theta_stage; /* the same summed over the vectors of a block */
+  GRADIENT_ARRAYS(DECLARE_ARRAY)
   real g_initial[NX];
 } gradient_state;
 
 COUNT size_t gradient_reals(const gradient_arguments *a) {
-  const int rows = parameter_rows(a->horizon, a->constant_parameters);
-  return sensitivity_reals(a->horizon, rows) + 2 * (NTHETA + (size_t)rows * NTHETA_STAGE);
+  const size_t rows = (size_t)parameter_rows(a->horizon, a->constant_parameters);
+  return sensitivity_reals(a->horizon, a->constant_parameters) GRADIENT_ARRAYS(COUNT_ARRAY);
 }
 
 /* Lays out a workspace of gradient_reals() from `at` on, for the call's horizon and smoothing. */
-FUNCTION void lay_out_gradient(gradient_state *g, const gradient_arguments *a, reals at) {
-  at = lay_out_sensitivity(&g->base, a->horizon, parameter_rows(a->horizon, a->constant_parameters), at);
-  g->base.smoothing = (scalar)a->smoothing;
-  g->base.barrier = a->barrier;
-  g->g_theta = at, at += NTHETA;
-  g->g_theta_stage = at, at += (size_t)g->base.rows * NTHETA_STAGE;
-  g->sum_theta = at, at += NTHETA;
-  g->sum_theta_stage = at;
+FUNCTION void lay_out_gradient(gradient_state *s, const gradient_arguments *a, reals at) {
+  at = lay_out_sensitivity(&s->base, a->horizon, a->constant_parameters, at);
+  const size_t rows = (size_t)s->base.rows;
+  s->base.smoothing = (scalar)a->smoothing;
+  s->base.barrier = a->barrier;
+  GRADIENT_ARRAYS(PLACE_ARRAY)
 }
 
 /* d_lambda = V d_x + v at a stage. */

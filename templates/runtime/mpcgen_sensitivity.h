@@ -11,32 +11,47 @@
 #define MPCGEN_SENSITIVITY_H
 
 #include "mpcgen_problem.h"
+#include "mpcgen_workspace.h"
+
+/* The workspace of the sweeps, for LANES problems. */
+#define SENSITIVITY_ARRAYS(ARRAY)                                                                         \
+  ARRAY(theta, NTHETA + NPREPARED)                                                                        \
+  ARRAY(theta_stage, rows * NTHETA_STAGE)                                                                 \
+  ARRAY(x, (n + 1) * NX)         /* the solution, as u is */                                              \
+  ARRAY(linear_x, (n + 1) * NX)  /* linear terms of the LQ problem, as linear_u is */                     \
+  ARRAY(costate, (n + 1) * NX)                                                                            \
+  ARRAY(offset, (n + 1) * NX)    /* value function of the differentials, as hessian is */                 \
+  ARRAY(hessian, (n + 1) * NXX)                                                                           \
+  ARRAY(affine, n * NX)          /* d_{t+1} = F d_t + affine; zero in reverse mode */                     \
+  ARRAY(u, n * NU)                                                                                        \
+  ARRAY(linear_u, n * NU)                                                                                 \
+  ARRAY(held, n * NU)            /* value of d_u where a bound holds it; zero in reverse mode */          \
+  ARRAY(multiplier, n * NU)      /* dL/du, nonzero where a bound is active */                             \
+  ARRAY(step, n * NU)            /* policy of the differentials, as gain is */                            \
+  ARRAY(at_lower, n * NU)        /* one where the bound is active, else zero; smoothed: its stiffness */  \
+  ARRAY(at_upper, n * NU)                                                                                 \
+  ARRAY(gain, n * NU * NX)
 
 typedef struct {
   int horizon;
   scalar smoothing;
   int barrier;                /* the solution is that of the problem with the barrier */
   int rows;                   /* of theta_stage: N+1, or 1 */
-  reals theta, theta_stage;
-  reals x, u;
-  reals linear_x, linear_u;   /* (N+1, NX), (N, NU): linear terms of the LQ problem */
-  reals affine;               /* (N, NX): d_{t+1} = F d_t + affine; zero in reverse mode */
-  reals held;                 /* (N, NU): value of d_u where a bound holds it; zero in reverse mode */
+  SENSITIVITY_ARRAYS(DECLARE_ARRAY)
   real loss_cost;             /* reverse mode: cotangent of the cost */
-  reals costate;              /* (N+1, NX) */
-  reals multiplier;           /* (N, NU): dL/du, nonzero where a bound is active */
-  reals hessian, offset;      /* (N+1, NXX), (N+1, NX): value function of the differentials */
-  reals gain, step;
-  reals at_lower, at_upper;   /* (N, NU): one where the bound is active, else zero; smoothed: its stiffness */
   mask usable, regular;       /* the caller wants this problem; every pivot was accepted */
   int shared_loaded;          /* parameters that the batch shares are in all lanes */
   value_model value;          /* of the sweep's present stage: too large for the stack if there are many states */
   stage_model model;
 } sensitivity_state;
 
+#define CHANGE_ARRAYS(ARRAY)  \
+  ARRAY(theta, NTHETA)        \
+  ARRAY(theta_stage, rows * NTHETA_STAGE)
+
 /* Forward mode: a change of the parameters, and what it does to the optimal cost. */
 typedef struct {
-  reals theta, theta_stage;
+  CHANGE_ARRAYS(DECLARE_ARRAY)
   real cost;
 } parameter_change;
 
@@ -49,33 +64,18 @@ typedef struct {
   const int64_t *parameter_strides;
 } solution_batch;
 
-COUNT size_t sensitivity_reals(int horizon, int rows) {
-  const size_t n = (size_t)horizon;
-  return NTHETA + NPREPARED + (size_t)rows * NTHETA_STAGE + (n + 1) * (4 * NX + NXX) + n * (NX + NU * NX + 7 * NU);
+COUNT size_t sensitivity_reals(int horizon, int constant_parameters) {
+  const size_t n = (size_t)horizon, rows = (size_t)parameter_rows(horizon, constant_parameters);
+  return SENSITIVITY_ARRAYS(COUNT_ARRAY);
 }
 
-/* Lays out a state's arrays from `at` on, where all is zero; returns what follows them. */
-FUNCTION reals lay_out_sensitivity(sensitivity_state *s, int horizon, int rows, reals at) {
-  const size_t n = (size_t)horizon;
+/* Lays out a workspace of sensitivity_reals() from `at` on, where all is zero; returns what follows. */
+FUNCTION reals lay_out_sensitivity(sensitivity_state *s, int horizon, int constant_parameters, reals at) {
+  const size_t n = (size_t)horizon, rows = (size_t)parameter_rows(horizon, constant_parameters);
   s->horizon = horizon;
-  s->rows = rows;
+  s->rows = (int)rows;
   s->shared_loaded = 0;
-  s->theta = at, at += NTHETA + NPREPARED;
-  s->theta_stage = at, at += (size_t)rows * NTHETA_STAGE;
-  s->x = at, at += (n + 1) * NX;
-  s->linear_x = at, at += (n + 1) * NX;
-  s->costate = at, at += (n + 1) * NX;
-  s->offset = at, at += (n + 1) * NX;
-  s->hessian = at, at += (n + 1) * NXX;
-  s->affine = at, at += n * NX;
-  s->u = at, at += n * NU;
-  s->linear_u = at, at += n * NU;
-  s->held = at, at += n * NU;
-  s->multiplier = at, at += n * NU;
-  s->step = at, at += n * NU;
-  s->at_lower = at, at += n * NU;
-  s->at_upper = at, at += n * NU;
-  s->gain = at, at += n * NU * NX;
+  SENSITIVITY_ARRAYS(PLACE_ARRAY)
   return at;
 }
 

@@ -3,6 +3,7 @@
 #define MPCGEN_STATE_H
 
 #include "mpcgen_problem.h"
+#include "mpcgen_workspace.h"
 
 /* How far the lanes have come with their problems. */
 typedef struct {
@@ -31,18 +32,27 @@ typedef struct {
  * that makes the model is then part of the sweep's loop. */
 #define MODEL_IN_REGISTERS (LANES > 1 && SMALL_STAGE && !LINEAR_DYNAMICS)
 
-/* Trajectories, gains and parameters of LANES problems; the size does not depend on the batch. */
+/* A solver's workspace: LANES problems, however large the batch. */
+#define SOLVER_ARRAYS(ARRAY)                                             \
+  ARRAY(theta, NTHETA + NPREPARED)                                       \
+  ARRAY(theta_stage, rows * NTHETA_STAGE)                                \
+  ARRAY(x, (n + 1) * NX)      /* of the accepted trajectory, as u is */  \
+  ARRAY(new_x, (n + 1) * NX)  /* of the candidate, as new_u is */        \
+  ARRAY(costate, (n + 1) * NX)                                           \
+  ARRAY(u, n * NU)                                                       \
+  ARRAY(new_u, n * NU)                                                   \
+  ARRAY(gradient, n * NU)     /* dL/du along the accepted trajectory */  \
+  ARRAY(gain, n * NU * NX)    /* the policy, with the step */            \
+  ARRAY(step, n * NU)
+
+/* Trajectories, policy and parameters of LANES problems, and how far they have come. */
 typedef struct {
   int horizon;
   int exact_hessian;           /* this solve uses second derivatives of the dynamics */
   scalar barrier;              /* mu of the log-barrier in place of the bounds, or 0 */
   int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
   int rows;                    /* of theta_stage: N+1, or 1 */
-  reals theta, theta_stage;
-  reals x, u, new_x, new_u;    /* (N+1, NX), (N, NU): accepted and candidate */
-  reals costate;               /* (N+1, NX) */
-  reals gain, step;            /* (N, NU, NX), (N, NU) */
-  reals gradient;              /* (N, NU): dL/du along the accepted trajectory */
+  SOLVER_ARRAYS(DECLARE_ARRAY)
   real length, regularisation;
   real second_order;           /* weight of lambda'(d2f) in the Hessian: 0 Gauss-Newton, 1 exact */
   real cost, cost_scale;       /* of the candidate, its barrier included */
@@ -62,25 +72,16 @@ typedef struct {
 
 COUNT size_t solver_reals(const solve_arguments *a) {
   const size_t n = (size_t)a->horizon, rows = (size_t)parameter_rows(a->horizon, a->constant_parameters);
-  return NTHETA + NPREPARED + rows * NTHETA_STAGE + 3 * (n + 1) * NX + 4 * n * NU + n * NU * NX;
+  return SOLVER_ARRAYS(COUNT_ARRAY);
 }
 
 /* Lays out a solver's workspace of solver_reals() from `at` on. */
 FUNCTION void lay_out_solver(solver_state *s, const solve_arguments *a, reals at) {
-  const size_t n = (size_t)a->horizon;
+  const size_t n = (size_t)a->horizon, rows = (size_t)parameter_rows(a->horizon, a->constant_parameters);
   s->horizon = a->horizon;
-  s->rows = parameter_rows(a->horizon, a->constant_parameters);
+  s->rows = (int)rows;
   s->shared_loaded = 0;
-  s->theta = at, at += NTHETA + NPREPARED;
-  s->theta_stage = at, at += (size_t)s->rows * NTHETA_STAGE;
-  s->x = at, at += (n + 1) * NX;
-  s->new_x = at, at += (n + 1) * NX;
-  s->costate = at, at += (n + 1) * NX;
-  s->u = at, at += n * NU;
-  s->new_u = at, at += n * NU;
-  s->gradient = at, at += n * NU;
-  s->gain = at, at += n * NU * NX;
-  s->step = at;
+  SOLVER_ARRAYS(PLACE_ARRAY)
 }
 
 #endif

@@ -7,29 +7,36 @@
 
 #include "mpcgen_sensitivity.h"
 
+/* Beside what the sweep and the change of the parameters take. */
+#define TANGENT_ARRAYS(ARRAY)    \
+  ARRAY(d_states, (n + 1) * NX)  \
+  ARRAY(d_controls, n * NU)
+
 typedef struct {
   sensitivity_state base;
   parameter_change change;
   real initial[NX];       /* change of x0 */
-  reals d_states, d_controls;
+  TANGENT_ARRAYS(DECLARE_ARRAY)
 } tangent_state;
 
 COUNT size_t tangent_reals(const tangent_arguments *a) {
-  const size_t n = (size_t)a->horizon;
-  const int rows = parameter_rows(a->horizon, a->constant_parameters);
-  return sensitivity_reals(a->horizon, rows) + NTHETA + (size_t)rows * NTHETA_STAGE + (n + 1) * NX + n * NU;
+  const size_t n = (size_t)a->horizon, rows = (size_t)parameter_rows(a->horizon, a->constant_parameters);
+  return sensitivity_reals(a->horizon, a->constant_parameters) CHANGE_ARRAYS(COUNT_ARRAY) TANGENT_ARRAYS(COUNT_ARRAY);
+}
+
+FUNCTION reals lay_out_change(parameter_change *s, size_t rows, reals at) {
+  CHANGE_ARRAYS(PLACE_ARRAY)
+  return at;
 }
 
 /* Lays out a workspace of tangent_reals() from `at` on, where all is zero, for the call's horizon and smoothing. */
-FUNCTION void lay_out_tangent(tangent_state *f, const tangent_arguments *a, reals at) {
+FUNCTION void lay_out_tangent(tangent_state *s, const tangent_arguments *a, reals at) {
   const size_t n = (size_t)a->horizon;
-  at = lay_out_sensitivity(&f->base, a->horizon, parameter_rows(a->horizon, a->constant_parameters), at);
-  f->base.smoothing = (scalar)a->smoothing;
-  f->base.barrier = a->barrier;
-  f->change.theta = at, at += NTHETA;
-  f->change.theta_stage = at, at += (size_t)f->base.rows * NTHETA_STAGE;
-  f->d_states = at, at += (n + 1) * NX;
-  f->d_controls = at;
+  at = lay_out_sensitivity(&s->base, a->horizon, a->constant_parameters, at);
+  at = lay_out_change(&s->change, (size_t)s->base.rows, at);
+  s->base.smoothing = (scalar)a->smoothing;
+  s->base.barrier = a->barrier;
+  TANGENT_ARRAYS(PLACE_ARRAY)
 }
 
 /* Loads a solution and the changes of its x0 and parameters into a lane; a NULL change is zero. */

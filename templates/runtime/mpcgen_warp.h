@@ -8,6 +8,7 @@
 #define MPCGEN_WARP_H
 
 #include "mpcgen_problem.h"
+#include "mpcgen_workspace.h"
 
 /* A trajectory and its costates as the workspace holds them. */
 typedef struct {
@@ -16,11 +17,26 @@ typedef struct {
   reals costate; /* (N+1, NX) */
 } team_path;
 
+enum {
+  MODEL_REALS = sizeof(stage_model) / sizeof(real),
+  LANE_SUMS = NTHETA + NTHETA_STAGE, /* gradients of what all stages share: theta, and theta_stage if it has one row */
+};
+
+/* A team's workspace beside that of what it computes: */
+#define TEAM_ARRAYS(ARRAY)                                              \
+  ARRAY(models, n * MODEL_REALS)  /* the stages' F, H and gradients */  \
+  ARRAY(costs, n)                 /* forward mode: changes of the stages' costs */
+
+/* and in reverse mode: the differentials, and each lane's sum of the parameters' gradients. */
+#define TEAM_GRADIENT_ARRAYS(ARRAY)  \
+  ARRAY(d_states, (n + 1) * NX)      \
+  ARRAY(d_controls, n * NU)          \
+  ARRAY(lane_sums, (size_t)WARP * LANE_SUMS)
+
 /* What a team keeps beside the state of a solve or of a sensitivity. */
 typedef struct {
-  stage_model *models;     /* in the workspace: N stages' F, H and gradients */
-  real *costs;             /* forward mode: (N), changes of the stages' costs */
-  reals d_states, d_controls, lane_sums; /* reverse mode: (N+1, NX), (N, NU); LANE_SUMS for each lane */
+  TEAM_ARRAYS(DECLARE_ARRAY)
+  TEAM_GRADIENT_ARRAYS(DECLARE_ARRAY) /* in reverse mode */
   real square[NX * NX];    /* the value function's Hessian, both triangles */
   real image[NX * NTAU];   /* times F */
   real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
@@ -30,19 +46,20 @@ typedef struct {
   mask accepted;
 } team_memory;
 
-enum {
-  MODEL_REALS = sizeof(stage_model) / sizeof(real),
-  LANE_SUMS = NTHETA + NTHETA_STAGE, /* gradients of what all stages share: theta, and theta_stage if it has one row */
-};
+COUNT size_t team_reals(int horizon) {
+  const size_t n = (size_t)horizon;
+  return TEAM_ARRAYS(COUNT_ARRAY);
+}
 
-/* Workspace of a team beside that of what it computes. */
-COUNT size_t team_reals(int horizon) { return (size_t)horizon * (MODEL_REALS + 1); }
-
-/* Lays out team_reals() from `at` on; returns what follows them. */
-FUNCTION reals lay_out_team(team_memory *m, int horizon, reals at) {
-  m->models = (stage_model *)(void *)&at[0], at += horizon * MODEL_REALS;
-  m->costs = &at[0], at += horizon;
+/* Lays out team_reals() from `at` on; returns what follows. */
+FUNCTION reals lay_out_team(team_memory *s, int horizon, reals at) {
+  const size_t n = (size_t)horizon;
+  TEAM_ARRAYS(PLACE_ARRAY)
   return at;
+}
+
+INLINE stage_model *team_model(const team_memory *m, int t) {
+  return (stage_model *)(void *)&m->models[t * MODEL_REALS];
 }
 
 TABLE real NO_COSTATE[NX] = {0};
@@ -64,7 +81,7 @@ INLINE real column_times(const real *F, int j, in_reals v) {
 /* The costates of all stages, lambda_t = dl/dx + F' lambda_{t+1}, from models whose gradients are the cost's. */
 FUNCTION void team_costates(const team_path *p, const team_memory *m) {
   for (int t = p->horizon - 1; t >= 0; t--) {
-    const stage_model *q = &m->models[t];
+    const stage_model *q = team_model(m, t);
     TEAM_FOR(j, NX) p->costate[t * NX + j] = q->costate[j] + column_times(q->F, j, p->costate + (t + 1) * NX);
     team_meet();
   }
@@ -77,7 +94,7 @@ FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_
   const int last = p->horizon;
   TEAM_FOR(t, last)
     stage_derivatives_gauss_newton(p->x + t * NX, p->u + t * NU, p->theta, stage_row(p->theta_stage, p->rows, t),
-                                   NO_COSTATE, &m->models[t]);
+                                   NO_COSTATE, team_model(m, t));
   TEAM_LEADER terminal_expand(p->x + last * NX, p->theta, stage_row(p->theta_stage, p->rows, last), value->hessian,
                               value->costate);
   team_meet();
@@ -89,7 +106,7 @@ FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_
     team_costates(p, m);
     TEAM_FOR(t, last)
       stage_derivatives_exact(p->x + t * NX, p->u + t * NU, p->theta, stage_row(p->theta_stage, p->rows, t), &weight,
-                              &p->costate[(t + 1) * NX], &m->models[t]);
+                              &p->costate[(t + 1) * NX], team_model(m, t));
     team_meet();
     return 1;
   }
@@ -100,7 +117,7 @@ FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_
 
 /* The model of stage t in shared memory: q = H + F'VF with its gradients and offsets. */
 FUNCTION void team_products(int t, int gradients_complete, team_memory *m, const value_model *value, stage_model *q) {
-  const real *from = (const real *)&m->models[t];
+  const real *from = &m->models[t * MODEL_REALS];
   real *to = (real *)q;
   TEAM_FOR(i, MODEL_REALS) to[i] = from[i];
   team_meet();

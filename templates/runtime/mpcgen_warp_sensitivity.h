@@ -67,7 +67,7 @@ FUNCTION void team_differentials(const sensitivity_state *s, const team_memory *
     policy_differential(s, t, d_x, d_u);
     team_meet();
     TEAM_FOR(i, NX) {
-      const real *row = m->models[t].F + i * NTAU;
+      const real *row = team_model(m, t)->F + i * NTAU;
       real sum = s->affine[t * NX + i];
       for (int j = 0; j < NX; j++) sum += row[j] * d_x[j];
       for (int a = 0; a < NU; a++) sum += row[NX + a] * d_u[a];
@@ -79,17 +79,16 @@ FUNCTION void team_differentials(const sensitivity_state *s, const team_memory *
 
 /* ---- reverse mode ---- */
 
-/* Workspace of a team beside gradient_reals(): differentials, and a sum of the parameters' gradients for each lane. */
+/* Workspace of a team beside gradient_reals(). */
 COUNT size_t team_gradient_reals(int horizon) {
   const size_t n = (size_t)horizon;
-  return team_reals(horizon) + (n + 1) * NX + n * NU + (size_t)WARP * LANE_SUMS;
+  return team_reals(horizon) TEAM_GRADIENT_ARRAYS(COUNT_ARRAY);
 }
 
-FUNCTION void lay_out_team_gradient(team_memory *m, int horizon, reals at) {
-  at = lay_out_team(m, horizon, at);
-  m->d_states = at, at += (horizon + 1) * NX;
-  m->d_controls = at, at += horizon * NU;
-  m->lane_sums = at;
+FUNCTION void lay_out_team_gradient(team_memory *s, int horizon, reals at) {
+  const size_t n = (size_t)horizon;
+  at = lay_out_team(s, horizon, at);
+  TEAM_GRADIENT_ARRAYS(PLACE_ARRAY)
 }
 
 /* gradient_forward's part at stage t. What it adds to the gradients of parameters that all stages share goes to a
