@@ -20,6 +20,7 @@ from mpcgen.build.extension import HEADER_FOLDER, VARIANTS
 from mpcgen.build.toolchain import COMPILERS, find_toolchain
 from mpcgen.codegen import c_function as c_text
 from mpcgen.codegen.c_expression import CALLS
+from mpcgen.codegen.interfaces import INTERFACES, Interface
 from mpcgen.derivative import gradient
 from mpcgen.derivative.rules import RULES
 from mpcgen.ir import OPERATIONS, Backend, Graph, evaluate, operation_count, topological
@@ -123,11 +124,9 @@ def source():
     function = Function(
         "every_operation", "all of them", (Input("a", symbols),), (Output("b", outputs, labels),)
     )
-    interface = c_text.Interface(
-        "in_reals restrict a, out_reals restrict b", {"a": "a", "b": "b"}, inline=False
-    )
+    interface = Interface("in_reals restrict a, out_reals restrict b", {"a": "a", "b": "b"}, inline=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(c_text.INTERFACES, function.name, interface)
+        patch.setitem(INTERFACES, function.name, interface)
         (printed,) = c_text.c_functions(function, {})
     body = "\n".join(f"  {line}" for line in printed.body)
     text = f"{printed.comment}\n{printed.signature} {{\n{body}\n}}"

@@ -19,7 +19,7 @@ from mpcgen.calls.arguments import Call, at_each_stage
 from mpcgen.calls.options import Options
 from mpcgen.errors import ParameterError
 from mpcgen.problem.lowering import lower_spec
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import Spec, require_unconstrained
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import Trajectory, backward_recursion, follow, rollout
 from mpcgen.runtime.controller import Controller
@@ -37,6 +37,7 @@ _SYMBOLIC_TRANSFORM = (
 
 @functools.lru_cache(maxsize=16)
 def _functions(spec: Spec) -> Functions:
+    require_unconstrained(spec, 'gradient="unrolled"')
     return Functions(lower_spec(spec))
 
 

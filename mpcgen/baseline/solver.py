@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from mpcgen.baseline.functions import Functions
 from mpcgen.baseline.parameters import Array, pack_parameters
 from mpcgen.errors import ParameterError, ShapeError, SpecError
-from mpcgen.problem.spec import ParameterSpec, Spec
+from mpcgen.problem.spec import ParameterSpec, Spec, require_unconstrained
 
 SOLVERS = ("ipopt", "fatrop")
 
@@ -73,6 +73,7 @@ class Baseline:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_options(solver, tol, hessian)
+        require_unconstrained(spec, "the baseline")
         self.spec = spec
         self.solver = solver
         self.functions = Functions(spec)

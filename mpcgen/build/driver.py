@@ -24,7 +24,7 @@ from mpcgen.build.manifest import Manifest
 from mpcgen.build.toolchain import Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, SpecError
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import Spec, require_unconstrained
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
 from mpcgen.runtime.loading import extension_name, file_sha256, interface_name, library_name
 
@@ -196,13 +196,18 @@ def render_for(spec: Spec, toolchain: Toolchain | CudaToolchain) -> Rendered:
 
 def _spec(problem: SupportsSpec | Spec) -> Spec:
     if isinstance(problem, Spec):
-        return problem
+        return _solvable(problem)
     if not isinstance(problem, SupportsSpec):
         raise SpecError(
             f"{problem!r} is a {type(problem).__name__}; an mpcgen.Problem is expected, such as that of "
             "mpcgen.load_problem('examples/cartpole.py')"
         )
-    return problem.spec()
+    return _solvable(problem.spec())
+
+
+def _solvable(spec: Spec) -> Spec:
+    require_unconstrained(spec, "the compiled solver")
+    return spec
 
 
 def _obtain(

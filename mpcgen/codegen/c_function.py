@@ -7,123 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mpcgen.codegen.c_expression import CALLS, c_definition, c_value
+from mpcgen.codegen.interfaces import Interface, interfaces
 from mpcgen.ir import Expr
 from mpcgen.ir.function import Function
 from mpcgen.ir.schedule import Assign, Load, Store, schedule
 from mpcgen.passes.parts import Keep, Part, Take, cut
 
 WIDTH = 116
-
-_POINT = "stored_reals restrict state, stored_reals restrict control, {theta}"
-_THETA = "stored_reals restrict theta, stored_reals restrict theta_t"
-_EXPAND = _POINT + ", {weight}const value_model *restrict value, "
-_DERIVE = _POINT + ", {weight}const real *restrict costate, "
-
-
-@dataclass(frozen=True)
-class Interface:
-    """C parameters of a function, and the C expression of each of its inputs and outputs.
-
-    ``apart``: a part of a long function, which the compiler must not put together again.
-    """
-
-    parameters: str
-    places: Mapping[str, str]
-    inline: bool = True
-    apart: bool = False
-
-
-def _interface(parameters: str, places: Mapping[str, str], inline: bool = True) -> Interface:
-    usual = {"x": "state", "u": "control", "theta": "theta", "theta_t": "theta_t"}
-    return Interface(parameters.format(theta=_THETA), {**usual, **places}, inline)
-
-
-def _expand(exact: bool) -> Interface:
-    value = {"costate": "value->costate", "V": "value->hessian", "offset": "value->offset"}
-    return _model_interface(_EXPAND, exact, value)
-
-
-def _derive(exact: bool) -> Interface:
-    return _model_interface(_DERIVE, exact, {"costate": "costate"})
-
-
-def _model_interface(parameters: str, exact: bool, places: Mapping[str, str]) -> Interface:
-    weight = "const real *restrict weight, " if exact else ""
-    head = parameters.format(theta=_THETA, weight=weight)
-    return _interface(head + _RESULT, {"weight": "weight", **places, **_MODEL}, inline=False)
-
-
-def _same(names: str) -> dict[str, str]:
-    """Inputs and outputs that go by the same name in C."""
-    return {name: name for name in names.split()}
-
-
-_MODEL = {name: f"q->{name}" for name in ("F", "gradient_u", "offset_x", "offset_u")}
-_MODEL |= {"Q": "q->hessian", "H": "q->hessian", "out costate": "q->costate"}
-_RESULT = "stage_model *restrict q"
-_SUMS = "reals restrict g_theta, reals restrict g_theta_t"
-_G = _same("g_theta g_theta_t")
-_CHANGE = "stored_reals restrict d_theta, stored_reals restrict d_theta_t"
-_DTHETA = _same("d_theta d_theta_t")
-_D = {"d_x": "d_state", "d_u": "d_control"}
-
-INTERFACES: dict[str, Interface] = {
-    "prepare_parameters": _interface(
-        "in_reals restrict theta, out_reals restrict prepared", _same("prepared"), inline=False
-    ),
-    "stage_dynamics": _interface(
-        _POINT + ", reals restrict next_state, real *restrict cost",
-        {"x_next": "next_state", "cost": "cost"},
-    ),
-    "terminal_cost": _interface("stored_reals restrict state, {theta}, real *restrict cost", _same("cost")),
-    "stage_bounds": _interface(
-        "{theta}, out_reals restrict lower, out_reals restrict upper", _same("lower upper")
-    ),
-    "terminal_expand": _interface(
-        "stored_reals restrict state, {theta}, real *restrict hessian, real *restrict costate",
-        {"hessian": "hessian", "out costate": "costate"},
-    ),
-    "stage_expand_gauss_newton": _expand(exact=False),
-    "stage_expand_exact": _expand(exact=True),
-    "stage_derivatives_gauss_newton": _derive(exact=False),
-    "stage_derivatives_exact": _derive(exact=True),
-    "stage_tangent": _interface(
-        _POINT + ", in_reals restrict d_state, in_reals restrict d_control, out_reals restrict d_next",
-        {**_D, "d_next": "d_next"},
-    ),
-    "stage_gradient": _interface(
-        _POINT + ", stored_reals restrict costate, const real *restrict d_state, "
-        "const real *restrict d_control, const real *restrict d_costate, "
-        "const real *restrict loss_cost, " + _SUMS + ", real *restrict g_control",
-        {**_D, **_same("costate d_costate loss_cost"), **_G, "g_u": "g_control"},
-        inline=False,
-    ),
-    "terminal_gradient": _interface(
-        "stored_reals restrict state, {theta}, const real *restrict d_state, const real *restrict loss_cost, "
-        + _SUMS,
-        {**_D, **_same("loss_cost"), **_G},
-    ),
-    "bounds_gradient": _interface(
-        "{theta}, const real *restrict g_lower, const real *restrict g_upper, " + _SUMS,
-        {**_same("g_lower g_upper"), **_G},
-    ),
-    "stage_forward": _interface(
-        _POINT + ", const real *restrict costate, " + _CHANGE + ", reals restrict r_state, "
-        "reals restrict r_control, reals restrict affine, real *restrict d_cost",
-        {**_same("costate affine d_cost"), **_DTHETA, "r_x": "r_state", "r_u": "r_control"},
-        inline=False,
-    ),
-    "terminal_forward": _interface(
-        "stored_reals restrict state, {theta}, "
-        + _CHANGE
-        + ", reals restrict r_state, real *restrict d_cost",
-        {**_DTHETA, "r_x": "r_state", "d_cost": "d_cost"},
-    ),
-    "bounds_forward": _interface(
-        "{theta}, " + _CHANGE + ", real *restrict d_lower, real *restrict d_upper",
-        {**_DTHETA, **_same("d_lower d_upper")},
-    ),
-}
 
 _RESERVED = """
 prepared state control theta theta_t value q weight costate hessian lower upper next_state cost d_state d_control
@@ -134,6 +24,7 @@ value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill 
 parameter_row load_row store_row sweep reals stored_reals in_reals out_reals INLINE FUNCTION COUNT TABLE WARP BLOCK
 zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOPED_PRODUCTS STAGE_OPERATIONS control_row copy_uu
 shared LINEAR_DYNAMICS SMALL_STAGE ALL_COUNTS TEAM TEAM_FOR TEAM_LEADER TEAM_SHARED
+NMIXED NSTATE NTERMINAL NPATH NEND NDUAL CONSTRAINED SOFT_ROWS ROW_BOUNDS_VARY
 """
 RESERVED = frozenset(_RESERVED.split()) | frozenset(CALLS.values())
 """Names that mean something in the generated file or its headers."""
@@ -149,25 +40,34 @@ class CFunction:
     body: tuple[str, ...]
 
 
-def c_functions(function: Function, hints: Mapping[Expr, str]) -> tuple[CFunction, ...]:
+def c_functions(
+    function: Function, hints: Mapping[Expr, str], constrained: bool = False
+) -> tuple[CFunction, ...]:
     """Schedule a function and print it: whole, or in parts with a function that calls them.
 
     Matrices that loops are to multiply are followed by the function that has them multiplied.
     """
-    interface = INTERFACES[function.name]
-    parts, n_shared = cut(schedule(function, hints, RESERVED))
+    interface = interfaces(constrained)[function.name]
+    parts, n_shared = cut(schedule(function, hints, reserved_in(interface)))
     if len(parts) == 1:
         printed = [CFunction(*_head(function, interface), _body(parts[0], interface))]
     else:
-        printed = _printed_parts(function, parts, n_shared)
+        printed = _printed_parts(function, interface, parts, n_shared)
     if function.name.startswith("stage_derivatives_"):
-        printed.append(_with_products(function.name))
+        printed.append(_with_products(function.name, constrained))
     return tuple(printed)
 
 
-def _printed_parts(function: Function, parts: Sequence[Part], n_shared: int) -> list[CFunction]:
+def reserved_in(interface: Interface) -> frozenset[str]:
+    """Names that mean something inside a function: those of the file, and of its own parameters."""
+    return RESERVED | frozenset(_parameter_names(interface.parameters))
+
+
+def _printed_parts(
+    function: Function, interface: Interface, parts: Sequence[Part], n_shared: int
+) -> list[CFunction]:
     """The parts of a long function, and the function."""
-    interface = replace(INTERFACES[function.name], inline=False)
+    interface = replace(interface, inline=False)
     through = ", real *restrict shared" if n_shared else ""
     inner = replace(interface, parameters=interface.parameters + through, apart=True)
     printed, calls = [], [f"real shared[{n_shared}];"] if n_shared else []
@@ -179,22 +79,24 @@ def _printed_parts(function: Function, parts: Sequence[Part], n_shared: int) -> 
     return [*printed, CFunction(*_head(function, interface), tuple(calls))]
 
 
-def _with_products(name: str) -> CFunction:
+def _with_products(name: str, constrained: bool) -> CFunction:
     outer = name.replace("derivatives", "expand")
-    interface = INTERFACES[outer]
+    known = interfaces(constrained)
+    interface = known[outer]
     signature = _wrap_signature(f"FUNCTION void {outer}({interface.parameters})")
-    derivatives = _call(name, INTERFACES[name]).replace("costate", "value->costate")
+    derivatives = _call(name, known[name]).replace("costate", "value->costate")
     body = (derivatives, "riccati_products(value, q);")
     return CFunction(
         outer, "/* The same as a quadratic model: the products with V by loops. */", signature, body
     )
 
 
-def linear_alias() -> CFunction:
+def linear_alias(constrained: bool) -> CFunction:
     """The exact model of dynamics without second derivatives, where it is the Gauss-Newton one."""
-    interface = INTERFACES["stage_expand_exact"]
+    known = interfaces(constrained)
+    interface = known["stage_expand_exact"]
     signature = _wrap_signature(f"FUNCTION void stage_expand_exact({interface.parameters})")
-    call = _call("stage_expand_gauss_newton", INTERFACES["stage_expand_gauss_newton"])
+    call = _call("stage_expand_gauss_newton", known["stage_expand_gauss_newton"])
     comment = "/* The dynamics have no second derivatives: their exact model is the Gauss-Newton one. */"
     return CFunction("stage_expand_exact", comment, signature, ("(void)weight;", call))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mpcgen.codegen.c_function import RESERVED
+from mpcgen.codegen.c_function import reserved_in
+from mpcgen.codegen.interfaces import interfaces
 from mpcgen.codegen.render import layout, naming_hints, render_kernels
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.derivative.kernels import FUSED_LIMIT, Kernels, derive, product_count
-from mpcgen.derivative.matrices import Matrix, hessian
+from mpcgen.derivative.matrices import Matrix, hessian, jacobian
 from mpcgen.errors import InternalError
 from mpcgen.ir import Expr, flops, operation_count
 from mpcgen.ir.function import Function
@@ -16,7 +17,7 @@ from mpcgen.ir.model import Model
 from mpcgen.ir.schedule import schedule
 from mpcgen.passes.economy import economise
 from mpcgen.problem.lowering import lower_spec
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import Spec, row_texts
 
 WIDTH = 100
 _MOST_SPACED = 24
@@ -56,7 +57,10 @@ def stage_text(spec: Spec, stage: str) -> str:
         return str(kernels)
     if stage == "schedule":
         economy = economise(kernels, naming_hints(kernels))
-        return "\n\n".join(str(schedule(f, economy.names, RESERVED)) for f in economy.functions)
+        known = interfaces(model.constrained)
+        return "\n\n".join(
+            str(schedule(f, economy.names, reserved_in(known[f.name]))) for f in economy.functions
+        )
     if stage == "rendered":
         rendered = render_kernels(kernels)
         return f"{rendered.header}\n{rendered.source}"
@@ -75,6 +79,10 @@ def _sizes(model: Model) -> Iterator[str]:
     yield from _wrapped("states", len(model.states), _names(model.states))
     bounds = [f"{_short(c.lower)} <= {c.symbol} <= {_short(c.upper)}" for c in spec.controls]
     yield from _wrapped("controls", len(model.controls), bounds)
+    if spec.constraints:
+        rows = [text for constraint in spec.constraints for text in row_texts(constraint)]
+        yield f"  {'constraints':<12}{len(spec.constraints)} named, {len(rows)} rows"
+        yield from (f"    {text}" for text in rows)
     count = f"{len(spec.parameters)} named, {len(model.parameters)} numbers"
     yield f"  {'parameters':<12}{count}"
     yield f"  {'horizon':<12}{spec.horizon} controls, {spec.horizon + 1} states by default"
@@ -139,6 +147,14 @@ def _sparsity(kernels: Kernels) -> Iterator[str]:
     yield ""
     next_states = [f"{name}_next" for name in _names(model.states)]
     yield from _drawing("F = df/d(x, u)", kernels.F, next_states, len(model.states))
+    if model.path_rows:
+        yield ""
+        rows = jacobian(model.path_rows.values, tau)
+        yield from _drawing("J = d rows/d(x, u)", rows, model.path_rows.labels, len(model.states))
+    if model.terminal:
+        yield ""
+        rows = jacobian(model.terminal.values, model.states)
+        yield from _drawing("J of the terminal rows", rows, model.terminal.labels, len(model.states))
     lagrangian = model.stage_cost
     for state, row in zip(model.states, model.next_state, strict=True):
         lagrangian = lagrangian + model.graph.symbol(f"lambda.{state.value}") * row

@@ -16,9 +16,11 @@ from mpcgen.derivative.kernels import Kernels, product_count
 from mpcgen.errors import InternalError
 from mpcgen.ir import Expr
 from mpcgen.ir.function import Function
+from mpcgen.ir.model import Model
 from mpcgen.ir.printer import number
 from mpcgen.ir.walk import flops
 from mpcgen.passes.economy import Economy, economise
+from mpcgen.problem.spec import Constraint, Spec, row_texts
 
 C_KERNELS = "c/kernels.c.j2"
 C_HEADER = "c/interface.h.j2"
@@ -102,7 +104,17 @@ def _descriptions(kernels: Kernels) -> dict[str, object]:
         f"{c.symbol!s:<{width}}  {_bound(c.lower)} <= {c.symbol} <= {_bound(c.upper)}" for c in spec.controls
     ]
     states = [f"{i}  {state}" for i, state in enumerate(spec.states)]
-    return {"state_rows": states, "control_rows": controls, "parameter_rows": list(_parameter_rows(kernels))}
+    return {
+        "state_rows": states,
+        "control_rows": controls,
+        "constraint_rows": [text for constraint in _by_group(spec) for text in row_texts(constraint)],
+        "parameter_rows": list(_parameter_rows(kernels)),
+    }
+
+
+def _by_group(spec: Spec) -> list[Constraint]:
+    """The constraints in the order of their rows in the kernels."""
+    return [constraint for group in ("mixed", "state", "terminal") for constraint in spec.group(group)]
 
 
 def _parameter_rows(kernels: Kernels) -> Iterator[str]:
@@ -140,31 +152,47 @@ def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
         "stage_operations": stage_operations,
         "small": int(stage_operations <= SMALL_STAGE),
+        "row_sizes": _row_sizes(model),
         "linear": int(not any(f.name.endswith("_exact") for f in economy.functions)),
         "looped": int(not kernels.fused),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
         "verbs": VERBS,
-        "functions": list(_printed_functions(economy)),
+        "functions": list(_printed_functions(economy, model.constrained)),
     }
 
 
-def _printed_functions(economy: Economy) -> Iterator[CFunction]:
+def _row_sizes(model: Model) -> dict[str, int] | None:
+    """Numbers of rows by group, and what is known of them beforehand; None without constraints."""
+    if not model.constrained:
+        return None
+    rows = model.path_rows + model.terminal
+    varying = (*rows.lower, *rows.upper, *rows.linear, *rows.quadratic)
+    return {
+        "mixed": len(model.mixed),
+        "state": len(model.state_rows),
+        "terminal": len(model.terminal),
+        "soft": int(rows.soft),
+        "vary": int(any(not value.is_const for value in varying)),
+    }
+
+
+def _printed_functions(economy: Economy, constrained: bool) -> Iterator[CFunction]:
     names = {function.name for function in economy.functions}
     for function in economy.functions:
-        yield from c_functions(function, economy.names)
+        yield from c_functions(function, economy.names, constrained)
         exact = function.name.replace("gauss_newton", "exact")
         if exact != function.name and exact not in names:
-            yield linear_alias()
+            yield linear_alias(constrained)
 
 
 def _stage_operations(kernels: Kernels, economy: Economy) -> int:
     """Roughly what a rollout and a backward sweep do per stage: functions, and products that are loops."""
-    names = ("stage_dynamics", "stage_expand_", "stage_derivatives_")
+    names = ("stage_dynamics", "stage_expand_", "stage_derivatives_", "stage_rows")
     counts = {f.name: flops(f.expressions()) for f in economy.functions if f.name.startswith(names)}
-    expansion = max(count for name, count in counts.items() if name != "stage_dynamics")
+    expansion = max(count for name, count in counts.items() if name.startswith(names[1:3]))
     products = 0 if kernels.fused else 2 * product_count(kernels.F)
-    return counts["stage_dynamics"] + expansion + products
+    return counts["stage_dynamics"] + counts.get("stage_rows", 0) + expansion + products
 
 
 def _operations_row(function: Function) -> str:
@@ -196,6 +224,10 @@ def naming_hints(kernels: Kernels) -> dict[Expr, str]:
     for state, row in zip(model.states, kernels.F, strict=True):
         for variable, entry in zip(tau, row, strict=True):
             hints.setdefault(entry, f"{state.value}_next_D_{variable.value}")
+    # By number: the name of a constraint need not be fit for C.
+    for name, rows in (("row", model.path_rows), ("end_row", model.end_rows)):
+        for index, value in enumerate(rows.values):
+            hints.setdefault(value, f"{name}_{index}")
     for variable, entry in zip(tau, kernels.cost_gradient, strict=True):
         hints.setdefault(entry, f"cost_D_{variable.value}")
     return hints
@@ -216,7 +248,20 @@ def _package_context(kernels: Kernels, digest: str) -> dict[str, object]:
         "state_names": repr(tuple(map(str, spec.states))),
         "control_names": repr(tuple(str(c.symbol) for c in spec.controls)),
         "parameters": parameters,
+        "constraints": list(_constraint_arguments(spec)),
     }
+
+
+def _constraint_arguments(spec: Spec) -> Iterator[str]:
+    """Arguments of `mpcgen.runtime.Constraint`: rows are counted behind those of the controls' bounds."""
+    first = len(spec.controls)
+    for constraint in _by_group(spec):
+        soft = any(constraint.is_soft)
+        yield (
+            f"{constraint.name!r}, {constraint.group!r}, {first}, {len(constraint.rows)}, "
+            f"{constraint.vector}, {soft}"
+        )
+        first += len(constraint.rows)
 
 
 def _default(default: tuple[float, ...] | None) -> str:
@@ -231,6 +276,11 @@ def _literal(value: float) -> str:
     return f'float("{value}")' if abs(value) == float("inf") else repr(value)
 
 
+def _row_figures(model: Model) -> list[tuple[str, int | float | str]]:
+    groups = (("mixed", model.mixed), ("state", model.state_rows), ("terminal", model.terminal))
+    return [(f"{name} constraint rows", len(rows)) for name, rows in groups if rows]
+
+
 def _figures(kernels: Kernels, economy: Economy) -> tuple[tuple[str, int | float | str], ...]:
     model = kernels.model
     nonzero = sum(not entry.is_zero for row in kernels.F for entry in row)
@@ -240,6 +290,7 @@ def _figures(kernels: Kernels, economy: Economy) -> tuple[tuple[str, int | float
         ("parameters", len(model.parameters)),
         ("nonzero entries of F", nonzero),
         ("entries of F", sum(len(row) for row in kernels.F)),
+        *_row_figures(model),
         ("Riccati products", "unrolled" if kernels.fused else "loops"),
     ]
     figures += [(f"operations of {f.name}", flops(f.expressions())) for f in economy.functions]

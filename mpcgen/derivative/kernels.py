@@ -7,16 +7,24 @@ costate = lambda_{t+1} of the next stage; V the Hessian of the value function th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from mpcgen.derivative.bounds import bounds_forward, bounds_gradient, stage_bounds
 from mpcgen.derivative.elimination import Elimination, fewest_operations
 from mpcgen.derivative.forward import tangents
 from mpcgen.derivative.matrices import Matrix, hessian, jacobian, lower_triangle
 from mpcgen.derivative.reverse import gradient
-from mpcgen.ir import Expr, Graph, flops, symbols_of
+from mpcgen.derivative.rows import (
+    d_dual_inputs,
+    dual_inputs,
+    model_inputs,
+    row_functions,
+    with_stiffness,
+)
+from mpcgen.derivative.symbols import RowSymbols, Symbols, dot
+from mpcgen.ir import Expr, flops, symbols_of
 from mpcgen.ir.function import Function, Input, Output
 from mpcgen.ir.model import Model
-from mpcgen.passes.reciprocals import split_reciprocals
 
 FUSED_LIMIT = 2000
 """Largest number of products in F'VF that is unrolled into the stage functions; above it, loops over register tiles.
@@ -75,13 +83,6 @@ def product_count(F: Matrix) -> int:
     return sum(entries) * n + sum(entries[j] * (j + 1) + nonzero[j] for j in range(width))
 
 
-def _dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:
-    total = graph.const(0)
-    for left, right in zip(a, b, strict=True):
-        total = total + left * right
-    return total
-
-
 def _sum(a: Sequence[Expr], b: Sequence[Expr]) -> tuple[Expr, ...]:
     return tuple(left + right for left, right in zip(a, b, strict=True))
 
@@ -90,73 +91,34 @@ def _matrix_sum(a: Matrix, b: Matrix) -> Matrix:
     return tuple(_sum(*rows) for rows in zip(a, b, strict=True))
 
 
-def _with_split_reciprocals(model: Model, fixed: Sequence[Expr]) -> Model:
-    *following, stage, terminal = split_reciprocals(
-        (*model.next_state, model.stage_cost, model.terminal_cost), fixed
-    )
-    return replace(model, next_state=tuple(following), stage_cost=stage, terminal_cost=terminal)
-
-
-class _Derivation:
-    """The symbols that the functions share, and one method per function."""
+class _Derivation(Symbols):
+    """One method per function."""
 
     def __init__(self, model: Model, fused_limit: int) -> None:
-        spec = model.spec
-        per_stage = [p.per_stage for p in spec.parameters for _ in p.symbols]
-        self.static = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if not staged)
-        self.per_stage = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if staged)
-        self.model = model = _with_split_reciprocals(model, self.static)
-        self.graph = model.graph
+        super().__init__(model)
         self.fused_limit = fused_limit
-        self.x_names = tuple(str(s.value) for s in model.states)
-        self.u_names = tuple(str(s.value) for s in model.controls)
-        # A dot cannot occur in a user's name, so these symbols are new.
-        self.costate = self._symbols("lambda", self.x_names)
-        self.weight_d2f = self.graph.symbol("weight.d2f")
-        self.offset = self._symbols("v_offset", self.x_names)
-        self.d_x = self._symbols("d", self.x_names)
-        self.d_u = self._symbols("d", self.u_names)
-        self.d_costate = self._symbols("d_lambda", self.x_names)
-        self.weight = self.graph.symbol("loss.cost")
-        self.d_static = self._symbols("d", [str(symbol.value) for symbol in self.static])
-        self.d_per_stage = self._symbols("d", [str(symbol.value) for symbol in self.per_stage])
-        self.V = self._symmetric_symbols()
-        self.x = Input("x", model.states)
-        self.u = Input("u", model.controls)
-        self.theta = Input("theta", self.static)
-        self.theta_t = Input("theta_t", self.per_stage)
-
-    def _symbols(self, prefix: str, names: Sequence[str]) -> tuple[Expr, ...]:
-        return tuple(self.graph.symbol(f"{prefix}.{name}") for name in names)
-
-    def _symmetric_symbols(self) -> Matrix:
-        names = self.x_names
-        n = len(names)
-        return tuple(
-            tuple(self.graph.symbol(f"V.{names[max(i, j)]}.{names[min(i, j)]}") for j in range(n))
-            for i in range(n)
-        )
 
     def kernels(self) -> Kernels:
         model = self.model
-        self.tau = (*model.states, *model.controls)
         self.F = jacobian(model.next_state, self.tau)
+        self.J = jacobian(self.path.rows.values, self.tau)
         self.cost_gradient = tuple(gradient(model.stage_cost, self.tau))
         self.cost_hessian = hessian(model.stage_cost, self.tau)
         fused = product_count(self.F) <= self.fused_limit
         functions = (
             self.stage_dynamics(),
             self.terminal_cost(),
-            self.stage_bounds(),
+            stage_bounds(self),
             self.terminal_expand(),
             *self.stage_expansions(fused),
             self.stage_tangent(),
             self.stage_gradient(),
             self.terminal_gradient(),
-            self.bounds_gradient(),
+            bounds_gradient(self),
             self.stage_forward(),
             self.terminal_forward(),
-            self.bounds_forward(),
+            bounds_forward(self),
+            *row_functions(self),
         )
         return Kernels(model, self.static, self.per_stage, fused, self.F, self.cost_gradient, functions)
 
@@ -176,15 +138,10 @@ class _Derivation:
             "terminal_cost", "cost of the last state", (self.x, self.theta, self.theta_t), outputs
         )
 
-    def stage_bounds(self) -> Function:
-        outputs = (
-            Output("lower", self.model.lower, self.u_names),
-            Output("upper", self.model.upper, self.u_names),
-        )
-        return Function("stage_bounds", "bounds of the controls", (self.theta, self.theta_t), outputs)
-
     def terminal_expand(self) -> Function:
         cost, states = self.model.terminal_cost, self.model.states
+        if self.model.constrained:
+            return self._constrained_terminal_expand()
         outputs = (
             Output("hessian", lower_triangle(hessian(cost, states)), triangle_labels(self.x_names)),
             Output("costate", tuple(gradient(cost, states)), self.x_names),
@@ -194,8 +151,29 @@ class _Derivation:
         )
         return Function("terminal_expand", purpose, (self.x, self.theta, self.theta_t), outputs)
 
+    def _constrained_terminal_expand(self) -> Function:
+        cost, states, rows = self.model.terminal_cost, self.model.states, self.end
+        stiffness = with_stiffness(self.graph, (), rows.stiffness)
+        pulled = fewest_operations(
+            Elimination(rows.rows.values, states, stiffness, (rows.dual, rows.force), self.weight_d2f)
+        )
+        total = _matrix_sum(hessian(cost, states), pulled.hessian)
+        along_dual, along_force = pulled.gradients
+        outputs = (
+            Output("hessian", lower_triangle(total), triangle_labels(self.x_names)),
+            Output("costate", _sum(gradient(cost, states), along_dual), self.x_names),
+            Output("offset", along_force, self.x_names),
+        )
+        purpose = (
+            "value function of the last stage: Hessian of terminal cost + weight dual'rows, plus J' stiffness J "
+            "(lower triangle), gradient of terminal cost + dual'rows, and J'force"
+        )
+        weight = Input("weight", (self.weight_d2f,))
+        inputs = (self.x, self.theta, self.theta_t, weight, *model_inputs(rows))
+        return Function("terminal_expand", purpose, inputs, outputs)
+
     def stage_expansions(self, fused: bool) -> tuple[Function, ...]:
-        slopes = symbols_of([entry for row in self.F for entry in row])
+        slopes = symbols_of([entry for row in (*self.F, *self.J) for entry in row])
         kinds = ("gauss_newton", "exact") if set(slopes) & set(self.tau) else ("gauss_newton",)
         return tuple(self.stage_expand(kind, fused) for kind in kinds)
 
@@ -205,9 +183,11 @@ class _Derivation:
         inputs: tuple[Input, ...] = (self.x, self.u, self.theta, self.theta_t)
         inputs += (Input("weight", (weight,)),) if weight is not None else ()
         inputs += (Input("costate", self.costate),)
-        of = "the cost" if weight is None else "cost + weight lambda'f"
+        inputs += (Input("V", lower_triangle(self.V)), Input("offset", self.offset)) if fused else ()
+        inputs += model_inputs(self.path)
+        of = "the cost" if weight is None else f"cost + weight {self._multiplied_terms()}"
+        of += ", plus J' stiffness J of the rows" if self.path.rows else ""
         if fused:
-            inputs += (Input("V", lower_triangle(self.V)), Input("offset", self.offset))
             purpose = f"quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of {of}"
             return Function(f"stage_expand_{kind}", purpose, inputs, self._fused_outputs(weight))
         purpose = (
@@ -215,24 +195,46 @@ class _Derivation:
         )
         return Function(f"stage_derivatives_{kind}", purpose, inputs, self._matrix_outputs(weight))
 
+    def _multiplied_terms(self) -> str:
+        """What the multipliers of a stage multiply, in words."""
+        return "(lambda'f + dual'rows)" if self.path.rows else "lambda'f"
+
+    @property
+    def images(self) -> tuple[Expr, ...]:
+        """What a stage's multipliers multiply: f, then the rows."""
+        return (*self.model.next_state, *self.path.rows.values)
+
+    @property
+    def multipliers(self) -> tuple[Expr, ...]:
+        """Costate, then the rows' duals."""
+        return (*self.costate, *self.path.dual)
+
     def _by_columns(self, cotangent: Sequence[Expr]) -> tuple[Expr, ...]:
-        """F' times a vector, with F as it stands."""
-        return tuple(_dot(self.graph, column, cotangent) for column in zip(*self.F, strict=True))
+        """(F, J)' times a vector, with both as they stand."""
+        return tuple(dot(self.graph, column, cotangent) for column in zip(*self.F, *self.J, strict=True))
 
     def _lagrangian_gradient(self) -> tuple[Expr, ...]:
-        return _sum(self.cost_gradient, self._by_columns(self.costate))
+        return _sum(self.cost_gradient, self._by_columns(self.multipliers))
 
     def _curvature(self, weight: Expr | None) -> tuple[Matrix, tuple[Expr, ...]]:
-        """Second derivatives of cost + weight lambda'f, and the gradient of cost + lambda'f."""
-        if weight is None:
+        """Second derivatives of cost + weight lambda'f, plus J' stiffness J, and the gradient of the Lagrangian."""
+        if weight is None and not self.path.rows:
             return self.cost_hessian, self._lagrangian_gradient()
         pulled = fewest_operations(
-            Elimination(self.model.next_state, self.tau, None, (self.costate,), weight)
+            Elimination(self.images, self.tau, self._row_stiffness(), (self.multipliers,), weight)
         )
         return (
             _matrix_sum(self.cost_hessian, pulled.hessian),
             _sum(self.cost_gradient, pulled.gradients[0]),
         )
+
+    def _row_stiffness(self) -> Matrix | None:
+        """Second derivatives by (f, rows), of which only the rows have any here; None without rows."""
+        if not self.path.rows:
+            return None
+        zero = self.graph.const(0)
+        nothing = tuple(tuple(zero for _ in self.V) for _ in self.V)
+        return with_stiffness(self.graph, nothing, self.path.stiffness)
 
     def _gradient_outputs(self, total: Sequence[Expr]) -> tuple[Output, ...]:
         n = len(self.x_names)
@@ -249,14 +251,16 @@ class _Derivation:
     def _multiplied(self, weight: Expr | None) -> tuple[Output, ...]:
         H, total = self._curvature(weight)
         columns = tuple(zip(*self.F, strict=True))
-        VF = [[_dot(self.graph, row, column) for column in columns] for row in self.V]
+        VF = [[dot(self.graph, row, column) for column in columns] for row in self.V]
         images = tuple(zip(*VF, strict=True))
-        product = tuple(tuple(_dot(self.graph, column, image) for image in images) for column in columns)
-        return self._model_outputs(_matrix_sum(H, product), total, self._by_columns(self.offset))
+        product = tuple(tuple(dot(self.graph, column, image) for image in images) for column in columns)
+        offsets = self._by_columns((*self.offset, *self.path.force))
+        return self._model_outputs(_matrix_sum(H, product), total, offsets)
 
     def _eliminated(self, weight: Expr | None) -> tuple[Output, ...]:
-        cotangents = (self.costate, self.offset)
-        pulled = fewest_operations(Elimination(self.model.next_state, self.tau, self.V, cotangents, weight))
+        cotangents = (self.multipliers, (*self.offset, *self.path.force))
+        second = with_stiffness(self.graph, self.V, self.path.stiffness)
+        pulled = fewest_operations(Elimination(self.images, self.tau, second, cotangents, weight))
         Q = _matrix_sum(self.cost_hessian, pulled.hessian)
         along_costate, along_offset = pulled.gradients
         return self._model_outputs(Q, _sum(self.cost_gradient, along_costate), along_offset)
@@ -280,6 +284,18 @@ class _Derivation:
             Output("F", tuple(entry for row in self.F for entry in row), labels),
             Output("H", lower_triangle(H), triangle_labels(names)),
             *self._gradient_outputs(total),
+            *self._force_outputs(),
+        )
+
+    def _force_outputs(self) -> tuple[Output, ...]:
+        """J'force: what the rows add to the offsets, to which the products with V come later."""
+        if not self.path.rows:
+            return ()
+        n = len(self.x_names)
+        along = tuple(dot(self.graph, column, self.path.force) for column in zip(*self.J, strict=True))
+        return (
+            Output("offset_x", along[:n], self.x_names),
+            Output("offset_u", along[n:], self.u_names),
         )
 
     def stage_tangent(self) -> Function:
@@ -289,106 +305,91 @@ class _Derivation:
         return Function("stage_tangent", "directional derivative of the dynamics, F d", inputs, outputs)
 
     def _lagrangian(self) -> Expr:
-        return self.model.stage_cost + _dot(self.graph, self.costate, self.model.next_state)
+        return self.model.stage_cost + dot(self.graph, self.multipliers, self.images)
 
-    def _parameter_outputs(self, scalar: Expr) -> tuple[Output, Output]:
-        symbols = (*self.static, *self.per_stage)
-        entries = tuple(gradient(scalar, symbols))
-        split = len(self.static)
-        names = tuple(str(symbol.value) for symbol in symbols)
-        return (
-            Output("g_theta", entries[:split], names[:split], accumulate=True),
-            Output("g_theta_t", entries[split:], names[split:], accumulate=True),
-        )
+    def _end_lagrangian(self) -> Expr:
+        if not self.end.rows:
+            return self.model.terminal_cost
+        return self.model.terminal_cost + dot(self.graph, self.end.dual, self.end.rows.values)
 
     def stage_gradient(self) -> Function:
         lagrangian = self._lagrangian()
         seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
         (along,) = tangents((lagrangian,), seeds)
-        scalar = along + _dot(self.graph, self.d_costate, self.model.next_state) + self.weight * lagrangian
+        d_multipliers = (*self.d_costate, *self.path.d_dual)
+        scalar = along + dot(self.graph, d_multipliers, self.images) + self.weight * lagrangian
         inputs = (
-            self.x, self.u, self.theta, self.theta_t, Input("costate", self.costate), Input("d_x", self.d_x),
-            Input("d_u", self.d_u), Input("d_costate", self.d_costate), Input("loss_cost", (self.weight,)),
+            self.x, self.u, self.theta, self.theta_t, Input("costate", self.costate), *dual_inputs(self.path),
+            Input("d_x", self.d_x), Input("d_u", self.d_u), Input("d_costate", self.d_costate),
+            *d_dual_inputs(self.path), Input("loss_cost", (self.weight,)),
         )  # fmt: skip
         outputs = (
-            *self._parameter_outputs(scalar),
+            *self.parameter_outputs(scalar),
             Output("g_u", tuple(gradient(scalar, self.model.controls)), self.u_names),
         )
+        terms = "lambda'f + dual'rows" if self.path.rows else "lambda'f"
+        more = " + d_dual'rows" if self.path.rows else ""
         purpose = (
-            "gradient with respect to theta and u of d'grad(cost + lambda'f) + d_lambda'f"
-            " + loss_cost (cost + lambda'f)"
+            f"gradient with respect to theta and u of d'grad(cost + {terms}) + d_lambda'f{more}"
+            f" + loss_cost (cost + {terms})"
         )
         return Function("stage_gradient", purpose, inputs, outputs)
 
     def terminal_gradient(self) -> Function:
-        cost = self.model.terminal_cost
-        (along,) = tangents((cost,), dict(zip(self.model.states, self.d_x, strict=True)))
+        lagrangian, rows = self._end_lagrangian(), self.end
+        (along,) = tangents((lagrangian,), dict(zip(self.model.states, self.d_x, strict=True)))
+        scalar = along + self.weight * lagrangian
+        of, more = "terminal cost", ""
+        if rows.rows:
+            scalar = scalar + dot(self.graph, rows.d_dual, rows.rows.values)
+            of, more = "(terminal cost + dual'rows)", " + d_dual'rows"
         inputs = (
-            self.x, self.theta, self.theta_t, Input("d_x", self.d_x), Input("loss_cost", (self.weight,)),
+            self.x, self.theta, self.theta_t, *dual_inputs(rows), Input("d_x", self.d_x), *d_dual_inputs(rows),
+            Input("loss_cost", (self.weight,)),
         )  # fmt: skip
-        outputs = self._parameter_outputs(along + self.weight * cost)
-        purpose = "gradient with respect to theta of d'grad(terminal cost) + loss_cost terminal cost"
-        return Function("terminal_gradient", purpose, inputs, outputs)
-
-    def bounds_gradient(self) -> Function:
-        g_lower = self._symbols("g_lower", self.u_names)
-        g_upper = self._symbols("g_upper", self.u_names)
-        model = self.model
-        pairs = [*zip(g_lower, model.lower, strict=True), *zip(g_upper, model.upper, strict=True)]
-        scalar = self.graph.const(0)
-        for g, bound in pairs:
-            if not bound.is_const:
-                scalar = scalar + g * bound
-        inputs = (self.theta, self.theta_t, Input("g_lower", g_lower), Input("g_upper", g_upper))
-        outputs = self._parameter_outputs(scalar)
-        purpose = "gradient with respect to theta of g_lower'lower + g_upper'upper"
-        return Function("bounds_gradient", purpose, inputs, outputs)
-
-    def _parameter_tangents(self, outputs: Sequence[Expr]) -> list[Expr]:
-        """Directional derivatives of ``outputs`` along a change of the parameters."""
-        seeds = dict(zip((*self.static, *self.per_stage), (*self.d_static, *self.d_per_stage), strict=True))
-        return tangents(outputs, seeds)
-
-    def _parameter_inputs(self) -> tuple[Input, Input]:
-        return Input("d_theta", self.d_static), Input("d_theta_t", self.d_per_stage)
+        gradient_of = of if rows.rows else f"({of})"
+        purpose = f"gradient with respect to theta of d'grad{gradient_of}{more} + loss_cost {of}"
+        return Function("terminal_gradient", purpose, inputs, self.parameter_outputs(scalar))
 
     def stage_forward(self) -> Function:
         n, width = len(self.x_names), len(self.tau)
         lagrangian = self._lagrangian()
         ways = (
-            self._parameter_tangents((*slopes, *self.model.next_state, lagrangian))
+            self.parameter_tangents((*slopes, *self.images, lagrangian))
             for slopes in (self._lagrangian_gradient(), gradient(lagrangian, self.tau))
         )
         along = min(ways, key=flops)
-        costate = Input("costate", self.costate)
-        inputs = (self.x, self.u, self.theta, self.theta_t, costate, *self._parameter_inputs())
+        terms = "lambda'f + dual'rows" if self.path.rows else "lambda'f"
+        inputs = (
+            self.x, self.u, self.theta, self.theta_t, Input("costate", self.costate), *dual_inputs(self.path),
+            *self.parameter_inputs(),
+        )  # fmt: skip
         outputs = (
             Output("r_x", tuple(along[:n]), self.x_names),
             Output("r_u", tuple(along[n:width]), self.u_names),
             Output("affine", tuple(along[width : width + n]), self.x_names),
-            Output("d_cost", (along[-1],), ("cost + lambda'f",)),
+            *self._row_changes(self.path, along[width + n : -1]),
+            Output("d_cost", (along[-1],), (f"cost + {terms}",)),
         )
-        purpose = "change along d_theta of grad(cost + lambda'f), of f, and of cost + lambda'f itself"
+        of_f = "of f and the rows" if self.path.rows else "of f"
+        purpose = f"change along d_theta of grad(cost + {terms}), {of_f}, and of cost + {terms} itself"
         return Function("stage_forward", purpose, inputs, outputs)
 
+    def _row_changes(self, rows: RowSymbols, along: Sequence[Expr]) -> tuple[Output, ...]:
+        return (Output("d_rows", tuple(along), rows.rows.labels),) if rows.rows else ()
+
     def terminal_forward(self) -> Function:
-        cost, states = self.model.terminal_cost, self.model.states
-        along = self._parameter_tangents((*gradient(cost, states), cost))
+        lagrangian, states, rows = self._end_lagrangian(), self.model.states, self.end
+        n = len(states)
+        along = self.parameter_tangents((*gradient(lagrangian, states), *rows.rows.values, lagrangian))
+        of = "terminal cost + dual'rows" if rows.rows else "terminal cost"
         outputs = (
-            Output("r_x", tuple(along[:-1]), self.x_names),
-            Output("d_cost", (along[-1],), ("terminal cost",)),
+            Output("r_x", tuple(along[:n]), self.x_names),
+            *self._row_changes(rows, along[n:-1]),
+            Output("d_cost", (along[-1],), (of,)),
         )
         purpose = "change along d_theta of the terminal cost's gradient and of the terminal cost"
-        inputs = (self.x, self.theta, self.theta_t, *self._parameter_inputs())
+        if rows.rows:
+            purpose = f"change along d_theta of grad({of}), of the rows, and of {of}"
+        inputs = (self.x, self.theta, self.theta_t, *dual_inputs(rows), *self.parameter_inputs())
         return Function("terminal_forward", purpose, inputs, outputs)
-
-    def bounds_forward(self) -> Function:
-        bounds = [self.graph.const(0) if b.is_const else b for b in (*self.model.lower, *self.model.upper)]
-        along = self._parameter_tangents(bounds)
-        m = len(self.u_names)
-        outputs = (
-            Output("d_lower", tuple(along[:m]), self.u_names),
-            Output("d_upper", tuple(along[m:]), self.u_names),
-        )
-        inputs = (self.theta, self.theta_t, *self._parameter_inputs())
-        return Function("bounds_forward", "change of the bounds along d_theta", inputs, outputs)

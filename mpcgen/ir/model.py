@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import inf
 from typing import TYPE_CHECKING
 
 from mpcgen.ir.expr import Expr, Graph
@@ -13,11 +14,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Scalar rows lower <= values <= upper, hard or soft: what the constraints of a group come to.
+
+    ``labels`` name the rows for people; bounds and weights depend on parameters only. A ``linear`` weight of inf means
+    that the row is hard; of an equality, both bounds are the same node.
+    """
+
+    labels: tuple[str, ...] = ()
+    values: tuple[Expr, ...] = ()
+    lower: tuple[Expr, ...] = ()
+    upper: tuple[Expr, ...] = ()
+    linear: tuple[Expr, ...] = ()
+    quadratic: tuple[Expr, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __add__(self, other: Rows) -> Rows:
+        """These rows, then the others."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return Rows(*(mine + theirs for mine, theirs in pairs))
+
+    @property
+    def soft(self) -> bool:
+        """Whether any row may be exceeded."""
+        return any(not (weight.is_const and weight.value == inf) for weight in self.linear)
+
+
+@dataclass(frozen=True)
 class Model:
     """A lowered specification with n states, m controls and p parameter entries.
 
     ``parameters`` are the symbols of all `ParameterSpec`s, flat and in order; ``next_state`` is the discrete
-    map after integration; ``lower`` and ``upper`` depend on parameters only and may be ±inf.
+    map after integration; ``lower`` and ``upper`` depend on parameters only and may be ±inf. Constraints come as rows:
+    ``mixed`` ones, which read controls, hold at stages 0..N-1, ``state_rows`` at stages 1..N, ``terminal`` at stage N.
     """
 
     graph: Graph
@@ -30,6 +61,24 @@ class Model:
     lower: tuple[Expr, ...]
     upper: tuple[Expr, ...]
     spec: Spec
+    mixed: Rows = Rows()
+    state_rows: Rows = Rows()
+    terminal: Rows = Rows()
+
+    @property
+    def path_rows(self) -> Rows:
+        """Rows of a stage that has controls."""
+        return self.mixed + self.state_rows
+
+    @property
+    def end_rows(self) -> Rows:
+        """Rows of the last state."""
+        return self.state_rows + self.terminal
+
+    @property
+    def constrained(self) -> bool:
+        """Whether there are any rows besides the bounds of the controls."""
+        return bool(self.mixed or self.state_rows or self.terminal)
 
     def outputs(self) -> dict[str, Expr]:
         """All expressions of the model, by a name for people."""
@@ -37,6 +86,9 @@ class Model:
         named |= {"stage_cost": self.stage_cost, "terminal_cost": self.terminal_cost}
         for u, low, high in zip(self.controls, self.lower, self.upper, strict=True):
             named |= {f"{u.value}_lower": low, f"{u.value}_upper": high}
+        rows = self.mixed + self.state_rows + self.terminal
+        for label, value, low, high in zip(rows.labels, rows.values, rows.lower, rows.upper, strict=True):
+            named |= {label: value, f"lower of {label}": low, f"upper of {label}": high}
         return named
 
     def __str__(self) -> str:

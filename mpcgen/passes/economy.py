@@ -78,7 +78,12 @@ def _rewritten(function: Function, expressions: Sequence[Expr], names: dict[Expr
 
 
 def _read_next_state(function: Function, kernels: Kernels) -> Function:
-    """Replace components of f by the state that follows in memory, in functions of a point of a trajectory."""
+    """Replace components of f by the state that follows in memory, in functions of a point of a trajectory.
+
+    A constrained problem is solved by multiple shooting: its states meet f at the solution only.
+    """
+    if kernels.model.constrained:
+        return function
     groups = {group.name for group in function.inputs}
     if not {"x", "u"} <= groups or function.name == "stage_dynamics":
         return function

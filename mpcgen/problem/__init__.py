@@ -4,9 +4,10 @@ from mpcgen.problem.integrators import euler, midpoint, rk4
 from mpcgen.problem.linear_quadratic import lqr
 from mpcgen.problem.loading import load_problem
 from mpcgen.problem.problem import Problem
-from mpcgen.problem.spec import ControlSpec, DynamicsSpec, ParameterSpec, Spec
+from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 
 __all__ = [
+    "Constraint",
     "ControlSpec",
     "DynamicsSpec",
     "ParameterSpec",

@@ -74,6 +74,7 @@ def check_continuous(spec: Spec) -> None:
         ("the terminal cost", spec.terminal_cost),
         *((f"the lower bound of {control.symbol}", control.lower) for control in spec.controls),
         *((f"the upper bound of {control.symbol}", control.upper) for control in spec.controls),
+        *_places_of_constraints(spec),
     ]
     if spec.dynamics.dt is not None:
         places.append(("dt", spec.dynamics.dt))
@@ -83,6 +84,16 @@ def check_continuous(spec: Spec) -> None:
             if isinstance(node, sp.Piecewise) and node not in seen:
                 seen.add(node)
                 _check_piecewise(node, place, spec)
+
+
+def _places_of_constraints(spec: Spec) -> Iterator[tuple[str, sp.Expr]]:
+    for constraint in spec.constraints:
+        for index, label in enumerate(constraint.labels):
+            yield f"the constraint {label!r}", constraint.rows[index]
+            yield f"the lower bound of {label!r}", constraint.lower[index]
+            yield f"the upper bound of {label!r}", constraint.upper[index]
+            yield f"soft of {label!r}", constraint.soft[index]
+            yield f"soft_quadratic of {label!r}", constraint.soft_quadratic[index]
 
 
 def _check_piecewise(piecewise: sp.Piecewise, place: str, spec: Spec) -> None:

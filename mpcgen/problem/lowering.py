@@ -5,7 +5,7 @@ The sympy expression is walked as a graph, so that what it shares stays shared; 
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
@@ -13,9 +13,9 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.ir.expr import Expr, Graph
-from mpcgen.ir.model import Model
+from mpcgen.ir.model import Model, Rows
 from mpcgen.problem.schemes import integrate
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import Constraint, Spec
 
 Handler = Callable[[Graph, sp.Basic, Sequence[Expr]], Expr]
 
@@ -69,6 +69,23 @@ def lower_spec(spec: Spec) -> Model:
         lower=tuple(lower([control.lower for control in spec.controls], graph, table)),
         upper=tuple(lower([control.upper for control in spec.controls], graph, table)),
         spec=spec,
+        mixed=_lower_rows(spec.group("mixed"), graph, table),
+        state_rows=_lower_rows(spec.group("state"), graph, table),
+        terminal=_lower_rows(spec.group("terminal"), graph, table),
+    )
+
+
+def _lower_rows(constraints: Sequence[Constraint], graph: Graph, table: Mapping[sp.Symbol, Expr]) -> Rows:
+    def flat(tuples: Iterable[Sequence[sp.Expr]]) -> tuple[Expr, ...]:
+        return tuple(lower([entry for entries in tuples for entry in entries], graph, table))
+
+    return Rows(
+        labels=tuple(label for c in constraints for label in c.labels),
+        values=flat(c.rows for c in constraints),
+        lower=flat(c.lower for c in constraints),
+        upper=flat(c.upper for c in constraints),
+        linear=flat(c.soft for c in constraints),
+        quadratic=flat(c.soft_quadratic for c in constraints),
     )
 
 

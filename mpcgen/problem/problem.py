@@ -6,8 +6,9 @@ import sympy as sp
 
 from mpcgen.errors import SpecError
 from mpcgen.problem import names, validate, values
+from mpcgen.problem.constraints import make_constraint, state_bounds
 from mpcgen.problem.integrators import dynamics_rows
-from mpcgen.problem.spec import ControlSpec, DynamicsSpec, ParameterSpec, Spec
+from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 
 _SETTABLE = ("dynamics", "stage_cost", "terminal_cost")
 
@@ -16,7 +17,7 @@ class Problem:
     """An optimal control problem in the making; `spec` checks and freezes it.
 
         minimise  sum_{t<N} stage_cost(x_t, u_t) + terminal_cost(x_N)
-        subject to x_{t+1} = dynamics(x_t, u_t), lower <= u_t <= upper, x_0 given
+        subject to x_{t+1} = dynamics(x_t, u_t), lower <= u_t <= upper, x_0 given, bounds of states, constraints
 
     Args:
         name: a Python and C identifier; the generated package and its functions carry it.
@@ -31,6 +32,8 @@ class Problem:
         self._states: list[sp.Symbol] = []
         self._controls: list[ControlSpec] = []
         self._parameters: list[ParameterSpec] = []
+        self._state_bounds: list[Constraint] = []
+        self._constraints: list[Constraint] = []
         self._dynamics: DynamicsSpec | None = None
         self._stage_cost: sp.Expr | None = None
         self._terminal_cost: sp.Expr | None = None
@@ -40,14 +43,15 @@ class Problem:
         if not name.startswith("_") and name not in _SETTABLE:
             raise SpecError(
                 f"problem {self._name!r}: {name!r} cannot be set{names.near_name(name, _SETTABLE)}; what can is "
-                f"{', '.join(_SETTABLE)}, and states, controls and parameters are declared by methods"
+                f"{', '.join(_SETTABLE)}, and states, controls, parameters and constraints are declared by methods"
             )
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return (
             f"Problem({self._name!r}, horizon={self._horizon}): {len(self._states)} states, "
-            f"{len(self._controls)} controls, {len(self._parameters)} parameters"
+            f"{len(self._controls)} controls, {len(self._parameters)} parameters, "
+            f"{len(self._constraints)} constraints"
         )
 
     @property
@@ -65,14 +69,35 @@ class Problem:
         """Names of the states declared so far, in order."""
         return tuple(symbol.name for symbol in self._states)
 
-    def states(self, state_names: str | list[str]) -> tuple[sp.Symbol, ...]:
-        """Declare states, ``"x v omega"``, and return their symbols. Later calls append."""
+    def states(
+        self, state_names: str | list[str], lower: Any = -sp.oo, upper: Any = sp.oo
+    ) -> tuple[sp.Symbol, ...]:
+        """Declare states, ``"x v omega"``, and their bounds, and return their symbols. Later calls append.
+
+        Args:
+            state_names: ``"position velocity"``.
+            lower: a number for all of these states or a list, one each; an entry is a number, ±oo, or a parameter
+                (or an expression in parameters). It holds at stages 1..N; x_0 is given.
+            upper: likewise.
+
+        """
         found = [names.check_identifier(name, "state") for name in names.split_names(state_names, "state")]
+        of_states = f"of {', '.join(found)}"
+        lowers = values.one_each(lower, found, f"the lower bound {of_states}")
+        uppers = values.one_each(upper, found, f"the upper bound {of_states}")
         self._names.claim((name, "a state") for name in found)
         self._spec = None
         symbols = tuple(_symbol(name) for name in found)
         self._states.extend(symbols)
+        for symbol, low, high in zip(symbols, lowers, uppers, strict=True):
+            if not (low == -sp.oo and high == sp.oo):
+                self._state_bounds.append(state_bounds(symbol, low, high))
         return symbols
+
+    def state(self, name: str, lower: Any = -sp.oo, upper: Any = sp.oo) -> sp.Symbol:
+        """Declare one state and its bounds, see `states`, and return its symbol."""
+        (symbol,) = self.states([name], lower, upper)
+        return symbol
 
     def controls(
         self, control_names: str | list[str], lower: Any = -sp.oo, upper: Any = sp.oo
@@ -152,6 +177,73 @@ class Problem:
         self._spec = None
         self._parameters.extend(added)
 
+    def constraint(
+        self,
+        name: str,
+        expressions: Any,
+        lower: Any = None,
+        upper: Any = None,
+        equals: Any = None,
+        soft: Any = None,
+        soft_quadratic: Any = None,
+    ) -> None:
+        """Constrain an expression, or a list of them, along the path.
+
+        Expressions that read a control hold at stages 0..N-1, others at stages 1..N, since x_0 is given.
+
+        Args:
+            name: an identifier, under which the solution has its multipliers.
+            expressions: in states, controls and parameters.
+            lower: a number for all rows or a list, one each; an entry is a number, ±oo, or an expression in
+                parameters, which may be per stage and infinite.
+            upper: likewise.
+            equals: in place of both: likewise, and finite.
+            soft: w >= 0: a row may be exceeded by e >= 0 at the price w e per stage. A number or an expression in
+                parameters, for all rows or a list. Left out: the rows are hard.
+            soft_quadratic: w >= 0 adds w e²/2 to that price.
+
+        """
+        self._constrain(name, expressions, lower, upper, equals, soft, soft_quadratic, terminal=False)
+
+    def terminal_constraint(
+        self,
+        name: str,
+        expressions: Any,
+        lower: Any = None,
+        upper: Any = None,
+        equals: Any = None,
+        soft: Any = None,
+        soft_quadratic: Any = None,
+    ) -> None:
+        """Constrain an expression in the last state and parameters, or a list of them; see `constraint`."""
+        self._constrain(name, expressions, lower, upper, equals, soft, soft_quadratic, terminal=True)
+
+    def _constrain(
+        self,
+        name: str,
+        expressions: Any,
+        lower: Any,
+        upper: Any,
+        equals: Any,
+        soft: Any,
+        soft_quadratic: Any,
+        terminal: bool,
+    ) -> None:
+        names.check_identifier(name, "constraint")
+        made = make_constraint(
+            name,
+            expressions,
+            lower=lower,
+            upper=upper,
+            equals=equals,
+            soft=soft,
+            soft_quadratic=soft_quadratic,
+            terminal=terminal,
+        )
+        self._names.claim([(name, "a constraint")])
+        self._spec = None
+        self._constraints.append(made)
+
     @property
     def dynamics(self) -> DynamicsSpec | None:
         """Next state, a row per state, or an ODE from `rk4`, `midpoint` or `euler`. States come first."""
@@ -208,6 +300,7 @@ class Problem:
                 dynamics=self._dynamics,
                 stage_cost=self._stage_cost,
                 terminal_cost=sp.S.Zero if self._terminal_cost is None else self._terminal_cost,
+                constraints=(*self._state_bounds, *self._constraints),
             )
             self._spec = validate.validated(draft)
         return self._spec

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from mpcgen.errors import SpecError
+
 SCHEMES = ("discrete", "euler", "midpoint", "rk4")
 
 
@@ -27,7 +29,7 @@ class ParameterSpec:
     """A named parameter of shape (), (k,) or (r, c); ``symbols`` and ``default`` are flat, row-major.
 
     ``in_terminal`` says that the terminal cost reads it: a per-stage parameter then has N+1 values
-    instead of N. ``only_bounds`` says that nothing but control bounds read it, so that ±inf is a legal value.
+    instead of N. ``only_bounds`` says that nothing but bounds read it, so that ±inf is a legal value.
     """
 
     name: str
@@ -60,11 +62,57 @@ class DynamicsSpec:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """Rows lower_i <= rows_i <= upper_i under one name, each tuple with an entry per row.
+
+    ``lower`` and ``upper`` are numbers, ``±oo`` or expressions in the parameters; an equality has the same expression
+    on both sides. A row may be exceeded by e >= 0 at the price of soft e + soft_quadratic e²/2; ``soft`` of a hard row
+    is oo. ``vector`` says that it was given as a list. The bounds of a state are a constraint that has its name.
+    ``reads_control``, filled in by validation, decides at which stages the rows hold, see `group`.
+    """
+
+    name: str
+    rows: tuple[sp.Expr, ...]
+    lower: tuple[sp.Expr, ...]
+    upper: tuple[sp.Expr, ...]
+    soft: tuple[sp.Expr, ...]
+    soft_quadratic: tuple[sp.Expr, ...]
+    terminal: bool = False
+    vector: bool = False
+    reads_control: bool = False
+
+    @property
+    def group(self) -> str:
+        """Where the rows hold: "mixed" at stages 0..N-1, "state" at stages 1..N, "terminal" at stage N."""
+        if self.terminal:
+            return "terminal"
+        return "mixed" if self.reads_control else "state"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each row: the constraint's, with an index if it is a vector."""
+        if not self.vector:
+            return (self.name,)
+        return tuple(f"{self.name}[{index}]" for index in range(len(self.rows)))
+
+    @property
+    def is_soft(self) -> tuple[bool, ...]:
+        """Whether each row may be exceeded."""
+        return tuple(weight is not sp.oo for weight in self.soft)
+
+    @property
+    def is_equality(self) -> tuple[bool, ...]:
+        """Whether each row has one value on both sides."""
+        return tuple(low == high for low, high in zip(self.lower, self.upper, strict=True))
+
+
+@dataclass(frozen=True)
 class Spec:
     """A validated optimal control problem: N = ``horizon`` controls, N+1 states.
 
     minimise  sum_{t<N} stage_cost(x_t, u_t, theta_t) + terminal_cost(x_N, theta_N)
-    subject to x_{t+1} = f(x_t, u_t, theta_t), lower <= u_t <= upper, x_0 given.
+    subject to x_{t+1} = f(x_t, u_t, theta_t), lower <= u_t <= upper, x_0 given, and the rows of ``constraints``, of
+    which the bounds of states come first.
     """
 
     name: str
@@ -75,12 +123,19 @@ class Spec:
     dynamics: DynamicsSpec
     stage_cost: sp.Expr
     terminal_cost: sp.Expr
+    constraints: tuple[Constraint, ...] = ()
+
+    def group(self, name: str) -> tuple[Constraint, ...]:
+        """The constraints of a group, "mixed", "state" or "terminal", in order."""
+        return tuple(constraint for constraint in self.constraints if constraint.group == name)
 
     def __str__(self) -> str:
         lines = [f"problem {self.name}: horizon {self.horizon}"]
         lines += [f"  states      {', '.join(map(str, self.states))}"]
         for control in self.controls:
             lines.append(f"  control     {control.lower} <= {control.symbol} <= {control.upper}")
+        for constraint in self.constraints:
+            lines += [f"  constraint  {text}" for text in row_texts(constraint)]
         for parameter in self.parameters:
             stage = ", per stage" if parameter.per_stage else ""
             lines.append(
@@ -95,3 +150,41 @@ class Spec:
         ]
         lines += [f"  stage cost     {self.stage_cost}", f"  terminal cost  {self.terminal_cost}"]
         return "\n".join(lines)
+
+
+def require_unconstrained(spec: Spec, what: str) -> None:
+    """Raise SpecError for constraints that ``what`` would ignore."""
+    if spec.constraints:
+        names = ", ".join(repr(constraint.name) for constraint in spec.constraints)
+        raise SpecError(
+            f"problem {spec.name!r} has constraints ({names}), and {what} knows bounds of controls alone; "
+            "`mpcgen inspect` shows what it would have to take"
+        )
+
+
+_STAGES = {"mixed": "stages 0..N-1", "state": "stages 1..N", "terminal": "stage N"}
+
+
+def row_texts(constraint: Constraint) -> list[str]:
+    """A line for people about each row: its name, where it holds, and what has to hold."""
+    lines = []
+    for index, (label, row) in enumerate(zip(constraint.labels, constraint.rows, strict=True)):
+        low, high = constraint.lower[index], constraint.upper[index]
+        if constraint.is_equality[index]:
+            relation = f"{row} = {_text(low)}"
+        else:
+            left = "" if low == -sp.oo else f"{_text(low)} <= "
+            right = "" if high == sp.oo else f" <= {_text(high)}"
+            relation = f"{left}{row}{right}"
+        price = ""
+        if constraint.is_soft[index]:
+            price = f", soft {_text(constraint.soft[index])}"
+            if constraint.soft_quadratic[index] != 0:
+                price += f", quadratic {_text(constraint.soft_quadratic[index])}"
+        lines.append(f"{label} ({_STAGES[constraint.group]}): {relation}{price}")
+    return lines
+
+
+def _text(value: sp.Expr) -> str:
+    """A number without trailing zeros, or an expression as it is."""
+    return f"{float(value):g}" if value.is_number else str(value)

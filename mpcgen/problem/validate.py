@@ -5,8 +5,10 @@ from dataclasses import replace
 import sympy as sp
 
 from mpcgen.errors import SpecError
+from mpcgen.problem import constraints
 from mpcgen.problem.continuity import check_continuous
 from mpcgen.problem.expressions import check_supported, rewritten, symbols_in, unique_nodes
+from mpcgen.problem.freedom import check_freedom
 from mpcgen.problem.names import near_name
 from mpcgen.problem.spec import ControlSpec, DynamicsSpec, ParameterSpec, Spec
 
@@ -31,10 +33,14 @@ def validated(draft: Spec) -> Spec:
         terminal_cost=reader.read(draft.terminal_cost, "the terminal cost", ("state", "parameter")),
         controls=tuple(_bounded(control, reader) for control in draft.controls),
     )
+    checked = replace(
+        checked, constraints=tuple(constraints.checked(c, draft, reader.read) for c in draft.constraints)
+    )
     checked = replace(checked, parameters=_with_uses(checked))
     _check_defaults(checked)
     _check_controls_matter(checked)
     check_continuous(checked)
+    check_freedom(checked)
     return checked
 
 
@@ -103,15 +109,8 @@ def _dynamics(draft: Spec, reader: _Reader) -> DynamicsSpec:
 
 def _bounded(control: ControlSpec, reader: _Reader) -> ControlSpec:
     name = control.symbol.name
-    for bound, word, wrong in ((control.lower, "lower", sp.oo), (control.upper, "upper", -sp.oo)):
-        if bound is sp.nan or bound == wrong:
-            raise SpecError(
-                f"the {word} bound of {name!r} is {bound}; expected a number, {-wrong} or a parameter"
-            )
     lower, upper = (
-        bound
-        if bound.is_infinite and bound.is_number
-        else reader.read(bound, f"the {word} bound of {name!r}", ("parameter",))
+        constraints.checked_bound(bound, word, repr(name), reader.read)
         for bound, word in ((control.lower, "lower"), (control.upper, "upper"))
     )
     return replace(control, lower=lower, upper=upper)
@@ -119,12 +118,20 @@ def _bounded(control: ControlSpec, reader: _Reader) -> ControlSpec:
 
 def _with_uses(spec: Spec) -> tuple[ParameterSpec, ...]:
     """Return the parameters with ``in_terminal`` and ``only_bounds`` filled in from the expressions."""
-    functions = [*spec.dynamics.expressions, spec.stage_cost, spec.terminal_cost]
+    rows = [row for c in spec.constraints for row in (*c.rows, *c.soft, *c.soft_quadratic)]
+    functions = [*spec.dynamics.expressions, spec.stage_cost, spec.terminal_cost, *rows]
     if spec.dynamics.dt is not None:
         functions.append(spec.dynamics.dt)
     in_functions = symbols_in(*functions)
-    in_terminal = symbols_in(spec.terminal_cost)
-    in_bounds = symbols_in(*(bound for control in spec.controls for bound in (control.lower, control.upper)))
+    at_end = [c for c in spec.constraints if c.group != "mixed"]
+    in_terminal = symbols_in(
+        spec.terminal_cost,
+        *(part for c in at_end for part in (*c.rows, *c.lower, *c.upper, *c.soft, *c.soft_quadratic)),
+    )
+    in_bounds = symbols_in(
+        *(bound for control in spec.controls for bound in (control.lower, control.upper)),
+        *(bound for c in spec.constraints for bound in (*c.lower, *c.upper)),
+    )
     return tuple(
         replace(
             parameter,
@@ -142,16 +149,22 @@ def _check_defaults(spec: Spec) -> None:
         if not parameter.only_bounds and any(map(_is_infinite, parameter.default or ())):
             raise SpecError(
                 f"parameter {parameter.name!r} has an infinite default; only a parameter that nothing but "
-                "control bounds use may be infinite: give a finite default"
+                "bounds use may be infinite: give a finite default"
             )
     for control in spec.controls:
-        lower, upper = _at_defaults(control.lower, spec), _at_defaults(control.upper, spec)
-        if lower is not None and upper is not None and lower > upper:
-            defaults = " (at the parameters' defaults)" if symbols_in(control.lower, control.upper) else ""
-            raise SpecError(
-                f"control {control.symbol.name!r} has lower bound {lower} > upper bound {upper}{defaults}; "
-                "expected lower <= upper"
-            )
+        _check_order(f"control {control.symbol.name!r}", control.lower, control.upper, spec)
+    for constraint in spec.constraints:
+        for label, low, high in zip(constraint.labels, constraint.lower, constraint.upper, strict=True):
+            _check_order(f"constraint {label!r}", low, high, spec)
+
+
+def _check_order(what: str, low: sp.Expr, high: sp.Expr, spec: Spec) -> None:
+    lower, upper = _at_defaults(low, spec), _at_defaults(high, spec)
+    if lower is not None and upper is not None and lower > upper:
+        defaults = " (at the parameters' defaults)" if symbols_in(low, high) else ""
+        raise SpecError(
+            f"{what} has lower bound {lower} > upper bound {upper}{defaults}; expected lower <= upper"
+        )
 
 
 def _check_controls_matter(spec: Spec) -> None:

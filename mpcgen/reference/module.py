@@ -14,7 +14,7 @@ from mpcgen.calls.arguments import Call, at_each_stage, make_call
 from mpcgen.calls.reporting import report_statuses
 from mpcgen.errors import ParameterError
 from mpcgen.problem.lowering import lower_spec
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import Spec, require_unconstrained
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import (
     Policy,
@@ -105,6 +105,7 @@ class MPC(torch.nn.Module):
         self.tol, self.max_iterations, self.hessian = tol, max_iterations, hessian
         self.differentiable, self.on_unconverged = differentiable, on_unconverged
         spec = problem if isinstance(problem, Spec) else problem.spec()
+        require_unconstrained(spec, "the reference")
         self.description = _Description.of(spec)
         self.functions = Functions(lower_spec(spec))
 

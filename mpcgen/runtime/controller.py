@@ -12,7 +12,7 @@ class Parameter:
     """A named parameter of shape (), (k,) or (r, c), with a flat, row-major default.
 
     ``per_stage``: one value for each of N stages, or N+1 where the terminal cost reads it (``in_terminal``).
-    ``only_bounds``: nothing but control bounds read it, so ±inf is a legal value.
+    ``only_bounds``: nothing but bounds read it, so ±inf is a legal value.
     """
 
     name: str
@@ -36,6 +36,32 @@ class Parameter:
         if not self.per_stage:
             return self.shape
         return (1 if horizon is None else self.stages(horizon), *self.shape)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a package says about a named constraint: where it holds, and its rows among the multipliers of a stage.
+
+    ``group`` is "mixed" (stages 0..N-1), "state" (stages 1..N) or "terminal" (stage N); bounds of a state have its name
+    and are of the second. The multipliers of a stage are those of the controls' bounds, and from ``first`` on ``rows``
+    are this constraint's. ``vector``: it was given as a list, if only of one. ``soft``: it may be exceeded at a price.
+    """
+
+    name: str
+    group: str
+    first: int
+    rows: int
+    vector: bool
+    soft: bool
+
+    def stages(self, horizon: int) -> range:
+        """The stages of N controls at which it holds."""
+        ranges = {
+            "mixed": range(horizon),
+            "state": range(1, horizon + 1),
+            "terminal": range(horizon, horizon + 1),
+        }
+        return ranges[self.group]
 
 
 class Description(Protocol):
@@ -71,6 +97,7 @@ class Controller:
     states: tuple[str, ...]
     controls: tuple[str, ...]
     parameters: tuple[Parameter, ...]
+    constraints: tuple[Constraint, ...] = ()
     devices: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

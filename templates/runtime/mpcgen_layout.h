@@ -1,4 +1,4 @@
-/* One row of the generated table of parameters. */
+/* One row of the generated table of parameters, and sizes that follow from the generated ones. */
 #ifndef MPCGEN_LAYOUT_H
 #define MPCGEN_LAYOUT_H
 
@@ -9,5 +9,18 @@ typedef struct {
   int in_terminal; /* then: has a value for stage N too? */
   int only_bounds; /* then an infinite value is legal */
 } parameter_layout;
+
+/* A problem with constraints says how many rows it has. */
+#ifndef NMIXED
+#define NMIXED 0
+#define NSTATE 0
+#define NTERMINAL 0
+#define SOFT_ROWS 0
+#define ROW_BOUNDS_VARY 0
+#endif
+#define NPATH (NMIXED + NSTATE)                      /* rows of a stage with controls, mixed ones first */
+#define NEND (NSTATE + NTERMINAL)                    /* rows of the last state, those of states first */
+#define NDUAL (NU + NMIXED + NSTATE + NTERMINAL)     /* multipliers of a stage in memory: bounds of controls first */
+#define CONSTRAINED (NMIXED + NSTATE + NTERMINAL > 0)
 
 #endif

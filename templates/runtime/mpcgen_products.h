@@ -33,15 +33,19 @@ ALWAYS_INLINE void add_product(const real *F, const real *panel, int i, int rows
   EACH(r, rows) EACH(c, columns) if (i != j || c <= r) Q[TRIANGLE(i + r, j) + c] += sums[r][c];
 }
 
+ALWAYS_INLINE real *offset_at(stage_model *q, int column) {
+  return column < NX ? &q->offset_x[column] : &q->offset_u[column - NX];
+}
+
 /* The part of both products that belongs to columns j to j + columns of F. */
 ALWAYS_INLINE void riccati_columns(const value_model *value, int j, int columns, stage_model *q) {
   const real *F = q->F;
   real panel[NX * TILE], offset[TILE];
   for (int i = 0; i < WHOLE_TILES(NX); i += TILE) value_times(value->hessian, F + j, i, TILE, columns, panel);
   if (NX % TILE) value_times(value->hessian, F + j, WHOLE_TILES(NX), NX % TILE, columns, panel);
-  EACH(c, columns) offset[c] = ALL(0);
+  EACH(c, columns) offset[c] = NPATH ? *offset_at(q, j + c) : ALL(0); /* what the rows of constraints push with */
   for (int k = 0; k < NX; k++) EACH(c, columns) offset[c] += F[k * NTAU + j + c] * value->offset[k];
-  EACH(c, columns) *(j + c < NX ? &q->offset_x[j + c] : &q->offset_u[j + c - NX]) = offset[c];
+  EACH(c, columns) *offset_at(q, j + c) = offset[c];
   add_product(F, panel, j, columns, j, columns, q->hessian);
   for (int i = j + TILE; i < WHOLE_TILES(NTAU); i += TILE) add_product(F, panel, i, TILE, j, columns, q->hessian);
   if (NTAU % TILE && columns == TILE)

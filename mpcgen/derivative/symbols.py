@@ -1,0 +1,135 @@
+"""The symbols that the derived functions share: what they read besides a model's own states, controls, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mpcgen.derivative.forward import tangents
+from mpcgen.derivative.matrices import Matrix
+from mpcgen.derivative.reverse import gradient
+from mpcgen.ir import Expr, Graph
+from mpcgen.ir.function import Input, Output
+from mpcgen.ir.model import Model, Rows
+from mpcgen.passes.reciprocals import split_reciprocals
+
+
+def dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:
+    """a'b; 0 of nothing."""
+    total = graph.const(0)
+    for left, right in zip(a, b, strict=True):
+        total = total + left * right
+    return total
+
+
+def weighted_sum(graph: Graph, weights: Sequence[Expr], values: Sequence[Expr]) -> Expr:
+    """Sum of products with what is not constant."""
+    pairs = [(w, value) for w, value in zip(weights, values, strict=True) if not value.is_const]
+    return dot(graph, [w for w, _ in pairs], [value for _, value in pairs])
+
+
+def _with_split_reciprocals(model: Model, fixed: Sequence[Expr]) -> Model:
+    groups = (model.mixed, model.state_rows, model.terminal)
+    values = [value for rows in groups for value in rows.values]
+    split = iter(
+        split_reciprocals((*model.next_state, model.stage_cost, model.terminal_cost, *values), fixed)
+    )
+    following = tuple(next(split) for _ in model.next_state)
+    stage_cost, terminal_cost = next(split), next(split)
+    mixed, state_rows, terminal = (
+        replace(rows, values=tuple(next(split) for _ in rows.values)) for rows in groups
+    )
+    return replace(
+        model,
+        next_state=following,
+        stage_cost=stage_cost,
+        terminal_cost=terminal_cost,
+        mixed=mixed,
+        state_rows=state_rows,
+        terminal=terminal,
+    )
+
+
+class RowSymbols:
+    """Symbols of the rows of a stage or of the end: one each per row."""
+
+    def __init__(self, graph: Graph, rows: Rows, place: str) -> None:
+        self.rows = rows
+        # By number: the name of a constraint need not be fit for C.
+        numbers = [f"{place}{index}" for index in range(len(rows))]
+
+        def symbols(prefix: str) -> tuple[Expr, ...]:
+            return tuple(graph.symbol(f"{prefix}.{number}") for number in numbers)
+
+        self.dual = symbols("dual")
+        self.stiffness = symbols("stiffness")
+        self.force = symbols("force")
+        self.d_dual = symbols("d_dual")
+        self.g_lower = symbols("g_lower")
+        self.g_upper = symbols("g_upper")
+        self.g_linear = symbols("g_linear")
+        self.g_quadratic = symbols("g_quadratic")
+
+
+class Symbols:
+    """A model whose reciprocals are split, and the symbols that its functions share."""
+
+    def __init__(self, model: Model) -> None:
+        spec = model.spec
+        per_stage = [p.per_stage for p in spec.parameters for _ in p.symbols]
+        self.static = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if not staged)
+        self.per_stage = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if staged)
+        self.model = model = _with_split_reciprocals(model, self.static)
+        self.graph = model.graph
+        self.x_names = tuple(str(s.value) for s in model.states)
+        self.u_names = tuple(str(s.value) for s in model.controls)
+        # A dot cannot occur in a user's name, so these symbols are new.
+        self.costate = self.named("lambda", self.x_names)
+        self.weight_d2f = self.graph.symbol("weight.d2f")
+        self.offset = self.named("v_offset", self.x_names)
+        self.d_x = self.named("d", self.x_names)
+        self.d_u = self.named("d", self.u_names)
+        self.d_costate = self.named("d_lambda", self.x_names)
+        self.weight = self.graph.symbol("loss.cost")
+        self.d_static = self.named("d", [str(symbol.value) for symbol in self.static])
+        self.d_per_stage = self.named("d", [str(symbol.value) for symbol in self.per_stage])
+        self.V = self._symmetric_symbols()
+        self.x = Input("x", model.states)
+        self.u = Input("u", model.controls)
+        self.theta = Input("theta", self.static)
+        self.theta_t = Input("theta_t", self.per_stage)
+        self.tau = (*model.states, *model.controls)
+        self.path = RowSymbols(model.graph, model.path_rows, "path")
+        self.end = RowSymbols(model.graph, model.end_rows, "end")
+
+    def named(self, prefix: str, names: Sequence[str]) -> tuple[Expr, ...]:
+        """Symbols by prefix and name."""
+        return tuple(self.graph.symbol(f"{prefix}.{name}") for name in names)
+
+    def _symmetric_symbols(self) -> Matrix:
+        names = self.x_names
+        n = len(names)
+        return tuple(
+            tuple(self.graph.symbol(f"V.{names[max(i, j)]}.{names[min(i, j)]}") for j in range(n))
+            for i in range(n)
+        )
+
+    def parameter_outputs(self, scalar: Expr) -> tuple[Output, Output]:
+        """The gradient of a scalar by the parameters, added to what is there."""
+        symbols = (*self.static, *self.per_stage)
+        entries = tuple(gradient(scalar, symbols))
+        split = len(self.static)
+        names = tuple(str(symbol.value) for symbol in symbols)
+        return (
+            Output("g_theta", entries[:split], names[:split], accumulate=True),
+            Output("g_theta_t", entries[split:], names[split:], accumulate=True),
+        )
+
+    def parameter_tangents(self, outputs: Sequence[Expr]) -> list[Expr]:
+        """Directional derivatives of ``outputs`` along a change of the parameters."""
+        seeds = dict(zip((*self.static, *self.per_stage), (*self.d_static, *self.d_per_stage), strict=True))
+        return tangents(outputs, seeds)
+
+    def parameter_inputs(self) -> tuple[Input, Input]:
+        """A change of the parameters."""
+        return Input("d_theta", self.d_static), Input("d_theta_t", self.d_per_stage)
