@@ -15,7 +15,6 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <time.h>
 
 enum { MAX_THREADS = 256, CACHE_LINE = 64, PATIENCE_NS = 200000 };
@@ -23,7 +22,6 @@ enum { MAX_THREADS = 256, CACHE_LINE = 64, PATIENCE_NS = 200000 };
 typedef struct {
   _Atomic int64_t next;
   int64_t count;
-  atomic_int out_of_memory;
 } work_queue;
 
 /* The next piece of work, or -1 when there is none left. */
@@ -130,10 +128,6 @@ static void run_workers(work_function work, void *shared, int threads) {
   const int helped = threads > 1 && take_pool(work, shared, threads - 1);
   work(shared);
   if (helped) give_back_pool();
-}
-
-static inline void *allocate(size_t bytes) {
-  return aligned_alloc(CACHE_LINE, (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE + CACHE_LINE);
 }
 
 #endif

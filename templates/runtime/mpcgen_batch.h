@@ -1,0 +1,234 @@
+/* The kernels on a CPU, in memory that the caller owns: a batch shared among threads, each with a part of the workspace
+ * for LANES problems.
+ *
+ * For each entry point there is the size of its workspace, a function of the arguments, and a run in one of that size,
+ * aligned to CACHE_LINE, whatever it holds. Nothing here or in the algorithms allocates. */
+#ifndef MPCGEN_BATCH_H
+#define MPCGEN_BATCH_H
+
+#include "mpcgen_parallel.h"
+
+#include "mpcgen_examine.h"
+#include "mpcgen_gradient.h"
+#include "mpcgen_solver.h"
+#include "mpcgen_tangent.h"
+
+enum { SOLVE_PASSES = 8, SENSITIVITY_PASSES = 2 }; /* sweeps over the stages that a problem is likely to take */
+#define LEAST_WORK (2e5 * LANES) /* operations that are worth a thread: some 100 us of a core */
+
+/* How many threads a batch can feed: each with a full vector of problems, and with work that is worth waking it. */
+INLINE int useful_threads(int64_t batch, int horizon, int passes, int requested) {
+  const double work = (double)batch * horizon * passes * STAGE_OPERATIONS / LEAST_WORK;
+  const int64_t vectors = (batch + LANES - 1) / LANES;
+  const int64_t most = work < (double)vectors ? (int64_t)work : vectors;
+  if (requested > MAX_THREADS) requested = MAX_THREADS;
+  return most < 2 || requested < 2 ? 1 : (int)(most < requested ? most : requested);
+}
+
+/* ---- workspaces: a part for each worker, with its state and the arrays behind that ---- */
+
+/* In whole cache lines, so that no two workers write to one. */
+INLINE size_t whole_lines(size_t bytes) { return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE; }
+
+INLINE size_t part_bytes(size_t state, size_t count) { return whole_lines(state) + whole_lines(count * sizeof(real)); }
+
+/* A workspace, and how many workers have taken their part of it. */
+typedef struct {
+  char *at;
+  atomic_int taken;
+} worker_parts;
+
+/* A worker's state of `state` bytes, zero as are the `count` numbers behind it, for which `arrays` is set. */
+static void *take_part(worker_parts *parts, size_t state, size_t count, reals *arrays) {
+  const size_t bytes = part_bytes(state, count);
+  char *part = parts->at + (size_t)atomic_fetch_add(&parts->taken, 1) * bytes;
+  memset(part, 0, bytes);
+  *arrays = (real *)(void *)(part + whole_lines(state));
+  return part;
+}
+
+/* ---- solve ---- */
+
+typedef struct {
+  solve_job job;
+  worker_parts parts;
+} solve_work;
+
+static int solve_threads(const solve_arguments *a) {
+  return useful_threads(a->batch, a->horizon, SOLVE_PASSES, a->threads);
+}
+
+static size_t solve_workspace(const solve_arguments *a) {
+  return (size_t)solve_threads(a) * part_bytes(sizeof(solver_state), solver_reals(a));
+}
+
+static void *solve_worker(void *shared) {
+  solve_work *work = shared;
+  const solve_arguments *a = work->job.arguments;
+  reals arrays;
+  solver_state *s = take_part(&work->parts, sizeof *s, solver_reals(a), &arrays);
+  lay_out_solver(s, a, arrays);
+  run_solver(s, &work->job);
+  return NULL;
+}
+
+/* Solves the batch. */
+static void run_solve(const solve_arguments *a, void *workspace) {
+  solve_work work = {.job = {.arguments = a, .queue.count = a->batch}, .parts.at = workspace};
+  run_workers(solve_worker, &work, solve_threads(a));
+}
+
+/* ---- reverse mode: the batch is cut into blocks that depend on nothing but its size, and the gradients of shared
+ * parameters are summed inside a block and then over the blocks in order, so that no sum depends on the threads ---- */
+
+enum { REDUCTION_BLOCKS = 64 };
+
+typedef struct {
+  const gradient_arguments *arguments;
+  work_queue queue;
+  worker_parts parts;
+  int64_t block;   /* problems per block */
+  size_t shared;   /* numbers of all parameters shared by the batch */
+  scalar *partial; /* (blocks, shared) */
+} gradient_work;
+
+static int gradient_threads(const gradient_arguments *a) {
+  return useful_threads(a->batch, a->horizon, SENSITIVITY_PASSES, a->threads);
+}
+
+static size_t shared_numbers(const gradient_arguments *a) {
+  const int rows = parameter_rows(a->horizon, a->constant_parameters);
+  size_t sum = 0;
+  for (int p = 0; p < NPARAMETERS; p++)
+    if (a->parameter_strides[p] == 0)
+      sum += (size_t)parameter_stages(&PARAMETERS[p], rows) * (size_t)PARAMETERS[p].size;
+  return sum;
+}
+
+static int64_t block_size(int64_t batch) {
+  const int64_t even = (batch + REDUCTION_BLOCKS - 1) / REDUCTION_BLOCKS;
+  return (even + LANES - 1) / LANES * LANES;
+}
+
+static int64_t block_count(int64_t batch) { return batch ? (batch + block_size(batch) - 1) / block_size(batch) : 0; }
+
+static size_t gradient_parts(const gradient_arguments *a) {
+  return (size_t)gradient_threads(a) * part_bytes(sizeof(gradient_state), gradient_reals(a));
+}
+
+static size_t gradient_workspace(const gradient_arguments *a) {
+  return gradient_parts(a) + whole_lines((size_t)block_count(a->batch) * shared_numbers(a) * sizeof(scalar));
+}
+
+/* Sums a block's shared gradients over the lanes, in their order, into its row of `partial`. */
+static void reduce_block(const gradient_state *g, const gradient_work *work, scalar *partial) {
+  for (int p = 0; p < NPARAMETERS; p++) {
+    if (work->arguments->parameter_strides[p] != 0) continue;
+    const parameter_layout *layout = &PARAMETERS[p];
+    for (int t = 0; t < parameter_stages(layout, g->base.rows); t++) {
+      const real *from = parameter_row(layout, g->sum_theta, g->sum_theta_stage, t);
+      for (int i = 0; i < layout->size; i++) {
+        scalar sum = 0;
+        for (int k = 0; k < LANES; k++) sum += lane_get(from + i, k);
+        *partial++ = sum;
+      }
+    }
+  }
+}
+
+static void gradient_block(gradient_state *g, const gradient_work *work, int64_t block) {
+  const gradient_arguments *a = work->arguments;
+  int64_t end = (block + 1) * work->block;
+  if (end > a->batch) end = a->batch;
+  clear_sums(g);
+  for (int64_t first = block * work->block; first < end; first += LANES) gradient_vector(g, a, first, end);
+  reduce_block(g, work, work->partial + (size_t)block * work->shared);
+}
+
+static void *gradient_worker(void *shared) {
+  gradient_work *work = shared;
+  reals arrays;
+  gradient_state *g = take_part(&work->parts, sizeof *g, gradient_reals(work->arguments), &arrays);
+  lay_out_gradient(g, work->arguments, arrays);
+  for (int64_t block; (block = take(&work->queue)) >= 0;) gradient_block(g, work, block);
+  return NULL;
+}
+
+/* Adds up the blocks in order. */
+static void reduce_blocks(const gradient_work *work) {
+  const gradient_arguments *a = work->arguments;
+  const int rows = parameter_rows(a->horizon, a->constant_parameters);
+  size_t at = 0;
+  for (int p = 0; p < NPARAMETERS; p++) {
+    if (a->parameter_strides[p] != 0) continue;
+    const size_t count = (size_t)parameter_stages(&PARAMETERS[p], rows) * (size_t)PARAMETERS[p].size;
+    scalar *to = a->gradient_parameters[p];
+    for (size_t i = 0; i < count; i++) {
+      to[i] = 0;
+      for (int64_t b = 0; b < work->queue.count; b++) to[i] += work->partial[(size_t)b * work->shared + at + i];
+    }
+    at += count;
+  }
+}
+
+/* Differentiates the batch. */
+static void run_differentiate(const gradient_arguments *a, void *workspace) {
+  gradient_work work = {
+      .arguments = a,
+      .queue.count = block_count(a->batch),
+      .parts.at = workspace,
+      .block = block_size(a->batch),
+      .shared = shared_numbers(a),
+      .partial = (scalar *)(void *)((char *)workspace + gradient_parts(a)),
+  };
+  run_workers(gradient_worker, &work, gradient_threads(a));
+  reduce_blocks(&work);
+}
+
+/* ---- forward mode ---- */
+
+typedef struct {
+  const tangent_arguments *arguments;
+  work_queue queue;
+  worker_parts parts;
+} tangent_work;
+
+static int tangent_threads(const tangent_arguments *a) {
+  return useful_threads(a->batch, a->horizon, SENSITIVITY_PASSES, a->threads);
+}
+
+static size_t tangent_workspace(const tangent_arguments *a) {
+  return (size_t)tangent_threads(a) * part_bytes(sizeof(tangent_state), tangent_reals(a));
+}
+
+static void *tangent_worker(void *shared) {
+  tangent_work *work = shared;
+  reals arrays;
+  tangent_state *f = take_part(&work->parts, sizeof *f, tangent_reals(work->arguments), &arrays);
+  lay_out_tangent(f, work->arguments, arrays);
+  for (int64_t vector; (vector = take(&work->queue)) >= 0;) tangent_vector(f, work->arguments, vector * LANES);
+  return NULL;
+}
+
+/* Differentiates the batch in forward mode. */
+static void run_tangent(const tangent_arguments *a, void *workspace) {
+  tangent_work work = {.arguments = a, .queue.count = (a->batch + LANES - 1) / LANES, .parts.at = workspace};
+  run_workers(tangent_worker, &work, tangent_threads(a));
+}
+
+/* ---- examination ---- */
+
+static size_t examine_workspace(const examine_arguments *a) {
+  return part_bytes(sizeof(sensitivity_state), examine_reals(a));
+}
+
+/* Examines the batch. */
+static void run_examine(const examine_arguments *a, void *workspace) {
+  worker_parts parts = {.at = workspace};
+  reals arrays;
+  sensitivity_state *s = take_part(&parts, sizeof *s, examine_reals(a), &arrays);
+  lay_out_examine(s, a, arrays);
+  for (int64_t first = 0; first < a->batch; first += LANES) examine_vector(s, a, first);
+}
+
+#endif
