@@ -57,6 +57,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # An unchanged example takes under a second, so mpcgen itself decides what is up to date.
 build-%: $(READY)

@@ -22,9 +22,7 @@ from examples.bench.timing import machine_name
 from mpcgen.baseline import Baseline
 from mpcgen.baseline.compare import compare
 from mpcgen.build import build
-from mpcgen.codegen.render import render_kernels
-from mpcgen.derivative.kernels import derive
-from mpcgen.problem.lowering import lower_spec
+from mpcgen.compiler import Compilation
 
 EXAMPLES = ("pendulum", "cartpole")
 BATCH = 128
@@ -41,12 +39,11 @@ def derive_and_render(example: str) -> Table:
     module = importlib.import_module(f"examples.{example}")
     clock = [time.perf_counter()]
     spec = module.problem.spec()
-    graph = lower_spec(spec)
-    clock.append(time.perf_counter())
-    kernels = derive(graph)
-    clock.append(time.perf_counter())
-    rendered = render_kernels(kernels)
-    clock.append(time.perf_counter())
+    steps = Compilation(spec)
+    for step in ("graph", "derived", "rendered"):
+        getattr(steps, step)
+        clock.append(time.perf_counter())
+    rendered = steps.rendered
     built = build(spec)
     lower, differentiate, render = (after - before for before, after in itertools.pairwise(clock))
     sizes = dict(rendered.sizes)

@@ -91,7 +91,7 @@ def inspect(spec: Path, stage: str | None, cuda: bool, arch: str | None, cuda_ke
     if cuda:
         _print_resources(spec, arch, cuda_kernel)
         return
-    from mpcgen.codegen import inspect as inspect_spec
+    from mpcgen.compiler import inspect as inspect_spec
     from mpcgen.problem.loading import load_problem
 
     click.echo(inspect_spec(load_problem(spec).spec(), stage=stage))

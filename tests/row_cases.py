@@ -10,9 +10,8 @@ from mpcgen.baseline.functions import Functions
 from mpcgen.baseline.translate import Translator
 from mpcgen.build.extension import HEADER_FOLDER, VARIANTS, write_sources
 from mpcgen.build.toolchain import find_toolchain
-from mpcgen.codegen.render import render_kernels
-from mpcgen.derivative.kernels import derive
-from mpcgen.problem.lowering import lower_spec
+from mpcgen.compiler import Compilation
+from mpcgen.derivative.kernels import FUSED_LIMIT
 
 SINGLE = dict(VARIANTS)["f64_single"]
 
@@ -22,8 +21,8 @@ class Compiled:
 
     def __init__(self, make, looped, folder):
         self.spec = make().spec()
-        self.kernels = derive(lower_spec(self.spec), -1 if looped else 2000)
-        rendered = render_kernels(self.kernels)
+        steps = Compilation(self.spec, -1 if looped else FUSED_LIMIT)
+        self.kernels, rendered = steps.derived, steps.rendered
         write_sources(rendered, folder)
         problem_text, _, _ = rendered.source.partition("/* ---- the algorithms")
         (folder / "functions.c").write_text(problem_text + WRAPPERS)

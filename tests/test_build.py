@@ -337,7 +337,7 @@ def test_spec_key_changes_with_the_cost_and_the_assumptions():
 def test_every_module_that_rendering_imports_is_part_of_the_spec_key():
     code = (
         "import sys, mpcgen\n"
-        "from mpcgen.codegen import render_spec\n"
+        "from mpcgen.compiler import render_spec\n"
         "render_spec(mpcgen.lqr(1, 1, horizon=2).spec())\n"
         "print([module.__file__ for name, module in sys.modules.items() if name.startswith('mpcgen')])"
     )

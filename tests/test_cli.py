@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from toy_package import toy_rendered
 
-import mpcgen.codegen
+import mpcgen.compiler
 from mpcgen.build import driver
 from mpcgen.build.target import known_targets
 from mpcgen.cli import main
@@ -114,7 +114,7 @@ def test_a_bug_of_ours_keeps_its_traceback(spec, tmp_path, monkeypatch):
 
 
 def test_inspect_prints_the_stage_asked_for(spec, monkeypatch):
-    monkeypatch.setattr(mpcgen.codegen, "inspect", lambda spec, stage: f"{stage} of {spec.name}")
+    monkeypatch.setattr(mpcgen.compiler, "inspect", lambda spec, stage: f"{stage} of {spec.name}")
     assert run("inspect", spec, "--stage", "graph").output == "graph of toy\n"
     assert run("inspect", spec).output == "None of toy\n"
 

@@ -5,7 +5,7 @@ import sympy as sp
 
 import mpcgen
 from mpcgen.build.digest import canonical_lines
-from mpcgen.codegen import inspect, render_spec
+from mpcgen.compiler import inspect, render_spec
 from mpcgen.problem.lowering import lower_spec
 
 

@@ -5,11 +5,11 @@ import random
 import pytest
 from baseline_problems import example
 
-from mpcgen.codegen.render import naming_hints
 from mpcgen.derivative.kernels import derive
 from mpcgen.ir import Graph, evaluate, flops, operation_count
+from mpcgen.ir.reciprocals import split_reciprocals
 from mpcgen.passes.economy import economise
-from mpcgen.passes.reciprocals import split_reciprocals
+from mpcgen.passes.naming import naming_hints
 from mpcgen.problem.lowering import lower_spec
 
 ANGLE = 15

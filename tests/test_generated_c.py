@@ -19,10 +19,7 @@ from mpcgen.build import toolchain as toolchain_module
 from mpcgen.build.extension import HEADER_FOLDER, VARIANTS, write_sources
 from mpcgen.build.target import known_targets
 from mpcgen.build.toolchain import COMPILERS, run_compiler
-from mpcgen.codegen import render_spec
-from mpcgen.codegen.render import render_kernels
-from mpcgen.derivative.kernels import derive
-from mpcgen.problem.lowering import lower_spec
+from mpcgen.compiler import Compilation, render_spec
 
 TESTS = Path(__file__).parent
 EXAMPLES = TESTS.parent / "examples"
@@ -81,7 +78,7 @@ def test_compiles_without_a_warning_with_clang(name, tmp_path, monkeypatch):
 
 
 def test_looped_products_compile_without_a_warning(tmp_path):
-    looped = render_kernels(derive(lower_spec(specification("car")), fused_limit=0))
+    looped = Compilation(specification("car"), fused_limit=0).rendered
     assert "mpcgen_products.h" in looped.source
     compile_variants(looped, tmp_path, ("-O1", *STRICT))
 
@@ -173,9 +170,7 @@ def own_cache(tmp_path, monkeypatch):
 
 def test_products_by_loops_give_the_unrolled_solution_and_gradients(car, own_cache, monkeypatch):
     """Both sum the same products, in different orders: from solutions to 1e-12, agreement to 1e-10."""
-    monkeypatch.setattr(
-        driver, "render_spec", lambda spec: render_kernels(derive(lower_spec(spec), fused_limit=0))
-    )
+    monkeypatch.setattr(driver, "render_spec", lambda spec: Compilation(spec, fused_limit=0).rendered)
     looped = mpcgen.compile(dataclasses.replace(car.spec, name="car_looped"))
     assert riccati_products(car.module) == "unrolled"
     assert riccati_products(looped) == "loops"

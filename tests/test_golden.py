@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import mpcgen
-from mpcgen.codegen import render_spec
+from mpcgen.compiler import render_spec
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain")

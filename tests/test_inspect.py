@@ -5,13 +5,10 @@ from pathlib import Path
 import pytest
 
 import mpcgen
-from mpcgen.codegen import STAGES, inspect, render_spec
 from mpcgen.codegen.overview import WIDTH
-from mpcgen.derivative.kernels import derive
+from mpcgen.compiler import STAGES, Compilation, inspect, render_spec
 from mpcgen.errors import SpecError
 from mpcgen.ir import flops
-from mpcgen.passes.economy import economise
-from mpcgen.problem.lowering import lower_spec
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("pendulum", "cartpole", "car", "lqr", "quadrotor")
@@ -94,7 +91,7 @@ def test_large_diagonal_matrices_are_said_not_drawn():
 
 def test_operations_of_every_function_and_the_largest_by_kind(car):
     text = inspect(car)
-    functions = economise(derive(lower_spec(car)), {}).functions
+    functions = Compilation(car).passes.functions
     counts = {function.name: flops(function.expressions()) for function in functions}
     lines = [line.split() for line in text.splitlines()]
     for name, count in counts.items():
@@ -132,6 +129,7 @@ def test_fits_a_terminal(name):
         ("spec", "midpoint, dt = 0.1"),
         ("graph", "steering_upper = 0.5"),
         ("derived", "stage_expand_exact(x(4), u(2), theta(12), theta_t(0), weight(1), costate(4)"),
+        ("passes", "prepare_parameters(theta(12)): what the stages need"),
         ("schedule", "tan_steering = tan(steering)"),
         ("rendered", "const real tan_steering = lane_tan(steering);"),
     ],
@@ -142,5 +140,5 @@ def test_every_stage_prints_its_value(car, stage, excerpt):
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(car):
-    with pytest.raises(SpecError, match=r"'parsed'.*spec, graph, derived, schedule, rendered"):
+    with pytest.raises(SpecError, match=r"'parsed'.*spec, graph, derived, passes, schedule, rendered"):
         inspect(car, "parsed")

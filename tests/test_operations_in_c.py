@@ -25,6 +25,7 @@ from mpcgen.derivative import gradient
 from mpcgen.derivative.rules import RULES
 from mpcgen.ir import OPERATIONS, Backend, Graph, evaluate, operation_count, topological
 from mpcgen.ir.function import Function, Input, Output
+from mpcgen.ir.schedule import schedule
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C compiler on this machine")
 
@@ -127,7 +128,7 @@ def source():
     interface = Interface("in_reals restrict a, out_reals restrict b", {"a": "a", "b": "b"}, inline=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(INTERFACES, function.name, interface)
-        (printed,) = c_text.c_functions(function, {})
+        (printed,) = c_text.c_functions(schedule(function, {}, c_text.RESERVED))
     body = "\n".join(f"  {line}" for line in printed.body)
     text = f"{printed.comment}\n{printed.signature} {{\n{body}\n}}"
     return HARNESS.format(function=text, reads=len(symbols), writes=len(outputs))

@@ -11,9 +11,7 @@ from row_cases import Case, Compiled
 
 import mpcgen
 from mpcgen.build.toolchain import COMPILERS
-from mpcgen.codegen.render import render_kernels
-from mpcgen.derivative.kernels import derive
-from mpcgen.problem.lowering import lower_spec
+from mpcgen.compiler import Compilation
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C compiler on this machine")
 TOLERANCE = 1e-9  # of numbers of size one after at most a thousand operations
@@ -277,8 +275,7 @@ def test_a_bound_of_a_state_costs_three_additions_in_the_quadratic_model():
         (a,) = problem.controls("a")
         problem.dynamics = [x + sp.sin(v), v + a * x]
         problem.stage_cost = x**2 + a**2
-        kernels = derive(lower_spec(problem.spec()))
-        sizes = dict(render_kernels(kernels).sizes)
+        sizes = dict(Compilation(problem.spec()).rendered.sizes)
         return sizes["operations of stage_expand_exact"]
 
     assert operations(upper=[1, sp.oo]) - operations() == 3

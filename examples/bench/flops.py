@@ -21,10 +21,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mpcgen.derivative.kernels import Kernels, derive
+from mpcgen.compiler import Compilation
+from mpcgen.derivative.kernels import Kernels
 from mpcgen.ir import operation_count
-from mpcgen.passes.economy import economise
-from mpcgen.problem.lowering import lower_spec
+from mpcgen.passes.economy import Economy
 from mpcgen.problem.spec import Spec
 
 _PLAIN = ("add", "sub", "mul")
@@ -76,15 +76,21 @@ class Work:
 
 def count_work(spec: Spec, horizon: int | None = None) -> Work:
     """Count the operations of a problem with N = ``horizon`` controls (default: the specification's)."""
-    kernels = derive(lower_spec(spec))
+    steps = Compilation(spec)
+    kernels, counts = steps.derived, _counts(steps.passes)
     N = spec.horizon if horizon is None else horizon
-    return Work(_pass(kernels, "exact", N), _pass(kernels, "gauss_newton", N), _reverse(kernels, N))
+    return Work(
+        _pass(kernels, counts, "exact", N),
+        _pass(kernels, counts, "gauss_newton", N),
+        _reverse(kernels, counts, N),
+    )
 
 
-def _functions(kernels: Kernels) -> dict[str, Flops]:
-    """Operations of each function as it is rendered, `codegen/economy.py` included."""
-    rendered = economise(kernels, {}).functions
-    counts = {function.name: _count(operation_count(function.expressions())) for function in rendered}
+def _counts(economy: Economy) -> dict[str, Flops]:
+    """Operations of each function as it is rendered."""
+    counts = {
+        function.name: _count(operation_count(function.expressions())) for function in economy.functions
+    }
     for first in (
         "stage_expand",
         "stage_derivatives",
@@ -105,8 +111,8 @@ def _sizes(kernels: Kernels) -> tuple[int, int]:
     return len(kernels.model.states), len(kernels.model.controls)
 
 
-def _pass(kernels: Kernels, kind: str, horizon: int) -> Flops:
-    functions, (n, m) = _functions(kernels), _sizes(kernels)
+def _pass(kernels: Kernels, functions: Mapping[str, Flops], kind: str, horizon: int) -> Flops:
+    n, m = _sizes(kernels)
     rollout = Flops(n + m * (2 + 2 * n) + 3 * m + 2)  # x - x_old, policy, its promise, sums of the cost
     stage = rollout + functions["stage_dynamics"] + functions["stage_bounds"] * 2
     stage += _expand(kernels, functions, kind) + box_qp(m) + Flops(_gains(n, m) + _value(n, m))
@@ -153,9 +159,9 @@ def _value(n: int, m: int) -> int:
     return m * 2 * m + 4 * n * m + m * n * (n + 1)
 
 
-def _reverse(kernels: Kernels, horizon: int) -> Flops:
+def _reverse(kernels: Kernels, functions: Mapping[str, Flops], horizon: int) -> Flops:
     """Riccati sweep over the differentials, then the forward sweep that gathers the gradients."""
-    functions, (n, m) = _functions(kernels), _sizes(kernels)
+    n, m = _sizes(kernels)
     factor = sum(3 * j + (m - j - 1) * (3 * j + 1) for j in range(m))
     sweep = _expand(kernels, functions, "exact") + functions["stage_bounds"]
     # u - dL/du; the held controls' pull, rest and Q_u; linear terms in x

@@ -50,7 +50,7 @@ class MPC(torch.nn.Module):
     dynamics are linear. gradient: "exact", or "gauss_newton" for the paper's Module 2, which leaves the curvature of
     the dynamics out of the implicit differentiation and is in general not the derivative of the solution; or
     "unrolled", which differentiates ``unroll`` iterations of the solver, its last, converged or not (the paper's
-    section 4.3; reverse mode only, `mpcgen.autograd.unrolled` says exactly what it is). It needs ``problem``, the
+    section 4.3; reverse mode only, `mpcgen.reference.unrolled` says exactly what it is). It needs ``problem``, the
     `mpcgen.Problem` or its Spec that the controller was made from, and computes in plain PyTorch, slowly.
     on_unconverged: "warn", "raise" or "ignore". unconverged_gradient: of a problem whose status is not zero:
     "zero"; "keep", the formula evaluated where the solver stopped; or "nan". threads: default
@@ -123,7 +123,7 @@ class MPC(torch.nn.Module):
         self.direct = Direct()
         self.unrolled = None
         if gradient == "unrolled" or unroll or problem is not None:
-            from mpcgen.autograd.unrolled import Unrolled  # brings sympy, which nothing else here needs
+            from mpcgen.reference.unrolled import Unrolled  # brings sympy, which nothing else here needs
 
             self.unrolled = Unrolled.of(self.controller, self.options, unroll, problem)
         self.learned: tuple[str, ...] = ()

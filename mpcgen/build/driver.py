@@ -179,11 +179,11 @@ def cuda_resources(
 
 
 def render_spec(spec: Spec, looped: bool = False) -> Rendered:
-    """Derive and render a specification; looped: as `mpcgen.codegen.render_spec` has it."""
+    """Derive and render a specification; looped: as `mpcgen.compiler.render_spec` has it."""
     # Not at the top: an unchanged build needs neither the graph nor jinja2.
-    from mpcgen import codegen
+    from mpcgen import compiler
 
-    return codegen.render_spec(spec, looped)
+    return compiler.render_spec(spec, looped)
 
 
 def render_for(spec: Spec, toolchain: Toolchain | CudaToolchain) -> Rendered:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 
 from mpcgen.codegen.c_expression import CALLS, c_definition, c_value
 from mpcgen.codegen.interfaces import Interface, interfaces
-from mpcgen.ir import Expr
 from mpcgen.ir.function import Function
-from mpcgen.ir.schedule import Assign, Load, Store, schedule
+from mpcgen.ir.schedule import Assign, Load, Schedule, Store
 from mpcgen.passes.parts import Keep, Part, Take, cut
 
 WIDTH = 116
@@ -40,15 +39,14 @@ class CFunction:
     body: tuple[str, ...]
 
 
-def c_functions(
-    function: Function, hints: Mapping[Expr, str], constrained: bool = False
-) -> tuple[CFunction, ...]:
-    """Schedule a function and print it: whole, or in parts with a function that calls them.
+def c_functions(plan: Schedule, constrained: bool = False) -> tuple[CFunction, ...]:
+    """Print a scheduled function: whole, or in parts with a function that calls them.
 
     Matrices that loops are to multiply are followed by the function that has them multiplied.
     """
+    function = plan.function
     interface = interfaces(constrained)[function.name]
-    parts, n_shared = cut(schedule(function, hints, reserved_in(interface)))
+    parts, n_shared = cut(plan)
     if len(parts) == 1:
         printed = [CFunction(*_head(function, interface), _body(parts[0], interface))]
     else:

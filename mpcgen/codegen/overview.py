@@ -1,23 +1,18 @@
-"""What `mpcgen inspect` prints: sizes, parameter layout, sparsity, operations, text sizes, or one stage."""
+"""What `mpcgen inspect` prints: sizes, parameter layout, sparsity, operations, text sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mpcgen.codegen.c_function import reserved_in
-from mpcgen.codegen.interfaces import interfaces
-from mpcgen.codegen.render import layout, naming_hints, render_kernels
+from mpcgen.codegen.render import layout
 from mpcgen.codegen.rendered import Rendered
-from mpcgen.derivative.kernels import FUSED_LIMIT, Kernels, derive, product_count
+from mpcgen.derivative.kernels import FUSED_LIMIT, Kernels, product_count
 from mpcgen.derivative.matrices import Matrix, hessian, jacobian
-from mpcgen.errors import InternalError
 from mpcgen.ir import Expr, flops, operation_count
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
-from mpcgen.ir.schedule import schedule
-from mpcgen.passes.economy import economise
-from mpcgen.problem.lowering import lower_spec
-from mpcgen.problem.spec import Spec, row_texts
+from mpcgen.passes.economy import Economy
+from mpcgen.problem.spec import row_texts
 
 WIDTH = 100
 _MOST_SPACED = 24
@@ -26,15 +21,13 @@ _SMALL = 8
 """Most rows of a diagonal or dense matrix that is still drawn."""
 
 
-def overview(spec: Spec) -> str:
+def overview(kernels: Kernels, economy: Economy, rendered: Rendered) -> str:
     """Return sizes, parameter layout, sparsity, operation counts and text sizes, laid out for a terminal."""
-    kernels = derive(lower_spec(spec))
-    rendered = render_kernels(kernels)
     sections = (
         ("", _sizes(kernels.model)),
         ("Parameters", _parameters(kernels)),
         ("Sparsity", _sparsity(kernels)),
-        ("Operations", _operations(kernels)),
+        ("Operations", _operations(economy)),
         ("Riccati products", _products(kernels)),
         ("Text", _text_sizes(rendered)),
     )
@@ -43,28 +36,6 @@ def overview(spec: Spec) -> str:
         heading = [title, "-" * len(title)] if title else []
         blocks.append("\n".join(line.rstrip() for line in (*heading, *lines)))
     return "\n\n".join(blocks)
-
-
-def stage_text(spec: Spec, stage: str) -> str:
-    """Return the typed value of one stage of the pipeline as text; the stages are `mpcgen.codegen.STAGES`."""
-    if stage == "spec":
-        return str(spec)
-    model = lower_spec(spec)
-    if stage == "graph":
-        return str(model)
-    kernels = derive(model)
-    if stage == "derived":
-        return str(kernels)
-    if stage == "schedule":
-        economy = economise(kernels, naming_hints(kernels))
-        known = interfaces(model.constrained)
-        return "\n\n".join(
-            str(schedule(f, economy.names, reserved_in(known[f.name]))) for f in economy.functions
-        )
-    if stage == "rendered":
-        rendered = render_kernels(kernels)
-        return f"{rendered.header}\n{rendered.source}"
-    raise InternalError(f"stage {stage!r} has no text")
 
 
 def _sizes(model: Model) -> Iterator[str]:
@@ -212,9 +183,8 @@ def _mark(entry: Expr) -> str:
     return "1" if entry.is_const and entry.value == 1.0 else "x"
 
 
-def _operations(kernels: Kernels) -> Iterator[str]:
-    functions = economise(kernels, {}).functions
-    counts = {function: flops(function.expressions()) for function in functions}
+def _operations(economy: Economy) -> Iterator[str]:
+    counts = {function: flops(function.expressions()) for function in economy.functions}
     for function, count in counts.items():
         yield f"  {function.name:<32}{count:>8,}"
     largest = max(counts, key=lambda function: counts[function])

@@ -14,12 +14,12 @@ from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
 from mpcgen.codegen.rendered import Rendered, source_digest
 from mpcgen.derivative.kernels import Kernels, product_count
 from mpcgen.errors import InternalError
-from mpcgen.ir import Expr
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
 from mpcgen.ir.printer import number
+from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import flops
-from mpcgen.passes.economy import Economy, economise
+from mpcgen.passes.economy import Economy
 from mpcgen.problem.spec import Constraint, Spec, row_texts
 
 C_KERNELS = "c/kernels.c.j2"
@@ -53,13 +53,12 @@ class LayoutRow:
     only_bounds: int
 
 
-def render_kernels(kernels: Kernels) -> Rendered:
+def render(kernels: Kernels, economy: Economy, schedules: Schedules) -> Rendered:
     """Render the C text, the header and the Python package of a problem."""
     name = kernels.model.spec.name
-    economy = economise(kernels, naming_hints(kernels))
     shared = _sizes(kernels) | _descriptions(kernels)
     header = _fill(C_HEADER, shared | {"n_parameters": len(kernels.model.spec.parameters), "verbs": VERBS})
-    context = _kernel_context(kernels, economy)
+    context = _kernel_context(kernels, economy, schedules)
     source = _fill(C_KERNELS, context)
     package = _fill(PYTHON_PACKAGE, shared | _package_context(kernels, source_digest(header, source)))
     texts = ((f"{name}.h", header), (f"{name}.c", source), ("__init__.py", package))
@@ -137,7 +136,7 @@ def _short(values: tuple[float, ...]) -> str:
     return "[" + ", ".join(number(v) if abs(v) != float("inf") else repr(v) for v in values) + "]"
 
 
-def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
+def _kernel_context(kernels: Kernels, economy: Economy, schedules: Schedules) -> dict[str, object]:
     model = kernels.model
     stage_operations = _stage_operations(kernels, economy)
     return _sizes(kernels) | {
@@ -158,7 +157,7 @@ def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
         "verbs": VERBS,
-        "functions": list(_printed_functions(economy, model.constrained)),
+        "functions": list(_printed_functions(schedules, model.constrained)),
     }
 
 
@@ -177,12 +176,12 @@ def _row_sizes(model: Model) -> dict[str, int] | None:
     }
 
 
-def _printed_functions(economy: Economy, constrained: bool) -> Iterator[CFunction]:
-    names = {function.name for function in economy.functions}
-    for function in economy.functions:
-        yield from c_functions(function, economy.names, constrained)
-        exact = function.name.replace("gauss_newton", "exact")
-        if exact != function.name and exact not in names:
+def _printed_functions(schedules: Schedules, constrained: bool) -> Iterator[CFunction]:
+    names = {plan.function.name for plan in schedules.plans}
+    for plan in schedules.plans:
+        yield from c_functions(plan, constrained)
+        exact = plan.function.name.replace("gauss_newton", "exact")
+        if exact != plan.function.name and exact not in names:
             yield linear_alias(constrained)
 
 
@@ -212,25 +211,6 @@ def layout(kernels: Kernels) -> list[LayoutRow]:
         )
         offsets[p.per_stage] += size
     return rows
-
-
-def naming_hints(kernels: Kernels) -> dict[Expr, str]:
-    """Names for the nodes that mean something: next states, entries of F, the cost's gradient."""
-    model = kernels.model
-    tau = (*model.states, *model.controls)
-    hints: dict[Expr, str] = {}
-    for state, following in zip(model.states, model.next_state, strict=True):
-        hints.setdefault(following, f"{state.value}_next")
-    for state, row in zip(model.states, kernels.F, strict=True):
-        for variable, entry in zip(tau, row, strict=True):
-            hints.setdefault(entry, f"{state.value}_next_D_{variable.value}")
-    # By number: the name of a constraint need not be fit for C.
-    for name, rows in (("row", model.path_rows), ("end_row", model.end_rows)):
-        for index, value in enumerate(rows.values):
-            hints.setdefault(value, f"{name}_{index}")
-    for variable, entry in zip(tau, kernels.cost_gradient, strict=True):
-        hints.setdefault(entry, f"cost_D_{variable.value}")
-    return hints
 
 
 def _package_context(kernels: Kernels, digest: str) -> dict[str, object]:

@@ -87,6 +87,11 @@ class Rendered:
         return declarations
 
     @property
+    def c_text(self) -> str:
+        """Header and source."""
+        return f"{self.header}\n{self.source}"
+
+    @property
     def digest(self) -> str:
         """See `source_digest`."""
         return source_digest(self.header, self.source)

@@ -11,7 +11,7 @@ from mpcgen.derivative.reverse import gradient
 from mpcgen.ir import Expr, Graph
 from mpcgen.ir.function import Input, Output
 from mpcgen.ir.model import Model, Rows
-from mpcgen.passes.reciprocals import split_reciprocals
+from mpcgen.ir.reciprocals import split_reciprocals
 
 
 def dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:

@@ -65,6 +65,16 @@ class Schedule:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Schedules:
+    """The schedules of all functions of a problem, in the order of the text."""
+
+    plans: tuple[Schedule, ...]
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.plans))
+
+
 class _Names:
     """Gives out identifiers that are not taken yet."""
 

@@ -29,12 +29,15 @@ LEAST_REUSED = 2
 class Economy:
     """The rewritten functions, `prepare_parameters` first if there is any; ``prepared`` is how many numbers it writes.
 
-    ``names`` are the hints of `render.naming_hints`, for the nodes as they are now.
+    ``names`` are the hints of `mpcgen.passes.naming`, for the nodes as they are now.
     """
 
     functions: tuple[Function, ...]
     prepared: int
     names: Mapping[Expr, str]
+
+    def __str__(self) -> str:
+        return "\n\n".join(str(function) for function in self.functions)
 
 
 def economise(kernels: Kernels, names: Mapping[Expr, str]) -> Economy:
