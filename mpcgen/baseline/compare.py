@@ -61,7 +61,8 @@ class Comparison:
 
     ``gradients``: name -> largest relative difference of a gradient from CasADi's KKT system at the same
     solution, over the ``differentiable`` problems of those solved: second-order conditions hold and no
-    bound is weakly active. ``seconds``: of the generated solver for all problems at once, the best of three.
+    bound or constraint is weakly active. ``seconds``: of the generated solver for all problems at once, the best of
+    three.
     """
 
     name: str
@@ -192,6 +193,13 @@ def _detached(solution: Any) -> dict[str, Array]:
     return {**fields, "converged": solution.status.numpy() == 0}
 
 
+def _duals(solution: Any, spec: Spec) -> dict[str, Array]:
+    """Multipliers of the constraints, (B, stages, rows) by name; none where there are no constraints."""
+    if not spec.constraints:
+        return {}
+    return {c.name: solution.duals[c.name].detach().numpy() for c in spec.constraints}
+
+
 def _compare_solver(solver: str, problems: Problems, own: Mapping[str, Array], tol: float) -> SolverRow:
     timed = Baseline(problems.spec, solver=solver, tol=tol).solve_batch(problems.x0, problems.parameters)
     tight = Baseline(problems.spec, solver=solver, tol=tol / 100)
@@ -249,11 +257,13 @@ def _compare_gradients(
     torch.autograd.backward(outputs, [torch.tensor(cotangent) for cotangent in cotangents])
     own = {"x0": x0.grad.numpy(), **{name: value.grad.numpy() for name, value in parameters.items()}}
     state = _detached(solution)
+    duals = _duals(solution, problems.spec)
     functions = Functions(problems.spec)
     largest = dict.fromkeys(own, 0.0)
     counted = 0
     for b in np.flatnonzero(state["converged"]):
-        witness = _witness(functions, state, problems.parameters, cotangents, int(b))
+        own_duals = {name: value[b] for name, value in duals.items()}
+        witness = _witness(functions, state, own_duals, problems.parameters, cotangents, int(b))
         if witness is None:
             continue
         counted += 1
@@ -265,6 +275,7 @@ def _compare_gradients(
 def _witness(
     functions: Functions,
     state: Mapping[str, Array],
+    duals: Mapping[str, Array],
     parameters: Mapping[str, Array],
     cotangents: list[Array],
     b: int,
@@ -279,6 +290,7 @@ def _witness(
             grad_x=cotangents[0][b],
             grad_u=cotangents[1][b],
             grad_cost=float(cotangents[2][b]),
+            duals=duals,
         )
     except np.linalg.LinAlgError:
         return None

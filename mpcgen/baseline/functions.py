@@ -6,6 +6,7 @@ import casadi as ca
 import numpy as np
 
 from mpcgen.baseline.parameters import Array, parameter_size
+from mpcgen.baseline.rows import Rows
 from mpcgen.baseline.translate import Translator, discretise
 from mpcgen.problem.spec import Spec
 
@@ -31,6 +32,9 @@ class Functions:
         self._terminal = translate(spec.terminal_cost)
         self._lower = translate.vector([control.lower for control in spec.controls])
         self._upper = translate.vector([control.upper for control in spec.controls])
+        symbols = self._x, self._u, self._theta
+        self.path_rows = Rows("path", self, symbols, translate)
+        self.end_rows = Rows("end", self, symbols, translate)
 
     def _symbols(self) -> dict:
         names = [*self.spec.states, *(control.symbol for control in self.spec.controls)]

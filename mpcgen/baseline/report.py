@@ -20,7 +20,7 @@ def print_comparison(comparison: "Comparison", console: Console | None = None) -
     out.print(_gradients(comparison))
     out.print(
         f"Over {comparison.differentiable} of {comparison.count} solutions: solved, second-order conditions "
-        "hold, no bound weakly active."
+        "hold, no bound or constraint weakly active."
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import casadi as ca
@@ -11,21 +11,28 @@ from numpy.typing import ArrayLike
 
 from mpcgen.baseline.functions import Functions
 from mpcgen.baseline.parameters import Array, pack_parameters
+from mpcgen.baseline.program import Bounds, Program
+from mpcgen.baseline.rows import duals_by_name
 from mpcgen.errors import ParameterError, ShapeError, SpecError
-from mpcgen.problem.spec import ParameterSpec, Spec, require_unconstrained
+from mpcgen.problem.spec import ParameterSpec, Spec
 
 SOLVERS = ("ipopt", "fatrop")
 
 # fatrop solves with bounds relaxed by this times max(1, |bound|) and has no option to stop it (1.1.8)
 _FATROP_RELAXATION = 1e-8
 
+# The functions of a stage are compiled once, and called from the program's.
+_COMPILED = {"jit": True, "compiler": "shell", "jit_options": {"flags": ["-O2"], "verbose": False}}
+
 
 @dataclass(frozen=True)
 class Solution:
     """One solved problem.
 
-    x: (N+1, n), u: (N, m), cost, costates: (N+1, n) with costates[0] the derivative of the optimal cost
-    by x0, status in the solver's own words, seconds of wall time by the solver's own clock.
+    x: (N+1, n), u: (N, m), cost (the prices of soft rows included), costates: (N+1, n) with costates[0] the
+    derivative of the optimal cost by x0, status in the solver's own words, seconds of wall time by the solver's own
+    clock. ``duals`` has (stages, rows) by constraint's name: positive where the upper and negative where the lower
+    bound pushes.
     """
 
     x: Array
@@ -36,6 +43,7 @@ class Solution:
     success: bool
     iterations: int
     seconds: float
+    duals: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,15 +58,16 @@ class BatchSolution:
     success: np.ndarray
     iterations: np.ndarray
     seconds: float
+    duals: dict[str, Array] = field(default_factory=dict)
 
 
 class Baseline:
     """One CasADi solver object for a specification and a horizon, built once and used for many problems.
 
-    Variables run x_0, u_0, x_1, u_1, ..., x_N and constraints stage by stage, as fatrop wants them; x_0 is an
-    equality constraint. Hessians are exact unless ``hessian="limited-memory"`` (IPOPT only). ``tol`` bounds
-    the unscaled optimality error. ``options`` go to `casadi.nlpsol` last, under its own names. Raises
-    `ParameterError` for unknown options.
+    The program is that of `mpcgen.baseline.program`. Hessians are exact unless ``hessian="limited-memory"`` (IPOPT
+    only). ``tol`` bounds the unscaled optimality error. ``compiled``: the functions are compiled by the machine's C
+    compiler, which takes a while, instead of interpreted. ``options`` go to `casadi.nlpsol` last, under its own
+    names. Raises `ParameterError` for unknown options.
     """
 
     def __init__(
@@ -70,57 +79,31 @@ class Baseline:
         tol: float = 1e-10,
         max_iterations: int = 500,
         hessian: str = "exact",
+        compiled: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_options(solver, tol, hessian)
-        require_unconstrained(spec, "the baseline")
         self.spec = spec
         self.solver = solver
         self.functions = Functions(spec)
         self.horizon = spec.horizon if horizon is None else horizon
         if self.horizon < 1:
             raise SpecError(f"the horizon is {self.horizon}, expected at least one control")
+        self.program = Program(self.functions, self.horizon)
         if solver == "ipopt":
             chosen = _ipopt_options(tol, max_iterations, hessian)
         else:
-            chosen = self._fatrop_options(tol, max_iterations)
-        quiet = {"print_time": False, "show_eval_warnings": False}
-        fast = {"record_time": True, "expand": True, "calc_lam_p": False}
+            limits = {"tolerance": tol, "max_iter": max_iterations, "print_level": 0}
+            chosen = {**self.program.structure(), "fatrop": limits}
+        quiet: dict[str, Any] = {"print_time": False, "show_eval_warnings": False}
+        fast: dict[str, Any] = {
+            "record_time": True,
+            "calc_lam_p": False,
+            **(_COMPILED if compiled else {"expand": True}),
+        }
         self._solver = ca.nlpsol(
-            spec.name, solver, self._problem(), {**quiet, **fast, **chosen, **(options or {})}
+            spec.name, solver, self.program.problem, {**quiet, **fast, **chosen, **(options or {})}
         )
-
-    def _problem(self) -> dict[str, ca.MX]:
-        functions, N = self.functions, self.horizon
-        x = [ca.MX.sym(f"x_{t}", functions.n) for t in range(N + 1)]
-        u = [ca.MX.sym(f"u_{t}", functions.m) for t in range(N)]
-        x_init = ca.MX.sym("x_init", functions.n)
-        theta = ca.MX.sym("theta", functions.n_theta, N + 1)
-        cost = functions.terminal_cost(x[N], theta[:, N])
-        defects = []
-        for t in range(N):
-            cost += functions.stage_cost(x[t], u[t], theta[:, t])
-            defects.append(x[t + 1] - functions.f(x[t], u[t], theta[:, t]))
-        variables = [part for pair in zip(x[:N], u, strict=True) for part in pair] + [x[N]]
-        constraints = [defects[0], x[0] - x_init, *defects[1:]]
-        return {
-            "x": ca.vertcat(*variables),
-            "p": ca.vertcat(x_init, ca.vec(theta)),
-            "f": cost,
-            "g": ca.vertcat(*constraints),
-        }
-
-    def _fatrop_options(self, tol: float, max_iterations: int) -> dict[str, Any]:
-        n, m, N = self.functions.n, self.functions.m, self.horizon
-        return {
-            "structure_detection": "manual",
-            "N": N,
-            "nx": [n] * (N + 1),
-            "nu": [m] * N + [0],
-            "ng": [n] + [0] * N,
-            "equality": [True] * (n * (N + 1)),
-            "fatrop": {"tolerance": tol, "max_iter": max_iterations, "print_level": 0},
-        }
 
     def solve(
         self,
@@ -141,37 +124,44 @@ class Baseline:
         u = np.clip(_shaped("u_init", np.zeros((N, m)) if u_init is None else u_init, (N, m)), lower, upper)
         x = self.functions.rollout(start, u, theta)
         if not self.functions.is_finite(x, u, theta):
-            return _refused(x, u)
+            return self._refused(x, u)
+        rows = self.program.evaluated(theta, x, u)
+        bounds = self.program.bounds(lower, upper, rows)
         if self.solver == "fatrop":
-            lower, upper = _tightened(lower, upper)
+            bounds = _tightened(bounds)
         began = time.perf_counter()
         result = self._solver(
-            x0=_interleave(x, u),
+            x0=self.program.start(x, u),
             p=np.concatenate([start, theta.ravel(order="F")]),
-            lbx=_interleave(np.full_like(x, -np.inf), lower),
-            ubx=_interleave(np.full_like(x, np.inf), upper),
-            lbg=0,
-            ubg=0,
+            lbx=bounds.lower_variables,
+            ubx=bounds.upper_variables,
+            lbg=bounds.lower_constraints,
+            ubg=bounds.upper_constraints,
         )
         return self._solution(result, time.perf_counter() - began)
 
     def _solution(self, result: dict[str, ca.DM], elapsed: float) -> Solution:
-        n, m, N = self.functions.n, self.functions.m, self.horizon
-        flat = np.asarray(result["x"]).ravel()
-        stages = flat[: N * (n + m)].reshape(N, n + m)
-        multipliers = -np.asarray(result["lam_g"]).reshape(N + 1, n)
+        x, u = self.program.trajectory(np.asarray(result["x"]).ravel())
+        costates, duals = self.program.multipliers(np.asarray(result["lam_g"]).ravel())
         stats = self._solver.stats()
         return Solution(
-            x=np.vstack([stages[:, :n], flat[N * (n + m) :]]),
-            u=stages[:, n:].copy(),
+            x=x,
+            u=u,
             cost=float(result["f"]),
-            # the constraint of x_0 stands after the first defect, where fatrop wants it
-            costates=multipliers[[1, 0, *range(2, N + 1)]],
+            costates=costates,
             status=str(stats["unified_return_status" if self.solver == "fatrop" else "return_status"]),
             success=bool(stats["success"]),
             iterations=int(stats["iter_count"]),
             seconds=float(stats.get("t_wall_total", elapsed)),
+            duals=duals_by_name(self.spec, duals),
         )
+
+    def _refused(self, x: Array, u: Array) -> Solution:
+        nothing = float("nan")
+        sizes = [self.program.rows(t).count for t in range(self.horizon + 1)]
+        duals = duals_by_name(self.spec, [np.full(size, nothing) for size in sizes])
+        status = "start is not finite"
+        return Solution(x, u, nothing, np.full_like(x, nothing), status, False, 0, 0.0, duals)
 
     def solve_batch(
         self,
@@ -199,11 +189,6 @@ class Baseline:
         return _stack(solutions)
 
 
-def _refused(x: Array, u: Array) -> Solution:
-    costates = np.full_like(x, np.nan)
-    return Solution(x, u, float("nan"), costates, "start is not finite", False, 0, 0.0)
-
-
 def _stack(solutions: list[Solution]) -> BatchSolution:
     return BatchSolution(
         x=np.array([s.x for s in solutions]),
@@ -214,6 +199,9 @@ def _stack(solutions: list[Solution]) -> BatchSolution:
         success=np.array([s.success for s in solutions], dtype=bool),
         iterations=np.array([s.iterations for s in solutions], dtype=int),
         seconds=sum(s.seconds for s in solutions),
+        duals={name: np.array([s.duals[name] for s in solutions]) for name in solutions[0].duals}
+        if solutions
+        else {},
     )
 
 
@@ -222,8 +210,13 @@ def _is_batched(parameter: ParameterSpec, value: ArrayLike | None) -> bool:
     return value is not None and np.ndim(value) == own + 1
 
 
-def _tightened(lower: Array, upper: Array) -> tuple[Array, Array]:
+def _tightened(bounds: Bounds) -> Bounds:
     """Bounds that fatrop's own relaxation brings back to the given ones, unless nothing would lie between."""
+    lows, highs = _inner(bounds.lower_variables, bounds.upper_variables)
+    return Bounds(lows, highs, *_inner(bounds.lower_constraints, bounds.upper_constraints))
+
+
+def _inner(lower: Array, upper: Array) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
         inner = [
             np.where(
@@ -233,11 +226,6 @@ def _tightened(lower: Array, upper: Array) -> tuple[Array, Array]:
         ]
     room = inner[0] < inner[1]
     return np.where(room, inner[0], lower), np.where(room, inner[1], upper)
-
-
-def _interleave(x: Array, u: Array) -> Array:
-    """(N+1, n) and (N, m) to the solver's order x_0, u_0, x_1, ..., x_N."""
-    return np.concatenate([np.hstack([x[:-1], u]).ravel(), x[-1]])
 
 
 def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
