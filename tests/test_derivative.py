@@ -26,6 +26,10 @@ CASADI = Backend(
         "neg": lambda a: -a,
         "pow": lambda a, b: a**b,
         "abs": ca.fabs,
+        "length": ca.sqrt,
+        "pinv": lambda a: 1 / a,
+        "sigmoid": lambda a: 1 / (1 + ca.exp(-a)),
+        "softplus": lambda a: ca.log1p(ca.exp(a)),
         "min": ca.fmin,
         "max": ca.fmax,
         "select": ca.if_else,
@@ -45,6 +49,7 @@ POINTS_OF = {
     "acosh": [(1.2,), (4.0,)],
     "log": [(0.2,), (3.0,)],
     "sqrt": [(0.2,), (3.0,)],
+    "length": [(0.2,), (3.0,)],
     "pow": [(0.7, 1.3), (2.5, -0.4)],
 }
 
@@ -123,6 +128,15 @@ def test_conditions_and_signs_have_no_derivative():
     x = g.symbol("x")
     assert gradient(g.sign(x), [x]) == [g.const(0.0)]
     assert gradient(g.select(g.lt(x, 0.0), 1.0, 2.0), [x]) == [g.const(0.0)]
+
+
+def test_the_slope_of_a_length_at_the_origin_is_zero():
+    g = Graph()
+    x, y = g.symbol("x"), g.symbol("y")
+    node = g.length(x * x + y * y)
+    origin = {x: 0.0, y: 0.0}
+    assert evaluate(gradient(node, [x, y]), origin) == [0.0, 0.0]
+    assert [evaluate(row, origin) for row in hessian(node, [x, y])] == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_the_slope_of_abs_at_zero_is_zero():

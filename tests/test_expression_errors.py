@@ -23,7 +23,8 @@ x, y, force = sp.symbols("x velocity force", real=True)
         (sp.gamma(x), ("gamma(x)", "not supported", "tanh")),
         (sp.besselj(0, x), ("besselj", "not supported")),
         (sp.Function("drag")(x), ("drag(x)", "undefined")),
-        (sp.Derivative(sp.Function("drag")(x), x), ("Derivative", "doit")),
+        (sp.Derivative(sp.Function("drag")(x), x), ("Derivative", "velocity")),
+        (sp.Derivative(sp.sin(x) * x, x, evaluate=False), ("Derivative", "doit")),
         (sp.Integral(sp.exp(-(x**2)), (x, 0, y)), ("Integral", "doit")),
         (sp.MatrixSymbol("M", 2, 2)[0, 1] * x, ("M[0, 1]", "problem.parameter")),
         (sp.Piecewise((x, x < 0)), ("Piecewise", "(value, True)")),
@@ -38,10 +39,49 @@ def test_expressions_without_a_real_value_or_a_counterpart(draft, expression, wo
         draft.problem.spec()
 
 
+t = sp.Symbol("t")
+q = sp.Function("q")(t)
+
+
 @pytest.mark.parametrize(
     "expression",
-    [sp.floor(x), sp.ceiling(x), sp.frac(x), sp.Mod(x, 2), sp.Heaviside(x), sp.sign(x), sp.DiracDelta(x)],
-    ids=lambda expression: type(expression).__name__,
+    [
+        q.diff(t),
+        q.diff(t).subs(q, x),
+        q.diff(t, 2).subs(q, x),
+        sp.Derivative(sp.sin(q), t).subs(q, x),
+        sp.Derivative(x * t, t),
+        y + sp.cos(x) * (q**2).diff(t).subs(q, x),
+    ],
+    ids=str,
+)
+def test_a_velocity_that_would_be_evaluated_to_0_is_not_advised_so(draft, expression):
+    draft.problem.dynamics = [draft.v, draft.u + expression.subs({x: draft.x, y: draft.v})]
+    with refused("row 1", "Derivative", "velocities", "first", kind=UnsupportedExpressionError) as caught:
+        draft.problem.spec()
+    assert "doit" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *(
+            sp.floor(x),
+            sp.ceiling(x),
+            sp.frac(x),
+            sp.Mod(x, 2),
+            sp.Heaviside(x),
+            sp.sign(x),
+            sp.DiracDelta(x),
+        ),
+        (1 + x) * sp.Heaviside(x),
+        sp.sign(x) * sp.cos(x) + x**2,
+        (y + sp.Max(0, x)) * sp.Heaviside(x),
+        sp.Max(0, x) * sp.Heaviside(x - 1),
+        sp.Piecewise((sp.Heaviside(x), y > x), (0, True)),
+        1e9 * y + sp.sign(x),
+    ],
+    ids=str,
 )
 def test_discontinuous_functions(draft, expression):
     draft.problem.dynamics = [draft.v + expression, draft.u]
@@ -53,6 +93,7 @@ def test_discontinuous_functions(draft, expression):
     "expression",
     [
         sp.Piecewise((0, x < 1), (1, True)),
+        sp.Piecewise((0, x < 1), (1, True)) * x,
         sp.Piecewise((x**2, sp.Abs(x) < 1), (2 * sp.Abs(x), True)),
         sp.Piecewise((x, x < y), (x + 0.01, True)),
         sp.Piecewise((0, x < 500), (x, True)),

@@ -148,19 +148,17 @@ def test_a_deeply_nested_expression_is_lowered():
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        (sp.gamma(a), "gamma in 'gamma\\(a\\)' is not supported"),
-        (sp.Function("spring")(a), "spring in 'spring\\(a\\)' is not supported"),
-        (sp.floor(a), "floor.*derivative is zero"),
-        (sp.sign(a), "sign.*jumps at 0.*tanh"),
-        (sp.Heaviside(a), "Heaviside.*jumps at 0"),
-        (sp.Mod(a, 2), "Mod.*jumps at every multiple"),
-        (a * sp.I, "ImaginaryUnit.*must be real"),
-        (a + sp.zoo, "ComplexInfinity.*divides by zero"),
+        (sp.gamma(a), "gamma\\(a\\) .* is not supported"),
+        (sp.Function("spring")(a), "spring\\(a\\) .* undefined"),
+        (sp.floor(a), "floor.*discontinuity"),
+        (sp.Mod(a, 2), "Mod.*discontinuity"),
+        (a * sp.I, "imaginary unit"),
+        (a + sp.zoo, "zoo .*not a finite number"),
         (a + sp.nan, "nan is not a real number"),
         (a * sp.Integer(10) ** 400, "not a real number in double precision"),
         (a + sp.asin(2), "asin\\(2\\) has no finite real value"),
         (sp.Derivative(sp.sin(a), a), "Derivative.*doit"),
-        (sp.MatrixSymbol("M", 2, 2)[0, 1] * a, "MatrixElement.*problem.parameter"),
+        (sp.MatrixSymbol("M", 2, 2)[0, 1] * a, "M\\[0, 1\\].*problem.parameter"),
     ],
 )
 def test_what_has_no_real_value_or_derivative_is_refused_by_name(expression, message):
@@ -268,9 +266,9 @@ def test_a_model_prints_itself():
 
 
 def test_missing_rows_and_missing_dt_are_refused():
-    with pytest.raises(SpecError, match="1 dynamics rows for 2 states"):
+    with pytest.raises(SpecError, match="dynamics have 1 rows for 2 states"):
         lower_spec(cart(dynamics=DynamicsSpec((v,))))
-    with pytest.raises(SpecError, match="rk4 was given no dt"):
+    with pytest.raises(SpecError, match=r"dt of rk4 .* is None"):
         lower_spec(cart(dynamics=DynamicsSpec((v, u), "rk4")))
 
 

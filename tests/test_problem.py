@@ -195,16 +195,6 @@ def test_supported_expressions_are_taken_as_they_are(make):
     assert with_cost(make) == make(*symbols)
 
 
-@pytest.mark.parametrize("name", ["sec", "csc", "cot", "sech", "csch", "coth"])
-def test_reciprocal_functions_become_powers(name):
-    function = getattr(sp, name)
-    cost = with_cost(lambda x, a: function(x * a))
-    assert not cost.has(function)
-    point = dict.fromkeys(cost.free_symbols, 0.7)
-    # one rounding of the value itself on each side, and evalf works with 15 digits
-    assert abs(float(cost.subs(point)) - float(function(sp.Float(0.49)))) < 1e-14
-
-
 def test_shared_subexpressions_cost_nothing():
     """2**40 terms if expanded to a tree; the check walks some 120 nodes."""
 
@@ -247,9 +237,9 @@ def test_lqr_parameters_are_per_stage_and_need_only_the_cost_and_the_dynamics():
 
 
 def test_large_lqr_is_validated_quickly():
-    began = time.perf_counter()
+    began = time.process_time()
     mpcgen.lqr(37, 12).spec()
-    assert time.perf_counter() - began < 5  # 0.3 s alone on the machine; CI runs several tests at once
+    assert time.process_time() - began < 5  # 0.3 s alone on the machine; CI runs several tests at once
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,17 @@
 """Sympy expressions to CasADi, and the integration schemes written on CasADi functions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import casadi as ca
 import sympy as sp
-from sympy.codegen import cfunctions
 
 from mpcgen.errors import SpecError, UnsupportedExpressionError
-
-Rule = Callable[..., Any]
-
-
-def _fold(operation: Callable[[Any, Any], Any]) -> Rule:
-    return lambda *arguments: reduce(operation, arguments)
+from mpcgen.problem.functions import MEANINGS, arguments
 
 
 def _power(base: ca.SX, exponent: ca.SX) -> ca.SX:
-    if exponent.is_constant():
+    if ca.SX(exponent).is_constant():
         value = float(exponent)
         if value == 0.5:
             return ca.sqrt(base)
@@ -29,82 +22,33 @@ def _power(base: ca.SX, exponent: ca.SX) -> ca.SX:
     return ca.power(base, exponent)
 
 
-def _piecewise(*arguments: ca.SX) -> ca.SX:
-    """Alternating values and conditions, first match wins; NaN where none holds, as sympy has it."""
-    result = ca.SX(float("nan"))
-    for value, condition in reversed(list(zip(arguments[::2], arguments[1::2], strict=True))):
-        result = ca.if_else(condition, value, result)
-    return result
-
-
-def _heaviside(x: ca.SX, at_zero: ca.SX) -> ca.SX:
-    return ca.if_else(x > 0, 1, ca.if_else(x < 0, 0, at_zero))
-
-
-_RULES: dict[type, Rule] = {
-    sp.Add: _fold(lambda a, b: a + b),
-    sp.Mul: _fold(lambda a, b: a * b),
-    sp.Pow: _power,
-    sp.Mod: lambda a, b: a - b * ca.floor(a / b),
-    sp.Abs: ca.fabs,
-    sp.sign: ca.sign,
-    sp.floor: ca.floor,
-    sp.ceiling: ca.ceil,
-    sp.Min: _fold(ca.fmin),
-    sp.Max: _fold(ca.fmax),
-    sp.Heaviside: _heaviside,
-    sp.Piecewise: _piecewise,
-    sp.ITE: lambda condition, a, b: ca.if_else(condition, a, b),
-    sp.exp: ca.exp,
-    sp.log: ca.log,
-    sp.sin: ca.sin,
-    sp.cos: ca.cos,
-    sp.tan: ca.tan,
-    sp.cot: lambda a: ca.cos(a) / ca.sin(a),
-    sp.sec: lambda a: 1 / ca.cos(a),
-    sp.csc: lambda a: 1 / ca.sin(a),
-    sp.sinc: lambda a: ca.if_else(a == 0, 1, ca.sin(a) / a),
-    sp.asin: ca.asin,
-    sp.acos: ca.acos,
-    sp.atan: ca.atan,
-    sp.atan2: ca.atan2,
-    sp.acot: lambda a: ca.atan(1 / a),
-    sp.asec: lambda a: ca.acos(1 / a),
-    sp.acsc: lambda a: ca.asin(1 / a),
-    sp.sinh: ca.sinh,
-    sp.cosh: ca.cosh,
-    sp.tanh: ca.tanh,
-    sp.coth: lambda a: 1 / ca.tanh(a),
-    sp.sech: lambda a: 1 / ca.cosh(a),
-    sp.csch: lambda a: 1 / ca.sinh(a),
-    sp.asinh: ca.asinh,
-    sp.acosh: ca.acosh,
-    sp.atanh: ca.atanh,
-    sp.acoth: lambda a: ca.atanh(1 / a),
-    sp.asech: lambda a: ca.acosh(1 / a),
-    sp.acsch: lambda a: ca.asinh(1 / a),
-    sp.erf: ca.erf,
-    sp.erfc: lambda a: 1 - ca.erf(a),
-    cfunctions.expm1: ca.expm1,
-    cfunctions.log1p: ca.log1p,
-    cfunctions.hypot: ca.hypot,
-    cfunctions.exp2: lambda a: ca.power(2, a),
-    cfunctions.log2: lambda a: ca.log(a) / ca.log(2),
-    cfunctions.log10: ca.log10,
-    cfunctions.Sqrt: ca.sqrt,
-    cfunctions.Cbrt: lambda a: ca.sign(a) * ca.power(ca.fabs(a), 1 / 3),
-    cfunctions.fma: lambda a, b, c: a * b + c,
-    sp.StrictLessThan: lambda a, b: a < b,
-    sp.LessThan: lambda a, b: a <= b,
-    sp.StrictGreaterThan: lambda a, b: a > b,
-    sp.GreaterThan: lambda a, b: a >= b,
-    sp.Equality: lambda a, b: a == b,
-    sp.Unequality: lambda a, b: a != b,
-    sp.And: _fold(ca.logic_and),
-    sp.Or: _fold(ca.logic_or),
-    sp.Not: ca.logic_not,
-    sp.Xor: _fold(lambda a, b: a != b),
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "pow": _power,
+    "abs": ca.fabs,
+    "length": ca.sqrt,
+    "min": ca.fmin,
+    "max": ca.fmax,
+    "select": ca.if_else,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "eq": lambda a, b: a == b,
+    "and": ca.logic_and,
+    "or": ca.logic_or,
+    "not": ca.logic_not,
 }
+"""What the meanings of `mpcgen.problem.functions` are written in, for CasADi."""
+_SAME_NAME = (
+    "sqrt exp expm1 log log1p sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh erf sign"
+)
+OPERATIONS |= {name: getattr(ca, name) for name in _SAME_NAME.split()}
+
+
+def _applied(operation: str, *arguments: Any) -> Any:
+    return OPERATIONS[operation](*arguments)
 
 
 class Translator:
@@ -126,7 +70,7 @@ class Translator:
             if node in self._memo:
                 stack.pop()
                 continue
-            children = _children(node)
+            children = arguments(node)
             missing = [child for child in children if child not in self._memo]
             if missing:
                 stack.extend(missing)
@@ -139,17 +83,9 @@ class Translator:
         """Translate a list of expressions to a column."""
         return ca.vertcat(*(self(expression) for expression in expressions)) if expressions else ca.SX(0, 1)
 
-    def _apply(self, node: sp.Basic, arguments: list[ca.SX]) -> ca.SX:
-        rule = _RULES.get(node.func)
-        if rule is not None:
-            return ca.SX(rule(*arguments))
-        return _leaf(node)
-
-
-def _children(node: sp.Basic) -> list[sp.Basic]:
-    if isinstance(node, sp.Piecewise):
-        return [part for pair in node.args for part in pair.args]
-    return list(node.args) if node.func in _RULES else []
+    def _apply(self, node: sp.Basic, values: list[ca.SX]) -> ca.SX:
+        meaning = MEANINGS.get(type(node))
+        return _leaf(node) if meaning is None else ca.SX(meaning(_applied, *values))
 
 
 def _leaf(node: sp.Basic) -> ca.SX:

@@ -12,6 +12,7 @@ from mpcgen.ir.ops import OPERATIONS
 _SUM, _PRODUCT, _UNARY, _ATOM = range(4)
 _OPERATORS = {"add": ("+", _SUM), "sub": ("-", _SUM), "mul": ("*", _PRODUCT), "div": ("/", _PRODUCT)}
 CALLS = {op: f"lane_{op}" for op in OPERATIONS if op not in _OPERATORS and op != "neg"}
+CALLS |= {"min": "lane_minimum", "max": "lane_maximum", "length": "lane_sqrt"}
 """The function of ``mpcgen_lane.h`` for each operation that C has no operator for."""
 
 

@@ -1,8 +1,9 @@
 """The rule table of differentiation: for each operation, the partial derivative by each argument.
 
 A rule gets the node f and its arguments, and reuses f where the derivative contains it. Truth values
-have no derivative, sign has derivative 0 everywhere, |x| has derivative sign(x), 0 at 0, and at a tie
-min and max follow their first argument. A select differentiates its branches, never its condition.
+have no derivative, sign has derivative 0 everywhere, |x| has derivative sign(x), 0 at 0, as a length has 0
+at the origin, and at a tie min and max follow their first argument. A select differentiates its branches,
+never its condition.
 """
 
 import math
@@ -42,8 +43,14 @@ RULES: dict[str, tuple[Partial, ...]] = {
     "neg": (_minus_one,),
     "pow": (lambda f, a, b: b * a ** (b - 1.0), _pow_by_exponent),
     "sqrt": (lambda f, a: 0.5 / f,),
+    "length": (lambda f, a: 0.5 * f.graph.pinv(f),),
+    "pinv": (lambda f, a: -(f * f),),
     "exp": (lambda f, a: f,),
+    "expm1": (lambda f, a: 1.0 + f,),
     "log": (lambda f, a: 1.0 / a,),
+    "log1p": (lambda f, a: 1.0 / (1.0 + a),),
+    "sigmoid": (lambda f, a: f * (1.0 - f),),
+    "softplus": (lambda f, a: f.graph.sigmoid(a),),
     "sin": (lambda f, a: f.graph.cos(a),),
     "cos": (lambda f, a: -f.graph.sin(a),),
     "tan": (lambda f, a: 1.0 + f * f,),

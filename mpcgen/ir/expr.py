@@ -183,9 +183,33 @@ class Graph:
         """Square root."""
         return self.apply("sqrt", a)
 
+    def length(self, a: Expr | float) -> Expr:
+        """Square root of a sum of squares, with slope 0 where it is zero."""
+        return self.apply("length", a)
+
+    def pinv(self, a: Expr | float) -> Expr:
+        """1/a, and 0 for a = 0."""
+        return self.apply("pinv", a)
+
+    def sigmoid(self, a: Expr | float) -> Expr:
+        """1/(1 + exp(-a)) without an overflow."""
+        return self.apply("sigmoid", a)
+
+    def softplus(self, a: Expr | float) -> Expr:
+        """log(1 + exp(a)) without an overflow."""
+        return self.apply("softplus", a)
+
     def exp(self, a: Expr | float) -> Expr:
         """Exponential."""
         return self.apply("exp", a)
+
+    def expm1(self, a: Expr | float) -> Expr:
+        """exp(a) - 1, precise near 0."""
+        return self.apply("expm1", a)
+
+    def log1p(self, a: Expr | float) -> Expr:
+        """log(1 + a), precise near 0."""
+        return self.apply("log1p", a)
 
     def log(self, a: Expr | float) -> Expr:
         """Natural logarithm."""
@@ -256,11 +280,11 @@ class Graph:
         return self.apply("sign", a)
 
     def min(self, a: Expr | float, b: Expr | float) -> Expr:
-        """Return the smaller of two."""
+        """Return the smaller of two; NaN where one is."""
         return self.apply("min", a, b)
 
     def max(self, a: Expr | float, b: Expr | float) -> Expr:
-        """Return the larger of two."""
+        """Return the larger of two; NaN where one is."""
         return self.apply("max", a, b)
 
     def select(self, condition: Expr, then: Expr | float, other: Expr | float) -> Expr:

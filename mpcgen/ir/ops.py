@@ -2,6 +2,10 @@
 
 Real values are Python floats with IEEE 754 results: a pole gives an infinity and a point outside the
 domain NaN, as in C, where Python's `math` would raise. Boolean values are 1.0 and 0.0.
+
+Three names need a word. ``length`` is the square root of a sum of squares: where all of them are zero its slope counts
+as 0, as that of |x| does. ``pinv`` is the Moore-Penrose inverse of a number, 1/x and 0 for 0. ``min`` and ``max`` are
+NaN where an argument is.
 """
 
 import math
@@ -88,6 +92,40 @@ def _atanh(x: float) -> float:
     return math.copysign(INF, x) if abs(x) == 1.0 else NAN
 
 
+def _pinv(x: float) -> float:
+    return 0.0 if x == 0.0 else 1.0 / x
+
+
+def _expm1(x: float) -> float:
+    try:
+        return math.expm1(x)
+    except OverflowError:
+        return INF
+
+
+def _log1p(x: float) -> float:
+    if x > -1.0:
+        return math.log1p(x)
+    return -INF if x == -1.0 else NAN
+
+
+def _sigmoid(x: float) -> float:
+    small = math.exp(-abs(x))
+    return (small if x < 0.0 else 1.0) / (1.0 + small)
+
+
+def _softplus(x: float) -> float:
+    return x if math.isnan(x) else max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _minimum(a: float, b: float) -> float:
+    return NAN if math.isnan(a) or math.isnan(b) else min(a, b)
+
+
+def _maximum(a: float, b: float) -> float:
+    return NAN if math.isnan(a) or math.isnan(b) else max(a, b)
+
+
 def _sign(x: float) -> float:
     return x if math.isnan(x) else float((x > 0.0) - (x < 0.0))
 
@@ -100,8 +138,14 @@ _ROWS = (
     Operation("neg", 1, lambda a: -a),
     Operation("pow", 2, _pow),
     Operation("sqrt", 1, _or_nan(math.sqrt)),
+    Operation("length", 1, _or_nan(math.sqrt)),
+    Operation("pinv", 1, _pinv),
     Operation("exp", 1, _exp),
+    Operation("expm1", 1, _expm1),
     Operation("log", 1, _log),
+    Operation("log1p", 1, _log1p),
+    Operation("sigmoid", 1, _sigmoid),
+    Operation("softplus", 1, _softplus),
     Operation("sin", 1, _or_nan(math.sin)),
     Operation("cos", 1, _or_nan(math.cos)),
     Operation("tan", 1, _or_nan(math.tan)),
@@ -118,8 +162,8 @@ _ROWS = (
     Operation("erf", 1, math.erf),
     Operation("abs", 1, abs),
     Operation("sign", 1, _sign),
-    Operation("min", 2, lambda a, b: a if a <= b else b, commutative=True),
-    Operation("max", 2, lambda a, b: a if a >= b else b, commutative=True),
+    Operation("min", 2, _minimum, commutative=True),
+    Operation("max", 2, _maximum, commutative=True),
     Operation("select", 3, lambda c, a, b: a if c else b, boolean_args=(True, False, False)),
     Operation("lt", 2, lambda a, b: float(a < b), boolean=True),
     Operation("le", 2, lambda a, b: float(a <= b), boolean=True),

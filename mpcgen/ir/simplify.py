@@ -99,7 +99,7 @@ def _mul(graph: Graph, a: Expr, b: Expr) -> Expr | None:
         return graph.neg(graph.mul(a.args[0], b))
     if b.op == "neg":
         return graph.neg(graph.mul(a, b.args[0]))
-    if a is b and a.op == "sqrt":
+    if a is b and a.op in ("sqrt", "length"):
         return a.args[0]
     return _mask(graph, a, b) or _mask(graph, b, a)
 
@@ -198,7 +198,7 @@ def _odd(op: str) -> Callable[[Graph, Expr], Expr | None]:
 
 
 def _abs(graph: Graph, a: Expr) -> Expr | None:
-    if a.op in ("abs", "sqrt", "exp"):
+    if a.op in ("abs", "sqrt", "length", "exp", "sigmoid", "softplus"):
         return a
     return _even("abs")(graph, a)
 
@@ -257,6 +257,7 @@ RULES: dict[str, Callable[..., Expr | None]] = {
     "cosh": _even("cosh"),
     "tanh": _odd("tanh"),
     "asinh": _odd("asinh"),
+    "pinv": _odd("pinv"),
     "atanh": _odd("atanh"),
     "erf": _odd("erf"),
     "sign": _odd("sign"),

@@ -1,6 +1,6 @@
-"""Constraints as users write them: from the arguments of `Problem.constraint` to a checked `Constraint`."""
+"""Constraints as users write them: from the arguments of `Problem.constraint` to a `Constraint`, and its checks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +9,11 @@ from sympy.core.relational import Relational
 
 from mpcgen.errors import SpecError
 from mpcgen.problem import values
-from mpcgen.problem.expressions import symbols_in
+from mpcgen.problem.expressions import completed, symbols_in
 from mpcgen.problem.spec import Constraint, Spec
 
-Reader = Callable[[sp.Expr, str, tuple[str, ...]], sp.Expr]
-"""Checks an expression that stands in a place and may depend on some kinds of symbols; returns it."""
+Reader = Callable[[sp.Expr, str, tuple[str, ...]], None]
+"""Checks an expression that stands in a place and may depend on some kinds of symbols."""
 
 
 def make_constraint(
@@ -61,6 +61,12 @@ def state_bounds(symbol: sp.Symbol, lower: sp.Expr, upper: sp.Expr) -> Constrain
     return Constraint(symbol.name, (symbol,), (lower,), (upper,), (sp.oo,), (sp.S.Zero,))
 
 
+def placed(constraint: Constraint, controls: Collection[sp.Symbol]) -> Constraint:
+    """Return the constraint with splines completed and ``reads_control`` as its rows do."""
+    rows = tuple(map(completed, constraint.rows))
+    return replace(constraint, rows=rows, reads_control=not symbols_in(*rows).isdisjoint(controls))
+
+
 def _rows(expressions: Any, what: str) -> tuple[list[sp.Expr], bool]:
     """The rows, and whether they were given as a vector."""
     if isinstance(expressions, Relational):
@@ -94,30 +100,46 @@ def _sides(
     )
 
 
-def checked_bound(bound: sp.Expr, word: str, of: str, read: Reader) -> sp.Expr:
-    """Return a bound (``word``: "lower" or "upper") that may stand there: a number, an absent one, parameters."""
+def check_bound(bound: sp.Expr, word: str, of: str, read: Reader) -> None:
+    """Check that a bound (``word``: "lower" or "upper") may stand there: a number, an absent one, parameters."""
     absent = -sp.oo if word == "lower" else sp.oo
     if bound is sp.nan or bound == -absent:
         raise SpecError(f"the {word} bound of {of} is {bound}; expected a number, {absent} or a parameter")
-    if bound.is_infinite and bound.is_number:
-        return bound
-    return read(bound, f"the {word} bound of {of}", ("parameter",))
+    if not (bound.is_infinite and bound.is_number):
+        read(bound, f"the {word} bound of {of}", ("parameter",))
 
 
-def checked(constraint: Constraint, spec: Spec, read: Reader) -> Constraint:
-    """Return the constraint with every expression checked, and ``reads_control`` filled in."""
+def check(constraint: Constraint, spec: Spec, read: Reader) -> None:
+    """Check every expression of a constraint, and that ``reads_control`` says what its rows read."""
     kinds: tuple[str, ...] = (
         ("state", "parameter") if constraint.terminal else ("state", "control", "parameter")
     )
     place = "the terminal constraint" if constraint.terminal else "the constraint"
     labels = constraint.labels
-    rows = tuple(
-        read(row, f"{place} {label!r}", kinds) for label, row in zip(labels, constraint.rows, strict=True)
-    )
+    for label, row in zip(labels, constraint.rows, strict=True):
+        read(row, f"{place} {label!r}", kinds)
+    _check_reading(constraint, spec, place)
+    for index, label in enumerate(labels):
+        low, high = constraint.lower[index], constraint.upper[index]
+        check_bound(low, "lower", repr(label), read)
+        check_bound(high, "upper", repr(label), read)
+        _check_order(place, label, low, high)
+        linear, square = constraint.soft[index], constraint.soft_quadratic[index]
+        _check_weight(linear, "soft", label, read)
+        _check_weight(square, "soft_quadratic", label, read)
+        if linear == 0 and square == 0:
+            raise SpecError(
+                f"{place} {label!r} is soft with weight 0, so that it does nothing; give it a weight"
+            )
+
+
+def _check_reading(constraint: Constraint, spec: Spec, place: str) -> None:
+    """Every row reads a state or a control, and all of them a control or none."""
     controls = {control.symbol for control in spec.controls}
     states = set(spec.states)
+    labels = constraint.labels
     reads_control = []
-    for label, row in zip(labels, rows, strict=True):
+    for label, row in zip(labels, constraint.rows, strict=True):
         symbols = symbols_in(row)
         if symbols.isdisjoint(states | controls):
             raise SpecError(
@@ -131,35 +153,11 @@ def checked(constraint: Constraint, spec: Spec, read: Reader) -> Constraint:
             f"hold at stages 0..N-1, and rows that do not ({labels[reads_control.index(False)]}), which hold at stages "
             "1..N; give them two names"
         )
-    lower, upper = (
-        tuple(
-            checked_bound(bound, word, repr(label), read) for bound, label in zip(bounds, labels, strict=True)
+    if constraint.reads_control != any(reads_control):
+        raise SpecError(
+            f"reads_control of {place} {constraint.name!r} is {constraint.reads_control}, but its rows say "
+            f"{any(reads_control)}; leave it to mpcgen.Problem, or set it so"
         )
-        for bounds, word in ((constraint.lower, "lower"), (constraint.upper, "upper"))
-    )
-    for label, low, high in zip(labels, lower, upper, strict=True):
-        _check_order(place, label, low, high)
-    soft = tuple(
-        _weight(weight, "soft", label, read) for weight, label in zip(constraint.soft, labels, strict=True)
-    )
-    quadratic = tuple(
-        _weight(weight, "soft_quadratic", label, read)
-        for weight, label in zip(constraint.soft_quadratic, labels, strict=True)
-    )
-    for label, linear, square in zip(labels, soft, quadratic, strict=True):
-        if linear == 0 and square == 0:
-            raise SpecError(
-                f"{place} {label!r} is soft with weight 0, so that it does nothing; give it a weight"
-            )
-    return replace(
-        constraint,
-        rows=rows,
-        lower=lower,
-        upper=upper,
-        soft=soft,
-        soft_quadratic=quadratic,
-        reads_control=any(reads_control),
-    )
 
 
 def _check_order(place: str, label: str, low: sp.Expr, high: sp.Expr) -> None:
@@ -174,11 +172,11 @@ def _check_order(place: str, label: str, low: sp.Expr, high: sp.Expr) -> None:
         )
 
 
-def _weight(weight: sp.Expr, word: str, label: str, read: Reader) -> sp.Expr:
+def _check_weight(weight: sp.Expr, word: str, label: str, read: Reader) -> None:
     if word == "soft" and weight is sp.oo:
-        return weight
+        return
     if weight is sp.nan or weight.is_negative or weight.is_infinite:
         raise SpecError(
             f"{word} of the constraint {label!r} is {weight}; expected a weight >= 0, a number or a parameter"
         )
-    return read(weight, f"{word} of the constraint {label!r}", ("parameter",))
+    read(weight, f"{word} of the constraint {label!r}", ("parameter",))

@@ -1,7 +1,9 @@
-"""Refuses a Piecewise that jumps: its derivative at the boundary does not exist, and none would be missed.
+"""Refuses what jumps: its derivative at the boundary does not exist, and none would be missed.
 
-Numerically, with 50 digits: on the boundary of each comparison (found along one symbol, the others at fixed
-random values) the values a hair to both sides must agree. A boundary that is not found is not judged.
+Numerically, with 50 digits: on the boundary of each comparison, Heaviside and sign (found along one symbol, the others
+at fixed random values) the values a hair to both sides must agree, if not those of the Piecewise or step itself then
+those of something that it stands in, as a product with a factor that is 0 there. A boundary that is not found is not
+judged.
 """
 
 import itertools
@@ -14,7 +16,8 @@ import sympy as sp
 from sympy.core.relational import Relational
 
 from mpcgen.errors import UnsupportedExpressionError
-from mpcgen.problem.expressions import short_text, symbols_in, unique_nodes
+from mpcgen.problem.expressions import inner_first, short_text, symbols_in, unique_nodes
+from mpcgen.problem.functions import CONNECTIVES, MEANINGS, STEPS
 from mpcgen.problem.spec import Spec
 
 _MP = mpmath.MPContext()
@@ -28,37 +31,28 @@ _ABSOLUTE, _RELATIVE = _MP.mpf("1e-9"), _MP.mpf("1e-6")
 _BASES = 4
 _SCAN = tuple(_MP.mpf(sign * value) for value in (0.001, 0.03, 0.3, 1, 3, 10, 100, 10000) for sign in (-1, 1))
 
-_FUNCTIONS: dict[Any, Callable[..., Any]] = {
-    sp.Pow: _MP.power,
-    sp.exp: _MP.exp,
-    sp.log: _MP.log,
-    sp.sin: _MP.sin,
-    sp.cos: _MP.cos,
-    sp.tan: _MP.tan,
-    sp.asin: _MP.asin,
-    sp.acos: _MP.acos,
-    sp.atan: _MP.atan,
-    sp.atan2: _MP.atan2,
-    sp.sinh: _MP.sinh,
-    sp.cosh: _MP.cosh,
-    sp.tanh: _MP.tanh,
-    sp.asinh: _MP.asinh,
-    sp.acosh: _MP.acosh,
-    sp.atanh: _MP.atanh,
-    sp.erf: _MP.erf,
-    sp.Abs: abs,
-    sp.Min: min,
-    sp.Max: max,
-    sp.Add: lambda *terms: _MP.fsum(terms),
-    sp.Mul: lambda *factors: _MP.fprod(factors),
-    sp.StrictLessThan: lambda left, right: left < right,
-    sp.LessThan: lambda left, right: left <= right,
-    sp.StrictGreaterThan: lambda left, right: left > right,
-    sp.GreaterThan: lambda left, right: left >= right,
-    sp.And: lambda *conditions: all(conditions),
-    sp.Or: lambda *conditions: any(conditions),
-    sp.Not: lambda condition: not condition,
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "pow": _MP.power,
+    "abs": abs,
+    "sign": _MP.sign,
+    "length": _MP.sqrt,
+    "min": min,
+    "max": max,
+    "select": lambda condition, then, other: then if condition else other,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "eq": lambda a, b: a == b,
+    "and": lambda a, b: a and b,
+    "or": lambda a, b: a or b,
+    "not": lambda a: not a,
 }
+"""What the meanings of `mpcgen.problem.functions` are written in, for numbers with 50 digits."""
+_SAME_NAME = "sqrt exp expm1 log log1p sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh erf"
+OPERATIONS |= {name: getattr(_MP, name) for name in _SAME_NAME.split()}
 
 _Point = dict[sp.Symbol, Any]
 
@@ -78,12 +72,11 @@ def check_continuous(spec: Spec) -> None:
     ]
     if spec.dynamics.dt is not None:
         places.append(("dt", spec.dynamics.dt))
-    seen: set[sp.Basic] = set()
+    smooth: set[sp.Basic] = set()
     for place, expression in places:
         for node in unique_nodes(expression):
-            if isinstance(node, sp.Piecewise) and node not in seen:
-                seen.add(node)
-                _check_piecewise(node, place, spec)
+            if isinstance(node, STEPS) and node not in smooth and not _jumps(node, expression, place, spec):
+                smooth.add(node)
 
 
 def _places_of_constraints(spec: Spec) -> Iterator[tuple[str, sp.Expr]]:
@@ -96,19 +89,71 @@ def _places_of_constraints(spec: Spec) -> Iterator[tuple[str, sp.Expr]]:
             yield f"soft_quadratic of {label!r}", constraint.soft_quadratic[index]
 
 
-def _check_piecewise(piecewise: sp.Piecewise, place: str, spec: Spec) -> None:
-    for comparison, base in itertools.product(_comparisons(piecewise), _bases(piecewise, spec)):
-        for symbol, root in _boundary_points(comparison.lhs - comparison.rhs, base):
-            jump = _jump(piecewise, base, symbol, root)
+def _jumps(step: sp.Basic, expression: sp.Expr, place: str, spec: Spec) -> bool:
+    """Whether a step jumps by itself; UnsupportedExpressionError if the expression around it does, too."""
+    found = False
+    for gap, base in itertools.product(_gaps(step), _bases(step, expression, spec)):
+        for symbol, root in _boundary_points(gap, base):
+            sides = _Sides(base, symbol, root)
+            jump = sides.jump(step)
             if jump is None:
                 continue
+            found = True
+            if not _reaches(expression, step, sides):
+                continue
             before, after = (_MP.nstr(value, 6) for value in jump)
-            sides = f"{short_text(comparison.lhs)} meets {short_text(comparison.rhs)}"
             raise UnsupportedExpressionError(
-                f"{place} contains {short_text(piecewise)}, a discontinuity with no derivative where one is "
-                f"needed: where {sides} (at {symbol} = {_MP.nstr(root, 6)}) its value jumps from {before} to "
-                f"{after}; let the branches meet, or smooth the step with tanh(k*x)"
+                f"{place} contains {short_text(step)}, a discontinuity with no derivative where one is "
+                f"needed: where {short_text(gap)} meets 0 (at {symbol} = {_MP.nstr(root, 6)}) its value jumps from "
+                f"{before} to {after}, and what it stands in jumps with it; let the branches meet, or smooth the step "
+                "with tanh(k*x)"
             )
+    return found
+
+
+class _Sides:
+    """Values a hair to both sides of a boundary, at ``symbol`` = ``root``, the other symbols as in ``base``."""
+
+    def __init__(self, base: _Point, symbol: sp.Symbol, root: Any) -> None:
+        step = _SIDE * max(1, abs(root))
+        self._before: dict[sp.Basic, Any] = {**base, symbol: root - step}
+        self._after: dict[sp.Basic, Any] = {**base, symbol: root + step}
+
+    def judge(self, node: sp.Basic) -> bool | None:
+        """Whether the two values differ; None where one cannot be had."""
+        before, after = _value(node, self._before), _value(node, self._after)
+        if before is None or after is None:
+            return None
+        return abs(after - before) > _ABSOLUTE + _RELATIVE * max(abs(before), abs(after))
+
+    def jump(self, node: sp.Basic) -> tuple[Any, Any] | None:
+        """The two values if they differ, None if they agree or cannot be had."""
+        return (_value(node, self._before), _value(node, self._after)) if self.judge(node) else None
+
+
+def _reaches(expression: sp.Expr, step: sp.Basic, sides: _Sides) -> bool:
+    """Whether the jump of ``step`` shows in ``expression``: in 2*Max(0, x)*Heaviside(x) it does not.
+
+    What has no value at one side, as the terms of a branch not taken, passes a jump on to what it stands in.
+    """
+    jumping = {step}
+    for node in inner_first(expression):
+        if jumping.isdisjoint(node.args) or node in jumping:
+            continue
+        if isinstance(node, sp.Add):  # large terms that do not jump must not hide those that do
+            judged = sp.Add(*(term for term in node.args if term in jumping), evaluate=False)
+        else:
+            judged = node
+        if not isinstance(node, sp.Expr) or sides.judge(judged) is not False:
+            jumping.add(node)
+    return expression in jumping
+
+
+def _gaps(step: sp.Basic) -> list[sp.Expr]:
+    """Return the expressions whose change of sign is a step's boundary, in order."""
+    if not isinstance(step, sp.Piecewise):
+        return [step.args[0]]
+    return [comparison.lhs - comparison.rhs for comparison in _comparisons(step)]
 
 
 def _comparisons(piecewise: sp.Piecewise) -> list[Relational]:
@@ -119,13 +164,13 @@ def _comparisons(piecewise: sp.Piecewise) -> list[Relational]:
         node = pending.pop()
         if isinstance(node, Relational):
             found.append(node)
-        elif isinstance(node, sp.And | sp.Or | sp.Not):
+        elif isinstance(node, CONNECTIVES):
             # args of And and Or are sets in disguise: sort, for the same error message on every run
             pending.extend(sorted(node.args, key=lambda item: item.sort_key(), reverse=True))
     return found
 
 
-def _bases(piecewise: sp.Piecewise, spec: Spec) -> list[_Point]:
+def _bases(step: sp.Basic, expression: sp.Expr, spec: Spec) -> list[_Point]:
     """Return random points; parameters near their defaults, or positive, as masses and lengths are."""
     generator = random.Random(0)
     defaults: dict[sp.Symbol, float] = {}
@@ -133,7 +178,8 @@ def _bases(piecewise: sp.Piecewise, spec: Spec) -> list[_Point]:
         defaults.update(
             zip(parameter.symbols, parameter.default or [1.0] * len(parameter.symbols), strict=True)
         )
-    used = sorted(symbols_in(piecewise), key=lambda symbol: symbol.name)
+    inner = symbols_in(step)
+    used = sorted(symbols_in(expression), key=lambda symbol: (symbol not in inner, symbol.name))
     bases = []
     for _ in range(_BASES):
         base = {}
@@ -181,22 +227,13 @@ def _bisect(function: Callable[[Any], Any], left: Any, right: Any) -> Any | None
     return (left + right) / 2
 
 
-def _jump(piecewise: sp.Piecewise, base: _Point, symbol: sp.Symbol, root: Any) -> tuple[Any, Any] | None:
-    """Return the two values at a boundary if they differ, None if they agree or cannot be had."""
-    step = _SIDE * max(1, abs(root))
-    before = _value(piecewise, {**base, symbol: root - step})
-    after = _value(piecewise, {**base, symbol: root + step})
-    if before is None or after is None:
-        return None
-    if abs(after - before) <= _ABSOLUTE + _RELATIVE * max(abs(before), abs(after)):
-        return None
-    return before, after
+def _value(expression: sp.Basic, known: dict[sp.Basic, Any]) -> Any | None:
+    """Return the value with 50 digits; None where it is not a finite real number.
 
-
-def _value(expression: sp.Basic, point: _Point) -> Any | None:
-    """Return the value with 50 digits; None where it is not a finite real number."""
+    known: values of the symbols, and of whatever was computed from them before.
+    """
     try:
-        value = _evaluate(expression, dict(point))
+        value = _evaluate(expression, known)
     except (ValueError, ZeroDivisionError, OverflowError, TypeError, RecursionError):
         return None
     return value if isinstance(value, _MP.mpf) and _MP.isfinite(value) else None
@@ -214,6 +251,9 @@ def _evaluate(node: sp.Basic, known: dict[sp.Basic, Any]) -> Any:
     elif isinstance(node, sp.Number | sp.NumberSymbol):
         value = _MP.mpf(sp.Float(node, _MP.dps))
     else:
-        value = _FUNCTIONS[node.func](*(_evaluate(argument, known) for argument in node.args))
+        apply = lambda operation, *values: OPERATIONS[operation](*values)  # noqa: E731
+        value = MEANINGS[type(node)](apply, *(_evaluate(argument, known) for argument in node.args))
+        if isinstance(value, float):
+            value = _MP.mpf(value)
     known[node] = value
     return value

@@ -1,49 +1,26 @@
 """Which sympy expressions have a real value, a derivative, and a counterpart in C."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
 from sympy.core.numbers import ComplexInfinity, ImaginaryUnit
+from sympy.core.relational import Relational
 from sympy.functions.elementary.piecewise import ExprCondPair
-from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 from sympy.matrices.expressions.matexpr import MatrixElement
 
 from mpcgen.errors import UnsupportedExpressionError
+from mpcgen.problem.functions import CONNECTIVES, LISTED, MEANINGS, is_leaf
 
-_CONDITIONS = (
-    sp.StrictLessThan,
-    sp.LessThan,
-    sp.StrictGreaterThan,
-    sp.GreaterThan,
-    sp.And,
-    sp.Or,
-    sp.Not,
-    BooleanTrue,
-    BooleanFalse,
+LOST_VELOCITY = (
+    "a derivative by what the problem did not declare, such as time; evaluated once the function is a state, it would "
+    "be 0: put the states that are velocities in its place, and do so first, as in "
+    "expression.subs(q(t).diff(t), velocity).subs(q(t), position)"
 )
-_FUNCTIONS = (
-    *(sp.exp, sp.log, sp.sin, sp.cos, sp.tan, sp.asin, sp.acos, sp.atan, sp.atan2),
-    *(sp.sinh, sp.cosh, sp.tanh, sp.asinh, sp.acosh, sp.atanh, sp.erf),
-    *(sp.Abs, sp.Min, sp.Max, sp.Piecewise),
-)
-_RECIPROCALS = {
-    sp.sec: sp.cos,
-    sp.csc: sp.sin,
-    sp.cot: sp.tan,
-    sp.sech: sp.cosh,
-    sp.csch: sp.sinh,
-    sp.coth: sp.tanh,
-}
-_SUPPORTED = (
-    *(sp.Symbol, sp.Number, sp.NumberSymbol, sp.Add, sp.Mul, sp.Pow, ExprCondPair),
-    *(*_FUNCTIONS, *_RECIPROCALS, *_CONDITIONS),
-)
-_DISCONTINUOUS = (sp.floor, sp.ceiling, sp.frac, sp.Mod, sp.Heaviside, sp.sign, sp.DiracDelta)
-_UNEVALUATED = (sp.Derivative, sp.Integral, sp.Sum, sp.Product, sp.Limit, sp.Subs)
-_LIST = "+ - * / ** Abs Min Max Piecewise sqrt " + " ".join(
-    function.__name__ for function in (*_FUNCTIONS, *_RECIPROCALS) if function.__name__.islower()
-)
+"""What to say of the derivative of a position that has already become a symbol, or of a function of time."""
+
+_DISCONTINUOUS = (sp.floor, sp.ceiling, sp.frac, sp.Mod, sp.DiracDelta)
+_UNEVALUATED = (sp.Integral, sp.Sum, sp.Product, sp.Limit)
 
 
 def unique_nodes(expression: sp.Basic) -> list[sp.Basic]:
@@ -66,21 +43,72 @@ def symbols_in(*expressions: sp.Basic) -> set[sp.Symbol]:
     return {node for item in expressions for node in unique_nodes(item) if isinstance(node, sp.Symbol)}
 
 
+def inner_first(expression: sp.Basic) -> list[sp.Basic]:
+    """Return every distinct subexpression once, each after those that it contains."""
+    done: set[sp.Basic] = set()
+    order: list[sp.Basic] = []
+    pending = [expression]
+    while pending:
+        node = pending[-1]
+        inner = [argument for argument in node.args if argument not in done]
+        if node not in done and inner:
+            pending.extend(reversed(inner))
+            continue
+        pending.pop()
+        if node not in done:
+            done.add(node)
+            order.append(node)
+    return order
+
+
 def check_supported(nodes: Iterable[sp.Basic], place: str) -> None:
     """Raise UnsupportedExpressionError for the first node that later stages cannot take, naming it."""
     for node in nodes:
-        problem = _not_real(node) or _not_smooth(node) or _not_comparison(node) or _not_known(node)
+        problem = objection(node)
         if problem is not None:
             raise UnsupportedExpressionError(f"{place} contains {short_text(node)}, {problem}")
 
 
-def rewritten(expression: sp.Expr, nodes: Iterable[sp.Basic]) -> sp.Expr:
-    """Return the expression with sec, csc, cot and their hyperbolic kin as reciprocals; most have none."""
-    if not any(isinstance(node, tuple(_RECIPROCALS)) for node in nodes):
-        return expression
-    for function, inverse in _RECIPROCALS.items():
-        expression = expression.replace(function, lambda x, inverse=inverse: sp.Pow(inverse(x), -1))
-    return expression
+def objection(node: sp.Basic) -> str | None:
+    """Return why an expression cannot be taken because of its outermost part, or None."""
+    return _not_real(node) or _not_smooth(node) or _not_comparison(node) or _not_known(node)
+
+
+def completed(expression: sp.Expr) -> sp.Expr:
+    """Return the expression with every spline, as sympy's interpolating_spline makes it, continued at both ends.
+
+    Such a Piecewise has neighbouring intervals for conditions and no value outside them; its first and last piece go
+    on there. Any other Piecewise stays as it is.
+    """
+    splines = {
+        node: continued
+        for node in unique_nodes(expression)
+        if isinstance(node, sp.Piecewise) and (continued := _continued(node)) is not None
+    }
+    return expression.xreplace(splines) if splines else expression
+
+
+def _continued(piecewise: sp.Piecewise) -> sp.Piecewise | None:
+    intervals = [_interval(pair.cond) for pair in piecewise.args]
+    if not all(intervals):
+        return None
+    variables, starts, ends = zip(*(interval for interval in intervals if interval), strict=True)
+    if any(variable != variables[0] for variable in variables) or starts[1:] != ends[:-1]:
+        return None
+    values = [pair.expr for pair in piecewise.args]
+    pairs = [(value, variables[0] < end) for value, end in zip(values[:-1], ends[:-1], strict=True)]
+    return sp.Piecewise(*pairs, (values[-1], True))
+
+
+def _interval(condition: sp.Basic) -> tuple[sp.Expr, sp.Expr, sp.Expr] | None:
+    """Return (x, a, b) of the condition a <= x <= b with numbers a and b, else None."""
+    if not isinstance(condition, sp.And) or len(condition.args) != 2:
+        return None
+    below = [part for part in condition.args if isinstance(part, Relational) and part.lts.is_number]
+    above = [part for part in condition.args if isinstance(part, Relational) and part.gts.is_number]
+    if len(below) != 1 or len(above) != 1 or below[0].gts != above[0].lts:
+        return None
+    return below[0].gts, below[0].lts, above[0].gts
 
 
 def _not_real(node: sp.Basic) -> str | None:
@@ -122,9 +150,12 @@ def _not_smooth(node: sp.Basic) -> str | None:
 
 
 def _not_comparison(node: sp.Basic) -> str | None:
-    if not isinstance(node, ExprCondPair | sp.And | sp.Or | sp.Not):
+    if isinstance(node, ExprCondPair):
+        conditions = node.args[1:]
+    elif isinstance(node, CONNECTIVES):
+        conditions = node.args
+    else:
         return None
-    conditions = node.args[1:] if isinstance(node, ExprCondPair) else node.args
     for condition in conditions:
         if isinstance(condition, sp.Symbol):
             name = condition.name
@@ -135,13 +166,27 @@ def _not_comparison(node: sp.Basic) -> str | None:
 def _not_known(node: sp.Basic) -> str | None:
     if isinstance(node, AppliedUndef):
         return f"where the function {node.func.__name__} is undefined: write out its expression"
+    if isinstance(node, sp.Derivative | sp.Subs):
+        return _derivative(node)
     if isinstance(node, _UNEVALUATED):
         return f"an unevaluated {type(node).__name__}: call .doit() on it, or write out its value"
     if isinstance(node, sp.MatrixExpr | MatrixElement):
         return "a symbolic matrix: declare it with problem.parameter(name, shape) and use the Matrix returned"
-    if not isinstance(node, _SUPPORTED):
-        return f"where {type(node).__name__} is not supported; supported: {_LIST}"
+    if not (is_leaf(node) or isinstance(node, ExprCondPair) or type(node) in MEANINGS):
+        return f"where {type(node).__name__} is not supported; supported: {LISTED}"
     return None
+
+
+def _derivative(node: sp.Derivative | sp.Subs) -> str:
+    """Where .doit() would make a velocity 0, since what moves is a symbol already, it must not be advised."""
+    if isinstance(node, sp.Derivative) and is_partial(node, node.expr.free_symbols):
+        return "an unevaluated Derivative: call .doit() on it, or write out its value"
+    return LOST_VELOCITY
+
+
+def is_partial(derivative: sp.Derivative, declared: Collection[sp.Basic]) -> bool:
+    """Whether a derivative is by ``declared`` symbols and of no undefined function, so that evaluating it is right."""
+    return not derivative.atoms(AppliedUndef) and all(v in declared for v in derivative.variables)
 
 
 def short_text(node: sp.Basic) -> str:

@@ -1,12 +1,14 @@
 """`Problem`: the object a model specification fills in."""
 
+from dataclasses import replace
 from typing import Any
 
 import sympy as sp
 
 from mpcgen.errors import SpecError
 from mpcgen.problem import names, validate, values
-from mpcgen.problem.constraints import make_constraint, state_bounds
+from mpcgen.problem.constraints import make_constraint, placed, state_bounds
+from mpcgen.problem.expressions import completed
 from mpcgen.problem.integrators import dynamics_rows
 from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 
@@ -291,18 +293,25 @@ class Problem:
                 raise SpecError(f"problem {self._name!r} has no dynamics: set problem.dynamics")
             if self._stage_cost is None:
                 raise SpecError(f"problem {self._name!r} has no cost: set problem.stage_cost")
-            draft = Spec(
+            dynamics = replace(self._dynamics, expressions=tuple(map(completed, self._dynamics.expressions)))
+            terminal_cost = sp.S.Zero if self._terminal_cost is None else completed(self._terminal_cost)
+            stage_cost = completed(self._stage_cost)
+            controls = {control.symbol for control in self._controls}
+            constraints = [placed(c, controls) for c in (*self._state_bounds, *self._constraints)]
+            draft = {
+                "controls": tuple(self._controls),
+                "dynamics": dynamics,
+                "stage_cost": stage_cost,
+                "terminal_cost": terminal_cost,
+                "constraints": tuple(constraints),
+            }
+            self._spec = Spec(
                 name=self._name,
                 horizon=self._horizon,
                 states=tuple(self._states),
-                controls=tuple(self._controls),
-                parameters=tuple(self._parameters),
-                dynamics=self._dynamics,
-                stage_cost=self._stage_cost,
-                terminal_cost=sp.S.Zero if self._terminal_cost is None else self._terminal_cost,
-                constraints=(*self._state_bounds, *self._constraints),
+                parameters=validate.with_uses(self._parameters, **draft),
+                **draft,
             )
-            self._spec = validate.validated(draft)
         return self._spec
 
 

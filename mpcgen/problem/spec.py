@@ -1,6 +1,7 @@
 """The frozen specification: the first typed value of the pipeline, plain sympy, validated.
 
-`Problem.spec()` makes it; the graph's lowering and the CasADi baseline read it, each on its own.
+`Problem.spec()` makes it; the graph's lowering and the CasADi baseline read it, each on its own. A `Spec` checks
+itself, so that one made by hand is as good as any.
 """
 
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Constraint:
     ``lower`` and ``upper`` are numbers, ``±oo`` or expressions in the parameters; an equality has the same expression
     on both sides. A row may be exceeded by e >= 0 at the price of soft e + soft_quadratic e²/2; ``soft`` of a hard row
     is oo. ``vector`` says that it was given as a list. The bounds of a state are a constraint that has its name.
-    ``reads_control``, filled in by validation, decides at which stages the rows hold, see `group`.
+    ``reads_control`` decides at which stages the rows hold, see `group`.
     """
 
     name: str
@@ -113,6 +114,8 @@ class Spec:
     minimise  sum_{t<N} stage_cost(x_t, u_t, theta_t) + terminal_cost(x_N, theta_N)
     subject to x_{t+1} = f(x_t, u_t, theta_t), lower <= u_t <= upper, x_0 given, and the rows of ``constraints``, of
     which the bounds of states come first.
+
+    Making one raises `SpecError`, or its `UnsupportedExpressionError`, where something is wrong with it.
     """
 
     name: str
@@ -124,6 +127,11 @@ class Spec:
     stage_cost: sp.Expr
     terminal_cost: sp.Expr
     constraints: tuple[Constraint, ...] = ()
+
+    def __post_init__(self) -> None:
+        from mpcgen.problem.validate import check  # which reads this type
+
+        check(self)
 
     def group(self, name: str) -> tuple[Constraint, ...]:
         """The constraints of a group, "mixed", "state" or "terminal", in order."""

@@ -1,68 +1,77 @@
-"""From a filled-in draft to a specification that every later stage can trust."""
+"""What makes a specification one that every later stage can trust."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import sympy as sp
 
-from mpcgen.errors import SpecError
+from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.problem import constraints
 from mpcgen.problem.continuity import check_continuous
-from mpcgen.problem.expressions import check_supported, rewritten, symbols_in, unique_nodes
+from mpcgen.problem.expressions import (
+    LOST_VELOCITY,
+    check_supported,
+    is_partial,
+    short_text,
+    symbols_in,
+    unique_nodes,
+)
 from mpcgen.problem.freedom import check_freedom
 from mpcgen.problem.names import near_name
-from mpcgen.problem.spec import ControlSpec, DynamicsSpec, ParameterSpec, Spec
+from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
+from mpcgen.problem.structure import check_structure
 
 
-def validated(draft: Spec) -> Spec:
-    """Return the checked specification, parameter uses filled in.
+def check(spec: Spec) -> None:
+    """Raise a typed error for the first thing that is wrong with a specification.
 
     Raises:
         SpecError: missing parts, undefined symbols, bounds that cross, a control without effect on the cost.
         UnsupportedExpressionError: no real value, no derivative, or no counterpart in C.
 
     """
-    if not draft.states:
-        raise SpecError(f"problem {draft.name!r} has no states: call problem.states('x v ...')")
-    if not draft.controls:
-        raise SpecError(f"problem {draft.name!r} has no controls: call problem.controls('u ...')")
-    reader = _Reader(draft)
-    checked = replace(
-        draft,
-        dynamics=_dynamics(draft, reader),
-        stage_cost=reader.read(draft.stage_cost, "the stage cost", ("state", "control", "parameter")),
-        terminal_cost=reader.read(draft.terminal_cost, "the terminal cost", ("state", "parameter")),
-        controls=tuple(_bounded(control, reader) for control in draft.controls),
-    )
-    checked = replace(
-        checked, constraints=tuple(constraints.checked(c, draft, reader.read) for c in draft.constraints)
-    )
-    checked = replace(checked, parameters=_with_uses(checked))
-    _check_defaults(checked)
-    _check_controls_matter(checked)
-    check_continuous(checked)
-    check_freedom(checked)
-    return checked
+    check_structure(spec)
+    if not spec.states:
+        raise SpecError(f"problem {spec.name!r} has no states: call problem.states('x v ...')")
+    if not spec.controls:
+        raise SpecError(f"problem {spec.name!r} has no controls: call problem.controls('u ...')")
+    reader = _Reader(spec)
+    _check_dynamics(spec, reader)
+    reader.read(spec.stage_cost, "the stage cost", ("state", "control", "parameter"))
+    reader.read(spec.terminal_cost, "the terminal cost", ("state", "parameter"))
+    for control in spec.controls:
+        for bound, word in ((control.lower, "lower"), (control.upper, "upper")):
+            constraints.check_bound(bound, word, repr(control.symbol.name), reader.read)
+    for constraint in spec.constraints:
+        constraints.check(constraint, spec, reader.read)
+    _check_uses(spec)
+    _check_defaults(spec)
+    _check_controls_matter(spec)
+    check_continuous(spec)
+    check_freedom(spec)
 
 
 class _Reader:
-    """Checks the expressions of one draft; what several of them share is checked once."""
+    """Checks the expressions of one specification; what several of them share is checked once."""
 
-    def __init__(self, draft: Spec) -> None:
-        self._kinds: dict[sp.Symbol, str] = dict.fromkeys(draft.states, "state")
-        self._kinds.update((control.symbol, "control") for control in draft.controls)
-        for parameter in draft.parameters:
+    def __init__(self, spec: Spec) -> None:
+        self._kinds: dict[sp.Symbol, str] = dict.fromkeys(spec.states, "state")
+        self._kinds.update((control.symbol, "control") for control in spec.controls)
+        for parameter in spec.parameters:
             self._kinds.update((symbol, "parameter") for symbol in parameter.symbols)
         self._supported: set[sp.Basic] = set()
 
-    def read(self, expression: sp.Expr, place: str, kinds: tuple[str, ...]) -> sp.Expr:
-        """Return the expression, rewritten where needed; typed error if it may not stand in ``place``."""
+    def read(self, expression: sp.Expr, place: str, kinds: tuple[str, ...]) -> None:
+        """Raise a typed error if the expression may not stand in ``place``, which reads symbols of ``kinds``."""
         nodes = unique_nodes(expression)
+        for node in nodes:
+            if isinstance(node, sp.Derivative) and not is_partial(node, self._kinds):
+                raise UnsupportedExpressionError(f"{place} contains {short_text(node)}, {LOST_VELOCITY}")
         check_supported([node for node in nodes if node not in self._supported], place)
         self._supported.update(nodes)
         for node in nodes:
             if isinstance(node, sp.Symbol):
                 self._check_symbol(node, place, kinds)
-        return rewritten(expression, nodes)
 
     def _check_symbol(self, symbol: sp.Symbol, place: str, kinds: tuple[str, ...]) -> None:
         kind = self._kinds.get(symbol)
@@ -83,54 +92,50 @@ class _Reader:
         )
 
 
-def _dynamics(draft: Spec, reader: _Reader) -> DynamicsSpec:
-    dynamics = draft.dynamics
-    if len(dynamics.expressions) != len(draft.states):
+def _check_dynamics(spec: Spec, reader: _Reader) -> None:
+    dynamics = spec.dynamics
+    if len(dynamics.expressions) != len(spec.states):
         raise SpecError(
-            f"the dynamics have {len(dynamics.expressions)} rows for {len(draft.states)} states "
-            f"({', '.join(map(str, draft.states))}): states were declared after problem.dynamics was set; "
+            f"the dynamics have {len(dynamics.expressions)} rows for {len(spec.states)} states "
+            f"({', '.join(map(str, spec.states))}): states were declared after problem.dynamics was set; "
             "set it again with one row per state"
         )
-    rows = tuple(
+    for index, (row, state) in enumerate(zip(dynamics.expressions, spec.states, strict=True)):
         reader.read(row, f"dynamics row {index} (state {state})", ("state", "control", "parameter"))
-        for index, (row, state) in enumerate(zip(dynamics.expressions, draft.states, strict=True))
-    )
     dt = dynamics.dt
     if dt is not None:
-        dt = reader.read(dt, f"dt of {dynamics.scheme}", ("parameter",))
-        value = _at_defaults(dt, draft)
+        reader.read(dt, f"dt of {dynamics.scheme}", ("parameter",))
+        value = _at_defaults(dt, spec)
         if value is not None and not value > 0:
             raise SpecError(
                 f"dt of {dynamics.scheme} is {dt}, which is {value} at the parameters' defaults; "
                 "expected a positive duration"
             )
-    return replace(dynamics, expressions=rows, dt=dt)
 
 
-def _bounded(control: ControlSpec, reader: _Reader) -> ControlSpec:
-    name = control.symbol.name
-    lower, upper = (
-        constraints.checked_bound(bound, word, repr(name), reader.read)
-        for bound, word in ((control.lower, "lower"), (control.upper, "upper"))
-    )
-    return replace(control, lower=lower, upper=upper)
-
-
-def _with_uses(spec: Spec) -> tuple[ParameterSpec, ...]:
-    """Return the parameters with ``in_terminal`` and ``only_bounds`` filled in from the expressions."""
-    rows = [row for c in spec.constraints for row in (*c.rows, *c.soft, *c.soft_quadratic)]
-    functions = [*spec.dynamics.expressions, spec.stage_cost, spec.terminal_cost, *rows]
-    if spec.dynamics.dt is not None:
-        functions.append(spec.dynamics.dt)
+def with_uses(
+    parameters: Sequence[ParameterSpec],
+    *,
+    controls: Sequence[ControlSpec],
+    dynamics: DynamicsSpec,
+    stage_cost: sp.Expr,
+    terminal_cost: sp.Expr,
+    constraints: Sequence[Constraint],
+) -> tuple[ParameterSpec, ...]:
+    """Return the parameters with ``in_terminal`` and ``only_bounds`` as the expressions use them."""
+    rows = [row for c in constraints for row in (*c.rows, *c.soft, *c.soft_quadratic)]
+    functions = [*dynamics.expressions, stage_cost, terminal_cost, *rows]
+    if dynamics.dt is not None:
+        functions.append(dynamics.dt)
     in_functions = symbols_in(*functions)
-    at_end = [c for c in spec.constraints if c.group != "mixed"]
+    at_end = [c for c in constraints if c.group != "mixed"]
     in_terminal = symbols_in(
-        spec.terminal_cost,
+        terminal_cost,
         *(part for c in at_end for part in (*c.rows, *c.lower, *c.upper, *c.soft, *c.soft_quadratic)),
     )
     in_bounds = symbols_in(
-        *(bound for control in spec.controls for bound in (control.lower, control.upper)),
-        *(bound for c in spec.constraints for bound in (*c.lower, *c.upper)),
+        *(bound for control in controls for bound in (control.lower, control.upper)),
+        *(bound for c in constraints for bound in (*c.lower, *c.upper)),
     )
     return tuple(
         replace(
@@ -139,8 +144,26 @@ def _with_uses(spec: Spec) -> tuple[ParameterSpec, ...]:
             only_bounds=not in_bounds.isdisjoint(parameter.symbols)
             and in_functions.isdisjoint(parameter.symbols),
         )
-        for parameter in spec.parameters
+        for parameter in parameters
     )
+
+
+def _check_uses(spec: Spec) -> None:
+    used = with_uses(
+        spec.parameters,
+        controls=spec.controls,
+        dynamics=spec.dynamics,
+        stage_cost=spec.stage_cost,
+        terminal_cost=spec.terminal_cost,
+        constraints=spec.constraints,
+    )
+    for given, right in zip(spec.parameters, used, strict=True):
+        for flag in ("in_terminal", "only_bounds"):
+            if getattr(given, flag) != getattr(right, flag):
+                raise SpecError(
+                    f"{flag} of parameter {given.name!r} is {getattr(given, flag)}, but the expressions say "
+                    f"{getattr(right, flag)}; leave it to mpcgen.Problem, or set it so"
+                )
 
 
 def _check_defaults(spec: Spec) -> None:

@@ -1,6 +1,7 @@
 """What users may write where a number, an expression or a vector is expected."""
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,11 +19,14 @@ class _SupportsToList(Protocol):
 
 
 def as_integer(value: object, what: str, minimum: int) -> int:
-    """Return a Python int >= ``minimum``; SpecError for anything else (bool and 3.0 included)."""
-    integral = isinstance(value, int | sp.Integer) and not isinstance(value, bool)
-    if not integral or int(value) < minimum:  # type: ignore[call-overload]
+    """Return a Python int >= ``minimum`` from any integer, numpy's included; SpecError for bool and 3.0."""
+    try:
+        integer = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        integer = None
+    if integer is None or integer < minimum:
         raise SpecError(f"{what} is {value!r}; expected an integer >= {minimum}")
-    return int(value)  # type: ignore[call-overload]
+    return integer
 
 
 def as_expression(value: object, what: str) -> sp.Expr:

@@ -186,6 +186,9 @@ INLINE real lane_max(real a, real b) { return X86_EXTREME(max); }
 INLINE real lane_min(real a, real b) { return lane_select(lane_lt(a, b), a, b); }
 INLINE real lane_max(real a, real b) { return lane_select(lane_lt(b, a), a, b); }
 #endif
+/* The same, but NaN where either is: of three numbers, one of them NaN, nothing is left out by its place. */
+INLINE real lane_minimum(real a, real b) { return lane_select(lane_eq(a, a), lane_min(a, b), a); }
+INLINE real lane_maximum(real a, real b) { return lane_select(lane_eq(a, a), lane_max(a, b), a); }
 INLINE real lane_clip(real a, real lower, real upper) { return lane_max(lane_min(a, upper), lower); }
 INLINE mask lane_not(mask a) { return ~a; }
 INLINE mask lane_all(void) { return lane_not(lane_none()); }
@@ -225,8 +228,17 @@ INLINE mask lane_finite(real a) { return lane_lt(lane_abs(a), ALL(INFINITY)); }
 #endif
 
 LANE_BY_LANE_1(lane_sqrt, LIBM(sqrt)) /* the compiler makes this loop one instruction */
+INLINE real lane_pinv(real a) { return lane_select(lane_eq(a, ALL(0)), ALL(0), R(1) / a); }
 LANE_MATH_1(exp)
+LANE_MATH_1(expm1)
 LANE_MATH_1(log)
+LANE_MATH_1(log1p)
+/* By exp(-|a|), which does not overflow. */
+INLINE real lane_sigmoid(real a) {
+  const real small = lane_exp(-lane_abs(a));
+  return lane_select(lane_lt(a, ALL(0)), small, ALL(1)) / (R(1) + small);
+}
+INLINE real lane_softplus(real a) { return lane_maximum(a, ALL(0)) + lane_log1p(lane_exp(-lane_abs(a))); }
 #if LANES > 1 && (defined(__FMA__) || defined(__ARM_FEATURE_FMA))
 #include "mpcgen_sincos.h"
 #else
