@@ -1,8 +1,12 @@
 """How problems end: each status, its gradient, and what is said about it."""
 
+import functools
+from types import ModuleType
+
 import pytest
+import sympy as sp
 import torch
-from controllers import Example, scalar_problem
+from controllers import Example, compiled, scalar_problem
 
 import mpcgen
 from mpcgen.calls.reporting import Deferred
@@ -41,18 +45,87 @@ def test_a_tolerance_beyond_the_precision_ends_as_stalled_at_the_solution(car):
 def test_a_rollout_that_overflows_has_diverged(scalar):
     solution = scalar.mpc(on_unconverged="ignore")(start(0.1, 30.0, -30.0), growth=1.0)
     assert solution.status.tolist() == [Status.CONVERGED, Status.DIVERGED, Status.DIVERGED]
-    for part in (solution.x, solution.u, solution.cost, solution.residual):
+    for part in (solution.u, solution.cost, solution.residual):
         assert part[1:].isnan().all()
 
 
-def test_a_trajectory_at_a_singularity_of_the_derivatives_has_diverged(pendulum):
-    # atan2 has no derivative at the origin; the rollout itself is finite
-    x0 = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.1, 0.0]], dtype=torch.float64)
-    gravity = torch.tensor(10.0, dtype=torch.float64, requires_grad=True)
-    solution = pendulum.mpc(on_unconverged="ignore")(x0, gravity=gravity)
-    assert solution.status.tolist() == [Status.DIVERGED, Status.CONVERGED]
-    solution.u[1].sum().backward()
-    assert gravity.grad.isfinite()
+def test_a_rollout_that_overflows_leaves_the_states_before_and_names_the_first_that_is_not_finite(scalar):
+    x, expected = 30.0, []
+    while x < 1e308:
+        expected.append(x)
+        x = x + x * x * x
+    with pytest.warns(
+        UnconvergedWarning, match=f"of problem 1: state x is not finite at stage {len(expected)}"
+    ):
+        solution = scalar.module.MPC()(start(0.1, 30.0), growth=1.0)
+    torch.testing.assert_close(solution.x[1, : len(expected), 0].tolist(), expected)
+    assert solution.x[1, len(expected) :].isnan().all()
+    report = str(mpcgen.diagnose(solution))
+    assert f"after 0 iterations: state x is not finite at stage {len(expected)}" in report
+
+
+@functools.cache
+def tank() -> ModuleType:
+    """An outflow of leak sqrt(level), which has no derivative where the tank is empty; the pump gives up to `power`."""
+    problem = mpcgen.Problem("tank", horizon=8)
+    (level,) = problem.states("level")
+    power, leak = problem.parameters("power leak", default=[1.0, 0.5])
+    (inflow,) = problem.controls("inflow", lower=0, upper=power)
+    problem.dynamics = [level + sp.Rational(1, 10) * (inflow - leak * sp.sqrt(level))]
+    problem.stage_cost = (level - 1) ** 2 + inflow**2 / 10
+    problem.terminal_cost = (level - 1) ** 2
+    return compiled(problem)
+
+
+HALF = torch.full((8, 1), 0.5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("hessian", ["exact", "gauss_newton"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_model_that_is_singular_at_x0_only_is_solved(batch, hessian):
+    mpc = tank().MPC(hessian=hessian, on_unconverged="raise")
+    empty, nearly = mpc(start(*[0.0] * batch), u_init=HALF), mpc(start(*[1e-16] * batch), u_init=HALF)
+    torch.testing.assert_close(empty.u, nearly.u, rtol=0, atol=1e-7)  # ten times sqrt(1e-16)
+    assert ((empty.u > 0.1) & (empty.u < 0.9)).any() and empty.x.isfinite().all()
+    assert empty.costates[:, 1:].isfinite().all() and empty.gains[:, 1:].isfinite().all()
+    assert empty.costates[:, 0].isinf().all()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_a_gradient_that_a_singular_x0_leaves_undefined_is_reported_and_spoils_no_other():
+    leak = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    with pytest.warns(
+        UnconvergedWarning, match="1 of 2 solutions are not differentiable.*is not finite there"
+    ):
+        tank().MPC()(start(0.0, 0.3), u_init=HALF, leak=leak).u.sum().backward()
+    alone = leak.detach().clone().requires_grad_()
+    tank().MPC(on_unconverged="raise")(start(0.3), u_init=HALF, leak=alone).u.sum().backward()
+    torch.testing.assert_close(leak.grad, alone.grad, rtol=1e-6, atol=0)
+    with pytest.warns(UnconvergedWarning, match="1 of 2"):
+        mpc, value = tank().MPC(), leak.detach()
+        _, u = torch.func.jvp(
+            lambda k: mpc(start(0.0, 0.3), u_init=HALF, leak=k).u, (value,), (torch.ones_like(value),)
+        )
+    assert (u[0] == 0).all() and (u[1] != 0).any()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_singularity_behind_x0_names_stage_and_state_of_the_derivative(batch):
+    message = "substeps.*derivative of the cost-to-go by state level is not finite at stage 7"
+    with pytest.raises(UnconvergedError, match=message):  # it stays empty
+        tank().MPC(on_unconverged="raise")(start(*[0.0] * batch), power=0.0)
+
+
+@pytest.mark.parametrize("hessian", ["exact", "gauss_newton"])
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-12), (torch.float32, 3e-6)])
+def test_what_has_converged_has_a_residual_of_at_most_tol(nonlinear, hessian, dtype, tol):
+    mpc = nonlinear.mpc(hessian=hessian, tol=tol, on_unconverged="ignore", history=True)
+    solution = mpc(nonlinear.starts(64, 3).to(dtype))
+    solved = solution.status == Status.CONVERGED
+    assert solved.sum() > 16
+    assert (solution.residual[solved] <= tol).all()
+    last = solution.history.residual.gather(1, solution.iterations[:, None].long())[:, 0]
+    assert torch.equal(last[solved], solution.residual[solved])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

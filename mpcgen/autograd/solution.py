@@ -28,7 +28,9 @@ class Solution(_Asked):
     x: (..., N+1, n) states, u: (..., N, m) controls, cost: (...); differentiable with respect to x0 and every
     parameter. status: (...) int32, see `mpcgen.Status`; iterations: (...) int32 passes; residual: (...) KKT
     residual max |u - clip(u - dL/du, lower, upper)|; costates: (..., N+1, n) multipliers dL/dx_t of the
-    dynamics; gains: (..., N, m, n) du_t/dx_t of the optimal policy, zero for controls held at a bound.
+    dynamics; gains: (..., N, m, n) du_t/dx_t of the optimal policy, zero for controls held at a bound. No control
+    needs a derivative at x_0: where one is not finite there, costates and gains of stage 0 are not either. Of an
+    INVALID_INPUT or DIVERGED problem every number is NaN, but for what x says of a rollout before it overflowed.
 
     Computed when first asked for, from the solution and its parameters, and not differentiable: `multipliers`,
     `lower`, `upper`, `active`, `margins`, `margin`. They raise `ExaminationError` where a parameter was changed

@@ -6,6 +6,7 @@ of problems that did not converge without waiting for them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -33,8 +34,8 @@ class Device(Protocol):
     def entry(self, verb: str, dtype: torch.dtype, batch: int) -> Entry:
         """Return the entry point for a precision and a batch."""
 
-    def report_statuses(self, status: Tensor, how: str) -> None:
-        """Warn or raise where problems did not converge, as asked."""
+    def report_statuses(self, status: Tensor, how: str, failure: Callable[[int], str]) -> None:
+        """Warn or raise where problems did not converge, as asked; see `mpcgen.calls.reporting`."""
 
     def report_singular(self, singular: Tensor, how: str) -> None:
         """Warn or raise where solutions are not differentiable, as asked."""
@@ -105,9 +106,9 @@ class Cpu:
 
         return call
 
-    def report_statuses(self, status: Tensor, how: str) -> None:
+    def report_statuses(self, status: Tensor, how: str, failure: Callable[[int], str]) -> None:
         """See `Device`."""
-        report_statuses(self._library.name, status, how)
+        report_statuses(self._library.name, status, how, failure)
 
     def report_singular(self, singular: Tensor, how: str) -> None:
         """See `Device`."""
@@ -164,15 +165,16 @@ class Cuda:
             f"with --arch"
         )
 
-    def report_statuses(self, status: Tensor, how: str) -> None:
+    def report_statuses(self, status: Tensor, how: str, failure: Callable[[int], str]) -> None:
         """See `Device`."""
-        self._report(status, how, report_statuses)
+        self._report(status, how, functools.partial(report_statuses, failure=failure), report_statuses)
 
     def report_singular(self, singular: Tensor, how: str) -> None:
         """See `Device`."""
-        self._report(singular, how, report_singular)
+        self._report(singular, how, report_singular, report_singular)
 
-    def _report(self, flags: Tensor, how: str, report: Report) -> None:
+    def _report(self, flags: Tensor, how: str, report: Report, report_later: Report) -> None:
+        """Report at once where that needs no waiting or is asked for; later there are no more than the flags."""
         if how == "ignore" or self.device.type == "cpu":
             report(self._library.name, flags, how)
         elif torch.cuda.is_current_stream_capturing():
@@ -184,4 +186,4 @@ class Cuda:
         elif how == "raise":
             report(self._library.name, flags, how)
         else:
-            self._deferred.note(flags, report)
+            self._deferred.note(flags, report_later)

@@ -21,14 +21,23 @@ _NOT_THE_USERS = (f"{_PACKAGE}{os.sep}", f"{_TORCH}{os.sep}", "<eval_with_key>")
 """How the file names of this package, of torch and of code that torch generates begin."""
 
 
-def report_statuses(name: str, status: Tensor, on_unconverged: str) -> None:
-    """Warn or raise if any entry of ``status`` is not zero."""
+def report_statuses(
+    name: str, status: Tensor, on_unconverged: str, failure: Callable[[int], str] | None = None
+) -> None:
+    """Warn or raise if any entry of ``status`` is not zero.
+
+    failure: what of a DIVERGED problem, given its place in the flat batch, is not finite, and where.
+    """
     if on_unconverged == "ignore":
         return
     failed = int((status != 0).sum())
     if failed:
         counts = [(Status(s), int((status == s).sum())) for s in Status if s != Status.CONVERGED]
         parts = [f"{count} {s.name}: {s.meaning}; {s.advice}" for s, count in counts if count]
+        if failure is not None and bool((status == Status.DIVERGED).any()):
+            first = int((status.flatten() == Status.DIVERGED).nonzero()[0])
+            where = "" if status.numel() == 1 else f" of problem {first}"
+            parts.append(f"First to diverge{where}: {failure(first)}")
         _say(
             f"{name}: {failed} of {status.numel()} problems did not converge. "
             + ". ".join(parts)
@@ -44,14 +53,15 @@ def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:
     count = int(singular.sum())
     if count:
         _say(
-            f"{name}: {count} of {singular.numel()} solutions are not differentiable, their second-order condition "
-            f"fails; their gradient is zero. {Status.NOT_A_MINIMUM.advice}",
+            f"{name}: {count} of {singular.numel()} solutions are not differentiable, because their second-order "
+            f"condition fails or a derivative of the problem is not finite there; their gradient is zero. "
+            f"{Status.NOT_A_MINIMUM.advice}",
             on_unconverged,
         )
 
 
 Report = Callable[[str, Tensor, str], None]
-"""`report_statuses` or `report_singular`."""
+"""`report_statuses`, without its last argument, or `report_singular`."""
 
 
 def copy_to_host(flags: Tensor) -> tuple[Callable[[], bool], Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.calls.devices import Device
+from mpcgen.calls.failures import describe_failure
 from mpcgen.calls.options import Options
 from mpcgen.runtime.controller import Controller
 
@@ -27,7 +28,17 @@ class Solver:
     Several threads may call it at once: each call has an argument struct to itself and leaves it to a later one.
     """
 
-    __slots__ = ("_batch", "_device", "_entry", "_fields", "_options", "_outputs", "_spare", "_strides")
+    __slots__ = (
+        "_batch",
+        "_device",
+        "_entry",
+        "_fields",
+        "_options",
+        "_outputs",
+        "_spare",
+        "_states",
+        "_strides",
+    )
 
     def __init__(
         self,
@@ -42,7 +53,7 @@ class Solver:
         constant_parameters: bool,
     ) -> None:
         n, m = len(controller.states), len(controller.controls)
-        self._batch = math.prod(batch_shape)
+        self._batch, self._states = math.prod(batch_shape), controller.states
         self._device, self._options, self._strides = device, options, strides
         self._entry = device.entry("solve", dtype, self._batch)
         states, controls = (*batch_shape, horizon + 1, n), (*batch_shape, horizon, m)
@@ -84,9 +95,17 @@ class Solver:
         struct.threads = 1 if self._batch == 1 else self._options.thread_count()
         self._entry(struct)
         if self._batch > 1 or not outputs[3].is_cpu or struct.status[0]:
-            self._device.report_statuses(outputs[3], self._options.on_unconverged)
+            self._report(outputs)
         self._spare.append(arguments)
         return tuple(outputs)
+
+    def _report(self, outputs: Sequence[Tensor]) -> None:
+        x, _, _, status, _, _, costates, gains = outputs
+
+        def failure(problem: int) -> str:
+            return describe_failure(x, costates, gains, problem, self._states)
+
+        self._device.report_statuses(status, self._options.on_unconverged, failure)
 
 
 class _Arguments:

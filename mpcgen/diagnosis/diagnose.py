@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mpcgen.autograd.examination import ExaminationError
 from mpcgen.autograd.solution import Solution
+from mpcgen.calls.failures import describe_failure
 from mpcgen.diagnosis.report import Activity, Index, Margin, Outcome, Quantiles, Report, StatusCount
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.status import Status
@@ -91,10 +92,20 @@ def _worst(solution: Solution) -> tuple[Outcome, ...]:
             Status(int(status[b])),
             float(residual[b]),
             int(solution.iterations.flatten()[b]),
+            _failure(solution, int(b)) if status[b] == Status.DIVERGED else "",
         )
         for b in order
         if status[b] != Status.CONVERGED
     )
+
+
+def _failure(solution: Solution, problem: int) -> str:
+    """What of a DIVERGED problem, by its place in the flat batch, is not finite; "" where names are not known."""
+    try:
+        states = solution.controller.states
+    except (ExaminationError, ParameterError):
+        return ""
+    return describe_failure(solution.x, solution.costates, solution.gains, problem, states)
 
 
 def _activity(solution: Solution) -> tuple[Activity, ...]:

@@ -29,12 +29,13 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the problem at ``index`` of the batch ended."""
+    """How the problem at ``index`` of the batch ended; failure: what of a DIVERGED one is not finite, and where."""
 
     index: Index
     status: Status
     residual: float
     iterations: int
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ class Report:
             return []
         rows = [
             f"  {_place(o.index):<14}{o.status.name:<16}residual {o.residual:.1e} after {o.iterations} iterations"
+            + (f": {o.failure}" if o.failure else "")
             for o in self.worst
         ]
         return ["worst problems", *rows]

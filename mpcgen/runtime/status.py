@@ -47,7 +47,8 @@ _TABLE = {
     ),
     Status.DIVERGED: (
         "the rollout of the initial controls, or a derivative along the trajectory, is NaN or infinite",
-        "start from other controls (u_init), shorten the horizon, or keep the model away from its singularities",
+        "start from other controls (u_init), shorten the horizon, give an explicit integrator (euler, midpoint, rk4) "
+        "more substeps or a smaller dt, or keep the model away from its singularities",
     ),
     Status.NOT_A_MINIMUM: (
         "the KKT conditions hold, but the Hessian of the Lagrangian is not positive definite on the free controls: "

@@ -121,6 +121,12 @@ INLINE mask stalled(solver_state *s, mask where) {
   return lane_more(lanes->unproductive, ALL_COUNTS(PATIENCE));
 }
 
+/* A certifying lane has the residual that made it one: another model computes the same with other roundings. */
+INLINE void keep_residual(solver_state *s) {
+  const lane_progress *lanes = &s->lanes;
+  s->summary.residual = lane_select(lanes->certifying, lanes->best_residual, s->summary.residual);
+}
+
 /* How the lanes' problems have ended, where they have; `open` are those not decided yet. */
 typedef struct {
   counts status;
@@ -149,6 +155,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, in
   const mask solved = lane_le(s->summary.residual, ALL(tolerance));
   decide(&v, lane_and(solved, certify ? lane_and(exact, s->summary.convex) : lane_all()), CONVERGED);
   const mask uncertain = lane_and(solved, v.open);
+  lanes->best_residual = lane_select(uncertain, s->summary.residual, lanes->best_residual);
   lanes->certifying = lane_or(lanes->certifying, uncertain);
   s->second_order = lane_select(uncertain, ALL(1), s->second_order);
   s->regularisation = lane_select(uncertain, ALL(0), s->regularisation);

@@ -184,6 +184,12 @@ FUNCTION void differential_policy(sensitivity_state *s, int k, parameter_change 
   for (int i = 0; i < NU; i++) step[i] += s->held[k * NU + i];
 }
 
+/* A derivative that is not finite, at whatever stage, has reached a pivot or the value function of x_0. */
+INLINE void note_singular(sensitivity_state *s, const value_model *value) {
+  for (int i = 0; i < NX; i++) s->regular = lane_and(s->regular, lane_finite(value->costate[i]));
+  for (int i = 0; i < NXX; i++) s->regular = lane_and(s->regular, lane_finite(value->hessian[i]));
+}
+
 /* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage.
  * `change` is NULL in reverse mode. */
 FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change) {
@@ -212,6 +218,7 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
     feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + k * NU * NX);
     update_value(q, quu, qu, s->gain + k * NU * NX, s->step + k * NU, value);
   }
+  note_singular(s, value);
 }
 
 /* d_u of the optimal policy at a stage. */

@@ -43,6 +43,7 @@ FUNCTION void write_history(const solver_state *s, const solve_arguments *a) {
 
 /* After a sweep: how the lanes' problems have ended, where they have. */
 FUNCTION counts conclude(solver_state *s, const solve_arguments *a) {
+  keep_residual(s);
   if (a->history) write_history(s, a);
   /* With linear dynamics what the last sweep found is the exact condition. */
   return review(s, (scalar)a->tolerance, a->max_iterations, LINEAR_DYNAMICS || a->certify);
@@ -59,6 +60,18 @@ FUNCTION void write_nothing(const solve_arguments *a, int64_t problem, int horiz
     for (size_t j = 0; j < parts[i].count; j++) parts[i].at[j] = (scalar)NAN;
   a->status[problem] = status;
   a->iterations[problem] = 0;
+}
+
+/* Keeps of a rollout that overflowed what is finite: the states up to the first stage where one is not, NaN behind it.
+ * They tell where the model fails. */
+FUNCTION void write_overflow(const solver_state *s, const solve_arguments *a, int k) {
+  write_nothing(a, s->problem[k], s->horizon, DIVERGED);
+  scalar *states = (scalar *)a->states + (size_t)s->problem[k] * ((size_t)s->horizon + 1) * NX;
+  for (int i = 0; i < (s->horizon + 1) * NX; i++) {
+    const scalar value = lane_get(&s->new_x[i], k);
+    if (!isfinite(value)) break;
+    states[i] = value;
+  }
 }
 
 /* Loads a problem into a lane and readies its first rollout; returns 0 if its numbers cannot make a problem. */
@@ -128,7 +141,7 @@ FUNCTION void drop_overflows(solver_state *s, const solve_arguments *a) {
   const mask fails = lane_and(lane_and(s->lanes.busy, s->lanes.begins), lane_not(lane_finite(s->cost)));
   if (!lane_any(fails)) return;
   for (int k = 0; k < LANES; k++)
-    if (lane_test(&fails, k)) write_nothing(a, s->problem[k], s->horizon, DIVERGED);
+    if (lane_test(&fails, k)) write_overflow(s, a, k);
   s->lanes.busy = lane_and(s->lanes.busy, lane_not(fails));
 }
 

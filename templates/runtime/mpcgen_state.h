@@ -18,7 +18,7 @@ typedef struct {
   real cost;            /* of the accepted trajectory, its barrier included */
   real barrier_cost;
   real cost_scale;      /* sum of the stages' absolute costs: what rounding is relative to */
-  real best_residual;
+  real best_residual;   /* while certifying: the residual that was small enough */
 } lane_progress;
 
 /* What a backward sweep finds of the accepted trajectories. */

@@ -26,7 +26,8 @@ FUNCTION void rollout(solver_state *s) {
     stage_bounds(s->theta, theta_t, lower, upper);
     EACH(i, NU) {
       real sums[2] = {u[i] + s->length * s->step[t * NU + i], ALL(0)}; /* two, to wait half as long for them */
-      EACH(j, NX) sums[j % 2] += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
+      if (t > 0) /* x_0 is given: a gain there, which need not exist, acts on nothing */
+        EACH(j, NX) sums[j % 2] += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
       const real target = lane_select(s->lanes.begins, u[i], sums[0] + sums[1]);
       if (s->barrier > 0) {
         new_u[i] = stay_inside(target, u[i], lower[i], upper[i]);
@@ -188,6 +189,16 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu
   }
 }
 
+/* Notes where the value function of x_1 is not finite: what is not finite at a later stage has reached it, or a
+ * control. Of x_0 no control needs one, so that a model may be singular there. A Gauss-Newton model that was shifted may
+ * overflow where no control follows. */
+INLINE void note_value(const solver_state *s, const value_model *value, sweep_summary *summary) {
+  const mask shifted = lane_and(lane_not(summary->convex), lane_le(s->second_order, ALL(0)));
+  for (int i = 0; i < NX; i++) summary->finite = lane_and(summary->finite, lane_finite(value->costate[i]));
+  for (int i = 0; i < NXX; i++)
+    summary->finite = lane_and(summary->finite, lane_or(lane_finite(value->hessian[i]), shifted));
+}
+
 INLINE void clear_summary(sweep_summary *summary) {
   summary->residual = summary->slope = summary->bend = ALL(0);
   summary->finite = summary->convex = lane_all();
@@ -216,6 +227,7 @@ SWEEP_FUNCTION void backward_sweep(solver_state *s) {
   for (int t = last; t >= 0; t--) {
     EACH(i, NX) s->costate[t * NX + i] = value->costate[i];
     if (t == 0) break;
+    if (t == 1) note_value(s, value, &summary);
     real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
     mask is_free[NU];
     const reals gain = s->gain + (t - 1) * NU * NX;
@@ -224,12 +236,6 @@ SWEEP_FUNCTION void backward_sweep(solver_state *s) {
     feedback_gain(q, is_free, unit_lower, inverse_pivot, gain);
     update_value(q, quu, qu, gain, s->step + (t - 1) * NU, value);
   }
-  /* What has no derivative at x_0 only has not reached a control. A Gauss-Newton model that was shifted may overflow
-   * there, where no control follows. */
-  const mask shifted = lane_and(lane_not(summary.convex), lane_le(s->second_order, ALL(0)));
-  EACH(i, NX) summary.finite = lane_and(summary.finite, lane_finite(value->costate[i]));
-  for (int i = 0; i < NXX; i++)
-    summary.finite = lane_and(summary.finite, lane_or(lane_finite(value->hessian[i]), shifted));
   s->summary = summary;
 }
 

@@ -57,6 +57,7 @@ FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian,
     team_value(q, s->gain + t * NU * NX, s->step + t * NU, m, value);
     team_keep_value(s, t, value);
   }
+  TEAM_LEADER note_singular(s, value);
   team_meet();
 }
 

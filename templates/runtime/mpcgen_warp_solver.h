@@ -16,22 +16,13 @@ FUNCTION void team_backward_sweep(solver_state *s, team_memory *m) {
   TEAM_FOR(i, NX) value->offset[i] = 0;
   const int complete = team_expand(&path, s->second_order, m, value);
   for (int t = s->horizon - 1; t >= 0; t--) {
+    if (t == 0) TEAM_LEADER note_value(s, value, &s->summary);
     team_products(t, complete, m, value, q);
     TEAM_LEADER stage_policy(s, t, q, m->quu, m->qu, m->is_free, m->unit_lower, m->inverse_pivot,
                              &s->summary);
     team_meet();
     team_value(q, s->gain + t * NU * NX, s->step + t * NU, m, value);
     TEAM_FOR(i, NX) s->costate[t * NX + i] = value->costate[i];
-  }
-  /* As in backward_sweep. */
-  int finite = 1, finite_model = 1;
-  TEAM_FOR(i, NX) finite &= isfinite(value->costate[i]);
-  TEAM_FOR(i, NXX) finite_model &= isfinite(value->hessian[i]);
-  finite = team_all(finite);
-  finite_model = team_all(finite_model);
-  TEAM_LEADER {
-    const int shifted = !s->summary.convex && s->second_order <= 0;
-    if (!finite || !(finite_model || shifted)) s->summary.finite = lane_none();
   }
   team_meet();
 }
