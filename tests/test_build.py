@@ -20,6 +20,7 @@ from mpcgen.build.manifest import Manifest
 from mpcgen.build.target import known_targets, select_target
 from mpcgen.build.toolchain import find_compiler, find_toolchain
 from mpcgen.errors import BuildError, CompilerNotFoundError, SpecError
+from mpcgen.problem.fingerprint import canonical_lines, fingerprint
 from mpcgen.runtime import cpu
 
 TESTS = Path(__file__).parent
@@ -331,7 +332,7 @@ def test_spec_key_changes_with_the_cost_and_the_assumptions():
         type(plain)(**{**vars(plain), "horizon": 4}),
         type(plain)(**{**vars(plain), "terminal_cost": plain.terminal_cost.subs(x, positive)}),
     ]
-    assert len({digest.spec_key(spec, toolchain) for spec in specs}) == len(specs)
+    assert len({digest.spec_key(fingerprint(spec), toolchain) for spec in specs}) == len(specs)
 
 
 def test_every_module_that_rendering_imports_is_part_of_the_spec_key():
@@ -352,10 +353,11 @@ def test_every_module_that_rendering_imports_is_part_of_the_spec_key():
 def test_spec_key_does_not_depend_on_the_hash_seed():
     script = (
         "import sympy as sp; from mpcgen.build import digest, toolchain; from toy_package import toy_spec\n"
+        "from mpcgen.problem.fingerprint import fingerprint\n"
         "a, b, c = sp.symbols('a b c', real=True); spec = toy_spec()\n"
         "cost = sp.Max(a, b, c * a, sp.Min(b, c)) + sp.Piecewise((a, (a < b) & (b < c)), (b * c, True))\n"
         "spec = type(spec)(**{**vars(spec), 'stage_cost': cost})\n"
-        "print(digest.spec_key(spec, toolchain.find_toolchain()))"
+        "print(digest.spec_key(fingerprint(spec), toolchain.find_toolchain()))"
     )
     keys = {
         subprocess.run(
@@ -374,7 +376,7 @@ def test_shared_subexpressions_cost_one_line_of_the_spec_key():
         deep = sp.sin(deep) * sp.cos(deep)  # 2**60 nodes as a tree
     plain = toy_spec()
     spec = type(plain)(**{**vars(plain), "stage_cost": deep})
-    assert len(digest.canonical_lines(spec)) < 300
+    assert len(canonical_lines(spec)) < 300
 
 
 # --- CPU features -----------------------------------------------------------------------------------------

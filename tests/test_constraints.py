@@ -4,8 +4,8 @@ import pytest
 import sympy as sp
 
 import mpcgen
-from mpcgen.build.digest import canonical_lines
 from mpcgen.compiler import inspect, render_spec
+from mpcgen.problem.fingerprint import canonical_lines
 from mpcgen.problem.lowering import lower_spec
 
 

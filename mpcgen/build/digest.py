@@ -4,7 +4,6 @@
 its text is derived from, and thus tells without rendering that nothing changed.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -13,18 +12,16 @@ from pathlib import Path
 from typing import Protocol
 
 import _cffi_backend
-import sympy as sp
 
 import mpcgen
 from mpcgen.codegen.rendered import Rendered
-from mpcgen.problem.spec import Spec
 from mpcgen.runtime.loading import ABI, EXT_SUFFIX
 
 PACKAGE_FOLDER = Path(mpcgen.__file__).parent
 TEMPLATE_FOLDER = Path(str(files("mpcgen.templates")))
 HEADER_FOLDER = TEMPLATE_FOLDER / "runtime"
-# What reads a compiled package, or none; all else in mpcgen stands between a spec and its package.
-_BESIDE = frozenset({"cli.py", "runtime", "calls", "autograd", "baseline", "reference", "diagnosis"})
+# What reads compiled packages, or none; all else in mpcgen stands between a spec and its package.
+_BESIDE = frozenset({"cli.py", "calls", "autograd", "baseline", "reference", "diagnosis"})
 
 
 class HasIdentity(Protocol):
@@ -43,55 +40,13 @@ def build_digest(rendered: Rendered, toolchain: HasIdentity, headers: Path = HEA
     return _sha256(parts)
 
 
-def spec_key(spec: Spec, toolchain: HasIdentity) -> str:
-    """Sha256 (hex) over a specification, mpcgen's own sources and templates, and the toolchain."""
-    parts = [*canonical_lines(spec), *_SOURCES]
+def spec_key(fingerprint: str, toolchain: HasIdentity) -> str:
+    """Sha256 (hex) over a specification's fingerprint, mpcgen's own sources and templates, and the toolchain."""
+    parts = [fingerprint, *_SOURCES]
     parts += _folder_parts(TEMPLATE_FOLDER)
-    parts += [sp.__version__, version("jinja2")]
+    parts += [version("jinja2")]
     parts += _machine_parts(toolchain)
     return _sha256(parts)
-
-
-def canonical_lines(spec: Spec) -> list[str]:
-    """A specification as text that is the same in every process.
-
-    Each distinct subexpression takes one line, so that shared ones cost nothing; the last line has the
-    specification's fields, which name expressions by their lines' numbers.
-    """
-    lines: list[str] = []
-    numbers: dict[sp.Basic, int] = {}
-    structure = _structure(spec, lines, numbers)
-    return [*lines, structure]
-
-
-def _structure(value: object, lines: list[str], numbers: dict[sp.Basic, int]) -> str:
-    if isinstance(value, sp.Basic):
-        return f"#{_number(value, lines, numbers)}"
-    if isinstance(value, tuple):
-        return f"({', '.join(_structure(item, lines, numbers) for item in value)})"
-    if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        return ", ".join(
-            f"{field.name}={_structure(getattr(value, field.name), lines, numbers)}" for field in fields
-        )
-    return repr(value)
-
-
-def _number(expression: sp.Basic, lines: list[str], numbers: dict[sp.Basic, int]) -> int:
-    """Append the lines of an expression, arguments first, and return the number of its own."""
-    stack = [expression]
-    while stack:
-        node = stack[-1]
-        waiting = [argument for argument in node.args if argument not in numbers]
-        if node not in numbers and waiting:
-            stack.extend(waiting)
-            continue
-        stack.pop()
-        if node not in numbers:
-            numbers[node] = len(lines)
-            arguments = " ".join(f"#{numbers[argument]}" for argument in node.args)
-            lines.append(f"{type(node).__name__} {arguments}" if node.args else sp.srepr(node))
-    return numbers[expression]
 
 
 def pipeline_sources() -> list[Path]:

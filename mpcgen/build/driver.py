@@ -24,6 +24,7 @@ from mpcgen.build.manifest import Manifest
 from mpcgen.build.toolchain import Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, SpecError
+from mpcgen.problem.fingerprint import fingerprint
 from mpcgen.problem.spec import Spec, require_unconstrained
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
 from mpcgen.runtime.loading import extension_name, file_sha256, interface_name, library_name
@@ -118,7 +119,7 @@ def _build(
     spec: Spec, directory: Path, toolchain: Toolchain | CudaToolchain, force: bool, report: Report | None
 ) -> BuildResult:
     start = time.perf_counter()
-    key = spec_key(spec, toolchain)
+    key = spec_key(fingerprint(spec), toolchain)
     destination = directory / spec.name
     installed = Manifest.read(destination, toolchain.kind)
     if not force and installed is not None and installed.spec_key == key and installed.is_intact(destination):
@@ -151,7 +152,7 @@ def compile(
     """
     spec = _spec(problem)
     entries = [
-        _obtain(spec, spec_key(spec, toolchain), toolchain, False, report)
+        _obtain(spec, spec_key(fingerprint(spec), toolchain), toolchain, False, report)
         for toolchain in _toolchains(spec, targets, march, architectures, cuda_kernel)
     ]
     label = "_".join(entry.manifest.digest[:8] for entry in entries)
@@ -175,7 +176,7 @@ def cuda_resources(
     """Return what each CUDA kernel takes of a multiprocessor (`mpcgen.build.cuda.Resources`); compiles if needed."""
     spec = _spec(problem)
     (toolchain,) = _toolchains(spec, ("cuda",), None, architectures, cuda_kernel)
-    return _obtain(spec, spec_key(spec, toolchain), toolchain, False, None).manifest.resources
+    return _obtain(spec, spec_key(fingerprint(spec), toolchain), toolchain, False, None).manifest.resources
 
 
 def render_spec(spec: Spec, looped: bool = False) -> Rendered:

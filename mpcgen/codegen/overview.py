@@ -12,7 +12,6 @@ from mpcgen.ir import Expr, flops, operation_count
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
 from mpcgen.passes.economy import Economy
-from mpcgen.problem.spec import row_texts
 
 WIDTH = 100
 _MOST_SPACED = 24
@@ -39,34 +38,18 @@ def overview(kernels: Kernels, economy: Economy, rendered: Rendered) -> str:
 
 
 def _sizes(model: Model) -> Iterator[str]:
-    spec = model.spec
-    dynamics = spec.dynamics
-    how = dynamics.scheme
-    if how != "discrete":
-        steps = f"{dynamics.substeps} step{'s' if dynamics.substeps > 1 else ''} of {how}"
-        how = f"{steps} over dt = {_short(dynamics.dt)}"
-    yield f"problem {spec.name}"
+    problem = model.signature
+    yield f"problem {problem.name}"
     yield ""
-    yield from _wrapped("states", len(model.states), _names(model.states))
-    bounds = [f"{_short(c.lower)} <= {c.symbol} <= {_short(c.upper)}" for c in spec.controls]
-    yield from _wrapped("controls", len(model.controls), bounds)
-    if spec.constraints:
-        rows = [text for constraint in spec.constraints for text in row_texts(constraint)]
-        yield f"  {'constraints':<12}{len(spec.constraints)} named, {len(rows)} rows"
-        yield from (f"    {text}" for text in rows)
-    count = f"{len(spec.parameters)} named, {len(model.parameters)} numbers"
+    yield from _wrapped("states", len(problem.states), problem.states)
+    yield from _wrapped("controls", len(problem.controls), problem.bound_texts)
+    if problem.constraints:
+        yield f"  {'constraints':<12}{len(problem.constraints)} named, {len(problem.rows)} rows"
+        yield from (f"    {text}" for text in problem.rows)
+    count = f"{len(problem.parameters)} named, {len(model.parameters)} numbers"
     yield f"  {'parameters':<12}{count}"
-    yield f"  {'horizon':<12}{spec.horizon} controls, {spec.horizon + 1} states by default"
-    yield f"  {'dynamics':<12}{how}"
-
-
-def _short(value: object) -> str:
-    """A number without the zeros that sympy prints after it, or an expression as it is."""
-    text = str(value)
-    try:
-        return f"{float(text):g}"
-    except ValueError:
-        return text
+    yield f"  {'horizon':<12}{problem.horizon} controls, {problem.horizon + 1} states by default"
+    yield f"  {'dynamics':<12}{problem.dynamics}"
 
 
 def _wrapped(title: str, count: int, items: Sequence[str]) -> Iterator[str]:
@@ -86,7 +69,7 @@ def _names(symbols: Sequence[Expr]) -> list[str]:
 
 
 def _parameters(kernels: Kernels) -> Iterator[str]:
-    specs = kernels.model.spec.parameters
+    specs = kernels.model.signature.parameters
     if not specs:
         yield "  none"
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 import jinja2.meta
@@ -20,7 +19,6 @@ from mpcgen.ir.printer import number
 from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import flops
 from mpcgen.passes.economy import Economy
-from mpcgen.problem.spec import Constraint, Spec, row_texts
 
 C_KERNELS = "c/kernels.c.j2"
 C_HEADER = "c/interface.h.j2"
@@ -55,9 +53,11 @@ class LayoutRow:
 
 def render(kernels: Kernels, economy: Economy, schedules: Schedules) -> Rendered:
     """Render the C text, the header and the Python package of a problem."""
-    name = kernels.model.spec.name
+    name = kernels.model.signature.name
     shared = _sizes(kernels) | _descriptions(kernels)
-    header = _fill(C_HEADER, shared | {"n_parameters": len(kernels.model.spec.parameters), "verbs": VERBS})
+    header = _fill(
+        C_HEADER, shared | {"n_parameters": len(kernels.model.signature.parameters), "verbs": VERBS}
+    )
     context = _kernel_context(kernels, economy, schedules)
     source = _fill(C_KERNELS, context)
     package = _fill(PYTHON_PACKAGE, shared | _package_context(kernels, source_digest(header, source)))
@@ -93,41 +93,28 @@ def _fill(template: str, context: dict[str, object]) -> str:
 
 def _sizes(kernels: Kernels) -> dict[str, object]:
     model = kernels.model
-    return {"name": model.spec.name, "n_state": len(model.states), "n_control": len(model.controls)}
+    return {"name": model.signature.name, "n_state": len(model.states), "n_control": len(model.controls)}
 
 
 def _descriptions(kernels: Kernels) -> dict[str, object]:
-    spec = kernels.model.spec
-    width = max(len(str(c.symbol)) for c in spec.controls)
-    controls = [
-        f"{c.symbol!s:<{width}}  {_bound(c.lower)} <= {c.symbol} <= {_bound(c.upper)}" for c in spec.controls
-    ]
-    states = [f"{i}  {state}" for i, state in enumerate(spec.states)]
+    problem = kernels.model.signature
+    width = max(map(len, problem.controls))
+    pairs = zip(problem.controls, problem.bound_texts, strict=True)
     return {
-        "state_rows": states,
-        "control_rows": controls,
-        "constraint_rows": [text for constraint in _by_group(spec) for text in row_texts(constraint)],
+        "state_rows": [f"{i}  {state}" for i, state in enumerate(problem.states)],
+        "control_rows": [f"{control:<{width}}  {bounds}" for control, bounds in pairs],
+        "constraint_rows": list(problem.rows),
         "parameter_rows": list(_parameter_rows(kernels)),
     }
 
 
-def _by_group(spec: Spec) -> list[Constraint]:
-    """The constraints in the order of their rows in the kernels."""
-    return [constraint for group in ("mixed", "state", "terminal") for constraint in spec.group(group)]
-
-
 def _parameter_rows(kernels: Kernels) -> Iterator[str]:
-    parameters = kernels.model.spec.parameters
+    parameters = kernels.model.signature.parameters
     width = max((len(p.name) for p in parameters), default=0)
     for p in parameters:
         stages = ("N+1 stages" if p.in_terminal else "N stages") + " of " if p.per_stage else ""
         default = "required" if p.default is None else f"default {_short(p.default)}"
         yield f"{p.name:<{width}}  {stages}{p.shape}, {default}"
-
-
-def _bound(bound: Any) -> str:
-    """A bound of the specification, numbers without trailing zeros."""
-    return f"{float(bound):g}" if bound.is_number else str(bound)
 
 
 def _short(values: tuple[float, ...]) -> str:
@@ -140,11 +127,11 @@ def _kernel_context(kernels: Kernels, economy: Economy, schedules: Schedules) ->
     model = kernels.model
     stage_operations = _stage_operations(kernels, economy)
     return _sizes(kernels) | {
-        "states": ", ".join(map(str, model.spec.states)),
-        "controls": ", ".join(str(c.symbol) for c in model.spec.controls),
-        "horizon": model.spec.horizon,
+        "states": ", ".join(model.signature.states),
+        "controls": ", ".join(model.signature.controls),
+        "horizon": model.signature.horizon,
         "operations": [_operations_row(function) for function in economy.functions],
-        "n_parameters": len(model.spec.parameters),
+        "n_parameters": len(model.signature.parameters),
         "n_static": len(kernels.static),
         "n_prepared": economy.prepared,
         "n_per_stage": len(kernels.per_stage),
@@ -202,8 +189,8 @@ def layout(kernels: Kernels) -> list[LayoutRow]:
     """Where each parameter lies in the kernels' arrays."""
     offsets = {False: 0, True: 0}
     rows = []
-    for p in kernels.model.spec.parameters:
-        size = len(p.symbols)
+    for p in kernels.model.signature.parameters:
+        size = p.size
         rows.append(
             LayoutRow(
                 p.name, size, offsets[p.per_stage], int(p.per_stage), int(p.in_terminal), int(p.only_bounds)
@@ -214,34 +201,25 @@ def layout(kernels: Kernels) -> list[LayoutRow]:
 
 
 def _package_context(kernels: Kernels, digest: str) -> dict[str, object]:
-    spec = kernels.model.spec
+    problem = kernels.model.signature
     parameters = [
         {
             "arguments": f"{p.name!r}, {p.shape!r}, {_default(p.default)}, "
             f"{p.per_stage}, {p.in_terminal}, {p.only_bounds}"
         }
-        for p in spec.parameters
+        for p in problem.parameters
+    ]
+    constraints = [
+        f"{c.name!r}, {c.group!r}, {c.first}, {c.rows}, {c.vector}, {c.soft}" for c in problem.constraints
     ]
     return {
         "source_digest": digest,
-        "horizon": spec.horizon,
-        "state_names": repr(tuple(map(str, spec.states))),
-        "control_names": repr(tuple(str(c.symbol) for c in spec.controls)),
+        "horizon": problem.horizon,
+        "state_names": repr(problem.states),
+        "control_names": repr(problem.controls),
         "parameters": parameters,
-        "constraints": list(_constraint_arguments(spec)),
+        "constraints": constraints,
     }
-
-
-def _constraint_arguments(spec: Spec) -> Iterator[str]:
-    """Arguments of `mpcgen.runtime.Constraint`: rows are counted behind those of the controls' bounds."""
-    first = len(spec.controls)
-    for constraint in _by_group(spec):
-        soft = any(constraint.is_soft)
-        yield (
-            f"{constraint.name!r}, {constraint.group!r}, {first}, {len(constraint.rows)}, "
-            f"{constraint.vector}, {soft}"
-        )
-        first += len(constraint.rows)
 
 
 def _default(default: tuple[float, ...] | None) -> str:

@@ -75,8 +75,7 @@ class Symbols:
     """A model whose reciprocals are split, and the symbols that its functions share."""
 
     def __init__(self, model: Model) -> None:
-        spec = model.spec
-        per_stage = [p.per_stage for p in spec.parameters for _ in p.symbols]
+        per_stage = [p.per_stage for p in model.signature.parameters for _ in range(p.size)]
         self.static = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if not staged)
         self.per_stage = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if staged)
         self.model = model = _with_split_reciprocals(model, self.static)

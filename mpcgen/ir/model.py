@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from math import inf
-from typing import TYPE_CHECKING
 
 from mpcgen.ir.expr import Expr, Graph
 from mpcgen.ir.printer import listing
-
-if TYPE_CHECKING:
-    from mpcgen.problem.spec import Spec
+from mpcgen.ir.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Rows:
 class Model:
     """A lowered specification with n states, m controls and p parameter entries.
 
-    ``parameters`` are the symbols of all `ParameterSpec`s, flat and in order; ``next_state`` is the discrete
+    ``parameters`` are the symbols of all parameters' entries, flat and in order; ``next_state`` is the discrete
     map after integration; ``lower`` and ``upper`` depend on parameters only and may be ±inf. Constraints come as rows:
     ``mixed`` ones, which read controls, hold at stages 0..N-1, ``state_rows`` at stages 1..N, ``terminal`` at stage N.
     """
@@ -60,7 +57,7 @@ class Model:
     terminal_cost: Expr
     lower: tuple[Expr, ...]
     upper: tuple[Expr, ...]
-    spec: Spec
+    signature: Signature
     mixed: Rows = Rows()
     state_rows: Rows = Rows()
     terminal: Rows = Rows()
@@ -92,7 +89,7 @@ class Model:
         return named
 
     def __str__(self) -> str:
-        head = [f"model {self.spec.name}: horizon {self.spec.horizon}"]
+        head = [f"model {self.signature.name}: horizon {self.signature.horizon}"]
         for title, symbols in (
             ("states", self.states),
             ("controls", self.controls),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from mpcgen.errors import SpecError
 from mpcgen.ir import Expr, evaluate
 from mpcgen.ir.model import Model, Rows
+from mpcgen.ir.signature import Signature
 from mpcgen.problem.lowering import lower_spec
 from mpcgen.problem.spec import Spec
 
@@ -52,7 +53,7 @@ def _equalities(rows: Rows) -> list[Expr]:
 def _rank_at(model: Model, mixed: Sequence[Expr], state: Sequence[Expr], seed: int) -> int:
     """Rank of the rows' Jacobian by the controls at a random point; 0 where it has no value."""
     generator = random.Random(seed)
-    point = dict(zip(model.parameters, _parameter_values(model.spec, generator), strict=True))
+    point = dict(zip(model.parameters, _parameter_values(model.signature, generator), strict=True))
     point |= {symbol: generator.uniform(-1, 1) for symbol in (*model.states, *model.controls)}
 
     def rows(control: Expr, change: float) -> list[float]:
@@ -71,12 +72,12 @@ def _rank_at(model: Model, mixed: Sequence[Expr], state: Sequence[Expr], seed: i
     return _rank([list(row) for row in zip(*columns, strict=True)])
 
 
-def _parameter_values(spec: Spec, generator: random.Random) -> list[float]:
+def _parameter_values(signature: Signature, generator: random.Random) -> list[float]:
     """Defaults; a random positive number where there is none, or an infinite one."""
     return [
         value if abs(value) < float("inf") else generator.uniform(0.5, 1.5)
-        for parameter in spec.parameters
-        for value in (parameter.default or [float("inf")] * len(parameter.symbols))
+        for parameter in signature.parameters
+        for value in (parameter.default or [float("inf")] * parameter.size)
     ]
 
 

@@ -19,6 +19,7 @@ from mpcgen.ir.recognise import recognise
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
 from mpcgen.problem.schemes import integrate
+from mpcgen.problem.signature import signature
 from mpcgen.problem.spec import Constraint, Spec
 
 
@@ -77,7 +78,7 @@ def lower_spec(spec: Spec) -> Model:
         terminal_cost=terminal_cost,
         lower=tuple(lower([control.lower for control in spec.controls], graph, table)),
         upper=tuple(lower([control.upper for control in spec.controls], graph, table)),
-        spec=spec,
+        signature=signature(spec),
         mixed=_lower_rows(spec.group("mixed"), graph, table, parameters),
         state_rows=_lower_rows(spec.group("state"), graph, table, parameters),
         terminal=_lower_rows(spec.group("terminal"), graph, table, parameters),

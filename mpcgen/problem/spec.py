@@ -179,20 +179,20 @@ def row_texts(constraint: Constraint) -> list[str]:
     for index, (label, row) in enumerate(zip(constraint.labels, constraint.rows, strict=True)):
         low, high = constraint.lower[index], constraint.upper[index]
         if constraint.is_equality[index]:
-            relation = f"{row} = {_text(low)}"
+            relation = f"{row} = {bound_text(low)}"
         else:
-            left = "" if low == -sp.oo else f"{_text(low)} <= "
-            right = "" if high == sp.oo else f" <= {_text(high)}"
+            left = "" if low == -sp.oo else f"{bound_text(low)} <= "
+            right = "" if high == sp.oo else f" <= {bound_text(high)}"
             relation = f"{left}{row}{right}"
         price = ""
         if constraint.is_soft[index]:
-            price = f", soft {_text(constraint.soft[index])}"
+            price = f", soft {bound_text(constraint.soft[index])}"
             if constraint.soft_quadratic[index] != 0:
-                price += f", quadratic {_text(constraint.soft_quadratic[index])}"
+                price += f", quadratic {bound_text(constraint.soft_quadratic[index])}"
         lines.append(f"{label} ({_STAGES[constraint.group]}): {relation}{price}")
     return lines
 
 
-def _text(value: sp.Expr) -> str:
+def bound_text(value: sp.Expr) -> str:
     """A number without trailing zeros, or an expression as it is."""
     return f"{float(value):g}" if value.is_number else str(value)

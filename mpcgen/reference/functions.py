@@ -135,8 +135,8 @@ class Problems:
     def _parameters(self, stages: slice) -> dict[Expr, Tensor]:
         """Each parameter entry's values (B or 1, stages or 1); those without a value there are left out."""
         entries: list[Tensor] = []
-        for spec, p in zip(self.functions.model.spec.parameters, self.theta, strict=True):
-            entries += (p[:, stages] if spec.per_stage else p).unbind(-1)
+        for known, p in zip(self.functions.model.signature.parameters, self.theta, strict=True):
+            entries += (p[:, stages] if known.per_stage else p).unbind(-1)
         symbols = self.functions.model.parameters
         return {s: entry for s, entry in zip(symbols, entries, strict=True) if entry.shape[1]}
 

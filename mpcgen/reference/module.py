@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +25,6 @@ from mpcgen.reference.ilqr import (
     rollout,
     solve,
 )
-from mpcgen.runtime.controller import Parameter
 from mpcgen.runtime.status import Status
 
 _CHOICES = {
@@ -41,26 +39,6 @@ class SupportsSpec(Protocol):
 
     def spec(self) -> Spec:
         """The frozen specification."""
-
-
-@dataclass(frozen=True)
-class _Description:
-    """A problem's names and parameters, as `mpcgen.calls.arguments` wants them."""
-
-    name: str
-    horizon: int
-    states: tuple[str, ...]
-    controls: tuple[str, ...]
-    parameters: tuple[Parameter, ...]
-
-    @staticmethod
-    def of(spec: Spec) -> _Description:
-        parameters = tuple(
-            Parameter(p.name, p.shape, p.default, p.per_stage, p.in_terminal, p.only_bounds)
-            for p in spec.parameters
-        )
-        controls = tuple(str(control.symbol) for control in spec.controls)
-        return _Description(spec.name, spec.horizon, tuple(map(str, spec.states)), controls, parameters)
 
 
 class MPC(torch.nn.Module):
@@ -106,8 +84,8 @@ class MPC(torch.nn.Module):
         self.differentiable, self.on_unconverged = differentiable, on_unconverged
         spec = problem if isinstance(problem, Spec) else problem.spec()
         require_unconstrained(spec, "the reference")
-        self.description = _Description.of(spec)
         self.functions = Functions(lower_spec(spec))
+        self.description = self.functions.model.signature
 
     def forward(
         self, x0: Tensor, *, u_init: Tensor | None = None, horizon: int | None = None, **parameters: Any

@@ -19,10 +19,11 @@ from mpcgen.calls.arguments import Call, at_each_stage
 from mpcgen.calls.options import Options
 from mpcgen.errors import ParameterError
 from mpcgen.problem.lowering import lower_spec
+from mpcgen.problem.signature import signature
 from mpcgen.problem.spec import Spec, require_unconstrained
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import Trajectory, backward_recursion, follow, rollout
-from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.controller import Controller, Description
 from mpcgen.runtime.status import Status
 
 _SECOND_ORDER_STEPS = tuple((curvature, 1.0) for curvature in (1.0, 0.7, 0.49, 0.3))
@@ -83,7 +84,7 @@ class Unrolled:
                 f'gradient="unrolled" differentiates the expressions of the problem, which a compiled package does '
                 f"not carry; pass problem=..., the mpcgen.Problem of {controller.name}, not {problem!r}"
             )
-        own, given = _signature_of_controller(controller), _signature_of_spec(spec)
+        own, given = _compared(controller), _compared(signature(spec))
         for name, value in own.items():
             if value != given[name]:
                 raise ParameterError(
@@ -205,18 +206,13 @@ def _among(tensor: Tensor, index: Tensor, batch: int) -> Tensor:
     return tensor.detach() if tensor.shape[0] != batch else tensor.detach()[index]
 
 
-def _signature_of_controller(c: Controller) -> dict[str, Any]:
-    parameters = [(p.name, p.shape, p.per_stage, p.in_terminal, p.only_bounds) for p in c.parameters]
-    return {"name": c.name, "states": c.states, "controls": c.controls, "parameters": parameters}
-
-
-def _signature_of_spec(s: Spec) -> dict[str, Any]:
-    parameters = [(p.name, p.shape, p.per_stage, p.in_terminal, p.only_bounds) for p in s.parameters]
-    controls = tuple(str(control.symbol) for control in s.controls)
+def _compared(problem: Description) -> dict[str, Any]:
+    """What a package and the problem it was compiled from have in common, defaults aside."""
+    parameters = [(p.name, p.shape, p.per_stage, p.in_terminal, p.only_bounds) for p in problem.parameters]
     return {
-        "name": s.name,
-        "states": tuple(map(str, s.states)),
-        "controls": controls,
+        "name": problem.name,
+        "states": problem.states,
+        "controls": problem.controls,
         "parameters": parameters,
     }
 
