@@ -7,8 +7,12 @@ import pytest
 from baseline_problems import example
 
 from mpcgen.derivative import gradient, hessian, jacobian
-from mpcgen.derivative.elimination import Choice, Elimination, fewest_operations
+from mpcgen.derivative.curvature import forward_over_reverse, gram
+from mpcgen.derivative.effort import Effort
+from mpcgen.derivative.elimination import Choice, Elimination
 from mpcgen.derivative.kernels import derive
+from mpcgen.derivative.pullback import Pullback
+from mpcgen.derivative.search import shortest, ways
 from mpcgen.ir import Graph, evaluate, flops
 from mpcgen.passes.angles import without_angles
 from mpcgen.problem.lowering import lower_spec
@@ -30,8 +34,8 @@ class Case:
         symbols = {*self.wrt, *self.c, *self.d, self.weight, *(v for row in self.V for v in row)}
         self.values = {s: numbers.uniform(0.4, 1.6) for s in sorted(symbols, key=lambda s: s.index)}
 
-    def elimination(self, V=True, weight=True):
-        return Elimination(
+    def pullback(self, V=True, weight=True):
+        return Pullback(
             self.outputs, self.wrt, self.V if V else None, (self.c, self.d), self.weight if weight else None
         )
 
@@ -90,7 +94,7 @@ CASES = {f.__name__: f for f in (turning, shared_products, twice_and_constant, t
 @pytest.mark.parametrize("shortest_first", [False, True])
 def test_every_choice_of_cuts_gives_the_same_derivatives(name, shortest_first):
     case = Case(CASES[name], 4)
-    elimination = case.elimination()
+    elimination = Elimination(case.pullback())
     inner = elimination.inner
     for size in (0, 1, 2, len(inner)):
         for cuts in combinations(inner, size):
@@ -100,18 +104,39 @@ def test_every_choice_of_cuts_gives_the_same_derivatives(name, shortest_first):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("V", [True, False])
 @pytest.mark.parametrize("weight", [True, False])
-def test_the_search_keeps_the_derivatives(name, V, weight):
+def test_every_way_gives_the_same_derivatives(name, V, weight):
     case = Case(CASES[name], 4)
-    assert case.agrees(fewest_operations(case.elimination(V, weight)), V=V, weight=weight)
+    found = ways(case.pullback(V, weight))
+    assert len(found) == 3
+    for pulled in found:
+        assert case.agrees(pulled, V=V, weight=weight)
 
 
 def test_the_search_is_no_worse_than_its_starts():
     case = Case(turning, 4)
-    elimination = case.elimination()
-    best = flops(fewest_operations(elimination).expressions())
+    best = flops(shortest(ways(case.pullback())).expressions())
+    elimination = Elimination(case.pullback())
     for cuts in (frozenset(), elimination.shared):
         for shortest_first in (False, True):
             assert best <= flops(elimination.run(Choice(cuts, shortest_first)).expressions())
+
+
+@pytest.mark.parametrize(("left", "answers"), [(0, 2), (100, 2), (1000, 3), (3000, 3)])
+def test_a_search_keeps_within_its_effort(left, answers):
+    """With too little for any elimination there are still the rivals."""
+    case = Case(turning, 4)
+    effort = Effort(left)
+    found = ways(case.pullback(), effort)
+    assert effort.spent <= left
+    assert len(found) == answers
+    assert case.agrees(shortest(found))
+
+
+def test_more_effort_never_means_more_operations():
+    works = [
+        flops(shortest(ways(Case(turning, 4).pullback(), Effort(left))).expressions()) for left in (0, 3000)
+    ]
+    assert works[1] < works[0]
 
 
 def one_branch(graph, a, b):
@@ -130,10 +155,18 @@ def test_a_branch_not_taken_leaves_no_nan(build, shortest_first):
     """The slope of the square root is infinite at 0, where the other branch is taken."""
     case = Case(build, 2)
     case.values[case.wrt[0]] = 0.0
-    elimination = case.elimination()
+    elimination = Elimination(case.pullback())
     for size in range(len(elimination.inner) + 1):
         for cuts in combinations(elimination.inner, size):
             assert case.agrees(elimination.run(Choice(frozenset(cuts), shortest_first)))
+
+
+@pytest.mark.parametrize("build", [one_branch, one_root_in_two_branches])
+@pytest.mark.parametrize("way", [forward_over_reverse, gram])
+def test_the_rivals_leave_no_nan_either(build, way):
+    case = Case(build, 2)
+    case.values[case.wrt[0]] = 0.0
+    assert case.agrees(way(case.pullback()))
 
 
 @pytest.mark.parametrize("name", ["pendulum", "cartpole", "car", "lqr"])

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from mpcgen.codegen.render import layout
 from mpcgen.codegen.rendered import Rendered
-from mpcgen.derivative.kernels import FUSED_LIMIT, Kernels, product_count
-from mpcgen.derivative.matrices import Matrix, hessian, jacobian
+from mpcgen.derivative.kernels import FUSED_LIMIT, Kernels
+from mpcgen.derivative.matrices import Matrix, hessian, jacobian, product_count
 from mpcgen.ir import Expr, flops, operation_count
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model

@@ -11,7 +11,8 @@ import jinja2.meta
 
 from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
 from mpcgen.codegen.rendered import Rendered, source_digest
-from mpcgen.derivative.kernels import Kernels, product_count
+from mpcgen.derivative.kernels import Kernels
+from mpcgen.derivative.matrices import product_count
 from mpcgen.errors import InternalError
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model

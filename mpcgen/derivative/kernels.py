@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from mpcgen.derivative.bounds import bounds_forward, bounds_gradient, stage_bounds
-from mpcgen.derivative.elimination import Elimination, fewest_operations
+from mpcgen.derivative.effort import Effort
 from mpcgen.derivative.forward import tangents
-from mpcgen.derivative.matrices import Matrix, hessian, jacobian, lower_triangle
+from mpcgen.derivative.matrices import (
+    Matrix,
+    dot,
+    hessian,
+    jacobian,
+    lower_triangle,
+    matrix_sum,
+    product_count,
+    transposed_times,
+    vector_sum,
+)
+from mpcgen.derivative.pullback import Pullback, PulledBack
 from mpcgen.derivative.reverse import gradient
 from mpcgen.derivative.rows import (
     d_dual_inputs,
@@ -21,7 +33,8 @@ from mpcgen.derivative.rows import (
     row_functions,
     with_stiffness,
 )
-from mpcgen.derivative.symbols import RowSymbols, Symbols, dot
+from mpcgen.derivative.search import SEARCH_EFFORT, shortest, shortest_with_jacobian, ways
+from mpcgen.derivative.symbols import RowSymbols, Symbols
 from mpcgen.ir import Expr, flops, symbols_of
 from mpcgen.ir.function import Function, Input, Output
 from mpcgen.ir.model import Model
@@ -75,42 +88,31 @@ def triangle_labels(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{names[i]}, {names[j]}" for i in range(len(names)) for j in range(i + 1))
 
 
-def product_count(F: Matrix) -> int:
-    """Number of products in F'VF with V symmetric, zeros and ones of F skipped; F: (n, n+m)."""
-    n, width = len(F), len(F[0])
-    entries = [sum(not row[j].is_const for row in F) for j in range(width)]
-    nonzero = [sum(not row[j].is_zero for row in F) for j in range(width)]
-    return sum(entries) * n + sum(entries[j] * (j + 1) + nonzero[j] for j in range(width))
-
-
-def _sum(a: Sequence[Expr], b: Sequence[Expr]) -> tuple[Expr, ...]:
-    return tuple(left + right for left, right in zip(a, b, strict=True))
-
-
-def _matrix_sum(a: Matrix, b: Matrix) -> Matrix:
-    return tuple(_sum(*rows) for rows in zip(a, b, strict=True))
-
-
 class _Derivation(Symbols):
     """One method per function."""
 
     def __init__(self, model: Model, fused_limit: int) -> None:
         super().__init__(model)
         self.fused_limit = fused_limit
+        self.effort = Effort(SEARCH_EFFORT)
 
     def kernels(self) -> Kernels:
         model = self.model
         self.F = jacobian(model.next_state, self.tau)
         self.J = jacobian(self.path.rows.values, self.tau)
+        self.FJ = (*self.F, *self.J)
         self.cost_gradient = tuple(gradient(model.stage_cost, self.tau))
         self.cost_hessian = hessian(model.stage_cost, self.tau)
         fused = product_count(self.F) <= self.fused_limit
+        curved = not set(symbols_of(list(chain(*self.FJ)))).isdisjoint(self.tau)
+        self.kinds = ("gauss_newton", "exact") if curved else ("gauss_newton",)
+        self.searches = self._count_searches(fused)
         functions = (
             self.stage_dynamics(),
             self.terminal_cost(),
             stage_bounds(self),
             self.terminal_expand(),
-            *self.stage_expansions(fused),
+            *(self.stage_expand(kind, fused) for kind in self.kinds),
             self.stage_tangent(),
             self.stage_gradient(),
             self.terminal_gradient(),
@@ -154,14 +156,13 @@ class _Derivation(Symbols):
     def _constrained_terminal_expand(self) -> Function:
         cost, states, rows = self.model.terminal_cost, self.model.states, self.end
         stiffness = with_stiffness(self.graph, (), rows.stiffness)
-        pulled = fewest_operations(
-            Elimination(rows.rows.values, states, stiffness, (rows.dual, rows.force), self.weight_d2f)
-        )
-        total = _matrix_sum(hessian(cost, states), pulled.hessian)
+        pullback = Pullback(rows.rows.values, states, stiffness, (rows.dual, rows.force), self.weight_d2f)
+        pulled = shortest(self._ways(pullback))
+        total = matrix_sum(hessian(cost, states), pulled.hessian)
         along_dual, along_force = pulled.gradients
         outputs = (
             Output("hessian", lower_triangle(total), triangle_labels(self.x_names)),
-            Output("costate", _sum(gradient(cost, states), along_dual), self.x_names),
+            Output("costate", vector_sum(gradient(cost, states), along_dual), self.x_names),
             Output("offset", along_force, self.x_names),
         )
         purpose = (
@@ -171,11 +172,6 @@ class _Derivation(Symbols):
         weight = Input("weight", (self.weight_d2f,))
         inputs = (self.x, self.theta, self.theta_t, weight, *model_inputs(rows))
         return Function("terminal_expand", purpose, inputs, outputs)
-
-    def stage_expansions(self, fused: bool) -> tuple[Function, ...]:
-        slopes = symbols_of([entry for row in (*self.F, *self.J) for entry in row])
-        kinds = ("gauss_newton", "exact") if set(slopes) & set(self.tau) else ("gauss_newton",)
-        return tuple(self.stage_expand(kind, fused) for kind in kinds)
 
     def stage_expand(self, kind: str, fused: bool) -> Function:
         """Quadratic model of the cost-to-go at a stage, with the exact or the Gauss-Newton Hessian."""
@@ -209,24 +205,29 @@ class _Derivation(Symbols):
         """Costate, then the rows' duals."""
         return (*self.costate, *self.path.dual)
 
-    def _by_columns(self, cotangent: Sequence[Expr]) -> tuple[Expr, ...]:
-        """(F, J)' times a vector, with both as they stand."""
-        return tuple(dot(self.graph, column, cotangent) for column in zip(*self.F, *self.J, strict=True))
-
     def _lagrangian_gradient(self) -> tuple[Expr, ...]:
-        return _sum(self.cost_gradient, self._by_columns(self.multipliers))
+        return vector_sum(self.cost_gradient, transposed_times(self.FJ, self.multipliers))
 
-    def _curvature(self, weight: Expr | None) -> tuple[Matrix, tuple[Expr, ...]]:
-        """Second derivatives of cost + weight lambda'f, plus J' stiffness J, and the gradient of the Lagrangian."""
+    def _count_searches(self, fused: bool) -> int:
+        """How many pullbacks share the effort."""
+        curvatures = len(self.kinds) if self.path.rows else len(self.kinds) - 1
+        return int(self.model.constrained) + curvatures + (len(self.kinds) if fused else 0)
+
+    def _ways(self, pullback: Pullback) -> tuple[PulledBack, ...]:
+        """What the search has found with its share of the effort, and its rivals."""
+        self.searches -= 1
+        return self.effort.share(self.searches + 1, lambda effort: ways(pullback, effort))
+
+    def _curvature(self, weight: Expr | None) -> tuple[Matrix, Matrix, tuple[Expr, ...]]:
+        """(F, J), second derivatives of cost + weight lambda'f, plus J' stiffness J, and the Lagrangian's gradient."""
         if weight is None and not self.path.rows:
-            return self.cost_hessian, self._lagrangian_gradient()
-        pulled = fewest_operations(
-            Elimination(self.images, self.tau, self._row_stiffness(), (self.multipliers,), weight)
+            return self.FJ, self.cost_hessian, self._lagrangian_gradient()
+        found = self._ways(
+            Pullback(self.images, self.tau, self._row_stiffness(), (self.multipliers,), weight)
         )
-        return (
-            _matrix_sum(self.cost_hessian, pulled.hessian),
-            _sum(self.cost_gradient, pulled.gradients[0]),
-        )
+        jacobians = (self.FJ, jacobian(self.images, self.tau, "forward"))
+        FJ, H, slopes = shortest_with_jacobian(found, self.multipliers, jacobians)
+        return FJ, matrix_sum(self.cost_hessian, H), vector_sum(self.cost_gradient, slopes)
 
     def _row_stiffness(self) -> Matrix | None:
         """Second derivatives by (f, rows), of which only the rows have any here; None without rows."""
@@ -244,26 +245,26 @@ class _Derivation(Symbols):
         )
 
     def _fused_outputs(self, weight: Expr | None) -> tuple[Output, ...]:
-        """Q and the gradients by the way that needs fewer operations: products with F, or elimination."""
-        ways = (self._multiplied(weight), self._eliminated(weight))
-        return min(ways, key=lambda outputs: flops([e for out in outputs for e in out.expressions]))
+        """Q and the gradients by the way that needs fewer operations: products with F, or all pulled back."""
+        candidates = (self._multiplied(weight), self._pulled_back(weight))
+        return min(candidates, key=lambda outputs: flops([e for out in outputs for e in out.expressions]))
 
     def _multiplied(self, weight: Expr | None) -> tuple[Output, ...]:
-        H, total = self._curvature(weight)
-        columns = tuple(zip(*self.F, strict=True))
+        FJ, H, total = self._curvature(weight)
+        columns = tuple(zip(*FJ[: len(self.V)], strict=True))
         VF = [[dot(self.graph, row, column) for column in columns] for row in self.V]
         images = tuple(zip(*VF, strict=True))
         product = tuple(tuple(dot(self.graph, column, image) for image in images) for column in columns)
-        offsets = self._by_columns((*self.offset, *self.path.force))
-        return self._model_outputs(_matrix_sum(H, product), total, offsets)
+        offsets = transposed_times(FJ, (*self.offset, *self.path.force))
+        return self._model_outputs(matrix_sum(H, product), total, offsets)
 
-    def _eliminated(self, weight: Expr | None) -> tuple[Output, ...]:
+    def _pulled_back(self, weight: Expr | None) -> tuple[Output, ...]:
         cotangents = (self.multipliers, (*self.offset, *self.path.force))
         second = with_stiffness(self.graph, self.V, self.path.stiffness)
-        pulled = fewest_operations(Elimination(self.images, self.tau, second, cotangents, weight))
-        Q = _matrix_sum(self.cost_hessian, pulled.hessian)
+        pulled = shortest(self._ways(Pullback(self.images, self.tau, second, cotangents, weight)))
+        Q = matrix_sum(self.cost_hessian, pulled.hessian)
         along_costate, along_offset = pulled.gradients
-        return self._model_outputs(Q, _sum(self.cost_gradient, along_costate), along_offset)
+        return self._model_outputs(Q, vector_sum(self.cost_gradient, along_costate), along_offset)
 
     def _model_outputs(
         self, Q: Matrix, total: Sequence[Expr], offsets: tuple[Expr, ...]
@@ -277,22 +278,23 @@ class _Derivation(Symbols):
         )
 
     def _matrix_outputs(self, weight: Expr | None) -> tuple[Output, ...]:
-        H, total = self._curvature(weight)
+        FJ, H, total = self._curvature(weight)
+        n = len(self.x_names)
         names = (*self.x_names, *self.u_names)
         labels = tuple(f"{x}, {tau}" for x in self.x_names for tau in names)
         return (
-            Output("F", tuple(entry for row in self.F for entry in row), labels),
+            Output("F", tuple(chain(*FJ[:n])), labels),
             Output("H", lower_triangle(H), triangle_labels(names)),
             *self._gradient_outputs(total),
-            *self._force_outputs(),
+            *self._force_outputs(FJ[n:]),
         )
 
-    def _force_outputs(self) -> tuple[Output, ...]:
+    def _force_outputs(self, J: Matrix) -> tuple[Output, ...]:
         """J'force: what the rows add to the offsets, to which the products with V come later."""
         if not self.path.rows:
             return ()
         n = len(self.x_names)
-        along = tuple(dot(self.graph, column, self.path.force) for column in zip(*self.J, strict=True))
+        along = transposed_times(J, self.path.force)
         return (
             Output("offset_x", along[:n], self.x_names),
             Output("offset_u", along[n:], self.u_names),

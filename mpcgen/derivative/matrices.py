@@ -5,7 +5,7 @@ from typing import Literal
 
 from mpcgen.derivative.forward import propagate
 from mpcgen.derivative.reverse import gradient
-from mpcgen.ir import Expr, flops
+from mpcgen.ir import Expr, Graph, flops
 
 Matrix = tuple[tuple[Expr, ...], ...]
 """Rows of expressions."""
@@ -40,6 +40,30 @@ def _forward_jacobian(outputs: Sequence[Expr], wrt: Sequence[Expr]) -> Matrix:
     return tuple(tuple(row.get(j, zero) for j in range(len(wrt))) for row in rows)
 
 
+def dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:
+    """a'b; 0 of nothing."""
+    total = graph.const(0)
+    for left, right in zip(a, b, strict=True):
+        total = total + left * right
+    return total
+
+
+def transposed_times(matrix: Matrix, vector: Sequence[Expr]) -> tuple[Expr, ...]:
+    """(columns,) transpose of a matrix with a vector."""
+    graph = vector[0].graph
+    return tuple(dot(graph, column, vector) for column in zip(*matrix, strict=True))
+
+
+def vector_sum(a: Sequence[Expr], b: Sequence[Expr]) -> tuple[Expr, ...]:
+    """Sum of two vectors."""
+    return tuple(left + right for left, right in zip(a, b, strict=True))
+
+
+def matrix_sum(a: Matrix, b: Matrix) -> Matrix:
+    """Sum of two matrices."""
+    return tuple(vector_sum(*rows) for rows in zip(a, b, strict=True))
+
+
 def hessian(output: Expr, wrt: Sequence[Expr]) -> Matrix:
     """(k x k) symmetric matrix of second derivatives of one output, forward over reverse.
 
@@ -58,3 +82,11 @@ def lower_triangle(matrix: Matrix) -> tuple[Expr, ...]:
 def sparsity(matrix: Matrix) -> tuple[tuple[bool, ...], ...]:
     """Return True for each entry that is not structurally zero."""
     return tuple(tuple(not entry.is_zero for entry in row) for row in matrix)
+
+
+def product_count(F: Matrix) -> int:
+    """Number of products in F'VF with V symmetric, zeros and ones of F skipped; F: (n, n+m)."""
+    n, width = len(F), len(F[0])
+    entries = [sum(not row[j].is_const for row in F) for j in range(width)]
+    nonzero = [sum(not row[j].is_zero for row in F) for j in range(width)]
+    return sum(entries) * n + sum(entries[j] * (j + 1) + nonzero[j] for j in range(width))

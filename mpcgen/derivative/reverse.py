@@ -1,10 +1,13 @@
 """Reverse mode: cotangents of the outputs pulled back to the nodes asked for, in one walk."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from mpcgen.derivative.rules import partials
 from mpcgen.errors import InternalError
 from mpcgen.ir import Expr, topological
+
+Key = TypeVar("Key")
 
 
 def gradient(output: Expr, wrt: Sequence[Expr]) -> list[Expr]:
@@ -53,6 +56,8 @@ def scaled(adjoint: Expr, partial: Expr) -> Expr:
     The adjoint of a select's branch is select(c, a, 0). Multiplied as it stands it would turn an infinite
     slope of the branch not taken into 0*inf; so the product is formed first and selected afterwards.
     """
+    if adjoint.op != "select" and partial.op != "select":
+        return adjoint * partial
     adjoint, guards = _outside_branches(adjoint)
     partial, more = _outside_branches(partial)
     product = adjoint * partial
@@ -71,6 +76,12 @@ def summed(a: Expr, b: Expr) -> Expr:
         if then.is_zero and b.args[1].is_zero:
             return a.graph.select(condition, 0.0, summed(other, b.args[2]))
     return a + b
+
+
+def accumulate(sums: dict[Key, Expr], key: Key, term: Expr) -> None:
+    """Add a term to the sum of that key; a sum without terms has no key."""
+    if not term.is_zero:
+        sums[key] = summed(sums[key], term) if key in sums else term
 
 
 def _outside_branches(factor: Expr) -> tuple[Expr, list[tuple[Expr, bool]]]:

@@ -6,20 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mpcgen.derivative.forward import tangents
-from mpcgen.derivative.matrices import Matrix
+from mpcgen.derivative.matrices import Matrix, dot
 from mpcgen.derivative.reverse import gradient
 from mpcgen.ir import Expr, Graph
 from mpcgen.ir.function import Input, Output
 from mpcgen.ir.model import Model, Rows
 from mpcgen.ir.reciprocals import split_reciprocals
-
-
-def dot(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> Expr:
-    """a'b; 0 of nothing."""
-    total = graph.const(0)
-    for left, right in zip(a, b, strict=True):
-        total = total + left * right
-    return total
 
 
 def weighted_sum(graph: Graph, weights: Sequence[Expr], values: Sequence[Expr]) -> Expr:

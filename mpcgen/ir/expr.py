@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from mpcgen.errors import InternalError
 from mpcgen.ir.ops import OPERATIONS
 from mpcgen.ir.simplify import RULES
+
+BOOLEAN = frozenset(name for name, operation in OPERATIONS.items() if operation.boolean)
+COMMUTATIVE = frozenset(name for name, operation in OPERATIONS.items() if operation.commutative)
 
 
 class Expr:
@@ -16,9 +20,13 @@ class Expr:
     ``op`` is "const", "symbol" or a name of `ops.OPERATIONS`; ``args`` are the nodes it reads; ``value`` is
     the float of a const, the name of a symbol, else None; ``index`` is the order of creation in the graph,
     so that arguments always have smaller indices than the nodes that read them.
+
+    ``is_const`` says whether this is a constant, ``is_zero`` whether it is the constant 0, which stands for a
+    structural zero, and ``is_boolean`` whether it is a truth value (constants are not: in a condition they stand
+    for true and false). A derivation asks millions of times, so each is a field.
     """
 
-    __slots__ = ("args", "graph", "index", "op", "value")
+    __slots__ = ("args", "graph", "index", "is_boolean", "is_const", "is_zero", "op", "value")
 
     def __init__(self, graph: Graph, op: str, args: tuple[Expr, ...], value: Any, index: int) -> None:
         self.graph = graph
@@ -26,45 +34,33 @@ class Expr:
         self.args = args
         self.value = value
         self.index = index
-
-    @property
-    def is_const(self) -> bool:
-        """Whether this is a constant."""
-        return self.op == "const"
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether this is the constant 0, which stands for a structural zero."""
-        return self.op == "const" and self.value == 0.0
-
-    @property
-    def is_boolean(self) -> bool:
-        """Whether this is a truth value (constants are not: in a condition they stand for true and false)."""
-        return self.op in OPERATIONS and OPERATIONS[self.op].boolean
+        self.is_const = op == "const"
+        self.is_zero = self.is_const and value == 0.0
+        self.is_boolean = op in BOOLEAN
 
     def __add__(self, other: Expr | float) -> Expr:
-        return self.graph.apply("add", self, other)
+        return self.graph._binary("add", self, other)
 
     def __radd__(self, other: float) -> Expr:
-        return self.graph.apply("add", other, self)
+        return self.graph._binary("add", other, self)
 
     def __sub__(self, other: Expr | float) -> Expr:
-        return self.graph.apply("sub", self, other)
+        return self.graph._binary("sub", self, other)
 
     def __rsub__(self, other: float) -> Expr:
-        return self.graph.apply("sub", other, self)
+        return self.graph._binary("sub", other, self)
 
     def __mul__(self, other: Expr | float) -> Expr:
-        return self.graph.apply("mul", self, other)
+        return self.graph._binary("mul", self, other)
 
     def __rmul__(self, other: float) -> Expr:
-        return self.graph.apply("mul", other, self)
+        return self.graph._binary("mul", other, self)
 
     def __truediv__(self, other: Expr | float) -> Expr:
-        return self.graph.apply("div", self, other)
+        return self.graph._binary("div", self, other)
 
     def __rtruediv__(self, other: float) -> Expr:
-        return self.graph.apply("div", other, self)
+        return self.graph._binary("div", other, self)
 
     def __pow__(self, other: Expr | float) -> Expr:
         return self.graph.apply("pow", self, other)
@@ -89,21 +85,30 @@ class Graph:
     """The table of all nodes, and one builder per operation; builders simplify what they build."""
 
     def __init__(self) -> None:
+        self._leaves: dict[Any, Expr] = {}
         self._nodes: dict[tuple[Any, ...], Expr] = {}
+        self._simplified: dict[tuple[Any, ...], Expr] = {}
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._leaves) + len(self._nodes)
 
     def symbol(self, name: str) -> Expr:
         """Return the symbol of this name, the same node for the same name."""
-        return self._intern("symbol", (), name)
+        return self._leaves.get(name) or self._leaf("symbol", name)
 
     def const(self, value: float) -> Expr:
         """Return the constant ``value``, which may be infinite but not NaN; -0.0 is taken as 0.0."""
         number = float(value)
+        known = self._leaves.get(number)
+        if known is not None:
+            return known
         if math.isnan(number):
             raise InternalError("a constant of the graph is NaN; constants must be real numbers or ±inf")
-        return self._intern("const", (), number + 0.0)
+        return self._leaf("const", number + 0.0)
+
+    def _leaf(self, op: str, value: str | float) -> Expr:
+        leaf = self._leaves[value] = Expr(self, op, (), value, len(self))
+        return leaf
 
     def apply(self, op: str, *args: Expr | float) -> Expr:
         """Return ``op`` of ``args``, simplified; numbers among the arguments become constants.
@@ -112,32 +117,52 @@ class Graph:
         graph, or a truth value in place of a number and vice versa.
         """
         operation = OPERATIONS.get(op)
-        if operation is None:
-            raise InternalError(f"unknown operation {op!r}; known are {', '.join(OPERATIONS)}")
-        if len(args) != operation.arity:
-            raise InternalError(f"{op} takes {operation.arity} arguments, {len(args)} given")
-        nodes = tuple(arg if isinstance(arg, Expr) else self.const(arg) for arg in args)
-        if operation.commutative and nodes[1].op == "const" and nodes[0].op != "const":
-            nodes = (nodes[1], nodes[0])
-        known = self._nodes.get(_key(op, nodes))
+        if operation is None or len(args) != operation.arity:
+            raise _misused(op, len(args))
+        if operation.arity == 2:
+            return self._binary(op, *args)
+        nodes = tuple([arg if isinstance(arg, Expr) else self.const(arg) for arg in args])
+        return self._nodes.get((op, *nodes)) or self._build((op, *nodes))
+
+    def _binary(self, op: str, first: Expr | float, second: Expr | float) -> Expr:
+        """`apply` for two arguments, which is nearly all of them.
+
+        a + b is b + a, though it reads as it was written first, constants in front.
+        """
+        a = first if isinstance(first, Expr) else self.const(first)
+        b = second if isinstance(second, Expr) else self.const(second)
+        if op not in COMMUTATIVE:
+            return self._nodes.get((op, a, b)) or self._build((op, a, b))
+        if b.is_const and not a.is_const:
+            a, b = b, a
+        return self._nodes.get((op, a, b)) or self._nodes.get((op, b, a)) or self._build((op, a, b))
+
+    def _build(self, key: tuple[Any, ...]) -> Expr:
+        """The node of an operation that the table lacks, or what it simplifies to."""
+        known = self._simplified.get(key)
         if known is not None:
             return known
+        op, *nodes = key
         self._check(op, nodes)
-        if all(node.op == "const" for node in nodes):
-            return self._fold(op, nodes)
+        if all(node.is_const for node in nodes):
+            return self._fold(key)
         rule = RULES.get(op)
         simplified = rule(self, *nodes) if rule is not None else None
-        return self._intern(op, nodes) if simplified is None else simplified
+        if simplified is None:
+            return self._intern(key)
+        self._simplified[key] = simplified
+        return simplified
 
-    def _fold(self, op: str, nodes: tuple[Expr, ...]) -> Expr:
+    def _fold(self, key: tuple[Any, ...]) -> Expr:
         """Fold an operation on constants, unless that would hide a pole or a domain error."""
+        op, *nodes = key
         values = [node.value for node in nodes]
         result = OPERATIONS[op].evaluate(*values)
         if math.isfinite(result) or (math.isinf(result) and any(math.isinf(value) for value in values)):
             return self.const(result)
-        return self._intern(op, nodes)
+        return self._intern(key)
 
-    def _check(self, op: str, nodes: tuple[Expr, ...]) -> None:
+    def _check(self, op: str, nodes: Sequence[Expr]) -> None:
         expected = OPERATIONS[op].boolean_args
         for position, node in enumerate(nodes):
             if node.graph is not self:
@@ -147,29 +172,26 @@ class Graph:
                 kind = "truth value" if boolean else "number"
                 raise InternalError(f"argument {position} of {op} must be a {kind}, {node!r} given")
 
-    def _intern(self, op: str, args: tuple[Expr, ...], value: Any = None) -> Expr:
-        key = _key(op, args) if value is None else (op, value)
-        node = self._nodes.get(key)
-        if node is None:
-            node = Expr(self, op, args, value, len(self._nodes))
-            self._nodes[key] = node
+    def _intern(self, key: tuple[Any, ...]) -> Expr:
+        op, *nodes = key
+        node = self._nodes[key] = Expr(self, op, tuple(nodes), None, len(self))
         return node
 
     def add(self, a: Expr | float, b: Expr | float) -> Expr:
         """Sum a + b."""
-        return self.apply("add", a, b)
+        return self._binary("add", a, b)
 
     def sub(self, a: Expr | float, b: Expr | float) -> Expr:
         """Difference a - b."""
-        return self.apply("sub", a, b)
+        return self._binary("sub", a, b)
 
     def mul(self, a: Expr | float, b: Expr | float) -> Expr:
         """Product a * b."""
-        return self.apply("mul", a, b)
+        return self._binary("mul", a, b)
 
     def div(self, a: Expr | float, b: Expr | float) -> Expr:
         """Quotient a / b, built as a*(1/b): every div node has the numerator 1."""
-        return self.apply("div", a, b)
+        return self._binary("div", a, b)
 
     def neg(self, a: Expr | float) -> Expr:
         """Negation -a."""
@@ -316,8 +338,7 @@ class Graph:
         return self.apply("not", a)
 
 
-def _key(op: str, args: tuple[Expr, ...]) -> tuple[Any, ...]:
-    """Return what equal nodes have in common: a + b is b + a, though it reads as it was written first."""
-    if len(args) == 2 and args[0].index > args[1].index and OPERATIONS[op].commutative:
-        return op, (args[1], args[0])
-    return op, args
+def _misused(op: str, count: int) -> InternalError:
+    if op not in OPERATIONS:
+        return InternalError(f"unknown operation {op!r}; known are {', '.join(OPERATIONS)}")
+    return InternalError(f"{op} takes {OPERATIONS[op].arity} arguments, {count} given")

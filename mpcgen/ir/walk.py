@@ -14,17 +14,18 @@ def topological(outputs: Sequence[Expr], stop: Collection[Expr] = ()) -> list[Ex
     """
     order: list[Expr] = []
     done: set[Expr] = set()
-    stack = list(reversed(outputs))
+    stack: list[Expr | None] = list(reversed(outputs))
     while stack:
-        node = stack[-1]
-        if node in done:
-            stack.pop()
+        node = stack.pop()
+        if node is None:  # all that the node below reads has been listed
+            node = stack.pop()
+        elif node in done:
             continue
-        pending = [] if node in stop else [arg for arg in node.args if arg not in done]
-        if pending:
-            stack.extend(reversed(pending))
-        else:
-            stack.pop()
+        elif node.args and node not in stop:
+            stack += (node, None)
+            stack += [arg for arg in reversed(node.args) if arg not in done]
+            continue
+        if node is not None:
             done.add(node)
             order.append(node)
     return order
@@ -61,4 +62,11 @@ def operation_count(outputs: Sequence[Expr]) -> dict[str, int]:
 
 def flops(outputs: Sequence[Expr]) -> int:
     """Total number of operations behind ``outputs``, each counted as one."""
-    return sum(operation_count(outputs).values())
+    seen: set[Expr] = set()
+    stack = list(outputs)
+    while stack:
+        node = stack.pop()
+        if node.args and node not in seen:
+            seen.add(node)
+            stack += node.args
+    return len(seen)

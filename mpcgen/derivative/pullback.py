@@ -1,0 +1,47 @@
+"""What is pulled back through a map, as a question and as its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from mpcgen.derivative.matrices import Matrix, lower_triangle
+from mpcgen.derivative.reverse import dependents
+from mpcgen.ir import Expr
+
+
+@dataclass(frozen=True)
+class Pullback:
+    """A map f = ``outputs`` of the k nodes ``wrt``, and what is wanted of it.
+
+    ``V``: (n, n) symmetric, or None for no such term. ``cotangents``: vectors (n,) whose F'c is wanted; the first is
+    also the c of the second derivatives weight c'f, which a ``weight`` of None leaves out.
+    """
+
+    outputs: tuple[Expr, ...]
+    wrt: tuple[Expr, ...]
+    V: Matrix | None
+    cotangents: tuple[tuple[Expr, ...], ...]
+    weight: Expr | None
+
+    @cached_property
+    def order(self) -> list[Expr]:
+        """Numbers that depend on ``wrt``, arguments first."""
+        return dependents(self.outputs, self.wrt)
+
+    @property
+    def zero(self) -> Expr:
+        """The constant 0."""
+        return self.wrt[0].graph.const(0.0)
+
+
+@dataclass(frozen=True)
+class PulledBack:
+    """``hessian``: (k, k) of weight c'f + (f - f0)'V(f - f0)/2. ``gradients``: (k,) F'c, one per cotangent."""
+
+    hessian: Matrix
+    gradients: tuple[tuple[Expr, ...], ...]
+
+    def expressions(self) -> tuple[Expr, ...]:
+        """Everything that is computed, the symmetric half once."""
+        return (*lower_triangle(self.hessian), *(entry for g in self.gradients for entry in g))
