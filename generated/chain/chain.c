@@ -131,7 +131,7 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   const real t18 = R(0.05) * t17 * t0;
   prepared[38] = t18; /* fixed_38 */
   prepared[39] = t18 * rest_length; /* fixed_39 */
-  prepared[40] = stiffness * t18; /* fixed_40 */
+  prepared[40] = t18 * stiffness; /* fixed_40 */
   prepared[41] = t8 * rest_length; /* fixed_41 */
   prepared[42] = t18 * damping; /* fixed_42 */
   const real t19 = R(-0.016666666666666666) * t0;
@@ -187,7 +187,7 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   const real t36 = R(0.05) * t35 * t0;
   prepared[76] = t36; /* fixed_76 */
   prepared[77] = t36 * rest_length; /* fixed_77 */
-  prepared[78] = stiffness * t36; /* fixed_78 */
+  prepared[78] = t36 * stiffness; /* fixed_78 */
   prepared[79] = t36 * damping; /* fixed_79 */
   prepared[80] = t27 * rest_length; /* fixed_80 */
   prepared[81] = t0 * stiffness; /* fixed_81 */
