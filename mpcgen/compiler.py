@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mpcgen.codegen.c_function import reserved_in
-from mpcgen.codegen.interfaces import interfaces
 from mpcgen.codegen.overview import overview
 from mpcgen.codegen.render import render
 from mpcgen.codegen.rendered import Rendered
@@ -23,6 +22,7 @@ from mpcgen.passes.economy import Economy, economise
 from mpcgen.passes.naming import naming_hints
 from mpcgen.problem.lowering import lower_spec
 from mpcgen.problem.spec import Spec
+from mpcgen.stages import contract
 
 STAGES = {
     "spec": "what the user wrote, checked",
@@ -63,8 +63,8 @@ class Compilation:
     @cached_property
     def schedule(self) -> Schedules:
         """The functions in order, their temporaries named."""
-        names, known = self.passes.names, interfaces(self.graph.constrained)
-        return Schedules(tuple(schedule(f, names, reserved_in(known[f.name])) for f in self.passes.functions))
+        names, table = self.passes.names, contract(self.graph.constrained)
+        return Schedules(tuple(schedule(f, names, reserved_in(table[f.name])) for f in self.passes.functions))
 
     @cached_property
     def rendered(self) -> Rendered:

@@ -20,12 +20,12 @@ from mpcgen.build.extension import HEADER_FOLDER, VARIANTS
 from mpcgen.build.toolchain import COMPILERS, find_toolchain
 from mpcgen.codegen import c_function as c_text
 from mpcgen.codegen.c_expression import CALLS
-from mpcgen.codegen.interfaces import INTERFACES, Interface
 from mpcgen.derivative import gradient
 from mpcgen.derivative.rules import RULES
 from mpcgen.ir import OPERATIONS, Backend, Graph, evaluate, operation_count, topological
 from mpcgen.ir.function import Function, Input, Output
 from mpcgen.ir.schedule import schedule
+from mpcgen.stages import Slot, StageFunction
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C compiler on this machine")
 
@@ -125,10 +125,10 @@ def source():
     function = Function(
         "every_operation", "all of them", (Input("a", symbols),), (Output("b", outputs, labels),)
     )
-    interface = Interface("in_reals restrict a, out_reals restrict b", {"a": "a", "b": "b"}, inline=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(INTERFACES, function.name, interface)
-        (printed,) = c_text.c_functions(schedule(function, {}, c_text.RESERVED))
+    reads = Slot("a", str(len(symbols)), "arguments", "in_reals restrict a", "a")
+    writes = Slot("b", str(len(outputs)), "results", "out_reals restrict b", "b")
+    stage = StageFunction(function.name, function.purpose, (reads,), (writes,), inline=False)
+    (printed,) = c_text.c_functions(schedule(function, {}, c_text.RESERVED), {function.name: stage})
     body = "\n".join(f"  {line}" for line in printed.body)
     text = f"{printed.comment}\n{printed.signature} {{\n{body}\n}}"
     return HARNESS.format(function=text, reads=len(symbols), writes=len(outputs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -20,6 +20,8 @@ from mpcgen.ir.printer import number
 from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import flops
 from mpcgen.passes.economy import Economy
+from mpcgen.stages import StageFunction, contract
+from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, ROWS
 
 C_KERNELS = "c/kernels.c.j2"
 C_HEADER = "c/interface.h.j2"
@@ -140,12 +142,12 @@ def _kernel_context(kernels: Kernels, economy: Economy, schedules: Schedules) ->
         "stage_operations": stage_operations,
         "small": int(stage_operations <= SMALL_STAGE),
         "row_sizes": _row_sizes(model),
-        "linear": int(not any(f.name.endswith("_exact") for f in economy.functions)),
+        "linear": int(not kernels.curved),
         "looped": int(not kernels.fused),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
         "verbs": VERBS,
-        "functions": list(_printed_functions(schedules, model.constrained)),
+        "functions": list(_printed_functions(schedules, contract(model.constrained))),
     }
 
 
@@ -164,22 +166,25 @@ def _row_sizes(model: Model) -> dict[str, int] | None:
     }
 
 
-def _printed_functions(schedules: Schedules, constrained: bool) -> Iterator[CFunction]:
+def _printed_functions(schedules: Schedules, table: Mapping[str, StageFunction]) -> Iterator[CFunction]:
     names = {plan.function.name for plan in schedules.plans}
     for plan in schedules.plans:
-        yield from c_functions(plan, constrained)
-        exact = plan.function.name.replace("gauss_newton", "exact")
-        if exact != plan.function.name and exact not in names:
-            yield linear_alias(constrained)
+        yield from c_functions(plan, table)
+        for names_by_kind in (EXPAND, DERIVE):
+            if plan.function.name == names_by_kind["gauss_newton"] and names_by_kind["exact"] not in names:
+                yield linear_alias(table)
 
 
 def _stage_operations(kernels: Kernels, economy: Economy) -> int:
     """Roughly what a rollout and a backward sweep do per stage: functions, and products that are loops."""
-    names = ("stage_dynamics", "stage_expand_", "stage_derivatives_", "stage_rows")
-    counts = {f.name: flops(f.expressions()) for f in economy.functions if f.name.startswith(names)}
-    expansion = max(count for name, count in counts.items() if name.startswith(names[1:3]))
+    functions = {function.name: function for function in economy.functions}
+
+    def count(name: str) -> int:
+        return flops(functions[name].expressions()) if name in functions else 0
+
+    expansion = max(count(name) for name in (*EXPAND.values(), *DERIVE.values()))
     products = 0 if kernels.fused else 2 * product_count(kernels.F)
-    return counts["stage_dynamics"] + counts.get("stage_rows", 0) + expansion + products
+    return count(DYNAMICS) + count(ROWS) + expansion + products
 
 
 def _operations_row(function: Function) -> str:

@@ -26,18 +26,16 @@ from mpcgen.derivative.matrices import (
 )
 from mpcgen.derivative.pullback import Pullback, PulledBack
 from mpcgen.derivative.reverse import gradient
-from mpcgen.derivative.rows import (
-    d_dual_inputs,
-    dual_inputs,
-    model_inputs,
-    row_functions,
-    with_stiffness,
-)
+from mpcgen.derivative.rows import row_functions, with_stiffness
 from mpcgen.derivative.search import SEARCH_EFFORT, shortest, shortest_with_jacobian, ways
-from mpcgen.derivative.symbols import RowSymbols, Symbols
+from mpcgen.derivative.symbols import Symbols
 from mpcgen.ir import Expr, flops, symbols_of
-from mpcgen.ir.function import Function, Input, Output
+from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
+from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND
+
+Outputs = dict[str, Sequence[Expr]]
+"""What a stage function writes, by group of the contract."""
 
 FUSED_LIMIT = 2000
 """Largest number of products in F'VF that is unrolled into the stage functions; above it, loops over register tiles.
@@ -74,6 +72,12 @@ class Kernels:
     cost_gradient: tuple[Expr, ...]
     functions: tuple[Function, ...]
 
+    @property
+    def curved(self) -> bool:
+        """Whether there is an exact model beside the Gauss-Newton one."""
+        exact = (EXPAND["exact"], DERIVE["exact"])
+        return any(function.name in exact for function in self.functions)
+
     def __str__(self) -> str:
         return "\n\n".join(str(function) for function in self.functions)
 
@@ -81,11 +85,6 @@ class Kernels:
 def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
     """Derive every function that the solver and the sensitivities of ``model`` need."""
     return _Derivation(model, fused_limit).kernels()
-
-
-def triangle_labels(names: Sequence[str]) -> tuple[str, ...]:
-    """Labels of a `lower_triangle`."""
-    return tuple(f"{names[i]}, {names[j]}" for i in range(len(names)) for j in range(i + 1))
 
 
 class _Derivation(Symbols):
@@ -125,75 +124,34 @@ class _Derivation(Symbols):
         return Kernels(model, self.static, self.per_stage, fused, self.F, self.cost_gradient, functions)
 
     def stage_dynamics(self) -> Function:
-        outputs = (
-            Output("x_next", self.model.next_state, self.x_names),
-            Output("cost", (self.model.stage_cost,), ("stage cost",)),
-        )
-        inputs = (self.x, self.u, self.theta, self.theta_t)
-        return Function(
-            "stage_dynamics", "next state f(x_t, u_t, theta_t) and cost of a stage", inputs, outputs
-        )
+        return self.function(DYNAMICS, x_next=self.model.next_state, cost=(self.model.stage_cost,))
 
     def terminal_cost(self) -> Function:
-        outputs = (Output("cost", (self.model.terminal_cost,), ("terminal cost",)),)
-        return Function(
-            "terminal_cost", "cost of the last state", (self.x, self.theta, self.theta_t), outputs
-        )
+        return self.function("terminal_cost", cost=(self.model.terminal_cost,))
 
     def terminal_expand(self) -> Function:
-        cost, states = self.model.terminal_cost, self.model.states
-        if self.model.constrained:
-            return self._constrained_terminal_expand()
-        outputs = (
-            Output("hessian", lower_triangle(hessian(cost, states)), triangle_labels(self.x_names)),
-            Output("costate", tuple(gradient(cost, states)), self.x_names),
-        )
-        purpose = (
-            "value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost"
-        )
-        return Function("terminal_expand", purpose, (self.x, self.theta, self.theta_t), outputs)
-
-    def _constrained_terminal_expand(self) -> Function:
         cost, states, rows = self.model.terminal_cost, self.model.states, self.end
+        if not self.model.constrained:
+            triangle = lower_triangle(hessian(cost, states))
+            return self.function("terminal_expand", hessian=triangle, costate=gradient(cost, states))
         stiffness = with_stiffness(self.graph, (), rows.stiffness)
         pullback = Pullback(rows.rows.values, states, stiffness, (rows.dual, rows.force), self.weight_d2f)
         pulled = shortest(self._ways(pullback))
         total = matrix_sum(hessian(cost, states), pulled.hessian)
         along_dual, along_force = pulled.gradients
-        outputs = (
-            Output("hessian", lower_triangle(total), triangle_labels(self.x_names)),
-            Output("costate", vector_sum(gradient(cost, states), along_dual), self.x_names),
-            Output("offset", along_force, self.x_names),
+        return self.function(
+            "terminal_expand",
+            hessian=lower_triangle(total),
+            costate=vector_sum(gradient(cost, states), along_dual),
+            offset=along_force,
         )
-        purpose = (
-            "value function of the last stage: Hessian of terminal cost + weight dual'rows, plus J' stiffness J "
-            "(lower triangle), gradient of terminal cost + dual'rows, and J'force"
-        )
-        weight = Input("weight", (self.weight_d2f,))
-        inputs = (self.x, self.theta, self.theta_t, weight, *model_inputs(rows))
-        return Function("terminal_expand", purpose, inputs, outputs)
 
     def stage_expand(self, kind: str, fused: bool) -> Function:
         """Quadratic model of the cost-to-go at a stage, with the exact or the Gauss-Newton Hessian."""
         weight = self.weight_d2f if kind == "exact" else None
-        inputs: tuple[Input, ...] = (self.x, self.u, self.theta, self.theta_t)
-        inputs += (Input("weight", (weight,)),) if weight is not None else ()
-        inputs += (Input("costate", self.costate),)
-        inputs += (Input("V", lower_triangle(self.V)), Input("offset", self.offset)) if fused else ()
-        inputs += model_inputs(self.path)
-        of = "the cost" if weight is None else f"cost + weight {self._multiplied_terms()}"
-        of += ", plus J' stiffness J of the rows" if self.path.rows else ""
         if fused:
-            purpose = f"quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of {of}"
-            return Function(f"stage_expand_{kind}", purpose, inputs, self._fused_outputs(weight))
-        purpose = (
-            f"matrices F = df/d(x, u), H = Hessian of {of} (lower triangle), and gradients of the Lagrangian"
-        )
-        return Function(f"stage_derivatives_{kind}", purpose, inputs, self._matrix_outputs(weight))
-
-    def _multiplied_terms(self) -> str:
-        """What the multipliers of a stage multiply, in words."""
-        return "(lambda'f + dual'rows)" if self.path.rows else "lambda'f"
+            return self.function(EXPAND[kind], **self._fused_outputs(weight))
+        return self.function(DERIVE[kind], **self._matrix_outputs(weight))
 
     @property
     def images(self) -> tuple[Expr, ...]:
@@ -237,19 +195,16 @@ class _Derivation(Symbols):
         nothing = tuple(tuple(zero for _ in self.V) for _ in self.V)
         return with_stiffness(self.graph, nothing, self.path.stiffness)
 
-    def _gradient_outputs(self, total: Sequence[Expr]) -> tuple[Output, ...]:
+    def _gradients(self, total: Sequence[Expr]) -> Outputs:
         n = len(self.x_names)
-        return (
-            Output("costate", tuple(total[:n]), self.x_names),
-            Output("gradient_u", tuple(total[n:]), self.u_names),
-        )
+        return {"costate": total[:n], "gradient_u": total[n:]}
 
-    def _fused_outputs(self, weight: Expr | None) -> tuple[Output, ...]:
+    def _fused_outputs(self, weight: Expr | None) -> Outputs:
         """Q and the gradients by the way that needs fewer operations: products with F, or all pulled back."""
         candidates = (self._multiplied(weight), self._pulled_back(weight))
-        return min(candidates, key=lambda outputs: flops([e for out in outputs for e in out.expressions]))
+        return min(candidates, key=lambda outputs: flops(list(chain(*outputs.values()))))
 
-    def _multiplied(self, weight: Expr | None) -> tuple[Output, ...]:
+    def _multiplied(self, weight: Expr | None) -> Outputs:
         FJ, H, total = self._curvature(weight)
         columns = tuple(zip(*FJ[: len(self.V)], strict=True))
         VF = [[dot(self.graph, row, column) for column in columns] for row in self.V]
@@ -258,7 +213,7 @@ class _Derivation(Symbols):
         offsets = transposed_times(FJ, (*self.offset, *self.path.force))
         return self._model_outputs(matrix_sum(H, product), total, offsets)
 
-    def _pulled_back(self, weight: Expr | None) -> tuple[Output, ...]:
+    def _pulled_back(self, weight: Expr | None) -> Outputs:
         cotangents = (self.multipliers, (*self.offset, *self.path.force))
         second = with_stiffness(self.graph, self.V, self.path.stiffness)
         pulled = shortest(self._ways(Pullback(self.images, self.tau, second, cotangents, weight)))
@@ -266,45 +221,25 @@ class _Derivation(Symbols):
         along_costate, along_offset = pulled.gradients
         return self._model_outputs(Q, vector_sum(self.cost_gradient, along_costate), along_offset)
 
-    def _model_outputs(
-        self, Q: Matrix, total: Sequence[Expr], offsets: tuple[Expr, ...]
-    ) -> tuple[Output, ...]:
+    def _model_outputs(self, Q: Matrix, total: Sequence[Expr], offsets: Sequence[Expr]) -> Outputs:
         n = len(self.x_names)
-        return (
-            Output("Q", lower_triangle(Q), triangle_labels((*self.x_names, *self.u_names))),
-            *self._gradient_outputs(total),
-            Output("offset_x", offsets[:n], self.x_names),
-            Output("offset_u", offsets[n:], self.u_names),
-        )
+        offset = {"offset_x": offsets[:n], "offset_u": offsets[n:]}
+        return {"Q": lower_triangle(Q), **self._gradients(total), **offset}
 
-    def _matrix_outputs(self, weight: Expr | None) -> tuple[Output, ...]:
+    def _matrix_outputs(self, weight: Expr | None) -> Outputs:
         FJ, H, total = self._curvature(weight)
         n = len(self.x_names)
-        names = (*self.x_names, *self.u_names)
-        labels = tuple(f"{x}, {tau}" for x in self.x_names for tau in names)
-        return (
-            Output("F", tuple(chain(*FJ[:n])), labels),
-            Output("H", lower_triangle(H), triangle_labels(names)),
-            *self._gradient_outputs(total),
-            *self._force_outputs(FJ[n:]),
-        )
-
-    def _force_outputs(self, J: Matrix) -> tuple[Output, ...]:
-        """J'force: what the rows add to the offsets, to which the products with V come later."""
-        if not self.path.rows:
-            return ()
-        n = len(self.x_names)
-        along = transposed_times(J, self.path.force)
-        return (
-            Output("offset_x", along[:n], self.x_names),
-            Output("offset_u", along[n:], self.u_names),
-        )
+        outputs = {"F": tuple(chain(*FJ[:n])), "H": lower_triangle(H), **self._gradients(total)}
+        if not self.model.constrained:
+            return outputs
+        # J'force: what the rows add to the offsets, to which the products with V come later.
+        none = (self.graph.const(0),) * len(self.tau)
+        along = transposed_times(FJ[n:], self.path.force) if self.path.rows else none
+        return {**outputs, "offset_x": along[:n], "offset_u": along[n:]}
 
     def stage_tangent(self) -> Function:
         seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
-        outputs = (Output("d_next", tuple(tangents(self.model.next_state, seeds)), self.x_names),)
-        inputs = (self.x, self.u, self.theta, self.theta_t, Input("d_x", self.d_x), Input("d_u", self.d_u))
-        return Function("stage_tangent", "directional derivative of the dynamics, F d", inputs, outputs)
+        return self.function("stage_tangent", d_next=tangents(self.model.next_state, seeds))
 
     def _lagrangian(self) -> Expr:
         return self.model.stage_cost + dot(self.graph, self.multipliers, self.images)
@@ -320,38 +255,16 @@ class _Derivation(Symbols):
         (along,) = tangents((lagrangian,), seeds)
         d_multipliers = (*self.d_costate, *self.path.d_dual)
         scalar = along + dot(self.graph, d_multipliers, self.images) + self.weight * lagrangian
-        inputs = (
-            self.x, self.u, self.theta, self.theta_t, Input("costate", self.costate), *dual_inputs(self.path),
-            Input("d_x", self.d_x), Input("d_u", self.d_u), Input("d_costate", self.d_costate),
-            *d_dual_inputs(self.path), Input("loss_cost", (self.weight,)),
-        )  # fmt: skip
-        outputs = (
-            *self.parameter_outputs(scalar),
-            Output("g_u", tuple(gradient(scalar, self.model.controls)), self.u_names),
-        )
-        terms = "lambda'f + dual'rows" if self.path.rows else "lambda'f"
-        more = " + d_dual'rows" if self.path.rows else ""
-        purpose = (
-            f"gradient with respect to theta and u of d'grad(cost + {terms}) + d_lambda'f{more}"
-            f" + loss_cost (cost + {terms})"
-        )
-        return Function("stage_gradient", purpose, inputs, outputs)
+        by_parameters = self.by_parameters(scalar)
+        return self.function("stage_gradient", **by_parameters, g_u=gradient(scalar, self.model.controls))
 
     def terminal_gradient(self) -> Function:
         lagrangian, rows = self._end_lagrangian(), self.end
         (along,) = tangents((lagrangian,), dict(zip(self.model.states, self.d_x, strict=True)))
         scalar = along + self.weight * lagrangian
-        of, more = "terminal cost", ""
         if rows.rows:
             scalar = scalar + dot(self.graph, rows.d_dual, rows.rows.values)
-            of, more = "(terminal cost + dual'rows)", " + d_dual'rows"
-        inputs = (
-            self.x, self.theta, self.theta_t, *dual_inputs(rows), Input("d_x", self.d_x), *d_dual_inputs(rows),
-            Input("loss_cost", (self.weight,)),
-        )  # fmt: skip
-        gradient_of = of if rows.rows else f"({of})"
-        purpose = f"gradient with respect to theta of d'grad{gradient_of}{more} + loss_cost {of}"
-        return Function("terminal_gradient", purpose, inputs, self.parameter_outputs(scalar))
+        return self.function("terminal_gradient", **self.by_parameters(scalar))
 
     def stage_forward(self) -> Function:
         n, width = len(self.x_names), len(self.tau)
@@ -361,37 +274,16 @@ class _Derivation(Symbols):
             for slopes in (self._lagrangian_gradient(), gradient(lagrangian, self.tau))
         )
         along = min(ways, key=flops)
-        terms = "lambda'f + dual'rows" if self.path.rows else "lambda'f"
-        inputs = (
-            self.x, self.u, self.theta, self.theta_t, Input("costate", self.costate), *dual_inputs(self.path),
-            *self.parameter_inputs(),
-        )  # fmt: skip
-        outputs = (
-            Output("r_x", tuple(along[:n]), self.x_names),
-            Output("r_u", tuple(along[n:width]), self.u_names),
-            Output("affine", tuple(along[width : width + n]), self.x_names),
-            *self._row_changes(self.path, along[width + n : -1]),
-            Output("d_cost", (along[-1],), (f"cost + {terms}",)),
-        )
-        of_f = "of f and the rows" if self.path.rows else "of f"
-        purpose = f"change along d_theta of grad(cost + {terms}), {of_f}, and of cost + {terms} itself"
-        return Function("stage_forward", purpose, inputs, outputs)
+        changes = {"r_x": along[:n], "r_u": along[n:width], "affine": along[width : width + n]}
+        rows = self._row_changes(along[width + n : -1])
+        return self.function("stage_forward", **changes, **rows, d_cost=along[-1:])
 
-    def _row_changes(self, rows: RowSymbols, along: Sequence[Expr]) -> tuple[Output, ...]:
-        return (Output("d_rows", tuple(along), rows.rows.labels),) if rows.rows else ()
+    def _row_changes(self, along: Sequence[Expr]) -> Outputs:
+        return {"d_rows": along} if self.model.constrained else {}
 
     def terminal_forward(self) -> Function:
         lagrangian, states, rows = self._end_lagrangian(), self.model.states, self.end
         n = len(states)
         along = self.parameter_tangents((*gradient(lagrangian, states), *rows.rows.values, lagrangian))
-        of = "terminal cost + dual'rows" if rows.rows else "terminal cost"
-        outputs = (
-            Output("r_x", tuple(along[:n]), self.x_names),
-            *self._row_changes(rows, along[n:-1]),
-            Output("d_cost", (along[-1],), (of,)),
-        )
-        purpose = "change along d_theta of the terminal cost's gradient and of the terminal cost"
-        if rows.rows:
-            purpose = f"change along d_theta of grad({of}), of the rows, and of {of}"
-        inputs = (self.x, self.theta, self.theta_t, *dual_inputs(rows), *self.parameter_inputs())
-        return Function("terminal_forward", purpose, inputs, outputs)
+        changes = self._row_changes(along[n:-1])
+        return self.function("terminal_forward", r_x=along[:n], **changes, d_cost=along[-1:])

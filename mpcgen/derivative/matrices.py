@@ -90,3 +90,8 @@ def product_count(F: Matrix) -> int:
     entries = [sum(not row[j].is_const for row in F) for j in range(width)]
     nonzero = [sum(not row[j].is_zero for row in F) for j in range(width)]
     return sum(entries) * n + sum(entries[j] * (j + 1) + nonzero[j] for j in range(width))
+
+
+def triangle_labels(names: Sequence[str]) -> tuple[str, ...]:
+    """Labels of a `lower_triangle`."""
+    return tuple(f"{names[i]}, {names[j]}" for i in range(len(names)) for j in range(i + 1))

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mpcgen.derivative.forward import tangents
-from mpcgen.derivative.matrices import Matrix, dot
+from mpcgen.derivative.matrices import Matrix, dot, lower_triangle, triangle_labels
 from mpcgen.derivative.reverse import gradient
+from mpcgen.errors import InternalError
 from mpcgen.ir import Expr, Graph
-from mpcgen.ir.function import Input, Output
+from mpcgen.ir.function import Function, Input, Output
 from mpcgen.ir.model import Model, Rows
 from mpcgen.ir.reciprocals import split_reciprocals
+from mpcgen.stages import Slot, contract
 
 
 def weighted_sum(graph: Graph, weights: Sequence[Expr], values: Sequence[Expr]) -> Expr:
@@ -62,6 +64,10 @@ class RowSymbols:
         self.g_linear = symbols("g_linear")
         self.g_quadratic = symbols("g_quadratic")
 
+    def groups(self) -> dict[str, tuple[Expr, ...]]:
+        """The symbols by the group that functions read."""
+        return {name: value for name, value in vars(self).items() if name != "rows"}
+
 
 class Symbols:
     """A model whose reciprocals are split, and the symbols that its functions share."""
@@ -85,13 +91,66 @@ class Symbols:
         self.d_static = self.named("d", [str(symbol.value) for symbol in self.static])
         self.d_per_stage = self.named("d", [str(symbol.value) for symbol in self.per_stage])
         self.V = self._symmetric_symbols()
-        self.x = Input("x", model.states)
-        self.u = Input("u", model.controls)
-        self.theta = Input("theta", self.static)
-        self.theta_t = Input("theta_t", self.per_stage)
         self.tau = (*model.states, *model.controls)
         self.path = RowSymbols(model.graph, model.path_rows, "path")
         self.end = RowSymbols(model.graph, model.end_rows, "end")
+        self.table = contract(model.constrained)
+        self.groups = self._groups()
+        self.labels = self._labels()
+
+    def _groups(self) -> dict[tuple[str, str], tuple[Expr, ...]]:
+        """The symbols of what functions read, by group and size in the contract."""
+        groups = {
+            ("x", "NX"): self.model.states,
+            ("u", "NU"): self.model.controls,
+            ("theta", "NTHETA + NPREPARED"): self.static,
+            ("theta_t", "NTHETA_STAGE"): self.per_stage,
+            ("weight", "1"): (self.weight_d2f,),
+            ("costate", "NX"): self.costate,
+            ("V", "NXX"): lower_triangle(self.V),
+            ("offset", "NX"): self.offset,
+            ("d_x", "NX"): self.d_x,
+            ("d_u", "NU"): self.d_u,
+            ("d_costate", "NX"): self.d_costate,
+            ("loss_cost", "1"): (self.weight,),
+            ("d_theta", "NTHETA"): self.d_static,
+            ("d_theta_t", "NTHETA_STAGE"): self.d_per_stage,
+        }
+        for rows, size in ((self.path, "NPATH"), (self.end, "NEND")):
+            groups |= {(group, size): symbols for group, symbols in rows.groups().items()}
+        return groups
+
+    def _labels(self) -> dict[str, tuple[str, ...]]:
+        """What the numbers of a group are called, by its size in the contract."""
+        tau = (*self.x_names, *self.u_names)
+        return {
+            "NX": self.x_names,
+            "NU": self.u_names,
+            "NTHETA": tuple(str(symbol.value) for symbol in self.static),
+            "NTHETA_STAGE": tuple(str(symbol.value) for symbol in self.per_stage),
+            "NXX": triangle_labels(self.x_names),
+            "TRIANGLE(NTAU, 0)": triangle_labels(tau),
+            "NX * NTAU": tuple(f"{x}, {variable}" for x in self.x_names for variable in tau),
+            "NPATH": self.path.rows.labels,
+            "NEND": self.end.rows.labels,
+        }
+
+    def function(self, name: str, **values: Sequence[Expr]) -> Function:
+        """The stage function of the contract that writes ``values``, by group; InternalError if it is another's."""
+        stage = self.table[name]
+        sizes = {slot.group: len(self._labels_of(slot)) for slot in stage.writes}
+        given = {group: len(entries) for group, entries in values.items()}
+        if sizes != given:
+            raise InternalError(f"{name} writes {sizes} by the contract, and the derivation made {given}")
+        inputs = (Input(slot.group, self.groups[slot.group, slot.size]) for slot in stage.reads)
+        outputs = (
+            Output(slot.group, tuple(values[slot.group]), self._labels_of(slot), slot.accumulate)
+            for slot in stage.writes
+        )
+        return Function(name, stage.purpose, tuple(inputs), tuple(outputs))
+
+    def _labels_of(self, slot: Slot) -> tuple[str, ...]:
+        return (slot.meaning,) if slot.size == "1" else self.labels[slot.size]
 
     def named(self, prefix: str, names: Sequence[str]) -> tuple[Expr, ...]:
         """Symbols by prefix and name."""
@@ -105,22 +164,13 @@ class Symbols:
             for i in range(n)
         )
 
-    def parameter_outputs(self, scalar: Expr) -> tuple[Output, Output]:
-        """The gradient of a scalar by the parameters, added to what is there."""
-        symbols = (*self.static, *self.per_stage)
-        entries = tuple(gradient(scalar, symbols))
+    def by_parameters(self, scalar: Expr) -> dict[str, list[Expr]]:
+        """The gradient of a scalar by the parameters, as functions write it."""
+        entries = gradient(scalar, (*self.static, *self.per_stage))
         split = len(self.static)
-        names = tuple(str(symbol.value) for symbol in symbols)
-        return (
-            Output("g_theta", entries[:split], names[:split], accumulate=True),
-            Output("g_theta_t", entries[split:], names[split:], accumulate=True),
-        )
+        return {"g_theta": entries[:split], "g_theta_t": entries[split:]}
 
     def parameter_tangents(self, outputs: Sequence[Expr]) -> list[Expr]:
         """Directional derivatives of ``outputs`` along a change of the parameters."""
         seeds = dict(zip((*self.static, *self.per_stage), (*self.d_static, *self.d_per_stage), strict=True))
         return tangents(outputs, seeds)
-
-    def parameter_inputs(self) -> tuple[Input, Input]:
-        """A change of the parameters."""
-        return Input("d_theta", self.d_static), Input("d_theta_t", self.d_per_stage)

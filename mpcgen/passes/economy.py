@@ -20,6 +20,8 @@ from mpcgen.derivative.kernels import Kernels
 from mpcgen.ir import Expr, flops, rebuild, substitute, topological
 from mpcgen.ir.function import Function, Input, Output
 from mpcgen.passes.angles import without_angles
+from mpcgen.stages import contract
+from mpcgen.stages.contract import PREPARE
 
 LEAST_REUSED = 2
 """Operations from which on a component of f is read rather than computed again."""
@@ -55,12 +57,8 @@ def economise(kernels: Kernels, names: Mapping[Expr, str]) -> Economy:
     mapping = dict(zip(prepared, symbols, strict=True))
     hoisted = [_rewritten(f, substitute(f.expressions(), mapping), known) for f in functions]
     labels = tuple(f"fixed_{index}" for index in range(len(prepared)))
-    prepare = Function(
-        "prepare_parameters",
-        "what the stages need of the parameters and is the same at all of them",
-        (Input("theta", kernels.static),),
-        (Output("prepared", tuple(prepared), labels),),
-    )
+    inputs, outputs = (Input("theta", kernels.static),), (Output("prepared", tuple(prepared), labels),)
+    prepare = Function(PREPARE, contract(False)[PREPARE].purpose, inputs, outputs)
     rewritten = tuple(_reading_more(f, "theta", symbols) for f in hoisted)
     return Economy((prepare, *rewritten) if prepared else rewritten, len(prepared), known)
 
@@ -81,16 +79,10 @@ def _rewritten(function: Function, expressions: Sequence[Expr], names: dict[Expr
 
 
 def _read_next_state(function: Function, kernels: Kernels) -> Function:
-    """Replace components of f by the state that follows in memory, in functions of a point of a trajectory.
-
-    A constrained problem is solved by multiple shooting: its states meet f at the solution only.
-    """
-    if kernels.model.constrained:
-        return function
-    groups = {group.name for group in function.inputs}
-    if not {"x", "u"} <= groups or function.name == "stage_dynamics":
-        return function
+    """Replace components of f by the state that follows in memory, where the contract says that it does."""
     model = kernels.model
+    if not contract(model.constrained)[function.name].knows_next:
+        return function
     following = tuple(model.graph.symbol(f"next.{x.value}") for x in model.states)
     mapping = {
         node: symbol

@@ -1,0 +1,330 @@
+"""The stage functions: names, what they read and write, and what that means.
+
+The derivation makes a `Function` for each row (`mpcgen.derivative`), C printing takes signatures, comments and places
+from it (`mpcgen.codegen`), and the headers in `templates/runtime` call by it. x, u are state and control of a stage;
+theta the parameters constant over the stages, theta_t those of one; lambda the costate of the next state; V the Hessian
+of the value function there; d the differential of (x, u). A problem with constraints has rows besides the bounds of its
+controls, c of a stage (the path rows: mixed ones, then those of states) and of the last state (the end rows: those of
+states, then terminal ones); its functions read and write more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+
+from mpcgen.stages.table import Slot, StageFunction
+
+PREPARE = "prepare_parameters"
+DYNAMICS = "stage_dynamics"
+ROWS = "stage_rows"
+KINDS = ("gauss_newton", "exact")
+"""Whose second derivatives a stage's quadratic model has: the cost's alone, or those of cost + weight lambda'f."""
+EXPAND = {kind: f"stage_expand_{kind}" for kind in KINDS}
+"""The quadratic model of the cost-to-go, by kind."""
+DERIVE = {kind: f"stage_derivatives_{kind}" for kind in KINDS}
+"""The matrices from which loops make that model, by kind: where its products are too many to be unrolled."""
+
+_MEANINGS = {
+    "x": "state",
+    "u": "control",
+    "theta": "parameters constant over the stages, and behind them what is prepared of them",
+    "theta_t": "parameters of this stage",
+    "weight": "of the second derivatives of what multipliers multiply",
+    "costate": "lambda, of the next state",
+    "V": "Hessian of the value function of the next state, lower triangle",
+    "offset": "gradient of that value function beside lambda",
+    "dual": "multipliers of the rows",
+    "stiffness": "D of J'DJ, a row's share of the Hessian",
+    "force": "what the rows push with: J'force is part of the offset",
+    "d_x": "differential of the state",
+    "d_u": "differential of the control",
+    "d_costate": "differential of lambda",
+    "d_dual": "differential of the multipliers of the rows",
+    "loss_cost": "derivative of the loss by the cost",
+    "d_theta": "change of theta",
+    "d_theta_t": "change of theta_t",
+    "g_theta": "gradient by theta",
+    "g_theta_t": "gradient by theta_t",
+}
+
+
+def _slot(declaration: str, group: str, size: str, meaning: str = "", place: str = "") -> Slot:
+    slot = Slot(
+        group, size, meaning or _MEANINGS[group], declaration, place, group in ("g_theta", "g_theta_t")
+    )
+    return slot if place else Slot(**{**vars(slot), "place": slot.argument})
+
+
+def _member(struct: str, field: str, group: str, size: str, meaning: str = "") -> Slot:
+    """A slot that is a field of a struct: ``struct`` is the C parameter."""
+    return _slot(struct, group, size, meaning, f"{struct.split()[-1].lstrip('*')}->{field}")
+
+
+_THETA = (
+    _slot("stored_reals restrict theta", "theta", "NTHETA + NPREPARED"),
+    _slot("stored_reals restrict theta_t", "theta_t", "NTHETA_STAGE"),
+)
+_END = (_slot("stored_reals restrict state", "x", "NX"), *_THETA)
+_POINT = (_END[0], _slot("stored_reals restrict control", "u", "NU"), *_THETA)
+_WEIGHT = _slot("const real *restrict weight", "weight", "1")
+_CHANGE = (
+    _slot("stored_reals restrict d_theta", "d_theta", "NTHETA"),
+    _slot("stored_reals restrict d_theta_t", "d_theta_t", "NTHETA_STAGE"),
+)
+_SUMS = (
+    _slot("reals restrict g_theta", "g_theta", "NTHETA"),
+    _slot("reals restrict g_theta_t", "g_theta_t", "NTHETA_STAGE"),
+)
+_LOSS = _slot("const real *restrict loss_cost", "loss_cost", "1")
+_MODEL = "stage_model *restrict q"
+_VALUE = "const value_model *restrict value"
+
+
+def _model_rows(rows: str) -> tuple[Slot, ...]:
+    """What a quadratic model reads of constraints."""
+    return tuple(_slot(f"const real *restrict {name}", name, rows) for name in ("dual", "stiffness", "force"))
+
+
+def _duals(rows: str, differential: bool = False) -> tuple[Slot, ...]:
+    name = "d_dual" if differential else "dual"
+    return (_slot(f"const real *restrict {name}", name, rows),)
+
+
+def _row_changes(rows: str, constrained: bool) -> tuple[Slot, ...]:
+    return (_slot("reals restrict d_rows", "d_rows", rows, "change of the rows"),) if constrained else ()
+
+
+@cache
+def contract(constrained: bool) -> Mapping[str, StageFunction]:
+    """The stage functions by name, of problems with or without constraints.
+
+    A problem has those that it needs: of `EXPAND` or `DERIVE`, no exact ones if there are no second derivatives;
+    `PREPARE` if there is anything to prepare; weights of rows if any row is soft.
+    """
+    functions = (*_values(), *_models(constrained), *_differentials(constrained), *_bounds())
+    functions += tuple(_rows()) if constrained else ()
+    return {function.name: function for function in functions}
+
+
+def _values() -> Iterator[StageFunction]:
+    yield StageFunction(
+        PREPARE,
+        "what the stages need of the parameters and is the same at all of them",
+        (_slot("in_reals restrict theta", "theta", "NTHETA"),),
+        (_slot("out_reals restrict prepared", "prepared", "NPREPARED", "what is read behind theta"),),
+        inline=False,
+    )
+    yield StageFunction(
+        DYNAMICS,
+        "next state f(x_t, u_t, theta_t) and cost of a stage",
+        _POINT,
+        (
+            _slot("reals restrict next_state", "x_next", "NX", "next state"),
+            _slot("real *restrict cost", "cost", "1", "stage cost"),
+        ),
+    )
+    cost = _slot("real *restrict cost", "cost", "1", "terminal cost")
+    yield StageFunction("terminal_cost", "cost of the last state", _END, (cost,))
+
+
+def _models(constrained: bool) -> Iterator[StageFunction]:
+    yield _terminal_expand(constrained)
+    terms, rows = "lambda'f", ""
+    more: tuple[Slot, ...] = ()
+    if constrained:
+        terms, rows, more = (
+            "(lambda'f + dual'rows)",
+            ", plus J' stiffness J of the rows",
+            _model_rows("NPATH"),
+        )
+    offsets = (_member(_MODEL, "offset_x", "offset_x", "NX", "gradient of the value function's share beside lambda"),
+               _member(_MODEL, "offset_u", "offset_u", "NU", "the same by u"))  # fmt: skip
+    gradients = (_member(_MODEL, "costate", "costate", "NX", "gradient of the Lagrangian by x"),
+                 _member(_MODEL, "gradient_u", "gradient_u", "NU", "and by u"))  # fmt: skip
+    for kind in KINDS:
+        weight = (_WEIGHT,) if kind == "exact" else ()
+        of = f"cost + weight {terms}{rows}" if kind == "exact" else f"the cost{rows}"
+        yield StageFunction(
+            EXPAND[kind],
+            f"quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of {of}",
+            (
+                *_POINT,
+                *weight,
+                _member(_VALUE, "costate", "costate", "NX"),
+                _member(_VALUE, "hessian", "V", "NXX"),
+                _member(_VALUE, "offset", "offset", "NX"),
+                *more,
+            ),
+            (_member(_MODEL, "hessian", "Q", "TRIANGLE(NTAU, 0)", "Q, lower triangle"), *gradients, *offsets),
+            inline=False,
+            knows_next=not constrained,
+        )
+        yield StageFunction(
+            DERIVE[kind],
+            f"matrices F = df/d(x, u), H = Hessian of {of} (lower triangle), and gradients of the Lagrangian",
+            (*_POINT, *weight, _slot("const real *restrict costate", "costate", "NX"), *more),
+            (
+                _member(_MODEL, "F", "F", "NX * NTAU", "F, row by row"),
+                _member(_MODEL, "hessian", "H", "TRIANGLE(NTAU, 0)", "H, lower triangle"),
+                *gradients,
+                *(offsets if constrained else ()),
+            ),
+            inline=False,
+            knows_next=not constrained,
+        )
+
+
+def _terminal_expand(constrained: bool) -> StageFunction:
+    hessian = _slot("real *restrict hessian", "hessian", "NXX", "Hessian, lower triangle")
+    costate = _slot("real *restrict costate", "costate", "NX", "gradient")
+    if not constrained:
+        purpose = (
+            "value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost"
+        )
+        return StageFunction("terminal_expand", purpose, _END, (hessian, costate))
+    return StageFunction(
+        "terminal_expand",
+        "value function of the last stage: Hessian of terminal cost + weight dual'rows, plus J' stiffness J "
+        "(lower triangle), gradient of terminal cost + dual'rows, and J'force",
+        (*_END, _WEIGHT, *_model_rows("NEND")),
+        (hessian, costate, _slot("real *restrict offset", "offset", "NX", "J'force")),
+        inline=False,
+    )
+
+
+def _differentials(constrained: bool) -> Iterator[StageFunction]:
+    yield StageFunction(
+        "stage_tangent",
+        "directional derivative of the dynamics, F d",
+        (
+            *_POINT,
+            _slot("in_reals restrict d_state", "d_x", "NX"),
+            _slot("in_reals restrict d_control", "d_u", "NU"),
+        ),
+        (_slot("out_reals restrict d_next", "d_next", "NX", "differential of the next state"),),
+        knows_next=not constrained,
+    )
+    yield _stage_gradient(constrained)
+    dual, d_dual = (_duals("NEND"), _duals("NEND", True)) if constrained else ((), ())
+    of = "d'grad(terminal cost + dual'rows) + d_dual'rows + loss_cost (terminal cost + dual'rows)"
+    if not constrained:
+        of = "d'grad(terminal cost) + loss_cost terminal cost"
+    yield StageFunction(
+        "terminal_gradient",
+        f"gradient with respect to theta of {of}",
+        (*_END, *dual, _slot("const real *restrict d_state", "d_x", "NX"), *d_dual, _LOSS),
+        _SUMS,
+        inline=not constrained,
+    )
+    yield _stage_forward(constrained)
+    of = "terminal cost + dual'rows" if constrained else "terminal cost"
+    purpose = "change along d_theta of the terminal cost's gradient and of the terminal cost"
+    if constrained:
+        purpose = f"change along d_theta of grad({of}), of the rows, and of {of}"
+    yield StageFunction(
+        "terminal_forward",
+        purpose,
+        (*_END, *dual, *_CHANGE),
+        (
+            _slot("reals restrict r_state", "r_x", "NX", "change of the gradient by x"),
+            *_row_changes("NEND", constrained),
+            _slot("real *restrict d_cost", "d_cost", "1", of),
+        ),
+        inline=not constrained,
+    )
+
+
+def _stage_gradient(constrained: bool) -> StageFunction:
+    dual, d_dual = (_duals("NPATH"), _duals("NPATH", True)) if constrained else ((), ())
+    terms, more = ("lambda'f + dual'rows", " + d_dual'rows") if constrained else ("lambda'f", "")
+    return StageFunction(
+        "stage_gradient",
+        f"gradient with respect to theta and u of d'grad(cost + {terms}) + d_lambda'f{more}"
+        f" + loss_cost (cost + {terms})",
+        (
+            *_POINT,
+            _slot("stored_reals restrict costate", "costate", "NX"),
+            *dual,
+            _slot("const real *restrict d_state", "d_x", "NX"),
+            _slot("const real *restrict d_control", "d_u", "NU"),
+            _slot("const real *restrict d_costate", "d_costate", "NX"),
+            *d_dual,
+            _LOSS,
+        ),
+        (*_SUMS, _slot("real *restrict g_control", "g_u", "NU", "gradient by u")),
+        inline=False,
+        knows_next=not constrained,
+    )
+
+
+def _stage_forward(constrained: bool) -> StageFunction:
+    dual = _duals("NPATH") if constrained else ()
+    terms, of = ("lambda'f + dual'rows", "of f and the rows") if constrained else ("lambda'f", "of f")
+    return StageFunction(
+        "stage_forward",
+        f"change along d_theta of grad(cost + {terms}), {of}, and of cost + {terms} itself",
+        (*_POINT, _slot("const real *restrict costate", "costate", "NX"), *dual, *_CHANGE),
+        (
+            _slot("reals restrict r_state", "r_x", "NX", "change of the Lagrangian's gradient by x"),
+            _slot("reals restrict r_control", "r_u", "NU", "and by u"),
+            _slot("reals restrict affine", "affine", "NX", "change of f"),
+            *_row_changes("NPATH", constrained),
+            _slot("real *restrict d_cost", "d_cost", "1", f"cost + {terms}"),
+        ),
+        inline=False,
+        knows_next=not constrained,
+    )
+
+
+def _bounds() -> Iterator[StageFunction]:
+    yield _pair("stage_bounds", "bounds of the controls", "lower", "upper", "NU")
+    yield _pair_gradient("bounds_gradient", "lower", "upper", "NU")
+    yield _pair_forward("bounds_forward", "change of the bounds along d_theta", "lower", "upper", "NU")
+
+
+def _rows() -> Iterator[StageFunction]:
+    yield from _rows_of("stage", "", "NPATH", _POINT, "a stage, mixed and then of states")
+    yield from _rows_of("terminal", "terminal_", "NEND", _END, "the last state, of states and then terminal")
+
+
+def _rows_of(
+    place: str, prefix: str, size: str, point: tuple[Slot, ...], which: str
+) -> Iterator[StageFunction]:
+    values = _slot("out_reals restrict rows", "rows", size, "values of the rows")
+    yield StageFunction(f"{place}_rows", f"rows of {which}", point, (values,))
+    along = tuple(
+        _slot(f"in_reals restrict d_{slot.argument}", f"d_{slot.group}", slot.size)
+        for slot in point
+        if slot not in _THETA
+    )
+    d_rows = _slot("out_reals restrict d_rows", "d_rows", size, "differential of the rows")
+    what = "directional derivative of the rows"
+    yield StageFunction(f"{place}_rows_tangent", what, (*point, *along), (d_rows,))
+    price = (
+        "price of exceeding a row by e, linear e + quadratic e^2 / 2; a linear one of infinity: a hard row"
+    )
+    yield _pair(f"{place}_row_bounds", "bounds of the rows", "lower", "upper", size)
+    yield _pair(f"{place}_row_weights", price, "linear", "quadratic", size)
+    for what, first, second in (("bounds", "lower", "upper"), ("weights", "linear", "quadratic")):
+        yield _pair_gradient(f"{prefix}row_{what}_gradient", first, second, size)
+        change = f"change of the rows' {what} along d_theta"
+        yield _pair_forward(f"{prefix}row_{what}_forward", change, first, second, size)
+
+
+def _pair(name: str, purpose: str, first: str, second: str, size: str) -> StageFunction:
+    writes = tuple(_slot(f"out_reals restrict {x}", x, size, f"{x} of each") for x in (first, second))
+    return StageFunction(name, purpose, _THETA, writes)
+
+
+def _pair_gradient(name: str, first: str, second: str, size: str) -> StageFunction:
+    reads = tuple(
+        _slot(f"const real *restrict g_{x}", f"g_{x}", size, f"derivative by {x}") for x in (first, second)
+    )
+    purpose = f"gradient with respect to theta of g_{first}'{first} + g_{second}'{second}"
+    return StageFunction(name, purpose, (*_THETA, *reads), _SUMS)
+
+
+def _pair_forward(name: str, purpose: str, first: str, second: str, size: str) -> StageFunction:
+    writes = tuple(_slot(f"real *restrict d_{x}", f"d_{x}", size, f"change of {x}") for x in (first, second))
+    return StageFunction(name, purpose, (*_THETA, *_CHANGE), writes)

@@ -1,0 +1,79 @@
+"""The contract of the stage functions: the runtime headers, the derivation and the text agree with one table."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import mpcgen
+from mpcgen.compiler import Compilation
+from mpcgen.derivative.symbols import Symbols
+from mpcgen.errors import InternalError
+from mpcgen.stages import contract
+
+HEADERS = sorted((Path(__file__).parent.parent / "templates" / "runtime").glob("*.h"))
+NAMES = {*contract(False), *contract(True)}
+CALL = re.compile(rf"\b({'|'.join(sorted(NAMES, key=len, reverse=True))})\(")
+
+
+def arguments(text, start):
+    """Number of arguments of the call whose opening bracket is at ``start``."""
+    depth, count = 0, 1
+    for character in text[start:]:
+        depth += (character in "([{") - (character in ")]}")
+        count += character == "," and depth == 1
+        if not depth:
+            return count
+    raise AssertionError("a call that does not end")
+
+
+def calls():
+    """(name, number of arguments, header) of each call of a stage function."""
+    for path in HEADERS:
+        text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for match in CALL.finditer(text):
+            yield match[1], arguments(text, match.end() - 1), path.name
+
+
+def test_headers_call_stage_functions_with_as_many_arguments_as_the_contract_says():
+    found = list(calls())
+    for name, count, header in found:
+        tables = (table for table in (contract(False), contract(True)) if name in table)
+        assert count in {len(table[name].parameters) for table in tables}, (name, count, header)
+    assert len(found) > 20
+
+
+def test_every_function_of_a_problem_without_constraints_is_called_by_the_headers():
+    called = {name for name, _, _ in calls()}
+    # the generated file itself calls these, from the models that loops complete
+    own = {name for name in contract(False) if name.startswith("stage_derivatives_")}
+    assert set(contract(False)) - own - called == set()
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_an_argument_has_one_declaration_in_a_function(constrained):
+    for stage in contract(constrained).values():
+        assert len(stage.parameters) == len(stage.arguments), str(stage)
+
+
+def steps():
+    problem = mpcgen.Problem("contract", horizon=2)
+    (x,) = problem.states("x")
+    (u,) = problem.controls("u")
+    problem.dynamics = [x + u]
+    problem.stage_cost = x**2 + u**2
+    return Compilation(problem.spec())
+
+
+def test_derived_functions_read_and_write_what_the_contract_says():
+    table = contract(False)
+    for function in steps().derived.functions:
+        stage = table[function.name]
+        assert [group.name for group in function.inputs] == [slot.group for slot in stage.reads]
+        assert [group.name for group in function.outputs] == [slot.group for slot in stage.writes]
+
+
+def test_a_derivation_that_writes_something_else_is_a_bug_that_says_so():
+    symbols = Symbols(steps().graph)
+    with pytest.raises(InternalError, match=r"terminal_cost writes \{'cost': 1\}.*made \{'costs': 0\}"):
+        symbols.function("terminal_cost", costs=())
