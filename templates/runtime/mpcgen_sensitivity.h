@@ -159,28 +159,28 @@ FUNCTION void change_bounds(sensitivity_state *s, int t, parameter_change *chang
   }
 }
 
-/* The policy of a stage for the differentials under the model q: fixes what holds a control, and solves for the rest. */
-FUNCTION void differential_policy(sensitivity_state *s, int k, parameter_change *change, stage_model *q, real *quu,
-                                  real *qu, mask *is_free, real *unit_lower, real *inverse_pivot) {
+/* The policy of a stage for the differentials under the model q: fixes what holds a control, solves for the rest. */
+FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *change, stage_model *q,
+                                 control_problem *p) {
   real pushed[NU];
   const reals step = s->step + k * NU;
-  examine_bounds(s, k, q->gradient_u, is_free);
-  copy_uu(q, quu);
+  examine_bounds(s, k, q->gradient_u, p->is_free);
+  copy_uu(q, p->quu);
   if (s->smoothing > 0)
-    for (int i = 0; i < NU; i++) quu[TRIANGLE(i, i)] += s->at_lower[k * NU + i] + s->at_upper[k * NU + i];
+    for (int i = 0; i < NU; i++) p->quu[TRIANGLE(i, i)] += s->at_lower[k * NU + i] + s->at_upper[k * NU + i];
   if (change) change_bounds(s, k, change);
-  symmetric_times(quu, s->held + k * NU, pushed);
+  symmetric_times(p->quu, s->held + k * NU, pushed);
   for (int i = 0; i < NU; i++) {
     /* dL/du of a free control is zero but for the residual: with it the cost's gradient is that of the solution
      * sought, to second order, and not that of the one found. Beside a barrier it is the barrier's force. */
-    const real rest = lane_select(is_free[i], s->loss_cost * q->gradient_u[i], ALL(0));
+    const real rest = lane_select(p->is_free[i], s->loss_cost * q->gradient_u[i], ALL(0));
     if (s->barrier || !(s->smoothing > 0)) s->linear_u[k * NU + i] += rest;
-    qu[i] = s->linear_u[k * NU + i] + q->offset_u[i];
-    pushed[i] += qu[i];
+    p->qu[i] = s->linear_u[k * NU + i] + q->offset_u[i];
+    pushed[i] += p->qu[i];
   }
   for (int i = 0; i < NX; i++) q->offset_x[i] += s->linear_x[k * NX + i];
-  s->regular = lane_and(s->regular, factor_free(quu, is_free, unit_lower, inverse_pivot));
-  solve_free(unit_lower, inverse_pivot, is_free, pushed, step);
+  s->regular = lane_and(s->regular, factor_free(p->quu, p->is_free, p->unit_lower, p->inverse_pivot));
+  solve_free(p->unit_lower, p->inverse_pivot, p->is_free, pushed, step);
   for (int i = 0; i < NU; i++) step[i] += s->held[k * NU + i];
 }
 
@@ -190,34 +190,53 @@ INLINE void note_singular(sensitivity_state *s, const value_model *value) {
   for (int i = 0; i < NXX; i++) s->regular = lane_and(s->regular, lane_finite(value->hessian[i]));
 }
 
+typedef struct {
+  sensitivity_state *s;
+  parameter_change *change; /* NULL in reverse mode */
+  int exact_hessian;
+} differential_state;
+
+INLINE void differential_keep(differential_state *d, int t, const value_model *value) {
+  sensitivity_state *s = d->s;
+  copy_reals(s->hessian + t * NXX, value->hessian, NXX);
+  copy_reals(s->costate + t * NX, value->costate, NX);
+  copy_reals(s->offset + t * NX, value->offset, NX);
+}
+
+INLINE void differential_model(differential_state *d, int t, value_model *value, stage_model *q) {
+  sensitivity_state *s = d->s;
+  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+  const real whole = ALL(1); /* weight of the dynamics' second derivatives */
+  if (d->change) change_stage(s, t, value, d->change);
+  if (d->exact_hessian)
+    stage_expand_exact(x, u, s->theta, theta_t, &whole, value, q);
+  else
+    stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
+}
+
+INLINE void differential_policy(differential_state *d, int t, stage_model *q, control_problem *p) {
+  stage_differential(d->s, t, d->change, q, p);
+}
+
+INLINE void differential_value(differential_state *d, int t, const stage_model *q, const control_problem *p,
+                               value_model *value) {
+  follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, value);
+}
+
+#define SWEEP(part) differential_##part
+#include "mpcgen_riccati.h"
+
 /* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage.
  * `change` is NULL in reverse mode. */
 FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change) {
   const int last = s->horizon;
+  differential_state d = {s, change, exact_hessian};
   value_model *value = &s->value;
-  stage_model *q = &s->model;
-  const real whole = ALL(1); /* weight of the dynamics' second derivatives */
+  control_problem p;
   terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
   for (int i = 0; i < NX; i++) value->offset[i] = s->linear_x[last * NX + i];
   s->regular = lane_all();
-  for (int t = last; t >= 0; t--) {
-    copy_reals(s->hessian + t * NXX, value->hessian, NXX);
-    copy_reals(s->costate + t * NX, value->costate, NX);
-    copy_reals(s->offset + t * NX, value->offset, NX);
-    if (t == 0) break;
-    const int k = t - 1;
-    const reals x = s->x + k * NX, u = s->u + k * NU, theta_t = stage_row(s->theta_stage, s->rows, k);
-    real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
-    mask is_free[NU];
-    if (change) change_stage(s, k, value, change);
-    if (exact_hessian)
-      stage_expand_exact(x, u, s->theta, theta_t, &whole, value, q);
-    else
-      stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
-    differential_policy(s, k, change, q, quu, qu, is_free, unit_lower, inverse_pivot);
-    feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + k * NU * NX);
-    update_value(q, quu, qu, s->gain + k * NU * NX, s->step + k * NU, value);
-  }
+  differential_sweep(&d, last, value, &s->model, &p);
   note_singular(s, value);
 }
 

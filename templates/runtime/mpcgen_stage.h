@@ -45,6 +45,14 @@ typedef struct {
   real offset[NX];
 } value_model;
 
+/* What a stage asks of its controls: argmin of qu'step + step'Quu step / 2 over those that are free, and the factor of
+ * their block of Quu, by which they follow the state. */
+typedef struct {
+  real quu[NUU], qu[NU];
+  mask is_free[NU];
+  real unit_lower[NUU], inverse_pivot[NU];
+} control_problem;
+
 /* L D L' of the free rows of a symmetric (NU, NU) matrix; clamped rows become the identity's.
  * A pivot that is not safely positive is replaced by one, and its lane is not in the returned mask. */
 INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lower, real *inverse_pivot) {
@@ -288,6 +296,13 @@ INLINE void update_value(const stage_model *q, const real *quu, const real *qu, 
   }
   for (int j = 0; j < WHOLE_TILES(NX); j += TILE) value_columns(q, gain, j, TILE, value->hessian);
   if (NX % TILE) value_columns(q, gain, WHOLE_TILES(NX), NX % TILE, value->hessian);
+}
+
+/* The gains of a stage's policy, whose step is known, and its value function. */
+INLINE void follow_policy(const stage_model *q, const control_problem *p, out_reals gain, in_reals step,
+                          value_model *restrict value) {
+  feedback_gain(q, p->is_free, p->unit_lower, p->inverse_pivot, gain);
+  update_value(q, p->quu, p->qu, gain, step, value);
 }
 
 #endif

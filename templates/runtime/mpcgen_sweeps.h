@@ -148,17 +148,16 @@ INLINE real add_barrier(scalar weight, real u, real *lower, real *upper, real gr
 
 /* Solves the box QP of a stage; its free set and factor are left for the gains. Where Quu is not positive definite on
  * its free controls, a lane's model is not convex, and it gets a shifted Quu, and a descent direction from it. */
-INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu, real *qu, mask *is_free,
-                         real *unit_lower, real *inverse_pivot, sweep_summary *summary) {
+INLINE void stage_policy(solver_state *s, int t, const stage_model *q, control_problem *p, sweep_summary *summary) {
   const reals u = s->u + t * NU;
   const reals step = s->step + t * NU;
   real lower[NU], upper[NU], image[NU];
   stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
-  copy_uu(q, quu);
+  copy_uu(q, p->quu);
   EACH(i, NU) {
     real gradient = q->gradient_u[i];
     if (s->barrier > 0) {
-      gradient = add_barrier(s->barrier, u[i], &lower[i], &upper[i], gradient, &quu[TRIANGLE(i, i)],
+      gradient = add_barrier(s->barrier, u[i], &lower[i], &upper[i], gradient, &p->quu[TRIANGLE(i, i)],
                              &summary->residual);
     } else {
       lower[i] -= u[i];
@@ -167,24 +166,24 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, real *quu
       summary->residual = lane_max(lane_abs(lane_clip(-gradient, lower[i], upper[i])), summary->residual);
     }
     summary->finite = lane_and(summary->finite, lane_finite(gradient));
-    qu[i] = gradient + q->offset_u[i];
+    p->qu[i] = gradient + q->offset_u[i];
     s->gradient[t * NU + i] = gradient;
   }
-  EACH(i, NU) quu[TRIANGLE(i, i)] += s->regularisation;
+  EACH(i, NU) p->quu[TRIANGLE(i, i)] += s->regularisation;
   /* A loop and not two calls: a lane that needs no second attempt must not see whether another does. */
   KEEP_LOOP for (int attempt = 0; attempt < 2; attempt++) {
-    const mask accepted = box_qp(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
+    const mask accepted = box_qp(p->quu, p->qu, lower, upper, p->is_free, p->unit_lower, p->inverse_pivot, step);
     if (attempt == 1) { /* refused again: it is not finite */
       summary->finite = lane_and(summary->finite, accepted);
       break;
     }
     summary->convex = lane_and(summary->convex, accepted);
     if (!lane_any(lane_not(accepted))) break;
-    convexify(quu, lane_not(accepted));
+    convexify(p->quu, lane_not(accepted));
   }
-  symmetric_times(quu, step, image);
+  symmetric_times(p->quu, step, image);
   EACH(i, NU) {
-    summary->slope += step[i] * qu[i];
+    summary->slope += step[i] * p->qu[i];
     summary->bend += R(0.5) * step[i] * image[i];
   }
 }
@@ -204,6 +203,31 @@ INLINE void clear_summary(sweep_summary *summary) {
   summary->finite = summary->convex = lane_all();
 }
 
+typedef struct {
+  solver_state *s;
+  sweep_summary summary;
+} ddp_state;
+
+INLINE void ddp_keep(ddp_state *d, int t, const value_model *value) {
+  EACH(i, NX) d->s->costate[t * NX + i] = value->costate[i];
+  if (t == 1) note_value(d->s, value, &d->summary);
+}
+
+INLINE void ddp_model(ddp_state *d, int t, const value_model *value, stage_model *q) {
+  expand(d->s, t, d->s->second_order, value, q);
+}
+
+INLINE void ddp_policy(ddp_state *d, int t, const stage_model *q, control_problem *p) {
+  stage_policy(d->s, t, q, p, &d->summary);
+}
+
+INLINE void ddp_value(ddp_state *d, int t, const stage_model *q, const control_problem *p, value_model *value) {
+  follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, value);
+}
+
+#define SWEEP(part) ddp_##part
+#include "mpcgen_riccati.h"
+
 #if MODEL_IN_REGISTERS
 #define SWEEP_FUNCTION FUNCTION __attribute__((flatten))
 #else
@@ -213,7 +237,8 @@ INLINE void clear_summary(sweep_summary *summary) {
 /* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */
 SWEEP_FUNCTION void backward_sweep(solver_state *s) {
   const int last = s->horizon;
-  sweep_summary summary;
+  ddp_state d;
+  control_problem p;
 #if MODEL_IN_REGISTERS
   value_model present, *value = &present;
   stage_model stage, *q = &stage;
@@ -221,22 +246,12 @@ SWEEP_FUNCTION void backward_sweep(solver_state *s) {
   value_model *value = &s->value;
   stage_model *q = &s->model;
 #endif
-  clear_summary(&summary);
+  d.s = s;
+  clear_summary(&d.summary);
   terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
   EACH(i, NX) value->offset[i] = ALL(0);
-  for (int t = last; t >= 0; t--) {
-    EACH(i, NX) s->costate[t * NX + i] = value->costate[i];
-    if (t == 0) break;
-    if (t == 1) note_value(s, value, &summary);
-    real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
-    mask is_free[NU];
-    const reals gain = s->gain + (t - 1) * NU * NX;
-    expand(s, t - 1, s->second_order, value, q);
-    stage_policy(s, t - 1, q, quu, qu, is_free, unit_lower, inverse_pivot, &summary);
-    feedback_gain(q, is_free, unit_lower, inverse_pivot, gain);
-    update_value(q, quu, qu, gain, s->step + (t - 1) * NU, value);
-  }
-  s->summary = summary;
+  ddp_sweep(&d, last, value, q, &p);
+  s->summary = d.summary;
 }
 
 #endif

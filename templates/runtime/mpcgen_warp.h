@@ -39,8 +39,7 @@ typedef struct {
   TEAM_GRADIENT_ARRAYS(DECLARE_ARRAY) /* in reverse mode */
   real square[NX * NX];    /* the value function's Hessian, both triangles */
   real image[NX * NTAU];   /* times F */
-  real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
-  mask is_free[NU];
+  control_problem controls; /* of the sweep's present stage */
   int64_t problem;         /* the next one, or -1 */
   int status;              /* how the present one ended, or UNFINISHED */
   mask accepted;
@@ -138,13 +137,14 @@ FUNCTION void team_products(int t, int gradients_complete, team_memory *m, const
   team_meet();
 }
 
-/* feedback_gain and update_value, divided: from the policy of a stage to the value function there. */
-FUNCTION void team_value(const stage_model *q, reals gain, reals step, team_memory *m, value_model *value) {
-  TEAM_FOR(j, NX) gain_columns(q, m->is_free, m->unit_lower, m->inverse_pivot, j, 1, gain);
+/* follow_policy, divided. */
+FUNCTION void team_follow_policy(const stage_model *q, const control_problem *p, reals gain, reals step, team_memory *m,
+                                 value_model *value) {
+  TEAM_FOR(j, NX) gain_columns(q, p->is_free, p->unit_lower, p->inverse_pivot, j, 1, gain);
   team_meet();
   real slope[NU];
-  symmetric_times(m->quu, step, slope);
-  for (int a = 0; a < NU; a++) slope[a] += m->qu[a];
+  symmetric_times(p->quu, step, slope);
+  for (int a = 0; a < NU; a++) slope[a] += p->qu[a];
   TEAM_FOR(i, NX) {
     real sum = q->offset_x[i];
     for (int a = 0; a < NU; a++) sum += gain[a * NX + i] * slope[a] + control_row(q, a)[i] * step[a];

@@ -24,8 +24,15 @@ FUNCTION void team_change_stages(sensitivity_state *s, parameter_change *change,
   team_meet();
 }
 
-/* Keeps the value function of stage t. */
-FUNCTION void team_keep_value(sensitivity_state *s, int t, const value_model *value) {
+typedef struct {
+  sensitivity_state *s;
+  parameter_change *change;
+  team_memory *m;
+  int complete; /* whether the stages' gradients are */
+} team_differential_state;
+
+INLINE void team_differential_keep(team_differential_state *d, int t, const value_model *value) {
+  sensitivity_state *s = d->s;
   TEAM_FOR(i, NXX) s->hessian[t * NXX + i] = value->hessian[i];
   TEAM_FOR(i, NX) {
     s->costate[t * NX + i] = value->costate[i];
@@ -33,31 +40,40 @@ FUNCTION void team_keep_value(sensitivity_state *s, int t, const value_model *va
   }
 }
 
+INLINE void team_differential_model(team_differential_state *d, int t, value_model *value, stage_model *q) {
+  const team_memory *m = d->m;
+  if (d->change)
+    TEAM_FOR(i, NX)
+      for (int j = 0; j < NX; j++) value->offset[i] += m->square[i * NX + j] * d->s->affine[t * NX + j];
+  team_meet();
+  team_products(t, d->complete, d->m, value, q);
+}
+
+INLINE void team_differential_policy(team_differential_state *d, int t, stage_model *q, control_problem *p) {
+  stage_differential(d->s, t, d->change, q, p);
+}
+
+INLINE void team_differential_value(team_differential_state *d, int t, const stage_model *q, const control_problem *p,
+                                    value_model *value) {
+  team_follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, d->m, value);
+}
+
+#define SWEEP(part) team_differential_##part
+#include "mpcgen_riccati.h"
+
 /* sensitivity_backward, divided. */
 FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
                                         team_memory *m) {
   const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
-  value_model *value = &s->value;
-  stage_model *q = &s->model;
-  const int complete = team_expand(&path, exact_hessian, m, value);
-  if (change && !complete) team_costates(&path, m);
+  team_differential_state d = {s, change, m, 0};
+  d.complete = team_expand(&path, exact_hessian, m, &s->value);
+  if (change && !d.complete) team_costates(&path, m);
   if (change) team_change_stages(s, change, m);
   TEAM_LEADER s->regular = lane_all();
-  TEAM_FOR(i, NX) value->offset[i] = s->linear_x[s->horizon * NX + i];
+  TEAM_FOR(i, NX) s->value.offset[i] = s->linear_x[s->horizon * NX + i];
   team_meet();
-  team_keep_value(s, s->horizon, value);
-  for (int t = s->horizon - 1; t >= 0; t--) {
-    if (change)
-      TEAM_FOR(i, NX)
-        for (int j = 0; j < NX; j++) value->offset[i] += m->square[i * NX + j] * s->affine[t * NX + j];
-    team_meet();
-    team_products(t, complete, m, value, q);
-    TEAM_LEADER differential_policy(s, t, change, q, m->quu, m->qu, m->is_free, m->unit_lower, m->inverse_pivot);
-    team_meet();
-    team_value(q, s->gain + t * NU * NX, s->step + t * NU, m, value);
-    team_keep_value(s, t, value);
-  }
-  TEAM_LEADER note_singular(s, value);
+  team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
+  TEAM_LEADER note_singular(s, &s->value);
   team_meet();
 }
 

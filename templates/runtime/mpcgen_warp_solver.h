@@ -7,23 +7,41 @@
 #include "mpcgen_solver.h"
 #include "mpcgen_warp.h"
 
+typedef struct {
+  solver_state *s;
+  team_memory *m;
+  int complete; /* whether the stages' gradients are */
+} team_ddp_state;
+
+INLINE void team_ddp_keep(team_ddp_state *d, int t, const value_model *value) {
+  TEAM_FOR(i, NX) d->s->costate[t * NX + i] = value->costate[i];
+  if (t == 1) TEAM_LEADER note_value(d->s, value, &d->s->summary);
+}
+
+INLINE void team_ddp_model(team_ddp_state *d, int t, const value_model *value, stage_model *q) {
+  team_products(t, d->complete, d->m, value, q);
+}
+
+INLINE void team_ddp_policy(team_ddp_state *d, int t, const stage_model *q, control_problem *p) {
+  stage_policy(d->s, t, q, p, &d->s->summary);
+}
+
+INLINE void team_ddp_value(team_ddp_state *d, int t, const stage_model *q, const control_problem *p,
+                           value_model *value) {
+  team_follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, d->m, value);
+}
+
+#define SWEEP(part) team_ddp_##part
+#include "mpcgen_riccati.h"
+
 /* backward_sweep, divided. */
 FUNCTION void team_backward_sweep(solver_state *s, team_memory *m) {
   const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
-  value_model *value = &s->value;
-  stage_model *q = &s->model;
+  team_ddp_state d = {s, m, 0};
   TEAM_LEADER clear_summary(&s->summary);
-  TEAM_FOR(i, NX) value->offset[i] = 0;
-  const int complete = team_expand(&path, s->second_order, m, value);
-  for (int t = s->horizon - 1; t >= 0; t--) {
-    if (t == 0) TEAM_LEADER note_value(s, value, &s->summary);
-    team_products(t, complete, m, value, q);
-    TEAM_LEADER stage_policy(s, t, q, m->quu, m->qu, m->is_free, m->unit_lower, m->inverse_pivot,
-                             &s->summary);
-    team_meet();
-    team_value(q, s->gain + t * NU * NX, s->step + t * NU, m, value);
-    TEAM_FOR(i, NX) s->costate[t * NX + i] = value->costate[i];
-  }
+  TEAM_FOR(i, NX) s->value.offset[i] = 0;
+  d.complete = team_expand(&path, s->second_order, m, &s->value);
+  team_ddp_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
   team_meet();
 }
 
