@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "1a374b3a877f645d4ef267bd7a2594d0560cbc1b5fac75a9df93627c4a1ca369"),
+    library=load(__file__, "car", "708c0fa8da5b0f3b669f0fb8b5b51d684588efe04c5fd0342b1ee25eedca3b65"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

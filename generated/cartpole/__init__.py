@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "7b6eff96a45b41ccfc80fe44b3b523077b9d0a7b4784f57ed2003635e5dc7e9b"),
+    library=load(__file__, "cartpole", "797ea54f60662101757e8080b5a96975648ff939c4bd70b98274afe98b5c19e4"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

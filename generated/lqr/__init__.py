@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "6866587acc5d4eadfc2aa5f4ad8d49a7957e055554dc2013a17373ed08f905da"),
+    library=load(__file__, "lqr", "60c0d624044689b6659ef344d80030d1e45ef0dd7d6322954948317077b69bc6"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "c2fe15bdb83073f1753f81258ae81245049824d37b2af7f0f3f6a6523e6e0991"),
+    library=load(__file__, "pendulum", "c59a37c23b7df69fd8ad17bf48027b300c424879732533437646d942d780fd49"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

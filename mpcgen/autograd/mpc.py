@@ -44,6 +44,11 @@ def _no_such_option(name: str) -> str:
 class MPC(torch.nn.Module):
     """A differentiable model predictive controller; generated packages subclass it.
 
+    method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto", which is box-DDP where
+    only controls are bounded. The interior point ends where its errors are at most ``tol``, with the cost in units that
+    make the first trajectory's 100 and controls in units of their range; ``sol.residual`` is the largest of them, and
+    ``sol.iterations`` counts Newton steps. It has the exact Hessian only.
+
     tol: KKT residual at which a problem counts as solved, max |u - clip(u - dL/du, lower, upper)|, in the units of u
     and dL/du; default 1e-8 in float64, 1e-4 in float32. max_iterations: passes of one rollout and one backward sweep.
     hessian: of the solver, "exact" (of the Lagrangian, near the solution) or "gauss_newton" (iLQR); the same where the
@@ -95,6 +100,7 @@ class MPC(torch.nn.Module):
         smooth: str = "differential",
         threads: int | None = None,
         history: bool = False,
+        method: str = "auto",
         unroll: int = 0,
         problem: Any = None,
         learn: learnable.Learn = (),
@@ -118,6 +124,7 @@ class MPC(torch.nn.Module):
             smoothing,
             threads,
             smooth,
+            method,
         )
         self.options_text = self.options.text
         self.direct = Direct()

@@ -15,6 +15,7 @@ DEFAULT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 """KKT residual that each precision can bear."""
 
 _CHOICES = {
+    "method": ("auto", "ddp", "interior_point"),
     "hessian": ("exact", "gauss_newton"),
     "gradient": ("exact", "gauss_newton", "unrolled"),
     "on_unconverged": ("warn", "raise", "ignore"),
@@ -36,6 +37,7 @@ class Options:
     smoothing: float = 0.0
     threads: int | None = None
     smooth: str = "differential"
+    method: str = "auto"
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -52,9 +54,18 @@ class Options:
             raise ParameterError(
                 "smooth='solve' needs the barrier's mu; pass smoothing above 0 too, e.g. 1e-3"
             )
+        if self.is_interior_point:
+            self._check_interior_point()
         self._check_count("max_iterations", 0)
         if self.threads is not None:
             self._check_count("threads", 1)
+
+    def _check_interior_point(self) -> None:
+        for name, only in (("hessian", "exact"), ("smooth", "differential")):
+            if getattr(self, name) != only:
+                raise ParameterError(
+                    f"{name}={getattr(self, name)!r} is box-DDP's; method='interior_point' has {name}={only!r} only"
+                )
 
     def _check_count(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -62,6 +73,11 @@ class Options:
             raise ParameterError(f"{name}={value!r}; a whole number of at least {least} is expected")
         if value >= 2**31:
             raise ParameterError(f"{name}={value!r}; a number below 2**31 is expected")
+
+    @property
+    def is_interior_point(self) -> bool:
+        """Whether the solver is the interior point; else it is box-DDP."""
+        return self.method == "interior_point"
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """KKT residual to reach: as asked, or what the precision can bear."""

@@ -69,6 +69,7 @@ class Solver:
             "exact_hessian": options.hessian == "exact",
             "certify": options.hessian == "exact" or options.gradient == "exact",
             "tolerance": options.tolerance(dtype),
+            "method": options.is_interior_point,
             "barrier": options.smoothing if options.smooth == "solve" else 0.0,
             "initial_state_stride": n,
             "initial_controls_stride": u_stride,

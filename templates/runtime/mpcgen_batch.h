@@ -10,6 +10,7 @@
 
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
+#include "mpcgen_interior_point.h"
 #include "mpcgen_solver.h"
 #include "mpcgen_tangent.h"
 
@@ -59,7 +60,9 @@ static int solve_threads(const solve_arguments *a) {
 }
 
 static size_t solve_workspace(const solve_arguments *a) {
-  return (size_t)solve_threads(a) * part_bytes(sizeof(solver_state), solver_reals(a));
+  const size_t part = a->method == INTERIOR_POINT ? part_bytes(sizeof(barrier_state), barrier_reals(a))
+                                                  : part_bytes(sizeof(solver_state), solver_reals(a));
+  return (size_t)solve_threads(a) * part;
 }
 
 static void *solve_worker(void *shared) {
@@ -72,10 +75,20 @@ static void *solve_worker(void *shared) {
   return NULL;
 }
 
+static void *interior_point_worker(void *shared) {
+  solve_work *work = shared;
+  const solve_arguments *a = work->job.arguments;
+  reals arrays;
+  barrier_state *s = take_part(&work->parts, sizeof *s, barrier_reals(a), &arrays);
+  lay_out_barrier(s, a, arrays);
+  run_interior_point(s, &work->job);
+  return NULL;
+}
+
 /* Solves the batch. */
 static void run_solve(const solve_arguments *a, void *workspace) {
   solve_work work = {.job = {.arguments = a, .queue.count = a->batch}, .parts.at = workspace};
-  run_workers(solve_worker, &work, solve_threads(a));
+  run_workers(a->method == INTERIOR_POINT ? interior_point_worker : solve_worker, &work, solve_threads(a));
 }
 
 /* ---- reverse mode: the batch is cut into blocks that depend on nothing but its size, and the gradients of shared

@@ -133,9 +133,15 @@ struct examine_task : batch_task<examine_arguments> {};
 
 /* ---- solve ---- */
 
+typedef void (*solver_kernel)(solve_task);
+
+static solver_kernel solver_of(const solve_arguments *a) {
+  return a->method == INTERIOR_POINT ? interior_point_kernel : solve_kernel;
+}
+
 static cudaError_t solve_workers(const solve_arguments *a, int64_t *workers) {
   int64_t resident = 0;
-  const cudaError_t error = resident_threads(solve_kernel, WORK_BLOCK, &resident);
+  const cudaError_t error = resident_threads(solver_of(a), WORK_BLOCK, &resident);
   *workers = workers_for(a->batch, solve_worker_reals(a), resident / TEAM);
   return error;
 }
@@ -152,7 +158,7 @@ static int solve_batch(const solve_arguments *a, void *workspace, void *stream) 
   if (!error) error = cudaMemsetAsync(workspace, 0, QUEUE_BYTES, (cudaStream_t)stream);
   if (error) return (int)error;
   const solve_task task = {{a, (char *)workspace + QUEUE_BYTES}, (unsigned long long *)workspace};
-  launch(solve_kernel, workers / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
+  launch(solver_of(a), workers / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
 }
 

@@ -92,6 +92,7 @@ typedef real *reals;
 #define INLINE static inline
 #define FUNCTION static
 #define OUTLINED static __attribute__((noinline)) /* several callers, and no hurry: gcc would copy it into each */
+#define RARE static __attribute__((noinline, cold)) /* off the hot path: small, and soon compiled */
 #define COUNT static /* how much memory something needs: asked on a device and by its host */
 #define TABLE static const
 

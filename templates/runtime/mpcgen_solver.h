@@ -8,6 +8,9 @@
 
 #include "mpcgen_control.h"
 
+/* What an argument struct calls a method. */
+enum { BOX_DDP = 0, INTERIOR_POINT = 1 };
+
 typedef struct {
   const solve_arguments *arguments;
   work_queue queue;
@@ -74,6 +77,22 @@ FUNCTION void write_overflow(const solver_state *s, const solve_arguments *a, in
   }
 }
 
+/* Whether a lane's bounds leave room for its controls. What does not vary was checked when the text was made. */
+FUNCTION int bounds_in_order(reals theta, reals theta_stage, int rows, int horizon, int k) {
+  int good = 1;
+#if BOUNDS_VARY
+  TEAM_FOR(t, horizon) {
+    real lower[NU], upper[NU];
+    stage_bounds(theta, stage_row(theta_stage, rows, t), lower, upper);
+    for (int i = 0; i < NU; i++)
+      good &= lane_get(&lower[i], k) <= lane_get(&upper[i], k) && lane_get(&lower[i], k) < (scalar)INFINITY &&
+              lane_get(&upper[i], k) > -(scalar)INFINITY;
+  }
+#endif
+  (void)theta, (void)theta_stage, (void)rows, (void)horizon, (void)k;
+  return good;
+}
+
 /* Loads a problem into a lane and readies its first rollout; returns 0 if its numbers cannot make a problem. */
 FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
   const int horizon = s->horizon;
@@ -95,15 +114,7 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
     TEAM_FOR(i, horizon * NU) lane_set(s->u + i, k, 0);
   }
   team_meet();
-#if BOUNDS_VARY
-  TEAM_FOR(t, horizon) {
-    real lower[NU], upper[NU];
-    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
-    for (int i = 0; i < NU; i++)
-      good &= lane_get(&lower[i], k) <= lane_get(&upper[i], k) && lane_get(&lower[i], k) < (scalar)INFINITY &&
-              lane_get(&upper[i], k) > -(scalar)INFINITY;
-  }
-#endif
+  good &= bounds_in_order(s->theta, s->theta_stage, s->rows, horizon, k);
   good = team_all(good);
   TEAM_LEADER {
     if (s->barrier > 0) good &= move_inside(s->u, s->theta, s->theta_stage, s->rows, horizon, k, s->barrier);

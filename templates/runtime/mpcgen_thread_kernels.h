@@ -4,11 +4,14 @@
 
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
+#include "mpcgen_interior_point.h"
 #include "mpcgen_solver.h"
 #include "mpcgen_tangent.h"
 
 /* Numbers in a worker's workspace. */
-COUNT size_t solve_worker_reals(const solve_arguments *a) { return solver_reals(a); }
+COUNT size_t solve_worker_reals(const solve_arguments *a) {
+  return a->method == INTERIOR_POINT ? barrier_reals(a) : solver_reals(a);
+}
 COUNT size_t gradient_worker_reals(const gradient_arguments *a) { return gradient_reals(a); }
 COUNT size_t tangent_worker_reals(const tangent_arguments *a) { return tangent_reals(a); }
 COUNT size_t examine_worker_reals(const examine_arguments *a) { return examine_reals(a); }
@@ -20,6 +23,15 @@ static __global__ void __launch_bounds__(BLOCK) solve_kernel(const __grid_consta
   memset((void *)&s, 0, sizeof s);
   lay_out_solver(&s, &arguments, worker_workspace(task.workspace, solve_worker_reals(&arguments)));
   run_solver(&s, &job);
+}
+
+static __global__ void __launch_bounds__(BLOCK) interior_point_kernel(const __grid_constant__ solve_task task) {
+  const solve_arguments arguments = task.arguments();
+  solve_job job = {&arguments, {task.next, arguments.batch}};
+  barrier_state s;
+  memset((void *)&s, 0, sizeof s);
+  lay_out_barrier(&s, &arguments, worker_workspace(task.workspace, solve_worker_reals(&arguments)));
+  run_interior_point(&s, &job);
 }
 
 static __global__ void __launch_bounds__(BLOCK) gradient_kernel(const __grid_constant__ gradient_task task) {

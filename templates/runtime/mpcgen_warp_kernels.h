@@ -2,11 +2,15 @@
 #ifndef MPCGEN_WARP_KERNELS_H
 #define MPCGEN_WARP_KERNELS_H
 
+#include "mpcgen_interior_point.h"
 #include "mpcgen_warp_sensitivity.h"
 #include "mpcgen_warp_solver.h"
 
 /* Numbers in a worker's workspace. */
-COUNT size_t solve_worker_reals(const solve_arguments *a) { return solver_reals(a) + team_reals(a->horizon); }
+COUNT size_t solve_worker_reals(const solve_arguments *a) {
+  if (a->method == INTERIOR_POINT) return barrier_reals(a);
+  return solver_reals(a) + team_reals(a->horizon);
+}
 COUNT size_t gradient_worker_reals(const gradient_arguments *a) {
   return gradient_reals(a) + team_gradient_reals(a->horizon);
 }
@@ -27,6 +31,20 @@ static __global__ void __launch_bounds__(WORK_BLOCK) solve_kernel(const __grid_c
   }
   team_meet();
   run_team_solver(&s, &m, &job);
+}
+
+/* One lane of the warp computes: what is divided are loading and storing. */
+static __global__ void __launch_bounds__(WORK_BLOCK) interior_point_kernel(const __grid_constant__ solve_task task) {
+  TEAM_SHARED barrier_state s;
+  const solve_arguments arguments = task.arguments();
+  solve_job job = {&arguments, {task.next, arguments.batch}};
+  const reals workspace = worker_workspace(task.workspace, solve_worker_reals(&arguments));
+  TEAM_LEADER {
+    memset((void *)&s, 0, sizeof s);
+    lay_out_barrier(&s, &arguments, workspace);
+  }
+  team_meet();
+  run_interior_point(&s, &job);
 }
 
 static __global__ void __launch_bounds__(WORK_BLOCK) gradient_kernel(const __grid_constant__ gradient_task task) {

@@ -1,0 +1,195 @@
+/* A primal-dual interior point in multiple shooting over asynchronous lanes: a batch from its arguments to its results.
+ *
+ * Each lane holds one problem with its own barrier parameter, filter and regularisation. One pass is one backward sweep
+ * and one step for all lanes; a lane whose Hessian is not convex sweeps again in the next pass; a finished lane writes
+ * its result and loads the next problem of the batch. */
+#ifndef MPCGEN_INTERIOR_POINT_H
+#define MPCGEN_INTERIOR_POINT_H
+
+#include "mpcgen_interior_point_control.h"
+#include "mpcgen_solver.h"
+
+#define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
+
+/* Readies a lane for an attempt at its problem, from the controls that the call gives. */
+RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_t problem, int attempt) {
+  barrier_progress *lanes = &s->lanes;
+  const int count = s->horizon * NU;
+  const scalar *from = (const scalar *)a->initial_controls;
+  int good = 1;
+  if (from) {
+    good = load_row(s->u, k, from + problem * a->initial_controls_stride, count, 0);
+  } else {
+    TEAM_FOR(i, count) lane_set(s->u + i, k, 0);
+  }
+  TEAM_FOR(i, count) {
+    lane_set(s->lower_multiplier + i, k, 0);
+    lane_set(s->upper_multiplier + i, k, 0);
+  }
+  TEAM_LEADER {
+    for (int i = 0; i < NU; i++) lane_set(&s->unit[i], k, 1);
+    for (int i = 0; i < FILTER_PAIRS; i++) {
+      lane_set(&lanes->filter_gap[i], k, (scalar)INFINITY);
+      lane_set(&lanes->filter_merit[i], k, -(scalar)INFINITY);
+    }
+    lane_recount(&lanes->filter_count, k, 0);
+    lane_recount(&lanes->failures, k, 0);
+    lane_recount(&lanes->attempt, k, attempt);
+    lane_set(&lanes->barrier, k, 0);
+    lane_set(&lanes->cost_unit, k, 1);
+    lane_set(&lanes->shift, k, 0);
+    lane_set(&lanes->on_states, k, attempt > 1);
+    lane_set(&lanes->moved, k, 0);
+    lane_set(&lanes->linear_dual, k, 0);
+    lane_mark(&lanes->begins, k, 1);
+    lane_mark(&lanes->adjoint, k, 1);
+    lane_mark(&lanes->refused, k, 0);
+    lane_mark(&lanes->certifying, k, 0);
+  }
+  return good;
+}
+
+/* Loads a problem into a lane; returns 0 if its numbers cannot make a problem. */
+RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k, int64_t problem) {
+  if (!s->shared_loaded) {
+    const int finite =
+        team_all(load_shared_parameters(s->theta, s->theta_stage, s->rows, a->parameters, a->parameter_strides));
+    team_meet();
+    TEAM_LEADER s->shared_loaded = 1, s->shared_finite = finite;
+    team_meet();
+  }
+  int good = s->shared_finite;
+  good &= load_row(s->path, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
+  good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
+  team_meet();
+  good &= bounds_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
+  good = team_all(good & begin_attempt(s, a, k, problem, 0));
+  TEAM_LEADER {
+    s->problem[k] = problem;
+    lane_mark(&s->lanes.busy, k, good);
+    lane_recount(&s->lanes.iterations, k, 0);
+  }
+  team_meet();
+  return good;
+}
+
+/* The controls of the lanes that begin, moved inside their bounds. */
+RARE void start_inside(barrier_state *s) {
+  for (int t = 0; t < s->horizon; t++) {
+    control_room room[NU];
+    find_room(s, t, room);
+    EACH(i, NU) {
+      const control_room *r = &room[i];
+      real u = s->u[t * NU + i];
+      const real margin = START_IN_RANGE * r->unit;
+      u = lane_select(r->has_lower, lane_max(u, r->lower + margin), u);
+      u = lane_select(r->has_upper, lane_min(u, r->upper - margin), u);
+      u = keep_inside(r, u);
+      s->u[t * NU + i] = lane_select(s->lanes.begins, u, s->u[t * NU + i]);
+    }
+  }
+}
+
+/* The first trajectories of the lanes that begin: a rollout; or x_0 at all stages, with gaps, where that overflows or
+ * leaves 100 times its size, and in every other attempt. */
+RARE void start_trajectories(barrier_state *s) {
+  const mask begins = lane_and(s->lanes.busy, s->lanes.begins);
+  if (!lane_any(begins)) return;
+  start_inside(s);
+  real size = ALL(1);
+  EACH(i, NX) size = lane_max(lane_abs(s->path[i]), size);
+  evaluate_rollout(s, ALL(0), ALL(0), begins, lane_none());
+  mask held = lane_not(lane_and(lane_finite(s->candidate.cost), lane_le(s->candidate.largest_state, R(100) * size)));
+  for (int i = 0; i < s->horizon * PAIR + NX; i++) held = lane_or(held, lane_not(lane_finite(s->new_path[i])));
+  for (int k = 0; k < LANES; k++)
+    if (lane_count(&s->lanes.attempt, k) % 2) lane_mark(&held, k, 1);
+  held = lane_and(held, begins);
+  adopt_candidates(s, begins);
+  if (!lane_any(held)) return;
+  evaluate_rollout(s, ALL(0), ALL(0), begins, held);
+  adopt_candidates(s, held);
+}
+
+/* Writes a lane's result, which leaves the lane idle. */
+RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
+  const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
+  scalar *states = (scalar *)a->states + problem * (n + 1) * NX;
+  for (size_t t = 0; t <= n; t++) store_row(states + t * NX, s->path + t * PAIR, k, NX);
+  store_row((scalar *)a->controls + problem * n * NU, s->u, k, n * NU);
+  store_row((scalar *)a->costates + problem * (n + 1) * NX, s->costate, k, (n + 1) * NX);
+  store_row((scalar *)a->gains + problem * n * NU * NX, s->gain, k, n * NU * NX);
+  team_meet(); /* all have read which problem it is */
+  TEAM_LEADER {
+    ((scalar *)a->cost)[problem] = lane_get(&s->point.cost, k);
+    ((scalar *)a->residual)[problem] = lane_get(&s->residual, k);
+    a->status[problem] = status;
+    a->iterations[problem] = lane_count(&s->lanes.iterations, k);
+    lane_mark(&s->lanes.busy, k, 0);
+  }
+  team_meet();
+}
+
+/* Writes what a sweep has found of the lanes' iterates. */
+RARE void write_barrier_history(const barrier_state *s, const solve_arguments *a) {
+  for (int k = 0; k < LANES; k++) {
+    if (!lane_test(&s->lanes.busy, k) || lane_test(&s->lanes.begins, k)) continue;
+    const size_t iteration = (size_t)lane_count(&s->lanes.iterations, k);
+    scalar *row = (scalar *)a->history + ((size_t)s->problem[k] * ((size_t)a->max_iterations + 1) + iteration) * 2;
+    row[0] = lane_get(&s->point.cost, k);
+    row[1] = lane_get(&s->residual, k);
+  }
+}
+
+/* Gives idle lanes new problems; returns whether any lane is at work. */
+FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
+  for (int k = 0; k < LANES; k++)
+    while (!lane_test(&s->lanes.busy, k)) {
+      team_meet();
+      TEAM_LEADER s->next = take(&job->queue);
+      team_meet();
+      const int64_t problem = s->next;
+      if (problem < 0) break;
+      if (!load_barrier_problem(s, job->arguments, k, problem))
+        TEAM_LEADER write_nothing(job->arguments, problem, s->horizon, INVALID_INPUT);
+    }
+  return lane_any(s->lanes.busy);
+}
+
+/* Lanes that have made no end of it for long begin anew. */
+FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
+  for (int k = 0; k < LANES; k++) {
+    const int attempt = lane_count(&s->lanes.attempt, k) + 1;
+    const int late = lane_test(&s->lanes.busy, k) && attempt <= MOST_ATTEMPTS &&
+                     lane_count(&s->lanes.iterations, k) >= attempt * ATTEMPT;
+    team_meet(); /* all have read how often it began */
+    if (late) begin_attempt(s, a, k, s->problem[k], attempt);
+  }
+  team_meet();
+}
+
+/* A pass of all lanes up to the verdict. */
+INLINE void sweep_and_review(barrier_state *s, const solve_arguments *a) {
+  start_trajectories(s);
+  barrier_sweep(s);
+  s->status = review_barrier(s, a);
+  if (a->history) write_barrier_history(s, a);
+}
+
+/* Solves problems of the job until none is left. A team's leader computes, and its lanes load and store. */
+FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
+  const solve_arguments *a = job->arguments;
+  while (refill_barrier(s, job)) {
+    team_meet();
+    TEAM_LEADER sweep_and_review(s, a);
+    team_meet();
+    for (int k = 0; k < LANES; k++) {
+      const int status = lane_count(&s->status, k);
+      if (status != UNFINISHED) finish_barrier(s, a, k, status);
+    }
+    TEAM_LEADER advance(s, a);
+    team_meet();
+    begin_anew(s, a);
+  }
+}
+
+#endif

@@ -1,0 +1,231 @@
+/* What happens to the interior point's lanes between passes: their units, the barrier parameter, regularisation, and
+ * how a problem ends. */
+#ifndef MPCGEN_INTERIOR_POINT_CONTROL_H
+#define MPCGEN_INTERIOR_POINT_CONTROL_H
+
+#include "mpcgen_interior_point_search.h"
+
+#define COST_IN_UNITS R(100)          /* of the first trajectory: what makes a barrier of one a mild one */
+#define FIRST_BARRIER R(1)
+#define FIRST_SHIFT R(1e-4)
+#define SHIFT_AFTER_FAILURE R(1e-3)
+#define LEAST_SHIFT R(1e-7)
+#define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
+#define HOPELESS_SHIFT R(1e18)
+#define LEAST_TOLERANCE R(1e-12)
+#define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
+enum { MOST_FAILURES = 14, ATTEMPT = 200, MOST_ATTEMPTS = 3 }; /* iterations until a problem begins anew */
+
+/* Errors of the first-order conditions, in units of cost; those of multipliers are divided by the multipliers' mean
+ * size where it is above 100 (Waechter and Biegler 2006, equations (5) and (6)). */
+typedef struct {
+  real dual, gap;
+  real least_product, largest_product, product_scale;
+} barrier_errors;
+
+INLINE barrier_errors errors_of(const barrier_state *s) {
+  const barrier_summary *summary = &s->summary;
+  const real over = ALL(1) / s->lanes.cost_unit, sides = summary->sides;
+  const real bounds = summary->multiplier_sum * over, costates = summary->costate_sum * over;
+  const real mean = (bounds + costates) / (sides + ALL(s->horizon * NX));
+  const real dual_scale = lane_max(ALL(1), R(0.01) * mean);
+  const real largest = lane_max(summary->dual_x, summary->dual_u);
+  const barrier_errors e = {
+      largest * over / dual_scale,
+      s->point.largest_gap,
+      summary->least_product * over,
+      summary->largest_product * over,
+      lane_max(ALL(1), R(0.01) * bounds / lane_max(sides, ALL(1))),
+  };
+  return e;
+}
+
+INLINE real product_error(const barrier_errors *e, real mu) {
+  return lane_max(lane_max(e->largest_product - mu, mu - e->least_product), ALL(0)) / e->product_scale;
+}
+
+/* What the dual part has to come down to: the tolerance, of a cost that has fallen below its first a share. */
+INLINE real dual_tolerance(const barrier_state *s, scalar tolerance) {
+  const real cost = (s->point.cost_scale + s->summary.gradient_sum) / s->lanes.cost_unit;
+  const real least = ALL(LEAST_TOLERANCE + 100 * SCALAR_EPSILON);
+  return lane_max(least, R(tolerance) * lane_min(ALL(1), cost / COST_IN_UNITS));
+}
+
+/* Lowers the barrier parameter while the barrier problem is solved to ten times it (same paper, equation (7)). */
+OUTLINED void lower_barrier(barrier_state *s, mask where, const barrier_errors *e, real least) {
+  const real before = s->lanes.barrier;
+  for (int i = 0; i < 4; i++) {
+    const real mu = s->lanes.barrier;
+    const real error = lane_max(lane_max(e->dual, e->gap), product_error(e, mu));
+    const mask solved = lane_and(where, lane_le(error, R(10) * mu));
+    const real lower = lane_max(least, lane_min(R(0.2) * mu, mu * lane_sqrt(mu)));
+    s->lanes.barrier = lane_select(solved, lower, mu);
+  }
+  empty_filter(&s->lanes, lane_lt(s->lanes.barrier, before));
+}
+
+/* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
+RARE void take_units(barrier_state *s, mask where) {
+  barrier_progress *lanes = &s->lanes;
+  const real size = (s->point.cost_scale + s->summary.gradient_sum) / COST_IN_UNITS;
+  const mask sound = lane_and(lane_finite(size), lane_lt(ALL(0), size));
+  lanes->cost_unit = lane_select(where, lane_select(sound, size, ALL(1)), lanes->cost_unit);
+  lanes->barrier = lane_select(where, ALL(FIRST_BARRIER), lanes->barrier);
+  const real mu = lanes->barrier * lanes->cost_unit;
+  for (int t = 0; t < s->horizon; t++) {
+    control_room room[NU];
+    find_room(s, t, room);
+    EACH(i, NU) {
+      const int at = t * NU + i;
+      const real low = where_on(room[i].has_lower, mu / below(&room[i], s->u[at]));
+      const real high = where_on(room[i].has_upper, mu / above(&room[i], s->u[at]));
+      s->lower_multiplier[at] = lane_select(where, low, s->lower_multiplier[at]);
+      s->upper_multiplier[at] = lane_select(where, high, s->upper_multiplier[at]);
+    }
+  }
+  lanes->begins = lane_and(lanes->begins, lane_not(where));
+}
+
+/* Where the costates are those of the trajectory: the gaps that its steps may have. */
+INLINE void limit_gaps(barrier_state *s, mask where) {
+  const real size = lane_max(ALL(1), s->point.gap);
+  s->lanes.most_gap = lane_select(where, R(1e4) * size, s->lanes.most_gap);
+  s->lanes.little_gap = lane_select(where, R(1e-4) * size, s->lanes.little_gap);
+  s->lanes.adjoint = lane_and(s->lanes.adjoint, lane_not(where));
+}
+
+/* A sweep met a Quu that is not positive definite: more of a shift for the next. */
+INLINE void raise_shift(barrier_state *s, mask where) {
+  const real now = s->lanes.shift;
+  const real raised = lane_select(lane_lt(ALL(0), now), R(8) * now, ALL(FIRST_SHIFT));
+  s->lanes.shift = lane_select(where, raised, now);
+}
+
+/* After a sweep: which lanes have finished, and with which status; the others go on. */
+OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
+  barrier_progress *lanes = &s->lanes;
+  const mask begun = lane_and(lanes->busy, lane_not(lanes->begins));
+  const barrier_errors e = errors_of(s);
+  const scalar tolerance = (scalar)a->tolerance;
+  const real allowed = dual_tolerance(s, tolerance);
+  const real relative = lane_max(e.dual, product_error(&e, ALL(0))) * (R(tolerance) / allowed);
+  const real rounding = R(16) * gap_rounding(s, &s->point) / ALL(s->horizon);
+  s->residual = lane_max(relative, lane_select(lane_le(e.gap, rounding), ALL(0), e.gap));
+  const mask sound = lane_finite(s->residual);
+  const mask solved = lane_and(lane_le(s->residual, ALL(tolerance)), sound);
+  const mask positive = lane_and(s->summary.convex, s->summary.finite);
+  const mask plain = lane_eq(lanes->shift, ALL(0));
+
+  verdict v = {ALL_COUNTS(UNFINISHED), begun};
+  decide(&v, lane_not(sound), DIVERGED);
+  decide(&v, lane_and(solved, a->certify ? lane_and(plain, positive) : lane_all()), CONVERGED);
+  decide(&v, lane_and(lanes->certifying, lane_not(positive)), NOT_A_MINIMUM);
+  const mask uncertain = lane_and(lane_and(solved, lane_not(plain)), v.open);
+  const mask refused = lane_and(lane_and(v.open, lane_not(uncertain)), lane_not(positive));
+  lanes->certifying = uncertain;
+  lanes->shift = lane_select(uncertain, ALL(0), lanes->shift);
+  raise_shift(s, refused);
+  lanes->refused = lane_or(refused, uncertain);
+  decide(&v, lane_and(refused, lane_lt(ALL(HOPELESS_SHIFT), lanes->shift)), STALLED);
+  decide(&v, lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES)), STALLED);
+  decide(&v, lane_not(lane_more(ALL_COUNTS(a->max_iterations), lanes->iterations)), MAX_ITERATIONS);
+
+  const mask begin = lane_and(lanes->busy, lanes->begins);
+  if (lane_any(begin)) take_units(s, begin);
+  limit_gaps(s, lane_and(lanes->busy, lanes->adjoint));
+  lanes->refused = lane_or(lanes->refused, begin); /* the next sweep has the units */
+  return v.status;
+}
+
+/* The multipliers of the lanes that took a step, kept near mu over their slacks, and their products with the slacks. */
+OUTLINED void step_multipliers(barrier_state *s, mask where, barrier_errors *e) {
+  const real mu = s->lanes.barrier * s->lanes.cost_unit, over = ALL(1) / s->lanes.cost_unit;
+  const real length = lane_select(where, s->dual_length, ALL(0));
+  real least = ALL(INFINITY), largest = ALL(0);
+  for (int t = 0; t < s->horizon; t++) {
+    control_room room[NU];
+    find_room(s, t, room);
+    EACH(i, NU) {
+      const control_room *r = &room[i];
+      const int at = t * NU + i;
+      const real near_low = below(r, s->u[at]), near_high = above(r, s->u[at]);
+      const real low_aim = mu / near_low, high_aim = mu / near_high;
+      const real low = lane_clip(s->lower_multiplier[at] + length * s->d_lower[at], low_aim / MULTIPLIER_RANGE,
+                                 low_aim * MULTIPLIER_RANGE);
+      const real high = lane_clip(s->upper_multiplier[at] + length * s->d_upper[at], high_aim / MULTIPLIER_RANGE,
+                                  high_aim * MULTIPLIER_RANGE);
+      s->lower_multiplier[at] = lane_select(where, where_on(r->has_lower, low), s->lower_multiplier[at]);
+      s->upper_multiplier[at] = lane_select(where, where_on(r->has_upper, high), s->upper_multiplier[at]);
+      least = lane_min(least, lane_select(r->has_lower, near_low * low, ALL(INFINITY)));
+      least = lane_min(least, lane_select(r->has_upper, near_high * high, ALL(INFINITY)));
+      largest = lane_max(largest, where_on(r->has_lower, near_low * low));
+      largest = lane_max(largest, where_on(r->has_upper, near_high * high));
+    }
+  }
+  e->least_product = least * over;
+  e->largest_product = largest * over;
+}
+
+INLINE void step_costates(barrier_state *s, mask where) {
+  for (int i = NX; i < (s->horizon + 1) * NX; i++)
+    s->costate[i] = lane_select(where, s->costate[i] + s->length * s->d_costate[i], s->costate[i]);
+}
+
+/* Memory of the regularisation: more after a step that had to be short, or a rollout, less after a long one. */
+INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled) {
+  const real now = s->lanes.shift, share = s->length / s->longest;
+  const mask short_step = lane_or(rolled, lane_and(stepped, lane_lt(share, ALL(0.3))));
+  const mask long_step = lane_and(stepped, lane_lt(ALL(0.9), share));
+  const real more = lane_max(now, lane_min(R(4) * now, ALL(MOST_MEMORY)));
+  const real less = R(1. / 3) * now;
+  const real raised = lane_select(lane_lt(ALL(0), now), more, ALL(FIRST_SHIFT));
+  const real lowered = lane_select(lane_lt(less, ALL(LEAST_SHIFT)), ALL(0), less);
+  s->lanes.shift = lane_select(short_step, raised, lane_select(long_step, lowered, now));
+}
+
+/* What the dual residual will be after the step: its linear part shrinks with the step's length, and what is left grows
+ * with the square of the step, by as much as it did in the step before. The sweep that follows finds the true one, but
+ * needs the barrier parameter before. Where there was no step before, it is taken to stay as it is. */
+INLINE real expected_dual(barrier_state *s, mask ready, mask stepped, real dual) {
+  barrier_progress *lanes = &s->lanes;
+  const real size = s->length * s->step_size, linear = (ALL(1) - s->length) * dual;
+  const mask known = lane_lt(ALL(0), lanes->moved);
+  const real ratio = size / lane_select(known, lanes->moved, ALL(1));
+  const real rest = lane_max(dual - lanes->linear_dual, ALL(0)) * (ratio * ratio);
+  lanes->moved = lane_select(ready, lane_select(stepped, size, ALL(0)), lanes->moved);
+  lanes->linear_dual = lane_select(ready, linear, lanes->linear_dual);
+  return lane_select(known, linear + rest, dual);
+}
+
+/* No length would do, and there is no gap to close: regularise, and after some failures forget the filter. */
+INLINE void note_failures(barrier_state *s, mask failed, mask moved) {
+  const real now = s->lanes.shift;
+  const real raised = lane_select(lane_lt(ALL(0), now), R(10) * now, ALL(SHIFT_AFTER_FAILURE));
+  s->lanes.shift = lane_select(failed, raised, now);
+  s->lanes.failures = lane_and(s->lanes.failures - failed, lane_not(moved));
+  empty_filter(&s->lanes, lane_and(failed, lane_more(s->lanes.failures, ALL_COUNTS(2))));
+}
+
+/* Takes a step in all lanes that have one; what cannot be known without a sweep is guessed for the barrier. */
+FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
+  const mask ready = moving(s);
+  if (!lane_any(ready)) return;
+  barrier_errors e = errors_of(s);
+  barrier_step(s);
+  const mask stepped = search_lengths(s, ready);
+  const mask gaps = lane_lt(R(4) * gap_rounding(s, &s->point) + ALL(1e-9 * s->horizon), s->point.gap);
+  const mask stuck = lane_and(ready, lane_not(stepped)), open = lane_and(stuck, gaps);
+  const mask rolled = lane_any(open) ? search_rollouts(s, open) : lane_none();
+  const mask moved = lane_or(stepped, rolled);
+  step_costates(s, stepped);
+  step_multipliers(s, moved, &e);
+  s->lanes.adjoint = lane_or(s->lanes.adjoint, rolled);
+  remember_shift(s, stepped, rolled);
+  note_failures(s, lane_and(stuck, lane_not(rolled)), moved);
+  s->lanes.iterations -= ready;
+  e.dual = expected_dual(s, ready, stepped, e.dual);
+  e.gap = s->point.largest_gap;
+  lower_barrier(s, stepped, &e, R(0.1) * dual_tolerance(s, (scalar)a->tolerance));
+}
+
+#endif

@@ -1,0 +1,267 @@
+/* From the interior point's step to the next iterate: a filter (Waechter and Biegler 2006, section 2.3) over the
+ * barrier function and the gaps; where no length will do, a rollout of the policy closes the gaps. */
+#ifndef MPCGEN_INTERIOR_POINT_SEARCH_H
+#define MPCGEN_INTERIOR_POINT_SEARCH_H
+
+#include "mpcgen_interior_point_sweep.h"
+
+enum { HALVINGS = 13, LOG_FACTORS = LANE_BYTES == 8 ? 8 : 4 };
+#define GAP_MARGIN R(1e-5)     /* share of the gaps by which a step has to be better in gaps or in the barrier function */
+#define BARRIER_ARMIJO R(1e-4)
+#define FARTHEST R(1e8)        /* a rollout with larger states is none */
+
+/* A sum of logarithms that takes one logarithm for every few numbers. They are slacks over half a range: at most two,
+ * and not below rounding, so that their products neither overflow nor vanish. */
+typedef struct {
+  real product, sum;
+  int factors;
+} log_sum;
+
+INLINE void multiply(log_sum *logs, real factor) {
+  logs->product *= factor;
+  if (++logs->factors < LOG_FACTORS) return;
+  logs->sum += lane_log(logs->product);
+  logs->product = ALL(1);
+  logs->factors = 0;
+}
+
+/* Keeps a control so far inside its bounds that rounding leaves it a slack; puts one that is held on its bound. */
+INLINE real keep_inside(const control_room *room, real u) {
+  const real low = room->lower + ALL(4 * SCALAR_EPSILON) * lane_max(lane_abs(room->lower), room->unit);
+  const real high = room->upper - ALL(4 * SCALAR_EPSILON) * lane_max(lane_abs(room->upper), room->unit);
+  const real inside = lane_min(lane_select(room->has_lower, lane_max(u, low), u),
+                               lane_select(room->has_upper, high, ALL(INFINITY)));
+  return lane_select(room->is_free, inside, room->lower);
+}
+
+/* A candidate being made, stage by stage. */
+typedef struct {
+  barrier_point point;
+  log_sum logs;
+  control_room room[NU];
+} evaluation;
+
+INLINE void begin_evaluation(evaluation *e) {
+  barrier_point *p = &e->point;
+  p->cost = p->cost_scale = p->gap = p->largest_gap = p->logs = p->largest_state = ALL(0);
+  e->logs.product = ALL(1);
+  e->logs.sum = ALL(0);
+  e->logs.factors = 0;
+}
+
+/* Next state and cost of a stage of the candidate, with the logarithms of its slacks. */
+OUTLINED void evaluate_stage(barrier_state *s, int t, evaluation *e) {
+  const reals x = s->new_path + t * PAIR, u = s->new_u + t * NU;
+  barrier_point *p = &e->point;
+  real cost;
+  EACH(i, NU) {
+    const control_room *r = &e->room[i];
+    u[i] = keep_inside(r, u[i]);
+    multiply(&e->logs, lane_select(r->has_lower, (u[i] - r->lower) / r->unit, ALL(1)));
+    multiply(&e->logs, lane_select(r->has_upper, (r->upper - u[i]) / r->unit, ALL(1)));
+  }
+  EACH(i, NX) p->largest_state = lane_max(lane_abs(x[i]), p->largest_state);
+  stage_dynamics(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), x + NX, &cost);
+  p->cost += cost;
+  p->cost_scale += lane_abs(cost);
+}
+
+INLINE void evaluate_gap(barrier_state *s, int t, barrier_point *p) {
+  EACH(i, NX) {
+    const real gap = lane_abs(gap_at(s->new_path, t, i));
+    p->gap += gap;
+    p->largest_gap = lane_max(gap, p->largest_gap);
+  }
+}
+
+RARE void end_evaluation(barrier_state *s, evaluation *e) {
+  barrier_point *p = &e->point;
+  const int last = s->horizon;
+  real cost;
+  terminal_cost(s->new_path + last * PAIR, s->theta, stage_row(s->theta_stage, s->rows, last), &cost);
+  EACH(i, NX) p->largest_state = lane_max(lane_abs(s->new_path[last * PAIR + i]), p->largest_state);
+  p->cost += cost;
+  p->cost_scale += lane_abs(cost);
+  p->logs = e->logs.sum + lane_log(e->logs.product);
+  s->candidate = *p;
+}
+
+/* Evaluates the iterate and `length` times the step. */
+OUTLINED void evaluate_step(barrier_state *s) {
+  evaluation e;
+  begin_evaluation(&e);
+  for (int t = 0; t <= s->horizon; t++) {
+    EACH(i, NX) s->new_path[t * PAIR + i] = s->path[t * PAIR + i] + s->length * s->d_x[t * NX + i];
+    if (t > 0) evaluate_gap(s, t - 1, &e.point);
+    if (t == s->horizon) break;
+    find_room(s, t, e.room);
+    EACH(i, NU) s->new_u[t * NU + i] = s->u[t * NU + i] + s->length * s->d_u[t * NU + i];
+    evaluate_stage(s, t, &e);
+  }
+  end_evaluation(s, &e);
+}
+
+/* Rolls u + length (step) + gain (x_new - x) out, each control at most the share `most` of its way to a bound. Lanes of
+ * `as_given` keep their controls; those of `hold` stay at x_0 in all stages, with gaps. */
+RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold) {
+  evaluation e;
+  begin_evaluation(&e);
+  EACH(i, NX) s->new_path[i] = s->path[i];
+  for (int t = 0; t < s->horizon; t++) {
+    const reals x = s->new_path + t * PAIR, next = x + PAIR;
+    find_room(s, t, e.room);
+    EACH(i, NU) {
+      const control_room *r = &e.room[i];
+      const int at = t * NU + i;
+      real change = length * s->step[at];
+      EACH(j, NX) change += s->gain[at * NX + j] * (x[j] - s->path[t * PAIR + j]);
+      change = lane_select(r->has_lower, lane_max(change, -most * (s->u[at] - r->lower)), change);
+      change = lane_select(r->has_upper, lane_min(change, most * (r->upper - s->u[at])), change);
+      s->new_u[at] = s->u[at] + lane_select(as_given, ALL(0), change);
+    }
+    evaluate_stage(s, t, &e);
+    EACH(i, NX) next[i] = lane_select(hold, x[i], x[NX + i]);
+    evaluate_gap(s, t, &e.point);
+  }
+  end_evaluation(s, &e);
+}
+
+INLINE void select_point(barrier_point *to, const barrier_point *from, mask where) {
+  to->cost = lane_select(where, from->cost, to->cost);
+  to->cost_scale = lane_select(where, from->cost_scale, to->cost_scale);
+  to->gap = lane_select(where, from->gap, to->gap);
+  to->largest_gap = lane_select(where, from->largest_gap, to->largest_gap);
+  to->logs = lane_select(where, from->logs, to->logs);
+  to->largest_state = lane_select(where, from->largest_state, to->largest_state);
+}
+
+/* Candidates become iterates; controls and states only. */
+OUTLINED void adopt_candidates(barrier_state *s, mask where) {
+  const int states = s->horizon * PAIR + NX, controls = s->horizon * NU;
+  for (int i = 0; i < states; i++) s->path[i] = lane_select(where, s->new_path[i], s->path[i]);
+  for (int i = 0; i < controls; i++) s->u[i] = lane_select(where, s->new_u[i], s->u[i]);
+  select_point(&s->point, &s->candidate, where);
+}
+
+/* The barrier function, in units of cost. */
+INLINE real merit(const barrier_state *s, const barrier_point *p) {
+  return p->cost / s->lanes.cost_unit - s->lanes.barrier * p->logs;
+}
+
+/* A change of the barrier function below this is rounding. */
+INLINE real merit_rounding(const barrier_state *s, const barrier_point *p) {
+  const real size = lane_max(p->cost_scale / s->lanes.cost_unit, lane_abs(merit(s, p)));
+  return R(16) * SCALAR_EPSILON * size;
+}
+
+/* Gaps below this are rounding. */
+INLINE real gap_rounding(const barrier_state *s, const barrier_point *p) {
+  return ALL(4 * SCALAR_EPSILON * s->horizon) * lane_max(ALL(1), p->largest_state);
+}
+
+/* Whether a filter's pair, or one of those before it, is at least as good in both. */
+INLINE mask in_filter(const barrier_progress *lanes, real gap, real value) {
+  mask found = lane_none();
+  KEEP_LOOP for (int i = 0; i < FILTER_PAIRS; i++) {
+    const mask dearer = lane_le(lanes->filter_merit[i] - GAP_MARGIN * lanes->filter_gap[i], value);
+    found = lane_or(found, lane_and(lane_le((R(1) - GAP_MARGIN) * lanes->filter_gap[i], gap), dearer));
+  }
+  return found;
+}
+
+INLINE mask same_count(counts a, int b) {
+  return lane_not(lane_or(lane_more(a, ALL_COUNTS(b)), lane_more(ALL_COUNTS(b), a)));
+}
+
+/* Adds the iterate's pair to the filters of some lanes, in the place of their oldest. */
+RARE void add_to_filter(barrier_progress *lanes, mask where, real gap, real value) {
+  KEEP_LOOP for (int i = 0; i < FILTER_PAIRS; i++) {
+    const mask here = lane_and(where, same_count(lanes->filter_count, i));
+    lanes->filter_gap[i] = lane_select(here, gap, lanes->filter_gap[i]);
+    lanes->filter_merit[i] = lane_select(here, value, lanes->filter_merit[i]);
+  }
+  lanes->filter_count -= where;
+  const mask full = lane_more(lanes->filter_count, ALL_COUNTS(FILTER_PAIRS - 1));
+  lanes->filter_count = lane_and(lanes->filter_count, lane_not(full));
+}
+
+RARE void empty_filter(barrier_progress *lanes, mask where) {
+  KEEP_LOOP for (int i = 0; i < FILTER_PAIRS; i++) {
+    lanes->filter_gap[i] = lane_select(where, ALL(INFINITY), lanes->filter_gap[i]);
+    lanes->filter_merit[i] = lane_select(where, ALL(-INFINITY), lanes->filter_merit[i]);
+  }
+  lanes->filter_count = lane_and(lanes->filter_count, lane_not(where));
+}
+
+/* What the candidates of a pass are judged by: the iterate, and what of its step does not depend on the length. */
+typedef struct {
+  real merit, gap, rounding, gap_rounding;
+  real fall, fall_power, gap_power;     /* promised by the slope, to the 2.3; gap to the 1.1 */
+} measure;
+
+OUTLINED measure measure_of(const barrier_state *s) {
+  const barrier_point *p = &s->point;
+  const real fall = lane_max(-s->slope, ALL(0));
+  const measure m = {merit(s, p), p->gap, merit_rounding(s, p), gap_rounding(s, p), fall,
+                     lane_pow(fall, ALL(2.3)), lane_pow(p->gap, ALL(1.1))};
+  return m;
+}
+
+/* Which candidates may follow their iterates; `keep` are those whose iterate then goes into the filter. */
+INLINE mask judge_candidates(const barrier_state *s, const measure *m, mask *keep) {
+  const barrier_point *p = &s->candidate;
+  const barrier_progress *lanes = &s->lanes;
+  const real value = merit(s, p), change = value - m->merit;
+  const mask finite = lane_and(lane_finite(value), lane_finite(p->gap));
+  const mask by_merit = lane_and(lane_and(lane_lt(ALL(0), m->fall), lane_le(m->gap, lanes->little_gap)),
+                                 lane_lt(m->gap_power, s->length * m->fall_power));
+  const mask armijo = lane_le(change, m->rounding - BARRIER_ARMIJO * s->length * m->fall);
+  const mask closer = lane_le(p->gap, (R(1) - GAP_MARGIN) * m->gap + m->gap_rounding);
+  const mask cheaper = lane_le(change, m->rounding - GAP_MARGIN * m->gap);
+  const mask progress = lane_or(lane_and(by_merit, armijo), lane_and(lane_not(by_merit), lane_or(closer, cheaper)));
+  const mask near = lane_and(lane_le(p->gap, lanes->most_gap), lane_not(in_filter(lanes, p->gap, value)));
+  *keep = lane_not(lane_and(by_merit, armijo));
+  return lane_and(lane_and(progress, near), finite);
+}
+
+/* Takes the longest step that the filter admits, of those that the slacks allow; returns the lanes that took one. */
+FUNCTION mask search_lengths(barrier_state *s, mask pending) {
+  const mask all = pending;
+  const measure m = measure_of(s);
+  s->length = s->longest;
+  for (int halving = 0; halving < HALVINGS && lane_any(pending); halving++) {
+    mask keep;
+    evaluate_step(s);
+    const mask good = lane_and(pending, judge_candidates(s, &m, &keep));
+    add_to_filter(&s->lanes, lane_and(good, keep), m.gap, m.merit);
+    if (lane_any(good)) adopt_candidates(s, good);
+    pending = lane_and(pending, lane_not(good));
+    s->length = lane_select(pending, R(0.5) * s->length, s->length);
+  }
+  return lane_and(all, lane_not(pending));
+}
+
+/* Closes gaps by a rollout of the policy, of a few lengths the cheapest; returns the lanes where one is finite. */
+RARE mask search_rollouts(barrier_state *s, mask pending) {
+  enum { TRIALS = 5 };
+  static const double LENGTHS[TRIALS] = {1, 0.5, 0.25, 0.1, 0};
+  const real most = lane_max(ALL(0.99), ALL(1) - s->lanes.barrier);
+  const measure m = measure_of(s);
+  real least = ALL(INFINITY), best = ALL(0);
+  for (int i = 0; i <= TRIALS; i++) {
+    evaluate_rollout(s, i < TRIALS ? ALL(LENGTHS[i]) : best, most, lane_none(), lane_none());
+    if (i == TRIALS) break; /* once more, the best one */
+    const mask near = lane_lt(s->candidate.largest_state, ALL(FARTHEST));
+    const real value = lane_select(near, merit(s, &s->candidate), ALL(INFINITY));
+    const mask better = lane_lt(value, least);
+    least = lane_select(better, value, least);
+    best = lane_select(better, ALL(LENGTHS[i]), best);
+  }
+  const mask found = lane_and(pending, lane_finite(least));
+  adopt_candidates(s, found);
+  empty_filter(&s->lanes, found);
+  add_to_filter(&s->lanes, found, m.gap, m.merit);
+  return found;
+}
+
+#endif

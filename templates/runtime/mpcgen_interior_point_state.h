@@ -1,0 +1,153 @@
+/* The interior point's state over a vector of problems: workspace, iterates, and how far each lane has come.
+ *
+ * Unknowns are all states x_1..x_N and controls, the costates lambda_1..lambda_N of the dynamics, and a multiplier for
+ * each side of each bound. The dynamics need not hold between iterates: the gap of a stage is f(x_t, u_t) - x_(t+1). */
+#ifndef MPCGEN_INTERIOR_POINT_STATE_H
+#define MPCGEN_INTERIOR_POINT_STATE_H
+
+#include "mpcgen_control.h"
+
+enum {
+  PAIR = 2 * NX,      /* a stage of a path: x_t, and behind it f(x_t, u_t), where generated functions look for it */
+  FILTER_PAIRS = 12,  /* points that a lane's filter remembers */
+};
+
+/* How far the lanes have come with their problems. The barrier parameter, the regularisation and the residuals are in
+ * units of `cost_unit`, lengths of steps in controls in units of a control's range: no unit changes a decision. */
+typedef struct {
+  mask busy;           /* has a problem; nothing else means anything where it has none */
+  mask begins;         /* first sweep: finds the costates and the units; no step follows */
+  mask adjoint;        /* costates are to be those of the trajectory: it begins, or was rolled out */
+  mask refused;        /* the last sweep met a Quu that is not positive definite: the same again, with more of a shift */
+  mask certifying;     /* solved: sweeps once more, without a shift */
+  counts iterations;   /* steps of the attempt and of those before it */
+  counts attempt, attempt_end;  /* how often it began; the iteration at which it begins anew */
+  counts failures;     /* steps in a row that no length made acceptable */
+  counts filter_count;
+  real barrier;        /* mu */
+  real cost_unit;      /* what the cost is divided by */
+  real shift;          /* delta_w: regularisation of the Hessian over the controls */
+  real on_states;      /* share of it that the states get too */
+  real filter_gap[FILTER_PAIRS], filter_merit[FILTER_PAIRS];
+  real most_gap;       /* no step leads beyond */
+  real little_gap;     /* above it, steps are judged by the gaps too */
+  real moved;          /* size of the last step, or 0 where there was none; */
+  real linear_dual;    /* and what it should have left of the dual residual */
+} barrier_progress;
+
+/* What is known of a trajectory from its evaluation. */
+typedef struct {
+  real cost, cost_scale;  /* sum of the stages' costs, and of their sizes; not in units */
+  real gap, largest_gap;  /* sum and maximum of |f(x_t, u_t) - x_(t+1)| */
+  real logs;              /* sum of the logarithms of the slacks, in units of their controls */
+  real largest_state;
+} barrier_point;
+
+/* What a backward sweep finds at the accepted trajectories; in the problem's units but for D, the control's. */
+typedef struct {
+  real dual_x, dual_u;              /* max |dL/dx|, max |dL/du| D */
+  real gradient_sum;                /* sum of |dL/du| D, bounds aside */
+  real multiplier_sum, costate_sum; /* of the bounds, times D; of the costates */
+  real least_product, largest_product; /* of slack and multiplier */
+  real sides;                       /* finite bounds */
+  mask finite, convex;
+} barrier_summary;
+
+/* The workspace of LANES problems. A step of something is its name after d_. */
+#define BARRIER_ARRAYS(ARRAY)                                                  \
+  ARRAY(theta, NTHETA + NPREPARED)                                             \
+  ARRAY(theta_stage, rows * NTHETA_STAGE)                                      \
+  ARRAY(path, (n + 1) * PAIR)          /* of the iterate, as u is */           \
+  ARRAY(new_path, (n + 1) * PAIR)      /* of the candidate, as new_u is */     \
+  ARRAY(costate, (n + 1) * NX)                                                 \
+  ARRAY(d_costate, (n + 1) * NX)                                               \
+  ARRAY(dual_residual, (n + 1) * NX)   /* dL/dx */                             \
+  ARRAY(d_x, (n + 1) * NX)                                                     \
+  ARRAY(offset, (n + 1) * NX)          /* v - lambda, beside V = hessian */    \
+  ARRAY(hessian, (n + 1) * NXX)                                                \
+  ARRAY(u, n * NU)                                                             \
+  ARRAY(new_u, n * NU)                                                         \
+  ARRAY(d_u, n * NU)                                                           \
+  ARRAY(lower_multiplier, n * NU)      /* of the bounds; not negative */       \
+  ARRAY(upper_multiplier, n * NU)                                              \
+  ARRAY(d_lower, n * NU)               /* steps of the multipliers */          \
+  ARRAY(d_upper, n * NU)                                                       \
+  ARRAY(gradient, n * NU)              /* dL/du, bounds aside */               \
+  ARRAY(gain, n * NU * NX)             /* the policy, with the step */         \
+  ARRAY(step, n * NU)
+
+typedef struct {
+  int horizon, rows;                /* rows of theta_stage: N+1, or 1 */
+  int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
+  BARRIER_ARRAYS(DECLARE_ARRAY)
+  real unit[NU];                    /* of a control that has no range */
+  real length, dual_length;         /* of the step: of x, u and the costates; of the multipliers */
+  real slope;                       /* of the barrier function along the step, in units of cost */
+  real longest;                     /* what the slacks allow of the step */
+  real step_size;                   /* max |du| over the control's unit */
+  barrier_point point, candidate;
+  barrier_summary summary;
+  barrier_progress lanes;
+  real residual;                    /* what is compared with the tolerance */
+  counts status;                    /* how the lanes' problems have ended */
+  int64_t problem[LANES], next;
+  value_model value;
+  stage_model model;
+} barrier_state;
+
+COUNT size_t barrier_reals(const solve_arguments *a) {
+  const size_t n = (size_t)a->horizon, rows = (size_t)parameter_rows(a->horizon, a->constant_parameters);
+  return BARRIER_ARRAYS(COUNT_ARRAY);
+}
+
+/* Lays out a workspace of barrier_reals() from `at` on. */
+FUNCTION void lay_out_barrier(barrier_state *s, const solve_arguments *a, reals at) {
+  const size_t n = (size_t)a->horizon, rows = (size_t)parameter_rows(a->horizon, a->constant_parameters);
+  s->horizon = a->horizon;
+  s->rows = (int)rows;
+  s->shared_loaded = 0;
+  BARRIER_ARRAYS(PLACE_ARRAY)
+}
+
+/* The room that a control has at a stage. A bound that is infinite is off; bounds that meet hold the control. */
+typedef struct {
+  real lower, upper;
+  mask has_lower, has_upper, is_free;
+  real unit;               /* D: half of the range, or what stands for it */
+} control_room;
+
+INLINE void find_room(const barrier_state *s, int t, control_room *room) {
+  real lower[NU], upper[NU];
+  stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
+  EACH(i, NU) {
+    control_room *r = &room[i];
+    const real size = lane_max(lane_abs(lower[i]), lane_abs(upper[i])), half = R(0.5) * (upper[i] - lower[i]);
+    const mask bounded = lane_finite(half);
+    const mask meets = lane_and(bounded, lane_le(half, ALL(8 * SCALAR_EPSILON) * size));
+    r->lower = lower[i];
+    r->upper = upper[i];
+    r->is_free = lane_not(meets);
+    r->has_lower = lane_and(lane_finite(lower[i]), r->is_free);
+    r->has_upper = lane_and(lane_finite(upper[i]), r->is_free);
+    r->unit = lane_select(lane_and(bounded, r->is_free), half, s->unit[i]);
+  }
+}
+
+/* Distance to a bound that is on; one elsewhere. */
+INLINE real below(const control_room *room, real u) { return lane_select(room->has_lower, u - room->lower, ALL(1)); }
+INLINE real above(const control_room *room, real u) { return lane_select(room->has_upper, room->upper - u, ALL(1)); }
+
+INLINE real where_on(mask on, real value) { return lane_select(on, value, ALL(0)); }
+
+INLINE reals path_at(const barrier_state *s, int t) { return s->path + t * PAIR; }
+
+/* The gap of stage t of a path. */
+INLINE real gap_at(in_reals path, int t, int i) { return path[t * PAIR + NX + i] - path[(t + 1) * PAIR + i]; }
+
+/* Lanes that a pass moves: those that have begun, and whose sweep was accepted. */
+INLINE mask moving(const barrier_state *s) {
+  const barrier_progress *lanes = &s->lanes;
+  return lane_and(lanes->busy, lane_not(lane_or(lane_or(lanes->begins, lanes->refused), lanes->certifying)));
+}
+
+#endif

@@ -1,0 +1,188 @@
+/* The Newton step of the interior point: a Riccati sweep backward, and its policy forward through the linear model.
+ *
+ * The same stage functions and the same update as box-DDP's (mpcgen_stage.h); each side of a bound, with slack s and
+ * multiplier z, adds its stiffness z/s to Quu and its force mu/s to the gradient, and no control is held by a bound. */
+#ifndef MPCGEN_INTERIOR_POINT_SWEEP_H
+#define MPCGEN_INTERIOR_POINT_SWEEP_H
+
+#include "mpcgen_interior_point_state.h"
+
+/* Adds the bounds and the shift to a stage's model; notes what its first-order conditions lack. */
+INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu, real *qu, mask *is_free) {
+  barrier_summary *summary = &s->summary;
+  const real mu = s->lanes.barrier * s->lanes.cost_unit, shift = s->lanes.shift * s->lanes.cost_unit;
+  control_room room[NU];
+  find_room(s, t, room);
+  copy_uu(q, quu);
+  EACH(i, NU) {
+    const control_room *r = &room[i];
+    const int at = t * NU + i;
+    const real u = s->u[at], low = s->lower_multiplier[at], high = s->upper_multiplier[at];
+    const real near_low = below(r, u), near_high = above(r, u);
+    const real over_low = ALL(1) / near_low, over_high = ALL(1) / near_high;
+    const real gradient = q->gradient_u[i], dual = lane_abs(where_on(r->is_free, gradient + high - low)) * r->unit;
+    s->gradient[at] = gradient;
+    quu[TRIANGLE(i, i)] += low * over_low + high * over_high + shift / (r->unit * r->unit);
+    qu[i] = gradient + where_on(r->has_upper, mu * over_high) - where_on(r->has_lower, mu * over_low) + q->offset_u[i];
+    is_free[i] = r->is_free;
+    summary->dual_u = lane_max(dual, summary->dual_u);
+    summary->gradient_sum += where_on(r->is_free, lane_abs(gradient)) * r->unit;
+    summary->multiplier_sum += (low + high) * r->unit;
+    const real low_product = near_low * low, high_product = near_high * high;
+    summary->least_product = lane_min(summary->least_product, lane_select(r->has_lower, low_product, ALL(INFINITY)));
+    summary->least_product = lane_min(summary->least_product, lane_select(r->has_upper, high_product, ALL(INFINITY)));
+    summary->largest_product = lane_max(summary->largest_product, lane_max(low_product, high_product));
+    summary->sides += where_on(r->has_lower, ALL(1)) + where_on(r->has_upper, ALL(1));
+    summary->finite = lane_and(summary->finite, lane_finite(gradient));
+  }
+}
+
+/* Takes over the costates of a trajectory where they are wanted, notes dL/dx, and turns the offset of the value
+ * function from that of lambda_t as the sweep has it to that of the iterate's. */
+INLINE void meet_costates(barrier_state *s, int t, value_model *value) {
+  barrier_summary *summary = &s->summary;
+  EACH(i, NX) {
+    const int at = t * NX + i;
+    const real found = value->costate[i], sound = lane_select(lane_finite(found), found, ALL(0));
+    const real costate = lane_select(s->lanes.adjoint, sound, s->costate[at]);
+    const real residual = t > 0 ? found - costate : ALL(0);
+    s->costate[at] = t > 0 ? costate : found;
+    s->dual_residual[at] = residual;
+    value->offset[i] += residual;
+    value->costate[i] = costate;
+    s->offset[at] = value->offset[i];
+    summary->dual_x = lane_max(lane_abs(residual), summary->dual_x);
+    summary->costate_sum += t > 0 ? lane_abs(costate) : ALL(0);
+    /* What has no derivative at x_0 only has not reached a control. */
+    if (t > 0) summary->finite = lane_and(summary->finite, lane_finite(found));
+  }
+  copy_reals(s->hessian + t * NXX, value->hessian, NXX);
+}
+
+/* Adds V c: the gap of the stage before moves the point at which the value function is met. */
+INLINE void add_gap(const barrier_state *s, int t, value_model *value) {
+  EACH(j, NX) {
+    const real gap = gap_at(s->path, t - 1, j);
+    EACH(i, NX) value->offset[i] += value->hessian[SYMMETRIC(i, j)] * gap;
+  }
+}
+
+INLINE void clear_barrier_summary(barrier_summary *summary) {
+  summary->dual_x = summary->dual_u = summary->gradient_sum = ALL(0);
+  summary->multiplier_sum = summary->costate_sum = summary->sides = ALL(0);
+  summary->least_product = ALL(INFINITY);
+  summary->largest_product = ALL(0);
+  summary->finite = summary->convex = lane_all();
+}
+
+/* A control without a range has as its unit what its size is, or how far the cost lets it go, whichever is more. */
+INLINE void measure_controls(barrier_state *s, int t, const real *quu, real *largest, real *stiffest) {
+  EACH(i, NU) {
+    largest[i] = lane_max(lane_abs(s->u[t * NU + i]), largest[i]);
+    stiffest[i] = lane_max(quu[TRIANGLE(i, i)], stiffest[i]);
+  }
+}
+
+INLINE void find_units(barrier_state *s, const real *largest, const real *stiffest) {
+  EACH(i, NU) {
+    const real reach = lane_sqrt(R(2) * s->point.cost_scale / lane_max(stiffest[i], ALL(0)));
+    const real unit = lane_max(lane_select(lane_finite(reach), reach, ALL(0)), largest[i]);
+    const real found = lane_select(lane_lt(ALL(0), unit), unit, ALL(1));
+    s->unit[i] = lane_select(s->lanes.begins, found, s->unit[i]);
+  }
+}
+
+/* One backward sweep at the accepted trajectories. */
+FUNCTION void barrier_sweep(barrier_state *s) {
+  const int last = s->horizon;
+  const real whole = ALL(1); /* weight of the dynamics' second derivatives */
+  const real state_shift = s->lanes.shift * s->lanes.on_states * s->lanes.cost_unit;
+  value_model *value = &s->value;
+  stage_model *q = &s->model;
+  real largest[NU], stiffest[NU];
+  EACH(i, NU) largest[i] = stiffest[i] = ALL(0);
+  clear_barrier_summary(&s->summary);
+  terminal_expand(path_at(s, last), s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
+  EACH(i, NX) {
+    value->offset[i] = ALL(0);
+    value->hessian[TRIANGLE(i, i)] += state_shift;
+  }
+  for (int t = last;; t--) {
+    meet_costates(s, t, value);
+    if (t == 0) break;
+    const int k = t - 1;
+    real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
+    mask is_free[NU];
+    add_gap(s, t, value);
+    stage_expand_exact(path_at(s, k), s->u + k * NU, s->theta, stage_row(s->theta_stage, s->rows, k), &whole, value, q);
+    EACH(i, NX) q->hessian[TRIANGLE(i, i)] += state_shift;
+    add_bounds(s, k, q, quu, qu, is_free);
+    measure_controls(s, k, quu, largest, stiffest);
+    s->summary.convex = lane_and(s->summary.convex, factor_free(quu, is_free, unit_lower, inverse_pivot));
+    solve_free(unit_lower, inverse_pivot, is_free, qu, s->step + k * NU);
+    feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + k * NU * NX);
+    update_value(q, quu, qu, s->gain + k * NU * NX, s->step + k * NU, value);
+  }
+  if (lane_any(s->lanes.begins)) find_units(s, largest, stiffest);
+}
+
+/* The part of a stage's controls in the step: how far the slacks and multipliers let it go, and its slope. */
+INLINE void control_step(barrier_state *s, int t, real *slack_share, real *multiplier_share) {
+  const real mu = s->lanes.barrier * s->lanes.cost_unit;
+  control_room room[NU];
+  find_room(s, t, room);
+  EACH(i, NU) {
+    const control_room *r = &room[i];
+    const int at = t * NU + i;
+    const real u = s->u[at], du = s->d_u[at], low = s->lower_multiplier[at], high = s->upper_multiplier[at];
+    const real near_low = below(r, u), near_high = above(r, u);
+    const real d_low = where_on(r->has_lower, (mu - low * du) / near_low - low);
+    const real d_high = where_on(r->has_upper, (mu + high * du) / near_high - high);
+    const real push = where_on(r->has_upper, mu / near_high) - where_on(r->has_lower, mu / near_low);
+    s->slope += (s->gradient[at] + push) * du;
+    *slack_share = lane_max(where_on(r->has_lower, -du / near_low), *slack_share);
+    *slack_share = lane_max(where_on(r->has_upper, du / near_high), *slack_share);
+    *multiplier_share = lane_max(where_on(r->has_lower, -d_low / low), *multiplier_share);
+    *multiplier_share = lane_max(where_on(r->has_upper, -d_high / high), *multiplier_share);
+    s->step_size = lane_max(lane_abs(du) / r->unit, s->step_size);
+    s->d_lower[at] = d_low;
+    s->d_upper[at] = d_high;
+  }
+}
+
+/* d_lambda = V dx + (v - lambda) at a stage, and what its states add to the slope of the cost: the gradient of the
+ * cost along the step is that of L, less lambda'(F dw) at each stage. */
+INLINE void costate_step(barrier_state *s, int t) {
+  EACH(i, NX) {
+    real sum = s->offset[t * NX + i];
+    EACH(j, NX) sum += s->hessian[t * NXX + SYMMETRIC(i, j)] * s->d_x[t * NX + j];
+    s->d_costate[t * NX + i] = sum;
+    s->slope += s->dual_residual[t * NX + i] * s->d_x[t * NX + i];
+    s->slope += s->costate[t * NX + i] * gap_at(s->path, t - 1, i);
+  }
+}
+
+/* The step: the policy through the linear model of the dynamics, which closes the gaps; how long it may be. */
+OUTLINED void barrier_step(barrier_state *s) {
+  real slack_share = ALL(0), multiplier_share = ALL(0);
+  s->slope = s->step_size = ALL(0);
+  EACH(i, NX) s->d_x[i] = ALL(0);
+  for (int t = 0; t < s->horizon; t++) {
+    const reals d_x = s->d_x + t * NX, d_u = s->d_u + t * NU, next = s->d_x + (t + 1) * NX;
+    EACH(i, NU) {
+      real sums[2] = {s->step[t * NU + i], ALL(0)};
+      EACH(j, NX) sums[j % 2] += s->gain[(t * NU + i) * NX + j] * d_x[j];
+      d_u[i] = sums[0] + sums[1];
+    }
+    stage_tangent(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, next);
+    EACH(i, NX) next[i] += gap_at(s->path, t, i);
+    control_step(s, t, &slack_share, &multiplier_share);
+    costate_step(s, t + 1);
+  }
+  const real most = lane_max(ALL(0.99), ALL(1) - s->lanes.barrier);
+  s->longest = lane_min(ALL(1), most / slack_share);
+  s->dual_length = lane_min(ALL(1), most / multiplier_share);
+  s->slope /= s->lanes.cost_unit;
+}
+
+#endif
