@@ -6,10 +6,12 @@ import pytest
 from baseline_problems import example
 
 from mpcgen.derivative.kernels import derive
+from mpcgen.errors import InternalError
 from mpcgen.ir import Graph, evaluate, flops, operation_count
 from mpcgen.ir.reciprocals import split_reciprocals
 from mpcgen.passes.economy import economise
 from mpcgen.passes.naming import naming_hints
+from mpcgen.passes.rewriting import rewritten, verify
 from mpcgen.problem.lowering import lower_spec
 
 ANGLE = 15
@@ -67,3 +69,12 @@ def test_a_parameters_reciprocal_leaves_the_product():
     assert split is (1.0 / ((p + q) * p)) * (1.0 / x)
     (whole,) = split_reciprocals([1.0 / (x * (x + p))], [p])
     assert whole is 1.0 / (x * (x + p))
+
+
+def test_a_pass_that_leaves_a_function_reading_what_it_has_not_is_a_bug_that_says_so():
+    function = _kernels("pendulum").functions[0]
+    graph = function.outputs[0].expressions[0].graph
+    broken = rewritten(function, [graph.symbol("stray")] * len(function.expressions()), {})
+    assert verify(function, "nothing") is function
+    with pytest.raises(InternalError, match=r"after a test, stage_dynamics reads stray"):
+        verify(broken, "a test")
