@@ -197,13 +197,13 @@ def compile_cuda_library(
 
 def source_file(rendered: Rendered, toolchain: CudaToolchain) -> str:
     """The file of a package that is compiled for the toolchain's kernels."""
-    return rendered.warp_file if toolchain.kernel == "warp" else f"{rendered.name}.c"
+    return rendered.warp_file if toolchain.kernel == "warp" else f"{rendered.stem}.c"
 
 
 def compile_command(toolchain: CudaToolchain, precision: int, digest: str) -> list[str]:
     """The command that compiles a precision, but for its source and its object file."""
     definitions = (f"-DMPCGEN_PRECISION={precision}", f'-DMPCGEN_DIGEST="{digest}"')
-    return [*toolchain.command, *toolchain.compile_flags, *definitions, "-I.", f"-I{HEADER_FOLDER}", "-c"]
+    return [*toolchain.command, *toolchain.compile_flags, *definitions, f"-I{HEADER_FOLDER}", "-c"]
 
 
 def read_resources(text: str, precision: int) -> list[Resources]:
@@ -238,7 +238,7 @@ def _write_interface(rendered: Rendered, directory: Path, kind: str) -> None:
     try:
         builder.cdef(rendered.cdef + rendered.cuda_cdef)
     except (cffi.FFIError, cffi.CDefError) as error:
-        raise BuildError(f"cffi cannot read the declarations of {rendered.name}.h: {error}") from error
+        raise BuildError(f"cffi cannot read the declarations of {rendered.stem}.h: {error}") from error
     file = interface_name(rendered.name, kind)
     builder.set_source(Path(file).stem, None, compiler_verbose=0)
     builder.emit_python_code(str(directory / file))

@@ -28,6 +28,7 @@ from mpcgen.problem.fingerprint import fingerprint
 from mpcgen.problem.spec import Spec, require_unconstrained
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
 from mpcgen.runtime.loading import extension_name, file_sha256, interface_name, library_name
+from mpcgen.runtime.naming import c_stem
 
 _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
 
@@ -310,7 +311,7 @@ def _read_entry(path: Path, kind: str, from_cache: bool) -> _Entry:
 
 
 def _refuse_foreign_package(destination: Path, name: str) -> None:
-    ours = (destination / f"{name}.h").exists() or Manifest.read(destination) is not None
+    ours = (destination / f"{c_stem(name)}.h").exists() or Manifest.read(destination) is not None
     if destination.exists() and not destination.is_dir():
         raise BuildError(f"{destination} is a file; move it, or choose another directory with -o")
     if (destination / "__init__.py").exists() and not ours:

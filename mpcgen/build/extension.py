@@ -80,17 +80,18 @@ def _variant_commands(
 ) -> list[list[str]]:
     start = [*toolchain.compiler.command, *toolchain.flags_for(rendered.small), *_includes()]
     return [
-        [*start, *definitions, *extra_flags, "-c", f"{rendered.name}.c", "-o", _object(rendered, variant)]
+        [*start, *definitions, *extra_flags, "-c", f"{rendered.stem}.c", "-o", _object(rendered, variant)]
         for variant, definitions in VARIANTS
     ]
 
 
 def _includes() -> tuple[str, ...]:
-    return ("-I.", f"-I{HEADER_FOLDER}")
+    """Not the package's folder: its header is beside what includes it, and must not pass for one of the system."""
+    return (f"-I{HEADER_FOLDER}",)
 
 
 def _object(rendered: Rendered, variant: str) -> str:
-    return f"{rendered.name}_{variant}.o"
+    return f"{rendered.stem}_{variant}.o"
 
 
 def _write_glue(rendered: Rendered, directory: Path, digest: str) -> str:
@@ -102,10 +103,10 @@ def _write_glue(rendered: Rendered, directory: Path, digest: str) -> str:
     try:
         builder.cdef(rendered.cdef + "\n" + _DIGEST_DECLARATION)
     except (cffi.FFIError, cffi.CDefError) as error:
-        raise BuildError(f"cffi cannot read the declarations of {rendered.name}.h: {error}") from error
+        raise BuildError(f"cffi cannot read the declarations of {rendered.stem}.h: {error}") from error
     definition = f'static {_DIGEST_DECLARATION[:-1]}\n{{\n    return "{digest}";\n}}\n'
-    preamble = f'#include "{rendered.name}.h"\n\n{definition}'
-    builder.set_source(f"_{rendered.name}", preamble, compiler_verbose=0)
-    file = f"_{rendered.name}.c"
+    preamble = f'#include "{rendered.stem}.h"\n\n{definition}'
+    builder.set_source(f"_{rendered.stem}", preamble, compiler_verbose=0)
+    file = f"_{rendered.stem}.c"
     builder.emit_c_code(str(directory / file))
     return file

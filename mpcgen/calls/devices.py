@@ -90,12 +90,14 @@ class Cpu:
 
     def arguments(self, verb: str) -> Any:
         """See `Device`."""
-        return self.ffi.new(f"{self._library.name}_{verb}_arguments *")
+        return self.ffi.new(f"{self._library.prefix}_{verb}_arguments *")
 
     def entry(self, verb: str, dtype: torch.dtype, batch: int) -> Entry:
         """See `Device`: the scalar variant for a single problem, else the vector one."""
         name, bits = self._library.name, torch.finfo(dtype).bits
-        function = getattr(self._library.lib, f"{name}_{verb}_f{bits}_{'single' if batch == 1 else 'batch'}")
+        function = getattr(
+            self._library.lib, f"{self._library.prefix}_{verb}_f{bits}_{'single' if batch == 1 else 'batch'}"
+        )
 
         def call(arguments: Any) -> None:
             code = function(arguments)
@@ -128,13 +130,13 @@ class Cuda:
 
     def arguments(self, verb: str) -> Any:
         """See `Device`."""
-        return self.ffi.new(f"{self._library.name}_{verb}_arguments *")
+        return self.ffi.new(f"{self._library.prefix}_{verb}_arguments *")
 
     def entry(self, verb: str, dtype: torch.dtype, batch: int) -> Entry:
         """See `Device`."""
         name, bits = self._library.name, torch.finfo(dtype).bits
-        function = getattr(self._library.lib, f"{name}_{verb}_f{bits}_cuda")
-        workspace_bytes = getattr(self._library.lib, f"{name}_{verb}_workspace_f{bits}_cuda")
+        function = getattr(self._library.lib, f"{self._library.prefix}_{verb}_f{bits}_cuda")
+        workspace_bytes = getattr(self._library.lib, f"{self._library.prefix}_{verb}_workspace_f{bits}_cuda")
 
         def call(arguments: Any) -> None:
             if self.device.type == "cpu":

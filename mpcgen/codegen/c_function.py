@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mpcgen.codegen.c_expression import CALLS, c_definition, c_value
+from mpcgen.codegen.c_words import c_words
 from mpcgen.ir.schedule import Assign, Load, Schedule, Store
 from mpcgen.passes.parts import Keep, Part, Take, cut
 from mpcgen.stages import StageFunction, contract
@@ -24,7 +25,7 @@ shared LINEAR_DYNAMICS SMALL_STAGE ALL_COUNTS TEAM TEAM_FOR TEAM_LEADER TEAM_SHA
 NMIXED NSTATE NTERMINAL NPATH NEND NDUAL CONSTRAINED SOFT_ROWS ROW_BOUNDS_VARY
 """
 _ARGUMENTS = frozenset(name for stage in contract(False).values() for name in stage.arguments)
-RESERVED = frozenset(_RESERVED.split()) | _ARGUMENTS | frozenset(CALLS.values())
+RESERVED = frozenset(_RESERVED.split()) | _ARGUMENTS | frozenset(CALLS.values()) | c_words()
 """Names that mean something in the generated file or its headers."""
 
 

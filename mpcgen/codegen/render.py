@@ -20,6 +20,7 @@ from mpcgen.ir.printer import number
 from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import flops
 from mpcgen.passes.economy import Economy
+from mpcgen.runtime.naming import c_stem
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, ROWS
 
@@ -57,14 +58,14 @@ class LayoutRow:
 def render(kernels: Kernels, economy: Economy, schedules: Schedules) -> Rendered:
     """Render the C text, the header and the Python package of a problem."""
     name = kernels.model.signature.name
+    stem = c_stem(name)
     shared = _sizes(kernels) | _descriptions(kernels)
-    header = _fill(
-        C_HEADER, shared | {"n_parameters": len(kernels.model.signature.parameters), "verbs": VERBS}
-    )
-    context = _kernel_context(kernels, economy, schedules)
+    n_parameters = len(kernels.model.signature.parameters)
+    header = _fill(C_HEADER, shared | {"stem": stem, "n_parameters": n_parameters, "verbs": VERBS})
+    context = _kernel_context(kernels, economy, schedules) | {"stem": stem}
     source = _fill(C_KERNELS, context)
     package = _fill(PYTHON_PACKAGE, shared | _package_context(kernels, source_digest(header, source)))
-    texts = ((f"{name}.h", header), (f"{name}.c", source), ("__init__.py", package))
+    texts = ((f"{stem}.h", header), (f"{stem}.c", source), ("__init__.py", package))
     return Rendered(name, texts, header, source, bool(context["small"]), _figures(kernels, economy))
 
 

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from mpcgen.errors import InternalError
+from mpcgen.runtime.naming import c_stem
 
 CDEF_BEGIN = "/* cffi: begin */"
 CDEF_END = "/* cffi: end */"
@@ -23,16 +24,16 @@ def source_digest(header: str, source: str) -> str:
 
 
 def _warp_file(name: str) -> str:
-    return f"_{name}_warp.c"
+    return f"_{c_stem(name)}_warp.c"
 
 
 @dataclass(frozen=True)
 class Rendered:
     """All text of one generated package.
 
-    ``files`` pairs file names with their text: ``<name>.h``, ``<name>.c``, ``__init__.py``. ``header`` is
-    the text of ``<name>.h``, whose part between `CDEF_BEGIN` and `CDEF_END` is the cdef; ``source`` is the
-    text of ``<name>.c``, compiled once per precision and once each for batches and for single problems.
+    ``files`` pairs file names with their text: ``<stem>.h``, ``<stem>.c``, ``__init__.py``. ``header`` is
+    the text of ``<stem>.h``, whose part between `CDEF_BEGIN` and `CDEF_END` is the cdef; ``source`` is the
+    text of ``<stem>.c``, compiled once per precision and once each for batches and for single problems.
     ``small``: a stage is few operations (`SMALL_STAGE`), for which the compiler is asked for all that it can do.
     ``sizes`` are figures worth showing (states, controls, operations...); they go to the manifest.
     """
@@ -46,13 +47,18 @@ class Rendered:
 
     def __post_init__(self) -> None:
         texts = dict(self.files)
-        for file, text in ((f"{self.name}.h", self.header), (f"{self.name}.c", self.source)):
+        for file, text in ((f"{self.stem}.h", self.header), (f"{self.stem}.c", self.source)):
             if texts.get(file) != text:
                 raise InternalError(
                     f"rendered package {self.name!r}: {file} is missing from its files or differs"
                 )
         if "__init__.py" not in texts:
             raise InternalError(f"rendered package {self.name!r} has no __init__.py")
+
+    @property
+    def stem(self) -> str:
+        """What its C functions and files begin with: its name, if C takes it."""
+        return c_stem(self.name)
 
     @property
     def cdef(self) -> str:
@@ -77,13 +83,13 @@ class Rendered:
     def warp_file(self) -> str:
         """Name of the file with the text for a warp per problem."""
         own = _warp_file(self.name)
-        return own if own in dict(self.files) else f"{self.name}.c"
+        return own if own in dict(self.files) else f"{self.stem}.c"
 
     def _between(self, first: str, last: str) -> str:
         _, begin, rest = self.header.partition(first)
         declarations, end, _ = rest.partition(last)
         if not (begin and end):
-            raise InternalError(f"{self.name}.h lacks the lines {first!r} and {last!r}")
+            raise InternalError(f"{self.stem}.h lacks the lines {first!r} and {last!r}")
         return declarations
 
     @property

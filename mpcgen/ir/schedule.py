@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mpcgen.ir import Expr
 from mpcgen.ir.function import Function, Input, Output
 from mpcgen.ir.walk import topological
+from mpcgen.runtime.naming import ascii_name
 
 MOST_NESTED = 7
 """Most operations written inside one expression: more is hard to read, and gains nothing."""
@@ -75,6 +76,10 @@ class Schedules:
         return "\n\n".join(map(str, self.plans))
 
 
+_C_RESERVES = re.compile(r"_[_A-Z]")
+"""How the names begin that C keeps for compilers and libraries."""
+
+
 class _Names:
     """Gives out identifiers that are not taken yet."""
 
@@ -83,7 +88,9 @@ class _Names:
         self._counter = 0
 
     def claim(self, wish: str) -> str:
-        name = re.sub(r"\W+", "_", wish)
+        name = ascii_name(wish)
+        if _C_RESERVES.match(name):
+            name += "_"
         while name in self._taken:
             name += "_"
         self._taken.add(name)

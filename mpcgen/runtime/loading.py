@@ -16,6 +16,7 @@ from typing import Any
 
 from mpcgen.errors import StaleBuildError
 from mpcgen.runtime.cpu import describe_cpu, missing_features
+from mpcgen.runtime.naming import c_stem
 
 ABI = 4
 """Version of the C interface between the generated extensions and this package's runtime."""
@@ -36,6 +37,11 @@ class Library:
     manifest: Mapping[str, Any]
     path: Path
     kind: str = "cpu"
+
+    @property
+    def prefix(self) -> str:
+        """What its C functions and types begin with."""
+        return c_stem(self.name)
 
 
 def load(package_file: str, name: str, source_digest: str) -> Library:
@@ -92,17 +98,17 @@ def file_sha256(path: Path) -> str:
 
 def extension_name(name: str) -> str:
     """File name of a problem's extension for this Python."""
-    return f"_{name}{EXT_SUFFIX}"
+    return f"_{c_stem(name)}{EXT_SUFFIX}"
 
 
 def library_name(name: str, kind: str) -> str:
     """File name of a problem's library of this kind."""
-    return extension_name(name) if kind == "cpu" else f"_{name}_{kind.replace('-', '_')}.so"
+    return extension_name(name) if kind == "cpu" else f"_{c_stem(name)}_{kind.replace('-', '_')}.so"
 
 
 def interface_name(name: str, kind: str) -> str:
     """File name of the module by which cffi opens a CUDA library."""
-    return f"_{name}_{kind.replace('-', '_')}_interface.py"
+    return f"_{c_stem(name)}_{kind.replace('-', '_')}_interface.py"
 
 
 def _read_manifest(folder: Path, name: str, kind: str, remedy: str) -> dict[str, Any]:
@@ -144,7 +150,8 @@ def _check_origin(folder: Path, name: str, manifest: Mapping[str, Any], remedy: 
 def _check_python(folder: Path, name: str, remedy: str) -> None:
     if (folder / extension_name(name)).is_file():
         return
-    others = sorted(path.name.removeprefix(f"_{name}") for path in folder.glob(f"_{name}.*"))
+    stem = f"_{c_stem(name)}"
+    others = sorted(path.name.removeprefix(stem) for path in folder.glob(f"{stem}.*"))
     if others:
         raise StaleBuildError(
             f"{folder} was built for another Python: its extension is for {', '.join(others)}, "
@@ -176,7 +183,7 @@ def _check_cpu(folder: Path, manifest: Mapping[str, Any], remedy: str) -> None:
 
 
 def _open_extension(path: Path, name: str, remedy: str) -> tuple[Any, Any]:
-    module_name = f"_{name}"
+    module_name = f"_{c_stem(name)}"
     loader = ExtensionFileLoader(module_name, str(path))
     spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
     if spec is None:
