@@ -29,6 +29,14 @@ class DeviceError(MpcgenError, ValueError):
     """A tensor on a device for which the module was not built, or not on the device of x0."""
 
 
+class LayoutError(MpcgenError, TypeError):
+    """A tensor that is not dense numbers in memory: sparse, nested, masked, distributed, or without storage."""
+
+
+class TracingError(MpcgenError, RuntimeError):
+    """A tracer or transform of torch that cannot record what was asked of it."""
+
+
 class ParameterError(MpcgenError, ValueError):
     """An unknown parameter name, a missing value, or an option outside its range."""
 

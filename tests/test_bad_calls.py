@@ -1,5 +1,6 @@
 """Wrong calls get a typed error that names the culprit and the remedy, before any kernel runs."""
 
+import numpy as np
 import pytest
 import torch
 from controllers import Example
@@ -85,6 +86,18 @@ BAD = {
     "a ragged list": (ParameterError, {"q": [[1.0], [1.0, 2.0]]}, "q="),
     "no horizon": (ParameterError, {"horizon": 0}, "horizon=0"),
     "half a horizon": (ParameterError, {"horizon": 2.5}, r"horizon=2\.5"),
+    "a whole number of the wrong type": (
+        ParameterError,
+        {"horizon": np.float64(4)},
+        r"horizon=np\.float64\(4\.0\); a whole number",
+    ),
+    "no start": (DtypeError, {"x0": None}, "x0 is a NoneType; pass a torch tensor"),
+    "bounds that are no parameters": (
+        ParameterError,
+        {"lower": -1.0},
+        r"no parameter 'lower'; bounds .*problem\.parameter\('lower'\)",
+    ),
+    "a number too large for any float": (ParameterError, {"gravity": 10**400}, "gravity=1000"),
     "a truth as horizon": (ParameterError, {"horizon": True}, "horizon=True"),
 }
 
@@ -96,6 +109,28 @@ def test_a_wrong_argument_is_named_before_any_kernel_runs(pendulum, no_kernels, 
         pendulum.mpc()(**{"x0": zeros(2, 3), **given})
     assert isinstance(caught.value, MpcgenError)
     assert "pendulum" in str(caught.value)
+
+
+def test_what_comes_by_position_is_asked_for_by_name(pendulum, no_kernels):
+    with pytest.raises(ParameterError, match=r"1 more than x0 given by position.*u_init=u.*gravity=\.\.\."):
+        pendulum.mpc()(zeros(2, 3), zeros(19, 1))
+    with pytest.raises(DtypeError, match="x0 is a NoneType"):
+        pendulum.mpc()()
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(pendulum):
+    x0, mpc = pendulum.starts(2, 0), pendulum.mpc(max_iterations=np.int32(150), tol=np.float32(0.5) ** 30)
+    assert torch.equal(mpc(x0, horizon=np.int64(4)).u, mpc(x0, horizon=4).u)
+    assert (type(mpc.options.max_iterations), type(mpc.options.tol)) == (int, float)
+    assert torch.equal(mpc(x0.requires_grad_(), horizon=np.int64(4)).u, mpc(x0, horizon=4).u)
+
+
+def test_a_list_of_tensors_keeps_their_gradients(pendulum):
+    x0, weight = pendulum.starts(2, 0), torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    listed = pendulum.mpc()(x0, q=[1.0, 1, weight, 0.001]).cost.sum()
+    q = torch.stack([torch.ones_like(weight), torch.ones_like(weight), weight, 0.01 * weight.detach()])
+    stacked = pendulum.mpc()(x0, q=q).cost.sum()
+    assert torch.equal(*(torch.autograd.grad(cost, weight)[0] for cost in (listed, stacked)))
 
 
 def test_parameters_without_default_are_asked_for(lqr, no_kernels):
@@ -111,6 +146,25 @@ def test_per_stage_values_must_agree_on_the_horizon(lqr, no_kernels):
         lqr.mpc()(zeros(2, 3), **given, horizon=4)
     with pytest.raises(ShapeError, match=r"lower has shape \(2, 3\); .* or \(3,\), the same for all stages"):
         lqr.mpc()(zeros(2, 3), **given, lower=zeros(2, 3), horizon=5)
+
+
+@pytest.mark.parametrize("leading", [(), (2,)])
+def test_a_value_for_each_control_is_one_too_few_where_the_terminal_cost_needs_its_own(
+    lqr, no_kernels, leading
+):
+    """C is read by the terminal cost: the spec's horizon 5 needs 6 values, and 5 are no reason to solve for 4."""
+    given = lqr.values(0)
+    short = {**given, "C": given["C"][:5].expand(*leading, 5, 6, 6)}
+    message = (
+        r"5 values along the axis of stages, where the horizon 5 needs 6.*the last for the terminal cost"
+    )
+    for horizon in ({}, {"horizon": 5}, {"u_init": zeros(5, 3)}):
+        with pytest.raises(ShapeError, match=message):
+            lqr.mpc()(zeros(2, 3), **short, **horizon)
+    four = {name: value[: -1 if name == "C" else 4] for name, value in given.items() if name != "c"}
+    for horizon in ({"horizon": 4}, {"u_init": zeros(4, 3)}):
+        with pytest.raises(KernelRanError):
+            lqr.mpc()(zeros(2, 3), **four, c=given["c"][:5], **horizon)
 
 
 OPTIONS = {

@@ -246,3 +246,60 @@ def test_recording_changes_nothing_and_says_nothing_twice(cartpole):
 def test_history_is_true_or_false(car):
     with pytest.raises(ParameterError, match="history='yes'; True or False is expected"):
         car.module.MPC(history="yes")
+
+
+# --- solutions that were changed, problems that were not solved ----------------------------------------------------
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("part", ["x", "u", "status"])
+def test_a_solution_changed_in_place_is_noticed(car, part, grad):
+    early, late = (car.mpc()(car.starts(3, 0).requires_grad_(grad)) for _ in range(2))
+    margin = early.margin
+    for solution in (early, late):
+        getattr(solution, part).detach()[0] += 1
+    assert torch.equal(early.margin, margin)  # found before the change
+    with pytest.raises(ExaminationError, match=rf"sol\.{part} was changed in place after the solve"):
+        late.multipliers  # noqa: B018
+    with pytest.raises(ExaminationError, match="changed in place"):
+        late.detach().active  # noqa: B018
+
+
+def test_what_a_solution_hands_out_of_its_parameters_is_a_copy(pendulum):
+    """Those of omitted parameters serve every later call of the process."""
+    mpc, x0 = pendulum.mpc(), pendulum.starts(3, 0)
+    for start in (x0, x0.clone().requires_grad_()):
+        solution = mpc(start)
+        expected, multipliers = solution.u.detach().clone(), mpc(start).multipliers
+        leaves = torch.utils._pytree.tree_leaves(solution)[8:]
+        for handed_out in (solution.origin.parameters, solution.detach().origin.parameters, leaves):
+            assert len(handed_out) == 5
+            for parameter in handed_out:
+                parameter.mul_(3)
+        assert torch.equal(mpc(start).u, expected)
+        assert torch.equal(solution.multipliers, multipliers)
+
+
+def test_a_mean_over_the_problems_that_were_solved(scalar):
+    x0 = start(0.1, 30.0, math.nan, -0.2).requires_grad_()
+    solution = scalar.mpc(on_unconverged="ignore")(x0, growth=1.0)
+    assert solution.converged.tolist() == [True, False, False, True]
+    assert solution.u.mean().isnan()
+    alone = scalar.mpc()(x0[::3], growth=1.0)
+    (expected,) = torch.autograd.grad(alone.u.mean(), x0)
+    for mean in (solution.u[solution.converged].mean(), 2 * solution.where_converged().u.mean()):
+        torch.testing.assert_close(mean, alone.u.mean(), rtol=1e-12, atol=0)
+        (found,) = torch.autograd.grad(mean, x0, retain_graph=True)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_where_converged_keeps_shapes_and_flags_and_leaves_solved_problems_alone(scalar):
+    solution = scalar.mpc(on_unconverged="ignore")(start(0.1, 30.0, -0.2), growth=1.0)
+    masked = solution.where_converged(7.0)
+    for name, value in vars(masked).items():
+        before = getattr(solution, name)
+        assert torch.equal(value[::2], before[::2]) and value.shape == before.shape
+        assert not value.is_floating_point() or (value[1] == 7).all()
+    assert torch.equal(masked.status, solution.status)
+    with pytest.raises(ExaminationError):
+        masked.multipliers  # noqa: B018

@@ -181,6 +181,19 @@ def test_parameter_named_like_an_attribute_of_modules_is_refused(pendulum):
         subclass(learn=["half"])
 
 
+def test_parameter_named_like_what_constraints_bring_is_refused(pendulum):
+    controller = pendulum.module.CONTROLLER
+    first, *others = controller.parameters
+    parameters = (dataclasses.replace(first, name="parametrizations"), *others)
+    renamed = dataclasses.replace(controller, parameters=parameters)
+    subclass = type("MPC", (pendulum.module.MPC,), {"controller": renamed})
+    for learn in (["parametrizations"], {"mass": "positive", "parametrizations": None}):
+        with pytest.raises(ParameterError, match="'parametrizations' cannot be learned under its name"):
+            subclass(learn=learn)
+    with pytest.raises(ParameterError, match="no parameter 'parametrizations'"):
+        pendulum.mpc(learn={"parametrizations": "positive"})
+
+
 def test_printed_module_names_what_it_learns(pendulum):
     assert "learn=['mass', 'length', 'p']" in repr(pendulum.mpc(learn=EVERY_KIND))
     assert "learn" not in repr(pendulum.mpc())

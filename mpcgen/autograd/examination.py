@@ -6,14 +6,15 @@ torch.compile, by the registered operators below.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mpcgen.autograd import library
-from mpcgen.autograd.functions import _batch, _fold, _own, _unfold
+from mpcgen.autograd.folding import batch_of, fold, own, unfold
 from mpcgen.calls import kernels
 from mpcgen.calls.arguments import Call
 from mpcgen.calls.options import Options
@@ -25,62 +26,84 @@ class ExaminationError(MpcgenError, ValueError):
     """A solution that cannot be examined any more, or never could."""
 
 
-class Origin(NamedTuple):
+class Origin:
     """Where a solution comes from: what an examination needs besides the solution itself.
 
-    key: of the controller. options: as text. parameters: of shape (B or 1, ...) if ``flat``, else (..., *shape)
-    with a leading 1 where the batch shares a value. versions: of the parameters when the problem was solved.
+    key: of the controller. options_text: the options as text. parameters: of shape (B or 1, ...) if ``is_flat``, else
+    (..., *shape) with a leading 1 where the batch shares a value; what is handed out are copies, since those of
+    omitted parameters serve every call of the process. versions: of the parameters when the problem was solved.
     """
 
-    key: str
-    options_text: str
-    parameters: tuple[Tensor, ...]
-    versions: tuple[int, ...] | None = None
-    flat: bool = True
+    __slots__ = ("_parameters", "_versions", "is_flat", "key", "options_text")
+
+    def __init__(
+        self,
+        key: str,
+        options_text: str,
+        parameters: tuple[Tensor, ...],
+        versions: tuple[int, ...] | None = None,
+        is_flat: bool = True,
+    ) -> None:
+        self.key, self.options_text, self.is_flat = key, options_text, is_flat
+        self._parameters, self._versions = parameters, versions
 
     @property
     def controller(self) -> Controller:
         """The controller, if its package is imported in this process; raises ParameterError otherwise."""
-        return library._controller(self.key)
+        return library.controller_of(self.key)
 
     @property
     def options(self) -> Options:
         """Options of the call."""
         return Options.from_text(self.options_text)
 
-    def with_leading(self, batch_shape: torch.Size) -> Origin:
-        """The same with parameters of shape (..., *shape): leading dimensions as the solution's, or ones."""
-        if not self.flat:
-            return self
-        size, ones = batch_shape.numel(), (1,) * len(batch_shape)
-        parameters = tuple(
-            p.reshape((batch_shape if p.shape[0] == size else ones) + p.shape[1:]) for p in self.parameters
-        )
-        return self._replace(parameters=parameters, flat=False)
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Copies of the parameters."""
+        return tuple(p.clone() for p in self._parameters)
+
+    def detach(self) -> Origin:
+        """The same numbers without their graph."""
+        parameters = tuple(p.detach() for p in self._parameters)
+        return Origin(self.key, self.options_text, parameters, self._versions, self.is_flat)
+
+    def copy(self, batch_shape: torch.Size) -> Origin:
+        """A copy with parameters of shape (..., *shape): leading dimensions as the solution's, or ones."""
+        parameters = self.parameters
+        if self.is_flat:
+            size, ones = batch_shape.numel(), (1,) * len(batch_shape)
+            parameters = tuple(
+                p.reshape((batch_shape if p.shape[0] == size else ones) + p.shape[1:]) for p in parameters
+            )
+        return Origin(self.key, self.options_text, parameters, is_flat=False)
 
     def flattened(self, batch_shape: torch.Size) -> tuple[Tensor, ...]:
-        """Parameters of shape (B or 1, ...), checked to be those of the solve."""
-        if self.versions is not None and _versions(self.parameters) != self.versions:
+        """Parameters of shape (B or 1, ...), checked to be those of the solve; not to be handed out."""
+        if self._versions is not None and versions_of(self._parameters) != self._versions:
             raise ExaminationError(
                 "a parameter was changed in place after the solve (by an optimizer's step?), so what held the "
                 "solution cannot be told any more; ask for sol.multipliers before, or solve again"
             )
-        if self.flat:
-            return self.parameters
-        return tuple(_flat(p, batch_shape) for p in self.parameters)
+        if self.is_flat:
+            return self._parameters
+        return tuple(_flat(p, batch_shape) for p in self._parameters)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Origin, (self.key, self.options_text, self._parameters, None, self.is_flat)
 
 
 def origin_of(key: str, options_text: str, parameters: tuple[Tensor, ...]) -> Origin:
     """The origin of a solution; parameters (B or 1, ...)."""
-    versions = None if torch.compiler.is_compiling() else _versions(parameters)
-    return Origin(key, options_text, parameters, versions)
+    return Origin(key, options_text, parameters, versions_of(parameters))
 
 
-def _versions(parameters: tuple[Tensor, ...]) -> tuple[int, ...] | None:
-    """How often each was changed in place; None where one was made in inference mode, which does not count."""
+def versions_of(tensors: tuple[Tensor, ...]) -> tuple[int, ...] | None:
+    """How often each was changed in place; None where torch does not count, as in inference mode and in graphs."""
+    if torch.compiler.is_compiling():
+        return None
     try:
-        return tuple([p._version for p in parameters])  # a list first: half the time, and every call pays it
-    except RuntimeError:
+        return tuple([t._version for t in tensors])  # a list first: half the time, and every call pays it
+    except (RuntimeError, AttributeError):  # the latter where a pytree of a solution holds something else
         return None
 
 
@@ -89,7 +112,7 @@ def _flat(parameter: Tensor, batch_shape: torch.Size) -> Tensor:
     shape = parameter.shape[rank:]
     if parameter.shape[:rank].numel() == 1:
         return parameter.reshape(1, *shape)
-    return parameter.expand(*batch_shape, *shape).reshape(-1, *shape)
+    return parameter.expand(*batch_shape, *shape).reshape(batch_shape.numel(), *shape)
 
 
 @dataclass(frozen=True)
@@ -128,36 +151,41 @@ def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor) -> Examination
     return Examination(multipliers, lower, upper, active, margins)
 
 
-@torch.library.custom_op("mpcgen::examine", mutates_args=())
-def examine_flat(
-    controller: str, x: Tensor, u: Tensor, status: Tensor, parameters: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Operator form of `kernels.examine`: dL/du, lower and upper bounds, (B, N, m) each."""
-    return kernels.examine(library._controller(controller), x, u, status, tuple(parameters))  # type: ignore[return-value]
+def _examine(
+    controller: str, x: Tensor, u: Tensor, status: Tensor, parameters: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    return kernels.examine(library.controller_of(controller), x, u, status, tuple(parameters))
 
 
-@examine_flat.register_fake
-def _(
-    controller: str, x: Tensor, u: Tensor, status: Tensor, parameters: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_examine(
+    controller: str, x: Tensor, u: Tensor, status: Tensor, parameters: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     return u.new_empty(u.shape), u.new_empty(u.shape), u.new_empty(u.shape)
 
 
-@examine_flat.register_vmap
-def _(
+def _vmap_examine(
     info: Any,
     in_dims: tuple[Any, ...],
     controller: str,
     x: Tensor,
     u: Tensor,
     status: Tensor,
-    parameters: Any,
+    parameters: Sequence[Tensor],
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    size, batch = info.batch_size, _batch(u, in_dims[2])
-    solution = (_own(t, d, size, batch) for t, d in zip((x, u, status), in_dims[1:4], strict=True))
+    size, batch = info.batch_size, batch_of(u, in_dims[2])
+    solution = (own(t, d, size, batch) for t, d in zip((x, u, status), in_dims[1:4], strict=True))
     dims = in_dims[4] or [None] * len(parameters)
-    folded = [_fold(p, d, size, batch) for p, d in zip(parameters, dims, strict=True)]
-    return tuple(_unfold(t, size) for t in examine_flat(controller, *solution, folded)), (0, 0, 0)
+    folded = [fold(p, d, size, batch) for p, d in zip(parameters, dims, strict=True)]
+    return tuple(unfold(t, size, batch) for t in examine_flat(controller, *solution, folded)), (0, 0, 0)
+
+
+examine_flat = library.define(
+    "examine(str controller, Tensor x, Tensor u, Tensor status, Tensor[] parameters) -> (Tensor, Tensor, Tensor)",
+    _examine,
+    _fake_examine,
+    _vmap_examine,
+)
+"""Operator form of `kernels.examine`: dL/du, lower and upper bounds, (B, N, m) each."""
 
 
 @dataclass(frozen=True)
@@ -179,27 +207,33 @@ def record(origin: Origin, call: Call) -> History:
     return History(*passes.reshape(*call.batch_shape, *passes.shape[1:]).unbind(-1))
 
 
-@torch.library.custom_op("mpcgen::record", mutates_args=())
-def record_flat(
-    controller: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, parameters: list[Tensor]
+def _record(
+    controller: str,
+    options: str,
+    horizon: int,
+    x0: Tensor,
+    u_init: Tensor | None,
+    parameters: Sequence[Tensor],
 ) -> Tensor:
-    """Cost and residual by pass, (B, max_iterations+1, 2), padded with NaN."""
     chosen = Options.from_text(options)
     history = x0.new_full((x0.shape[0], chosen.max_iterations + 1, 2), torch.nan)
     quiet = replace(chosen, on_unconverged="ignore")
-    kernels.solve(library._controller(controller), quiet, horizon, x0, u_init, tuple(parameters), history)
+    kernels.solve(library.controller_of(controller), quiet, horizon, x0, u_init, tuple(parameters), history)
     return history
 
 
-@record_flat.register_fake
-def _(
-    controller: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, parameters: list[Tensor]
+def _fake_record(
+    controller: str,
+    options: str,
+    horizon: int,
+    x0: Tensor,
+    u_init: Tensor | None,
+    parameters: Sequence[Tensor],
 ) -> Tensor:
     return x0.new_empty(x0.shape[0], Options.from_text(options).max_iterations + 1, 2)
 
 
-@record_flat.register_vmap
-def _(
+def _vmap_record(
     info: Any,
     in_dims: tuple[Any, ...],
     controller: str,
@@ -207,14 +241,23 @@ def _(
     horizon: int,
     x0: Tensor,
     u_init: Tensor | None,
-    parameters: Any,
+    parameters: Sequence[Tensor],
 ) -> tuple[Tensor, int]:
-    size, batch = info.batch_size, _batch(x0, in_dims[3])
-    start = _own(x0, in_dims[3], size, batch)
+    size, batch = info.batch_size, batch_of(x0, in_dims[3])
+    start = own(x0, in_dims[3], size, batch)
+    dims = (in_dims[4], *(in_dims[5] or [None] * len(parameters)))
     folded = [
-        None if t is None else _fold(t, d, size, batch)
-        for t, d in zip(
-            (u_init, *parameters), (in_dims[4], *(in_dims[5] or [None] * len(parameters))), strict=True
-        )
+        None if t is None else fold(t, d, size, batch)
+        for t, d in zip((u_init, *parameters), dims, strict=True)
     ]
-    return _unfold(record_flat(controller, options, horizon, start, folded[0], folded[1:]), size), 0
+    found = record_flat(controller, options, horizon, start, folded[0], folded[1:])
+    return unfold(found, size, batch), 0
+
+
+record_flat = library.define(
+    "record(str controller, str options, SymInt horizon, Tensor x0, Tensor? u_init, Tensor[] parameters) -> Tensor",
+    _record,
+    _fake_record,
+    _vmap_record,
+)
+"""Cost and residual by pass, (B, max_iterations+1, 2), padded with NaN."""

@@ -1,114 +1,145 @@
-"""The differentiable functions: `Solve`, and the linear maps `Differentiate` and `Tangent` of its two modes.
+"""Derivatives of the operators in `mpcgen.autograd.library`: both modes of the solution's, and no second one.
 
-They compose with torch.func: each says how it is vectorised, by making the mapped dimension part of the batch.
+`Solve` is all there is to differentiate. Nothing around it but autograd, it calls the kernels at once, which is faster
+than any operator; what traces or transforms the call reaches it through the operators' rules, registered here.
 """
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.utils import _pytree
 
+from mpcgen.autograd import library
 from mpcgen.calls import kernels
 from mpcgen.calls.options import Options
-from mpcgen.errors import SecondDerivativeError
-from mpcgen.runtime.controller import Controller
+from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
+from mpcgen.errors import SecondDerivativeError, TracingError
 
 N_OUTPUTS = 8
+Tensors = tuple[Tensor, ...]
 
 
-def _fold(tensor: Tensor, dim: int | None, size: int, batch: int) -> Tensor:
-    """Make a mapped dimension part of the batch: (V*B, ...), or still (1, ...) if all share one value."""
-    if dim is None:
-        if tensor.shape[0] == 1:
-            return tensor
-        tensor = tensor.unsqueeze(0).expand(size, *tensor.shape)
-    else:
-        tensor = tensor.movedim(dim, 0)
-    if tensor.shape[1] != batch:
-        tensor = tensor.expand(size, batch, *tensor.shape[2:])
-    return tensor.reshape(size * batch, *tensor.shape[2:])
+@never_compiled
+def solve(
+    key: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, parameters: Tensors
+) -> Tensors:
+    """Solve a flat batch, differentiable with respect to x0 and the parameters; see `kernels.solve`."""
+    if is_traced() or not all(type(t) in PLAIN for t in (x0, u_init, *parameters) if t is not None):
+        return tuple(library.solve(key, options, horizon, x0, u_init, list(parameters)))
+    recorded = torch.is_grad_enabled() and (x0.requires_grad or any(p.requires_grad for p in parameters))
+    if recorded or is_forward_mode():
+        return _apply(Solve, None, key, options, horizon, x0, u_init, *parameters)
+    return _solve_here(key, options, horizon, x0, u_init, *parameters)
 
 
-def _own(tensor: Tensor, dim: int | None, size: int, batch: int) -> Tensor:
-    """Like `_fold`, but a value for each problem even where they share it."""
-    folded = _fold(tensor, dim, size, batch)
-    if folded.shape[0] == size * batch:
-        return folded
-    return folded.expand(size * batch, *folded.shape[1:]).contiguous()
+def _solve_here(
+    key: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, *parameters: Tensor
+) -> Tensors:
+    chosen = Options.from_text(options)
+    return kernels.solve(library.controller_of(key), chosen, horizon, x0, u_init, parameters)
 
 
-def _unfold(tensor: Tensor, size: int) -> Tensor:
-    return tensor.reshape(size, tensor.shape[0] // size, *tensor.shape[1:])
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """Apply a function at the present level of autograd, without the part of `Function.apply` for functorch.
+
+    That part binds the arguments to the signature anew in each call, which takes longer than a small problem. What
+    functorch needs instead is done by the dispatcher, which calls the rules below once for each of its levels.
+    """
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    if torch._C._are_functorch_transforms_active():
+        with enable_single_level_autograd_function():
+            return apply(*arguments)
+    return apply(*arguments)
 
 
-def _batch(tensor: Tensor, dim: int | None) -> int:
-    return tensor.shape[0] if dim is None or dim > 0 else tensor.shape[1]
+def _below_autograd(operator: Any, keyset: Any, *arguments: Any) -> Any:
+    """Call an operator below the present level of autograd; those further out, of functorch, see it again."""
+    below = keyset & torch._C._after_autograd_keyset
+    if torch._C._are_functorch_transforms_active():
+        # a function's forward has switched both modes off, which the levels further out would inherit
+        with torch.enable_grad(), _set_fwd_grad_enabled(True):
+            return operator.redispatch(below, *arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(below, *arguments)
 
 
 class Solve(torch.autograd.Function):
-    """(x0, u_init, *parameters) -> (x, u, cost, status, iterations, residual, costates, gains), flat batch."""
+    """(keyset, key, options, horizon, x0, u_init, *parameters) -> outputs of `kernels.solve`, flat batch.
+
+    keyset: the dispatcher's, of a call that came through the operator; None for one that nothing but autograd sees.
+    """
 
     @staticmethod
-    def forward(
-        controller: Controller,
-        options: Options,
-        horizon: int,
-        x0: Tensor,
-        u_init: Tensor | None,
-        *parameters: Tensor,
-    ) -> tuple[Tensor, ...]:
+    @never_compiled
+    def forward(keyset: Any, *arguments: Any) -> Tensors:
         """Run the solver."""
-        return kernels.solve(controller, options, horizon, x0, u_init, parameters)
+        if keyset is None:
+            return _solve_here(*arguments)
+        plain, parameters = arguments[:5], list(arguments[5:])
+        return tuple(_below_autograd(library.solve, keyset, *plain, parameters))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Keep the solution and the parameters: nothing that grows with the iterations."""
-        ctx.controller, ctx.options = inputs[:2]
+        ctx.is_direct, ctx.names = inputs[0] is None, inputs[1:3]
         ctx.mark_non_differentiable(*output[3:])
         ctx.set_materialize_grads(False)
         x, u, _, status = output[:4]
-        ctx.save_for_backward(x, u, status, *inputs[5:])
-        ctx.save_for_forward(x, u, status, *inputs[5:])
+        ctx.save_for_backward(x, u, status, *inputs[6:])
+        ctx.save_for_forward(x, u, status, *inputs[6:])
 
     @staticmethod
+    @never_compiled
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Reverse mode."""
+        if torch._C._get_tracing_state() is not None:
+            raise TracingError(
+                "torch.jit.trace cannot record the gradient of a controller; use torch.compile, torch.export or make_fx"
+            )
         x, u, status, *parameters = ctx.saved_tensors
-        g_x0, *g_parameters = Differentiate.apply(
-            ctx.controller, ctx.options, x, u, status, *cotangents[:3], *parameters
-        )
-        return (None, None, None, g_x0, None, *g_parameters)
+        wanted = (cotangents[0], cotangents[1], cotangents[2])
+        if ctx.is_direct and _is_plain(wanted) and not torch.is_grad_enabled():
+            key, options = ctx.names
+            known, chosen = library.controller_of(key), Options.from_text(options)
+            found = kernels.differentiate(known, chosen, x, u, status, tuple(parameters), wanted)
+        else:
+            found = library.differentiate(*ctx.names, x, u, status, *wanted, parameters)
+        g_x0, *gradients = found
+        return (None, None, None, None, g_x0, None, *gradients)
 
     @staticmethod
+    @never_compiled
     def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
         """Forward mode."""
         x, u, status, *parameters = ctx.saved_tensors
-        d_x, d_u, d_cost = Tangent.apply(
-            ctx.controller, ctx.options, len(parameters), x, u, status, changes[3], *parameters, *changes[5:]
-        )
-        return (d_x, d_u, d_cost, *(None for _ in range(N_OUTPUTS - 3)))
+        found = library.tangent(*ctx.names, x, u, status, changes[4], parameters, list(changes[6:]))
+        return (*found, *(None for _ in range(N_OUTPUTS - 3)))
+
+
+def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether nothing traces and every tensor has its numbers in memory, as the kernels need them."""
+    return not is_traced() and not any(
+        t is not None and (type(t) not in PLAIN or torch._C._functorch.is_legacy_batchedtensor(t))
+        for t in tensors
+    )
+
+
+class _Last(torch.autograd.Function):
+    """(keyset, operator, structure, *leaves of its arguments) -> outputs of what is a derivative already."""
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], *args: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """Make the mapped dimension part of the batch."""
-        controller, options, horizon, x0, u_init, *parameters = args
-        size, batch = info.batch_size, _batch(x0, in_dims[3])
-        u_init = None if u_init is None else _fold(u_init, in_dims[4], size, batch)
-        parameters = [_fold(p, d, size, batch) for p, d in zip(parameters, in_dims[5:], strict=True)]
-        x0 = _own(x0, in_dims[3], size, batch)
-        outputs = Solve.apply(controller, options, horizon, x0, u_init, *parameters)
-        return tuple(_unfold(out, size) for out in outputs), (0,) * N_OUTPUTS
-
-
-class _LastDerivative(torch.autograd.Function):
-    """What is a derivative already and has none of its own."""
+    def forward(keyset: Any, operator: Any, structure: Any, *leaves: Any) -> Tensors:
+        """Run the operator."""
+        return tuple(_below_autograd(operator, keyset, *_pytree.tree_unflatten(leaves, structure)))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Keep nothing: there is no second derivative."""
 
     @staticmethod
@@ -122,76 +153,75 @@ class _LastDerivative(torch.autograd.Function):
         raise SecondDerivativeError
 
 
-class Differentiate(_LastDerivative):
-    """(x, u, status, cotangents of x, u and cost, *parameters) -> gradients of (x0, *parameters)."""
-
-    @staticmethod
-    def forward(
-        controller: Controller,
-        options: Options,
-        x: Tensor,
-        u: Tensor,
-        status: Tensor,
-        g_x: Tensor | None,
-        g_u: Tensor | None,
-        g_cost: Tensor | None,
-        *parameters: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Run the reverse mode."""
-        return kernels.differentiate(controller, options, x, u, status, parameters, (g_x, g_u, g_cost))
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], *args: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """Fold; the gradient of a parameter that the batch shares is summed for each mapped index by itself."""
-        controller, options, *tensors = args
-        dims = in_dims[2:]
-        size, batch = info.batch_size, _batch(tensors[0], dims[0])
-        parameters, p_dims = tensors[6:], dims[6:]
-        shared = [_batch(p, d) == 1 and batch != 1 for p, d in zip(parameters, p_dims, strict=True)]
-        solution = [
-            None if t is None else _own(t, d, size, batch) for t, d in zip(tensors[:6], dims[:6], strict=True)
-        ]
-        own = [_own(p, d, size, batch) for p, d in zip(parameters, p_dims, strict=True)]
-        g_x0, *grads = Differentiate.apply(controller, options, *solution, *own)
-        unfolded = [_unfold(g, size) for g in grads]
-        summed = [g.sum(1, keepdim=True) if s else g for g, s in zip(unfolded, shared, strict=True)]
-        return (_unfold(g_x0, size), *summed), (0,) * (1 + len(grads))
+# ---- what the dispatcher calls -------------------------------------------------------------------------------------
 
 
-class Tangent(_LastDerivative):
-    """(x, u, status, change of x0, *parameters, *their changes) -> changes of (x, u, cost)."""
+def _is_watched(*arguments: Any) -> bool:
+    """Whether autograd, at the present level of functorch, may record the call or carry tangents through it."""
+    # not is_forward_mode: torch.compile enters that behind the back of the module that counts its levels
+    return torch._C._is_fwd_grad_enabled() or (
+        torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)
+    )
 
-    @staticmethod
-    def forward(
-        controller: Controller,
-        options: Options,
-        count: int,
-        x: Tensor,
-        u: Tensor,
-        status: Tensor,
-        d_x0: Tensor | None,
-        *values: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        """Run the forward mode; ``count`` parameters are followed by as many changes."""
-        parameters = tuple(value for value in values[:count] if value is not None)
-        return kernels.tangent(controller, options, x, u, status, parameters, d_x0, values[count:])
 
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], *args: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """Fold."""
-        controller, options, count, *tensors = args
-        dims = in_dims[3:]
-        size, batch = info.batch_size, _batch(tensors[0], dims[0])
-        solution = [
-            None if t is None else _own(t, d, size, batch) for t, d in zip(tensors[:4], dims[:4], strict=True)
+def _solve_rule(
+    keyset: Any,
+    key: str,
+    options: str,
+    horizon: int,
+    x0: Tensor,
+    u_init: Tensor | None,
+    parameters: list[Tensor],
+) -> Tensors:
+    if _is_watched(x0, *parameters):
+        return _apply(Solve, keyset, key, options, horizon, x0, u_init, *parameters)
+    return _below_autograd(library.solve, keyset, key, options, horizon, x0, u_init, parameters)
+
+
+def _last_rule(operator: Any) -> Any:
+    """The rule of an operator that has no derivative of its own."""
+
+    def rule(keyset: Any, *arguments: Any) -> Any:
+        leaves, structure = _pytree.tree_flatten(arguments)
+        if not _is_watched(*leaves):
+            return _below_autograd(operator, keyset, *arguments)
+        found = _apply(_Last, keyset, operator, structure, *leaves)
+        return list(found) if operator is library.differentiate else found
+
+    return rule
+
+
+def _old_vmap_rule(vmap: Any) -> Any:
+    """The rule of an operator under `torch.autograd`'s own vectorisation, by its rule under torch.func's.
+
+    ``is_grads_batched=True``, ``vectorize=True`` and gradcheck map with the vmap that preceded torch.func.
+    """
+
+    def rule(*arguments: Any) -> Any:
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        leaves, structure = _pytree.tree_flatten(arguments)
+        is_mapped = [
+            isinstance(leaf, Tensor) and torch._C._functorch.is_legacy_batchedtensor(leaf) for leaf in leaves
         ]
         values = [
-            None if t is None else _fold(t, d, size, batch)
-            for t, d in zip(tensors[4:], dims[4:], strict=True)
+            torch._remove_batch_dim(leaf, level, 1, 0) if mapped else leaf
+            for leaf, mapped in zip(leaves, is_mapped, strict=True)
         ]
-        outputs = Tangent.apply(controller, options, count, *solution, *values)
-        return tuple(_unfold(out, size) for out in outputs), (0, 0, 0)
+        dims = _pytree.tree_unflatten([0 if mapped else None for mapped in is_mapped], structure)
+        size = next(value.shape[0] for value, mapped in zip(values, is_mapped, strict=True) if mapped)
+        outputs, out_dims = vmap(
+            SimpleNamespace(batch_size=size), dims, *_pytree.tree_unflatten(values, structure)
+        )
+        return type(outputs)(
+            torch._add_batch_dim(out, dim, level) for out, dim in zip(outputs, out_dims, strict=True)
+        )
+
+    return rule
+
+
+library.differentiable(library.solve, _solve_rule)
+for _operator in (library.differentiate, library.tangent):
+    library.differentiable(_operator, _last_rule(_operator))
+library.mapped_by_autograd(library.differentiate, _old_vmap_rule(library._vmap_differentiate))
+library.mapped_by_autograd(library.tangent, _old_vmap_rule(library._vmap_tangent))

@@ -1,23 +1,27 @@
-"""The solver as a registered torch operator: what `torch.compile` and `torch.export` see.
+"""The kernels as registered torch operators: what every tracer, transform and dispatch mode of torch sees.
 
 A registered operator carries tensors, numbers and strings only, so a controller goes by its key, its name and the
-digest of its C text, and the options by their text. Called directly, an MPC takes the shorter way through
-`functions.Solve`, which also knows forward mode and vmap.
+digest of its C text, and the options by their text. Each has a rule for tensors without numbers and one for
+vectorisation; `mpcgen.autograd.functions` adds the derivatives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mpcgen.autograd.folding import batch_of, fold, own, unfold
 from mpcgen.calls import kernels
 from mpcgen.calls.options import Options
-from mpcgen.errors import ParameterError, SecondDerivativeError
+from mpcgen.errors import ParameterError
 from mpcgen.runtime.controller import Controller
 
+Tensors = tuple[Tensor, ...]
 _CONTROLLERS: dict[str, Controller] = {}
+_LIBRARY = torch.library.Library("mpcgen", "FRAGMENT")
 
 
 def register(controller: Controller) -> str:
@@ -27,7 +31,8 @@ def register(controller: Controller) -> str:
     return key
 
 
-def _controller(key: str) -> Controller:
+def controller_of(key: str) -> Controller:
+    """The controller that `register` gave this key; raises ParameterError where its package is not imported."""
     try:
         return _CONTROLLERS[key]
     except KeyError:
@@ -37,20 +42,60 @@ def _controller(key: str) -> Controller:
         ) from None
 
 
-@torch.library.custom_op("mpcgen::solve", mutates_args=())
-def solve(
-    controller: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, parameters: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Operator form of `kernels.solve`."""
+def define(
+    schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], vmap: Callable[..., Any]
+) -> Any:
+    """Register an operator of the namespace mpcgen, and return it.
+
+    Not `torch.library.custom_op`, whose first call imports torch.compile's machinery, which takes seconds.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"mpcgen::{name}", fake, lib=_LIBRARY)
+    torch.library.register_vmap(f"mpcgen::{name}", vmap, lib=_LIBRARY)
+    return getattr(torch.ops.mpcgen, name).default
+
+
+def differentiable(operator: Any, rule: Callable[..., Any]) -> None:
+    """Let ``rule(keyset, *arguments)`` compute an operator where derivatives may be asked for."""
+    _LIBRARY.impl(operator._schema.name.partition("::")[2], rule, "Autograd", with_keyset=True)
+
+
+def mapped_by_autograd(operator: Any, rule: Callable[..., Any]) -> None:
+    """Let ``rule(*arguments)`` compute an operator under the vmap of `torch.autograd`'s own vectorisation."""
+    _LIBRARY.impl(operator._schema.name.partition("::")[2], rule, "Batched")
+
+
+def _each(value: Any, dims: Any) -> Sequence[int | None]:
+    """Mapped dimensions of a list of tensors; torch says None for a list without any."""
+    return dims or [None] * len(value)
+
+
+# ---- solve ----------------------------------------------------------------------------------------------------------
+
+
+def _solve(
+    controller: str,
+    options: str,
+    horizon: int,
+    x0: Tensor,
+    u_init: Tensor | None,
+    parameters: Sequence[Tensor],
+) -> Tensors:
     chosen = Options.from_text(options)
-    return kernels.solve(_controller(controller), chosen, horizon, x0, u_init, tuple(parameters))  # type: ignore[return-value]
+    return kernels.solve(controller_of(controller), chosen, horizon, x0, u_init, tuple(parameters))
 
 
-@solve.register_fake
-def _(
-    controller: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, parameters: list[Tensor]
-) -> tuple[Tensor, ...]:
-    batch, n, m = x0.shape[0], x0.shape[1], len(_controller(controller).controls)
+def _fake_solve(
+    controller: str,
+    options: str,
+    horizon: int,
+    x0: Tensor,
+    u_init: Tensor | None,
+    parameters: Sequence[Tensor],
+) -> Tensors:
+    batch, n, m = x0.shape[0], x0.shape[1], len(controller_of(controller).controls)
     counts = x0.new_empty(batch, dtype=torch.int32)
     return (
         x0.new_empty(batch, horizon + 1, n),
@@ -64,53 +109,150 @@ def _(
     )
 
 
-@torch.library.custom_op("mpcgen::differentiate", mutates_args=())
-def differentiate(
+def _vmap_solve(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    controller: str,
+    options: str,
+    horizon: int,
+    x0: Tensor,
+    u_init: Tensor | None,
+    parameters: Sequence[Tensor],
+) -> tuple[Tensors, tuple[int, ...]]:
+    size, batch = info.batch_size, batch_of(x0, in_dims[3])
+    start = own(x0, in_dims[3], size, batch)
+    u_init = None if u_init is None else fold(u_init, in_dims[4], size, batch)
+    folded = [fold(p, d, size, batch) for p, d in zip(parameters, _each(parameters, in_dims[5]), strict=True)]
+    outputs = solve(controller, options, horizon, start, u_init, folded)
+    return tuple(unfold(out, size, batch) for out in outputs), (0,) * len(outputs)
+
+
+solve = define(
+    "solve(str controller, str options, SymInt horizon, Tensor x0, Tensor? u_init, Tensor[] parameters) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _solve,
+    _fake_solve,
+    _vmap_solve,
+)
+"""Operator form of `kernels.solve`."""
+
+
+# ---- reverse mode ---------------------------------------------------------------------------------------------------
+
+
+def _differentiate(
     controller: str,
     options: str,
     x: Tensor,
     u: Tensor,
     status: Tensor,
-    cotangents: list[Tensor],
-    parameters: list[Tensor],
+    g_x: Tensor | None,
+    g_u: Tensor | None,
+    g_cost: Tensor | None,
+    parameters: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Operator form of `kernels.differentiate`; cotangents of x, u and cost, gradients of (x0, *parameters)."""
-    g_x, g_u, g_cost = cotangents
-    chosen = Options.from_text(options)
-    gradients = kernels.differentiate(
-        _controller(controller), chosen, x, u, status, tuple(parameters), (g_x, g_u, g_cost)
+    chosen, cotangents = Options.from_text(options), (g_x, g_u, g_cost)
+    found = kernels.differentiate(
+        controller_of(controller), chosen, x, u, status, tuple(parameters), cotangents
     )
-    return list(gradients)
+    return list(found)
 
 
-@differentiate.register_fake
-def _(
+def _fake_differentiate(
     controller: str,
     options: str,
     x: Tensor,
     u: Tensor,
     status: Tensor,
-    cotangents: list[Tensor],
-    parameters: list[Tensor],
+    g_x: Tensor | None,
+    g_u: Tensor | None,
+    g_cost: Tensor | None,
+    parameters: Sequence[Tensor],
 ) -> list[Tensor]:
-    return [x.new_empty(x.shape[0], x.shape[2]), *(torch.empty_like(p) for p in parameters)]
+    return [x.new_empty(x.shape[0], x.shape[2]), *(p.new_empty(p.shape) for p in parameters)]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.controller, ctx.options, _, _, _, parameters = inputs
-    ctx.save_for_backward(*output[:2], output[3], *parameters)
-    ctx.mark_non_differentiable(*output[3:])
+def _vmap_differentiate(
+    info: Any, in_dims: tuple[Any, ...], controller: str, options: str, *arguments: Any
+) -> tuple[list[Tensor], list[int]]:
+    """Fold; the gradient of a parameter that the batch shares is summed for each mapped index by itself."""
+    *tensors, parameters = arguments
+    *dims, p_dims = in_dims[2:]
+    size, batch = info.batch_size, batch_of(tensors[0], dims[0])
+    pairs = list(zip(parameters, _each(parameters, p_dims), strict=True))
+    solution = [None if t is None else own(t, d, size, batch) for t, d in zip(tensors, dims, strict=True)]
+    found = differentiate(controller, options, *solution, [own(p, d, size, batch) for p, d in pairs])
+    g_x0, *gradients = (unfold(g, size, batch) for g in found)
+    summed = [
+        g.sum(1, keepdim=True) if batch_of(p, d) == 1 != batch else g
+        for g, (p, d) in zip(gradients, pairs, strict=True)
+    ]
+    return [g_x0, *summed], [0] * (1 + len(summed))
 
 
-def _backward(ctx: Any, g_x: Tensor, g_u: Tensor, g_cost: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, u, status, *parameters = ctx.saved_tensors
-    g_x0, *grads = differentiate(ctx.controller, ctx.options, x, u, status, [g_x, g_u, g_cost], parameters)
-    return None, None, None, g_x0, None, grads
+differentiate = define(
+    "differentiate(str controller, str options, Tensor x, Tensor u, Tensor status, Tensor? g_x, Tensor? g_u, "
+    "Tensor? g_cost, Tensor[] parameters) -> Tensor[]",
+    _differentiate,
+    _fake_differentiate,
+    _vmap_differentiate,
+)
+"""Operator form of `kernels.differentiate`: gradients of (x0, *parameters) for cotangents of x, u and cost."""
 
 
-def _refuse(ctx: Any, *_: Any) -> Any:
-    raise SecondDerivativeError
+# ---- forward mode ---------------------------------------------------------------------------------------------------
 
 
-solve.register_autograd(_backward, setup_context=_setup_context)
-differentiate.register_autograd(_refuse)
+def _tangent(
+    controller: str,
+    options: str,
+    x: Tensor,
+    u: Tensor,
+    status: Tensor,
+    d_x0: Tensor | None,
+    parameters: Sequence[Tensor],
+    changes: Sequence[Tensor | None],
+) -> Tensors:
+    known, chosen = controller_of(controller), Options.from_text(options)
+    return kernels.tangent(known, chosen, x, u, status, tuple(parameters), d_x0, tuple(changes))
+
+
+def _fake_tangent(
+    controller: str,
+    options: str,
+    x: Tensor,
+    u: Tensor,
+    status: Tensor,
+    d_x0: Tensor | None,
+    parameters: Sequence[Tensor],
+    changes: Sequence[Tensor | None],
+) -> Tensors:
+    return x.new_empty(x.shape), u.new_empty(u.shape), x.new_empty(x.shape[0])
+
+
+def _vmap_tangent(
+    info: Any, in_dims: tuple[Any, ...], controller: str, options: str, *arguments: Any
+) -> tuple[Tensors, tuple[int, ...]]:
+    *tensors, parameters, changes = arguments
+    *dims, p_dims, c_dims = in_dims[2:]
+    size, batch = info.batch_size, batch_of(tensors[0], dims[0])
+    solution = [None if t is None else own(t, d, size, batch) for t, d in zip(tensors, dims, strict=True)]
+    values, moves = (
+        [
+            None if t is None else fold(t, d, size, batch)
+            for t, d in zip(several, _each(several, several_dims), strict=True)
+        ]
+        for several, several_dims in ((parameters, p_dims), (changes, c_dims))
+    )
+    outputs = tangent(controller, options, *solution, values, moves)
+    return tuple(unfold(out, size, batch) for out in outputs), (0, 0, 0)
+
+
+tangent = define(
+    "tangent(str controller, str options, Tensor x, Tensor u, Tensor status, Tensor? d_x0, Tensor[] parameters, "
+    "Tensor?[] changes) -> (Tensor, Tensor, Tensor)",
+    _tangent,
+    _fake_tangent,
+    _vmap_tangent,
+)
+"""Operator form of `kernels.tangent`: changes of x, u and cost along changes of x0 and of the parameters."""

@@ -11,25 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from mpcgen.autograd import copying, library
+from mpcgen.autograd import copying, functions, library
 from mpcgen.autograd.examination import origin_of, record
-from mpcgen.autograd.functions import Solve
-from mpcgen.autograd.solution import Solution
-from mpcgen.calls import kernels, learnable
-from mpcgen.calls.arguments import Call, make_call
-from mpcgen.calls.direct import Direct, is_watched
+from mpcgen.autograd.solution import FRESH, Solution
+from mpcgen.calls import learnable
+from mpcgen.calls.arguments import Call, explained, make_call
+from mpcgen.calls.direct import Direct
 from mpcgen.calls.options import Options
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.controller import Controller
-
-
-def _is_differentiated(call: Call) -> bool:
-    """Whether autograd, forward-mode AD or a functorch transform watches this call."""
-    if is_watched():
-        return True
-    if not torch.is_grad_enabled():
-        return False
-    return call.x0.requires_grad or any(p.requires_grad for p in call.parameters)
 
 
 def _no_such_option(name: str) -> str:
@@ -137,43 +127,65 @@ class MPC(torch.nn.Module):
         self.learned = learnable.register(self, self.controller, learn, initial or {})
 
     def forward(
-        self, x0: Tensor, *, u_init: Tensor | None = None, horizon: int | None = None, **parameters: Any
+        self,
+        x0: Tensor = None,  # type: ignore[assignment]  # so that its absence is our error, too
+        *positional: Any,
+        u_init: Tensor | None = None,
+        horizon: int | None = None,
+        **parameters: Any,
     ) -> Solution:
         """Solve the problems that start at ``x0`` (..., n), a float32 or float64 tensor.
 
         u_init: (..., N, m) controls to start from, default zeros; clipped to the bounds. horizon: N, default
-        that of u_init or of the per-stage parameters given, else the spec's. parameters: by name, of shape
-        (..., [stages,] *shape); omitted ones take their learned values, else their defaults. A per-stage one of
-        just its ``shape`` has that value at every stage. Leading dimensions broadcast.
+        that of u_init, else the spec's. parameters: by name, of shape (..., [stages,] *shape); omitted ones take
+        their learned values, else their defaults. A per-stage one of just its ``shape`` has that value at every
+        stage. Leading dimensions broadcast.
 
-        Raises ShapeError, DtypeError, DeviceError, ParameterError before anything is computed, and
+        Raises ShapeError, DtypeError, DeviceError, LayoutError, ParameterError before anything is computed, and
         UnconvergedError if ``on_unconverged="raise"``. Warns with `mpcgen.UnconvergedWarning`.
         """
+        if positional:
+            raise ParameterError(
+                f"{self.controller.name}: {len(positional)} more than x0 given by position; pass what it is by name, "
+                f"as in mpc(x0, u_init=u) or mpc(x0, {self._example()}=...)"
+            )
         if self.learned:
             parameters = learnable.with_learned(self, self.controller, self.learned, parameters, x0)
         if learnable.is_autocast(x0):
             x0, u_init, parameters = learnable.leave_autocast(x0, u_init, parameters)
-        if self.unrolled is None and not self.history and not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return self._checked(x0, u_init, horizon, parameters)
+        if self.unrolled is None and not self.history:
             solved = self.direct.solve(self.controller, self.options, x0, u_init, horizon, parameters)
             if solved is not None:
                 outputs, flat = solved
-                return Solution.of(outputs, origin_of(self.key, self.options_text, flat))
+                return Solution.of(outputs, origin_of(self.key, self.options_text, flat), None, FRESH)
+        with explained(self.controller, {"x0": x0, "u_init": u_init, **parameters}):
+            return self._checked(x0, u_init, horizon, parameters)
+
+    def _example(self) -> str:
+        return next((p.name for p in self.controller.parameters), "horizon")
+
+    def _checked(self, x0: Any, u_init: Any, horizon: Any, parameters: Mapping[str, Any]) -> Solution:
+        """Check the call, solve it, and remember where the solution comes from."""
         call = make_call(self.controller, x0, u_init, horizon, parameters)
         outputs = self._solve(call)
         origin = origin_of(self.key, self.options_text, call.parameters)
         return Solution.of(outputs, origin, record(origin, call) if self.history else None)
 
     def _solve(self, call: Call) -> tuple[Tensor, ...]:
-        """Take the way that the surroundings ask for: registered operator, differentiable function, plain call."""
-        arguments = (call.horizon, call.x0, call.u_init)
+        """Outputs of `kernels.solve` with the call's leading dimensions."""
         if self.unrolled is not None:
             outputs = self.unrolled.solve(self.controller, self.options, call)
         elif torch.compiler.is_compiling():
-            outputs = library.solve(self.key, self.options_text, *arguments, list(call.parameters))
-        elif _is_differentiated(call):
-            outputs = Solve.apply(self.controller, self.options, *arguments, *call.parameters)
+            parameters = list(call.parameters)
+            outputs = library.solve(
+                self.key, self.options_text, call.horizon, call.x0, call.u_init, parameters
+            )
         else:
-            outputs = kernels.solve(self.controller, self.options, *arguments, call.parameters)
+            outputs = functions.solve(
+                self.key, self.options_text, call.horizon, call.x0, call.u_init, call.parameters
+            )
         return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
 
     def extra_repr(self) -> str:

@@ -8,17 +8,19 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree
 
-from mpcgen.autograd.examination import Examination, ExaminationError, History, Origin, examine
+from mpcgen.autograd.examination import Examination, ExaminationError, History, Origin, examine, versions_of
 from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.status import Status
 
 
 class _Asked:
     """What is kept beside a solution's tensors, so that it can answer questions about itself."""
 
-    __slots__ = ("_examined", "_history", "_origin")
+    __slots__ = ("_examined", "_history", "_origin", "_versions")
     _origin: Origin | None
     _history: History | None
     _examined: Examination | None
+    _versions: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,12 @@ class Solution(_Asked):
     INVALID_INPUT or DIVERGED problem every number is NaN, but for what x says of a rollout before it overflowed.
 
     Computed when first asked for, from the solution and its parameters, and not differentiable: `multipliers`,
-    `lower`, `upper`, `active`, `margins`, `margin`. They raise `ExaminationError` where a parameter was changed
-    in place since the solve. See also `mpcgen.diagnose` and `mpcgen.plot`. A solution can be pickled; one
-    returned from a function under torch.func.vmap or torch.compile answers as well.
+    `lower`, `upper`, `active`, `margins`, `margin`. They raise `ExaminationError` where the solution or a parameter
+    was changed in place since the solve. See also `mpcgen.diagnose` and `mpcgen.plot`. A solution can be pickled;
+    one returned from a function under torch.func.vmap or torch.compile answers as well.
+
+    Problems without a trajectory (INVALID_INPUT, DIVERGED) have NaN in x, u and cost, and so has every mean over
+    them: take ``sol.u[sol.converged].mean()``, or let `where_converged` put a number in their place.
     """
 
     x: Tensor
@@ -48,14 +53,44 @@ class Solution(_Asked):
     gains: Tensor
 
     def __post_init__(self) -> None:
-        _remember(self, None, None)
+        _remember(self, None, None, None)
 
     @staticmethod
-    def of(outputs: tuple[Tensor, ...], origin: Origin | None, history: History | None = None) -> Solution:
-        """A solution that knows where it comes from."""
+    def of(
+        outputs: tuple[Tensor, ...],
+        origin: Origin | None,
+        history: History | None = None,
+        versions: tuple[int, ...] | None = None,
+    ) -> Solution:
+        """A solution that knows where it comes from.
+
+        versions: of x, u and status, if they are known; `FRESH` of what the kernels have just written.
+        """
         solution = Solution(*outputs)
-        _remember(solution, origin, history)
+        if versions is None:
+            versions = versions_of((solution.x, solution.u, solution.status))
+        _remember(solution, origin, history, versions)
         return solution
+
+    @property
+    def converged(self) -> Tensor:
+        """Whether each problem was solved, bool (...): ``status == 0``."""
+        return self.status == Status.CONVERGED
+
+    def where_converged(self, otherwise: float = 0.0) -> Solution:
+        """The same solution with ``otherwise`` for every number of the problems that did not converge.
+
+        Shapes, status and iterations stay, gradients too; those of the other problems end here. It cannot be
+        examined, since the numbers put in solve nothing: ask this one for its multipliers.
+        """
+        kept = self.converged
+
+        def masked(value: Tensor) -> Tensor:
+            if not value.is_floating_point():
+                return value
+            return value.where(kept.reshape(kept.shape + (1,) * (value.ndim - kept.ndim)), otherwise)
+
+        return Solution(*(masked(value) for value in _tensors(self)))
 
     @property
     def origin(self) -> Origin | None:
@@ -117,15 +152,21 @@ class Solution(_Asked):
 
     def detach(self) -> Solution:
         """The same numbers without their graph."""
-        origin = self._origin
-        if origin is not None:
-            origin = origin._replace(parameters=tuple(p.detach() for p in origin.parameters))
-        return Solution.of(tuple(t.detach() for t in _tensors(self)), origin, self._history)
+        origin = None if self._origin is None else self._origin.detach()
+        return Solution.of(tuple(t.detach() for t in _tensors(self)), origin, self._history, self._versions)
 
     def _examination(self) -> Examination:
         if self._examined is not None:
             return self._examined
-        found = examine(self._known_origin(), self.x, self.u, self.status)
+        origin = self._known_origin()
+        if self._versions is not None:
+            for name, version in zip(("x", "u", "status"), self._versions, strict=True):
+                if versions_of((getattr(self, name),)) not in (None, (version,)):
+                    raise ExaminationError(
+                        f"sol.{name} was changed in place after the solve, so that it is no solution any more; ask for "
+                        f"sol.multipliers before, or change a copy, sol.{name}.clone()"
+                    )
+        found = examine(origin, self.x, self.u, self.status)
         object.__setattr__(self, "_examined", found)
         return found
 
@@ -138,15 +179,21 @@ class Solution(_Asked):
         return self._origin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        origin = None if self._origin is None else self._origin._replace(versions=None)
-        return Solution.of, (_tensors(self), origin, self._history)
+        return Solution.of, (_tensors(self), self._origin, self._history)
 
 
-def _remember(solution: Solution, origin: Origin | None, history: History | None) -> None:
+FRESH = (0, 0, 0)
+"""Versions of x, u and status that nobody but the kernels has written."""
+
+
+def _remember(
+    solution: Solution, origin: Origin | None, history: History | None, versions: tuple[int, ...] | None
+) -> None:
     # outside the instance's dictionary, so that the fields stay the tensors of the batch and nothing else
     object.__setattr__(solution, "_origin", origin)
     object.__setattr__(solution, "_history", history)
     object.__setattr__(solution, "_examined", None)
+    object.__setattr__(solution, "_versions", versions)
 
 
 _FIELDS = tuple(f.name for f in fields(Solution))
@@ -163,8 +210,10 @@ def _flatten(solution: Solution) -> tuple[list[Any], _Context]:
         leaves += (solution.history.cost, solution.history.residual)
     if solution.origin is None:
         return leaves, None
-    origin = solution.origin.with_leading(solution.u.shape[:-2]) if solution.origin.flat else solution.origin
-    leaves += origin.parameters
+    origin = solution.origin
+    if isinstance(solution.u, Tensor):  # not where the tree holds other things, such as mapped dimensions
+        origin = origin.copy(solution.u.shape[:-2])
+    leaves += origin._parameters
     return leaves, (origin.key, origin.options_text, solution.history is not None)
 
 
@@ -175,7 +224,7 @@ def _unflatten(leaves: Any, context: _Context) -> Solution:
         return Solution.of(tuple(leaves[:count]), None, history)
     key, options_text, has_history = context
     end = count + 2 * has_history
-    origin = Origin(key, options_text, tuple(leaves[end:]), flat=False)
+    origin = Origin(key, options_text, tuple(leaves[end:]), is_flat=False)
     return Solution.of(tuple(leaves[:count]), origin, History(*leaves[count:end]) if has_history else None)
 
 

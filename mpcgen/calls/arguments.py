@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
-from collections.abc import Mapping
+import math
+import reprlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mpcgen.errors import DeviceError, DtypeError, ParameterError, ShapeError
+from mpcgen.calls.options import as_count
+from mpcgen.calls.watching import is_foreign, is_traced, without_memory
+from mpcgen.errors import DeviceError, DtypeError, LayoutError, MpcgenError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Description, Parameter
 
 DTYPES = (torch.float64, torch.float32)
@@ -43,13 +48,13 @@ def make_call(
 ) -> Call:
     """Check and broadcast the arguments of a call; see `mpcgen.autograd.MPC.forward`."""
     _check_x0(controller, x0)
-    _check_names(controller, given)
+    check_names(controller, given)
     if u_init is not None:
         _check_like_x0(controller, "u_init", u_init, x0)
     values = {
         p.name: _as_tensor(controller, p, given[p.name], x0) for p in controller.parameters if p.name in given
     }
-    horizon = _find_horizon(controller, horizon, u_init, values)
+    horizon = _find_horizon(controller, horizon, u_init)
     stages = None if _is_given_once(controller, values) else horizon
     defaults = _defaults(controller, x0, stages, frozenset(values))
     leading: dict[str, torch.Size] = {}
@@ -64,7 +69,7 @@ def make_call(
     return Call(
         batch_shape,
         horizon,
-        (x0.expand(*batch_shape, n) if leading else x0).reshape(-1, n),
+        (x0.expand(*batch_shape, n) if leading else x0).reshape(math.prod(batch_shape), n),
         None if u_init is None else _flatten(u_init, u_shape, batch_shape),
         tuple(
             _flatten(values[p.name], p.full_shape(stages), batch_shape)
@@ -73,6 +78,28 @@ def make_call(
             for p in controller.parameters
         ),
     )
+
+
+@contextlib.contextmanager
+def explained(controller: Description, given: Mapping[str, Any]) -> Iterator[None]:
+    """Let FakeTensors be called among their like; say of other classes of tensors that they refused the solver.
+
+    Raises LayoutError where the class of an argument has its own idea of what operators do, and none of this one.
+    """
+    foreign = {name: value for name, value in given.items() if is_foreign(value)}
+    with getattr(next(iter(foreign.values()), None), "fake_mode", None) or contextlib.nullcontext():
+        try:
+            yield
+        except MpcgenError:
+            raise
+        except Exception as error:
+            if not foreign:
+                raise
+            kinds = ", ".join(f"{name} is a {type(value).__name__}" for name, value in foreign.items())
+            raise LayoutError(
+                f"{controller.name}: {kinds}, which cannot be solved; pass the plain tensor that it stands for, such "
+                f"as to_local() of a DTensor or get_data() of a MaskedTensor ({type(error).__name__}: {error})"
+            ) from error
 
 
 def _defaults(
@@ -87,7 +114,7 @@ def _defaults(
                 f"pass {parameter.name}=..."
             )
     # Tensors made while tracing or inside a functorch transform belong to it, and must not outlive it.
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or is_traced():
         return _make_defaults(absent, x0.dtype, x0.device, stages)
     return _kept_defaults(absent, x0.dtype, x0.device, stages)
 
@@ -113,9 +140,10 @@ def _kept_defaults(
 def _check_x0(controller: Description, x0: Tensor) -> None:
     n = len(controller.states)
     if not isinstance(x0, Tensor):
-        raise DtypeError(
-            f"{controller.name}: x0 is a {type(x0).__name__}; pass a torch tensor of shape (..., {n})"
-        )
+        remedy = f"pass a torch tensor of shape (..., {n})"
+        if type(x0).__module__.startswith("torch.fx"):
+            remedy = "torch.fx.symbolic_trace cannot follow a controller; use torch.export, or make_fx"
+        raise DtypeError(f"{controller.name}: x0 is a {type(x0).__name__}; {remedy}")
     if x0.dtype not in DTYPES:
         raise DtypeError(
             f"{controller.name}: x0 is {x0.dtype}; float32 or float64 is expected, try x0.double()"
@@ -124,6 +152,7 @@ def _check_x0(controller: Description, x0: Tensor) -> None:
         raise DeviceError(
             f"{controller.name}: x0 is on {x0.device}; controllers run on the CPU and on CUDA devices, pass x0.cpu()"
         )
+    _check_memory(controller, "x0", x0)
     if x0.ndim == 0 or x0.shape[-1] != n:
         raise ShapeError(
             f"{controller.name}: x0 has shape {tuple(x0.shape)}; (..., {n}) is expected, "
@@ -131,16 +160,29 @@ def _check_x0(controller: Description, x0: Tensor) -> None:
         )
 
 
-def _check_names(controller: Description, given: Mapping[str, Any]) -> None:
+def check_names(controller: Description, given: Mapping[str, Any]) -> None:
+    """Refuse what is no parameter of the problem: raises ParameterError."""
     names = [p.name for p in controller.parameters]
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
+            if not near and name in ("lower", "upper"):
+                hint = (
+                    "bounds that vary from call to call are parameters of the problem, as in "
+                    f"problem.controls(..., {name}=problem.parameter({name!r})); "
+                )
             known = ", ".join(names) or "none"
             raise ParameterError(
                 f"{controller.name} has no parameter {name!r}; {hint}its parameters are {known}"
             )
+
+
+def _check_memory(controller: Description, name: str, value: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return  # tensors that stand for others, which are checked when they come
+    if words := without_memory(value):
+        raise LayoutError(f"{controller.name}: {name} {words}")
 
 
 def _as_tensor(controller: Description, parameter: Parameter, value: Any, x0: Tensor) -> Tensor:
@@ -148,11 +190,25 @@ def _as_tensor(controller: Description, parameter: Parameter, value: Any, x0: Te
         _check_like_x0(controller, parameter.name, value, x0)
         return value
     try:
+        if _has_tensors(value):
+            return _stack(value, x0)
         return torch.as_tensor(value, dtype=x0.dtype, device=x0.device)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ParameterError(
-            f"{controller.name}: {parameter.name}={value!r} is not a tensor, a number or a nested list of numbers"
+            f"{controller.name}: {parameter.name}={reprlib.repr(value)} is not a tensor, a number or a nested list of "
+            f"numbers"
         ) from error
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(v, Tensor) or _has_tensors(v) for v in value)
+
+
+def _stack(value: Any, x0: Tensor) -> Tensor:
+    """A nested list of numbers and tensors as one tensor; unlike `torch.as_tensor` with their gradients."""
+    if isinstance(value, list | tuple):
+        return torch.stack([_stack(v, x0) for v in value])
+    return torch.as_tensor(value, dtype=x0.dtype, device=x0.device)
 
 
 def _check_like_x0(controller: Description, name: str, value: Tensor, x0: Tensor) -> None:
@@ -164,26 +220,19 @@ def _check_like_x0(controller: Description, name: str, value: Tensor, x0: Tensor
         )
     if value.device != x0.device:
         raise DeviceError(f"{controller.name}: {name} is on {value.device}, but x0 is on {x0.device}")
+    _check_memory(controller, name, value)
 
 
-def _find_horizon(
-    controller: Description, horizon: int | None, u_init: Tensor | None, values: Mapping[str, Tensor]
-) -> int:
-    """The horizon asked for, else that of u_init or of a per-stage parameter, else the spec's."""
-    if horizon is not None:
-        if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon < 2**31:
-            raise ParameterError(
-                f"{controller.name}: horizon={horizon!r}; a whole number of at least 1 is expected"
-            )
-        return horizon
-    if u_init is not None and u_init.ndim >= 2:
-        return max(u_init.shape[-2], 1)
-    for parameter in controller.parameters:
-        rank = len(parameter.shape)
-        value = values.get(parameter.name)
-        if parameter.per_stage and value is not None and value.ndim > rank:
-            return max(value.shape[value.ndim - rank - 1] - parameter.in_terminal, 1)
-    return controller.horizon
+def _find_horizon(controller: Description, horizon: Any, u_init: Tensor | None) -> int:
+    """The horizon asked for, else that of u_init, else the spec's."""
+    if horizon is None:
+        return max(u_init.shape[-2], 1) if u_init is not None and u_init.ndim >= 2 else controller.horizon
+    count = as_count(horizon)
+    if count is None or not 1 <= count < 2**31:
+        raise ParameterError(
+            f"{controller.name}: horizon={horizon!r}; a whole number of at least 1 is expected"
+        )
+    return count
 
 
 def _is_given_once(controller: Description, values: Mapping[str, Tensor]) -> bool:
@@ -197,28 +246,31 @@ def _with_stages(
     controller: Description, parameter: Parameter, value: Tensor, stages: int | None
 ) -> tuple[Tensor, torch.Size]:
     """The value with the axis of stages that it lacks, and its leading dimensions."""
-    shape = parameter.full_shape(stages)
+    shape, name = parameter.full_shape(stages), parameter.name
     if not parameter.per_stage:
-        return value, _leading(controller, parameter.name, value, shape)
+        return value, _leading(controller, name, value, shape)
     if value.shape == parameter.shape:
         value = value.expand(shape)
-    return value, _leading(controller, parameter.name, value, shape, parameter.shape)
+    remedy = f"; or {parameter.shape}, the same for all stages and problems"
+    split = value.ndim - len(shape)
+    if stages is not None and split >= 0 and tuple(value.shape[split + 1 :]) == parameter.shape:
+        last = ", the last for the terminal cost" if parameter.in_terminal else ""
+        remedy += (
+            f". It has {value.shape[split]} values along the axis of stages, where the horizon {stages} needs "
+            f"{shape[0]}{last}; the horizon is the problem's own, unless horizon= or u_init says another"
+        )
+    return value, _leading(controller, name, value, shape, remedy)
 
 
 def _leading(
-    controller: Description,
-    name: str,
-    value: Tensor,
-    shape: tuple[int, ...],
-    constant: tuple[int, ...] | None = None,
+    controller: Description, name: str, value: Tensor, shape: tuple[int, ...], remedy: str = ""
 ) -> torch.Size:
     split = value.ndim - len(shape)
     if split < 0 or tuple(value.shape[split:]) != shape:
         expected = ", ".join(["...", *map(str, shape)])
-        once = "" if constant is None else f"; or {constant}, the same for all stages and problems"
         raise ShapeError(
             f"{controller.name}: {name} has shape {tuple(value.shape)}; ({expected}) is expected, "
-            f"leading dimensions being the batch{once}"
+            f"leading dimensions being the batch{remedy}"
         )
     return value.shape[:split]
 
@@ -246,4 +298,4 @@ def _flatten(value: Tensor, shape: tuple[int, ...], batch_shape: torch.Size) -> 
     split = value.ndim - len(shape)
     if value.shape[:split].numel() == 1:
         return value.reshape(1, *shape)
-    return value.expand(*batch_shape, *shape).reshape(-1, *shape)
+    return value.expand(*batch_shape, *shape).reshape(math.prod(batch_shape), *shape)

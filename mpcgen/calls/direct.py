@@ -17,12 +17,13 @@ from mpcgen.calls import kernels
 from mpcgen.calls.arguments import Call, make_call
 from mpcgen.calls.options import Options
 from mpcgen.calls.solver import Solver
+from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced
+from mpcgen.errors import LayoutError
 from mpcgen.runtime.controller import Controller
 
 MOST_SIGNATURES = 64
 """After so many a controller forgets them all, so that ever new batch sizes do not fill the memory."""
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 Signature = tuple[Any, ...]
 Tensors = tuple[Tensor, ...]
 
@@ -61,12 +62,17 @@ class Direct:
         None for a call that has to go the long way: it is watched, or its tensors are not as the kernel reads them.
         Raises what `mpcgen.calls.arguments.make_call` raises.
         """
-        signature = _signature(x0, u_init, horizon, values)
+        try:
+            signature = _signature(x0, u_init, horizon, values)
+        except RuntimeError:  # a tensor that has no shape, as nested ones
+            return None
         if signature is None:
             return None
         try:
             known = self._known[signature]
         except KeyError:
+            if not all(map(_is_readable, (x0, u_init, *values.values()))):
+                return None
             call = make_call(controller, x0, u_init, horizon, values)
             known = _what_to_keep(controller, options, x0, u_init, values, call)
             if len(self._known) >= MOST_SIGNATURES:
@@ -74,14 +80,29 @@ class Direct:
             self._known[signature] = known
         if known is None:
             return None
-        parameters: Any = known.parameters
-        if known.given:
-            parameters = list(parameters)
-            for place, name, shape in known.given:
-                value = values[name]
-                parameters[place] = value if value.shape == shape else value.view(shape)
-            parameters = tuple(parameters)
-        return known.solver(x0, u_init, parameters), parameters
+        try:
+            parameters = _flat_parameters(known, values)
+            return known.solver(x0, u_init, parameters), parameters
+        except (LayoutError, _NoViewError):  # a tensor without memory, of which the long way knows more
+            return None
+
+
+class _NoViewError(Exception):
+    """A tensor that torch cannot reshape without a copy, though it says that it is contiguous."""
+
+
+def _flat_parameters(known: _Known, values: Mapping[str, Any]) -> Tensors:
+    """All parameters as the kernel takes them."""
+    if not known.given:
+        return known.parameters  # type: ignore[return-value]
+    parameters: list[Any] = list(known.parameters)
+    for place, name, shape in known.given:
+        value = values[name]
+        try:
+            parameters[place] = value if value.shape == shape else value.view(shape)
+        except RuntimeError as error:
+            raise _NoViewError from error
+    return tuple(parameters)
 
 
 def _what_to_keep(
@@ -107,22 +128,30 @@ def _what_to_keep(
     return _Known(kernels.solver_of(controller, options, call), tuple(parameters), tuple(given))
 
 
-def is_watched() -> bool:
-    """Whether forward-mode AD or a functorch transform is active."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+def _is_readable(tensor: Tensor | None) -> bool:
+    """Whether a tensor has its numbers in memory; the solver asks in every call, at less cost."""
+    try:
+        return tensor is None or not tensor.numel() or bool(tensor.data_ptr())
+    except RuntimeError:
+        return False
 
 
 def _signature(
     x0: Tensor, u_init: Tensor | None, horizon: int | None, values: Mapping[str, Any]
 ) -> Signature | None:
     """What the checks depend on; None for a call that is differentiated, or whose tensors the kernel cannot read."""
-    if type(x0) not in _PLAIN or not (horizon is None or type(horizon) is int) or is_watched():
+    if (
+        type(x0) not in PLAIN
+        or not (horizon is None or type(horizon) is int)
+        or is_traced()
+        or is_forward_mode()
+    ):
         return None
     dtype, is_recorded = x0.dtype, torch.is_grad_enabled()
     signature: list[Any] = [dtype, horizon, u_init is None]
     for value in (x0, *values.values()) if u_init is None else (x0, u_init, *values.values()):
         if (
-            type(value) not in _PLAIN
+            type(value) not in PLAIN
             or value.dtype is not dtype
             or not value.is_cpu
             or value.layout is not torch.strided

@@ -58,7 +58,9 @@ def _parameter_fields(controller: Controller, device: Device, parameters: Tensor
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """The numbers themselves in memory, row-major; a tensor may be a view that only stands for their negatives."""
+    """The numbers themselves in memory, row-major; a tensor may only stand for them, as negated or as zeros."""
+    if tensor._is_zerotensor():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
     return tensor.resolve_neg().contiguous()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mpcgen.calls.arguments import DTYPES, _check_names
+from mpcgen.calls.arguments import DTYPES, check_names
 from mpcgen.errors import DeviceError, DtypeError, ParameterError
 from mpcgen.runtime.controller import Description, Parameter
 
@@ -81,7 +81,7 @@ def register(
     Raises ParameterError, DtypeError as `mpcgen.autograd.MPC` says.
     """
     constraints = _constraints(learn)
-    _check_names(controller, constraints)
+    check_names(controller, constraints)
     stray = [name for name in initial if name not in constraints]
     if stray:
         raise ParameterError(
@@ -89,7 +89,7 @@ def register(
         )
     known = {p.name: p for p in controller.parameters}
     for name, constraint in constraints.items():
-        if hasattr(module, name):
+        if hasattr(module, name) or name == "parametrizations":  # which the first constraint would bring
             raise ParameterError(
                 f"{controller.name}: the parameter {name!r} cannot be learned under its name, since torch modules "
                 f"have an attribute of that name; rename it in the spec, or pass a tensor at each call"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 from dataclasses import asdict, dataclass
+from numbers import Real
+from typing import Any
 
 import torch
 
@@ -44,13 +47,16 @@ class Options:
             if getattr(self, name) not in choices:
                 expected = ", ".join(map(repr, choices))
                 raise ParameterError(f"{name}={getattr(self, name)!r}; expected one of {expected}")
-        if self.tol is not None and not (_is_number(self.tol) and self.tol > 0):
+        tol, smoothing = as_number(self.tol), as_number(self.smoothing)
+        if self.tol is not None and (tol is None or tol <= 0):
             raise ParameterError(f"tol={self.tol!r}; a positive number is expected, e.g. 1e-8")
-        if not (_is_number(self.smoothing) and self.smoothing >= 0):
+        if smoothing is None or smoothing < 0:
             raise ParameterError(
                 f"smoothing={self.smoothing!r}; a number of at least 0 is expected, e.g. 1e-3"
             )
-        if self.smooth == "solve" and self.smoothing == 0:
+        object.__setattr__(self, "tol", tol)
+        object.__setattr__(self, "smoothing", smoothing)
+        if self.smooth == "solve" and smoothing == 0:
             raise ParameterError(
                 "smooth='solve' needs the barrier's mu; pass smoothing above 0 too, e.g. 1e-3"
             )
@@ -69,10 +75,12 @@ class Options:
 
     def _check_count(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        count = as_count(value)
+        if count is None or count < least:
             raise ParameterError(f"{name}={value!r}; a whole number of at least {least} is expected")
-        if value >= 2**31:
+        if count >= 2**31:
             raise ParameterError(f"{name}={value!r}; a number below 2**31 is expected")
+        object.__setattr__(self, name, count)
 
     @property
     def is_interior_point(self) -> bool:
@@ -99,5 +107,22 @@ class Options:
         return Options(**json.loads(text))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def as_count(value: Any) -> int | None:
+    """A whole number of any type, NumPy's for one, as int; None for anything else, and for True and False."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number of any real type, NumPy's for one, as float; None for anything else, and for True and False."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -12,6 +12,7 @@ from torch import Tensor
 from mpcgen.calls.devices import Device
 from mpcgen.calls.failures import describe_failure
 from mpcgen.calls.options import Options
+from mpcgen.errors import LayoutError
 from mpcgen.runtime.controller import Controller
 
 _OUTPUTS = ("states", "controls", "cost", "status", "iterations", "residual", "costates", "gains")
@@ -91,7 +92,10 @@ class Solver:
             arguments = self._spare.pop()
         except IndexError:
             arguments = _Arguments(self._device, self._fields, self._strides)
-        arguments.point_to(x0, u_init, parameters, outputs, history)
+        try:
+            arguments.point_to(x0, u_init, parameters, outputs, history)
+        except RuntimeError as error:  # torch's, of tensors that stand for something else
+            raise LayoutError(f"a tensor given to the solver has no numbers of its own: {error}") from error
         struct = arguments.struct
         struct.threads = 1 if self._batch == 1 else self._options.thread_count()
         self._entry(struct)
@@ -143,11 +147,15 @@ class _Arguments:
         """Let the struct point to these tensors, which have to outlive the call."""
         words, pointers = self._words, self._parameters
         for slot, tensor in zip(self._slots, (x0, *outputs), strict=True):
-            words[slot] = tensor.data_ptr()
-        words[self._controls] = 0 if u_init is None else u_init.data_ptr()
+            words[slot] = tensor.data_ptr() or _no_memory()
+        words[self._controls] = 0 if u_init is None else u_init.data_ptr() or _no_memory()
         words[self._history] = 0 if history is None else history.data_ptr()
         for index, tensor in enumerate(parameters):
-            pointers[index] = tensor.data_ptr()
+            pointers[index] = tensor.data_ptr() or _no_memory()
+
+
+def _no_memory() -> int:
+    raise LayoutError("a tensor given to the solver has no memory, which was freed or never given")
 
 
 def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from mpcgen.calls import kernels
 from mpcgen.calls.arguments import Call, at_each_stage
 from mpcgen.calls.options import Options
+from mpcgen.calls.watching import is_forward_mode, is_traced
 from mpcgen.errors import ParameterError
 from mpcgen.problem.lowering import lower_spec
 from mpcgen.problem.signature import signature
@@ -32,7 +33,7 @@ _FIRST_ORDER_STEPS = tuple((0.0, 0.5**halvings) for halvings in range(10))
 _SAME = 1e-6
 _SYMBOLIC_TRANSFORM = (
     'gradient="unrolled" records the solver\'s last iterations with autograd: it has neither torch.func transforms '
-    'nor forward mode; call it outside of them, or use gradient="exact"'
+    'nor forward mode, and no tracer can follow it; call it outside of them, or use gradient="exact"'
 )
 
 
@@ -100,7 +101,7 @@ class Unrolled:
         Raises ParameterError inside torch.func transforms and forward mode, and where ``problem`` computes something
         else than the compiled package.
         """
-        if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        if is_traced() or is_forward_mode():
             raise ParameterError(_SYMBOLIC_TRANSFORM)
         with torch.no_grad():
             outputs = kernels.solve(controller, options, call.horizon, call.x0, call.u_init, call.parameters)
