@@ -22,7 +22,7 @@ static void *count(void *shared) {
 
 static int each_once(int threads) {
   counted work = {.queue.count = PIECES};
-  run_workers(count, &work, threads);
+  run_workers(count, &work, &work.queue, threads);
   int wrong = 0;
   for (int i = 0; i < PIECES; i++) wrong += work.done[i] != 1;
   return wrong == 0;
@@ -81,7 +81,8 @@ static int rounding_is_the_callers(void) {
   for (int i = 0; i < 3; i++) {
     rounded work = {.mode = modes[i]};
     fesetround(modes[i]);
-    run_workers(ask_rounding, &work, WORKERS);
+    work_queue queue = {.count = WORKERS};
+    run_workers(ask_rounding, &work, &queue, WORKERS);
     good &= work.as_told == WORKERS;
   }
   return good;

@@ -35,6 +35,7 @@ static void *chains(void *shared) {
 
 /* Runs `rounds` multiply-adds in each chain of each thread. Returns the operations done, two per multiply-add. */
 int64_t peak_run(int64_t rounds, int32_t threads) {
-  run_workers(chains, &rounds, threads);
+  work_queue queue = {.count = threads};
+  run_workers(chains, &rounds, &queue, threads);
   return 2 * CHAINS * LANES * rounds * threads;
 }

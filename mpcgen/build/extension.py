@@ -8,6 +8,7 @@ from mpcgen.build.digest import HEADER_FOLDER
 from mpcgen.build.toolchain import SINGLE_FLAGS, Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError
+from mpcgen.runtime import interrupts
 from mpcgen.runtime.loading import extension_name
 
 VARIANTS = (
@@ -101,11 +102,11 @@ def _write_glue(rendered: Rendered, directory: Path, digest: str) -> str:
 
     builder = cffi.FFI()
     try:
-        builder.cdef(rendered.cdef + "\n" + _DIGEST_DECLARATION)
+        builder.cdef("\n".join((rendered.cdef, _DIGEST_DECLARATION, interrupts.CDEF)))
     except (cffi.FFIError, cffi.CDefError) as error:
         raise BuildError(f"cffi cannot read the declarations of {rendered.stem}.h: {error}") from error
     definition = f'static {_DIGEST_DECLARATION[:-1]}\n{{\n    return "{digest}";\n}}\n'
-    preamble = f'#include "{rendered.stem}.h"\n\n{definition}'
+    preamble = f'#include "{rendered.stem}.h"\n\n{definition}{interrupts.GLUE}'
     builder.set_source(f"_{rendered.stem}", preamble, compiler_verbose=0)
     file = f"_{rendered.stem}.c"
     builder.emit_c_code(str(directory / file))

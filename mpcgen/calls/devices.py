@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpcgen.calls.reporting import Deferred, Report, report_singular, report_statuses
 from mpcgen.errors import DeviceError, InternalError, ParameterError
+from mpcgen.runtime import interrupts
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.loading import Library, kinds_in, load_kind
 
@@ -101,10 +102,13 @@ class Cpu:
 
         def call(arguments: Any) -> None:
             code = function(arguments)
+            if not code:
+                return
+            if code == interrupts.STOPPED:
+                interrupts.end_call()
             if code == 1:
                 raise MemoryError(f"{name}: the system refused the memory to {verb} this batch")
-            if code:
-                raise InternalError(f"{name}: unknown return code {code} from {verb}")
+            raise InternalError(f"{name}: unknown return code {code} from {verb}")
 
         return call
 

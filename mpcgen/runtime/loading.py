@@ -1,7 +1,7 @@
 """Load the compiled extension of a generated package, or say in a sentence why it does not fit.
 
 Everything that could end in a crash or in wrong numbers is checked before the dynamic linker sees the
-extension. This module imports nothing but the standard library and `mpcgen.errors`.
+extension. This module imports nothing but the standard library and its neighbours here.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mpcgen.errors import StaleBuildError
+from mpcgen.runtime import interrupts
 from mpcgen.runtime.cpu import describe_cpu, missing_features
 from mpcgen.runtime.naming import c_stem
 
-ABI = 4
+ABI = 5
 """Version of the C interface between the generated extensions and this package's runtime."""
 
 MANIFEST_FILES = {"cpu": "build.json", "cuda": "cuda.json", "cuda-host": "cuda-host.json"}
@@ -87,6 +88,8 @@ def load_kind(folder: Path, name: str, source_digest: str, kind: str) -> Library
             f"{path} was rebuilt after this process had loaded it (build {compiled[:12]} is loaded, "
             f"{manifest['digest'][:12]} is on disk); restart Python"
         )
+    if kind == "cpu":
+        interrupts.watch(ffi, lib)
     return Library(name, ffi, lib, manifest, path, kind)
 
 

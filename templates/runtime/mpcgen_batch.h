@@ -17,6 +17,9 @@
 enum { SOLVE_PASSES = 8, SENSITIVITY_PASSES = 2 }; /* sweeps over the stages that a problem is likely to take */
 #define LEAST_WORK (2e5 * LANES) /* operations that are worth a thread: some 100 us of a core */
 
+/* Operations of sweeps over a vector of problems, for `interrupted`. */
+INLINE double sweep_operations(int horizon, int sweeps) { return (double)horizon * sweeps * STAGE_OPERATIONS; }
+
 /* How many threads a batch can feed: each with a full vector of problems, and with work that is worth waking it. */
 INLINE int useful_threads(int64_t batch, int horizon, int passes, int requested) {
   const double work = (double)batch * horizon * passes * STAGE_OPERATIONS / LEAST_WORK;
@@ -85,10 +88,11 @@ static void *interior_point_worker(void *shared) {
   return NULL;
 }
 
-/* Solves the batch. */
-static void run_solve(const solve_arguments *a, void *workspace) {
+/* Solves the batch; returns 0, or STOPPED, as the other entry points do. */
+static int run_solve(const solve_arguments *a, void *workspace) {
   solve_work work = {.job = {.arguments = a, .queue.count = a->batch}, .parts.at = workspace};
-  run_workers(a->method == INTERIOR_POINT ? interior_point_worker : solve_worker, &work, solve_threads(a));
+  const work_function work_on = a->method == INTERIOR_POINT ? interior_point_worker : solve_worker;
+  return run_workers(work_on, &work, &work.job.queue, solve_threads(a));
 }
 
 /* ---- reverse mode: the batch is cut into blocks that depend on nothing but its size, and the gradients of shared
@@ -149,12 +153,16 @@ static void reduce_block(const gradient_state *g, const gradient_work *work, sca
   }
 }
 
-static void gradient_block(gradient_state *g, const gradient_work *work, int64_t block) {
+/* `since`: see `interrupted`. */
+static void gradient_block(gradient_state *g, gradient_work *work, int64_t block, double *since) {
   const gradient_arguments *a = work->arguments;
   int64_t end = (block + 1) * work->block;
   if (end > a->batch) end = a->batch;
   clear_sums(g);
-  for (int64_t first = block * work->block; first < end; first += LANES) gradient_vector(g, a, first, end);
+  for (int64_t first = block * work->block; first < end; first += LANES) {
+    if (interrupted(&work->queue, since, sweep_operations(a->horizon, SENSITIVITY_PASSES))) return;
+    gradient_vector(g, a, first, end);
+  }
   reduce_block(g, work, work->partial + (size_t)block * work->shared);
 }
 
@@ -163,7 +171,8 @@ static void *gradient_worker(void *shared) {
   reals arrays;
   gradient_state *g = take_part(&work->parts, sizeof *g, gradient_reals(work->arguments), &arrays);
   lay_out_gradient(g, work->arguments, arrays);
-  for (int64_t block; (block = take(&work->queue)) >= 0;) gradient_block(g, work, block);
+  double since = 0;
+  for (int64_t block; (block = take(&work->queue)) >= 0;) gradient_block(g, work, block, &since);
   return NULL;
 }
 
@@ -185,7 +194,7 @@ static void reduce_blocks(const gradient_work *work) {
 }
 
 /* Differentiates the batch. */
-static void run_differentiate(const gradient_arguments *a, void *workspace) {
+static int run_differentiate(const gradient_arguments *a, void *workspace) {
   gradient_work work = {
       .arguments = a,
       .queue.count = block_count(a->batch),
@@ -194,8 +203,9 @@ static void run_differentiate(const gradient_arguments *a, void *workspace) {
       .shared = shared_numbers(a),
       .partial = (scalar *)(void *)((char *)workspace + gradient_parts(a)),
   };
-  run_workers(gradient_worker, &work, gradient_threads(a));
-  reduce_blocks(&work);
+  const int code = run_workers(gradient_worker, &work, &work.queue, gradient_threads(a));
+  if (code == 0) reduce_blocks(&work);
+  return code;
 }
 
 /* ---- forward mode ---- */
@@ -219,14 +229,19 @@ static void *tangent_worker(void *shared) {
   reals arrays;
   tangent_state *f = take_part(&work->parts, sizeof *f, tangent_reals(work->arguments), &arrays);
   lay_out_tangent(f, work->arguments, arrays);
-  for (int64_t vector; (vector = take(&work->queue)) >= 0;) tangent_vector(f, work->arguments, vector * LANES);
+  const double operations = sweep_operations(work->arguments->horizon, SENSITIVITY_PASSES);
+  double since = 0;
+  for (int64_t vector; (vector = take(&work->queue)) >= 0;) {
+    if (interrupted(&work->queue, &since, operations)) break;
+    tangent_vector(f, work->arguments, vector * LANES);
+  }
   return NULL;
 }
 
 /* Differentiates the batch in forward mode. */
-static void run_tangent(const tangent_arguments *a, void *workspace) {
+static int run_tangent(const tangent_arguments *a, void *workspace) {
   tangent_work work = {.arguments = a, .queue.count = (a->batch + LANES - 1) / LANES, .parts.at = workspace};
-  run_workers(tangent_worker, &work, tangent_threads(a));
+  return run_workers(tangent_worker, &work, &work.queue, tangent_threads(a));
 }
 
 /* ---- examination ---- */
@@ -235,13 +250,19 @@ static size_t examine_workspace(const examine_arguments *a) {
   return part_bytes(sizeof(sensitivity_state), examine_reals(a));
 }
 
-/* Examines the batch. */
-static void run_examine(const examine_arguments *a, void *workspace) {
+/* Examines the batch, on the calling thread. */
+static int run_examine(const examine_arguments *a, void *workspace) {
   worker_parts parts = {.at = workspace};
+  work_queue queue = {.caller = pthread_self()};
+  double since = 0;
   reals arrays;
   sensitivity_state *s = take_part(&parts, sizeof *s, examine_reals(a), &arrays);
   lay_out_examine(s, a, arrays);
-  for (int64_t first = 0; first < a->batch; first += LANES) examine_vector(s, a, first);
+  for (int64_t first = 0; first < a->batch; first += LANES) {
+    if (interrupted(&queue, &since, sweep_operations(a->horizon, 1))) return STOPPED;
+    examine_vector(s, a, first);
+  }
+  return 0;
 }
 
 #endif

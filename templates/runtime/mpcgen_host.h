@@ -6,14 +6,14 @@
 
 #include "mpcgen_batch.h"
 
-/* Runs an entry point in a workspace of its size; returns 0, or 1 if memory was refused. */
+/* Runs an entry point in a workspace of its size; returns 0, 1 if memory was refused, or STOPPED. */
 #define IN_A_WORKSPACE(verb, kind)                                                  \
   static int verb##_batch(const kind##_arguments *arguments) {                      \
     void *workspace = aligned_alloc(CACHE_LINE, kind##_workspace(arguments));       \
     if (!workspace) return 1;                                                       \
-    run_##verb(arguments, workspace);                                               \
+    const int code = run_##verb(arguments, workspace);                              \
     free(workspace);                                                                \
-    return 0;                                                                       \
+    return code;                                                                    \
   }
 IN_A_WORKSPACE(solve, solve)
 IN_A_WORKSPACE(differentiate, gradient)

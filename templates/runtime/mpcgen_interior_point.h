@@ -175,10 +175,13 @@ INLINE void sweep_and_review(barrier_state *s, const solve_arguments *a) {
   if (a->history) write_barrier_history(s, a);
 }
 
-/* Solves problems of the job until none is left. A team's leader computes, and its lanes load and store. */
+/* Solves problems of the job until none is left, or the call is stopped. A team's leader computes, and its lanes load
+ * and store. */
 FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
   const solve_arguments *a = job->arguments;
-  while (refill_barrier(s, job)) {
+  const double pass = (double)a->horizon * STAGE_OPERATIONS;
+  double since = 0; /* see `interrupted` */
+  while (!interrupted(&job->queue, &since, pass) && refill_barrier(s, job)) {
     team_meet();
     TEAM_LEADER sweep_and_review(s, a);
     team_meet();

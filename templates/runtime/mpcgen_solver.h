@@ -176,10 +176,12 @@ FUNCTION void take_options(solver_state *s, const solve_arguments *a) {
   s->exact_hessian = a->exact_hessian && !LINEAR_DYNAMICS;
 }
 
-/* Solves problems of the job until none is left. */
+/* Solves problems of the job until none is left, or the call is stopped. */
 FUNCTION void run_solver(solver_state *s, solve_job *job) {
+  const double pass = (double)s->horizon * STAGE_OPERATIONS;
+  double since = 0; /* see `interrupted` */
   take_options(s, job->arguments);
-  while (refill(s, job)) {
+  while (!interrupted(&job->queue, &since, pass) && refill(s, job)) {
     rollout(s);
     adopt(s, judge(s, job->arguments));
     backward_sweep(s);
