@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mpcgen.problem.linear_quadratic import lqr
     from mpcgen.problem.loading import load_problem
     from mpcgen.problem.problem import Problem
+    from mpcgen.problem.tables import lookup
     from mpcgen.runtime.status import Status, UnconvergedWarning
 
 # Public name -> the module that defines it; None: the name is a module itself.
@@ -42,6 +43,7 @@ _LAZY: dict[str, str | None] = {
     "diagnose": "mpcgen.diagnosis.diagnose",
     "euler": "mpcgen.problem.integrators",
     "load_problem": "mpcgen.problem.loading",
+    "lookup": "mpcgen.problem.tables",
     "lqr": "mpcgen.problem.linear_quadratic",
     "midpoint": "mpcgen.problem.integrators",
     "plot": "mpcgen.diagnosis.plot",
@@ -70,6 +72,7 @@ __all__ = [
     "diagnose",
     "euler",
     "load_problem",
+    "lookup",
     "lqr",
     "midpoint",
     "plot",

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sympy as sp
 from baseline_problems import bounded_pendulum, example, random_lqr
 
 import mpcgen
@@ -133,3 +134,14 @@ def test_differences_of_unconverged_solutions_are_refused():
     baseline = Baseline(example("pendulum"), max_iterations=1)
     with pytest.raises(ParameterError, match="Maximum_Iterations_Exceeded"):
         finite_difference_gradient(baseline, [0.0, 1.0, 0.0], {}, "mass", grad_cost=1.0)
+
+
+def test_a_trajectory_without_derivatives_is_refused_by_its_stage():
+    problem = mpcgen.Problem("rooted", 3)
+    (x,) = problem.states("x")
+    (u,) = problem.controls("u")
+    problem.dynamics = [x + u]
+    problem.stage_cost = u**2 + sp.sqrt(x)
+    functions = Functions(problem.spec())
+    with pytest.raises(ParameterError, match=r"rooted .* not finite at stage 1 .* x = \[0.0\]"):
+        kkt_gradient(functions, [[1.0], [0.0], [1.0], [2.0]], [[-1.0], [1.0], [1.0]])

@@ -4,6 +4,7 @@ import pytest
 import sympy as sp
 from drafts import refused
 
+import mpcgen
 from mpcgen import UnsupportedExpressionError
 
 x, y, force = sp.symbols("x velocity force", real=True)
@@ -60,6 +61,49 @@ def test_a_velocity_that_would_be_evaluated_to_0_is_not_advised_so(draft, expres
     with refused("row 1", "Derivative", "velocities", "first", kind=UnsupportedExpressionError) as caught:
         draft.problem.spec()
     assert "doit" not in str(caught.value)
+
+
+def pendulum(name, theta_rate, scheme):
+    problem = mpcgen.Problem(name, horizon=5)
+    theta, omega = problem.states("theta omega")
+    (torque,) = problem.controls("torque")
+    rates = [theta_rate(theta, omega), torque - sp.sin(theta)]
+    if scheme == "discrete":
+        problem.dynamics = [theta + rates[0], omega + rates[1]]
+    else:
+        problem.dynamics = mpcgen.rk4(problem, rates, dt=0.1)
+    problem.stage_cost = theta**2 + torque**2
+    return problem
+
+
+@pytest.mark.parametrize("scheme", ["discrete", "rk4"])
+def test_a_velocity_that_was_evaluated_to_0_is_found_by_what_it_leaves(scheme):
+    pendulum("right", lambda theta, omega: q.diff(t).subs(q.diff(t), omega), scheme).spec()
+    lost = pendulum("lost", lambda theta, omega: q.diff(t).subs(q, theta).doit(), scheme)
+    lost.stage_cost = lost.stage_cost + sp.Symbol("theta", real=True) ** 4
+    with refused("'theta' as it is", "nothing reads state 'omega'", "velocities first"):
+        lost.spec()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        2 * sp.Max(0, x) * sp.Heaviside(x),
+        sp.diff(sp.Max(0, x) ** 2, x),
+        sp.sign(x) * x,
+        sp.exp(sp.sign(x)) * x**3,
+        sp.sign(x - y) * sp.sin(x - y) + y,
+        (1 + sp.sign(x)) * sp.Min(x, 1) / 2,
+        x * sp.Piecewise((0, x < 0), (1, True)),
+        sp.Heaviside(x) * sp.Heaviside(-x) * x,
+        sp.Piecewise((x * sp.Heaviside(x), y > 0), (x * sp.Heaviside(x), True)),
+    ],
+    ids=str,
+)
+def test_steps_that_do_not_jump_together_are_taken(draft, expression):
+    own = expression.subs({x: draft.x, y: draft.v})
+    draft.problem.dynamics = [draft.x + draft.v, draft.u + own]
+    assert draft.problem.spec().dynamics.expressions[1] == draft.u + own
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,14 @@ def test_an_exception_inside_the_file_is_chained_and_located(tmp_path):
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+@pytest.mark.parametrize("call", ["math.sin(u)", "numpy.sin(u)", "numpy.sin(numpy.array([u, 1]))"])
+def test_a_function_of_math_or_numpy_of_a_symbol_is_told_of_sympys(tmp_path, call):
+    path = tmp_path / "spec.py"
+    path.write_text(f"import math, mpcgen, numpy\np = mpcgen.Problem('p', 1)\nu, = p.controls('u')\n{call}\n")
+    with refused("spec.py:4", "TypeError", "sympy.sin"):
+        mpcgen.load_problem(path)
+
+
 def test_a_specification_error_inside_the_file_keeps_its_type_and_gains_its_line(tmp_path):
     path = tmp_path / "spec.py"
     path.write_text("import mpcgen, sympy\np = mpcgen.Problem('p', 1)\np.states('lambda')\n")

@@ -29,7 +29,7 @@ from mpcgen.baseline.point import (
     make_point,
     residual,
 )
-from mpcgen.errors import ShapeError
+from mpcgen.errors import ParameterError, ShapeError
 
 _DEPENDENT = 1e-9
 """A row of the Jacobian that keeps less than this share of its length beside the others says nothing of its own."""
@@ -85,9 +85,10 @@ def kkt_gradient(
     x, grad_x: (N+1, n); u, grad_u: (N, m); grad_cost multiplies the optimal cost, and goes through the KKT
     system like the rest: at a solution this equals the gradient of the envelope theorem; elsewhere the two
     differ by the order of the residual. ``active`` (N, m), signs as in `KktGradient`, defaults to the bounds that
-    u - dL/du oversteps. ``duals``: (stages, rows) by constraint's name; which rows are active follows from them. Raises
-    `ShapeError` for shapes, `ParameterError` where multipliers are missing, and `numpy.linalg.LinAlgError` where the
-    KKT matrix is singular.
+    u - dL/du oversteps. ``duals``: (stages, rows) by constraint's name; which rows are active follows from them.
+
+    Raises `ShapeError` for shapes, `ParameterError` where multipliers are missing or derivatives are not finite, and
+    `numpy.linalg.LinAlgError` where the KKT matrix is singular.
     """
     point = make_point(functions, x, u, parameters or {}, duals or {})
     signs = active_controls(point) if active is None else np.asarray(active).astype(int)
@@ -97,6 +98,7 @@ def kkt_gradient(
         if given.shape != like.shape:
             raise ShapeError(f"{name} has shape {given.shape}, expected {like.shape}")
     system = _System(point, signs)
+    _check_finite(point, system)
     direction, multipliers = system.adjoint(np.concatenate([r_x.ravel(), r_u.ravel()]), grad_cost)
     stages = system.parameter_gradient(direction, multipliers, grad_cost)
     return KktGradient(
@@ -108,6 +110,21 @@ def kkt_gradient(
         second_order=system.second_order(),
         residual=residual(point),
     )
+
+
+def _check_finite(point: Point, system: "_System") -> None:
+    """Raise ParameterError for a trajectory at which the problem has no derivatives, naming the last such stage.
+
+    Costates carry what is not finite backwards, to stages that are not at fault.
+    """
+    finite = np.isfinite(system.hessian).all(axis=1) & np.isfinite(system.cost_gradient)
+    finite &= np.isfinite(system.dynamics).all(axis=0)
+    for t in reversed(range(point.horizon + 1)):
+        if not (finite[point.index(t)].all() and np.isfinite(point.costates[t]).all()):
+            raise ParameterError(
+                f"problem {point.functions.spec.name} has derivatives that are not finite at stage {t} of this "
+                f"trajectory, where x = {point.x[t].tolist()}; give one along which it has them"
+            )
 
 
 class _System:
@@ -202,7 +219,8 @@ class _System:
         rows = [self.jacobians[t][i][None] for t, i in self.held_rows]
         return np.vstack([self.dynamics, bounds, *rows])
 
-    def _cost_gradient(self) -> Array:
+    @cached_property
+    def cost_gradient(self) -> Array:
         """Of the cost over z, the prices of exceeded rows included."""
         point, functions, N = self.point, self.point.functions, self.point.horizon
         result = np.zeros(self.size)
@@ -216,7 +234,7 @@ class _System:
 
     def adjoint(self, loss: Array, grad_cost: float) -> tuple[Array, Array]:
         """Solve the KKT system for minus the loss gradient: directions of z and of the multipliers."""
-        loss = loss + grad_cost * self._cost_gradient()
+        loss = loss + grad_cost * self.cost_gradient
         matrix = np.zeros((self.size + len(self.constraints),) * 2)
         matrix[: self.size, : self.size] = self.hessian
         matrix[: self.size, self.size :] = self.constraints.T

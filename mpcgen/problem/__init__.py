@@ -5,6 +5,7 @@ from mpcgen.problem.linear_quadratic import lqr
 from mpcgen.problem.loading import load_problem
 from mpcgen.problem.problem import Problem
 from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
+from mpcgen.problem.tables import lookup
 
 __all__ = [
     "Constraint",
@@ -15,6 +16,7 @@ __all__ = [
     "Spec",
     "euler",
     "load_problem",
+    "lookup",
     "lqr",
     "midpoint",
     "rk4",

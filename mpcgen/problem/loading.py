@@ -60,7 +60,7 @@ def _run(file: Path) -> ModuleType:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
         kind = type(error) if isinstance(error, SpecError) else SpecError
-        raise kind(f"{_position(error, file)}: {type(error).__name__}: {error}") from error
+        raise kind(f"{_position(error, file)}: {type(error).__name__}: {error}{_advice(error)}") from error
     finally:
         sys.path.remove(folder)
         del sys.modules[module.__name__]
@@ -73,3 +73,11 @@ def _position(error: BaseException, file: Path) -> str:
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
     ]
     return f"{file}:{lines[-1]}" if lines else str(file)
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about sympy's and numpy's refusal of a symbol where they want a number."""
+    text = str(error)
+    if isinstance(error, TypeError) and ("convert expression to float" in text or "loop of ufunc" in text):
+        return "; functions of math and numpy take numbers, for expressions there are sympy's, such as sympy.sin(u)"
+    return ""

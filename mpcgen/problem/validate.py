@@ -47,6 +47,7 @@ def check(spec: Spec) -> None:
     _check_uses(spec)
     _check_defaults(spec)
     _check_controls_matter(spec)
+    _check_velocities(spec)
     check_continuous(spec)
     check_freedom(spec)
 
@@ -209,6 +210,27 @@ def _check_controls_matter(spec: Spec) -> None:
         raise SpecError(
             f"the cost does not depend on control {idle[0]!r}, neither directly nor through the dynamics: "
             f"add a term such as {idle[0]}**2 to problem.stage_cost, or remove the control"
+        )
+
+
+def _check_velocities(spec: Spec) -> None:
+    """A state that stays as it is beside one that nothing reads: what a velocity leaves that was evaluated to 0."""
+    rows = dict(zip(spec.states, spec.dynamics.expressions, strict=True))
+    still = [s for s, row in rows.items() if row == (s if spec.dynamics.scheme == "discrete" else 0)]
+    read = symbols_in(
+        spec.stage_cost,
+        spec.terminal_cost,
+        *(row for constraint in spec.constraints for row in constraint.rows),
+    )
+    for state, row in rows.items():
+        read |= symbols_in(row) - {state}
+    unread = [state for state in spec.states if state not in read and state not in still]
+    if still and unread:
+        raise SpecError(
+            f"the dynamics keep state {still[0].name!r} as it is, and nothing reads state {unread[0].name!r}: is that "
+            f"its velocity? A Derivative evaluated once its function is a state is 0: substitute velocities first, as "
+            "in expression.subs(q(t).diff(t), velocity).subs(q(t), position). Otherwise remove the state that nothing "
+            "reads"
         )
 
 
