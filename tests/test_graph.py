@@ -7,6 +7,7 @@ import pytest
 from mpcgen.errors import InternalError, SpecError
 from mpcgen.ir import (
     Graph,
+    degree,
     evaluate,
     flops,
     listing,
@@ -117,6 +118,25 @@ def test_symbols_come_by_creation():
     assert symbols_of([z * x]) == [x, z]
     assert symbols_of([g.const(1.0)]) == []
     assert y not in symbols_of([z, x])
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda g, x, p: 3.0 * x / p + g.sin(p), 1),
+        (lambda g, x, p: x * (x - p) + x, 2),
+        (lambda g, x, p: (p * x + 1) ** 3.0, 3),
+        (lambda g, x, p: g.exp(p), 0),
+        (lambda g, x, p: p / x, INF),
+        (lambda g, x, p: x**0.5, INF),
+        (lambda g, x, p: g.abs(x), INF),  # whose second derivative is 0
+        (lambda g, x, p: g.max(x, p), INF),
+    ],
+)
+def test_a_degree_is_that_of_a_polynomial_in_the_variables_alone(build, expected):
+    g = Graph()
+    x, p = g.symbol("x"), g.symbol("p")
+    assert degree([p, build(g, x, p)], [x]) == expected
 
 
 def test_operations_are_counted_once_per_node():

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "60c0d624044689b6659ef344d80030d1e45ef0dd7d6322954948317077b69bc6"),
+    library=load(__file__, "lqr", "b4ec393db8c68756a52ac36221c9b664cbe92d483378ac601f0eacb686d90f5b"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -39,6 +39,7 @@
 #define STAGE_OPERATIONS 614 /* of a stage's rollout and backward sweep: what a thread is worth */
 #define SMALL_STAGE 0 /* whether these are few: then the sweep keeps a stage's model in registers */
 #define LINEAR_DYNAMICS 1 /* whether the dynamics have no second derivatives */
+#define LINEAR_QUADRATIC 1 /* and the costs are quadratic */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
 
 #include "mpcgen_layout.h"

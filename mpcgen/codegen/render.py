@@ -144,6 +144,7 @@ def _kernel_context(kernels: Kernels, economy: Economy, schedules: Schedules) ->
         "small": int(stage_operations <= SMALL_STAGE),
         "row_sizes": _row_sizes(model),
         "linear": int(not kernels.curved),
+        "quadratic": kernels.quadratic,
         "looped": int(not kernels.fused),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),

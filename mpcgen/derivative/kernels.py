@@ -29,7 +29,7 @@ from mpcgen.derivative.reverse import gradient
 from mpcgen.derivative.rows import row_functions, with_stiffness
 from mpcgen.derivative.search import SEARCH_EFFORT, shortest, shortest_with_jacobian, ways
 from mpcgen.derivative.symbols import Symbols
-from mpcgen.ir import Expr, flops, symbols_of
+from mpcgen.ir import Expr, degree, flops, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
 from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND
@@ -62,6 +62,7 @@ class Kernels:
 
     Fused, `stage_expand_*` gives Q directly from V. Otherwise it gives F and H, and loops form Q. Of dynamics
     without second derivatives there is no exact model beside the Gauss-Newton one: it is the same.
+    ``quadratic``: the dynamics are linear in states and controls, and the costs quadratic.
     """
 
     model: Model
@@ -70,6 +71,7 @@ class Kernels:
     fused: bool
     F: Matrix
     cost_gradient: tuple[Expr, ...]
+    quadratic: bool
     functions: tuple[Function, ...]
 
     @property
@@ -121,7 +123,15 @@ class _Derivation(Symbols):
             bounds_forward(self),
             *row_functions(self),
         )
-        return Kernels(model, self.static, self.per_stage, fused, self.F, self.cost_gradient, functions)
+        quadratic = self._is_linear_quadratic()
+        return Kernels(
+            model, self.static, self.per_stage, fused, self.F, self.cost_gradient, quadratic, functions
+        )
+
+    def _is_linear_quadratic(self) -> bool:
+        """Whether the dynamics are linear in states and controls, and the costs quadratic: no kinks, no jumps."""
+        costs = (self.model.stage_cost, self.model.terminal_cost)
+        return degree(self.model.next_state, self.tau) <= 1 and degree(costs, self.tau) <= 2
 
     def stage_dynamics(self) -> Function:
         return self.function(DYNAMICS, x_next=self.model.next_state, cost=(self.model.stage_cost,))

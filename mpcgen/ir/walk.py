@@ -1,5 +1,6 @@
 """Walks over the graph: order, substitution, symbols, operation counts. All iterative and deterministic."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from mpcgen.ir.expr import Expr
@@ -70,3 +71,30 @@ def flops(outputs: Sequence[Expr]) -> int:
             seen.add(node)
             stack += node.args
     return len(seen)
+
+
+def degree(outputs: Sequence[Expr], variables: Collection[Expr]) -> float:
+    """Degree that ``outputs`` have at most as polynomials in ``variables``, or inf where one is no polynomial.
+
+    Read from the nodes: a select between equal polynomials counts as none.
+    """
+    degrees: dict[Expr, float] = {}
+    for node in topological(outputs):
+        of_args = [degrees[arg] for arg in node.args]
+        if node.op == "symbol":
+            degrees[node] = float(node in variables)
+        elif not any(of_args):
+            degrees[node] = 0.0
+        elif node.op in ("add", "sub", "neg"):
+            degrees[node] = max(of_args)
+        elif node.op == "mul" or (node.op == "div" and of_args[1] == 0.0):
+            degrees[node] = sum(of_args)
+        elif node.op == "pow" and node.args[1].is_const and _is_natural(node.args[1].value):
+            degrees[node] = of_args[0] * node.args[1].value
+        else:
+            degrees[node] = math.inf
+    return max((degrees[output] for output in outputs), default=0.0)
+
+
+def _is_natural(value: float) -> bool:
+    return value >= 1.0 and value == math.floor(value)
