@@ -152,6 +152,19 @@ def test_the_gradient_by_every_input_is_that_of_the_qp(size, seed, horizon, widt
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_every_step_of_a_bounded_problem_lowers_its_cost(size):
+    """None is refused: one that goes too far ends at the minimum of the way, which the cost's values tell."""
+    n, m = size
+    x0 = 10 * torch.randn(64, n, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    mpc = compiled(mpcgen.lqr(n, m)).MPC(tol=TOL, history=True, on_unconverged="raise")
+    bound = torch.full((m,), 0.5, dtype=torch.float64)
+    history = mpc(x0, **random_lq(n, m, 30, 7), lower=-bound, upper=bound).history
+    before, after = history.cost[:, :-1], history.cost[:, 1:]
+    tried = ~after.isnan() & (history.residual[:, :-1] > 1e-3)
+    assert (after < before)[tried].all()
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_a_random_batch_without_bounds_is_the_linear_solution(size):
     n, m = size
     values = random_lq(n, m, 10, 3, batch=(20,))

@@ -67,10 +67,30 @@ INLINE void lower_regularisation(solver_state *s, mask where) {
   s->regularisation = lane_select(where, lowered, s->regularisation);
 }
 
+/* The point at a share of the way, between both even after rounding. */
+INLINE real between(real from, real to, real share) {
+  return lane_clip(from + share * (to - from), lane_min(from, to), lane_max(from, to));
+}
+
+/* Of a linear-quadratic problem the points between two trajectories are trajectories, and the cost between them is a
+ * parabola, known from its slope at the accepted one and its values at both. So a candidate beyond its minimum need not
+ * be refused: the lane goes there instead. */
+INLINE void find_share(solver_state *s, mask stepped) {
+  const real bend = s->cost - s->lanes.cost - s->promise, downhill = -s->promise;
+  const mask falls = lane_and(lane_lt(ALL(0), downhill), lane_finite(s->cost));
+  const mask beyond = lane_lt(lane_max(R(0.5) * downhill, rounding(s)), bend);
+  const mask shorter = lane_and(stepped, lane_and(falls, beyond));
+  s->share = lane_select(shorter, R(0.5) * downhill / bend, ALL(1));
+  s->cost = lane_select(shorter, s->lanes.cost - R(0.5) * s->share * downhill, s->cost);
+  s->cost_scale = lane_select(shorter, between(s->lanes.cost_scale, s->cost_scale, s->share), s->cost_scale);
+  s->promise = lane_select(shorter, s->share * s->promise, s->promise);
+}
+
 /* Which lanes' candidates become their trajectories; sets up the next step of all. */
 FUNCTION mask accept_candidates(solver_state *s) {
   lane_progress *lanes = &s->lanes;
   const mask stepped = lane_and(iterating(s), lane_not(lanes->overflowed));
+  if (LINEAR_QUADRATIC && !(s->barrier > 0)) find_share(s, stepped);
   const mask better = lane_le(s->cost - lanes->cost, ARMIJO * s->promise + rounding(s));
   const mask good = lane_and(stepped, lane_and(lane_finite(s->cost), better));
   const mask refused = lane_and(stepped, lane_not(good));

@@ -164,10 +164,15 @@ FUNCTION mask judge(solver_state *s, const solve_arguments *a) {
   return accepted;
 }
 
-/* Takes over the accepted candidates. */
+INLINE real taken(const solver_state *s, real from, real to) {
+  if (!LINEAR_QUADRATIC || s->barrier > 0) return to;
+  return lane_select(lane_lt(s->share, ALL(1)), between(from, to, s->share), to);
+}
+
+/* Takes over the accepted candidates, or goes to their share of the way. */
 FUNCTION void adopt(solver_state *s, mask accepted) {
-  TEAM_FOR(i, (s->horizon + 1) * NX) s->x[i] = lane_select(accepted, s->new_x[i], s->x[i]);
-  TEAM_FOR(i, s->horizon * NU) s->u[i] = lane_select(accepted, s->new_u[i], s->u[i]);
+  TEAM_FOR(i, (s->horizon + 1) * NX) s->x[i] = lane_select(accepted, taken(s, s->x[i], s->new_x[i]), s->x[i]);
+  TEAM_FOR(i, s->horizon * NU) s->u[i] = lane_select(accepted, taken(s, s->u[i], s->new_u[i]), s->u[i]);
 }
 
 /* What of a call's options the sweeps read. */

@@ -5,6 +5,10 @@
 #include "mpcgen_problem.h"
 #include "mpcgen_workspace.h"
 
+#ifndef LINEAR_QUADRATIC
+#define LINEAR_QUADRATIC 0
+#endif
+
 /* How far the lanes have come with their problems. */
 typedef struct {
   mask busy;            /* has a problem; the other masks mean nothing where it has none */
@@ -58,6 +62,7 @@ typedef struct {
   real cost, cost_scale;       /* of the candidate, its barrier included */
   real barrier_cost;
   real promise;                /* dL/du (new_u - u): its change of the cost to first order, bounds included */
+  real share;                  /* linear-quadratic: how far to go to it */
   sweep_summary summary;
   lane_progress lanes;
   int64_t problem[LANES];
