@@ -244,5 +244,5 @@ def test_a_build_refuses_what_the_kernels_would_ignore(draft):
 
 def test_witnesses_that_know_no_constraints_refuse_them(draft):
     draft.problem.constraint("speed", draft.v, upper=1)
-    with refused("'draft'", "'speed'", "the reference"):
+    with refused("'draft'", "'speed'", "box-iLQR", "InteriorPoint"):
         mpcgen.reference.MPC(draft.problem)

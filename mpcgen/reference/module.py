@@ -79,11 +79,11 @@ class MPC(torch.nn.Module):
     ) -> None:
         super().__init__()
         options = {"hessian": hessian, "differentiable": differentiable, "on_unconverged": on_unconverged}
-        _check_options(tol, max_iterations, options)
+        check_options(tol, max_iterations, options)
         self.tol, self.max_iterations, self.hessian = tol, max_iterations, hessian
         self.differentiable, self.on_unconverged = differentiable, on_unconverged
         spec = problem if isinstance(problem, Spec) else problem.spec()
-        require_unconstrained(spec, "the reference")
+        require_unconstrained(spec, "box-iLQR (use mpcgen.reference.InteriorPoint)")
         self.functions = Functions(lower_spec(spec))
         self.description = self.functions.model.signature
 
@@ -171,7 +171,8 @@ def _among_nans(batch: int, index: Tensor, values: Tensor) -> Tensor:
     return values.new_full((batch, *values.shape[1:]), torch.nan).index_copy(0, index, values)
 
 
-def _check_options(tol: float | None, max_iterations: int, options: dict[str, str]) -> None:
+def check_options(tol: float | None, max_iterations: int, options: dict[str, str]) -> None:
+    """Raise ParameterError for an option outside its choices."""
     for name, value in options.items():
         if value not in _CHOICES[name]:
             raise ParameterError(f"{name}={value!r}; expected one of {', '.join(map(repr, _CHOICES[name]))}")
