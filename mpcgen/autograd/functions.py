@@ -20,8 +20,8 @@ from mpcgen.calls import kernels
 from mpcgen.calls.options import Options
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
 from mpcgen.errors import SecondDerivativeError, TracingError
+from mpcgen.runtime.outputs import N_DIFFERENTIABLE, OUTPUTS
 
-N_OUTPUTS = 8
 Tensors = tuple[Tensor, ...]
 
 
@@ -88,7 +88,7 @@ class Solve(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Keep the solution and the parameters: nothing that grows with the iterations."""
         ctx.is_direct, ctx.names = inputs[0] is None, inputs[1:3]
-        ctx.mark_non_differentiable(*output[3:])
+        ctx.mark_non_differentiable(*output[N_DIFFERENTIABLE:])
         ctx.set_materialize_grads(False)
         x, u, _, status = output[:4]
         ctx.save_for_backward(x, u, status, *inputs[6:])
@@ -119,7 +119,7 @@ class Solve(torch.autograd.Function):
         """Forward mode."""
         x, u, status, *parameters = ctx.saved_tensors
         found = library.tangent(*ctx.names, x, u, status, changes[4], parameters, list(changes[6:]))
-        return (*found, *(None for _ in range(N_OUTPUTS - 3)))
+        return (*found, *(None for _ in OUTPUTS[N_DIFFERENTIABLE:]))
 
 
 def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:

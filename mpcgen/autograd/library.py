@@ -18,6 +18,7 @@ from mpcgen.calls import kernels
 from mpcgen.calls.options import Options
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.outputs import OUTPUTS, sizes_of
 
 Tensors = tuple[Tensor, ...]
 _CONTROLLERS: dict[str, Controller] = {}
@@ -95,17 +96,10 @@ def _fake_solve(
     u_init: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> Tensors:
-    batch, n, m = x0.shape[0], x0.shape[1], len(controller_of(controller).controls)
-    counts = x0.new_empty(batch, dtype=torch.int32)
-    return (
-        x0.new_empty(batch, horizon + 1, n),
-        x0.new_empty(batch, horizon, m),
-        x0.new_empty(batch),
-        counts,
-        torch.empty_like(counts),
-        x0.new_empty(batch),
-        x0.new_empty(batch, horizon + 1, n),
-        x0.new_empty(batch, horizon, m, n),
+    sizes = sizes_of(horizon, x0.shape[1], len(controller_of(controller).controls))
+    return tuple(
+        x0.new_empty(output.shape(x0.shape[:1], sizes), dtype=torch.int32 if output.integer else x0.dtype)
+        for output in OUTPUTS
     )
 
 
@@ -129,7 +123,7 @@ def _vmap_solve(
 
 solve = define(
     "solve(str controller, str options, SymInt horizon, Tensor x0, Tensor? u_init, Tensor[] parameters) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"-> ({', '.join('Tensor' for _ in OUTPUTS)})",
     _solve,
     _fake_solve,
     _vmap_solve,

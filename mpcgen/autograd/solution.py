@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.utils import _pytree
 
 from mpcgen.autograd.examination import Examination, ExaminationError, History, Origin, examine, versions_of
 from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.outputs import OUTPUTS, Outputs
 from mpcgen.runtime.status import Status
 
 
@@ -24,7 +25,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class Solution(_Asked):
+class Solution(_Asked, Outputs):
     """Optimal trajectories of a batch of problems, leading dimensions ... as passed.
 
     x: (..., N+1, n) states, u: (..., N, m) controls, cost: (...); differentiable with respect to x0 and every
@@ -42,15 +43,6 @@ class Solution(_Asked):
     Problems without a trajectory (INVALID_INPUT, DIVERGED) have NaN in x, u and cost, and so has every mean over
     them: take ``sol.u[sol.converged].mean()``, or let `where_converged` put a number in their place.
     """
-
-    x: Tensor
-    u: Tensor
-    cost: Tensor
-    status: Tensor
-    iterations: Tensor
-    residual: Tensor
-    costates: Tensor
-    gains: Tensor
 
     def __post_init__(self) -> None:
         _remember(self, None, None, None)
@@ -196,7 +188,7 @@ def _remember(
     object.__setattr__(solution, "_versions", versions)
 
 
-_FIELDS = tuple(f.name for f in fields(Solution))
+_FIELDS = tuple(output.name for output in OUTPUTS)
 _Context = tuple[str, str, bool] | None
 
 

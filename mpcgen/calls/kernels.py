@@ -91,8 +91,8 @@ def solve(
 ) -> Tensors:
     """Solve a batch: x0 (B, n), u_init (B or 1, N, m).
 
-    Returns x (B, N+1, n), u (B, N, m), cost (B), status (B), iterations (B), residual (B), costates (B, N+1, n),
-    gains (B, N, m, n). history: (B, max_iterations+1, 2), receives cost and residual by pass.
+    Returns what `mpcgen.runtime.outputs` lists, leading dimension B. history: (B, max_iterations+1, 2), receives cost
+    and residual by pass.
     """
     call = Call(x0.shape[:1], horizon, x0, u_init, parameters)
     u_init = None if u_init is None else _dense(u_init)

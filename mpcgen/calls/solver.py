@@ -14,9 +14,9 @@ from mpcgen.calls.failures import describe_failure
 from mpcgen.calls.options import Options
 from mpcgen.errors import LayoutError
 from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.outputs import OUTPUTS, sizes_of
 
-_OUTPUTS = ("states", "controls", "cost", "status", "iterations", "residual", "costates", "gains")
-_ADDRESSES = ("initial_state", *_OUTPUTS)
+_ADDRESSES = ("initial_state", *(output.member for output in OUTPUTS))
 
 
 class Solver:
@@ -57,11 +57,11 @@ class Solver:
         self._batch, self._states = math.prod(batch_shape), controller.states
         self._device, self._options, self._strides = device, options, strides
         self._entry = device.entry("solve", dtype, self._batch)
-        states, controls = (*batch_shape, horizon + 1, n), (*batch_shape, horizon, m)
-        shapes = (states, controls, *[tuple(batch_shape)] * 4, states, (*controls, n))
+        sizes = sizes_of(horizon, n, m)
+        shapes = [(output.shape(batch_shape, sizes), output) for output in OUTPUTS]
         self._outputs = tuple(
-            (shape, _dense_strides(shape), torch.int32 if name in ("status", "iterations") else dtype)
-            for name, shape in zip(_OUTPUTS, shapes, strict=True)
+            (shape, _dense_strides(shape), torch.int32 if output.integer else dtype)
+            for shape, output in shapes
         )
         self._fields = {
             "batch": self._batch,

@@ -105,10 +105,19 @@ class MPC(torch.nn.Module):
         status[usable] = progress.status
         iterations = torch.zeros_like(status).index_copy(0, usable, progress.iterations)
         report_statuses(self.description.name, status, self.on_unconverged)
-        numbers = (tau.x, tau.u, tau.cost, policy.residual, policy.costates, policy.K)
-        x, u, cost, residual, costates, gains = (_among_nans(len(status), usable, part) for part in numbers)
-        outputs = (x, u, cost, status, iterations, residual, costates, gains)
-        return Solution(*(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs))
+        numbers = {
+            "x": tau.x,
+            "u": tau.u,
+            "cost": tau.cost,
+            "residual": policy.residual,
+            "costates": policy.costates,
+            "gains": policy.K,
+        }
+        outputs = {name: _among_nans(len(status), usable, part) for name, part in numbers.items()}
+        outputs |= {"status": status, "iterations": iterations}
+        return Solution(
+            **{name: out.reshape(call.batch_shape + out.shape[1:]) for name, out in outputs.items()}
+        )
 
     def _initial_controls(self, call: Call) -> Tensor:
         shape = (len(call.x0), call.horizon, len(self.description.controls))

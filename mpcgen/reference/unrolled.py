@@ -25,6 +25,7 @@ from mpcgen.problem.spec import Spec, require_unconstrained
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import Trajectory, backward_recursion, follow, rollout
 from mpcgen.runtime.controller import Controller, Description
+from mpcgen.runtime.outputs import N_DIFFERENTIABLE
 from mpcgen.runtime.status import Status
 
 _SECOND_ORDER_STEPS = tuple((curvature, 1.0) for curvature in (1.0, 0.7, 0.49, 0.3))
@@ -114,8 +115,11 @@ class Unrolled:
         problems = self._problems(call).select(index).with_bounds()
         _check_same(controller, problems, *(outputs[i][index] for i in (0, 1, 6)))
         again = self._differentiable(controller, options, call, problems, outputs, index)
-        parts = zip(outputs[:3], (again.x, again.u, again.cost), strict=True)
-        return (*(value.index_add(0, index, p - p.detach()) for value, p in parts), *outputs[3:])
+        parts = zip(outputs[:N_DIFFERENTIABLE], (again.x, again.u, again.cost), strict=True)
+        return (
+            *(value.index_add(0, index, p - p.detach()) for value, p in parts),
+            *outputs[N_DIFFERENTIABLE:],
+        )
 
     def _problems(self, call: Call) -> Problems:
         theta = tuple(
