@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "708c0fa8da5b0f3b669f0fb8b5b51d684588efe04c5fd0342b1ee25eedca3b65"),
+    library=load(__file__, "car", "b6b6b0e86dde677be30e826172499c2f99b84117fb9747887e61c53749786130"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "797ea54f60662101757e8080b5a96975648ff939c4bd70b98274afe98b5c19e4"),
+    library=load(__file__, "cartpole", "a1a149613207526625eb8c12cd49f3679895e60c25561094aaf1eb0b428dfd62"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

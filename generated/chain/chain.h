@@ -74,12 +74,12 @@ typedef struct {
   const int64_t *parameter_strides;  /* numbers from one problem to the next; 0: shared by the batch */
   void *states;                      /* out: (batch, N+1, 21) */
   void *controls;                    /* out: (batch, N, 3) */
-  void *costates;                    /* out: (batch, N+1, 21): multipliers of the dynamics, dL/dx_t */
-  void *gains;                       /* out: (batch, N, 3, 21): du_t/dx_t of the optimal policy */
   void *cost;                        /* out: (batch) */
-  void *residual;                    /* out: (batch): max |u - clip(u - dL/du, lower, upper)| */
   int32_t *status;                   /* out: (batch): mpcgen.Status */
   int32_t *iterations;               /* out: (batch) */
+  void *residual;                    /* out: (batch): max |u - clip(u - dL/du, lower, upper)| */
+  void *costates;                    /* out: (batch, N+1, 21): multipliers of the dynamics, dL/dx_t */
+  void *gains;                       /* out: (batch, N, 3, 21): du_t/dx_t of the optimal policy */
   void *history;                     /* out: (batch, max_iterations+1, 2): cost and residual by pass, or NULL */
 } chain_solve_arguments;
 

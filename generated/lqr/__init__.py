@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "b4ec393db8c68756a52ac36221c9b664cbe92d483378ac601f0eacb686d90f5b"),
+    library=load(__file__, "lqr", "ab55cb7115d23bb985dc82f6bc8ae1de71730a6ead71b900339392eb7d2c7ce4"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "c59a37c23b7df69fd8ad17bf48027b300c424879732533437646d942d780fd49"),
+    library=load(__file__, "pendulum", "256b482cb61f26eb9f21442e00cb1cbdda3c418e2decf03268649a54798339ce"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

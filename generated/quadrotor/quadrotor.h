@@ -70,12 +70,12 @@ typedef struct {
   const int64_t *parameter_strides;  /* numbers from one problem to the next; 0: shared by the batch */
   void *states;                      /* out: (batch, N+1, 13) */
   void *controls;                    /* out: (batch, N, 4) */
-  void *costates;                    /* out: (batch, N+1, 13): multipliers of the dynamics, dL/dx_t */
-  void *gains;                       /* out: (batch, N, 4, 13): du_t/dx_t of the optimal policy */
   void *cost;                        /* out: (batch) */
-  void *residual;                    /* out: (batch): max |u - clip(u - dL/du, lower, upper)| */
   int32_t *status;                   /* out: (batch): mpcgen.Status */
   int32_t *iterations;               /* out: (batch) */
+  void *residual;                    /* out: (batch): max |u - clip(u - dL/du, lower, upper)| */
+  void *costates;                    /* out: (batch, N+1, 13): multipliers of the dynamics, dL/dx_t */
+  void *gains;                       /* out: (batch, N, 4, 13): du_t/dx_t of the optimal policy */
   void *history;                     /* out: (batch, max_iterations+1, 2): cost and residual by pass, or NULL */
 } quadrotor_solve_arguments;
 

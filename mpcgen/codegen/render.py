@@ -21,6 +21,7 @@ from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import flops
 from mpcgen.passes.economy import Economy
 from mpcgen.runtime.naming import c_stem
+from mpcgen.runtime.outputs import OUTPUTS
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, ROWS
 
@@ -60,13 +61,27 @@ def render(kernels: Kernels, economy: Economy, schedules: Schedules) -> Rendered
     name = kernels.model.signature.name
     stem = c_stem(name)
     shared = _sizes(kernels) | _descriptions(kernels)
-    n_parameters = len(kernels.model.signature.parameters)
-    header = _fill(C_HEADER, shared | {"stem": stem, "n_parameters": n_parameters, "verbs": VERBS})
+    header = _fill(C_HEADER, shared | _header_context(kernels) | {"stem": stem})
     context = _kernel_context(kernels, economy, schedules) | {"stem": stem}
     source = _fill(C_KERNELS, context)
     package = _fill(PYTHON_PACKAGE, shared | _package_context(kernels, source_digest(header, source)))
     texts = ((f"{stem}.h", header), (f"{stem}.c", source), ("__init__.py", package))
     return Rendered(name, texts, header, source, bool(context["small"]), _figures(kernels, economy))
+
+
+def _header_context(kernels: Kernels) -> dict[str, object]:
+    n_parameters = len(kernels.model.signature.parameters)
+    return {"n_parameters": n_parameters, "verbs": VERBS, "output_rows": list(_output_rows(kernels))}
+
+
+def _output_rows(kernels: Kernels) -> Iterator[str]:
+    """The pointers of the solver's argument struct to what it writes, with their shapes."""
+    sizes = {"n": len(kernels.model.states), "m": len(kernels.model.controls)}
+    for output in OUTPUTS:
+        declaration = f"{'int32_t' if output.integer else 'void'} *{output.member};"
+        shape = ", ".join(["batch", *(str(sizes.get(dim, dim)) for dim in output.dims)])
+        meaning = f": {output.meaning}" if output.meaning else ""
+        yield f"{declaration:<35}/* out: ({shape}){meaning} */"
 
 
 def _environment() -> jinja2.Environment:
