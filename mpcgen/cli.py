@@ -109,7 +109,7 @@ def inspect(spec: Path, stage: str | None, cuda: bool, arch: str | None, cuda_ke
 )
 def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) -> None:
     """Compare the built controller at PATH, e.g. generated/cartpole, with CasADi."""
-    from mpcgen.baseline.compare import main_compare
+    from mpcgen.baseline.report import main_compare
 
     main_compare(path, count=count, seed=seed, tol=tol, spec=spec)
 

@@ -121,9 +121,9 @@ def test_inspect_prints_the_stage_asked_for(spec, monkeypatch):
 
 def test_compare_passes_its_options(tmp_path, monkeypatch):
     calls = []
-    module = types.ModuleType("mpcgen.baseline.compare")
+    module = types.ModuleType("mpcgen.baseline.report")
     module.main_compare = lambda path, **options: calls.append((path, options))
-    monkeypatch.setitem(sys.modules, "mpcgen.baseline.compare", module)
+    monkeypatch.setitem(sys.modules, "mpcgen.baseline.report", module)
     options = ("--count", "5", "--seed", "7", "--tol", "1e-6", "--spec", "toy.py")
     assert run("compare", tmp_path, *options).exit_code == 0
     assert calls == [(tmp_path, {"count": 5, "seed": 7, "tol": 1e-6, "spec": Path("toy.py")})]

@@ -312,18 +312,3 @@ def gradient_differences(own: Mapping[str, Array], witness: KktGradient) -> dict
         name: float(np.linalg.norm(own[name] - value) / max(float(np.linalg.norm(value)), floor))
         for name, value in expected.items()
     }
-
-
-def main_compare(
-    path: str | os.PathLike[str],
-    count: int = 16,
-    seed: int = 0,
-    tol: float = 1e-8,
-    spec: str | os.PathLike[str] | None = None,
-) -> Comparison:
-    """Print `compare` as tables and return it."""
-    from mpcgen.baseline.report import print_comparison
-
-    comparison = compare(path, count, seed, tol, spec)
-    print_comparison(comparison)
-    return comparison

@@ -1,16 +1,28 @@
 """A comparison as tables on the terminal."""
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from mpcgen.baseline.compare import Comparison, SolverRow
+from mpcgen.baseline.compare import Comparison, SolverRow, compare
 
 
-def print_comparison(comparison: "Comparison", console: Console | None = None) -> None:
+def main_compare(
+    path: str | os.PathLike[str],
+    count: int = 16,
+    seed: int = 0,
+    tol: float = 1e-8,
+    spec: str | os.PathLike[str] | None = None,
+) -> Comparison:
+    """Print `compare` as tables and return it."""
+    comparison = compare(path, count, seed, tol, spec)
+    print_comparison(comparison)
+    return comparison
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Print one table for the solvers and one for the gradients."""
     out = console or Console(highlight=False)
     threads = "1 thread" if comparison.threads == 1 else f"{comparison.threads} threads"
@@ -24,13 +36,13 @@ def print_comparison(comparison: "Comparison", console: Console | None = None) -
     )
 
 
-def _solvers(comparison: "Comparison") -> Table:
+def _solvers(comparison: Comparison) -> Table:
     table = Table(title="solutions", title_justify="left")
     table.add_column()
     for name in ("mpcgen", *(row.solver for row in comparison.rows)):
         table.add_column(name, justify="right")
 
-    def add(label: str, own: str, theirs: Callable[["SolverRow"], str]) -> None:
+    def add(label: str, own: str, theirs: Callable[[SolverRow], str]) -> None:
         table.add_row(label, own, *(theirs(row) for row in comparison.rows))
 
     add("solved", f"{comparison.solved}/{comparison.count}", lambda r: f"{r.solved}/{comparison.count}")
@@ -50,7 +62,7 @@ def _milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms"
 
 
-def _gradients(comparison: "Comparison") -> Table:
+def _gradients(comparison: Comparison) -> Table:
     table = Table(title="gradients against CasADi's KKT system", title_justify="left")
     table.add_column("with respect to")
     table.add_column("relative difference", justify="right")
