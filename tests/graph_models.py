@@ -1,5 +1,6 @@
 """Models whose dynamics are made on the graph: networks and mechanisms, larger than what sympy is convenient for."""
 
+import random
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ import numpy as np
 import sympy as sp
 
 import mpcgen
+from mpcgen.ir import flops
 from mpcgen.problem.lowering import lower_spec
 
 
@@ -47,6 +49,63 @@ def network(width, n=4, m=1):
         return x + (p["W2"] @ values + p["b2"])
 
     return model(f"network_{width}", n, m, rows, list(shapes.items()))
+
+
+def van_der_pol(newton_steps=3):
+    """One step of backward Euler, its equation solved by ``newton_steps`` steps of Newton's method, unrolled."""
+
+    def rows(graph, x, u, _):
+        h, damping = 0.1, 2.0
+        position, velocity = x
+        for _ in range(newton_steps):
+            stretch = damping * (1.0 - position * position)
+            first = position - x[0] - h * velocity
+            second = velocity - x[1] - h * (stretch * velocity - position + u[0])
+            below, diagonal = h * (2.0 * damping * (position * velocity) + 1.0), 1.0 - h * stretch
+            determinant = diagonal + h * below
+            position, velocity = (
+                position - (diagonal * first + h * second) / determinant,
+                velocity - (second - below * first) / determinant,
+            )
+        return [position, velocity]
+
+    return model("van_der_pol", 2, 1, rows)
+
+
+def random_model(seed, operations=100):
+    """A next state of up to that many operations of every kind, more or less entangled."""
+    numbers = random.Random(seed)
+    n, m = numbers.choice([1, 2, 3, 4, 6, 8, 12]), numbers.choice([1, 1, 2, 3, 4])
+    shapes = numbers.choice([[], [("p", (3,))]])
+
+    def one(graph, pool):
+        a, b = (numbers.choice(pool[-numbers.choice([3, 8, 20, 100]) :]) for _ in range(2))
+        return numbers.choice(
+            (
+                lambda: a + b,
+                lambda: a - b,
+                lambda: a * b,
+                lambda: a * b,
+                lambda: a * a,
+                lambda: a / (1.5 + b * b),
+                lambda: (1.0 + a * a) ** numbers.choice([1.5, -0.5, 3.0, 0.3]),
+                lambda: graph.sqrt(1.0 + a * a),
+                lambda: graph.select(graph.lt(a, b), a * b, b),
+                lambda: graph.apply(numbers.choice(["atan2", "min", "max"]), a, b),
+                lambda: graph.apply(numbers.choice(["sin", "cos", "exp", "tanh"]), a),
+            )
+        )()
+
+    def rows(graph, x, u, p):
+        pool, following = [*x, *u, *p.get("p", ())], list(x)
+        while flops(following) < operations - 3 and len(pool) < 4 * operations:
+            pool.append(one(graph, pool))
+            following = [pool[-1 - i] if len(pool) > n + m + i else x[i] for i in range(n)]
+        while flops(following) > operations:
+            following[numbers.randrange(n)] = x[0]
+        return following
+
+    return model(f"random_{seed}", n, m, rows, shapes)
 
 
 # --- an arm of six joints ------------------------------------------------------------------------

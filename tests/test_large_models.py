@@ -7,7 +7,7 @@ import casadi as ca
 import numpy as np
 import pytest
 from casadi_backend import CASADI
-from graph_models import arm, articulated_body, network
+from graph_models import arm, articulated_body, network, random_model, van_der_pol
 
 from mpcgen.derivative.curvature import forward_over_reverse, gram
 from mpcgen.derivative.kernels import derive
@@ -33,6 +33,32 @@ def test_an_arm_of_six_joints_takes_a_third_of_what_elimination_takes():
     assert not kernels.fused
     assert operations(kernels, "stage_derivatives_exact") <= 20_000
     assert operations(kernels, "stage_derivatives_gauss_newton") <= 8_500
+
+
+@pytest.mark.parametrize("seed", [6, 13, 14])
+def test_a_hundred_operations_are_derived_within_bounds(seed):
+    """Nodes that are built are what a derivation takes its time for: 120,000 take less than 3 s."""
+    model = random_model(seed)
+    assert flops(model.next_state) <= 100
+    derive(model)
+    assert len(model.graph) <= 120_000
+
+
+def test_an_unrolled_implicit_step_is_derived_within_bounds():
+    """Unlimited, the search took 29 s; without, the exact stage takes 1,130 operations."""
+    model = van_der_pol()
+    kernels = derive(model)
+    assert len(model.graph) <= 120_000
+    assert operations(kernels, "stage_expand_exact") <= 800
+
+
+@pytest.mark.parametrize("build", [van_der_pol, lambda: random_model(3)], ids=["van der Pol", "random"])
+def test_a_second_derivation_on_the_same_graph_is_the_same(build):
+    """What a search may spend does not depend on what the graph holds already."""
+    model = build()
+    first, second = derive(model), derive(model)
+    for one, other in zip(first.functions, second.functions, strict=True):
+        assert flops(one.expressions()) == flops(other.expressions())
 
 
 def test_the_arm_moves_as_pinocchio_says():

@@ -25,7 +25,7 @@ from mpcgen.derivative.pullback import Pullback, PulledBack
 from mpcgen.derivative.reverse import accumulate, scaled, summed
 from mpcgen.ir import Expr
 
-PRICE_OF_A_TANGENT = 6
+PRICE_OF_A_TANGENT = 12
 """Terms that take as long as the tangent of an operation's adjoint along one direction, with its part of the rest."""
 
 _Below = tuple[tuple[Expr, ...], int]
@@ -84,8 +84,11 @@ class Elimination:
         below = self._below(choice)
         if not effort.spend(self._price(below)):
             return None
+        total = 0
         for node, leaves in self._sequence(choice, below, second):
-            if not effort.spend(len(leaves) * (second.length(node) + len(leaves))):
+            terms = len(leaves) * (second.length(node) + len(leaves))
+            total += terms
+            if not effort.spend(terms):
                 return None
             first, curvature = self._local.at(node, leaves)
             second.eliminate(node, leaves, first)
@@ -99,6 +102,7 @@ class Elimination:
         return PulledBack(
             tuple(tuple(second.at(a, b) or zero for b in wrt) for a in wrt),
             tuple(tuple(adjoint.get(node, zero) for node in wrt) for adjoint in adjoints),
+            total,
         )
 
     def _below(self, choice: Choice) -> dict[Expr, _Below]:

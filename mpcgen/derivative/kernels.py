@@ -56,6 +56,10 @@ alone: lqr(13, 4) would gain 12 % unrolled, with 11,968. The limit serves the pr
 """
 
 
+WORTH_A_SEARCH = 1.25
+"""How many times as long as what has been found something may be that is still searched for a shorter form."""
+
+
 @dataclass(frozen=True)
 class Kernels:
     """All functions of a problem. ``fused`` says that the Riccati products are part of the stage functions.
@@ -89,6 +93,11 @@ def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
     return _Derivation(model, fused_limit).kernels()
 
 
+def _work(outputs: Outputs) -> int:
+    """Operations of a function that writes ``outputs``."""
+    return flops(list(chain(*outputs.values())))
+
+
 class _Derivation(Symbols):
     """One method per function."""
 
@@ -107,7 +116,8 @@ class _Derivation(Symbols):
         fused = product_count(self.F) <= self.fused_limit
         curved = not set(symbols_of(list(chain(*self.FJ)))).isdisjoint(self.tau)
         self.kinds = ("gauss_newton", "exact") if curved else ("gauss_newton",)
-        self.searches = self._count_searches(fused)
+        curvatures = len(self.kinds) - (not self.path.rows)
+        self.searches = int(model.constrained) + curvatures + (len(self.kinds) if fused else 0)
         functions = (
             self.stage_dynamics(),
             self.terminal_cost(),
@@ -176,25 +186,19 @@ class _Derivation(Symbols):
     def _lagrangian_gradient(self) -> tuple[Expr, ...]:
         return vector_sum(self.cost_gradient, transposed_times(self.FJ, self.multipliers))
 
-    def _count_searches(self, fused: bool) -> int:
-        """How many pullbacks share the effort."""
-        curvatures = len(self.kinds) if self.path.rows else len(self.kinds) - 1
-        return int(self.model.constrained) + curvatures + (len(self.kinds) if fused else 0)
-
-    def _ways(self, pullback: Pullback) -> tuple[PulledBack, ...]:
+    def _ways(self, pullback: Pullback, search: bool = True) -> tuple[PulledBack, ...]:
         """What the search has found with its share of the effort, and its rivals."""
-        self.searches -= 1
-        return self.effort.share(self.searches + 1, lambda effort: ways(pullback, effort))
+        self.searches -= search
+        among = max(self.searches, 0) + 1
+        return self.effort.share(among, lambda effort: ways(pullback, effort, search))
 
-    def _curvature(self, weight: Expr | None) -> tuple[Matrix, Matrix, tuple[Expr, ...]]:
+    def _curvature(self, weight: Expr | None, search: bool = True) -> tuple[Matrix, Matrix, tuple[Expr, ...]]:
         """(F, J), second derivatives of cost + weight lambda'f, plus J' stiffness J, and the Lagrangian's gradient."""
         if weight is None and not self.path.rows:
             return self.FJ, self.cost_hessian, self._lagrangian_gradient()
-        found = self._ways(
-            Pullback(self.images, self.tau, self._row_stiffness(), (self.multipliers,), weight)
-        )
+        pullback = Pullback(self.images, self.tau, self._row_stiffness(), (self.multipliers,), weight)
         jacobians = (self.FJ, jacobian(self.images, self.tau, "forward"))
-        FJ, H, slopes = shortest_with_jacobian(found, self.multipliers, jacobians)
+        FJ, H, slopes = shortest_with_jacobian(self._ways(pullback, search), self.multipliers, jacobians)
         return FJ, matrix_sum(self.cost_hessian, H), vector_sum(self.cost_gradient, slopes)
 
     def _row_stiffness(self) -> Matrix | None:
@@ -211,11 +215,13 @@ class _Derivation(Symbols):
 
     def _fused_outputs(self, weight: Expr | None) -> Outputs:
         """Q and the gradients by the way that needs fewer operations: products with F, or all pulled back."""
-        candidates = (self._multiplied(weight), self._pulled_back(weight))
-        return min(candidates, key=lambda outputs: flops(list(chain(*outputs.values()))))
+        multiplied, pulled = self._multiplied(weight, search=False), self._pulled_back(weight)
+        if _work(multiplied) < WORTH_A_SEARCH * _work(pulled):
+            multiplied = self._multiplied(weight)
+        return min(multiplied, pulled, key=_work)
 
-    def _multiplied(self, weight: Expr | None) -> Outputs:
-        FJ, H, total = self._curvature(weight)
+    def _multiplied(self, weight: Expr | None, search: bool = True) -> Outputs:
+        FJ, H, total = self._curvature(weight, search)
         columns = tuple(zip(*FJ[: len(self.V)], strict=True))
         VF = [[dot(self.graph, row, column) for column in columns] for row in self.V]
         images = tuple(zip(*VF, strict=True))

@@ -37,10 +37,14 @@ class Pullback:
 
 @dataclass(frozen=True)
 class PulledBack:
-    """``hessian``: (k, k) of weight c'f + (f - f0)'V(f - f0)/2. ``gradients``: (k,) F'c, one per cotangent."""
+    """``hessian``: (k, k) of weight c'f + (f - f0)'V(f - f0)/2. ``gradients``: (k,) F'c, one per cotangent.
+
+    ``terms``: second derivatives by pairs of nodes that an elimination formed on its way.
+    """
 
     hessian: Matrix
     gradients: tuple[tuple[Expr, ...], ...]
+    terms: int = 0
 
     def expressions(self) -> tuple[Expr, ...]:
         """Everything that is computed, the symmetric half once."""

@@ -14,15 +14,21 @@ from mpcgen.derivative.effort import Effort
 from mpcgen.derivative.elimination import Choice, Elimination
 from mpcgen.derivative.matrices import Matrix, lower_triangle, transposed_times
 from mpcgen.derivative.pullback import Pullback, PulledBack
-from mpcgen.ir import Expr, flops
+from mpcgen.ir import Expr, behind, flops
 
-SEARCH_EFFORT = 150_000
-"""Terms that the searches of a derivation may form together: a second."""
+SEARCH_EFFORT = 300_000
+"""What the searches of a derivation may spend together: a second."""
+
+PRICE_OF_A_NODE = 3
+"""Terms that take as long as building an operation that no result had before."""
 
 
-def ways(pullback: Pullback, effort: Effort | None = None) -> tuple[PulledBack, ...]:
-    """The answers worth comparing: the best elimination that ``effort`` suffices for, if for any, and its rivals."""
-    eliminated = _Search(Elimination(pullback), effort or Effort(SEARCH_EFFORT)).run()
+def ways(pullback: Pullback, effort: Effort | None = None, search: bool = True) -> tuple[PulledBack, ...]:
+    """The answers worth comparing: the best elimination that ``effort`` suffices for, if for any, and its rivals.
+
+    search: whether to look for better cuts than those that are always tried.
+    """
+    eliminated = _Search(Elimination(pullback), effort or Effort(SEARCH_EFFORT)).run(search)
     rivals = (forward_over_reverse(pullback), gram(pullback))
     return rivals if eliminated is None else (eliminated, *rivals)
 
@@ -53,7 +59,6 @@ class _Found:
     choice: Choice
     result: PulledBack
     work: int
-    spent: int
 
 
 class _Search:
@@ -67,25 +72,29 @@ class _Search:
         self.elimination = elimination
         self.effort = effort
         self.works: dict[Choice, int] = {}
+        self.seen: set[Expr] = set()
 
-    def run(self) -> PulledBack | None:
+    def run(self, improve: bool) -> PulledBack | None:
         sets = dict.fromkeys((frozenset[Expr](), self.elimination.shared))
         choices = [Choice(cuts, shortest_first) for cuts in sets for shortest_first in (False, True)]
         starts = [found for found in map(self._start, choices) if found is not None]
-        improved = [self._improved(found) for found in sorted(starts, key=lambda found: found.work)]
-        return min(improved, key=lambda found: found.work).result if improved else None
+        starts.sort(key=lambda found: found.work)
+        found = [self._improved(start) for start in starts] if improve else starts
+        return min(found, key=lambda found: found.work).result if found else None
 
     def _start(self, choice: Choice) -> _Found | None:
         """The result of a choice, for half of what is left at most: one that is far too long leaves some to others."""
         return self.effort.share(2, lambda part: self._try(choice, part))
 
     def _try(self, choice: Choice, effort: Effort) -> _Found | None:
-        before = effort.spent
         result = self.elimination.run(choice, effort)
         if result is None:
             return None
-        work = self.works[choice] = flops(result.expressions())
-        return _Found(choice, result, work, effort.spent - before)
+        nodes = behind(result.expressions())
+        effort.pay(PRICE_OF_A_NODE * len(nodes - self.seen))
+        self.seen |= nodes
+        self.works[choice] = len(nodes)
+        return _Found(choice, result, len(nodes))
 
     def _improved(self, found: _Found) -> _Found:
         """What a search from a result on finds: it ends where changing any one node does not help.
@@ -93,7 +102,7 @@ class _Search:
         One that could not try every node is not begun: the first few gain next to nothing.
         """
         nodes = self.elimination.inner[::-1]
-        if len(nodes) * found.spent > self.effort.left:
+        if len(nodes) * found.result.terms > self.effort.left:
             return found
         position, in_vain = 0, 0
         while in_vain < len(nodes):

@@ -8,7 +8,16 @@ from mpcgen.ir.expr import Expr, Graph
 from mpcgen.ir.model import Model
 from mpcgen.ir.ops import LEAVES, OPERATIONS, Operation
 from mpcgen.ir.printer import listing, summary
-from mpcgen.ir.walk import degree, flops, operation_count, rebuild, substitute, symbols_of, topological
+from mpcgen.ir.walk import (
+    behind,
+    degree,
+    flops,
+    operation_count,
+    rebuild,
+    substitute,
+    symbols_of,
+    topological,
+)
 
 __all__ = [
     "LEAVES",
@@ -19,6 +28,7 @@ __all__ = [
     "Graph",
     "Model",
     "Operation",
+    "behind",
     "degree",
     "evaluate",
     "flops",

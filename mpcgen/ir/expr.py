@@ -11,6 +11,7 @@ from mpcgen.ir.ops import OPERATIONS
 from mpcgen.ir.simplify import RULES
 
 BOOLEAN = frozenset(name for name, operation in OPERATIONS.items() if operation.boolean)
+WITH_CONDITIONS = frozenset(name for name, operation in OPERATIONS.items() if any(operation.boolean_args))
 COMMUTATIVE = frozenset(name for name, operation in OPERATIONS.items() if operation.commutative)
 
 
@@ -142,9 +143,18 @@ class Graph:
         known = self._simplified.get(key)
         if known is not None:
             return known
-        op, *nodes = key
-        self._check(op, nodes)
-        if all(node.is_const for node in nodes):
+        op, nodes = key[0], key[1:]
+        constant, doubtful = True, op in WITH_CONDITIONS
+        for node in nodes:
+            if not node.is_const:
+                constant = False
+                if node.is_boolean:
+                    doubtful = True
+            if node.graph is not self:
+                doubtful = True
+        if doubtful:
+            self._check(op, nodes)
+        if constant:
             return self._fold(key)
         rule = RULES.get(op)
         simplified = rule(self, *nodes) if rule is not None else None
@@ -173,8 +183,7 @@ class Graph:
                 raise InternalError(f"argument {position} of {op} must be a {kind}, {node!r} given")
 
     def _intern(self, key: tuple[Any, ...]) -> Expr:
-        op, *nodes = key
-        node = self._nodes[key] = Expr(self, op, tuple(nodes), None, len(self))
+        node = self._nodes[key] = Expr(self, key[0], key[1:], None, len(self._leaves) + len(self._nodes))
         return node
 
     def add(self, a: Expr | float, b: Expr | float) -> Expr:

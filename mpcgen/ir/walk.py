@@ -61,8 +61,8 @@ def operation_count(outputs: Sequence[Expr]) -> dict[str, int]:
     return {op: count for op, count in counts.items() if count}
 
 
-def flops(outputs: Sequence[Expr]) -> int:
-    """Total number of operations behind ``outputs``, each counted as one."""
+def behind(outputs: Sequence[Expr]) -> set[Expr]:
+    """Return every operation that ``outputs`` need."""
     seen: set[Expr] = set()
     stack = list(outputs)
     while stack:
@@ -70,7 +70,12 @@ def flops(outputs: Sequence[Expr]) -> int:
         if node.args and node not in seen:
             seen.add(node)
             stack += node.args
-    return len(seen)
+    return seen
+
+
+def flops(outputs: Sequence[Expr]) -> int:
+    """Total number of operations behind ``outputs``, each counted as one."""
+    return len(behind(outputs))
 
 
 def degree(outputs: Sequence[Expr], variables: Collection[Expr]) -> float:
