@@ -1,4 +1,4 @@
-"""The command line: `mpcgen build`, `inspect`, `compare` and `bench`.
+"""The command line: `mpcgen build`, `inspect`, `compare`, `cache` and `bench`.
 
 Every import that takes time waits until its command runs.
 """
@@ -114,6 +114,23 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
     main_compare(path, count=count, seed=seed, tol=tol, spec=spec)
 
 
+@main.command("cache")
+@click.option("--clear", is_flag=True, help="Delete what mpcgen keeps there.")
+def cache_command(clear: bool) -> None:
+    """Show the cache of compiled packages: its folder (MPCGEN_CACHE_DIR, if set), packages and size."""
+    from mpcgen.build import cache
+
+    found = cache.contents()
+    total = sum(found.packages.values())
+    click.echo(f"{found.root}: {total} package{'' if total == 1 else 's'}, {found.size / 2**20:.1f} MiB")
+    if clear:
+        cache.clear()
+        click.echo("cleared")
+        return
+    for name, count in found.packages.items():
+        click.echo(f"  {name}" + (f" ({count} builds)" if count > 1 else ""))
+
+
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
@@ -153,24 +170,18 @@ def _resources_row(row: "Mapping[str, int | str]") -> tuple[str, str]:
 
 
 def _print_result(result: "BuildResult") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     manifest = result.manifest
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_row("target", manifest.target)
+    rows = [("target", manifest.target)]
     if manifest.kernel:
-        table.add_row("works on a problem", f"a {manifest.kernel}")
+        rows.append(("works on a problem", f"a {manifest.kernel}"))
     if manifest.lanes:
-        lanes = ", ".join(f"{lanes} ({name})" for name, lanes in manifest.lanes.items())
-        table.add_row("problems per vector", lanes)
-    for row in manifest.resources:
-        table.add_row(*_resources_row(row))
-    for label, value in manifest.sizes.items():
-        table.add_row(label, str(value))
+        rows.append(
+            ("problems per vector", ", ".join(f"{lanes} ({name})" for name, lanes in manifest.lanes.items()))
+        )
+    rows += [_resources_row(row) for row in manifest.resources]
+    rows += [(label, str(value)) for label, value in manifest.sizes.items()]
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        click.echo(f"  {label:<{width}}    {value}")
     how = "from the cache" if result.from_cache else "compiled"
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"{result.path} {how} in {result.seconds:.2f} s", soft_wrap=True)
+    click.echo(f"{result.path} {how} in {result.seconds:.2f} s")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -142,3 +143,13 @@ def test_command_is_installed():
     command = Path(sys.executable).parent / "mpcgen"
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert version("mpcgen") in done.stdout
+
+
+def test_piped_output_cuts_no_name(spec, tmp_path, monkeypatch):
+    label, value = "a label " * 12, "a_name_" * 30
+    sizes = ((label, value),)
+    monkeypatch.setattr(driver, "render_spec", lambda spec: replace(toy_rendered(), sizes=sizes))
+    monkeypatch.setenv("COLUMNS", "40")
+    result = run("build", spec, "-o", tmp_path / ("out" * 30))
+    assert label in result.output and value in result.output and str(tmp_path / ("out" * 30)) in result.output
+    assert "…" not in result.output

@@ -1,5 +1,6 @@
 """Packaging: the templates are part of every installation."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -104,3 +105,20 @@ def test_generated_package_needs_torch_and_the_runtime_only(tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == ["[]", "['autograd', 'calls', 'errors', 'runtime']"]
+
+
+def test_a_checkout_beside_an_installed_package_finds_its_own_templates(wheel, tmp_path):
+    """`python -m examples.demo` there imports the checkout's package, whatever is installed."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    for name in ("mpcgen", "templates"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(tmp_path)], check=True)
+    script = (
+        "from mpcgen.build.digest import HEADER_FOLDER, PACKAGE_FOLDER as p; print(p); print(HEADER_FOLDER)"
+    )
+    # -S: none of the editable install's finders; the installed package comes after the current folder
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), *filter(None, sys.path)])}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [str(tmp_path / "mpcgen"), str(tmp_path / "templates" / "runtime")]

@@ -38,9 +38,9 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
 
 def _solvers(comparison: Comparison) -> Table:
     table = Table(title="solutions", title_justify="left")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name in ("mpcgen", *(row.solver for row in comparison.rows)):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
 
     def add(label: str, own: str, theirs: Callable[[SolverRow], str]) -> None:
         table.add_row(label, own, *(theirs(row) for row in comparison.rows))
@@ -64,7 +64,7 @@ def _milliseconds(seconds: float) -> str:
 
 def _gradients(comparison: Comparison) -> Table:
     table = Table(title="gradients against CasADi's KKT system", title_justify="left")
-    table.add_column("with respect to")
+    table.add_column("with respect to", overflow="fold")
     table.add_column("relative difference", justify="right")
     for name, value in comparison.gradients.items():
         table.add_row(name, f"{value:.1e}")

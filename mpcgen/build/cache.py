@@ -1,29 +1,40 @@
-"""The user's cache of compiled packages, shared by processes without locks.
+"""The user's cache of compiled packages, shared by processes without locks, and by users if its folder is.
 
 A package is made in a temporary folder and renamed into place; where two processes make the same one,
-the first to rename wins and the other takes the winner's. `install` copies an entry to where it is wanted.
+the first to rename wins and the other takes the winner's. Folders in it get the permissions of the cache's own, and
+what is written there anyone may read who reaches it. What cannot be noted there, because it is read-only or another
+user's, is found out again the next time.
 """
 
+import collections
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
 
 from mpcgen.build.manifest import Manifest
 from mpcgen.errors import BuildError
-from mpcgen.runtime.loading import MANIFEST_FILES
+
+PARTS = ("builds", "keys", "packages", "failed", "toolchain")
+"""The folders that mpcgen makes in the cache's."""
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def cache_root() -> Path:
     """The folder of the cache: the environment variable MPCGEN_CACHE_DIR, or the user's cache folder."""
     named = os.environ.get("MPCGEN_CACHE_DIR")
-    return Path(named).resolve() if named else Path(platformdirs.user_cache_dir("mpcgen", appauthor=False))
+    return (
+        Path(named).expanduser().resolve()
+        if named
+        else Path(platformdirs.user_cache_dir("mpcgen", appauthor=False))
+    )
 
 
 def entry_path(name: str, digest: str) -> Path:
@@ -52,7 +63,7 @@ def make_entry(name: str, digest: str, fill: Callable[[Path], Manifest]) -> Path
     raises BuildError, the folder is kept and named in the error.
     """
     path = entry_path(name, digest)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=path.parent))
     try:
         manifest = fill(folder)
@@ -67,48 +78,69 @@ def make_entry(name: str, digest: str, fill: Callable[[Path], Manifest]) -> Path
 
 
 def remember_key(spec_key: str, digest: str) -> None:
-    """Note that what ``spec_key`` names renders and compiles to the package of this digest."""
-    path = cache_root() / "keys" / spec_key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(digest)
-    os.replace(file.name, path)
+    """Note that what ``spec_key`` names renders and compiles to the package of this digest, if it can be written."""
+    note(cache_root() / "keys" / spec_key, digest)
 
 
 def recall_key(spec_key: str) -> str | None:
-    """The digest noted for ``spec_key``."""
+    """The digest noted for ``spec_key``; None where nothing is, or nothing that is a digest."""
     try:
-        return (cache_root() / "keys" / spec_key).read_text(encoding="utf-8")
-    except OSError:
+        noted = (cache_root() / "keys" / spec_key).read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return None
+    return noted if _DIGEST.fullmatch(noted) else None
 
 
-@contextlib.contextmanager
-def install_lock(destination: Path) -> Iterator[None]:
-    """Keep other processes from installing into ``destination`` (made if missing) meanwhile."""
-    destination.mkdir(parents=True, exist_ok=True)
-    with FileLock(destination / ".lock"):
-        yield
+def note(path: Path, text: str) -> None:
+    """Write a file of the cache that only saves work; where that is impossible, nothing happens."""
+    with contextlib.suppress(OSError):
+        make_folder(path.parent)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            file.write(text)
+        try:
+            os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
 
 
-def install(entry: Path, destination: Path, manifest: Manifest) -> None:
-    """Copy a cached package to ``destination``; call it under `install_lock`.
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache, with the permissions that the cache's own folder has."""
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # another user's, who was faster
+            folder.chmod(stat.S_IMODE(root.stat().st_mode))
 
-    Each file appears whole, the text first, then the library, its manifest last, so that a reader
-    meets either a complete build or one whose checks fail.
-    """
-    files = sorted(file for file in manifest.files if file != manifest.library)
-    for file in (*files, manifest.library):
-        _replace(destination / file, (entry / file).read_bytes(), mode=(entry / file).stat().st_mode)
-    with tempfile.TemporaryDirectory(dir=destination, prefix=".manifest-") as folder:
-        manifest.write(Path(folder))
-        file = MANIFEST_FILES[manifest.kind]
-        os.replace(Path(folder) / file, destination / file)
-    if manifest.kind != "cpu":
-        return
-    for other in destination.glob(f"_{manifest.problem}.*"):
-        if other.name != manifest.library:
-            other.unlink()
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What the cache holds: packages by name of the problem, and bytes of all its files."""
+
+    root: Path
+    packages: dict[str, int]
+    size: int
+
+
+def contents() -> Contents:
+    """Count what the cache holds."""
+    root, packages = cache_root(), collections.Counter[str]()
+    for path in sorted((root / "builds").glob("*-*")):
+        if not path.name.startswith("."):
+            packages[path.name.rpartition("-")[0]] += 1
+    files = (path for part in PARTS for path in (root / part).rglob("*") if path.is_file())
+    return Contents(root, dict(packages), sum(path.stat().st_size for path in files))
+
+
+def clear() -> None:
+    """Delete what mpcgen keeps in the cache's folder, and nothing else there. Raises BuildError where it may not."""
+    try:
+        for part in PARTS:
+            if (cache_root() / part).exists():
+                shutil.rmtree(cache_root() / part)
+    except OSError as error:
+        raise BuildError(f"cannot clear the cache {cache_root()}: {error}; delete it by hand") from error
 
 
 def with_spec_key(manifest: Manifest, spec_key: str) -> Manifest:
@@ -117,8 +149,10 @@ def with_spec_key(manifest: Manifest, spec_key: str) -> Manifest:
 
 
 def _move_into_place(folder: Path, path: Path, manifest: Manifest) -> None:
-    # mkdtemp makes private folders; a cache entry is as readable as any file of its user.
+    # mkdtemp makes private folders, as some users' masks do; a cache's own folder decides who gets here.
     folder.chmod(0o755)
+    for file in folder.iterdir():
+        file.chmod(0o755 if file.suffix == ".so" else 0o644)
     for _ in range(2):
         try:
             folder.rename(path)
@@ -130,22 +164,17 @@ def _move_into_place(folder: Path, path: Path, manifest: Manifest) -> None:
                 return
             # What is there is damaged: make room and try once more.
             shutil.rmtree(path, ignore_errors=True)
-    if not path.exists():
-        raise BuildError(f"cannot replace the damaged cache entry {path}; delete it")
+    raise BuildError(
+        f"cannot replace the damaged cache entry {path}; delete it, or set MPCGEN_CACHE_DIR to another folder"
+    )
 
 
 def _keep_failed(folder: Path, name: str, digest: str) -> Path:
     kept = cache_root() / "failed" / f"{name}-{digest[:12]}"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(kept, ignore_errors=True)
-    # Where another process keeps the same failure meanwhile, its folder serves as well.
+    # Where another process or user keeps the same failure meanwhile, that folder serves as well.
     with contextlib.suppress(OSError):
+        make_folder(kept.parent)
+        shutil.rmtree(kept, ignore_errors=True)
+        folder.chmod(0o755)
         folder.rename(kept)
     return kept
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, mode & 0o777)
-    os.replace(file.name, path)

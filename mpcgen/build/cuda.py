@@ -24,7 +24,7 @@ from pathlib import Path
 from mpcgen.build.compiling import run_all, run_one
 from mpcgen.build.digest import HEADER_FOLDER
 from mpcgen.build.extension import write_sources
-from mpcgen.build.toolchain import run_compiler
+from mpcgen.build.toolchain import run_compiler, split_command
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, CompilerNotFoundError
 from mpcgen.runtime.loading import interface_name, library_name
@@ -144,7 +144,7 @@ def find_cuda_toolchain(architectures: Sequence[str] | None = None) -> CudaToolc
 def find_shim_toolchain() -> CudaToolchain:
     """A C++ compiler for the shim: CXX, else the first of `HOST_COMPILERS` on the PATH."""
     named = os.environ.get("CXX", "").strip()
-    for command in [shlex.split(named)] if named else [[name] for name in HOST_COMPILERS]:
+    for command in [split_command("CXX", named)] if named else [[name] for name in HOST_COMPILERS]:
         path = shutil.which(command[0])
         if path is not None:
             return CudaToolchain((path, *command[1:]), _version((path, *command[1:])), ())

@@ -7,7 +7,6 @@ its text is derived from, and thus tells without rendering that nothing changed.
 import hashlib
 from collections.abc import Iterable
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +14,10 @@ import _cffi_backend
 
 import mpcgen
 from mpcgen.codegen.rendered import Rendered
+from mpcgen.codegen.template_folder import TEMPLATE_FOLDER
 from mpcgen.runtime.loading import ABI, EXT_SUFFIX
 
 PACKAGE_FOLDER = Path(mpcgen.__file__).parent
-TEMPLATE_FOLDER = Path(str(files("mpcgen.templates")))
 HEADER_FOLDER = TEMPLATE_FOLDER / "runtime"
 # What reads compiled packages, or none; all else in mpcgen stands between a spec and its package.
 _BESIDE = frozenset({"cli.py", "calls", "autograd", "baseline", "reference", "diagnosis"})

@@ -20,7 +20,9 @@ from mpcgen.build.cuda import (
 from mpcgen.build.cuda_kernel import choose_kernel
 from mpcgen.build.digest import build_digest, spec_key
 from mpcgen.build.extension import compile_extension
+from mpcgen.build.installing import install, install_lock, require_ours
 from mpcgen.build.manifest import Manifest
+from mpcgen.build.progress import Report, reporter
 from mpcgen.build.toolchain import Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, SpecError
@@ -28,11 +30,11 @@ from mpcgen.problem.fingerprint import fingerprint
 from mpcgen.problem.spec import Spec, require_unconstrained
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
 from mpcgen.runtime.loading import extension_name, file_sha256, interface_name, library_name
-from mpcgen.runtime.naming import c_stem
 
+DEFAULT_DIRECTORY = "generated"
 _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
 
-Report = Callable[[str], None]
+_CACHE_REMEDY = "set MPCGEN_CACHE_DIR to a folder that you can write"
 
 
 @runtime_checkable
@@ -70,7 +72,7 @@ class _Entry:
 
 def build(
     problem: SupportsSpec | Spec,
-    directory: str | Path = "generated",
+    directory: str | Path = DEFAULT_DIRECTORY,
     *,
     targets: Sequence[str] = ("cpu",),
     march: str | None = None,
@@ -80,6 +82,8 @@ def build(
     report: Report | None = None,
 ) -> BuildResult:
     """Build ``problem`` into the package ``directory``/<name>/.
+
+    A folder of that name that holds files which mpcgen did not write is left alone, and refused.
 
     targets: of "cpu" and "cuda" ("cuda-host": CUDA's kernels on the CPU, for tests). march: instruction set to
     build for, e.g. "x86-64-v3"; default: the widest this CPU runs. architectures: of CUDA devices, e.g. "sm_90" or
@@ -125,14 +129,16 @@ def _build(
     installed = Manifest.read(destination, toolchain.kind)
     if not force and installed is not None and installed.spec_key == key and installed.is_intact(destination):
         return BuildResult(destination, True, True, time.perf_counter() - start, installed)
-    _refuse_foreign_package(destination, spec.name)
+    require_ours(destination)
+    # A default folder that is made here is a package; one that the user has, or names, stays what it is.
+    makes_package = directory == Path(DEFAULT_DIRECTORY) and not directory.exists()
     entry = _obtain(spec, key, toolchain, force, report)
     manifest = cache.with_spec_key(entry.manifest, key)
     with _written(destination, "choose another directory with -o"):
-        with cache.install_lock(destination):
-            cache.install(entry.path, destination, manifest)
-        package = destination.parent / "__init__.py"
-        if not package.exists():
+        with install_lock(destination):
+            install(entry.path, destination, manifest)
+        package = directory / "__init__.py"
+        if makes_package and not package.exists():
             package.write_text(_PACKAGE_DOCSTRING, encoding="utf-8")
     return BuildResult(destination, False, entry.from_cache, time.perf_counter() - start, manifest)
 
@@ -145,15 +151,18 @@ def compile(
     architectures: Sequence[str] | None = None,
     cuda_kernel: str = "auto",
     report: Report | None = None,
+    progress: bool | None = None,
 ) -> ModuleType:
     """Build ``problem`` into the user's cache and import it; the module's ``MPC`` is the controller.
 
     It does in a notebook what `build`, whose options it takes, does for the command line. The same problem gives
-    the same module.
+    the same module. progress: whether the steps of a build that is not in the cache, and so takes more than a second,
+    are printed to standard error, unless ``report`` gets them; by default on a terminal and in a notebook.
     """
+    say = reporter(report, progress)
     spec = _spec(problem)
     entries = [
-        _obtain(spec, spec_key(fingerprint(spec), toolchain), toolchain, False, report)
+        _obtain(spec, spec_key(fingerprint(spec), toolchain), toolchain, False, say)
         for toolchain in _toolchains(spec, targets, march, architectures, cuda_kernel)
     ]
     label = "_".join(entry.manifest.digest[:8] for entry in entries)
@@ -163,11 +172,11 @@ def compile(
             cache.cache_root() / "packages" / f"{spec.name}-{'-'.join(e.manifest.digest for e in entries)}"
         )
         with (
-            _written(folder, "set MPCGEN_CACHE_DIR to a folder that you can write"),
-            cache.install_lock(folder),
+            _written(folder, _CACHE_REMEDY),
+            install_lock(folder),
         ):
             for entry in entries:
-                cache.install(entry.path, folder, entry.manifest)
+                install(entry.path, folder, entry.manifest)
     return _import_package(folder, f"{spec.name}_{label}")
 
 
@@ -224,7 +233,7 @@ def _obtain(
     say(f"deriving and rendering {spec.name}")
     rendered = render_for(spec, toolchain)
     digest = build_digest(rendered, toolchain)
-    with _written(cache.cache_root(), "set MPCGEN_CACHE_DIR to a folder that you can write"):
+    with _written(cache.cache_root(), _CACHE_REMEDY):
         if force:
             cache.discard_entry(spec.name, digest)
         path = cache.find_entry(spec.name, digest, toolchain.kind)
@@ -308,17 +317,6 @@ def _read_entry(path: Path, kind: str, from_cache: bool) -> _Entry:
     if manifest is None:
         raise BuildError(f"the cache entry {path} vanished while it was read; build again")
     return _Entry(path, manifest, from_cache)
-
-
-def _refuse_foreign_package(destination: Path, name: str) -> None:
-    ours = (destination / f"{c_stem(name)}.h").exists() or Manifest.read(destination) is not None
-    if destination.exists() and not destination.is_dir():
-        raise BuildError(f"{destination} is a file; move it, or choose another directory with -o")
-    if (destination / "__init__.py").exists() and not ours:
-        raise BuildError(
-            f"{destination} holds a Python package that mpcgen did not write, so it is left alone; "
-            f"move it, or choose another directory with -o"
-        )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpcgen.runtime.loading import ABI, EXT_SUFFIX, MANIFEST_FILES, file_sha256, library_name
+from mpcgen.runtime.loading import ABI, EXT_SUFFIX, MANIFEST_FILES, damaged_field, file_sha256, library_name
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,14 @@ class Manifest:
     kernel: str = ""
     resources: tuple[dict[str, int | str], ...] = ()
 
+    @property
+    def text(self) -> str:
+        """The manifest as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
     def write(self, folder: Path) -> None:
         """Write the manifest into ``folder``."""
-        text = json.dumps(dataclasses.asdict(self), indent=1)
-        (folder / MANIFEST_FILES[self.kind]).write_text(text + "\n", encoding="utf-8")
+        (folder / MANIFEST_FILES[self.kind]).write_text(self.text, encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path, kind: str = "cpu") -> "Manifest | None":
@@ -49,9 +53,10 @@ class Manifest:
             fields: dict[str, Any] = json.loads((folder / MANIFEST_FILES[kind]).read_text(encoding="utf-8"))
             for name in ("flags", "cpu_features", "resources"):
                 fields[name] = tuple(fields[name])
-            return cls(**fields)
+            found = cls(**fields)
         except (OSError, ValueError, TypeError, KeyError):
             return None
+        return found if damaged_field(dataclasses.asdict(found)) is None and found.kind == kind else None
 
     @property
     def library(self) -> str:

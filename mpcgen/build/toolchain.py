@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mpcgen.build.cache import cache_root
+from mpcgen.build.cache import cache_root, note
 from mpcgen.build.target import Target, select_target
 from mpcgen.errors import BuildError, CompilerNotFoundError
 
@@ -150,7 +150,7 @@ def find_toolchain(march: str | None = None) -> Toolchain:
 def find_compiler() -> Compiler:
     """The compiler named by the environment variable CC, else the first of `COMPILERS` on the PATH."""
     named = os.environ.get("CC", "").strip()
-    candidates = [shlex.split(named)] if named else [[name] for name in COMPILERS]
+    candidates = [split_command("CC", named)] if named else [[name] for name in COMPILERS]
     for command in candidates:
         path = shutil.which(command[0])
         if path is not None:
@@ -161,6 +161,17 @@ def find_compiler() -> Compiler:
         f"Install one, e.g. `apt install gcc`, `dnf install gcc` or `xcode-select --install`, "
         f"or set CC to its path"
     )
+
+
+def split_command(variable: str, value: str) -> list[str]:
+    """Words of a command that an environment variable holds. Raises CompilerNotFoundError where it is none."""
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise CompilerNotFoundError(
+            f"{variable}={value} is no command: {error}; set it to a compiler and its flags, e.g. {variable}='gcc -m64'"
+        ) from error
+    return words or [value]
 
 
 def run_compiler(command: list[str], directory: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -207,10 +218,7 @@ def _has_libmvec(compiler: Compiler) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not probed yet, or an unreadable memo: probe
     found = _probe_libmvec(compiler)
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=memo.parent, delete=False, encoding="utf-8") as file:
-        json.dump({"compiler": compiler.identity, "libmvec": found}, file)
-    os.replace(file.name, memo)
+    note(memo, json.dumps({"compiler": compiler.identity, "libmvec": found}))
     return found
 
 

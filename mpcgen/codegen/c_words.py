@@ -6,7 +6,8 @@ macro.
 
 import re
 from functools import cache
-from importlib.resources import files
+
+from mpcgen.codegen.template_folder import TEMPLATE_FOLDER
 
 _KEYWORDS = """
 alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class
@@ -142,7 +143,6 @@ _DEFINED = re.compile(r"^\s*#\s*define\s+(\w+)", re.MULTILINE)
 @cache
 def c_words() -> frozenset[str]:
     """Return all of them, and the macros of mpcgen's own headers."""
-    folder = files("mpcgen.templates").joinpath("runtime")
-    headers = [entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name.endswith(".h")]
+    headers = [path.read_text(encoding="utf-8") for path in (TEMPLATE_FOLDER / "runtime").glob("*.h")]
     own = {name for text in headers for name in _DEFINED.findall(text)}
     return frozenset(own.union(_KEYWORDS.split(), _MACROS.split()))

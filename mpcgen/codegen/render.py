@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 
 import jinja2
 import jinja2.meta
 
 from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
 from mpcgen.codegen.rendered import Rendered, source_digest
+from mpcgen.codegen.template_folder import TEMPLATE_FOLDER
 from mpcgen.derivative.kernels import Kernels
 from mpcgen.derivative.matrices import product_count
 from mpcgen.errors import InternalError
@@ -86,7 +86,7 @@ def _output_rows(kernels: Kernels) -> Iterator[str]:
 
 def _environment() -> jinja2.Environment:
     def read(name: str) -> str:
-        return files("mpcgen.templates").joinpath(*name.split("/")).read_text(encoding="utf-8")
+        return (TEMPLATE_FOLDER / name).read_text(encoding="utf-8")
 
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(read),
@@ -101,7 +101,7 @@ def _environment() -> jinja2.Environment:
 def _fill(template: str, context: dict[str, object]) -> str:
     """Render a template; a variable that it lacks or that it does not use is our mistake."""
     environment = _environment()
-    text = files("mpcgen.templates").joinpath(*template.split("/")).read_text(encoding="utf-8")
+    text = (TEMPLATE_FOLDER / template).read_text(encoding="utf-8")
     wanted = jinja2.meta.find_undeclared_variables(environment.parse(text))
     if wanted != set(context):
         raise InternalError(

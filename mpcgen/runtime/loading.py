@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import runpy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
 from pathlib import Path
@@ -117,24 +117,61 @@ def interface_name(name: str, kind: str) -> str:
 def _read_manifest(folder: Path, name: str, kind: str, remedy: str) -> dict[str, Any]:
     path = folder / MANIFEST_FILES[kind]
     try:
-        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StaleBuildError(
             f"{name} is not built yet: {folder} holds its text, but no {path.name}, so no extension; {remedy}"
         ) from None
-    expected = ("problem", "abi", "mpcgen", "digest", "source_digest", "target", "cpu_features", "files")
-    try:
-        manifest = json.loads(text)
-        absent = [key for key in expected if key not in manifest]
-    except (ValueError, TypeError) as error:
+    except OSError as error:
+        raise StaleBuildError(f"{path} cannot be read: {error}; {remedy}") from error
+    except ValueError as error:
         raise StaleBuildError(
             f"{path} is not the JSON that `mpcgen build` writes ({error}); {remedy}"
         ) from error
+    if not isinstance(manifest, dict):
+        raise StaleBuildError(
+            f"{path} holds a {type(manifest).__name__}, not what `mpcgen build` writes; {remedy}"
+        )
+    absent = [key for key in _FIELDS if key not in manifest]
     if absent:
         raise StaleBuildError(
             f"{path} lacks {', '.join(absent)}: another version of mpcgen wrote it; {remedy}"
         )
+    damaged = damaged_field(manifest)
+    if damaged is not None:
+        raise StaleBuildError(f"{path} is damaged: {damaged} is {manifest[damaged]!r}; {remedy}")
     return manifest
+
+
+def damaged_field(manifest: Mapping[str, Any]) -> str | None:
+    """Name of a manifest's field that is no such thing as `mpcgen build` writes there; None if all are."""
+    return next((name for name, is_right in _FIELDS.items() if not is_right(manifest[name])), None)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_text, value))
+
+
+def _is_files(value: object) -> bool:
+    """Hashes by the names of files in the package's own folder."""
+    return isinstance(value, dict) and all(Path(k).name == k and _is_text(v) for k, v in value.items())
+
+
+_FIELDS: dict[str, Callable[[object], bool]] = {
+    "problem": _is_text,
+    "abi": lambda value: type(value) is int,
+    "mpcgen": _is_text,
+    "digest": _is_text,
+    "source_digest": _is_text,
+    "target": _is_text,
+    "cpu_features": _is_names,
+    "files": _is_files,
+}
+"""What loading reads of a manifest, and whether a value can be that."""
 
 
 def _check_origin(folder: Path, name: str, manifest: Mapping[str, Any], remedy: str) -> None:
