@@ -48,7 +48,8 @@ class MPC(torch.nn.Module):
     section 4.3; reverse mode only, `mpcgen.reference.unrolled` says exactly what it is). It needs ``problem``, the
     `mpcgen.Problem` or its Spec that the controller was made from, and computes in plain PyTorch, slowly.
     on_unconverged: "warn", "raise" or "ignore". unconverged_gradient: of a problem whose status is not zero:
-    "zero"; "keep", the formula evaluated where the solver stopped; or "nan". threads: default
+    "zero"; "keep", the formula evaluated where the solver stopped; or "nan". The cost's own gradient needs no
+    second-order condition: but for "nan" it is exact where the status is NOT_A_MINIMUM, too. threads: default
     `torch.get_num_threads()`. history: keep cost and residual of every pass in ``sol.history``, at the price of
     solving twice.
 

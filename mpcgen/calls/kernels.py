@@ -5,6 +5,7 @@ Parameters are (B, ...) or (1, ...), the latter shared by the batch; everything 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.status import Status
 
 Tensors = tuple[Tensor, ...]
+LOST = 2
+"""In ``singular``: not even the cost has a gradient."""
 
 
 def _pointer(device: Device, tensor: Tensor | None) -> Any:
@@ -120,11 +123,26 @@ def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
 
 
 def usable(status: Tensor, options: Options) -> Tensor:
-    """int32 mask of the problems that have differentials. One without a trajectory never does."""
-    if options.unconverged_gradient == "keep":
-        nothing = (status == Status.INVALID_INPUT) | (status == Status.DIVERGED)
-        return nothing.logical_not().to(torch.int32)
-    return (status == Status.CONVERGED).to(torch.int32)
+    """int32: 1 for problems that have differentials, 2 where only their cost has, 0 for the others.
+
+    One without a trajectory never has any. Where the KKT conditions hold, but no second-order condition, the cost's
+    gradient by the envelope theorem is exact: it needs no factorisation. With smooth="solve" that is not the cost's.
+    """
+    table = _usable_statuses(options.unconverged_gradient, options.smooth == "solve", status.device)
+    return table.index_select(0, status)
+
+
+@functools.lru_cache(maxsize=64)
+def _usable_statuses(unconverged_gradient: str, is_barrier: bool, device: torch.device) -> Tensor:
+    """What `usable` says of each status: one look-up, where comparisons would take longer than a small problem."""
+    table = dict.fromkeys(Status, 0) | {Status.CONVERGED: 1}
+    if unconverged_gradient == "keep":
+        table = {status: int(status not in (Status.INVALID_INPUT, Status.DIVERGED)) for status in Status}
+    elif unconverged_gradient == "zero" and not is_barrier:
+        table[Status.NOT_A_MINIMUM] = 2
+    with torch.inference_mode(False):
+        numbers = [table.get(Status(number), 0) for number in range(max(Status) + 1)]
+        return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
 def _solution_fields(
@@ -171,7 +189,7 @@ def differentiate(
     _run(device, "gradient", "differentiate", x, fields)
     device.report_singular(singular, options.on_unconverged)
     if options.unconverged_gradient == "nan":
-        _poison((g_x0, *g_parameters), wanted.logical_not() | singular.bool())
+        _poison((g_x0, *g_parameters), (wanted == 0) | (singular != 0))
     return g_x0, *g_parameters
 
 
@@ -205,7 +223,8 @@ def tangent(
     _run(device, "tangent", "tangent", x, fields)
     device.report_singular(singular, options.on_unconverged)
     if options.unconverged_gradient == "nan":
-        _poison((d_x, d_u, d_cost), wanted.logical_not() | singular.bool())
+        _poison((d_x, d_u), (wanted == 0) | (singular != 0))
+        _poison((d_cost,), (wanted == 0) | (singular == LOST))
     return d_x, d_u, d_cost
 
 

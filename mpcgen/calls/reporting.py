@@ -50,12 +50,12 @@ def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:
     """Warn or raise if the backward pass met a solution that is not differentiable."""
     if on_unconverged == "ignore":
         return
-    count = int(singular.sum())
+    count = int((singular != 0).sum())
     if count:
         _say(
             f"{name}: {count} of {singular.numel()} solutions are not differentiable, because their second-order "
-            f"condition fails or a derivative of the problem is not finite there; their gradient is zero. "
-            f"{Status.NOT_A_MINIMUM.advice}",
+            f"condition fails or a derivative of the problem is not finite there; their gradient is zero, but for that "
+            f"of the cost where it exists. {Status.NOT_A_MINIMUM.advice}",
             on_unconverged,
         )
 

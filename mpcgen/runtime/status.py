@@ -52,7 +52,7 @@ _TABLE = {
     ),
     Status.NOT_A_MINIMUM: (
         "the KKT conditions hold, but the Hessian of the Lagrangian is not positive definite on the free controls: "
-        "a saddle, or a direction of zero curvature; the gradient does not exist",
+        "a saddle, or a direction of zero curvature; no gradient exists but that of the cost",
         "start from other controls (u_init), or add a small cost on what the cost does not see",
     ),
 }

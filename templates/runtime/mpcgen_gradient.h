@@ -86,6 +86,13 @@ FUNCTION void gradient_forward(gradient_state *g) {
                     g->g_theta, stage_row(g->g_theta_stage, s->rows, s->horizon));
 }
 
+/* Gradients of singular problems are given where they are finite. */
+FUNCTION void check_gradient(gradient_state *g) {
+  sensitivity_state *s = &g->base;
+  note_not_finite(s, g->g_theta, NTHETA);
+  note_not_finite(s, g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE);
+}
+
 /* Loads a solution and its cotangents into a lane. */
 FUNCTION void load_cotangents(gradient_state *g, const gradient_arguments *a, int k, int64_t problem) {
   sensitivity_state *s = &g->base;
@@ -97,11 +104,21 @@ FUNCTION void load_cotangents(gradient_state *g, const gradient_arguments *a, in
   load_array(&s->loss_cost, k, a->cotangent_cost, problem, 1);
 }
 
+/* Whether the loss has a part in the trajectory of a problem, and not in its cost alone. */
+FUNCTION int is_in_trajectory(const gradient_arguments *a, int64_t problem) {
+  const size_t n = (size_t)a->horizon, states = (n + 1) * NX, controls = n * NU;
+  const scalar *g_x = (const scalar *)a->cotangent_states, *g_u = (const scalar *)a->cotangent_controls;
+  int found = 0;
+  for (size_t i = 0; g_x && i < states; i++) found |= g_x[(size_t)problem * states + i] != 0;
+  for (size_t i = 0; g_u && i < controls; i++) found |= g_u[(size_t)problem * controls + i] != 0;
+  return found;
+}
+
 /* Writes what belongs to one problem alone: zero where there is no gradient. */
 FUNCTION void store_gradients(const gradient_state *g, const gradient_arguments *a, int k, int64_t problem) {
   const sensitivity_state *s = &g->base;
-  const int good = lane_test(&s->usable, k) && lane_test(&s->regular, k);
-  TEAM_LEADER a->singular[problem] = lane_test(&s->usable, k) && !lane_test(&s->regular, k);
+  const int good = lane_test(&s->given, k);
+  TEAM_LEADER a->singular[problem] = what_is_lost(s, k) == 1 && !is_in_trajectory(a, problem) ? 0 : what_is_lost(s, k);
   scalar *g_initial = (scalar *)a->gradient_initial_state + (size_t)problem * NX;
   TEAM_FOR(i, NX) g_initial[i] = good ? lane_get(&g->g_initial[i], k) : 0;
   for (int p = 0; p < NPARAMETERS; p++) {
@@ -131,10 +148,10 @@ FUNCTION void gradient_vector(gradient_state *g, const gradient_arguments *a, in
   for (int k = 0; k < LANES; k++) load_cotangents(g, a, k, first + k);
   sensitivity_backward(s, a->exact_hessian, NULL);
   gradient_forward(g);
+  check_gradient(g);
   for (int k = 0; k < LANES && first + k < end; k++) store_gradients(g, a, k, first + k);
-  const mask good = lane_and(s->usable, s->regular);
-  accumulate(g->sum_theta, g->g_theta, NTHETA, good);
-  accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE, good);
+  accumulate(g->sum_theta, g->g_theta, NTHETA, s->given);
+  accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE, s->given);
 }
 
 #endif

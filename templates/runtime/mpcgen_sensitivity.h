@@ -40,6 +40,7 @@ typedef struct {
   SENSITIVITY_ARRAYS(DECLARE_ARRAY)
   real loss_cost;             /* reverse mode: cotangent of the cost */
   mask usable, regular;       /* the caller wants this problem; every pivot was accepted */
+  mask envelope, given;       /* only the cost's gradient is wanted; that, at least, exists */
   int shared_loaded;          /* parameters that the batch shares are in all lanes */
   value_model value;          /* of the sweep's present stage: too large for the stack if there are many states */
   stage_model model;
@@ -184,10 +185,40 @@ FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *
   for (int i = 0; i < NU; i++) step[i] += s->held[k * NU + i];
 }
 
-/* A derivative that is not finite, at whatever stage, has reached a pivot or the value function of x_0. */
+/* After the sweep. A derivative that is not finite, at whatever stage, has reached a pivot or the value function of x_0.
+ * The cost has a gradient without any factor, the envelope theorem's: costates, dL/dtheta, the multipliers of bounds.
+ * Beside a barrier it has none, since the cost alone is not stationary there. */
 INLINE void note_singular(sensitivity_state *s, const value_model *value) {
-  for (int i = 0; i < NX; i++) s->regular = lane_and(s->regular, lane_finite(value->costate[i]));
+  mask finite = lane_all();
+  for (int i = 0; i < NX; i++) finite = lane_and(finite, lane_finite(value->costate[i]));
+  s->regular = lane_and(s->regular, lane_and(finite, lane_not(s->envelope)));
   for (int i = 0; i < NXX; i++) s->regular = lane_and(s->regular, lane_finite(value->hessian[i]));
+  s->given = lane_and(s->usable, s->barrier ? s->regular : lane_or(s->regular, finite));
+}
+
+/* Makes the differentials of singular problems zero: what follows from them is then the envelope gradient alone. */
+FUNCTION void drop_singular(sensitivity_state *s) {
+  const size_t n = (size_t)s->horizon;
+  if (!lane_any(lane_and(s->given, lane_not(s->regular)))) return;
+  TEAM_FOR(i, n * NU) {
+    s->step[i] = lane_select(s->regular, s->step[i], ALL(0));
+    s->linear_u[i] = lane_select(s->regular, s->linear_u[i], ALL(0));
+  }
+  TEAM_FOR(i, n * NU * NX) s->gain[i] = lane_select(s->regular, s->gain[i], ALL(0));
+  TEAM_FOR(i, (n + 1) * NX) s->offset[i] = lane_select(s->regular, s->offset[i], ALL(0));
+  TEAM_FOR(i, (n + 1) * NXX) s->hessian[i] = lane_select(s->regular, s->hessian[i], ALL(0));
+}
+
+/* Notes that a singular problem has no gradient at all where what was found for it is not finite. */
+INLINE void note_not_finite(sensitivity_state *s, in_reals found, size_t count) {
+  if (!lane_any(lane_and(s->given, lane_not(s->regular)))) return;
+  for (size_t i = 0; i < count; i++) s->given = lane_and(s->given, lane_or(s->regular, lane_finite(found[i])));
+}
+
+/* What a problem has lost: nothing that was asked for (0), all but the gradient of its cost (1), or all (2). */
+INLINE int what_is_lost(const sensitivity_state *s, int k) {
+  if (!lane_test(&s->usable, k) || lane_test(&s->regular, k)) return 0;
+  return lane_test(&s->given, k) ? !lane_test(&s->envelope, k) : 2;
 }
 
 typedef struct {
@@ -238,6 +269,7 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
   s->regular = lane_all();
   differential_sweep(&d, last, value, &s->model, &p);
   note_singular(s, value);
+  drop_singular(s);
 }
 
 /* d_u of the optimal policy at a stage. */
@@ -258,7 +290,10 @@ OUTLINED void load_array(out_reals destination, int lane, const void *source, in
 FUNCTION int load_solution(sensitivity_state *s, const solution_batch *p, int k, int64_t problem) {
   const size_t n = (size_t)s->horizon;
   const int usable = problem < p->batch && p->usable[problem];
-  TEAM_LEADER lane_mark(&s->usable, k, usable);
+  TEAM_LEADER {
+    lane_mark(&s->usable, k, usable);
+    lane_mark(&s->envelope, k, usable && p->usable[problem] == 2);
+  }
   if (!usable) return 0;
   load_array(s->x, k, p->states, problem, (n + 1) * NX);
   load_array(s->u, k, p->controls, problem, n * NU);

@@ -91,7 +91,7 @@ FUNCTION void drop_unusable(tangent_state *f) {
   const mask good = lane_and(s->usable, s->regular);
   TEAM_FOR(i, (s->horizon + 1) * NX) f->d_states[i] = lane_select(good, f->d_states[i], ALL(0));
   TEAM_FOR(i, s->horizon * NU) f->d_controls[i] = lane_select(good, f->d_controls[i], ALL(0));
-  TEAM_LEADER f->change.cost = lane_select(good, f->change.cost, ALL(0));
+  TEAM_LEADER f->change.cost = lane_select(s->given, f->change.cost, ALL(0));
 }
 
 FUNCTION void store_tangents(const tangent_state *f, const tangent_arguments *a, int k, int64_t at) {
@@ -100,7 +100,7 @@ FUNCTION void store_tangents(const tangent_state *f, const tangent_arguments *a,
   store_row((scalar *)a->tangent_states + problem * (n + 1) * NX, f->d_states, k, (n + 1) * NX);
   store_row((scalar *)a->tangent_controls + problem * n * NU, f->d_controls, k, n * NU);
   store_row((scalar *)a->tangent_cost + problem, &f->change.cost, k, 1);
-  TEAM_LEADER a->singular[problem] = lane_test(&s->usable, k) && !lane_test(&s->regular, k);
+  TEAM_LEADER a->singular[problem] = what_is_lost(s, k);
 }
 
 FUNCTION void tangent_vector(tangent_state *f, const tangent_arguments *a, int64_t first) {
@@ -111,6 +111,7 @@ FUNCTION void tangent_vector(tangent_state *f, const tangent_arguments *a, int64
                    stage_row(f->change.theta_stage, s->rows, last), s->linear_x + last * NX, &f->change.cost);
   sensitivity_backward(s, a->exact_hessian, &f->change);
   tangent_forward(f);
+  note_not_finite(s, &f->change.cost, 1);
   drop_unusable(f);
   for (int k = 0; k < LANES && first + k < a->batch; k++) store_tangents(f, a, k, first + k);
 }

@@ -75,6 +75,8 @@ FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian,
   team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
   TEAM_LEADER note_singular(s, &s->value);
   team_meet();
+  drop_singular(s);
+  team_meet();
 }
 
 /* d_{t+1} = F d_t + affine under the optimal policy, from d_x at stage 0 on: states (N+1, NX), controls (N, NU). */
@@ -157,11 +159,14 @@ FUNCTION void team_gradient(gradient_state *g, const gradient_arguments *a, int6
   if (s->usable) {
     team_sensitivity_backward(s, a->exact_hessian, NULL, m);
     team_gradient_forward(g, m);
+    TEAM_LEADER check_gradient(g);
+  } else {
+    TEAM_LEADER s->given = lane_none();
   }
+  team_meet();
   store_gradients(g, a, 0, problem);
-  const mask good = lane_and(s->usable, s->regular);
-  accumulate(g->sum_theta, g->g_theta, NTHETA, good);
-  accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE, good);
+  accumulate(g->sum_theta, g->g_theta, NTHETA, s->given);
+  accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE, s->given);
   team_meet();
 }
 
@@ -180,9 +185,12 @@ FUNCTION void team_tangent(tangent_state *f, const tangent_arguments *a, int64_t
     TEAM_LEADER {
       for (int i = 0; i < NX; i++) f->change.cost += s->costate[i] * f->initial[i];
       for (int t = 0; t < s->horizon; t++) f->change.cost += free_controls_cost(s, t, f->d_controls + t * NU);
+      note_not_finite(s, &f->change.cost, 1);
     }
-    team_meet();
+  } else {
+    TEAM_LEADER s->given = lane_none();
   }
+  team_meet();
   drop_unusable(f);
   team_meet();
   store_tangents(f, a, 0, problem);
