@@ -43,6 +43,10 @@ paper: $(READY)
 KERNEL_TESTS := $(patsubst %,tests/test_%.py,solver statuses gradients forward_mode shared_parameters barrier smoothing \
 	batches examination functional lq_property nonlinear_property)
 
+# What compiles the kernels, or runs what was compiled: clang, where there is one, does it too.
+CLANG_TESTS := $(patsubst %,tests/test_%.py,build box_qp_in_c operations_in_c processes solver statuses gradients \
+	interrupts)
+
 # The committed text is compared before the builds write over it.
 test: lint
 	$(BIN)/python -m pytest tests/test_golden.py
@@ -50,6 +54,8 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --ignore=tests/test_golden.py
 	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=thread $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS)
 	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=warp $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS)
+	if command -v clang > /dev/null; then CC=clang $(BIN)/python -m pytest -n 2 $(CLANG_TESTS); \
+	else echo "clang is not installed, and its part of the tests left out"; fi
 
 golden: $(addprefix build-,$(EXAMPLES))
 
