@@ -37,7 +37,8 @@ Tangent = Mapping[int, Expr]
 def forward_over_reverse(pullback: Pullback) -> PulledBack:
     """Answer by tangents of the gradient."""
     gradients = [vjp(pullback.outputs, cotangent, pullback.wrt) for cotangent in pullback.cotangents]
-    entries = _Gram(pullback).products(_value_pairs(pullback))
+    pairs = _value_pairs(pullback)
+    entries = _Gram(pullback).products(pairs) if pairs else {}
     if pullback.weight is not None:
         for i, row in enumerate(jacobian(gradients[0], pullback.wrt, "forward")):
             for j in range(i + 1):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 from mpcgen.derivative.bounds import bounds_forward, bounds_gradient, stage_bounds
@@ -27,7 +28,7 @@ from mpcgen.derivative.matrices import (
 from mpcgen.derivative.pullback import Pullback, PulledBack
 from mpcgen.derivative.reverse import gradient
 from mpcgen.derivative.rows import row_functions, with_stiffness
-from mpcgen.derivative.search import SEARCH_EFFORT, shortest, shortest_with_jacobian, ways
+from mpcgen.derivative.search import SEARCH_EFFORT, eliminations, rivals, shortest, shortest_with_jacobian
 from mpcgen.derivative.symbols import Symbols
 from mpcgen.ir import Expr, degree, flops, symbols_of
 from mpcgen.ir.function import Function
@@ -105,6 +106,7 @@ class _Derivation(Symbols):
         super().__init__(model)
         self.fused_limit = fused_limit
         self.effort = Effort(SEARCH_EFFORT)
+        self.rivals: dict[Pullback, tuple[PulledBack, ...]] = {}
 
     def kernels(self) -> Kernels:
         model = self.model
@@ -186,18 +188,25 @@ class _Derivation(Symbols):
     def _lagrangian_gradient(self) -> tuple[Expr, ...]:
         return vector_sum(self.cost_gradient, transposed_times(self.FJ, self.multipliers))
 
+    @cached_property
+    def forward_FJ(self) -> Matrix:  # noqa: N802
+        return jacobian(self.images, self.tau, "forward")
+
     def _ways(self, pullback: Pullback, search: bool = True) -> tuple[PulledBack, ...]:
         """What the search has found with its share of the effort, and its rivals."""
         self.searches -= search
         among = max(self.searches, 0) + 1
-        return self.effort.share(among, lambda effort: ways(pullback, effort, search))
+        found = self.effort.share(among, lambda effort: eliminations(pullback, effort, search))
+        if pullback not in self.rivals:
+            self.rivals[pullback] = rivals(pullback)
+        return (*found, *self.rivals[pullback])
 
     def _curvature(self, weight: Expr | None, search: bool = True) -> tuple[Matrix, Matrix, tuple[Expr, ...]]:
         """(F, J), second derivatives of cost + weight lambda'f, plus J' stiffness J, and the Lagrangian's gradient."""
         if weight is None and not self.path.rows:
             return self.FJ, self.cost_hessian, self._lagrangian_gradient()
         pullback = Pullback(self.images, self.tau, self._row_stiffness(), (self.multipliers,), weight)
-        jacobians = (self.FJ, jacobian(self.images, self.tau, "forward"))
+        jacobians = (self.FJ, self.forward_FJ)
         FJ, H, slopes = shortest_with_jacobian(self._ways(pullback, search), self.multipliers, jacobians)
         return FJ, matrix_sum(self.cost_hessian, H), vector_sum(self.cost_gradient, slopes)
 

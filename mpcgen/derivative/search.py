@@ -23,14 +23,23 @@ PRICE_OF_A_NODE = 3
 """Terms that take as long as building an operation that no result had before."""
 
 
-def ways(pullback: Pullback, effort: Effort | None = None, search: bool = True) -> tuple[PulledBack, ...]:
-    """The answers worth comparing: the best elimination that ``effort`` suffices for, if for any, and its rivals.
+def ways(pullback: Pullback, effort: Effort | None = None) -> tuple[PulledBack, ...]:
+    """The answers worth comparing: the best elimination that ``effort`` suffices for, if for any, and its rivals."""
+    return (*eliminations(pullback, effort or Effort(SEARCH_EFFORT)), *rivals(pullback))
+
+
+def eliminations(pullback: Pullback, effort: Effort, search: bool = True) -> tuple[PulledBack, ...]:
+    """The best elimination that ``effort`` suffices for; none where it does not suffice for any.
 
     search: whether to look for better cuts than those that are always tried.
     """
-    eliminated = _Search(Elimination(pullback), effort or Effort(SEARCH_EFFORT)).run(search)
-    rivals = (forward_over_reverse(pullback), gram(pullback))
-    return rivals if eliminated is None else (eliminated, *rivals)
+    found = _Search(Elimination(pullback), effort).run(search)
+    return () if found is None else (found,)
+
+
+def rivals(pullback: Pullback) -> tuple[PulledBack, ...]:
+    """The answers besides elimination."""
+    return forward_over_reverse(pullback), gram(pullback)
 
 
 def shortest(found: Iterable[PulledBack]) -> PulledBack:

@@ -29,11 +29,18 @@ def grouped(outputs: Sequence[Expr], fixed: frozenset[Expr]) -> list[Expr]:
         outermost = node.op == "mul" and node not in inside
         new = _regrouped(node, inside, rebuilt, static) if outermost else rebuild(node, rebuilt)
         rebuilt[node] = new
-        for inner in topological((new,), stop=seen):
+        for inner in _unseen(new, seen):
             seen.add(inner)
             if inner.args and all(is_fixed(arg, static) for arg in inner.args):
                 static.add(inner)
     return [rebuilt[output] for output in outputs]
+
+
+def _unseen(node: Expr, seen: set[Expr]) -> Sequence[Expr]:
+    """What ``node`` reads and itself, arguments first, from what has been seen on: nearly always it alone."""
+    if node in seen:
+        return ()
+    return (node,) if seen.issuperset(node.args) else topological((node,), stop=seen)
 
 
 def _regrouped(node: Expr, inside: set[Expr], rebuilt: Mapping[Expr, Expr], static: set[Expr]) -> Expr:
