@@ -6,6 +6,7 @@
 
 #define ARMIJO R(0.05) /* share of the promised change that a step must bring: less lets far steps leave the basin */
 #define SHORTEST_STEP R(1e-3)
+#define LEAST_SHARE R(0.1) /* of the way to a candidate: below it the step is wrong, rather than too long */
 #define FIRST_REGULARISATION R(1e-3)
 #define LARGEST_REGULARISATION R(1e10)
 /* The most weight of the dynamics' second derivatives, by the relative change d of the cost that the model promises:
@@ -74,12 +75,13 @@ INLINE real between(real from, real to, real share) {
 
 /* Of a linear-quadratic problem the points between two trajectories are trajectories, and the cost between them is a
  * parabola, known from its slope at the accepted one and its values at both. So a candidate beyond its minimum need not
- * be refused: the lane goes there instead. */
+ * be refused: the lane goes there instead, if it is not near the start. */
 INLINE void find_share(solver_state *s, mask stepped) {
   const real bend = s->cost - s->lanes.cost - s->promise, downhill = -s->promise;
   const mask falls = lane_and(lane_lt(ALL(0), downhill), lane_finite(s->cost));
   const mask beyond = lane_lt(lane_max(R(0.5) * downhill, rounding(s)), bend);
-  const mask shorter = lane_and(stepped, lane_and(falls, beyond));
+  const mask far = lane_le(R(2) * LEAST_SHARE * bend, downhill);
+  const mask shorter = lane_and(lane_and(stepped, far), lane_and(falls, beyond));
   s->share = lane_select(shorter, R(0.5) * downhill / bend, ALL(1));
   s->cost = lane_select(shorter, s->lanes.cost - R(0.5) * s->share * downhill, s->cost);
   s->cost_scale = lane_select(shorter, between(s->lanes.cost_scale, s->cost_scale, s->share), s->cost_scale);
