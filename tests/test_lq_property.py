@@ -98,7 +98,7 @@ def test_box_constrained_problems_are_solved_like_a_dense_qp(size, seed, horizon
     values = random_lq(n, m, horizon, seed)
     lower, upper = random_bounds(horizon, m, seed, width)
     x0 = scale * torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    solution = controller(n, m)(x0, **values, lower=lower, upper=upper)
+    solution = controller(n, m)(x0, horizon=horizon, **values, lower=lower, upper=upper)
     assert solution.status == mpcgen.Status.CONVERGED
     u = solution.u.numpy().ravel()
     low, high = lower.numpy().ravel(), upper.numpy().ravel()
@@ -125,7 +125,7 @@ def test_the_gradient_by_every_input_is_that_of_the_qp(size, seed, horizon, widt
     generator = torch.Generator().manual_seed(seed)
     x0 = (scale * torch.randn(n, generator=generator, dtype=torch.float64)).requires_grad_()
     weight = torch.randn(horizon, m, generator=generator, dtype=torch.float64)
-    solution = controller(n, m)(x0, **values, lower=lower, upper=upper)
+    solution = controller(n, m)(x0, horizon=horizon, **values, lower=lower, upper=upper)
     (solution.u * weight).sum().backward()
     numbers = {name: value.numpy() for name, value in values.items()}
     H, g, _ = condense(numbers, x0.detach().numpy())
@@ -158,7 +158,7 @@ def test_every_step_of_a_bounded_problem_lowers_its_cost(size):
     x0 = 10 * torch.randn(64, n, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     mpc = compiled(mpcgen.lqr(n, m)).MPC(tol=TOL, history=True, on_unconverged="raise")
     bound = torch.full((m,), 0.5, dtype=torch.float64)
-    history = mpc(x0, **random_lq(n, m, 30, 7), lower=-bound, upper=bound).history
+    history = mpc(x0, horizon=30, **random_lq(n, m, 30, 7), lower=-bound, upper=bound).history
     before, after = history.cost[:, :-1], history.cost[:, 1:]
     tried = ~after.isnan() & (history.residual[:, :-1] > 1e-3)
     assert (after < before)[tried].all()
@@ -169,7 +169,7 @@ def test_a_random_batch_without_bounds_is_the_linear_solution(size):
     n, m = size
     values = random_lq(n, m, 10, 3, batch=(20,))
     x0 = torch.randn(20, n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    solution = controller(n, m)(x0, **values)
+    solution = controller(n, m)(x0, horizon=10, **values)
     for b in range(20):
         H, g, _ = condense({name: value[b].numpy() for name, value in values.items()}, x0[b].numpy())
         exact = -np.linalg.solve(H, g)
