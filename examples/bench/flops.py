@@ -28,7 +28,7 @@ from mpcgen.passes.economy import Economy
 from mpcgen.problem.spec import Spec
 
 _PLAIN = ("add", "sub", "mul")
-_SLOW = ("div", "sqrt")
+_SLOW = ("div", "pinv", "sqrt", "length")
 _FREE = ("neg", "abs", "sign", "min", "max", "select", "lt", "le", "eq", "and", "or", "not")
 
 
