@@ -8,7 +8,8 @@ judged.
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import mpmath
@@ -74,8 +75,10 @@ def check_continuous(spec: Spec) -> None:
         places.append(("dt", spec.dynamics.dt))
     smooth: set[sp.Basic] = set()
     for place, expression in places:
+        known: dict[Any, _Sides] = {}
+        nodes = inner_first(expression)
         for node in unique_nodes(expression):
-            if isinstance(node, STEPS) and node not in smooth and not _jumps(node, expression, place, spec):
+            if isinstance(node, STEPS) and node not in smooth and not _jumps(node, nodes, known, place, spec):
                 smooth.add(node)
 
 
@@ -89,17 +92,23 @@ def _places_of_constraints(spec: Spec) -> Iterator[tuple[str, sp.Expr]]:
             yield f"soft_quadratic of {label!r}", constraint.soft_quadratic[index]
 
 
-def _jumps(step: sp.Basic, expression: sp.Expr, place: str, spec: Spec) -> bool:
-    """Whether a step jumps by itself; UnsupportedExpressionError if the expression around it does, too."""
+def _jumps(
+    step: sp.Basic, nodes: Sequence[sp.Basic], known: dict[Any, "_Sides"], place: str, spec: Spec
+) -> bool:
+    """Whether a step jumps by itself; UnsupportedExpressionError if the expression around it does, too.
+
+    nodes: that expression, as `inner_first` lists it. known: boundaries of the expression's other steps, which often
+    are the same; values there are computed once.
+    """
     found = False
-    for gap, base in itertools.product(_gaps(step), _bases(step, expression, spec)):
+    for gap, base in itertools.product(_gaps(step), _bases(step, nodes[-1], spec)):
         for symbol, root in _boundary_points(gap, base):
-            sides = _Sides(base, symbol, root)
+            sides = known.setdefault((symbol, root, *base.items()), _Sides(nodes, base, symbol, root))
             jump = sides.jump(step)
             if jump is None:
                 continue
             found = True
-            if not _reaches(expression, step, sides):
+            if not sides.reached:
                 continue
             before, after = (_MP.nstr(value, 6) for value in jump)
             raise UnsupportedExpressionError(
@@ -112,41 +121,51 @@ def _jumps(step: sp.Basic, expression: sp.Expr, place: str, spec: Spec) -> bool:
 
 
 class _Sides:
-    """Values a hair to both sides of a boundary, at ``symbol`` = ``root``, the other symbols as in ``base``."""
+    """Values a hair to both sides of a boundary, at ``symbol`` = ``root``, the other symbols as in ``base``.
 
-    def __init__(self, base: _Point, symbol: sp.Symbol, root: Any) -> None:
+    nodes: an expression with all that it contains, itself last, see `inner_first`.
+    """
+
+    def __init__(self, nodes: Sequence[sp.Basic], base: _Point, symbol: sp.Symbol, root: Any) -> None:
+        self._nodes = nodes
         step = _SIDE * max(1, abs(root))
         self._before: dict[sp.Basic, Any] = {**base, symbol: root - step}
         self._after: dict[sp.Basic, Any] = {**base, symbol: root + step}
 
-    def judge(self, node: sp.Basic) -> bool | None:
-        """Whether the two values differ; None where one cannot be had."""
-        before, after = _value(node, self._before), _value(node, self._after)
-        if before is None or after is None:
+    def judge(self, *terms: sp.Basic) -> bool | None:
+        """Whether the two values of a sum differ; None where one cannot be had."""
+        before = [_value(term, self._before) for term in terms]
+        after = [_value(term, self._after) for term in terms]
+        if None in before or None in after:
             return None
-        return abs(after - before) > _ABSOLUTE + _RELATIVE * max(abs(before), abs(after))
+        left, right = _MP.fsum(before), _MP.fsum(after)
+        return bool(abs(right - left) > _ABSOLUTE + _RELATIVE * max(abs(left), abs(right)))
 
     def jump(self, node: sp.Basic) -> tuple[Any, Any] | None:
         """The two values if they differ, None if they agree or cannot be had."""
         return (_value(node, self._before), _value(node, self._after)) if self.judge(node) else None
 
+    @cached_property
+    def reached(self) -> bool:
+        """Whether a step's jump shows in the expression: in 2*Max(0, x)*Heaviside(x) it does not.
 
-def _reaches(expression: sp.Expr, step: sp.Basic, sides: _Sides) -> bool:
-    """Whether the jump of ``step`` shows in ``expression``: in 2*Max(0, x)*Heaviside(x) it does not.
-
-    What has no value at one side, as the terms of a branch not taken, passes a jump on to what it stands in.
-    """
-    jumping = {step}
-    for node in inner_first(expression):
-        if jumping.isdisjoint(node.args) or node in jumping:
-            continue
-        if isinstance(node, sp.Add):  # large terms that do not jump must not hide those that do
-            judged = sp.Add(*(term for term in node.args if term in jumping), evaluate=False)
-        else:
-            judged = node
-        if not isinstance(node, sp.Expr) or sides.judge(judged) is not False:
-            jumping.add(node)
-    return expression in jumping
+        What has no value at one side, as the terms of a branch not taken, passes a jump on to what it stands in.
+        """
+        jumping: set[sp.Basic] = set()
+        for node in self._nodes:
+            inner = not jumping.isdisjoint(node.args)
+            if isinstance(node, STEPS):
+                judged = self.judge(node)
+                jumps = bool(judged) or (inner and judged is None)
+            elif inner and isinstance(
+                node, sp.Add
+            ):  # large terms that do not jump must not hide those that do
+                jumps = self.judge(*(term for term in node.args if term in jumping)) is not False
+            else:
+                jumps = inner and (not isinstance(node, sp.Expr) or self.judge(node) is not False)
+            if jumps:
+                jumping.add(node)
+        return self._nodes[-1] in jumping
 
 
 def _gaps(step: sp.Basic) -> list[sp.Expr]:

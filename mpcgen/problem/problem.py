@@ -22,7 +22,7 @@ class Problem:
         subject to x_{t+1} = dynamics(x_t, u_t), lower <= u_t <= upper, x_0 given, bounds of states, constraints
 
     Args:
-        name: a Python and C identifier; the generated package and its functions carry it.
+        name: a Python identifier; the generated package and its functions carry it.
         horizon: N >= 1, the number of controls; there are N+1 states. A call may use another.
 
     """

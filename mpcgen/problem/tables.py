@@ -40,9 +40,18 @@ def lookup(x: Any, knots: Any, values: Any, degree: int = 1) -> sp.Expr:
     ends = _ends(points, order)
     weights = _solved(points, heights, ends, order)
     starts = [k for k in range(order, len(ends) - order - 1) if ends[k] < ends[k + 1]]
-    pieces = [_piece(argument, ends, order, k, weights) for k in starts]
-    pairs = [(piece, argument < ends[k + 1]) for piece, k in zip(pieces[:-1], starts[:-1], strict=True)]
-    return sp.Piecewise(*pairs, (pieces[-1], True))
+    pieces = [_piece(ends, order, k, weights) for k in starts]
+
+    def chosen(entries: Sequence[sp.Expr]) -> sp.Expr:
+        """The entry of the piece that ``x`` is in. Choosing coefficients, not values, lets derivatives share it."""
+        pairs = [(entry, argument < ends[k + 1]) for entry, k in zip(entries[:-1], starts[:-1], strict=True)]
+        return sp.Piecewise(*pairs, (entries[-1], True))
+
+    distance = argument - chosen([sp.Float(ends[k]) for k in starts])
+    value: sp.Expr = sp.S.Zero
+    for power in reversed(range(order + 1)):
+        value = chosen([piece[power] for piece in pieces]) + distance * value
+    return value
 
 
 def _check(points: Sequence[float], heights: Sequence[sp.Expr], degree: int) -> None:
@@ -114,14 +123,11 @@ def _solved(
     return right
 
 
-def _piece(x: sp.Expr, ends: Sequence[float], degree: int, k: int, weights: Sequence[sp.Expr]) -> sp.Expr:
-    """The polynomial between ends k and k + 1, by Horner's rule."""
+def _piece(ends: Sequence[float], degree: int, k: int, weights: Sequence[sp.Expr]) -> list[sp.Expr]:
+    """The polynomial between ends k and k + 1: its coefficients by power of the distance from end k."""
     splines = _splines(ends, degree, k)
-    value: sp.Expr = sp.S.Zero
-    for power in reversed(range(degree + 1)):
-        terms = [
-            spline[power] * weight
-            for spline, weight in zip(splines, weights[k - degree : k + 1], strict=True)
-        ]
-        value = sp.expand(sp.Add(*terms)) + (x - ends[k]) * value
-    return value
+    near = weights[k - degree : k + 1]
+    return [
+        sp.expand(sp.Add(*(spline[power] * weight for spline, weight in zip(splines, near, strict=True))))
+        for power in range(degree + 1)
+    ]
