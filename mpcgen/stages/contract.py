@@ -50,15 +50,20 @@ _MEANINGS = {
 
 
 def _slot(declaration: str, group: str, size: str, meaning: str = "", place: str = "") -> Slot:
-    slot = Slot(
-        group, size, meaning or _MEANINGS[group], declaration, place, group in ("g_theta", "g_theta_t")
+    accumulate = group in ("g_theta", "g_theta_t")
+    return Slot(
+        group, size, meaning or _MEANINGS[group], declaration, place or _argument(declaration), accumulate
     )
-    return slot if place else Slot(**{**vars(slot), "place": slot.argument})
+
+
+def _argument(declaration: str) -> str:
+    """Name of a C parameter."""
+    return declaration.split()[-1].lstrip("*")
 
 
 def _member(struct: str, field: str, group: str, size: str, meaning: str = "") -> Slot:
     """A slot that is a field of a struct: ``struct`` is the C parameter."""
-    return _slot(struct, group, size, meaning, f"{struct.split()[-1].lstrip('*')}->{field}")
+    return _slot(struct, group, size, meaning, f"{_argument(struct)}->{field}")
 
 
 _THETA = (
