@@ -134,13 +134,14 @@ class Examination:
     margins: Tensor
 
 
-def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor) -> Examination:
-    """Examine solutions x (..., N+1, n), u (..., N, m), status (...)."""
+def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor | None = None) -> Examination:
+    """Examine solutions x (..., N+1, n), u (..., N, m), status (...), and of rows duals (..., N+1, rows)."""
     x, u, status = x.detach(), u.detach(), status.detach()
+    duals = u.new_empty(*u.shape[:-2], 0, 0) if duals is None else duals.detach()
     shape = u.shape[:-2]
     parameters = [p.detach() for p in origin.flattened(shape)]
     # not -1 instead of the size: a batch of none has to keep its shape
-    flat = (t.reshape(shape.numel(), *t.shape[len(shape) :]) for t in (x, u, status))
+    flat = (t.reshape(shape.numel(), *t.shape[len(shape) :]) for t in (x, u, status, duals))
     multipliers, lower, upper = (t.reshape(u.shape) for t in examine_flat(origin.key, *flat, parameters))
     target = u - multipliers
     low = (target <= lower) & (multipliers >= 0)
@@ -152,13 +153,13 @@ def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor) -> Examination
 
 
 def _examine(
-    controller: str, x: Tensor, u: Tensor, status: Tensor, parameters: Sequence[Tensor]
+    controller: str, x: Tensor, u: Tensor, status: Tensor, duals: Tensor, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    return kernels.examine(library.controller_of(controller), x, u, status, tuple(parameters))
+    return kernels.examine(library.controller_of(controller), x, u, status, tuple(parameters), duals)
 
 
 def _fake_examine(
-    controller: str, x: Tensor, u: Tensor, status: Tensor, parameters: Sequence[Tensor]
+    controller: str, x: Tensor, u: Tensor, status: Tensor, duals: Tensor, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     return u.new_empty(u.shape), u.new_empty(u.shape), u.new_empty(u.shape)
 
@@ -170,17 +171,19 @@ def _vmap_examine(
     x: Tensor,
     u: Tensor,
     status: Tensor,
+    duals: Tensor,
     parameters: Sequence[Tensor],
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     size, batch = info.batch_size, batch_of(u, in_dims[2])
-    solution = (own(t, d, size, batch) for t, d in zip((x, u, status), in_dims[1:4], strict=True))
-    dims = in_dims[4] or [None] * len(parameters)
+    solution = (own(t, d, size, batch) for t, d in zip((x, u, status, duals), in_dims[1:5], strict=True))
+    dims = in_dims[5] or [None] * len(parameters)
     folded = [fold(p, d, size, batch) for p, d in zip(parameters, dims, strict=True)]
     return tuple(unfold(t, size, batch) for t in examine_flat(controller, *solution, folded)), (0, 0, 0)
 
 
 examine_flat = library.define(
-    "examine(str controller, Tensor x, Tensor u, Tensor status, Tensor[] parameters) -> (Tensor, Tensor, Tensor)",
+    "examine(str controller, Tensor x, Tensor u, Tensor status, Tensor duals, Tensor[] parameters) "
+    "-> (Tensor, Tensor, Tensor)",
     _examine,
     _fake_examine,
     _vmap_examine,

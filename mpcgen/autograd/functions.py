@@ -91,8 +91,9 @@ class Solve(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[N_DIFFERENTIABLE:])
         ctx.set_materialize_grads(False)
         x, u, _, status = output[:4]
-        ctx.save_for_backward(x, u, status, *inputs[6:])
-        ctx.save_for_forward(x, u, status, *inputs[6:])
+        duals = output[8]
+        ctx.save_for_backward(x, u, status, duals, *inputs[6:])
+        ctx.save_for_forward(x, u, status, duals, *inputs[6:])
 
     @staticmethod
     @never_compiled
@@ -102,14 +103,14 @@ class Solve(torch.autograd.Function):
             raise TracingError(
                 "torch.jit.trace cannot record the gradient of a controller; use torch.compile, torch.export or make_fx"
             )
-        x, u, status, *parameters = ctx.saved_tensors
+        x, u, status, duals, *parameters = ctx.saved_tensors
         wanted = (cotangents[0], cotangents[1], cotangents[2])
         if ctx.is_direct and _is_plain(wanted) and not torch.is_grad_enabled():
             key, options = ctx.names
             known, chosen = library.controller_of(key), Options.from_text(options)
-            found = kernels.differentiate(known, chosen, x, u, status, tuple(parameters), wanted)
+            found = kernels.differentiate(known, chosen, x, u, status, tuple(parameters), wanted, duals)
         else:
-            found = library.differentiate(*ctx.names, x, u, status, *wanted, parameters)
+            found = library.differentiate(*ctx.names, x, u, status, *wanted, duals, parameters)
         g_x0, *gradients = found
         return (None, None, None, None, g_x0, None, *gradients)
 
@@ -117,8 +118,8 @@ class Solve(torch.autograd.Function):
     @never_compiled
     def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
         """Forward mode."""
-        x, u, status, *parameters = ctx.saved_tensors
-        found = library.tangent(*ctx.names, x, u, status, changes[4], parameters, list(changes[6:]))
+        x, u, status, duals, *parameters = ctx.saved_tensors
+        found = library.tangent(*ctx.names, x, u, status, changes[4], duals, parameters, list(changes[6:]))
         return (*found, *(None for _ in OUTPUTS[N_DIFFERENTIABLE:]))
 
 

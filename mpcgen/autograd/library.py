@@ -96,7 +96,8 @@ def _fake_solve(
     u_init: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> Tensors:
-    sizes = sizes_of(horizon, x0.shape[1], len(controller_of(controller).controls))
+    known = controller_of(controller)
+    sizes = sizes_of(horizon, x0.shape[1], len(known.controls), known.dual_count)
     return tuple(
         x0.new_empty(output.shape(x0.shape[:1], sizes), dtype=torch.int32 if output.integer else x0.dtype)
         for output in OUTPUTS
@@ -143,11 +144,12 @@ def _differentiate(
     g_x: Tensor | None,
     g_u: Tensor | None,
     g_cost: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> list[Tensor]:
     chosen, cotangents = Options.from_text(options), (g_x, g_u, g_cost)
     found = kernels.differentiate(
-        controller_of(controller), chosen, x, u, status, tuple(parameters), cotangents
+        controller_of(controller), chosen, x, u, status, tuple(parameters), cotangents, duals
     )
     return list(found)
 
@@ -161,6 +163,7 @@ def _fake_differentiate(
     g_x: Tensor | None,
     g_u: Tensor | None,
     g_cost: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> list[Tensor]:
     return [x.new_empty(x.shape[0], x.shape[2]), *(p.new_empty(p.shape) for p in parameters)]
@@ -186,7 +189,7 @@ def _vmap_differentiate(
 
 differentiate = define(
     "differentiate(str controller, str options, Tensor x, Tensor u, Tensor status, Tensor? g_x, Tensor? g_u, "
-    "Tensor? g_cost, Tensor[] parameters) -> Tensor[]",
+    "Tensor? g_cost, Tensor? duals, Tensor[] parameters) -> Tensor[]",
     _differentiate,
     _fake_differentiate,
     _vmap_differentiate,
@@ -204,11 +207,12 @@ def _tangent(
     u: Tensor,
     status: Tensor,
     d_x0: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
     changes: Sequence[Tensor | None],
 ) -> Tensors:
     known, chosen = controller_of(controller), Options.from_text(options)
-    return kernels.tangent(known, chosen, x, u, status, tuple(parameters), d_x0, tuple(changes))
+    return kernels.tangent(known, chosen, x, u, status, tuple(parameters), d_x0, tuple(changes), duals)
 
 
 def _fake_tangent(
@@ -218,6 +222,7 @@ def _fake_tangent(
     u: Tensor,
     status: Tensor,
     d_x0: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
     changes: Sequence[Tensor | None],
 ) -> Tensors:
@@ -243,8 +248,8 @@ def _vmap_tangent(
 
 
 tangent = define(
-    "tangent(str controller, str options, Tensor x, Tensor u, Tensor status, Tensor? d_x0, Tensor[] parameters, "
-    "Tensor?[] changes) -> (Tensor, Tensor, Tensor)",
+    "tangent(str controller, str options, Tensor x, Tensor u, Tensor status, Tensor? d_x0, Tensor? duals, "
+    "Tensor[] parameters, Tensor?[] changes) -> (Tensor, Tensor, Tensor)",
     _tangent,
     _fake_tangent,
     _vmap_tangent,

@@ -35,9 +35,10 @@ class MPC(torch.nn.Module):
     """A differentiable model predictive controller; generated packages subclass it.
 
     method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto", which is box-DDP where
-    only controls are bounded. The interior point ends where its errors are at most ``tol``, with the cost in units that
-    make the first trajectory's 100 and controls in units of their range; ``sol.residual`` is the largest of them, and
-    ``sol.iterations`` counts Newton steps. It has the exact Hessian only.
+    only controls are bounded, and else the interior point, which alone knows other constraints. The interior point
+    ends where its errors are at most ``tol``, with the cost in units that make the first trajectory's 100 and
+    controls in units of their range; ``sol.residual`` is the largest of them, and ``sol.iterations`` counts Newton
+    steps. It has the exact Hessian only.
 
     tol: KKT residual at which a problem counts as solved, max |u - clip(u - dL/du, lower, upper)|, in the units of u
     and dL/du; default 1e-8 in float64, 1e-4 in float32. max_iterations: passes of one rollout and one backward sweep.
@@ -105,6 +106,13 @@ class MPC(torch.nn.Module):
             raise ParameterError(f"history={history!r}; True or False is expected")
         self.history = history
         self.key = library.register(self.controller)
+        if self.controller.constraints:
+            if method == "ddp":
+                raise ParameterError(
+                    f"method='ddp' knows bounds of controls alone, and {self.controller.name} has constraints; leave "
+                    "it out, or choose method='interior_point'"
+                )
+            method = "interior_point"
         self.options = Options(
             tol,
             max_iterations,

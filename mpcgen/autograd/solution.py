@@ -14,6 +14,24 @@ from mpcgen.runtime.outputs import OUTPUTS, Outputs
 from mpcgen.runtime.status import Status
 
 
+class Duals(dict[str, Tensor]):
+    """Multipliers by name; see `Solution.duals`. A name that is none raises KeyError, which says those that are."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise KeyError(f"no constraint {name!r}; there are {', '.join(self)}")
+
+
+def duals_by_name(controller: Controller, rows: Tensor) -> dict[str, Tensor]:
+    """(..., N+1, rows) multipliers as a mapping from name to (..., stages, rows)."""
+    horizon = rows.shape[-2] - 1
+    found = {name: rows[..., :-1, i : i + 1] for i, name in enumerate(controller.controls)}
+    for constraint in controller.constraints:
+        stages = constraint.stages(horizon)
+        columns = slice(constraint.first, constraint.first + constraint.rows)
+        found[constraint.name] = rows[..., stages.start : stages.stop, columns]
+    return found
+
+
 class _Asked:
     """What is kept beside a solution's tensors, so that it can answer questions about itself."""
 
@@ -34,6 +52,9 @@ class Solution(_Asked, Outputs):
     dynamics; gains: (..., N, m, n) du_t/dx_t of the optimal policy, zero for controls held at a bound. No control
     needs a derivative at x_0: where one is not finite there, costates and gains of stage 0 are not either. Of an
     INVALID_INPUT or DIVERGED problem every number is NaN, but for what x says of a rollout before it overflowed.
+
+    With constraints, `duals` has their multipliers by name and `violation` the most that one is exceeded by; they are
+    kept in row_duals, (..., N+1, rows), and row_violation, which are empty without.
 
     Computed when first asked for, from the solution and its parameters, and not differentiable: `multipliers`,
     `lower`, `upper`, `active`, `margins`, `margin`. They raise `ExaminationError` where the solution or a parameter
@@ -78,11 +99,36 @@ class Solution(_Asked, Outputs):
         kept = self.converged
 
         def masked(value: Tensor) -> Tensor:
-            if not value.is_floating_point():
+            if not value.is_floating_point() or value.numel() == 0:
                 return value
             return value.where(kept.reshape(kept.shape + (1,) * (value.ndim - kept.ndim)), otherwise)
 
-        return Solution(*(masked(value) for value in _tensors(self)))
+        masks = [value if value is None else masked(value) for value in _tensors(self)]
+        return Solution(*masks)  # type: ignore[arg-type]
+
+    @property
+    def duals(self) -> Duals:
+        """Multipliers of the constraints, by the names of controls, bounded states and constraints.
+
+        Each is (..., stages, rows), over the stages at which the rows hold: 0..N-1 for controls and rows that read one,
+        1..N for other rows, N at the end. Positive where the upper and negative where the lower bound pushes; dcost/d
+        upper is their negative. Those of controls without other constraints are made from `multipliers`.
+        """
+        controller = self.controller
+        if controller.dual_count == 0 or self.row_duals is None:
+            multipliers = self.multipliers.where(self.active != 0, 0.0)
+            return Duals({name: -multipliers[..., i : i + 1] for i, name in enumerate(controller.controls)})
+        return Duals(duals_by_name(controller, self.row_duals))
+
+    @property
+    def violation(self) -> Tensor:
+        """The most that a constraint is exceeded by, or that the dynamics are off by, (...); 0 without constraints.
+
+        In the units of the row or the state. Controls are inside their bounds always.
+        """
+        if self.row_violation is None or self.row_violation.shape[-1] == 0:
+            return self.cost.detach().where(self.cost.isnan(), 0.0)
+        return self.row_violation[..., 0]
 
     @property
     def origin(self) -> Origin | None:
@@ -145,7 +191,12 @@ class Solution(_Asked, Outputs):
     def detach(self) -> Solution:
         """The same numbers without their graph."""
         origin = None if self._origin is None else self._origin.detach()
-        return Solution.of(tuple(t.detach() for t in _tensors(self)), origin, self._history, self._versions)
+        return Solution.of(
+            tuple(t if t is None else t.detach() for t in _tensors(self)),  # type: ignore[misc]
+            origin,
+            self._history,
+            self._versions,
+        )
 
     def _examination(self) -> Examination:
         if self._examined is not None:
@@ -158,7 +209,7 @@ class Solution(_Asked, Outputs):
                         f"sol.{name} was changed in place after the solve, so that it is no solution any more; ask for "
                         f"sol.multipliers before, or change a copy, sol.{name}.clone()"
                     )
-        found = examine(origin, self.x, self.u, self.status)
+        found = examine(origin, self.x, self.u, self.status, self.row_duals)
         object.__setattr__(self, "_examined", found)
         return found
 
@@ -192,7 +243,7 @@ _FIELDS = tuple(output.name for output in OUTPUTS)
 _Context = tuple[str, str, bool] | None
 
 
-def _tensors(solution: Solution) -> tuple[Tensor, ...]:
+def _tensors(solution: Solution) -> tuple[Any, ...]:
     return tuple(getattr(solution, name) for name in _FIELDS)
 
 

@@ -27,7 +27,7 @@ from mpcgen.build.toolchain import Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, SpecError
 from mpcgen.problem.fingerprint import fingerprint
-from mpcgen.problem.spec import Spec, require_unconstrained
+from mpcgen.problem.spec import Spec
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
 from mpcgen.runtime.loading import extension_name, file_sha256, interface_name, library_name
 
@@ -106,7 +106,12 @@ def _toolchains(
     architectures: Sequence[str] | None,
     cuda_kernel: str,
 ) -> list[Toolchain | CudaToolchain]:
-    kernel = choose_kernel(len(spec.states), len(spec.controls), cuda_kernel)
+    if spec.constraints and cuda_kernel == "warp":
+        raise BuildError(
+            f"problem {spec.name!r} has constraints, and gets a thread; cuda_kernel='auto' or 'thread'"
+        )
+    wanted = "thread" if spec.constraints else cuda_kernel
+    kernel = choose_kernel(len(spec.states), len(spec.controls), wanted)
     find: dict[str, Callable[[], Toolchain | CudaToolchain]] = {
         "cpu": lambda: find_toolchain(march),
         "cuda": lambda: replace(find_cuda_toolchain(architectures), kernel=kernel),
@@ -217,7 +222,12 @@ def _spec(problem: SupportsSpec | Spec) -> Spec:
 
 
 def _solvable(spec: Spec) -> Spec:
-    require_unconstrained(spec, "the compiled solver")
+    soft = [constraint.name for constraint in spec.constraints if any(constraint.is_soft)]
+    if soft:
+        raise SpecError(
+            f"problem {spec.name!r}: the compiled solver holds every row, and does not know soft ones yet "
+            f"({', '.join(map(repr, soft))}); leave out soft= and soft_quadratic="
+        )
     return spec
 
 

@@ -145,10 +145,21 @@ def _usable_statuses(unconverged_gradient: str, is_barrier: bool, device: torch.
         return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
+def _dual_fields(device: Device, duals: Tensor | None) -> dict[str, Any]:
+    """Multipliers of the rows, which only structs of problems with constraints know; (B, N+1, rows)."""
+    return {} if duals is None else {"duals": _pointer(device, duals)}
+
+
 def _solution_fields(
-    device: Device, options: Options, x: Tensor, u: Tensor, wanted: Tensor, singular: Tensor
+    device: Device,
+    options: Options,
+    x: Tensor,
+    u: Tensor,
+    wanted: Tensor,
+    singular: Tensor,
+    duals: Tensor | None,
 ) -> dict[str, Any]:
-    return {
+    return _dual_fields(device, duals) | {
         "horizon": u.shape[1],
         "exact_hessian": options.gradient == "exact",
         "threads": options.thread_count(),
@@ -169,6 +180,7 @@ def differentiate(
     status: Tensor,
     parameters: Tensors,
     cotangents: tuple[Tensor | None, Tensor | None, Tensor | None],
+    duals: Tensor | None = None,
 ) -> Tensors:
     """Reverse mode: gradients of x0 (B, n) and of every parameter for cotangents of x, u and cost."""
     g_x, g_u, g_cost = (None if g is None else _dense(g) for g in cotangents)
@@ -178,7 +190,8 @@ def differentiate(
     device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
     targets = _pointers(device, g_parameters)
-    fields = _solution_fields(device, options, x, u, wanted, singular)
+    duals = None if duals is None or duals.numel() == 0 else _dense(duals)
+    fields = _solution_fields(device, options, x, u, wanted, singular, duals)
     fields |= _parameter_fields(controller, device, parameters) | {
         "cotangent_states": _pointer(device, g_x),
         "cotangent_controls": _pointer(device, g_u),
@@ -202,6 +215,7 @@ def tangent(
     parameters: Tensors,
     d_x0: Tensor | None,
     d_parameters: tuple[Tensor | None, ...],
+    duals: Tensor | None = None,
 ) -> Tensors:
     """Forward mode: changes of x, u and cost along changes of x0 (B, n) and of the parameters."""
     x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
@@ -211,7 +225,8 @@ def tangent(
     device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
     changes, change_strides = _pointers(device, d_parameters), _stride_array(device, d_parameters)
-    fields = _solution_fields(device, options, x, u, wanted, singular)
+    duals = None if duals is None or duals.numel() == 0 else _dense(duals)
+    fields = _solution_fields(device, options, x, u, wanted, singular, duals)
     fields |= _parameter_fields(controller, device, parameters) | {
         "tangent_initial_state": _pointer(device, d_x0),
         "tangent_parameters": changes,
@@ -228,18 +243,30 @@ def tangent(
     return d_x, d_u, d_cost
 
 
-def examine(controller: Controller, x: Tensor, u: Tensor, status: Tensor, parameters: Tensors) -> Tensors:
+def examine(
+    controller: Controller,
+    x: Tensor,
+    u: Tensor,
+    status: Tensor,
+    parameters: Tensors,
+    duals: Tensor | None = None,
+) -> Tensors:
     """dL/du, lower and upper bounds, (B, N, m) each; NaN for problems without a trajectory."""
     x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
     outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
     device = device_of(controller, x)
     wanted = usable(status, Options(unconverged_gradient="keep"))
-    fields = _parameter_fields(controller, device, parameters) | {
-        "horizon": u.shape[1],
-        "states": _pointer(device, x),
-        "controls": _pointer(device, u),
-        "usable": _flags(device, wanted),
-    }
+    duals = None if duals is None or duals.numel() == 0 else _dense(duals)
+    fields = (
+        _parameter_fields(controller, device, parameters)
+        | _dual_fields(device, duals)
+        | {
+            "horizon": u.shape[1],
+            "states": _pointer(device, x),
+            "controls": _pointer(device, u),
+            "usable": _flags(device, wanted),
+        }
+    )
     fields |= {
         name: _pointer(device, out)
         for name, out in zip(("multipliers", "lower", "upper"), outputs, strict=True)

@@ -16,8 +16,6 @@ from mpcgen.errors import LayoutError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import OUTPUTS, sizes_of
 
-_ADDRESSES = ("initial_state", *(output.member for output in OUTPUTS))
-
 
 class Solver:
     """The solver for batches of one shape, dtype, horizon and sharing of parameters.
@@ -30,6 +28,7 @@ class Solver:
     """
 
     __slots__ = (
+        "_addresses",
         "_batch",
         "_device",
         "_entry",
@@ -39,6 +38,7 @@ class Solver:
         "_spare",
         "_states",
         "_strides",
+        "_written",
     )
 
     def __init__(
@@ -57,8 +57,11 @@ class Solver:
         self._batch, self._states = math.prod(batch_shape), controller.states
         self._device, self._options, self._strides = device, options, strides
         self._entry = device.entry("solve", dtype, self._batch)
-        sizes = sizes_of(horizon, n, m)
+        rows = controller.dual_count
+        sizes = sizes_of(horizon, n, m, rows)
         shapes = [(output.shape(batch_shape, sizes), output) for output in OUTPUTS]
+        self._written = [i for i, output in enumerate(OUTPUTS) if rows or not output.constrained]
+        self._addresses = ("initial_state", *(OUTPUTS[i].member for i in self._written))
         self._outputs = tuple(
             (shape, _dense_strides(shape), torch.int32 if output.integer else dtype)
             for shape, output in shapes
@@ -70,7 +73,7 @@ class Solver:
             "exact_hessian": options.hessian == "exact",
             "certify": options.hessian == "exact" or options.gradient == "exact",
             "tolerance": options.tolerance(dtype),
-            "method": options.is_interior_point,
+            "method": options.is_interior_point or rows > 0,
             "barrier": options.smoothing if options.smooth == "solve" else 0.0,
             "initial_state_stride": n,
             "initial_controls_stride": u_stride,
@@ -91,9 +94,10 @@ class Solver:
         try:
             arguments = self._spare.pop()
         except IndexError:
-            arguments = _Arguments(self._device, self._fields, self._strides)
+            arguments = _Arguments(self._device, self._fields, self._strides, self._addresses)
         try:
-            arguments.point_to(x0, u_init, parameters, outputs, history)
+            written = [outputs[i] for i in self._written]
+            arguments.point_to(x0, u_init, parameters, written, history)
         except RuntimeError as error:  # torch's, of tensors that stand for something else
             raise LayoutError(f"a tensor given to the solver has no numbers of its own: {error}") from error
         struct = arguments.struct
@@ -105,7 +109,7 @@ class Solver:
         return tuple(outputs)
 
     def _report(self, outputs: Sequence[Tensor]) -> None:
-        x, _, _, status, _, _, costates, gains = outputs
+        x, _, _, status, _, _, costates, gains, *_ = outputs
 
         def failure(problem: int) -> str:
             return describe_failure(x, costates, gains, problem, self._states)
@@ -118,7 +122,9 @@ class _Arguments:
 
     __slots__ = ("_controls", "_history", "_parameters", "_slots", "_strides", "_words", "struct")
 
-    def __init__(self, device: Device, fields: dict[str, Any], strides: Sequence[int]) -> None:
+    def __init__(
+        self, device: Device, fields: dict[str, Any], strides: Sequence[int], addresses: Sequence[str]
+    ) -> None:
         ffi, self.struct = device.ffi, device.arguments("solve")
         for name, value in fields.items():
             setattr(self.struct, name, value)
@@ -133,7 +139,7 @@ class _Arguments:
         def slot(name: str) -> int:
             return ffi.offsetof(layout, name) // word
 
-        self._slots = tuple(map(slot, _ADDRESSES))
+        self._slots = tuple(map(slot, addresses))
         self._controls, self._history = slot("initial_controls"), slot("history")
 
     def point_to(

@@ -71,15 +71,26 @@ def render(kernels: Kernels, economy: Economy, schedules: Schedules) -> Rendered
 
 def _header_context(kernels: Kernels) -> dict[str, object]:
     n_parameters = len(kernels.model.signature.parameters)
-    return {"n_parameters": n_parameters, "verbs": VERBS, "output_rows": list(_output_rows(kernels))}
+    rows = list(_output_rows(kernels))
+    return {"n_parameters": n_parameters, "n_dual": _dual_count(kernels), "verbs": VERBS, "output_rows": rows}
+
+
+def _dual_count(kernels: Kernels) -> int:
+    """Multipliers of a stage, those of the controls' bounds included."""
+    sizes = _row_sizes(kernels.model) or {}
+    return len(kernels.model.controls) + sum(sizes.get(group, 0) for group in ("mixed", "state", "terminal"))
 
 
 def _output_rows(kernels: Kernels) -> Iterator[str]:
     """The pointers of the solver's argument struct to what it writes, with their shapes."""
-    sizes = {"n": len(kernels.model.states), "m": len(kernels.model.controls)}
+    sizes = {"n": len(kernels.model.states), "m": len(kernels.model.controls), "duals": _dual_count(kernels)}
+    sizes |= {"violations": 1}
     for output in OUTPUTS:
+        if output.constrained and not kernels.model.constrained:
+            continue
         declaration = f"{'int32_t' if output.integer else 'void'} *{output.member};"
-        shape = ", ".join(["batch", *(str(sizes.get(dim, dim)) for dim in output.dims)])
+        dims = [str(sizes.get(dim, dim)).replace("dual stages", "N+1") for dim in output.dims]
+        shape = ", ".join(["batch", *dims])
         meaning = f": {output.meaning}" if output.meaning else ""
         yield f"{declaration:<35}/* out: ({shape}){meaning} */"
 

@@ -106,6 +106,11 @@ class Controller:
         return self.library.name
 
     @property
+    def dual_count(self) -> int:
+        """Multipliers of a stage: of the controls' bounds, then of the constraints' rows; 0 without constraints."""
+        return len(self.controls) + sum(c.rows for c in self.constraints) if self.constraints else 0
+
+    @property
     def key(self) -> str:
         """Name and digest of the build: the same in every process that loads it."""
         return f"{self.name}:{self.library.manifest['digest']}"

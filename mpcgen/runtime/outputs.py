@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Output:
     """A row: ``member`` of the solver's argument struct, of ``dims`` per problem: of N, N+1, n (states), m (controls).
 
+    ``constrained``: the struct has it, and it is not empty, where a problem has constraints only.
     ``integer``: int32 rather than the dtype of x0. ``differentiable``: with respect to x0 and the parameters.
     """
 
@@ -26,6 +27,7 @@ class Output:
     meaning: str
     integer: bool
     differentiable: bool
+    constrained: bool
 
     def shape(self, batch: Sequence[Any], sizes: Mapping[str, Any]) -> tuple[Any, ...]:
         """Its shape for leading dimensions ``batch``; sizes: of the dims, see `sizes_of`."""
@@ -33,10 +35,15 @@ class Output:
 
 
 def _row(
-    member: str, *dims: str, meaning: str = "", integer: bool = False, differentiable: bool = False
+    member: str,
+    *dims: str,
+    meaning: str = "",
+    integer: bool = False,
+    differentiable: bool = False,
+    constrained: bool = False,
 ) -> dict[str, Any]:
     row = {"member": member, "dims": dims, "meaning": meaning}
-    return row | {"integer": integer, "differentiable": differentiable}
+    return row | {"integer": integer, "differentiable": differentiable, "constrained": constrained}
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,28 @@ class Outputs:
         metadata=_row("costates", "N+1", "n", meaning="multipliers of the dynamics, dL/dx_t")
     )
     gains: Tensor = field(metadata=_row("gains", "N", "m", "n", meaning="du_t/dx_t of the optimal policy"))
+    row_duals: Tensor | None = field(
+        default=None,
+        metadata=_row(
+            "duals", "dual stages", "duals", meaning="multipliers, bounds of controls first", constrained=True
+        ),
+    )
+    row_violation: Tensor | None = field(
+        default=None,
+        metadata=_row(
+            "violation", "violations", meaning="of the dynamics and of rows, the largest", constrained=True
+        ),
+    )
 
 
 OUTPUTS = tuple(Output(name=row.name, **row.metadata) for row in fields(Outputs))
 N_DIFFERENTIABLE = sum(output.differentiable for output in OUTPUTS)
 
 
-def sizes_of(horizon: Any, n: int, m: int) -> dict[str, Any]:
-    """The sizes that an output's dims name, for N = ``horizon`` controls of m numbers and states of n."""
-    return {"N": horizon, "N+1": horizon + 1, "n": n, "m": m}
+def sizes_of(horizon: Any, n: int, m: int, duals: int = 0) -> dict[str, Any]:
+    """The sizes that an output's dims name, for N = ``horizon`` controls of m numbers and states of n.
+
+    duals: multipliers of a stage, 0 without constraints.
+    """
+    sizes = {"N": horizon, "N+1": horizon + 1, "n": n, "m": m}
+    return sizes | {"duals": duals, "dual stages": horizon + 1 if duals else 0, "violations": int(duals > 0)}

@@ -15,6 +15,7 @@ class Status(IntEnum):
     INVALID_INPUT = 3
     DIVERGED = 4
     NOT_A_MINIMUM = 5
+    INFEASIBLE = 6
 
     @property
     def meaning(self) -> str:
@@ -54,6 +55,11 @@ _TABLE = {
         "the KKT conditions hold, but the Hessian of the Lagrangian is not positive definite on the free controls: "
         "a saddle, or a direction of zero curvature; no gradient exists but that of the cost",
         "start from other controls (u_init), or add a small cost on what the cost does not see",
+    ),
+    Status.INFEASIBLE: (
+        "no point was found that obeys the dynamics and the constraints, and no step from it "
+        "lowers the violation",
+        "loosen a constraint, make it soft, start from other controls (u_init), or a nearer x0",
     ),
 }
 

@@ -11,7 +11,9 @@
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
 #include "mpcgen_interior_point.h"
+#if !CONSTRAINED
 #include "mpcgen_solver.h"
+#endif
 #include "mpcgen_tangent.h"
 
 enum { SOLVE_PASSES = 8, SENSITIVITY_PASSES = 2 }; /* sweeps over the stages that a problem is likely to take */
@@ -62,11 +64,11 @@ static int solve_threads(const solve_arguments *a) {
   return useful_threads(a->batch, a->horizon, SOLVE_PASSES, a->threads);
 }
 
-static size_t solve_workspace(const solve_arguments *a) {
-  const size_t part = a->method == INTERIOR_POINT ? part_bytes(sizeof(barrier_state), barrier_reals(a))
-                                                  : part_bytes(sizeof(solver_state), solver_reals(a));
-  return (size_t)solve_threads(a) * part;
-}
+/* Problems with constraints have one method. */
+#if CONSTRAINED
+#define BY_INTERIOR_POINT(a) 1
+#else
+#define BY_INTERIOR_POINT(a) ((a)->method == INTERIOR_POINT)
 
 static void *solve_worker(void *shared) {
   solve_work *work = shared;
@@ -77,6 +79,7 @@ static void *solve_worker(void *shared) {
   run_solver(s, &work->job);
   return NULL;
 }
+#endif
 
 static void *interior_point_worker(void *shared) {
   solve_work *work = shared;
@@ -88,10 +91,23 @@ static void *interior_point_worker(void *shared) {
   return NULL;
 }
 
+static size_t solve_part(const solve_arguments *a) {
+#if !CONSTRAINED
+  if (!BY_INTERIOR_POINT(a)) return part_bytes(sizeof(solver_state), solver_reals(a));
+#endif
+  return part_bytes(sizeof(barrier_state), barrier_reals(a));
+}
+
+static size_t solve_workspace(const solve_arguments *a) { return (size_t)solve_threads(a) * solve_part(a); }
+
 /* Solves the batch; returns 0, or STOPPED, as the other entry points do. */
 static int run_solve(const solve_arguments *a, void *workspace) {
   solve_work work = {.job = {.arguments = a, .queue.count = a->batch}, .parts.at = workspace};
-  const work_function work_on = a->method == INTERIOR_POINT ? interior_point_worker : solve_worker;
+#if CONSTRAINED
+  const work_function work_on = interior_point_worker;
+#else
+  const work_function work_on = BY_INTERIOR_POINT(a) ? interior_point_worker : solve_worker;
+#endif
   return run_workers(work_on, &work, &work.job.queue, solve_threads(a));
 }
 

@@ -2,6 +2,7 @@
 #ifndef MPCGEN_CONTROL_H
 #define MPCGEN_CONTROL_H
 
+#include "mpcgen_outcome.h"
 #include "mpcgen_sweeps.h"
 
 #define ARMIJO R(0.05) /* share of the promised change that a step must bring: less lets far steps leave the basin */
@@ -22,17 +23,6 @@
 #define AFTER_NONE R(0.25) /* the first weight after one was refused down to none */
 #define LEAST_SECOND_ORDER R(0.05)
 enum { PATIENCE = 6 };
-
-/* Keep in step with mpcgen.Status. */
-enum {
-  CONVERGED = 0,
-  MAX_ITERATIONS = 1,
-  STALLED = 2,
-  INVALID_INPUT = 3,
-  DIVERGED = 4,
-  NOT_A_MINIMUM = 5,
-};
-enum { UNFINISHED = -1 };
 
 /* A change of the cost below this is rounding. */
 INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
@@ -147,18 +137,6 @@ INLINE mask stalled(solver_state *s, mask where) {
 INLINE void keep_residual(solver_state *s) {
   const lane_progress *lanes = &s->lanes;
   s->summary.residual = lane_select(lanes->certifying, lanes->best_residual, s->summary.residual);
-}
-
-/* How the lanes' problems have ended, where they have; `open` are those not decided yet. */
-typedef struct {
-  counts status;
-  mask open;
-} verdict;
-
-INLINE void decide(verdict *v, mask where, int status) {
-  where = lane_and(where, v->open);
-  v->status = lane_or(lane_and(v->status, lane_not(where)), lane_and(ALL_COUNTS(status), where));
-  v->open = lane_and(v->open, lane_not(where));
 }
 
 /* After a sweep: which lanes have finished, and with which status; the others go on. Even a solution whose model

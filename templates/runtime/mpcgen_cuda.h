@@ -139,7 +139,12 @@ struct examine_task : batch_task<examine_arguments> {};
 typedef void (*solver_kernel)(solve_task);
 
 static solver_kernel solver_of(const solve_arguments *a) {
+#if CONSTRAINED
+  (void)a;
+  return interior_point_kernel;
+#else
   return a->method == INTERIOR_POINT ? interior_point_kernel : solve_kernel;
+#endif
 }
 
 static cudaError_t solve_workers(const solve_arguments *a, int64_t *workers) {

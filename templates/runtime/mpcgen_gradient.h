@@ -76,14 +76,22 @@ FUNCTION void gradient_forward(gradient_state *g) {
     policy_differential(s, t, d_x, d_u);
     stage_tangent(x, u, s->theta, theta_t, d_x, d_u, d_next);
     multiplier_differential(s, t + 1, d_next, d_costate);
-    stage_gradient(x, u, s->theta, theta_t, s->costate + (t + 1) * NX, d_x, d_u, d_costate, &s->loss_cost,
-                   g->g_theta, g_theta_t, g_u);
+    stage_gradient(x, u, s->theta, theta_t, s->costate + (t + 1) * NX, ROWS_OF(s->dual + t * NPATH) d_x, d_u, d_costate,
+                   ROWS_OF(s->d_dual + t * NPATH) &s->loss_cost, g->g_theta, g_theta_t, g_u);
+#if CONSTRAINED
+    add_row_bounds(s, t, g->g_theta, g_theta_t);
+#endif
     bound_gradients(g, t, d_u, g_u, g_lower, g_upper);
     bounds_gradient(s->theta, theta_t, g_lower, g_upper, g->g_theta, g_theta_t);
     copy_reals(d_x, d_next, NX);
   }
-  terminal_gradient(s->x + s->horizon * NX, s->theta, stage_row(s->theta_stage, s->rows, s->horizon), d_x, &s->loss_cost,
-                    g->g_theta, stage_row(g->g_theta_stage, s->rows, s->horizon));
+  const int last = s->horizon;
+  const reals g_theta_last = stage_row(g->g_theta_stage, s->rows, last);
+  terminal_gradient(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), ROWS_OF(s->dual + last * NPATH)
+                    d_x, ROWS_OF(s->d_dual + last * NPATH) &s->loss_cost, g->g_theta, g_theta_last);
+#if CONSTRAINED
+  add_row_bounds(s, last, g->g_theta, g_theta_last);
+#endif
 }
 
 /* Gradients of singular problems are given where they are finite. */
@@ -97,7 +105,8 @@ FUNCTION void check_gradient(gradient_state *g) {
 FUNCTION void load_cotangents(gradient_state *g, const gradient_arguments *a, int k, int64_t problem) {
   sensitivity_state *s = &g->base;
   const size_t n = (size_t)s->horizon;
-  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
+  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
+                                 DUALS_OF(a)};
   if (!load_solution(s, &source, k, problem)) return;
   load_array(s->linear_x, k, a->cotangent_states, problem, (n + 1) * NX);
   load_array(s->linear_u, k, a->cotangent_controls, problem, n * NU);
@@ -146,7 +155,7 @@ FUNCTION void clear_sums(gradient_state *g) {
 FUNCTION void gradient_vector(gradient_state *g, const gradient_arguments *a, int64_t first, int64_t end) {
   sensitivity_state *s = &g->base;
   for (int k = 0; k < LANES; k++) load_cotangents(g, a, k, first + k);
-  sensitivity_backward(s, a->exact_hessian, NULL);
+  sensitivity_backward(s, a->exact_hessian, NULL, NULL);
   gradient_forward(g);
   check_gradient(g);
   for (int k = 0; k < LANES && first + k < end; k++) store_gradients(g, a, k, first + k);

@@ -7,7 +7,6 @@
 #define MPCGEN_INTERIOR_POINT_H
 
 #include "mpcgen_interior_point_control.h"
-#include "mpcgen_solver.h"
 
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 
@@ -26,6 +25,14 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(s->lower_multiplier + i, k, 0);
     lane_set(s->upper_multiplier + i, k, 0);
   }
+  TEAM_FOR(i, s->horizon * NPATH + NEND) {
+    lane_set(s->low_slack + i, k, 1);
+    lane_set(s->high_slack + i, k, 1);
+    lane_set(s->d_low_slack + i, k, 0);
+    lane_set(s->d_high_slack + i, k, 0);
+    lane_set(s->low_multiplier + i, k, 0);
+    lane_set(s->high_multiplier + i, k, 0);
+  }
   TEAM_LEADER {
     for (int i = 0; i < NU; i++) lane_set(&s->unit[i], k, 1);
     for (int i = 0; i < FILTER_PAIRS; i++) {
@@ -38,7 +45,15 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(&lanes->barrier, k, 0);
     lane_set(&lanes->cost_unit, k, 1);
     lane_set(&lanes->shift, k, 0);
-    lane_set(&lanes->on_states, k, attempt > 1);
+    lane_set(&lanes->on_states, k, CONSTRAINED || attempt > 1);
+    lane_set(&lanes->second_order, k, 1);
+    lane_set(&lanes->best_gap, k, (scalar)INFINITY);
+    lane_set(&lanes->best_error, k, (scalar)INFINITY);
+    lane_recount(&lanes->stale, k, 0);
+    lane_recount(&lanes->restorations, k, 0);
+    lane_recount(&lanes->restoring_failures, k, 0);
+    lane_mark(&lanes->restoring, k, 0);
+    lane_mark(&lanes->shift_first, k, 0);
     lane_set(&lanes->moved, k, 0);
     lane_set(&lanes->linear_dual, k, 0);
     lane_mark(&lanes->begins, k, 1);
@@ -96,6 +111,7 @@ RARE void start_trajectories(barrier_state *s) {
   const mask begins = lane_and(s->lanes.busy, s->lanes.begins);
   if (!lane_any(begins)) return;
   start_inside(s);
+  s->length = lane_select(begins, ALL(0), s->length); /* slacks of rows: as loaded, or what room there is */
   real size = ALL(1);
   EACH(i, NX) size = lane_max(lane_abs(s->path[i]), size);
   evaluate_rollout(s, ALL(0), ALL(0), begins, lane_none());
@@ -110,6 +126,24 @@ RARE void start_trajectories(barrier_state *s) {
   adopt_candidates(s, held);
 }
 
+#if CONSTRAINED
+/* Multipliers by stage: of the controls' bounds, then of the mixed rows, of those of states and of those of the end; zero
+ * where there is no such row. Positive where the upper, negative where the lower bound pushes. */
+RARE void store_duals(const barrier_state *s, const solve_arguments *a, int k, size_t problem) {
+  const int last = s->horizon;
+  scalar *to = (scalar *)a->duals + problem * (size_t)(last + 1) * NDUAL;
+  for (int t = 0; t <= last; t++, to += NDUAL) {
+    for (int i = 0; i < NDUAL; i++) to[i] = 0;
+    for (int i = 0; i < (t < last ? NU : 0); i++)
+      to[i] = lane_get(s->upper_multiplier + t * NU + i, k) - lane_get(s->lower_multiplier + t * NU + i, k);
+    scalar *rows = to + (t < last ? NU : NU + NMIXED);
+    for (int i = 0; i < row_count(s, t); i++)
+      rows[i] = lane_get(s->high_multiplier + t * NPATH + i, k) - lane_get(s->low_multiplier + t * NPATH + i, k);
+  }
+  ((scalar *)a->violation)[problem] = lane_get(&s->point.violation, k);
+}
+#endif
+
 /* Writes a lane's result, which leaves the lane idle. */
 RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
   const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
@@ -118,6 +152,9 @@ RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int 
   store_row((scalar *)a->controls + problem * n * NU, s->u, k, n * NU);
   store_row((scalar *)a->costates + problem * (n + 1) * NX, s->costate, k, (n + 1) * NX);
   store_row((scalar *)a->gains + problem * n * NU * NX, s->gain, k, n * NU * NX);
+#if CONSTRAINED
+  TEAM_LEADER store_duals(s, a, k, problem);
+#endif
   team_meet(); /* all have read which problem it is */
   TEAM_LEADER {
     ((scalar *)a->cost)[problem] = lane_get(&s->point.cost, k);

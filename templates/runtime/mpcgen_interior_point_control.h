@@ -5,7 +5,7 @@
 
 #include "mpcgen_interior_point_search.h"
 
-#define COST_IN_UNITS R(100)          /* of the first trajectory: what makes a barrier of one a mild one */
+#define COST_IN_UNITS R(CONSTRAINED ? 1000 : 100) /* of the first trajectory: what makes a barrier of one a mild one */
 #define FIRST_BARRIER R(1)
 #define FIRST_SHIFT R(1e-4)
 #define SHIFT_AFTER_FAILURE R(1e-3)
@@ -13,8 +13,12 @@
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
 #define LEAST_TOLERANCE R(1e-12)
+#define VIOLATED R(1e-4)               /* a problem that ends with more is infeasible, and did not stall */
+#define RESTORED_MULTIPLIER R(1e3)    /* the largest after restoration */
+#define OPEN_GAP R(1e-6)              /* less than that is not restored */
 #define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
-enum { MOST_FAILURES = 14, ATTEMPT = 200, MOST_ATTEMPTS = 3 }; /* iterations until a problem begins anew */
+enum { MOST_FAILURES = 14, STALE = 12, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
+enum { ATTEMPT = 200, MOST_ATTEMPTS = 3 }; /* iterations until a problem begins anew */
 
 /* Errors of the first-order conditions, in units of cost; those of multipliers are divided by the multipliers' mean
  * size where it is above 100 (Waechter and Biegler 2006, equations (5) and (6)). */
@@ -51,6 +55,27 @@ INLINE real dual_tolerance(const barrier_state *s, scalar tolerance) {
   return lane_max(least, R(tolerance) * lane_min(ALL(1), cost / COST_IN_UNITS));
 }
 
+INLINE void forget_best(barrier_progress *lanes, mask where) {
+  lanes->best_gap = lane_select(where, ALL(INFINITY), lanes->best_gap);
+  lanes->best_error = lane_select(where, ALL(INFINITY), lanes->best_error);
+  lanes->stale = lane_and(lanes->stale, lane_not(where));
+}
+
+/* Where neither the gaps nor the errors of the barrier problem have fallen by a fifth for some passes, what is done
+ * about a Hessian that is not convex goes the other way round. */
+INLINE void note_progress(barrier_state *s, mask where, const barrier_errors *e) {
+  barrier_progress *lanes = &s->lanes;
+  const real error = lane_max(lane_max(e->dual, e->gap), product_error(e, lanes->barrier));
+  const mask better = lane_and(where, lane_or(lane_lt(s->point.gap, R(0.8) * lanes->best_gap),
+                                              lane_lt(error, R(0.8) * lanes->best_error)));
+  lanes->best_gap = lane_select(where, lane_min(s->point.gap, lanes->best_gap), lanes->best_gap);
+  lanes->best_error = lane_select(where, lane_min(error, lanes->best_error), lanes->best_error);
+  lanes->stale = lane_and(lanes->stale - where, lane_not(better));
+  const mask flips = lane_and(where, lane_more(lanes->stale, ALL_COUNTS(STALE - 1)));
+  lanes->shift_first ^= flips;
+  forget_best(lanes, flips);
+}
+
 /* Lowers the barrier parameter while the barrier problem is solved to ten times it (same paper, equation (7)). */
 OUTLINED void lower_barrier(barrier_state *s, mask where, const barrier_errors *e, real least) {
   const real before = s->lanes.barrier;
@@ -61,7 +86,9 @@ OUTLINED void lower_barrier(barrier_state *s, mask where, const barrier_errors *
     const real lower = lane_max(least, lane_min(R(0.2) * mu, mu * lane_sqrt(mu)));
     s->lanes.barrier = lane_select(solved, lower, mu);
   }
-  empty_filter(&s->lanes, lane_lt(s->lanes.barrier, before));
+  const mask lowered = lane_lt(s->lanes.barrier, before);
+  empty_filter(&s->lanes, lowered);
+  forget_best(&s->lanes, lowered);
 }
 
 /* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
@@ -83,6 +110,9 @@ RARE void take_units(barrier_state *s, mask where) {
       s->upper_multiplier[at] = lane_select(where, high, s->upper_multiplier[at]);
     }
   }
+#if CONSTRAINED
+  row_multipliers(s, where, ALL(INFINITY));
+#endif
   lanes->begins = lane_and(lanes->begins, lane_not(where));
 }
 
@@ -94,11 +124,16 @@ INLINE void limit_gaps(barrier_state *s, mask where) {
   s->lanes.adjoint = lane_and(s->lanes.adjoint, lane_not(where));
 }
 
-/* A sweep met a Quu that is not positive definite: more of a shift for the next. */
-INLINE void raise_shift(barrier_state *s, mask where) {
-  const real now = s->lanes.shift;
+/* A sweep met a Quu that is not positive definite: with constraints, the next leaves the second derivatives of dynamics
+ * and rows out; where that is no help, or has not been of late, more of a shift. */
+INLINE void convexify_next(barrier_state *s, mask refused) {
+  barrier_progress *lanes = &s->lanes;
+  const real now = lanes->shift;
+  const mask flat = lane_and(lane_lt(ALL(0), lanes->second_order), lane_not(lane_or(lanes->shift_first, lanes->restoring)));
+  const mask leaves_out = CONSTRAINED ? lane_and(refused, flat) : lane_none();
   const real raised = lane_select(lane_lt(ALL(0), now), R(8) * now, ALL(FIRST_SHIFT));
-  s->lanes.shift = lane_select(where, raised, now);
+  lanes->shift = lane_select(lane_and(refused, lane_not(leaves_out)), raised, now);
+  lanes->second_order = lane_select(leaves_out, ALL(0), lanes->second_order);
 }
 
 /* After a sweep: which lanes have finished, and with which status; the others go on. */
@@ -112,9 +147,9 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const real rounding = R(16) * gap_rounding(s, &s->point) / ALL(s->horizon);
   s->residual = lane_max(relative, lane_select(lane_le(e.gap, rounding), ALL(0), e.gap));
   const mask sound = lane_finite(s->residual);
-  const mask solved = lane_and(lane_le(s->residual, ALL(tolerance)), sound);
+  const mask solved = lane_and(lane_le(s->residual, ALL(tolerance)), lane_and(sound, lane_not(lanes->restoring)));
   const mask positive = lane_and(s->summary.convex, s->summary.finite);
-  const mask plain = lane_eq(lanes->shift, ALL(0));
+  const mask plain = lane_and(lane_eq(lanes->shift, ALL(0)), lane_eq(lanes->second_order, ALL(1)));
 
   verdict v = {ALL_COUNTS(UNFINISHED), begun};
   decide(&v, lane_not(sound), DIVERGED);
@@ -124,10 +159,17 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask refused = lane_and(lane_and(v.open, lane_not(uncertain)), lane_not(positive));
   lanes->certifying = uncertain;
   lanes->shift = lane_select(uncertain, ALL(0), lanes->shift);
-  raise_shift(s, refused);
+  lanes->second_order = lane_select(uncertain, ALL(1), lanes->second_order);
+  convexify_next(s, refused);
   lanes->refused = lane_or(refused, uncertain);
   decide(&v, lane_and(refused, lane_lt(ALL(HOPELESS_SHIFT), lanes->shift)), STALLED);
-  decide(&v, lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES)), STALLED);
+  const mask violated = lane_lt(ALL(VIOLATED), s->point.violation);
+  const mask hopeless = lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES));
+  if (CONSTRAINED) {
+    decide(&v, lane_more(lanes->restoring_failures, ALL_COUNTS(RESTORING_FAILURES)), INFEASIBLE);
+    decide(&v, lane_and(hopeless, violated), INFEASIBLE);
+  }
+  decide(&v, hopeless, STALLED);
   decide(&v, lane_not(lane_more(ALL_COUNTS(a->max_iterations), lanes->iterations)), MAX_ITERATIONS);
 
   const mask begin = lane_and(lanes->busy, lanes->begins);
@@ -162,6 +204,9 @@ OUTLINED void step_multipliers(barrier_state *s, mask where, barrier_errors *e) 
       largest = lane_max(largest, where_on(r->has_upper, near_high * high));
     }
   }
+#if CONSTRAINED
+  step_row_multipliers(s, where, ALL(MULTIPLIER_RANGE), &least, &largest);
+#endif
   e->least_product = least * over;
   e->largest_product = largest * over;
 }
@@ -171,16 +216,18 @@ INLINE void step_costates(barrier_state *s, mask where) {
     s->costate[i] = lane_select(where, s->costate[i] + s->length * s->d_costate[i], s->costate[i]);
 }
 
-/* Memory of the regularisation: more after a step that had to be short, or a rollout, less after a long one. */
+/* Memory of the regularisation: more after a step that had to be short, or a rollout, less after a long one. With
+ * constraints it is less after every step. */
 INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled) {
   const real now = s->lanes.shift, share = s->length / s->longest;
-  const mask short_step = lane_or(rolled, lane_and(stepped, lane_lt(share, ALL(0.3))));
-  const mask long_step = lane_and(stepped, lane_lt(ALL(0.9), share));
+  const mask short_step = CONSTRAINED ? lane_none() : lane_or(rolled, lane_and(stepped, lane_lt(share, ALL(0.3))));
+  const mask long_step = CONSTRAINED ? stepped : lane_and(stepped, lane_lt(ALL(0.9), share));
   const real more = lane_max(now, lane_min(R(4) * now, ALL(MOST_MEMORY)));
   const real less = R(1. / 3) * now;
   const real raised = lane_select(lane_lt(ALL(0), now), more, ALL(FIRST_SHIFT));
   const real lowered = lane_select(lane_lt(less, ALL(LEAST_SHIFT)), ALL(0), less);
   s->lanes.shift = lane_select(short_step, raised, lane_select(long_step, lowered, now));
+  s->lanes.second_order = lane_select(stepped, ALL(1), s->lanes.second_order);
 }
 
 /* What the dual residual will be after the step: its linear part shrinks with the step's length, and what is left grows
@@ -206,26 +253,74 @@ INLINE void note_failures(barrier_state *s, mask failed, mask moved) {
   empty_filter(&s->lanes, lane_and(failed, lane_more(s->lanes.failures, ALL_COUNTS(2))));
 }
 
+/* Lanes enter restoration where no step is acceptable and there is something to restore. They leave it where the
+ * violation has halved, and the filter has nothing against the point. */
+INLINE mask enter_restoration(barrier_state *s, mask stuck) {
+  barrier_progress *lanes = &s->lanes;
+  const mask may = lane_and(lane_not(lanes->restoring), lane_more(ALL_COUNTS(MOST_RESTORATIONS), lanes->restorations));
+  const mask enters = lane_and(lane_and(stuck, may), lane_lt(ALL(OPEN_GAP), s->point.gap));
+  add_to_filter(lanes, enters, s->point.gap, merit(s, &s->point));
+  lanes->restoring = lane_or(lanes->restoring, enters);
+  lanes->restorations -= enters;
+  lanes->violation_at_entry = lane_select(enters, s->point.gap, lanes->violation_at_entry);
+  lanes->shift = lane_select(enters, ALL(0), lanes->shift);
+  return enters;
+}
+
+INLINE void leave_restoration(barrier_state *s, mask stepped) {
+  barrier_progress *lanes = &s->lanes;
+  const real gap = s->point.gap, before = lanes->violation_at_entry;
+  const mask acceptable = lane_or(lane_not(in_filter(lanes, gap, merit(s, &s->point))), lane_le(gap, R(1e-2) * before));
+  const mask leaves = lane_and(lane_and(lanes->restoring, stepped), lane_and(lane_le(gap, R(0.5) * before), acceptable));
+  if (!lane_any(leaves)) return;
+  lanes->restoring = lane_and(lanes->restoring, lane_not(leaves));
+  lanes->adjoint = lane_or(lanes->adjoint, leaves);
+  lanes->shift = lane_select(leaves, ALL(0), lanes->shift);
+#if CONSTRAINED
+  row_multipliers(s, leaves, RESTORED_MULTIPLIER * lanes->cost_unit);
+#endif
+}
+
+/* Where no length would do and there are gaps: with control bounds alone, a rollout closes them; with constraints the
+ * violation is lowered for itself. Returns the lanes that have moved. */
+INLINE mask find_another_way(barrier_state *s, mask stuck, mask *enters) {
+  *enters = lane_none();
+#if CONSTRAINED
+  if (lane_any(stuck)) *enters = enter_restoration(s, stuck);
+  return lane_none();
+#else
+  const mask gaps = lane_lt(R(4) * gap_rounding(s, &s->point) + ALL(1e-9 * s->horizon), s->point.gap);
+  const mask open = lane_and(stuck, gaps);
+  return lane_any(open) ? search_rollouts(s, open) : lane_none();
+#endif
+}
+
 /* Takes a step in all lanes that have one; what cannot be known without a sweep is guessed for the barrier. */
 FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
-  const mask ready = moving(s);
+  barrier_progress *lanes = &s->lanes;
+  const mask ready = moving(s), restored = lane_and(ready, lanes->restoring);
   if (!lane_any(ready)) return;
   barrier_errors e = errors_of(s);
+  if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
   barrier_step(s);
-  const mask stepped = search_lengths(s, ready);
-  const mask gaps = lane_lt(R(4) * gap_rounding(s, &s->point) + ALL(1e-9 * s->horizon), s->point.gap);
-  const mask stuck = lane_and(ready, lane_not(stepped)), open = lane_and(stuck, gaps);
-  const mask rolled = lane_any(open) ? search_rollouts(s, open) : lane_none();
-  const mask moved = lane_or(stepped, rolled);
-  step_costates(s, stepped);
-  step_multipliers(s, moved, &e);
-  s->lanes.adjoint = lane_or(s->lanes.adjoint, rolled);
+  mask enters;
+  const mask stepped = search_lengths(s, ready), stuck = lane_and(ready, lane_not(stepped));
+  const mask rolled = find_another_way(s, stuck, &enters);
+  const mask moved = lane_or(stepped, rolled), regular = lane_and(stepped, lane_not(restored));
+  const mask failed = lane_and(stuck, lane_not(lane_or(rolled, enters)));
+  step_costates(s, regular);
+  step_multipliers(s, lane_and(moved, lane_not(restored)), &e);
+  lanes->adjoint = lane_or(lanes->adjoint, rolled);
   remember_shift(s, stepped, rolled);
-  note_failures(s, lane_and(stuck, lane_not(rolled)), moved);
-  s->lanes.iterations -= ready;
-  e.dual = expected_dual(s, ready, stepped, e.dual);
+  note_failures(s, failed, moved);
+  lanes->iterations -= ready;
+  if (CONSTRAINED) {
+    lanes->restoring_failures = lane_and(lanes->restoring_failures - lane_and(failed, restored), lane_not(moved));
+    leave_restoration(s, lane_and(restored, stepped));
+  }
+  e.dual = expected_dual(s, ready, regular, e.dual);
   e.gap = s->point.largest_gap;
-  lower_barrier(s, stepped, &e, R(0.1) * dual_tolerance(s, (scalar)a->tolerance));
+  lower_barrier(s, regular, &e, R(0.1) * dual_tolerance(s, (scalar)a->tolerance));
 }
 
 #endif

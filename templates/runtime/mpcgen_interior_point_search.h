@@ -5,25 +5,10 @@
 
 #include "mpcgen_interior_point_sweep.h"
 
-enum { HALVINGS = 13, LOG_FACTORS = LANE_BYTES == 8 ? 8 : 4 };
+enum { HALVINGS = 13 };
 #define GAP_MARGIN R(1e-5)     /* share of the gaps by which a step has to be better in gaps or in the barrier function */
 #define BARRIER_ARMIJO R(1e-4)
 #define FARTHEST R(1e8)        /* a rollout with larger states is none */
-
-/* A sum of logarithms that takes one logarithm for every few numbers. They are slacks over half a range: at most two,
- * and not below rounding, so that their products neither overflow nor vanish. */
-typedef struct {
-  real product, sum;
-  int factors;
-} log_sum;
-
-INLINE void multiply(log_sum *logs, real factor) {
-  logs->product *= factor;
-  if (++logs->factors < LOG_FACTORS) return;
-  logs->sum += lane_log(logs->product);
-  logs->product = ALL(1);
-  logs->factors = 0;
-}
 
 /* Keeps a control so far inside its bounds that rounding leaves it a slack; puts one that is held on its bound. */
 INLINE real keep_inside(const control_room *room, real u) {
@@ -34,16 +19,10 @@ INLINE real keep_inside(const control_room *room, real u) {
   return lane_select(room->is_free, inside, room->lower);
 }
 
-/* A candidate being made, stage by stage. */
-typedef struct {
-  barrier_point point;
-  log_sum logs;
-  control_room room[NU];
-} evaluation;
-
 INLINE void begin_evaluation(evaluation *e) {
   barrier_point *p = &e->point;
   p->cost = p->cost_scale = p->gap = p->largest_gap = p->logs = p->largest_state = ALL(0);
+  p->squares = p->violation = ALL(0);
   e->logs.product = ALL(1);
   e->logs.sum = ALL(0);
   e->logs.factors = 0;
@@ -64,13 +43,16 @@ OUTLINED void evaluate_stage(barrier_state *s, int t, evaluation *e) {
   stage_dynamics(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), x + NX, &cost);
   p->cost += cost;
   p->cost_scale += lane_abs(cost);
+#if CONSTRAINED
+  evaluate_slacks(s, t, e);
+#endif
 }
 
 INLINE void evaluate_gap(barrier_state *s, int t, barrier_point *p) {
   EACH(i, NX) {
-    const real gap = lane_abs(gap_at(s->new_path, t, i));
-    p->gap += gap;
-    p->largest_gap = lane_max(gap, p->largest_gap);
+    const real gap = gap_at(s->new_path, t, i);
+    note_lack(p, gap);
+    p->violation = lane_max(lane_abs(gap), p->violation);
   }
 }
 
@@ -82,6 +64,9 @@ RARE void end_evaluation(barrier_state *s, evaluation *e) {
   EACH(i, NX) p->largest_state = lane_max(lane_abs(s->new_path[last * PAIR + i]), p->largest_state);
   p->cost += cost;
   p->cost_scale += lane_abs(cost);
+#if CONSTRAINED
+  evaluate_slacks(s, last, e);
+#endif
   p->logs = e->logs.sum + lane_log(e->logs.product);
   s->candidate = *p;
 }
@@ -131,15 +116,22 @@ INLINE void select_point(barrier_point *to, const barrier_point *from, mask wher
   to->cost_scale = lane_select(where, from->cost_scale, to->cost_scale);
   to->gap = lane_select(where, from->gap, to->gap);
   to->largest_gap = lane_select(where, from->largest_gap, to->largest_gap);
+  to->squares = lane_select(where, from->squares, to->squares);
+  to->violation = lane_select(where, from->violation, to->violation);
   to->logs = lane_select(where, from->logs, to->logs);
   to->largest_state = lane_select(where, from->largest_state, to->largest_state);
 }
 
-/* Candidates become iterates; controls and states only. */
+/* Candidates become iterates, but for their multipliers and costates. */
 OUTLINED void adopt_candidates(barrier_state *s, mask where) {
   const int states = s->horizon * PAIR + NX, controls = s->horizon * NU;
   for (int i = 0; i < states; i++) s->path[i] = lane_select(where, s->new_path[i], s->path[i]);
   for (int i = 0; i < controls; i++) s->u[i] = lane_select(where, s->new_u[i], s->u[i]);
+  for (int i = 0; i < s->horizon * NPATH + NEND; i++) {
+    s->row[i] = lane_select(where, s->new_row[i], s->row[i]);
+    s->low_slack[i] = lane_select(where, s->new_low_slack[i], s->low_slack[i]);
+    s->high_slack[i] = lane_select(where, s->new_high_slack[i], s->high_slack[i]);
+  }
   select_point(&s->point, &s->candidate, where);
 }
 
@@ -220,8 +212,12 @@ INLINE mask judge_candidates(const barrier_state *s, const measure *m, mask *kee
   const mask cheaper = lane_le(change, m->rounding - GAP_MARGIN * m->gap);
   const mask progress = lane_or(lane_and(by_merit, armijo), lane_and(lane_not(by_merit), lane_or(closer, cheaper)));
   const mask near = lane_and(lane_le(p->gap, lanes->most_gap), lane_not(in_filter(lanes, p->gap, value)));
-  *keep = lane_not(lane_and(by_merit, armijo));
-  return lane_and(lane_and(progress, near), finite);
+  const mask regular = lane_and(progress, near);
+  /* In restoration the violation has to fall. */
+  const real share = ALL(1) - R(1e-3) * s->length;
+  const mask restores = lane_le(p->squares, share * share * s->point.squares);
+  *keep = lane_not(lane_or(lane_and(by_merit, armijo), lanes->restoring));
+  return lane_and(lane_or(lane_and(lane_not(lanes->restoring), regular), lane_and(lanes->restoring, restores)), finite);
 }
 
 /* Takes the longest step that the filter admits, of those that the slacks allow; returns the lanes that took one. */

@@ -5,7 +5,8 @@
 #ifndef MPCGEN_INTERIOR_POINT_STATE_H
 #define MPCGEN_INTERIOR_POINT_STATE_H
 
-#include "mpcgen_control.h"
+#include "mpcgen_outcome.h"
+#include "mpcgen_workspace.h"
 
 enum {
   PAIR = 2 * NX,      /* a stage of a path: x_t, and behind it f(x_t, u_t), where generated functions look for it */
@@ -20,6 +21,9 @@ typedef struct {
   mask adjoint;        /* costates are to be those of the trajectory: it begins, or was rolled out */
   mask refused;        /* the last sweep met a Quu that is not positive definite: the same again, with more of a shift */
   mask certifying;     /* solved: sweeps once more, without a shift */
+  mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
+  mask shift_first;    /* where a Hessian is not convex: shifts it before it leaves the second derivatives out */
+  real second_order;   /* weight of the second derivatives of dynamics and rows in the next sweep */
   counts iterations;   /* steps of the attempt and of those before it */
   counts attempt, attempt_end;  /* how often it began; the iteration at which it begins anew */
   counts failures;     /* steps in a row that no length made acceptable */
@@ -31,6 +35,10 @@ typedef struct {
   real filter_gap[FILTER_PAIRS], filter_merit[FILTER_PAIRS];
   real most_gap;       /* no step leads beyond */
   real little_gap;     /* above it, steps are judged by the gaps too */
+  real best_gap, best_error; /* since the last change of the barrier or of shift_first */
+  counts stale;        /* passes in which neither has fallen */
+  real violation_at_entry;
+  counts restorations, restoring_failures;
   real moved;          /* size of the last step, or 0 where there was none; */
   real linear_dual;    /* and what it should have left of the dual residual */
 } barrier_progress;
@@ -39,7 +47,9 @@ typedef struct {
 typedef struct {
   real cost, cost_scale;  /* sum of the stages' costs, and of their sizes; not in units */
   real gap, largest_gap;  /* sum and maximum of |f(x_t, u_t) - x_(t+1)| */
-  real logs;              /* sum of the logarithms of the slacks, in units of their controls */
+  real squares;           /* sum of the gaps' squares; gaps are those of rows, too: what they and their slacks lack */
+  real violation;         /* the largest of the gaps, and of what rows exceed their bounds by */
+  real logs;              /* sum of the logarithms of the slacks, those of controls in their units */
   real largest_state;
 } barrier_point;
 
@@ -73,6 +83,18 @@ typedef struct {
   ARRAY(d_lower, n * NU)               /* steps of the multipliers */          \
   ARRAY(d_upper, n * NU)                                                       \
   ARRAY(gradient, n * NU)              /* dL/du, bounds aside */               \
+  ARRAY(row, n * NPATH + NEND)         /* of constraints, and what is theirs */ \
+  ARRAY(new_row, n * NPATH + NEND)                                             \
+  ARRAY(low_slack, n * NPATH + NEND)                                           \
+  ARRAY(high_slack, n * NPATH + NEND)                                          \
+  ARRAY(new_low_slack, n * NPATH + NEND)                                       \
+  ARRAY(new_high_slack, n * NPATH + NEND)                                      \
+  ARRAY(d_low_slack, n * NPATH + NEND)                                         \
+  ARRAY(d_high_slack, n * NPATH + NEND)                                        \
+  ARRAY(low_multiplier, n * NPATH + NEND)                                      \
+  ARRAY(high_multiplier, n * NPATH + NEND) /* of an equality: its own */       \
+  ARRAY(d_low_multiplier, n * NPATH + NEND)                                    \
+  ARRAY(d_high_multiplier, n * NPATH + NEND)                                   \
   ARRAY(gain, n * NU * NX)             /* the policy, with the step */         \
   ARRAY(step, n * NU)
 
@@ -88,6 +110,7 @@ typedef struct {
   barrier_point point, candidate;
   barrier_summary summary;
   barrier_progress lanes;
+  real weight;                      /* of second derivatives in the present sweep */
   real residual;                    /* what is compared with the tolerance */
   counts status;                    /* how the lanes' problems have ended */
   int64_t problem[LANES], next;
@@ -148,6 +171,38 @@ INLINE real gap_at(in_reals path, int t, int i) { return path[t * PAIR + NX + i]
 INLINE mask moving(const barrier_state *s) {
   const barrier_progress *lanes = &s->lanes;
   return lane_and(lanes->busy, lane_not(lane_or(lane_or(lanes->begins, lanes->refused), lanes->certifying)));
+}
+
+/* A sum of logarithms that takes one logarithm for every few numbers. They are slacks, not below rounding and hardly
+ * above one, so that their products neither overflow nor vanish. */
+typedef struct {
+  real product, sum;
+  int factors;
+} log_sum;
+
+enum { LOG_FACTORS = LANE_BYTES == 8 ? 8 : 4 };
+
+INLINE void multiply(log_sum *logs, real factor) {
+  logs->product *= factor;
+  if (++logs->factors < LOG_FACTORS) return;
+  logs->sum += lane_log(logs->product);
+  logs->product = ALL(1);
+  logs->factors = 0;
+}
+
+/* A candidate being made, stage by stage. */
+typedef struct {
+  barrier_point point;
+  log_sum logs;
+  control_room room[NU];
+} evaluation;
+
+/* Counts what a row of the dynamics or of a constraint lacks. */
+INLINE void note_lack(barrier_point *p, real lack) {
+  const real size = lane_abs(lack);
+  p->gap += size;
+  p->squares += lack * lack;
+  p->largest_gap = lane_max(size, p->largest_gap);
 }
 
 #endif

@@ -5,21 +5,38 @@
 #ifndef MPCGEN_INTERIOR_POINT_SWEEP_H
 #define MPCGEN_INTERIOR_POINT_SWEEP_H
 
-#include "mpcgen_interior_point_state.h"
+#include "mpcgen_interior_point_rows.h"
+
+#define RESTORATION_SHIFT R(1e-2)
+
+/* In restoration a multiplier is mu over its slack. */
+INLINE real multiplier_in_use(const barrier_state *s, mask on, real multiplier, real aim) {
+  if (!CONSTRAINED) return multiplier;
+  return lane_select(lane_and(on, s->lanes.restoring), aim, multiplier);
+}
+
+/* What is added to the Hessian's diagonal over controls in units of their range; in restoration some of it always. */
+INLINE real shift_of(const barrier_state *s) {
+  const real shift = s->lanes.shift * row_unit(s);
+  if (!CONSTRAINED) return shift;
+  const real least = ALL(RESTORATION_SHIFT) * lane_min(ALL(1), s->point.gap) * row_unit(s);
+  return shift + lane_select(s->lanes.restoring, least, ALL(0));
+}
 
 /* Adds the bounds and the shift to a stage's model; notes what its first-order conditions lack. */
 INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu, real *qu, mask *is_free) {
   barrier_summary *summary = &s->summary;
-  const real mu = s->lanes.barrier * s->lanes.cost_unit, shift = s->lanes.shift * s->lanes.cost_unit;
+  const real mu = s->lanes.barrier * row_unit(s), shift = shift_of(s);
   control_room room[NU];
   find_room(s, t, room);
   copy_uu(q, quu);
   EACH(i, NU) {
     const control_room *r = &room[i];
     const int at = t * NU + i;
-    const real u = s->u[at], low = s->lower_multiplier[at], high = s->upper_multiplier[at];
-    const real near_low = below(r, u), near_high = above(r, u);
+    const real u = s->u[at], near_low = below(r, u), near_high = above(r, u);
     const real over_low = ALL(1) / near_low, over_high = ALL(1) / near_high;
+    const real low = multiplier_in_use(s, r->has_lower, s->lower_multiplier[at], mu * over_low);
+    const real high = multiplier_in_use(s, r->has_upper, s->upper_multiplier[at], mu * over_high);
     const real gradient = q->gradient_u[i], dual = lane_abs(where_on(r->is_free, gradient + high - low)) * r->unit;
     s->gradient[at] = gradient;
     quu[TRIANGLE(i, i)] += low * over_low + high * over_high + shift / (r->unit * r->unit);
@@ -44,9 +61,10 @@ INLINE void meet_costates(barrier_state *s, int t, value_model *value) {
   EACH(i, NX) {
     const int at = t * NX + i;
     const real found = value->costate[i], sound = lane_select(lane_finite(found), found, ALL(0));
-    const real costate = lane_select(s->lanes.adjoint, sound, s->costate[at]);
+    const real iterate = lane_select(s->lanes.adjoint, sound, s->costate[at]);
+    const real costate = CONSTRAINED ? lane_select(s->lanes.restoring, ALL(0), iterate) : iterate;
     const real residual = t > 0 ? found - costate : ALL(0);
-    s->costate[at] = t > 0 ? costate : found;
+    s->costate[at] = t > 0 ? iterate : found;
     s->dual_residual[at] = residual;
     value->offset[i] += residual;
     value->costate[i] = costate;
@@ -92,21 +110,44 @@ INLINE void find_units(barrier_state *s, const real *largest, const real *stiffe
   }
 }
 
+/* The value function of the last stage, and the model of another. Where there are rows, with what they add. */
+INLINE void expand_last(barrier_state *s, value_model *value) {
+  const int last = s->horizon;
+  const reals x = path_at(s, last), theta_t = stage_row(s->theta_stage, s->rows, last);
+#if CONSTRAINED
+  row_terms rows;
+  add_rows(s, last, &rows);
+  terminal_expand(x, s->theta, theta_t, &s->weight, rows.dual, rows.stiffness, rows.force, value->hessian, value->costate,
+                  value->offset);
+#else
+  terminal_expand(x, s->theta, theta_t, value->hessian, value->costate);
+  EACH(i, NX) value->offset[i] = ALL(0);
+#endif
+}
+
+INLINE void expand_stage(barrier_state *s, int t, const value_model *value, stage_model *q) {
+  const reals x = path_at(s, t), u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+#if CONSTRAINED
+  row_terms rows;
+  add_rows(s, t, &rows);
+  stage_expand_exact(x, u, s->theta, theta_t, &s->weight, value, rows.dual, rows.stiffness, rows.force, q);
+#else
+  stage_expand_exact(x, u, s->theta, theta_t, &s->weight, value, q);
+#endif
+}
+
 /* One backward sweep at the accepted trajectories. */
 FUNCTION void barrier_sweep(barrier_state *s) {
   const int last = s->horizon;
-  const real whole = ALL(1); /* weight of the dynamics' second derivatives */
-  const real state_shift = s->lanes.shift * s->lanes.on_states * s->lanes.cost_unit;
+  const real state_shift = shift_of(s) * s->lanes.on_states;
   value_model *value = &s->value;
   stage_model *q = &s->model;
   real largest[NU], stiffest[NU];
   EACH(i, NU) largest[i] = stiffest[i] = ALL(0);
   clear_barrier_summary(&s->summary);
-  terminal_expand(path_at(s, last), s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
-  EACH(i, NX) {
-    value->offset[i] = ALL(0);
-    value->hessian[TRIANGLE(i, i)] += state_shift;
-  }
+  s->weight = lane_select(s->lanes.restoring, ALL(0), s->lanes.second_order);
+  expand_last(s, value);
+  EACH(i, NX) value->hessian[TRIANGLE(i, i)] += state_shift;
   for (int t = last;; t--) {
     meet_costates(s, t, value);
     if (t == 0) break;
@@ -114,7 +155,7 @@ FUNCTION void barrier_sweep(barrier_state *s) {
     real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
     mask is_free[NU];
     add_gap(s, t, value);
-    stage_expand_exact(path_at(s, k), s->u + k * NU, s->theta, stage_row(s->theta_stage, s->rows, k), &whole, value, q);
+    expand_stage(s, k, value, q);
     EACH(i, NX) q->hessian[TRIANGLE(i, i)] += state_shift;
     add_bounds(s, k, q, quu, qu, is_free);
     measure_controls(s, k, quu, largest, stiffest);
@@ -177,8 +218,14 @@ OUTLINED void barrier_step(barrier_state *s) {
     stage_tangent(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, next);
     EACH(i, NX) next[i] += gap_at(s->path, t, i);
     control_step(s, t, &slack_share, &multiplier_share);
+#if CONSTRAINED
+    row_step(s, t, &slack_share, &multiplier_share);
+#endif
     costate_step(s, t + 1);
   }
+#if CONSTRAINED
+  row_step(s, s->horizon, &slack_share, &multiplier_share);
+#endif
   const real most = lane_max(ALL(0.99), ALL(1) - s->lanes.barrier);
   s->longest = lane_min(ALL(1), most / slack_share);
   s->dual_length = lane_min(ALL(1), most / multiplier_share);

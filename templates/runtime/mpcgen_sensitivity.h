@@ -10,85 +10,14 @@
 #ifndef MPCGEN_SENSITIVITY_H
 #define MPCGEN_SENSITIVITY_H
 
-#include "mpcgen_problem.h"
-#include "mpcgen_workspace.h"
+#include "mpcgen_row_differentials.h"
 
-/* The workspace of the sweeps, for LANES problems. */
-#define SENSITIVITY_ARRAYS(ARRAY)                                                                         \
-  ARRAY(theta, NTHETA + NPREPARED)                                                                        \
-  ARRAY(theta_stage, rows * NTHETA_STAGE)                                                                 \
-  ARRAY(x, (n + 1) * NX)         /* the solution, as u is */                                              \
-  ARRAY(linear_x, (n + 1) * NX)  /* linear terms of the LQ problem, as linear_u is */                     \
-  ARRAY(costate, (n + 1) * NX)                                                                            \
-  ARRAY(offset, (n + 1) * NX)    /* value function of the differentials, as hessian is */                 \
-  ARRAY(hessian, (n + 1) * NXX)                                                                           \
-  ARRAY(affine, n * NX)          /* d_{t+1} = F d_t + affine; zero in reverse mode */                     \
-  ARRAY(u, n * NU)                                                                                        \
-  ARRAY(linear_u, n * NU)                                                                                 \
-  ARRAY(held, n * NU)            /* value of d_u where a bound holds it; zero in reverse mode */          \
-  ARRAY(multiplier, n * NU)      /* dL/du, nonzero where a bound is active */                             \
-  ARRAY(step, n * NU)            /* policy of the differentials, as gain is */                            \
-  ARRAY(at_lower, n * NU)        /* one where the bound is active, else zero; smoothed: its stiffness */  \
-  ARRAY(at_upper, n * NU)                                                                                 \
-  ARRAY(gain, n * NU * NX)
-
-typedef struct {
-  int horizon;
-  scalar smoothing;
-  int barrier;                /* the solution is that of the problem with the barrier */
-  int rows;                   /* of theta_stage: N+1, or 1 */
-  SENSITIVITY_ARRAYS(DECLARE_ARRAY)
-  real loss_cost;             /* reverse mode: cotangent of the cost */
-  mask usable, regular;       /* the caller wants this problem; every pivot was accepted */
-  mask envelope, given;       /* only the cost's gradient is wanted; that, at least, exists */
-  int shared_loaded;          /* parameters that the batch shares are in all lanes */
-  value_model value;          /* of the sweep's present stage: too large for the stack if there are many states */
-  stage_model model;
-} sensitivity_state;
-
-#define CHANGE_ARRAYS(ARRAY)  \
-  ARRAY(theta, NTHETA)        \
-  ARRAY(theta_stage, rows * NTHETA_STAGE)
-
-/* Forward mode: a change of the parameters, and what it does to the optimal cost. */
-typedef struct {
-  CHANGE_ARRAYS(DECLARE_ARRAY)
-  real cost;
-} parameter_change;
-
-/* A batch of solutions as both modes read it. */
-typedef struct {
-  int64_t batch;
-  const void *states, *controls;
-  const int32_t *usable;
-  const void *const *parameters;
-  const int64_t *parameter_strides;
-} solution_batch;
-
-COUNT size_t sensitivity_reals(int horizon, int constant_parameters) {
-  const size_t n = (size_t)horizon, rows = (size_t)parameter_rows(horizon, constant_parameters);
-  return SENSITIVITY_ARRAYS(COUNT_ARRAY);
-}
-
-/* Lays out a workspace of sensitivity_reals() from `at` on, where all is zero; returns what follows. */
-FUNCTION reals lay_out_sensitivity(sensitivity_state *s, int horizon, int constant_parameters, reals at) {
-  const size_t n = (size_t)horizon, rows = (size_t)parameter_rows(horizon, constant_parameters);
-  s->horizon = horizon;
-  s->rows = (int)rows;
-  s->shared_loaded = 0;
-  SENSITIVITY_ARRAYS(PLACE_ARRAY)
-  return at;
-}
-
-/* Stiffness z / s of a bound at distance `slack` with multiplier `pressure` (one of them zero), moved along
- * s - z = slack - pressure to s z = mu. Zero for an infinite bound. */
-INLINE real stiffness(real slack, real pressure, scalar mu) {
-  const real gap = slack - pressure, larger = R(0.5) * (lane_abs(gap) + lane_sqrt(gap * gap + R(4) * mu));
-  const real smaller = mu / larger, away = lane_select(lane_lt(ALL(0), gap), ALL(1), ALL(0));
-  const real s = lane_select(lane_lt(ALL(0), away), larger, smaller);
-  const real z = lane_select(lane_lt(ALL(0), away), smaller, larger);
-  return lane_select(lane_finite(slack), z / s, ALL(0));
-}
+/* An argument that functions of problems with constraints have, and others have not. */
+#if CONSTRAINED
+#define ROWS_OF(argument) argument,
+#else
+#define ROWS_OF(argument)
+#endif
 
 /* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. A
  * bound is active where u - dL/du does not lie strictly inside it. */
@@ -140,9 +69,26 @@ FUNCTION void change_stage(sensitivity_state *s, int t, value_model *value, para
   const reals d_theta_t = stage_row(change->theta_stage, s->rows, t);
   real cost;
   stage_forward(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), value->costate,
-                change->theta, d_theta_t, s->linear_x + t * NX, s->linear_u + t * NU, s->affine + t * NX, &cost);
+                ROWS_OF(s->dual + t * NPATH) change->theta, d_theta_t, s->linear_x + t * NX, s->linear_u + t * NU,
+                s->affine + t * NX, ROWS_OF(s->d_row) &cost);
   change->cost += cost;
+#if CONSTRAINED
+  change_rows(s, t, s->d_row, change);
+#endif
   shift_value(s->affine + t * NX, value);
+}
+
+/* Forward mode: the last stage's linear terms. */
+FUNCTION void change_last(sensitivity_state *s, parameter_change *change) {
+  const int last = s->horizon;
+  real cost;
+  terminal_forward(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), ROWS_OF(s->dual + last * NPATH)
+                   change->theta, stage_row(change->theta_stage, s->rows, last), s->linear_x + last * NX,
+                   ROWS_OF(s->d_row) &cost);
+  change->cost += cost;
+#if CONSTRAINED
+  change_rows(s, last, s->d_row, change);
+#endif
 }
 
 /* Forward mode: bounds that move carry the controls they hold with them, or push if they are smoothed. */
@@ -175,7 +121,8 @@ FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *
     /* dL/du of a free control is zero but for the residual: with it the cost's gradient is that of the solution
      * sought, to second order, and not that of the one found. Beside a barrier it is the barrier's force. */
     const real rest = lane_select(p->is_free[i], s->loss_cost * q->gradient_u[i], ALL(0));
-    if (s->barrier || !(s->smoothing > 0)) s->linear_u[k * NU + i] += rest;
+    /* In reverse mode what an earlier sweep has added is still there. */
+    if ((s->barrier || !(s->smoothing > 0)) && (change || s->sweep == 0)) s->linear_u[k * NU + i] += rest;
     p->qu[i] = s->linear_u[k * NU + i] + q->offset_u[i];
     pushed[i] += p->qu[i];
   }
@@ -204,6 +151,7 @@ FUNCTION void drop_singular(sensitivity_state *s) {
     s->step[i] = lane_select(s->regular, s->step[i], ALL(0));
     s->linear_u[i] = lane_select(s->regular, s->linear_u[i], ALL(0));
   }
+  TEAM_FOR(i, n * NPATH + NEND) s->d_dual[i] = lane_select(s->regular, s->d_dual[i], ALL(0));
   TEAM_FOR(i, n * NU * NX) s->gain[i] = lane_select(s->regular, s->gain[i], ALL(0));
   TEAM_FOR(i, (n + 1) * NX) s->offset[i] = lane_select(s->regular, s->offset[i], ALL(0));
   TEAM_FOR(i, (n + 1) * NXX) s->hessian[i] = lane_select(s->regular, s->hessian[i], ALL(0));
@@ -239,10 +187,14 @@ INLINE void differential_model(differential_state *d, int t, value_model *value,
   const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
   const real whole = ALL(1); /* weight of the dynamics' second derivatives */
   if (d->change) change_stage(s, t, value, d->change);
+#if CONSTRAINED
+  real dual[MOST_DIFFERENTIAL_ROWS], weight[MOST_DIFFERENTIAL_ROWS], force[MOST_DIFFERENTIAL_ROWS];
+  model_rows(s, t, dual, weight, force);
+#endif
   if (d->exact_hessian)
-    stage_expand_exact(x, u, s->theta, theta_t, &whole, value, q);
+    stage_expand_exact(x, u, s->theta, theta_t, &whole, value, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
   else
-    stage_expand_gauss_newton(x, u, s->theta, theta_t, value, q);
+    stage_expand_gauss_newton(x, u, s->theta, theta_t, value, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
 }
 
 INLINE void differential_policy(differential_state *d, int t, stage_model *q, control_problem *p) {
@@ -257,27 +209,72 @@ INLINE void differential_value(differential_state *d, int t, const stage_model *
 #define SWEEP(part) differential_##part
 #include "mpcgen_riccati.h"
 
-/* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage.
- * `change` is NULL in reverse mode. */
-FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change) {
-  const int last = s->horizon;
-  differential_state d = {s, change, exact_hessian};
-  value_model *value = &s->value;
-  control_problem p;
-  terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
-  for (int i = 0; i < NX; i++) value->offset[i] = s->linear_x[last * NX + i];
-  s->regular = lane_all();
-  differential_sweep(&d, last, value, &s->model, &p);
-  note_singular(s, value);
-  drop_singular(s);
-}
-
 /* d_u of the optimal policy at a stage. */
 INLINE void policy_differential(const sensitivity_state *s, int t, in_reals d_x, out_reals d_u) {
   TEAM_FOR(a, NU) {
     d_u[a] = s->step[t * NU + a];
     for (int j = 0; j < NX; j++) d_u[a] += s->gain[(t * NU + a) * NX + j] * d_x[j];
   }
+}
+
+/* The value function of the differentials at the last stage. */
+INLINE void last_differential(sensitivity_state *s, int exact_hessian, value_model *value) {
+  const int last = s->horizon;
+  const reals x = s->x + last * NX, theta_t = stage_row(s->theta_stage, s->rows, last);
+#if CONSTRAINED
+  const real curvature = ALL(exact_hessian ? 1 : 0);
+  real dual[MOST_DIFFERENTIAL_ROWS], weight[MOST_DIFFERENTIAL_ROWS], force[MOST_DIFFERENTIAL_ROWS];
+  model_rows(s, last, dual, weight, force);
+  terminal_expand(x, s->theta, theta_t, &curvature, dual, weight, force, value->hessian, value->costate, value->offset);
+#else
+  (void)exact_hessian;
+  terminal_expand(x, s->theta, theta_t, value->hessian, value->costate);
+  for (int i = 0; i < NX; i++) value->offset[i] = ALL(0);
+#endif
+  for (int i = 0; i < NX; i++) value->offset[i] += s->linear_x[last * NX + i];
+}
+
+#if CONSTRAINED
+/* The differentials of the rows' multipliers that the last sweep's policy makes, from a change of x_0. */
+FUNCTION void sweep_duals(sensitivity_state *s, const real *initial) {
+  real d_x[NX], d_u[NU], d_next[NX];
+  for (int i = 0; i < NX; i++) d_x[i] = initial ? initial[i] : ALL(0);
+  for (int t = 0; t < s->horizon; t++) {
+    policy_differential(s, t, d_x, d_u);
+    change_duals(s, t, d_x, d_u);
+    stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
+    for (int i = 0; i < NX; i++) d_x[i] = d_next[i] + s->affine[t * NX + i];
+  }
+  change_duals(s, s->horizon, d_x, d_u);
+}
+#endif
+
+/* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage.
+ * `change` is NULL in reverse mode, with `initial`, the change of x_0. */
+FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
+                                   const real *initial) {
+  differential_state d = {s, change, exact_hessian};
+  value_model *value = &s->value;
+  control_problem p;
+  const real cost = change ? change->cost : ALL(0);
+  s->regular = lane_all();
+#if CONSTRAINED
+  weigh_rows(s);
+#endif
+  for (s->sweep = 0; s->sweep < SWEEPS; s->sweep++) {
+    if (change) {
+      change->cost = cost;
+      change_last(s, change);
+    }
+    last_differential(s, exact_hessian, value);
+    differential_sweep(&d, s->horizon, value, &s->model, &p);
+#if CONSTRAINED
+    sweep_duals(s, initial);
+#endif
+  }
+  (void)initial;
+  note_singular(s, value);
+  drop_singular(s);
 }
 
 OUTLINED void load_array(out_reals destination, int lane, const void *source, int64_t problem, size_t count) {
@@ -297,6 +294,9 @@ FUNCTION int load_solution(sensitivity_state *s, const solution_batch *p, int k,
   if (!usable) return 0;
   load_array(s->x, k, p->states, problem, (n + 1) * NX);
   load_array(s->u, k, p->controls, problem, n * NU);
+#if CONSTRAINED
+  TEAM_LEADER load_duals(s, k, (const scalar *)p->duals + (size_t)problem * (n + 1) * NDUAL);
+#endif
   if (!s->shared_loaded)
     load_shared_parameters(s->theta, s->theta_stage, s->rows, p->parameters, p->parameter_strides);
   team_meet();

@@ -8,14 +8,6 @@
 
 #include "mpcgen_control.h"
 
-/* What an argument struct calls a method. */
-enum { BOX_DDP = 0, INTERIOR_POINT = 1 };
-
-typedef struct {
-  const solve_arguments *arguments;
-  work_queue queue;
-} solve_job;
-
 /* Writes a lane's result, which leaves the lane idle. */
 FUNCTION void finish(solver_state *s, const solve_arguments *a, int k, int status) {
   const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
@@ -52,19 +44,6 @@ FUNCTION counts conclude(solver_state *s, const solve_arguments *a) {
   return review(s, (scalar)a->tolerance, a->max_iterations, LINEAR_DYNAMICS || a->certify);
 }
 
-/* Fills a result that does not exist with NaN, so that nobody mistakes it for one. */
-FUNCTION void write_nothing(const solve_arguments *a, int64_t problem, int horizon, int status) {
-  const size_t n = (size_t)horizon, p = (size_t)problem;
-  const struct { scalar *at; size_t count; } parts[] = {
-      {(scalar *)a->states + p * (n + 1) * NX, (n + 1) * NX}, {(scalar *)a->controls + p * n * NU, n * NU},
-      {(scalar *)a->costates + p * (n + 1) * NX, (n + 1) * NX}, {(scalar *)a->gains + p * n * NU * NX, n * NU * NX},
-      {(scalar *)a->cost + p, 1}, {(scalar *)a->residual + p, 1}};
-  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-    for (size_t j = 0; j < parts[i].count; j++) parts[i].at[j] = (scalar)NAN;
-  a->status[problem] = status;
-  a->iterations[problem] = 0;
-}
-
 /* Keeps of a rollout that overflowed what is finite: the states up to the first stage where one is not, NaN behind it.
  * They tell where the model fails. */
 FUNCTION void write_overflow(const solver_state *s, const solve_arguments *a, int k) {
@@ -75,22 +54,6 @@ FUNCTION void write_overflow(const solver_state *s, const solve_arguments *a, in
     if (!isfinite(value)) break;
     states[i] = value;
   }
-}
-
-/* Whether a lane's bounds leave room for its controls. What does not vary was checked when the text was made. */
-FUNCTION int bounds_in_order(reals theta, reals theta_stage, int rows, int horizon, int k) {
-  int good = 1;
-#if BOUNDS_VARY
-  TEAM_FOR(t, horizon) {
-    real lower[NU], upper[NU];
-    stage_bounds(theta, stage_row(theta_stage, rows, t), lower, upper);
-    for (int i = 0; i < NU; i++)
-      good &= lane_get(&lower[i], k) <= lane_get(&upper[i], k) && lane_get(&lower[i], k) < (scalar)INFINITY &&
-              lane_get(&upper[i], k) > -(scalar)INFINITY;
-  }
-#endif
-  (void)theta, (void)theta_stage, (void)rows, (void)horizon, (void)k;
-  return good;
 }
 
 /* Loads a problem into a lane and readies its first rollout; returns 0 if its numbers cannot make a problem. */

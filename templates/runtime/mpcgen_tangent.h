@@ -42,7 +42,8 @@ FUNCTION void lay_out_tangent(tangent_state *s, const tangent_arguments *a, real
 /* Loads a solution and the changes of its x0 and parameters into a lane; a NULL change is zero. */
 FUNCTION void load_change(tangent_state *f, const tangent_arguments *a, int k, int64_t problem) {
   sensitivity_state *s = &f->base;
-  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
+  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
+                                 DUALS_OF(a)};
   if (!load_solution(s, &source, k, problem)) return;
   load_array(f->initial, k, a->tangent_initial_state, problem, NX);
   for (int p = 0; p < NPARAMETERS; p++) {
@@ -105,11 +106,9 @@ FUNCTION void store_tangents(const tangent_state *f, const tangent_arguments *a,
 
 FUNCTION void tangent_vector(tangent_state *f, const tangent_arguments *a, int64_t first) {
   sensitivity_state *s = &f->base;
-  const int last = s->horizon;
   for (int k = 0; k < LANES; k++) load_change(f, a, k, first + k);
-  terminal_forward(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), f->change.theta,
-                   stage_row(f->change.theta_stage, s->rows, last), s->linear_x + last * NX, &f->change.cost);
-  sensitivity_backward(s, a->exact_hessian, &f->change);
+  f->change.cost = ALL(0);
+  sensitivity_backward(s, a->exact_hessian, &f->change, f->initial);
   tangent_forward(f);
   note_not_finite(s, &f->change.cost, 1);
   drop_unusable(f);

@@ -5,17 +5,23 @@
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
 #include "mpcgen_interior_point.h"
+#if !CONSTRAINED
 #include "mpcgen_solver.h"
+#endif
 #include "mpcgen_tangent.h"
 
 /* Numbers in a worker's workspace. */
 COUNT size_t solve_worker_reals(const solve_arguments *a) {
-  return a->method == INTERIOR_POINT ? barrier_reals(a) : solver_reals(a);
+#if !CONSTRAINED
+  if (a->method != INTERIOR_POINT) return solver_reals(a);
+#endif
+  return barrier_reals(a);
 }
 COUNT size_t gradient_worker_reals(const gradient_arguments *a) { return gradient_reals(a); }
 COUNT size_t tangent_worker_reals(const tangent_arguments *a) { return tangent_reals(a); }
 COUNT size_t examine_worker_reals(const examine_arguments *a) { return examine_reals(a); }
 
+#if !CONSTRAINED
 static __global__ void __launch_bounds__(BLOCK) solve_kernel(const __grid_constant__ solve_task task) {
   const solve_arguments arguments = task.arguments();
   solve_job job = {&arguments, {task.next, arguments.batch}};
@@ -24,6 +30,7 @@ static __global__ void __launch_bounds__(BLOCK) solve_kernel(const __grid_consta
   lay_out_solver(&s, &arguments, worker_workspace(task.workspace, solve_worker_reals(&arguments)));
   run_solver(&s, &job);
 }
+#endif
 
 static __global__ void __launch_bounds__(BLOCK) interior_point_kernel(const __grid_constant__ solve_task task) {
   const solve_arguments arguments = task.arguments();

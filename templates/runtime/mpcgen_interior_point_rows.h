@@ -1,0 +1,246 @@
+/* The rows of constraints in the interior point: slacks, multipliers, and what they add to a stage's Newton system.
+ *
+ * A row lower <= c(x, u) <= upper has two sides, each with a slack s and a multiplier z of its own, c - upper + s = 0 and
+ * lower - c + s = 0. Its weight in the Hessian is D = 1 / (s/z + delta), summed over the sides before it meets the row's
+ * Jacobian; delta is a regularisation that makes every row independent. Where the bounds meet, the row is an equality:
+ * D = 1 / delta, and its multiplier, of either sign, is kept as the upper side's. A side that is infinite is off. */
+#ifndef MPCGEN_INTERIOR_POINT_ROWS_H
+#define MPCGEN_INTERIOR_POINT_ROWS_H
+
+#include "mpcgen_interior_point_state.h"
+
+enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS : 1 };
+
+#if MPCGEN_PRECISION == 64
+#define INEQUALITY_DELTA R(1e-10)
+#define EQUALITY_DELTA R(1e-8)
+#define VIOLATION_WEIGHT R(1e6)   /* in restoration, of the rows in units of the cost, which then hardly counts */
+#else
+#define INEQUALITY_DELTA R(1e-5)
+#define EQUALITY_DELTA R(1e-5)
+#define VIOLATION_WEIGHT R(1e3)
+#endif
+
+/* A row's bounds at a stage. */
+typedef struct {
+  real lower, upper;
+  mask has_lower, has_upper, meets;
+} row_room;
+
+/* What the rows of a stage hand to the stage's model: their multipliers, weights D, and D times what they lack. */
+typedef struct {
+  real dual[ROWS], stiffness[ROWS], force[ROWS];
+} row_terms;
+
+INLINE int row_count(const barrier_state *s, int t) { return t < s->horizon ? NPATH : NEND; }
+
+/* What one cost unit is: in restoration the rows' part of the system is scaled up. */
+INLINE real row_unit(const barrier_state *s) {
+  const barrier_progress *lanes = &s->lanes;
+  return lane_select(lanes->restoring, VIOLATION_WEIGHT * lanes->cost_unit, lanes->cost_unit);
+}
+
+#if CONSTRAINED
+
+/* Rows that read no control do not hold at x_0, which is given. */
+FUNCTION void find_rows(const barrier_state *s, int t, row_room *room) {
+  real lower[ROWS], upper[ROWS];
+  if (t < s->horizon)
+    stage_row_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
+  else
+    terminal_row_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
+  for (int i = 0; i < row_count(s, t); i++) {
+    const mask here = t > 0 || i < NMIXED ? lane_all() : lane_none();
+    const real size = lane_max(lane_abs(lower[i]), lane_abs(upper[i]));
+    const mask near = lane_le(upper[i] - lower[i], ALL(8 * SCALAR_EPSILON) * size);
+    const mask meets = lane_and(near, lane_finite(size));
+    room[i].lower = lower[i];
+    room[i].upper = upper[i];
+    room[i].meets = lane_and(here, meets);
+    room[i].has_lower = lane_and(here, lane_and(lane_finite(lower[i]), lane_not(meets)));
+    room[i].has_upper = lane_and(here, lane_and(lane_finite(upper[i]), lane_not(meets)));
+  }
+}
+
+FUNCTION void evaluate_rows(const barrier_state *s, int t, stored_reals path, stored_reals u, reals rows) {
+  const reals theta_t = stage_row(s->theta_stage, s->rows, t);
+  if (t < s->horizon)
+    stage_rows(path + t * PAIR, u + t * NU, s->theta, theta_t, rows + t * NPATH);
+  else
+    terminal_rows(path + t * PAIR, s->theta, theta_t, rows + t * NPATH);
+}
+
+/* What a side lacks: zero where it is off. */
+INLINE real high_lack(const row_room *r, real row, real slack) { return where_on(r->has_upper, row - r->upper + slack); }
+INLINE real low_lack(const row_room *r, real row, real slack) { return where_on(r->has_lower, r->lower - row + slack); }
+INLINE real equality_lack(const row_room *r, real row) { return where_on(r->meets, row - r->upper); }
+
+/* A side in the Newton system: its weight, and its weight times g + mu/z, for a multiplier in units of the problem. */
+typedef struct {
+  real weight, force;
+} side;
+
+INLINE side side_terms(mask on, real lack, real slack, real multiplier, real mu, real delta) {
+  const real z = lane_select(on, multiplier, ALL(1)), weight = where_on(on, ALL(1) / (slack / z + delta));
+  const side terms = {weight, weight * (lack - slack + mu / z)};
+  return terms;
+}
+
+/* The sides of row i at stage t. In restoration z is mu/s and counts as a force of its own, and delta is one. */
+typedef struct {
+  side low, high, equal;
+} row_sides;
+
+INLINE row_sides sides_of(const barrier_state *s, const row_room *r, int at) {
+  const barrier_progress *lanes = &s->lanes;
+  const real unit = row_unit(s), mu = lanes->barrier * unit;
+  const real delta = lane_select(lanes->restoring, ALL(1), ALL(INEQUALITY_DELTA)) / unit;
+  const real equality_delta = lane_select(lanes->restoring, ALL(1), ALL(EQUALITY_DELTA)) / unit;
+  const real low_slack = s->low_slack[at], high_slack = s->high_slack[at], row = s->row[at];
+  const real low = lane_select(lanes->restoring, mu / low_slack, s->low_multiplier[at]);
+  const real high = lane_select(lanes->restoring, mu / high_slack, s->high_multiplier[at]);
+  row_sides sides = {
+      side_terms(r->has_lower, low_lack(r, row, low_slack), low_slack, low, mu, delta),
+      side_terms(r->has_upper, high_lack(r, row, high_slack), high_slack, high, mu, delta),
+      {where_on(r->meets, ALL(1) / equality_delta), equality_lack(r, row) / equality_delta},
+  };
+  sides.low.force += where_on(lane_and(lanes->restoring, r->has_lower), low);
+  sides.high.force += where_on(lane_and(lanes->restoring, r->has_upper), high);
+  return sides;
+}
+
+/* What the rows of a stage add to its model, and the sizes of multipliers and products into what a sweep finds. */
+FUNCTION void add_rows(barrier_state *s, int t, row_terms *terms) {
+  barrier_summary *summary = &s->summary;
+  row_room room[ROWS];
+  find_rows(s, t, room);
+  for (int i = 0; i < row_count(s, t); i++) {
+    const row_room *r = &room[i];
+    const int at = t * NPATH + i;
+    const row_sides sides = sides_of(s, r, at);
+    const real low = s->low_multiplier[at], high = s->high_multiplier[at];
+    const real low_product = low * s->low_slack[at], high_product = high * s->high_slack[at];
+    const real stiffness = sides.low.weight + sides.high.weight + sides.equal.weight;
+    terms->dual[i] = lane_select(s->lanes.restoring, ALL(0), high - low);
+    terms->stiffness[i] = lane_select(s->lanes.begins, ALL(0), stiffness);
+    terms->force[i] = sides.high.force - sides.low.force + sides.equal.force;
+    summary->multiplier_sum += low + lane_abs(high);
+    summary->sides += where_on(r->has_lower, ALL(1)) + where_on(lane_or(r->has_upper, r->meets), ALL(1));
+    summary->least_product = lane_min(summary->least_product, lane_select(r->has_lower, low_product, ALL(INFINITY)));
+    summary->least_product = lane_min(summary->least_product, lane_select(r->has_upper, high_product, ALL(INFINITY)));
+    summary->largest_product = lane_max(summary->largest_product, where_on(r->has_lower, low_product));
+    summary->largest_product = lane_max(summary->largest_product, where_on(r->has_upper, high_product));
+  }
+}
+
+/* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. */
+FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *multiplier_share) {
+  const barrier_progress *lanes = &s->lanes;
+  const reals theta_t = stage_row(s->theta_stage, s->rows, t), d_x = s->d_x + t * NX;
+  const real unit = row_unit(s), mu = lanes->barrier * unit;
+  const real delta = lane_select(lanes->restoring, ALL(1), ALL(INEQUALITY_DELTA)) / unit;
+  real change[ROWS];
+  row_room room[ROWS];
+  find_rows(s, t, room);
+  if (t < s->horizon)
+    stage_rows_tangent(path_at(s, t), s->u + t * NU, s->theta, theta_t, d_x, s->d_u + t * NU, change);
+  else
+    terminal_rows_tangent(path_at(s, t), s->theta, theta_t, d_x, change);
+  for (int i = 0; i < row_count(s, t); i++) {
+    const row_room *r = &room[i];
+    const int at = t * NPATH + i;
+    const row_sides sides = sides_of(s, r, at);
+    const real low_slack = s->low_slack[at], high_slack = s->high_slack[at], row = s->row[at];
+    const real low = s->low_multiplier[at], high = s->high_multiplier[at];
+    /* In restoration the force has z in it, and the step of z is to it. */
+    const real low_new = sides.low.force - sides.low.weight * change[i];
+    const real high_new = sides.high.force + sides.high.weight * change[i];
+    const real low_from = where_on(lane_and(lanes->restoring, r->has_lower), mu / low_slack);
+    const real high_from = where_on(lane_and(lanes->restoring, r->has_upper), mu / high_slack);
+    const real d_low = low_new - low_from, d_high = high_new - high_from;
+    const real d_low_slack = where_on(r->has_lower, delta * d_low + change[i]) - low_lack(r, row, low_slack);
+    const real d_high_slack = where_on(r->has_upper, delta * d_high - change[i]) - high_lack(r, row, high_slack);
+    const real equal = sides.equal.force + sides.equal.weight * change[i];
+    s->d_low_slack[at] = d_low_slack;
+    s->d_high_slack[at] = d_high_slack;
+    s->d_low_multiplier[at] = d_low;
+    s->d_high_multiplier[at] = lane_select(r->meets, equal, d_high);
+    *slack_share = lane_max(where_on(r->has_lower, -d_low_slack / low_slack), *slack_share);
+    *slack_share = lane_max(where_on(r->has_upper, -d_high_slack / high_slack), *slack_share);
+    *multiplier_share = lane_max(where_on(r->has_lower, -d_low / low), *multiplier_share);
+    *multiplier_share = lane_max(where_on(r->has_upper, -d_high / high), *multiplier_share);
+    const real pushes = where_on(r->has_lower, d_low_slack / low_slack) + where_on(r->has_upper, d_high_slack / high_slack);
+    s->slope -= (high - low) * change[i] + lanes->barrier * lanes->cost_unit * pushes;
+  }
+}
+
+/* The rows of a candidate at a stage: their slacks after the step, let out where a row has more room than that; what they
+ * lack. */
+FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
+  barrier_point *p = &e->point;
+  row_room room[ROWS];
+  find_rows(s, t, room);
+  evaluate_rows(s, t, s->new_path, s->new_u, s->new_row);
+  for (int i = 0; i < row_count(s, t); i++) {
+    const row_room *r = &room[i];
+    const int at = t * NPATH + i;
+    const real row = s->new_row[at];
+    const real low = lane_max(s->low_slack[at] + s->length * s->d_low_slack[at], row - r->lower);
+    const real high = lane_max(s->high_slack[at] + s->length * s->d_high_slack[at], r->upper - row);
+    s->new_low_slack[at] = lane_select(r->has_lower, low, ALL(1));
+    s->new_high_slack[at] = lane_select(r->has_upper, high, ALL(1));
+    multiply(&e->logs, s->new_low_slack[at]);
+    multiply(&e->logs, s->new_high_slack[at]);
+    note_lack(p, low_lack(r, row, low));
+    note_lack(p, high_lack(r, row, high));
+    note_lack(p, equality_lack(r, row));
+    const real beyond = lane_max(where_on(r->has_upper, row - r->upper), where_on(r->has_lower, r->lower - row));
+    p->violation = lane_max(lane_max(beyond, lane_abs(equality_lack(r, row))), p->violation);
+  }
+}
+
+/* The multipliers of lanes that begin, or leave restoration: from the slacks, and of equalities zero. */
+RARE void row_multipliers(barrier_state *s, mask where, real most) {
+  const real mu = s->lanes.barrier * s->lanes.cost_unit;
+  for (int t = 0; t <= s->horizon; t++) {
+    row_room room[ROWS];
+    find_rows(s, t, room);
+    for (int i = 0; i < row_count(s, t); i++) {
+      const int at = t * NPATH + i;
+      const real low = where_on(room[i].has_lower, lane_min(mu / s->low_slack[at], most));
+      const real high = where_on(room[i].has_upper, lane_min(mu / s->high_slack[at], most));
+      s->low_multiplier[at] = lane_select(where, low, s->low_multiplier[at]);
+      s->high_multiplier[at] = lane_select(where, high, s->high_multiplier[at]);
+    }
+  }
+}
+
+/* The multipliers of the rows of the lanes that took a step, kept near mu over their slacks; equalities' as they are. */
+FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, real *least, real *largest) {
+  const real mu = s->lanes.barrier * s->lanes.cost_unit;
+  const real length = lane_select(where, s->dual_length, ALL(0)), whole = lane_select(where, s->length, ALL(0));
+  for (int t = 0; t <= s->horizon; t++) {
+    row_room room[ROWS];
+    find_rows(s, t, room);
+    for (int i = 0; i < row_count(s, t); i++) {
+      const row_room *r = &room[i];
+      const int at = t * NPATH + i;
+      const real low_slack = s->low_slack[at], high_slack = s->high_slack[at];
+      const real low_aim = mu / low_slack, high_aim = mu / high_slack, before = s->high_multiplier[at];
+      real low = s->low_multiplier[at] + length * s->d_low_multiplier[at];
+      real high = before + length * s->d_high_multiplier[at];
+      const real equal = before + whole * s->d_high_multiplier[at];
+      low = where_on(r->has_lower, lane_clip(low, low_aim / range, low_aim * range));
+      high = where_on(r->has_upper, lane_clip(high, high_aim / range, high_aim * range));
+      s->low_multiplier[at] = lane_select(where, low, s->low_multiplier[at]);
+      s->high_multiplier[at] = lane_select(where, lane_select(r->meets, equal, high), before);
+      *least = lane_min(*least, lane_select(r->has_lower, low_slack * low, ALL(INFINITY)));
+      *least = lane_min(*least, lane_select(r->has_upper, high_slack * high, ALL(INFINITY)));
+      *largest = lane_max(*largest, lane_max(low_slack * low, high_slack * high));
+    }
+  }
+}
+
+#endif
+
+#endif

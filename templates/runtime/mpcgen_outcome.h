@@ -1,0 +1,71 @@
+/* What the solvers share beside the stages: jobs, how a problem can end, and results that do not exist. */
+#ifndef MPCGEN_OUTCOME_H
+#define MPCGEN_OUTCOME_H
+
+#include "mpcgen_problem.h"
+
+/* What an argument struct calls a method. */
+enum { BOX_DDP = 0, INTERIOR_POINT = 1 };
+
+typedef struct {
+  const solve_arguments *arguments;
+  work_queue queue;
+} solve_job;
+
+/* Keep in step with mpcgen.Status. */
+enum {
+  CONVERGED = 0,
+  MAX_ITERATIONS = 1,
+  STALLED = 2,
+  INVALID_INPUT = 3,
+  DIVERGED = 4,
+  NOT_A_MINIMUM = 5,
+  INFEASIBLE = 6,
+};
+enum { UNFINISHED = -1 };
+
+/* How the lanes' problems have ended, where they have; `open` are those not decided yet. */
+typedef struct {
+  counts status;
+  mask open;
+} verdict;
+
+INLINE void decide(verdict *v, mask where, int status) {
+  where = lane_and(where, v->open);
+  v->status = lane_or(lane_and(v->status, lane_not(where)), lane_and(ALL_COUNTS(status), where));
+  v->open = lane_and(v->open, lane_not(where));
+}
+
+/* Fills a result that does not exist with NaN, so that nobody mistakes it for one. */
+FUNCTION void write_nothing(const solve_arguments *a, int64_t problem, int horizon, int status) {
+  const size_t n = (size_t)horizon, p = (size_t)problem;
+  const struct { scalar *at; size_t count; } parts[] = {
+      {(scalar *)a->states + p * (n + 1) * NX, (n + 1) * NX}, {(scalar *)a->controls + p * n * NU, n * NU},
+      {(scalar *)a->costates + p * (n + 1) * NX, (n + 1) * NX}, {(scalar *)a->gains + p * n * NU * NX, n * NU * NX},
+#if CONSTRAINED
+      {(scalar *)a->duals + p * (n + 1) * NDUAL, (n + 1) * NDUAL}, {(scalar *)a->violation + p, 1},
+#endif
+      {(scalar *)a->cost + p, 1}, {(scalar *)a->residual + p, 1}};
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+    for (size_t j = 0; j < parts[i].count; j++) parts[i].at[j] = (scalar)NAN;
+  a->status[problem] = status;
+  a->iterations[problem] = 0;
+}
+
+/* Whether a lane's bounds leave room for its controls. What does not vary was checked when the text was made. */
+FUNCTION int bounds_in_order(reals theta, reals theta_stage, int rows, int horizon, int k) {
+  int good = 1;
+#if BOUNDS_VARY
+  TEAM_FOR(t, horizon) {
+    real lower[NU], upper[NU];
+    stage_bounds(theta, stage_row(theta_stage, rows, t), lower, upper);
+    for (int i = 0; i < NU; i++)
+      good &= lane_get(&lower[i], k) <= lane_get(&upper[i], k) && lane_get(&lower[i], k) < (scalar)INFINITY &&
+              lane_get(&upper[i], k) > -(scalar)INFINITY;
+  }
+#endif
+  (void)theta, (void)theta_stage, (void)rows, (void)horizon, (void)k;
+  return good;
+}
+
+#endif

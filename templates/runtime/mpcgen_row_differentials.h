@@ -1,0 +1,157 @@
+/* The rows of constraints in the differentials of a solution.
+ *
+ * A row's multiplier changes by v = D (J d + what moves the row against its bounds), D = 1 / (s/z + delta): next to
+ * infinity where the row holds, next to nothing where it does not. delta keeps rows that depend on each other apart. Its
+ * error is taken back by repeating the sweep with delta v as a force, which the exact differentials leave unmoved. */
+#ifndef MPCGEN_ROW_DIFFERENTIALS_H
+#define MPCGEN_ROW_DIFFERENTIALS_H
+
+#include "mpcgen_sensitivity_state.h"
+
+enum { MOST_DIFFERENTIAL_ROWS = NPATH > NEND ? NPATH : NEND, SWEEPS = CONSTRAINED ? 3 : 1 };
+
+#if CONSTRAINED
+
+#if MPCGEN_PRECISION == 64
+#define ROW_DELTA R(1e-10)
+#define EQUAL_ROW_DELTA R(1e-8)
+#else
+#define ROW_DELTA R(1e-5)
+#define EQUAL_ROW_DELTA R(1e-5)
+#endif
+
+typedef struct {
+  real values[MOST_DIFFERENTIAL_ROWS], lower[MOST_DIFFERENTIAL_ROWS], upper[MOST_DIFFERENTIAL_ROWS];
+  real force[MOST_DIFFERENTIAL_ROWS];
+} rows_of_stage;
+
+INLINE int rows_at(const sensitivity_state *s, int t) { return t < s->horizon ? NPATH : NEND; }
+
+FUNCTION void read_rows(const sensitivity_state *s, int t, rows_of_stage *rows) {
+  const reals x = s->x + t * NX, theta_t = stage_row(s->theta_stage, s->rows, t);
+  if (t < s->horizon) {
+    stage_rows(x, s->u + t * NU, s->theta, theta_t, rows->values);
+    stage_row_bounds(s->theta, theta_t, rows->lower, rows->upper);
+  } else {
+    terminal_rows(x, s->theta, theta_t, rows->values);
+    terminal_row_bounds(s->theta, theta_t, rows->lower, rows->upper);
+  }
+}
+
+/* D of a side at distance `slack` with multiplier `pressure`; with smoothing moved to their product. */
+INLINE real side_weight(const sensitivity_state *s, real slack, real pressure, mask on, real delta) {
+  real over = lane_max(slack, ALL(0)) / lane_max(pressure, ALL(0));
+  if (s->smoothing > 0) over = ALL(1) / stiffness(lane_max(slack, ALL(0)), lane_max(pressure, ALL(0)), s->smoothing);
+  const mask pushes = lane_and(on, s->smoothing > 0 ? lane_all() : lane_lt(ALL(0), pressure));
+  return lane_select(pushes, ALL(1) / (over + delta), ALL(0));
+}
+
+/* How stiff each row's sides are, and their sum, for costs of the size of this solution's. */
+FUNCTION void weigh_rows(sensitivity_state *s) {
+  real scale = ALL(0), cost;
+  for (int t = 0; t < s->horizon; t++) {
+    const reals theta_t = stage_row(s->theta_stage, s->rows, t);
+    stage_dynamics(s->x + t * NX, s->u + t * NU, s->theta, theta_t, s->next_state, &cost);
+    scale += lane_abs(cost);
+  }
+  terminal_cost(s->x + s->horizon * NX, s->theta, stage_row(s->theta_stage, s->rows, s->horizon), &cost);
+  scale += lane_abs(cost);
+  const real unit = lane_select(lane_lt(ALL(0), scale), scale / R(100), ALL(1));
+  for (int t = 0; t <= s->horizon; t++) {
+    rows_of_stage rows;
+    read_rows(s, t, &rows);
+    for (int i = 0; i < rows_at(s, t); i++) {
+      const int at = t * NPATH + i;
+      const mask here = t > 0 || i < NMIXED ? lane_all() : lane_none();
+      const real size = lane_max(lane_abs(rows.lower[i]), lane_abs(rows.upper[i])), dual = s->dual[at];
+      const real width = rows.upper[i] - rows.lower[i];
+      const mask meets = lane_and(here, lane_and(lane_finite(size), lane_le(width, ALL(8 * SCALAR_EPSILON) * size)));
+      const mask apart = lane_and(here, lane_not(meets));
+      const mask low = lane_and(apart, lane_finite(rows.lower[i])), high = lane_and(apart, lane_finite(rows.upper[i]));
+      const real above = side_weight(s, rows.upper[i] - rows.values[i], dual, high, ALL(ROW_DELTA) / unit);
+      s->row_lower[at] = side_weight(s, rows.values[i] - rows.lower[i], -dual, low, ALL(ROW_DELTA) / unit);
+      s->row_upper[at] = lane_select(meets, unit / ALL(EQUAL_ROW_DELTA), above);
+      s->row_delta[at] = lane_select(meets, ALL(EQUAL_ROW_DELTA), ALL(ROW_DELTA)) / unit;
+      s->row_equal[at] = lane_select(meets, ALL(1), ALL(0));
+      s->row_push[at] = s->d_dual[at] = ALL(0);
+    }
+  }
+}
+
+INLINE real row_weight(const sensitivity_state *s, int at) { return s->row_lower[at] + s->row_upper[at]; }
+
+/* What the rows of a stage hand to its model. */
+INLINE void model_rows(const sensitivity_state *s, int t, real *dual, real *weight, real *force) {
+  for (int i = 0; i < rows_at(s, t); i++) {
+    const int at = t * NPATH + i;
+    dual[i] = s->dual[at];
+    weight[i] = row_weight(s, at);
+    force[i] = s->row_push[at] + weight[i] * s->row_delta[at] * s->d_dual[at];
+  }
+}
+
+/* Forward mode: the rows move, and so do their bounds; what that does to the cost. */
+FUNCTION void change_rows(sensitivity_state *s, int t, in_reals d_rows, parameter_change *change) {
+  const reals theta_t = stage_row(s->theta_stage, s->rows, t), d_theta_t = stage_row(change->theta_stage, s->rows, t);
+  real d_lower[MOST_DIFFERENTIAL_ROWS], d_upper[MOST_DIFFERENTIAL_ROWS];
+  if (t < s->horizon)
+    row_bounds_forward(s->theta, theta_t, change->theta, d_theta_t, d_lower, d_upper);
+  else
+    terminal_row_bounds_forward(s->theta, theta_t, change->theta, d_theta_t, d_lower, d_upper);
+  for (int i = 0; i < rows_at(s, t); i++) {
+    const int at = t * NPATH + i;
+    const real dual = s->dual[at];
+    const mask equal = lane_lt(ALL(0), s->row_equal[at]);
+    const real high = lane_select(equal, dual, lane_max(dual, ALL(0)));
+    const real low = lane_select(equal, ALL(0), lane_max(-dual, ALL(0)));
+    s->row_push[at] = row_weight(s, at) * d_rows[i] - s->row_lower[at] * d_lower[i] - s->row_upper[at] * d_upper[i];
+    change->cost += low * d_lower[i] - high * d_upper[i];
+  }
+}
+
+/* The change of the rows' multipliers at a stage, for a change of the trajectory there. */
+FUNCTION void change_duals(sensitivity_state *s, int t, in_reals d_x, in_reals d_u) {
+  const reals x = s->x + t * NX, theta_t = stage_row(s->theta_stage, s->rows, t);
+  real moved[MOST_DIFFERENTIAL_ROWS];
+  if (t < s->horizon)
+    stage_rows_tangent(x, s->u + t * NU, s->theta, theta_t, d_x, d_u, moved);
+  else
+    terminal_rows_tangent(x, s->theta, theta_t, d_x, moved);
+  for (int i = 0; i < rows_at(s, t); i++) {
+    const int at = t * NPATH + i;
+    const real weight = row_weight(s, at);
+    s->d_dual[at] = weight * moved[i] + s->row_push[at] + weight * s->row_delta[at] * s->d_dual[at];
+  }
+}
+
+/* Reverse mode: gradients of the rows' bounds at a stage. */
+FUNCTION void add_row_bounds(const sensitivity_state *s, int t, reals g_theta, reals g_theta_t) {
+  const reals theta_t = stage_row(s->theta_stage, s->rows, t);
+  real g_lower[MOST_DIFFERENTIAL_ROWS], g_upper[MOST_DIFFERENTIAL_ROWS];
+  for (int i = 0; i < rows_at(s, t); i++) {
+    const int at = t * NPATH + i;
+    const real dual = s->dual[at], weight = row_weight(s, at);
+    const real share = lane_select(lane_lt(ALL(0), weight), s->row_upper[at] / weight, ALL(0));
+    const mask equal = lane_lt(ALL(0), s->row_equal[at]);
+    const real high = lane_select(equal, dual, lane_max(dual, ALL(0)));
+    const real low = lane_select(equal, ALL(0), lane_max(-dual, ALL(0)));
+    g_upper[i] = -share * s->d_dual[at] - s->loss_cost * high;
+    g_lower[i] = (share - ALL(1)) * s->d_dual[at] + s->loss_cost * low;
+  }
+  if (t < s->horizon)
+    row_bounds_gradient(s->theta, theta_t, g_lower, g_upper, g_theta, g_theta_t);
+  else
+    terminal_row_bounds_gradient(s->theta, theta_t, g_lower, g_upper, g_theta, g_theta_t);
+}
+
+/* A solution's multipliers of rows into a lane: of a stage in memory those of the controls' bounds come first, and at
+ * the last stage those of mixed rows are left out. */
+FUNCTION void load_duals(sensitivity_state *s, int k, const scalar *from) {
+  for (int t = 0; t <= s->horizon; t++)
+    for (int i = 0; i < rows_at(s, t); i++)
+      lane_set(s->dual + t * NPATH + i, k, from[t * NDUAL + NU + (t < s->horizon ? i : NMIXED + i)]);
+}
+
+#endif
+
+#endif

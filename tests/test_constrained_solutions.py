@@ -1,0 +1,141 @@
+"""Problems with constraints, solved and differentiated: known optima, multipliers, gradients against differences."""
+
+import functools
+
+import pytest
+import torch
+
+import mpcgen
+from mpcgen import Status
+from tests import constrained_problems as problems
+from tests.controllers import compiled
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+SOLVED = (
+    problems.beam,
+    problems.van_der_pol,
+    problems.safe_cartpole,
+    problems.double_integrator,
+)
+DIFFERENTIATED = (problems.van_der_pol, problems.safe_cartpole, problems.beam)
+
+
+@functools.cache
+def module(make):
+    return compiled(make())
+
+
+def start(make):
+    return torch.tensor(problems.STARTS[make], dtype=torch.float64)
+
+
+def given(make):
+    horizon = make().spec().horizon
+    return {k: torch.tensor(v) for k, v in problems.parameters_of(make, horizon).items()}
+
+
+@functools.cache
+def solved(make):
+    controller = module(make)
+    horizon, m = controller.CONTROLLER.horizon, len(controller.CONTROLLER.controls)
+    generator = torch.Generator().manual_seed(0)
+    u_init = torch.rand(8, horizon, m, generator=generator, dtype=torch.float64) - 0.5
+    u_init[0] = 0
+    mpc = controller.MPC(max_iterations=500, on_unconverged="ignore")
+    return mpc(start(make).expand(8, -1), u_init=u_init, **given(make))
+
+
+@pytest.mark.parametrize("make", SOLVED, ids=lambda make: make.__name__)
+def test_it_finds_the_known_optimum_from_any_start(make):
+    sol = solved(make)
+    assert (sol.status == Status.CONVERGED).all()
+    best = torch.tensor(problems.OPTIMA[make], dtype=torch.float64).expand(8)
+    torch.testing.assert_close(sol.cost, best, rtol=1e-7, atol=1e-9)
+    assert sol.violation.max() <= 1e-8
+
+
+def test_an_infeasible_problem_is_reported_with_its_violation():
+    mpc = module(problems.double_integrator).MPC(on_unconverged="ignore")
+    sol = mpc(torch.tensor(problems.INFEASIBLE_START, dtype=torch.float64).expand(3, -1))
+    assert (sol.status == Status.INFEASIBLE).all()
+    # the speed is -1.5, a stage takes at most 0.1 off, and -0.6 is allowed
+    assert sol.violation.min() > 0.1
+
+
+def test_multipliers_push_where_a_row_is_active_and_there_alone():
+    sol = solved(problems.van_der_pol)
+    duals, x1 = sol.duals["x1"], sol.x[:, 1:, 0]
+    assert duals.shape == (8, 50, 1)
+    active = x1 < -0.4 + 1e-5
+    assert active.any()
+    assert (duals[..., 0][active] < 0).double().mean() > 0.8
+    assert duals[..., 0][~active].abs().max() < 1e-3
+    with pytest.raises(KeyError, match="x1"):
+        sol.duals["x7"]
+
+
+def test_the_cost_of_a_bound_is_its_multiplier():
+    floor = torch.tensor(-0.4, dtype=torch.float64, requires_grad=True)
+    make = problems.van_der_pol
+    sol = module(make).MPC(max_iterations=500)(start(make), floor_x1=floor)
+    (slope,) = torch.autograd.grad(sol.cost, floor)
+    torch.testing.assert_close(slope, -sol.duals["x1"].sum(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", DIFFERENTIATED, ids=lambda make: make.__name__)
+def test_gradients_are_those_of_central_differences(make):
+    spec = make().spec()
+    mpc = module(make).MPC(max_iterations=500, tol=1e-9, on_unconverged="ignore")
+    values = {p.name: torch.tensor(p.default, dtype=torch.float64).reshape(p.shape) for p in spec.parameters}
+    generator = torch.Generator().manual_seed(1)
+
+    def loss(x0, parameters):
+        sol = mpc(x0, **parameters)
+        weights = torch.randn(sol.u.shape[-2:], generator=generator.manual_seed(1), dtype=torch.float64)
+        return (weights * sol.u).sum((-2, -1)) + sol.x[..., -1, :].sum(-1) + 0.3 * sol.cost
+
+    for name, value in values.items():
+        leaf = value.clone().requires_grad_(True)
+        loss(start(make), {**values, name: leaf}).backward()
+        h = 1e-5 * max(abs(float(value)), 0.1)
+        steps = torch.stack([value + h, value - h])
+        both = loss(start(make).expand(2, -1), {**values, name: steps})
+        difference = (both[0] - both[1]) / (2 * h)
+        torch.testing.assert_close(leaf.grad, difference, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_forward_mode_is_the_transpose_of_reverse_mode():
+    make = problems.safe_cartpole
+    mpc = module(make).MPC(max_iterations=500)
+    wall = torch.tensor(0.8, dtype=torch.float64)
+
+    def controls(value):
+        return mpc(start(make), wall=value).u
+
+    forward = torch.func.jacfwd(controls)(wall)
+    reverse = torch.func.jacrev(controls)(wall)
+    torch.testing.assert_close(forward, reverse, rtol=1e-7, atol=1e-8)
+
+
+def test_a_lane_does_not_see_its_neighbours():
+    make = problems.safe_cartpole
+    mpc = module(make).MPC(max_iterations=500, on_unconverged="ignore")
+    x0 = start(make) + 0.2 * torch.randn(
+        24, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+    together, reordered = mpc(x0), mpc(x0.flip(0))
+    for name in ("x", "u", "cost", "iterations", "residual", "row_duals", "row_violation"):
+        assert torch.equal(getattr(together, name), getattr(reordered, name).flip(0)), name
+
+
+def test_box_ddp_is_refused_for_them():
+    with pytest.raises(mpcgen.ParameterError, match="interior_point"):
+        module(problems.double_integrator).MPC(method="ddp")
+
+
+def test_what_the_solver_does_not_know_is_refused():
+    problem = problems.double_integrator()
+    position = problem.spec().states[0]
+    problem.constraint("comfort", position, upper=2, soft=1.0)
+    with pytest.raises(mpcgen.SpecError, match="comfort"):
+        mpcgen.compile(problem)
