@@ -43,14 +43,14 @@ problem.terminal_constraint("pose", [x, y, heading, speed], equals=[goal[0], goa
 
 
 def initial_states(count, seed=0, dtype=None):
-    """(count, 4) float64 or ``dtype``: on the way from near the origin.
+    """(count, 4) float64 or ``dtype``: on the way, far enough from the first disc to pass or to stop.
 
-    x, y ~ U(-0.4, 0.4) m, heading ~ U(0, 0.6) rad, speed ~ U(0.5, 1) m/s.
+    x ~ U(-0.8, 0) m, y ~ U(-0.4, 0.4) m, heading ~ U(0, 0.6) rad, speed ~ U(0.5, 1) m/s.
     """
     import torch
 
     dtype = torch.float64 if dtype is None else dtype
     generator = torch.Generator().manual_seed(seed)
     draws = 2 * torch.rand(count, 4, generator=generator, dtype=torch.float64) - 1
-    middle = torch.tensor([0.0, 0.0, 0.3, 0.75], dtype=torch.float64)
+    middle = torch.tensor([-0.4, 0.0, 0.3, 0.75], dtype=torch.float64)
     return (middle + draws * torch.tensor([0.4, 0.4, 0.3, 0.25], dtype=torch.float64)).to(dtype)

@@ -7,7 +7,7 @@ torch.compile, by the registered operators below.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -132,6 +132,44 @@ class Examination:
     upper: Tensor
     active: Tensor
     margins: Tensor
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of constraints at the stages where they hold, (..., stages, rows) each.
+
+    values: of the constrained expressions. lower, upper: their bounds. dual: multipliers. active: int8, -1 where the
+    lower bound pushes, +1 where the upper one does, 0 where neither. margins: |dual| where a bound is active, the
+    distance to the nearest bound where none is, inf for equalities. NaN (active: 0) for problems without a trajectory.
+    """
+
+    values: Tensor
+    lower: Tensor
+    upper: Tensor
+    dual: Tensor
+    active: Tensor
+    margins: Tensor
+
+    @property
+    def violation(self) -> Tensor:
+        """By how much each row is outside of its bounds, (..., stages, rows)."""
+        return torch.maximum(self.lower - self.values, self.values - self.upper).clamp(min=0)
+
+    def select(self, stages: range, columns: slice) -> Rows:
+        """Those of some stages and columns."""
+        return Rows(*(getattr(self, f.name)[..., stages.start : stages.stop, columns] for f in fields(self)))
+
+
+def rows_of(values: Tensor, lower: Tensor, upper: Tensor, dual: Tensor) -> Rows:
+    """What the rows' bounds do, by the same rule as those of controls: active where value + dual is not inside."""
+    target = values + dual
+    high = (target >= upper) & (dual >= 0)
+    low = (target <= lower) & (dual <= 0) & ~high
+    active = high.to(torch.int8) - low.to(torch.int8)
+    distance = torch.minimum(values - lower, upper - values)
+    margins = torch.where(low | high, dual.abs(), distance).masked_fill(lower == upper, torch.inf)
+    return Rows(values, lower, upper, dual, active, margins)
 
 
 def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor | None = None) -> Examination:
@@ -142,14 +180,16 @@ def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor 
     parameters = [p.detach() for p in origin.flattened(shape)]
     # not -1 instead of the size: a batch of none has to keep its shape
     flat = (t.reshape(shape.numel(), *t.shape[len(shape) :]) for t in (x, u, status, duals))
-    multipliers, lower, upper = (t.reshape(u.shape) for t in examine_flat(origin.key, *flat, parameters))
+    found = examine_flat(origin.key, *flat, parameters)
+    multipliers, lower, upper = (t.reshape(u.shape) for t in found[:3])
+    rows = rows_of(*(t.reshape(duals.shape) for t in found[3:]), duals)
     target = u - multipliers
     low = (target <= lower) & (multipliers >= 0)
     high = (upper <= target) & ~low
     active = high.to(torch.int8) - low.to(torch.int8)
     distance = torch.minimum(u - lower, upper - u)
     margins = torch.where(low | high, multipliers.abs(), distance).masked_fill(lower == upper, torch.inf)
-    return Examination(multipliers, lower, upper, active, margins)
+    return Examination(multipliers, lower, upper, active, margins, rows)
 
 
 def _examine(
@@ -161,7 +201,7 @@ def _examine(
 def _fake_examine(
     controller: str, x: Tensor, u: Tensor, status: Tensor, duals: Tensor, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    return u.new_empty(u.shape), u.new_empty(u.shape), u.new_empty(u.shape)
+    return tuple(like.new_empty(like.shape) for like in (u, u, u, duals, duals, duals))
 
 
 def _vmap_examine(
@@ -178,12 +218,12 @@ def _vmap_examine(
     solution = (own(t, d, size, batch) for t, d in zip((x, u, status, duals), in_dims[1:5], strict=True))
     dims = in_dims[5] or [None] * len(parameters)
     folded = [fold(p, d, size, batch) for p, d in zip(parameters, dims, strict=True)]
-    return tuple(unfold(t, size, batch) for t in examine_flat(controller, *solution, folded)), (0, 0, 0)
+    return tuple(unfold(t, size, batch) for t in examine_flat(controller, *solution, folded)), (0,) * 6
 
 
 examine_flat = library.define(
     "examine(str controller, Tensor x, Tensor u, Tensor status, Tensor duals, Tensor[] parameters) "
-    "-> (Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _examine,
     _fake_examine,
     _vmap_examine,

@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from mpcgen.autograd.examination import Examination, ExaminationError, History, Origin, examine, versions_of
+from mpcgen.autograd.examination import (
+    Examination,
+    ExaminationError,
+    History,
+    Origin,
+    Rows,
+    examine,
+    versions_of,
+)
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import OUTPUTS, Outputs
 from mpcgen.runtime.status import Status
@@ -121,6 +130,19 @@ class Solution(_Asked, Outputs):
         return Duals(duals_by_name(controller, self.row_duals))
 
     @property
+    def rows(self) -> dict[str, Rows]:
+        """Values, bounds, multipliers and margins of the rows of bounded states and constraints, by name.
+
+        Like `duals` (..., stages, rows) each, over the stages at which they hold; see `Rows`. Controls are in `lower`,
+        `upper`, `active` and `margins`.
+        """
+        rows, horizon = self._examination().rows, self.u.shape[-2]
+        return {
+            c.name: rows.select(c.stages(horizon), slice(c.first, c.first + c.rows))
+            for c in self.controller.constraints
+        }
+
+    @property
     def violation(self) -> Tensor:
         """The most that a constraint is exceeded by, or that the dynamics are off by, (...); 0 without constraints.
 
@@ -179,14 +201,17 @@ class Solution(_Asked, Outputs):
 
     @property
     def margin(self) -> Tensor:
-        """Margin of strict complementarity, (...): the least of two kinds of distance, over stages and controls.
+        """Margin of strict complementarity, (...): the least of two kinds of distance, over stages, controls and rows.
 
         |dL/du| of the active bounds, in units of cost per control: how little pulls a control off its bound. The
         distance to the nearest bound of the free controls, in units of the control: how little pushes it onto
         one. Where it is zero, the solution has a kink: its gradient is that of one side. inf where nothing can
         switch (no bounds, or both bounds equal), NaN for problems without a trajectory.
         """
-        return self._examination().margins.amin((-2, -1))
+        least = self._examination().margins.amin((-2, -1))
+        for rows in self.rows.values():
+            least = torch.minimum(least, rows.margins.amin((-2, -1)))
+        return least
 
     def detach(self) -> Solution:
         """The same numbers without their graph."""

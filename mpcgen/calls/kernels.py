@@ -251,9 +251,14 @@ def examine(
     parameters: Tensors,
     duals: Tensor | None = None,
 ) -> Tensors:
-    """dL/du, lower and upper bounds, (B, N, m) each; NaN for problems without a trajectory."""
+    """dL/du, lower and upper bounds, (B, N, m) each, and of rows values and bounds, like duals (B, N+1, rows) each.
+
+    NaN for problems without a trajectory; rows are empty where there are no constraints.
+    """
     x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
     outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
+    like = u.new_empty(len(u), 0, 0) if duals is None else duals
+    rows = tuple(torch.full_like(like, float("nan")) for _ in range(3))
     device = device_of(controller, x)
     wanted = usable(status, Options(unconverged_gradient="keep"))
     duals = None if duals is None or duals.numel() == 0 else _dense(duals)
@@ -271,8 +276,11 @@ def examine(
         name: _pointer(device, out)
         for name, out in zip(("multipliers", "lower", "upper"), outputs, strict=True)
     }
+    if duals is not None:
+        names = ("row_values", "row_lower", "row_upper")
+        fields |= {name: _pointer(device, out) for name, out in zip(names, rows, strict=True)}
     _run(device, "examine", "examine", x, fields)
-    return outputs
+    return (*outputs, *rows)
 
 
 def _poison(tensors: Tensors, where: Tensor) -> None:

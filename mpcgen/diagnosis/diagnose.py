@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass
 from typing import TextIO
 
 import torch
@@ -92,15 +93,17 @@ def _worst(solution: Solution) -> tuple[Outcome, ...]:
             Status(int(status[b])),
             float(residual[b]),
             int(solution.iterations.flatten()[b]),
-            _failure(solution, int(b)) if status[b] == Status.DIVERGED else "",
+            _failure(solution, int(b), Status(int(status[b]))),
         )
         for b in order
         if status[b] != Status.CONVERGED
     )
 
 
-def _failure(solution: Solution, problem: int) -> str:
-    """What of a DIVERGED problem, by its place in the flat batch, is not finite; "" where names are not known."""
+def _failure(solution: Solution, problem: int, status: Status) -> str:
+    """What of a problem, by its place in the flat batch, is not finite, or which row it exceeds most; else ""."""
+    if status != Status.DIVERGED:
+        return _violated(solution, problem)
     try:
         states = solution.controller.states
     except (ExaminationError, ParameterError):
@@ -108,35 +111,78 @@ def _failure(solution: Solution, problem: int) -> str:
     return describe_failure(solution.x, solution.costates, solution.gains, problem, states)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Everything that a bound may hold, (B, K) each: controls at their stages, then rows at theirs; K labels."""
+
+    margins: Tensor
+    active: Tensor
+    violation: Tensor
+    places: tuple[tuple[int, str], ...]
+
+
+def _held(solution: Solution) -> _Held:
+    size = solution.status.numel()
+    controller, horizon = solution.controller, solution.u.shape[-2]
+    margins, active = [solution.margins.reshape(size, -1)], [solution.active.reshape(size, -1)]
+    violation = [torch.zeros_like(margins[0])]
+    places = [(t, name) for t in range(horizon) for name in controller.controls]
+    for constraint, rows in zip(controller.constraints, solution.rows.values(), strict=True):
+        margins.append(rows.margins.reshape(size, -1))
+        active.append(rows.active.reshape(size, -1))
+        violation.append(rows.violation.reshape(size, -1))
+        places += [(t, label) for t in constraint.stages(horizon) for label in constraint.labels]
+    return _Held(torch.cat(margins, 1), torch.cat(active, 1), torch.cat(violation, 1), tuple(places))
+
+
 def _activity(solution: Solution) -> tuple[Activity, ...]:
-    """By control; problems without a trajectory left out."""
-    active = solution.active.flatten(0, -2)[~solution.multipliers.flatten(0, -2).isnan().any(-1)]
-    if len(active) == 0:
+    """By control and row; problems without a trajectory left out."""
+    known = ~solution.multipliers.flatten(0, -3).isnan().flatten(1).any(1) if solution.u.ndim > 2 else None
+    held = _held(solution)
+    active = held.active if known is None else held.active[known]
+    if active.numel() == 0 or (known is None and bool(solution.multipliers.isnan().any())):
         return ()
+    columns: dict[str, list[int]] = {}
+    for column, (_, label) in enumerate(held.places):
+        columns.setdefault(label, []).append(column)
     return tuple(
-        Activity(name, float((row == -1).double().mean()), float((row == 1).double().mean()))
-        for name, row in zip(solution.controller.controls, active.T, strict=True)
+        Activity(
+            label,
+            float((active[:, own] == -1).double().mean()),
+            float((active[:, own] == 1).double().mean()),
+        )
+        for label, own in columns.items()
     )
 
 
 def _margins(solution: Solution) -> tuple[Margin, ...]:
     """The smallest of those problems that converged and have any."""
-    shape, names = solution.status.shape, solution.controller.controls
-    margins = solution.margins.reshape(shape.numel(), solution.u.shape[-2:].numel())
-    unknown = ((solution.status != Status.CONVERGED).flatten()[:, None] | margins.isnan()).any(1)
-    values, places = margins.masked_fill(unknown[:, None], torch.inf).min(1)
-    active = solution.active.reshape(margins.shape)
+    shape, held = solution.status.shape, _held(solution)
+    unknown = ((solution.status != Status.CONVERGED).flatten()[:, None] | held.margins.isnan()).any(1)
+    values, columns = held.margins.masked_fill(unknown[:, None], torch.inf).min(1)
     return tuple(
         Margin(
             _index(int(b), shape),
-            int(places[b]) // len(names),
-            names[int(places[b]) % len(names)],
-            int(active[b, places[b]]),
+            *held.places[int(columns[b])],
+            int(held.active[b, columns[b]]),
             float(values[b]),
         )
         for b in values.sort(stable=True).indices[:SHOWN]
         if values[b].isfinite()
     )
+
+
+def _violated(solution: Solution, problem: int) -> str:
+    """The row that a problem, by its place in the flat batch, exceeds most; "" where it exceeds none."""
+    try:
+        held = _held(solution)
+    except (ExaminationError, ParameterError):
+        return ""
+    most, column = held.violation[problem].nan_to_num(0).max(0)
+    if float(most) == 0:
+        return ""
+    stage, label = held.places[int(column)]
+    return f"{label} at stage {stage} is outside of its bounds by {float(most):.2g}"
 
 
 def _status_hints(solution: Solution) -> list[str]:

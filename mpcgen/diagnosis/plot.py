@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mpcgen.autograd.solution import Solution
 from mpcgen.errors import MpcgenError, ShapeError
+from mpcgen.runtime.controller import Constraint
 from mpcgen.runtime.status import Status
 
 if TYPE_CHECKING:
@@ -38,11 +39,14 @@ def plot(solution: Solution, index: int | tuple[int, ...] = 0) -> Figure:
     controller = solution.controller
     states, controls = controller.states, controller.controls
     columns = 4 if len(states) + len(controls) > 9 else 3 if len(states) == 3 else 2
-    counts = (len(states), len(controls), 0 if solution.history is None else 2)
+    limited = _limited(solution)
+    counts = (len(states), len(limited), len(controls), 0 if solution.history is None else 2)
     rows = sum(-(-count // columns) for count in counts)
     figure = figure_class(figsize=(columns * _PANEL[0], 0.5 + rows * _PANEL[1]), layout="constrained")
-    of_states, of_controls, of_convergence = _panels(figure, columns, counts)
+    of_states, of_rows, of_controls, of_convergence = _panels(figure, columns, counts)
     _draw_states(of_states, states, solution.x[place])
+    _draw_limits(of_states, solution, place)
+    _draw_rows(of_rows, limited, solution, place)
     _draw_controls(of_controls, solution, place)
     if solution.history is not None:
         _draw_convergence(of_convergence, solution, place)
@@ -120,6 +124,49 @@ def _draw_states(panels: list[Axes], names: tuple[str, ...], x: Tensor) -> None:
         _name(axes, name)
 
 
+def _limited(solution: Solution) -> list[tuple[Constraint, int]]:
+    """Rows that get a panel of their own: those along the path that are no bounds of states."""
+    controller = solution.controller
+    return [
+        (constraint, row)
+        for constraint in controller.constraints
+        if constraint.name not in controller.states and constraint.group != "terminal"
+        for row in range(constraint.rows)
+    ]
+
+
+def _draw_limits(panels: list[Axes], solution: Solution, place: tuple[int, ...]) -> None:
+    """Bounds of states as lines, and the stages at which they hold the state shaded."""
+    controller = solution.controller
+    for constraint in controller.constraints:
+        if constraint.name in controller.states:
+            axes = panels[controller.states.index(constraint.name)]
+            _limits(axes, constraint, 0, solution, place)
+
+
+def _draw_rows(
+    panels: list[Axes], limited: list[tuple[Constraint, int]], solution: Solution, place: tuple[int, ...]
+) -> None:
+    """Values of constrained expressions over the stages, with their limits."""
+    for axes, (constraint, row) in zip(panels, limited, strict=True):
+        values = solution.rows[constraint.name].values[place][:, row]
+        stages = list(constraint.stages(solution.u.shape[-2]))
+        axes.plot(stages, values.tolist(), color=_LINE, marker=".", markersize=3, linewidth=1.4)
+        _limits(axes, constraint, row, solution, place)
+        _name(axes, constraint.labels[row])
+
+
+def _limits(axes: Axes, constraint: Constraint, row: int, solution: Solution, place: tuple[int, ...]) -> None:
+    rows = solution.rows[constraint.name]
+    stages = constraint.stages(solution.u.shape[-2])
+    middle = stages.start - 0.5  # a row at stage t holds the point there
+    _shade(axes, rows.active[place][:, row], middle)
+    for bound in (rows.lower, rows.upper):
+        limit = bound[place][:, row]
+        if bool(limit.isfinite().any()):
+            axes.plot(list(stages), limit.tolist(), color=_BOUND, linestyle="--", linewidth=1)
+
+
 def _draw_controls(panels: list[Axes], solution: Solution, place: tuple[int, ...]) -> None:
     u, lower, upper = (t[place].detach() for t in (solution.u, solution.lower, solution.upper))
     active = solution.active[place]
@@ -130,12 +177,12 @@ def _draw_controls(panels: list[Axes], solution: Solution, place: tuple[int, ...
         _name(axes, f"{name}   ({hidden} not shown)" if hidden else name)
 
 
-def _shade(axes: Axes, active: Tensor) -> None:
-    """Shade the stages at which a bound holds the control: [t, t+1) is stage t."""
+def _shade(axes: Axes, active: Tensor, begin: float = 0.0) -> None:
+    """Shade the stages at which a bound holds a control or a row: [t, t+1) is stage t, from ``begin`` on."""
     labels = {-1: (_AT_LOWER, "at its lower bound"), 1: (_AT_UPPER, "at its upper bound")}
     for first, last, side in _spans(active.tolist()):
         colour, label = labels.pop(side, (_AT_LOWER if side < 0 else _AT_UPPER, ""))
-        axes.axvspan(first, last, color=colour, alpha=0.35, linewidth=0, label=label or None)
+        axes.axvspan(begin + first, begin + last, color=colour, alpha=0.35, linewidth=0, label=label or None)
     if len(labels) < 2:
         axes.legend(fontsize="x-small", loc="best", framealpha=0.85)
 

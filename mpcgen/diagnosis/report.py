@@ -29,7 +29,10 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the problem at ``index`` of the batch ended; failure: what of a DIVERGED one is not finite, and where."""
+    """How the problem at ``index`` of the batch ended.
+
+    failure: what of a DIVERGED one is not finite, and where; of others the row that is exceeded most.
+    """
 
     index: Index
     status: Status
@@ -40,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Activity:
-    """Shares, 0 to 1, of all stages of all problems at which a control is at its lower and its upper bound."""
+    """Shares, 0 to 1, of all stages of all problems at which a control or a row is at its lower and its upper bound."""
 
     control: str
     at_lower: float
@@ -49,7 +52,7 @@ class Activity:
 
 @dataclass(frozen=True)
 class Margin:
-    """The least margin of a problem, and the stage and control it belongs to; active: -1, 0 or +1."""
+    """The least margin of a problem, and the stage and control or row it belongs to; active: -1, 0 or +1."""
 
     index: Index
     stage: int
@@ -146,7 +149,10 @@ class Report:
         lines = [f"{'at a bound':<{width}}{'lower':>8}{'upper':>8}   (share of all stages)"]
         lines += [f"{a.control:<{width}}{a.at_lower:>8.1%}{a.at_upper:>8.1%}" for a in self.activity]
         if self.margins:
-            lines += ["", "smallest margins (of a bound from letting go of a control, or from catching one)"]
+            lines += [
+                "",
+                "smallest margins (of a bound from letting go of a control or a row, or from catching one)",
+            ]
             lines += [f"  {_place(m.index):<14}{m.value:.1e}  {_situation(m)}" for m in self.margins]
         return lines
 

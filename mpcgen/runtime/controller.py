@@ -54,6 +54,13 @@ class Constraint:
     vector: bool
     soft: bool
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each row: the constraint's, with an index if it is a vector."""
+        if not self.vector:
+            return (self.name,)
+        return tuple(f"{self.name}[{index}]" for index in range(self.rows))
+
     def stages(self, horizon: int) -> range:
         """The stages of N controls at which it holds."""
         ranges = {

@@ -20,7 +20,37 @@ FUNCTION void store_examined(const sensitivity_state *s, const examine_arguments
   store_row((scalar *)a->upper + to, s->at_upper, k, count);
 }
 
-/* Writes dL/du and the bounds of one vector of problems. */
+#if CONSTRAINED
+/* The rows of a stage, or of the last one, of all lanes; they begin at `column` of a stage's multipliers. */
+FUNCTION void store_examined_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first, int t, int column,
+                                  int count, const real *values, const real *lower, const real *upper) {
+  const real *from[] = {values, lower, upper};
+  scalar *to[] = {(scalar *)a->row_values, (scalar *)a->row_lower, (scalar *)a->row_upper};
+  for (int k = 0; k < LANES && first + k < a->batch; k++) {
+    if (!lane_test(&s->usable, k)) continue;
+    const int64_t at = ((first + k) * (a->horizon + 1) + t) * NDUAL + column;
+    for (int what = 0; what < 3; what++)
+      for (int i = 0; i < count; i++) to[what][at + i] = lane_get(&from[what][i], k);
+  }
+}
+
+/* Values and bounds of all rows of one vector of problems; those of states at stage 0, too, where they need not hold. */
+FUNCTION void examine_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first) {
+  real values[NPATH + NEND], lower[NPATH + NEND], upper[NPATH + NEND];
+  for (int t = 0; t < s->horizon; t++) {
+    const stored_reals theta_t = stage_row(s->theta_stage, s->rows, t);
+    stage_rows(s->x + t * NX, s->u + t * NU, s->theta, theta_t, values);
+    stage_row_bounds(s->theta, theta_t, lower, upper);
+    store_examined_rows(s, a, first, t, NU, NPATH, values, lower, upper);
+  }
+  const stored_reals theta_t = stage_row(s->theta_stage, s->rows, s->horizon);
+  terminal_rows(s->x + s->horizon * NX, s->theta, theta_t, values);
+  terminal_row_bounds(s->theta, theta_t, lower, upper);
+  store_examined_rows(s, a, first, s->horizon, NU + NMIXED, NEND, values, lower, upper);
+}
+#endif
+
+/* Writes dL/du, the bounds and the rows of one vector of problems. */
 FUNCTION void examine_vector(sensitivity_state *s, const examine_arguments *a, int64_t first) {
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
                                  DUALS_OF(a)};
@@ -30,6 +60,9 @@ FUNCTION void examine_vector(sensitivity_state *s, const examine_arguments *a, i
     stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);
   for (int k = 0; k < LANES && first + k < a->batch; k++)
     if (lane_test(&s->usable, k)) store_examined(s, a, k, first + k);
+#if CONSTRAINED
+  examine_rows(s, a, first);
+#endif
 }
 
 #endif
