@@ -16,8 +16,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-DEMO_EXAMPLES := pendulum cartpole
-EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor chain
+DEMO_EXAMPLES := pendulum cartpole obstacle
+EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor chain landing safe_cartpole building
 
 .PHONY: demo measure bench gradient-accuracy measure-torch paper test golden lint clean
 

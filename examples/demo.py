@@ -1,6 +1,6 @@
 """The tour: derive, render, compile, solve, differentiate, compare with CasADi and learn. Run by `make demo`.
 
-Writes pictures/trajectories.png, pictures/families.png and pictures/learning.png.
+Writes pictures/trajectories.png, pictures/families.png, pictures/learning.png and pictures/detour.png.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from examples import learn_pendulum, pictures
+from examples import detour, learn_pendulum, pictures
 from examples.bench.timing import machine_name
 from mpcgen.baseline import Baseline
 from mpcgen.baseline.compare import compare
@@ -31,7 +31,7 @@ ROUNDS = 3  # CasADi's; the generated solver runs OWN_PER_ROUND times in each
 OWN_PER_ROUND = 11
 COMPARED = 16
 FOLDER = Path("pictures")
-PICTURES = ("trajectories", "families", "learning")
+PICTURES = ("trajectories", "families", "learning", "detour")
 
 
 def derive_and_render(example: str) -> Table:
@@ -162,6 +162,22 @@ def learn(on_step: Callable[[], Any]) -> Table:
     return table
 
 
+def go_around() -> Table:
+    """Differentiate the length of a detour by the places of the discs that it goes around, and draw it."""
+    package, _ = _load("obstacle")
+    mpc = package.MPC()
+    found = detour.detour(mpc)
+    detour.plot(mpc, FOLDER / "detour.png")
+    title = f"obstacle: a path of {found.length:.3f} m past two discs, which are constraints"
+    table = Table("disc", title=title, title_justify="left", min_width=len(title))
+    for header in ("holds the path at", "d length / dx", "d length / dy"):
+        table.add_column(header, justify="right")
+    for number, slope in enumerate(found.gradient.tolist()):
+        stages = int((found.duals[:, number] > 1e-6).sum())
+        table.add_row(f"{number}", f"{stages} stages", *(f"{value:+.3f}" for value in slope))
+    return table
+
+
 def _load(example: str) -> tuple[ModuleType, ModuleType]:
     return importlib.import_module(f"generated.{example}"), importlib.import_module(f"examples.{example}")
 
@@ -173,7 +189,7 @@ def main() -> None:
     console.print(machine_name())
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=len(EXAMPLES) * 4 * 10 + learn_pendulum.STEPS / 10 + 20)
+        task = progress.add_task("", total=len(EXAMPLES) * 4 * 10 + learn_pendulum.STEPS / 10 + 30)
         for step in (derive_and_render, solve, differentiate, compare_with_casadi):
             for example in EXAMPLES:
                 progress.update(task, description=f"{step.__name__.replace('_', ' ')}: {example}")
@@ -183,6 +199,9 @@ def main() -> None:
                 console.print("CasADi's times are its solvers' own clocks; it interprets its functions.\n")
         progress.update(task, description="learn: pendulum")
         console.print(learn(lambda: progress.advance(task, 0.1)))
+        progress.update(task, description="go around: obstacle")
+        console.print(go_around())
+        progress.advance(task, 10)
         for draw, name in ((pictures.trajectories, "trajectories"), (pictures.families, "families")):
             progress.update(task, description=f"draw: {name}")
             draw(FOLDER / f"{name}.png")

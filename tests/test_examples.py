@@ -1,5 +1,6 @@
 """What the README and the examples promise: the code shown runs, and learning recovers the parameters."""
 
+import importlib
 import inspect
 import math
 import re
@@ -13,13 +14,15 @@ import torch
 from click.testing import CliRunner
 
 import mpcgen
-from examples import learn_pendulum
+from examples import detour, learn_pendulum
 from examples import pendulum as pendulum_example
 from examples.bench.timing import alternate, machine_name
 from examples.gradients import compare_gradients, with_bound_parameters
+from mpcgen.baseline import Baseline
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain")
+CONSTRAINED = ("obstacle", "landing", "safe_cartpole", "building")
 
 
 def readme_blocks(text):
@@ -96,7 +99,7 @@ def test_files_that_the_architecture_names_exist():
         assert (ROOT / "templates" / "runtime" / header).exists(), header
 
 
-@pytest.mark.parametrize("name", SPECIFICATIONS)
+@pytest.mark.parametrize("name", [*SPECIFICATIONS, *CONSTRAINED])
 def test_examples_page_names_every_control_with_its_bounds(name):
     page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     section = page.partition(f"## {name}:")[2].partition("\n## ")[0]
@@ -104,8 +107,9 @@ def test_examples_page_names_every_control_with_its_bounds(name):
     spec = mpcgen.load_problem(ROOT / "examples" / f"{name}.py").spec()
     assert str(spec.horizon) in section
     for control in spec.controls:
-        if control.lower.is_number and name != "quadrotor":
-            bounds = f"−{abs(float(control.lower)):g} to {float(control.upper):g}"
+        numbers = all(bound.is_number and bound.is_finite for bound in (control.lower, control.upper))
+        if numbers and name != "quadrotor":
+            bounds = f"{float(control.lower):g} to {float(control.upper):g}".replace("-", "−")
             assert f"| control `{control.symbol}`" in section
             assert bounds in section
 
@@ -207,3 +211,52 @@ def test_alternating_times_are_medians_of_every_task():
 
 def test_machine_name_names_cores():
     assert "cores" in machine_name()
+
+
+# ---- constraints ----
+
+
+@pytest.mark.parametrize("name", CONSTRAINED)
+def test_constrained_examples_are_solved_from_random_starts_as_ipopt_solves_them(name):
+    module = importlib.import_module(f"examples.{name}")
+    values = module.parameter_values() if hasattr(module, "parameter_values") else {}
+    mpc = mpcgen.compile(module.problem).MPC(on_unconverged="ignore")
+    parameters = {key: torch.tensor(value, dtype=torch.float64) for key, value in values.items()}
+    solution = mpc(module.initial_states(64), **parameters)
+    assert (
+        int((solution.status == 0).sum()) >= 63
+    )  # a start from which none of the solvers ends is one of many
+    assert solution.violation[solution.converged].max() <= 1e-7
+    baseline = Baseline(module.problem.spec(), tol=1e-9)
+    same = 0
+    for b in range(4):
+        witness = baseline.solve(module.initial_states(64)[b].numpy(), values)
+        if witness.success and int(solution.status[b]) == 0:
+            same += float(solution.cost[b]) == pytest.approx(witness.cost, rel=1e-7, abs=1e-7)
+    assert same >= 2  # the others end in another minimum
+
+
+def test_the_detour_is_longer_the_further_a_disc_is_pushed_into_it(tmp_path):
+    mpc = mpcgen.compile(importlib.import_module("examples.obstacle").problem).MPC(on_unconverged="raise")
+    found = detour.detour(mpc)
+    assert (found.duals > 1e-6).any(0).all()  # either disc holds the path somewhere
+    h = 1e-4
+    middle = torch.tensor(detour.MIDDLES, dtype=torch.float64)
+    x0, radius = (
+        torch.tensor(detour.START, dtype=torch.float64),
+        torch.tensor(detour.RADII, dtype=torch.float64),
+    )
+    tight = mpcgen.compile(importlib.import_module("examples.obstacle").problem).MPC(tol=1e-11)
+    for disc in range(2):
+        for axis in range(2):
+            change = torch.zeros_like(middle)
+            change[disc, axis] = h
+            ahead, behind = (
+                detour.length_of(tight(x0, middle=middle + side * change, radius=radius, u_init=found.u).x)
+                for side in (1, -1)
+            )
+            assert float(ahead - behind) / (2 * h) == pytest.approx(
+                float(found.gradient[disc, axis]), rel=1e-3
+            )
+    detour.plot(mpc, tmp_path / "detour.png")
+    assert (tmp_path / "detour.png").stat().st_size > 1000

@@ -182,7 +182,8 @@ def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor 
     flat = (t.reshape(shape.numel(), *t.shape[len(shape) :]) for t in (x, u, status, duals))
     found = examine_flat(origin.key, *flat, parameters)
     multipliers, lower, upper = (t.reshape(u.shape) for t in found[:3])
-    rows = rows_of(*(t.reshape(duals.shape) for t in found[3:]), duals)
+    values, row_lower, row_upper = (t.reshape(duals.shape) for t in found[3:])
+    rows = rows_of(values, row_lower, row_upper, duals)
     target = u - multipliers
     low = (target <= lower) & (multipliers >= 0)
     high = (upper <= target) & ~low

@@ -145,6 +145,7 @@ def _activity(solution: Solution) -> tuple[Activity, ...]:
     columns: dict[str, list[int]] = {}
     for column, (_, label) in enumerate(held.places):
         columns.setdefault(label, []).append(column)
+    equalities = _equalities(solution)
     return tuple(
         Activity(
             label,
@@ -152,7 +153,17 @@ def _activity(solution: Solution) -> tuple[Activity, ...]:
             float((active[:, own] == 1).double().mean()),
         )
         for label, own in columns.items()
+        if label not in equalities
     )
+
+
+def _equalities(solution: Solution) -> set[str]:
+    """Labels of rows whose bounds meet always, so that it says nothing that one holds them."""
+    found = set()
+    for constraint, rows in zip(solution.controller.constraints, solution.rows.values(), strict=True):
+        equal = (rows.lower == rows.upper).flatten(0, -2).all(0)
+        found |= {label for label, yes in zip(constraint.labels, equal.tolist(), strict=True) if yes}
+    return found
 
 
 def _margins(solution: Solution) -> tuple[Margin, ...]:
