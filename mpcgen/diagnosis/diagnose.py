@@ -124,13 +124,17 @@ class _Held:
 def _held(solution: Solution) -> _Held:
     size = solution.status.numel()
     controller, horizon = solution.controller, solution.u.shape[-2]
-    margins, active = [solution.margins.reshape(size, -1)], [solution.active.reshape(size, -1)]
+
+    def flat(values: Tensor) -> Tensor:
+        return values.reshape(size, values.shape[-2:].numel())  # not -1: a batch of none has to keep its shape
+
+    margins, active = [flat(solution.margins)], [flat(solution.active)]
     violation = [torch.zeros_like(margins[0])]
     places = [(t, name) for t in range(horizon) for name in controller.controls]
     for constraint, rows in zip(controller.constraints, solution.rows.values(), strict=True):
-        margins.append(rows.margins.reshape(size, -1))
-        active.append(rows.active.reshape(size, -1))
-        violation.append(rows.violation.reshape(size, -1))
+        margins.append(flat(rows.margins))
+        active.append(flat(rows.active))
+        violation.append(flat(rows.violation))
         places += [(t, label) for t in constraint.stages(horizon) for label in constraint.labels]
     return _Held(torch.cat(margins, 1), torch.cat(active, 1), torch.cat(violation, 1), tuple(places))
 
