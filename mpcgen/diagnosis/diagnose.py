@@ -126,7 +126,9 @@ def _held(solution: Solution) -> _Held:
     controller, horizon = solution.controller, solution.u.shape[-2]
 
     def flat(values: Tensor) -> Tensor:
-        return values.reshape(size, values.shape[-2:].numel())  # not -1: a batch of none has to keep its shape
+        return values.reshape(
+            size, values.shape[-2:].numel()
+        )  # not -1: a batch of none has to keep its shape
 
     margins, active = [flat(solution.margins)], [flat(solution.active)]
     violation = [torch.zeros_like(margins[0])]
