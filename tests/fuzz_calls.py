@@ -198,9 +198,8 @@ class Call:
     def run(self) -> tuple[Any, dict[str, Tensor]]:
         """Call; return the solution and the gradients of its cost by what was asked to have one."""
         mpc, given = controller(self.which, self.options), dict(self.arguments)
-        floats = [
-            k for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point() and k != "u_init"
-        ]
+        # what torch itself can differentiate: it refuses the others before a controller sees them
+        floats = [name for name, value in given.items() if name != "u_init" and is_differentiable(value)]
         if self.how == "no_grad":
             with torch.no_grad():
                 return mpc(**given), {}
@@ -215,7 +214,7 @@ class Call:
         if self.how.startswith("vmap") and isinstance(given.get("x0"), Tensor) and given["x0"].ndim > 1:
             rest = {k: v for k, v in given.items() if k != "x0"}
             mapped = lambda x0: mpc(x0, **rest).cost  # noqa: E731
-            if "grad" in self.how:
+            if "grad" in self.how and is_differentiable(given["x0"]):
                 mapped = torch.func.grad(lambda x0: mpc(x0, **rest).cost.sum())
             torch.func.vmap(mapped)(given["x0"])
         if self.how == "grad":
@@ -276,6 +275,11 @@ class Call:
         # IPOPT's barrier leaves weakly active bounds sqrt(1e-10) away
         require(float(np.abs(casadi.u[0] - found.numpy()).max()) <= 1e-4, "CasADi finds other controls")
         return True
+
+
+def is_differentiable(value: Any) -> bool:
+    """Whether torch can differentiate by it."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.layout is torch.strided
 
 
 def require(holds: bool, what: str) -> None:
