@@ -43,7 +43,7 @@ UNIT_INTERVAL = [
     *(sp.sinh(a), sp.cosh(a), sp.tanh(a), sp.sech(a), sp.csch(a), sp.coth(a)),
     *(sp.asinh(a), sp.acosh(1 + a), sp.atanh(a), sp.asech(a), sp.acsch(a), sp.acoth(1 + a)),
     *(sp.erf(a), sp.erfc(a), sp.sinc(a), sp.sign(a - b)),
-    *(sp.Abs(a - b), sp.Min(a, b, 0.4), sp.Max(a, b, 0.4), sp.Heaviside(a - b), sp.pi * a + sp.E),
+    *(sp.Abs(a - b), sp.Min(a, b, 0.4), sp.Max(a, b, 0.4), (a - b) * sp.Heaviside(a - b), sp.pi * a + sp.E),
     sp.Piecewise((a, a < b), (b**2, sp.Gt(a, b)), (5, True)),
     sp.Piecewise((1, (a <= b) & ~(a < 0.4)), (2, (a >= 0.6) | sp.Eq(a, b)), (3, True)),
     sp.Piecewise((1, sp.Xor(a < 0.5, b < 0.5)), (2, sp.Ne(a, b)), (3, True)),

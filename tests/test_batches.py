@@ -47,6 +47,8 @@ def test_a_single_problem_has_no_leading_dimensions(cartpole):
         "residual": (),
         "costates": (25, 5),
         "gains": (24, 1, 5),
+        "row_duals": (0, 0),
+        "row_violation": (0,),
     }
 
 

@@ -72,7 +72,7 @@ def test_an_infinite_default_of_a_parameter_that_a_row_reads_is_refused(draft):
 
 def test_an_unbounded_state_has_no_rows(draft):
     draft.problem.states("w", lower=-sp.oo, upper=sp.oo)
-    draft.problem.dynamics = [draft.x, draft.v + draft.u, 0]
+    draft.problem.dynamics = [draft.x + draft.v, draft.v + draft.u, 0]
     assert draft.problem.spec().constraints == ()
 
 

@@ -29,7 +29,7 @@ def problem(lqr: Example) -> dict[str, Tensor]:
 
 def controls(mpc: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """Return u (N, m) as a function of x0 and the parameters."""
-    return mpc(inputs["x0"], **{k: v for k, v in inputs.items() if k != "x0"}).u
+    return mpc(inputs["x0"], horizon=HORIZON, **{k: v for k, v in inputs.items() if k != "x0"}).u
 
 
 def condensed(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
