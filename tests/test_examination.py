@@ -163,7 +163,8 @@ def test_the_operators_keep_the_rules_of_torch(car):
     mpc = car.mpc(max_iterations=2, on_unconverged="ignore")
     solution = mpc(car.starts(3, 0))
     parameters = list(solution.origin.parameters)
-    torch.library.opcheck(examine_flat, (mpc.key, solution.x, solution.u, solution.status, parameters))
+    found = (solution.x, solution.u, solution.status, solution.row_duals)
+    torch.library.opcheck(examine_flat, (mpc.key, *found, parameters))
     start = solution.x[:, 0].clone()
     torch.library.opcheck(record_flat, (mpc.key, mpc.options_text, 60, start, None, parameters))
 
@@ -271,7 +272,7 @@ def test_what_a_solution_hands_out_of_its_parameters_is_a_copy(pendulum):
     for start in (x0, x0.clone().requires_grad_()):
         solution = mpc(start)
         expected, multipliers = solution.u.detach().clone(), mpc(start).multipliers
-        leaves = torch.utils._pytree.tree_leaves(solution)[8:]
+        leaves = torch.utils._pytree.tree_leaves(solution)[len(vars(solution)) :]
         for handed_out in (solution.origin.parameters, solution.detach().origin.parameters, leaves):
             assert len(handed_out) == 5
             for parameter in handed_out:
