@@ -129,7 +129,9 @@ def examine(mpc: Any, solution: Any, inputs: Tensors) -> tuple[Tensor, Tensor]:
     """Return which controls are at a bound, (B, N, m), and each problem's strict-complementarity margin."""
     u = solution.u.detach()
     parameters = tuple(inputs[p.name] for p in mpc.controller.parameters)
-    slope, lower, upper = kernels.examine(mpc.controller, solution.x.detach(), u, solution.status, parameters)
+    slope, lower, upper, *_ = kernels.examine(
+        mpc.controller, solution.x.detach(), u, solution.status, parameters
+    )
     held = (u - slope <= lower) | (u - slope >= upper)
     margin = torch.where(held, slope.abs(), torch.minimum(u - lower, upper - u))
     return held, margin.amin((1, 2))

@@ -185,7 +185,9 @@ def test_torchs_checks_of_the_differentiate_operator_pass(pendulum):
     with torch.no_grad():
         x, u, cost, status, *_ = library.solve(*arguments)
     parameters = [p.detach() for p in parameters]
-    torch.library.opcheck(library.differentiate, (key, options, x, u, status, x, None, cost, None, parameters))
+    torch.library.opcheck(
+        library.differentiate, (key, options, x, u, status, x, None, cost, None, parameters)
+    )
 
 
 def test_torchs_checks_of_the_tangent_operator_pass(pendulum):
@@ -194,7 +196,9 @@ def test_torchs_checks_of_the_tangent_operator_pass(pendulum):
         x, u, _, status, *_ = library.solve(*arguments)
     parameters = [p.detach() for p in parameters]
     changes = [None, *parameters[1:]]
-    torch.library.opcheck(library.tangent, (key, options, x, u, status, x0.detach(), None, parameters, changes))
+    torch.library.opcheck(
+        library.tangent, (key, options, x, u, status, x0.detach(), None, parameters, changes)
+    )
 
 
 def test_the_registered_operator_gives_what_the_direct_way_gives(car):

@@ -68,7 +68,9 @@ def active_shares(case: Example, mpc: torch.nn.Module, inputs: dict[str, Tensor]
     """
     solution = mpc(inputs["x0"], **{k: v for k, v in inputs.items() if k != "x0"})
     parameters = tuple(inputs[p.name] for p in case.spec.parameters)
-    slope, lower, upper = kernels.examine(mpc.controller, solution.x, solution.u, solution.status, parameters)
+    slope, lower, upper, *_ = kernels.examine(
+        mpc.controller, solution.x, solution.u, solution.status, parameters
+    )
     low, high = (solution.u - slope <= lower), (solution.u - slope >= upper)
     slack = torch.minimum(solution.u - lower, upper - solution.u)
     margin = torch.where(low | high, slope.abs(), slack)

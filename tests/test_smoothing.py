@@ -183,7 +183,7 @@ def margins(case: Example, solution, values: dict[str, Tensor]) -> Tensor:
     """Strict-complementarity margin of each problem."""
     u = solution.u.detach()
     parameters = tuple(values[p.name].detach() for p in case.spec.parameters)
-    slope, lower, upper = kernels.examine(
+    slope, lower, upper, *_ = kernels.examine(
         case.module.CONTROLLER, solution.x.detach(), u, solution.status, parameters
     )
     held = (u - slope <= lower) | (u - slope >= upper)
