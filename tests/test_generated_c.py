@@ -24,6 +24,7 @@ from mpcgen.compiler import Compilation, render_spec
 TESTS = Path(__file__).parent
 EXAMPLES = TESTS.parent / "examples"
 SMALL = ("pendulum", "cartpole", "car", "lqr")
+CONSTRAINED = ("safe_cartpole", "building")
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
 # -O0, where the compiler has not yet made use of undefined behaviour, and compiles fastest.
 SANITIZE = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -54,7 +55,7 @@ def compile_strictly(name, directory, toolchain):
 
 
 @pytest.mark.parametrize("target", known_targets(), ids=lambda target: target.name)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *CONSTRAINED])
 def test_compiles_without_a_warning_for_every_target(name, target, tmp_path):
     found = find_toolchain()
     compile_strictly(name, tmp_path, Toolchain(found.compiler, target, found.libmvec))
@@ -71,7 +72,7 @@ def test_the_largest_example_compiles_without_a_warning(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
-@pytest.mark.parametrize("name", [*SMALL, "quadrotor"])
+@pytest.mark.parametrize("name", [*SMALL, *CONSTRAINED, "quadrotor"])
 def test_compiles_without_a_warning_with_clang(name, tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "clang")
     compile_strictly(name, tmp_path, find_toolchain())

@@ -43,7 +43,7 @@ def test_any_other_identifier_is_a_name(draft, name):
 CALL_ARGUMENTS = [
     name
     for name, parameter in inspect.signature(MPC.forward).parameters.items()
-    if parameter.kind is not parameter.VAR_KEYWORD
+    if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
 ]
 
 

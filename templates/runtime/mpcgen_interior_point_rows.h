@@ -45,6 +45,7 @@ INLINE real row_unit(const barrier_state *s) {
 /* Rows that read no control do not hold at x_0, which is given. */
 FUNCTION void find_rows(const barrier_state *s, int t, row_room *room) {
   real lower[ROWS], upper[ROWS];
+  EACH(i, ROWS) lower[i] = upper[i] = ALL(0);
   if (t < s->horizon)
     stage_row_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
   else
@@ -141,6 +142,7 @@ FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *multipl
   const real delta = lane_select(lanes->restoring, ALL(1), ALL(INEQUALITY_DELTA)) / unit;
   real change[ROWS];
   row_room room[ROWS];
+  EACH(i, ROWS) change[i] = ALL(0);
   find_rows(s, t, room);
   if (t < s->horizon)
     stage_rows_tangent(path_at(s, t), s->u + t * NU, s->theta, theta_t, d_x, s->d_u + t * NU, change);

@@ -148,7 +148,7 @@ INLINE real merit_rounding(const barrier_state *s, const barrier_point *p) {
 
 /* Gaps below this are rounding. */
 INLINE real gap_rounding(const barrier_state *s, const barrier_point *p) {
-  return ALL(4 * SCALAR_EPSILON * s->horizon) * lane_max(ALL(1), p->largest_state);
+  return R(4) * SCALAR_EPSILON * R(s->horizon) * lane_max(ALL(1), p->largest_state);
 }
 
 /* Whether a filter's pair, or one of those before it, is at least as good in both. */
@@ -237,6 +237,7 @@ FUNCTION mask search_lengths(barrier_state *s, mask pending) {
   return lane_and(all, lane_not(pending));
 }
 
+#if !CONSTRAINED
 /* Closes gaps by a rollout of the policy, of a few lengths the cheapest; returns the lanes where one is finite. */
 RARE mask search_rollouts(barrier_state *s, mask pending) {
   enum { TRIALS = 5 };
@@ -259,5 +260,6 @@ RARE mask search_rollouts(barrier_state *s, mask pending) {
   add_to_filter(&s->lanes, found, m.gap, m.merit);
   return found;
 }
+#endif
 
 #endif

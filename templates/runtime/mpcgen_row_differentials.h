@@ -29,6 +29,7 @@ INLINE int rows_at(const sensitivity_state *s, int t) { return t < s->horizon ? 
 
 FUNCTION void read_rows(const sensitivity_state *s, int t, rows_of_stage *rows) {
   const reals x = s->x + t * NX, theta_t = stage_row(s->theta_stage, s->rows, t);
+  EACH(i, MOST_DIFFERENTIAL_ROWS) rows->values[i] = rows->lower[i] = rows->upper[i] = ALL(0);
   if (t < s->horizon) {
     stage_rows(x, s->u + t * NU, s->theta, theta_t, rows->values);
     stage_row_bounds(s->theta, theta_t, rows->lower, rows->upper);
@@ -94,6 +95,7 @@ INLINE void model_rows(const sensitivity_state *s, int t, real *dual, real *weig
 FUNCTION void change_rows(sensitivity_state *s, int t, in_reals d_rows, parameter_change *change) {
   const reals theta_t = stage_row(s->theta_stage, s->rows, t), d_theta_t = stage_row(change->theta_stage, s->rows, t);
   real d_lower[MOST_DIFFERENTIAL_ROWS], d_upper[MOST_DIFFERENTIAL_ROWS];
+  EACH(i, MOST_DIFFERENTIAL_ROWS) d_lower[i] = d_upper[i] = ALL(0);
   if (t < s->horizon)
     row_bounds_forward(s->theta, theta_t, change->theta, d_theta_t, d_lower, d_upper);
   else
@@ -113,6 +115,7 @@ FUNCTION void change_rows(sensitivity_state *s, int t, in_reals d_rows, paramete
 FUNCTION void change_duals(sensitivity_state *s, int t, in_reals d_x, in_reals d_u) {
   const reals x = s->x + t * NX, theta_t = stage_row(s->theta_stage, s->rows, t);
   real moved[MOST_DIFFERENTIAL_ROWS];
+  EACH(i, MOST_DIFFERENTIAL_ROWS) moved[i] = ALL(0);
   if (t < s->horizon)
     stage_rows_tangent(x, s->u + t * NU, s->theta, theta_t, d_x, d_u, moved);
   else
