@@ -38,12 +38,12 @@ FUNCTION void store_examined_rows(const sensitivity_state *s, const examine_argu
 FUNCTION void examine_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first) {
   real values[NPATH + NEND], lower[NPATH + NEND], upper[NPATH + NEND];
   for (int t = 0; t < s->horizon; t++) {
-    const stored_reals theta_t = stage_row(s->theta_stage, s->rows, t);
+    const reals theta_t = stage_row(s->theta_stage, s->rows, t);
     stage_rows(s->x + t * NX, s->u + t * NU, s->theta, theta_t, values);
     stage_row_bounds(s->theta, theta_t, lower, upper);
     store_examined_rows(s, a, first, t, NU, NPATH, values, lower, upper);
   }
-  const stored_reals theta_t = stage_row(s->theta_stage, s->rows, s->horizon);
+  const reals theta_t = stage_row(s->theta_stage, s->rows, s->horizon);
   terminal_rows(s->x + s->horizon * NX, s->theta, theta_t, values);
   terminal_row_bounds(s->theta, theta_t, lower, upper);
   store_examined_rows(s, a, first, s->horizon, NU + NMIXED, NEND, values, lower, upper);
