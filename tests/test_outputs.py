@@ -1,14 +1,18 @@
 """What a solve computes is one table: the struct, the kernels, fake tensors and solutions agree with it."""
 
 import re
+from pathlib import Path
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import mpcgen
 from mpcgen.compiler import render_spec
 from mpcgen.runtime.outputs import N_DIFFERENTIABLE, OUTPUTS, sizes_of
 
 BATCH, HORIZON = (2, 3), 5
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def expected(example, dtype):
@@ -38,9 +42,13 @@ def test_fake_tensors_have_the_same_shapes(car):
         assert of(solved(car, torch.float64)) == expected(car, torch.float64)
 
 
-def test_the_struct_points_to_every_row_in_order(car):
-    struct = render_spec(car.spec).header.partition("} car_solve_arguments;")[0]
-    assert re.findall(r"\*(\w+);\s+/\* out: ", struct)[: len(OUTPUTS)] == [row.member for row in OUTPUTS]
+@pytest.mark.parametrize("name", ["car", "safe_cartpole"])
+def test_the_struct_points_to_every_row_in_order(name):
+    spec = mpcgen.load_problem(EXAMPLES / f"{name}.py").spec()
+    struct = render_spec(spec).header.partition(f"}} {name}_solve_arguments;")[0]
+    expected = [row.member for row in OUTPUTS if bool(spec.constraints) or not row.constrained]
+    found = re.findall(r"\*(\w+);\s+/\* out: ", struct)
+    assert [member for member in found if member != "history"] == expected
 
 
 def test_the_differentiable_rows_come_first():
