@@ -116,6 +116,17 @@ def test_a_singularity_behind_x0_names_stage_and_state_of_the_derivative(batch):
         tank().MPC(on_unconverged="raise")(start(*[0.0] * batch), power=0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_certified_solution_has_the_residual_that_met_tol(nonlinear, dtype):
+    # The gradient by Gauss-Newton asks for no certificate; that sweep computes the residual with other roundings.
+    x0 = nonlinear.starts(256, 1).to(dtype)
+    certified = nonlinear.mpc(hessian="gauss_newton", on_unconverged="ignore")(x0)
+    plain = nonlinear.mpc(hessian="gauss_newton", gradient="gauss_newton", on_unconverged="ignore")(x0)
+    solved = certified.status == Status.CONVERGED
+    assert solved.sum() > 128
+    assert torch.equal(certified.residual[solved], plain.residual[solved])
+
+
 @pytest.mark.parametrize("hessian", ["exact", "gauss_newton"])
 @pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-12), (torch.float32, 3e-6)])
 def test_what_has_converged_has_a_residual_of_at_most_tol(nonlinear, hessian, dtype, tol):
