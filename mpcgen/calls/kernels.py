@@ -60,6 +60,11 @@ def _parameter_fields(controller: Controller, device: Device, parameters: Tensor
     }
 
 
+def _dense_duals(duals: Tensor | None) -> Tensor | None:
+    """Multipliers of rows as the kernels read them; None where there are none."""
+    return None if duals is None or duals.numel() == 0 else _dense(duals)
+
+
 def _dense(tensor: Tensor) -> Tensor:
     """The numbers themselves in memory, row-major; a tensor may only stand for them, as negated or as zeros."""
     if tensor._is_zerotensor():
@@ -190,7 +195,7 @@ def differentiate(
     device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
     targets = _pointers(device, g_parameters)
-    duals = None if duals is None or duals.numel() == 0 else _dense(duals)
+    duals = _dense_duals(duals)
     fields = _solution_fields(device, options, x, u, wanted, singular, duals)
     fields |= _parameter_fields(controller, device, parameters) | {
         "cotangent_states": _pointer(device, g_x),
@@ -225,7 +230,7 @@ def tangent(
     device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
     changes, change_strides = _pointers(device, d_parameters), _stride_array(device, d_parameters)
-    duals = None if duals is None or duals.numel() == 0 else _dense(duals)
+    duals = _dense_duals(duals)
     fields = _solution_fields(device, options, x, u, wanted, singular, duals)
     fields |= _parameter_fields(controller, device, parameters) | {
         "tangent_initial_state": _pointer(device, d_x0),
@@ -261,7 +266,7 @@ def examine(
     rows = tuple(torch.full_like(like, float("nan")) for _ in range(3))
     device = device_of(controller, x)
     wanted = usable(status, Options(unconverged_gradient="keep"))
-    duals = None if duals is None or duals.numel() == 0 else _dense(duals)
+    duals = _dense_duals(duals)
     fields = (
         _parameter_fields(controller, device, parameters)
         | _dual_fields(device, duals)
