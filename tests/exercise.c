@@ -149,12 +149,12 @@ static void solve(arrays *a, int exact, int cold, int threads) {
       .parameter_strides = a->strides,
       .states = a->x,
       .controls = a->u,
-      .costates = a->costates,
-      .gains = a->gains,
       .cost = a->cost,
-      .residual = a->residual,
       .status = a->status,
       .iterations = a->iterations,
+      .residual = a->residual,
+      .costates = a->costates,
+      .gains = a->gains,
       .history = cold ? a->history : NULL,
   };
   require(run_solve(&arguments) == 0, "solve returned an error");

@@ -26,7 +26,14 @@ def exercise(name, directory, flags=()):
     write_sources(rendered, directory)
     (directory / "values.h").write_text(values_header(name))
     source = source_file(rendered, WARP)
-    definitions = (QUIET, f'-DKERNELS="{source}"', '-DVALUES="values.h"', "-DEXERCISE=exercise")
+    definitions = (
+        QUIET,
+        "-iquote",
+        ".",
+        f'-DKERNELS="{source}"',
+        '-DVALUES="values.h"',
+        "-DEXERCISE=exercise",
+    )
     compile_it = [
         *compile_command(WARP, 64, ""),
         *definitions,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpcgen.autograd.folding import batch_of, fold, own, unfold
 from mpcgen.calls import kernels
+from mpcgen.calls.devices import check_built
 from mpcgen.calls.options import Options
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.controller import Controller
@@ -97,6 +98,7 @@ def _fake_solve(
     parameters: Sequence[Tensor],
 ) -> Tensors:
     known = controller_of(controller)
+    check_built(known, x0.device)
     sizes = sizes_of(horizon, x0.shape[1], len(known.controls), known.dual_count)
     return tuple(
         x0.new_empty(output.shape(x0.shape[:1], sizes), dtype=torch.int32 if output.integer else x0.dtype)

@@ -54,21 +54,27 @@ def device_of(controller: Controller, tensor: Tensor) -> Device:
     return found
 
 
-def _make(controller: Controller, device: torch.device) -> Device:
+def check_built(controller: Controller, device: torch.device) -> None:
+    """Raise DeviceError where the controller was not built for a device; loads nothing.
+
+    Devices of other types than the CPU and CUDA are refused by `mpcgen.calls.arguments`, with the rest of a call.
+    """
     library = controller.library
     if device.type == "cpu":
-        if library.kind == "cpu":
-            return Cpu(library)
-        if library.kind == "cuda-host":
-            return Cuda(library, device)
-        raise DeviceError(_not_built(controller, device, "cpu"))
-    # Devices of other types do not get here: mpcgen.calls.arguments refuses them with the rest of a call.
-    if library.kind == "cuda":
-        return Cuda(library, device)
-    folder = library.path.parent
-    if "cuda" not in kinds_in(folder):
+        if library.kind == "cuda":
+            raise DeviceError(_not_built(controller, device, "cpu"))
+    elif device.type == "cuda" and library.kind != "cuda" and "cuda" not in kinds_in(library.path.parent):
         raise DeviceError(_not_built(controller, device, "cuda"))
-    return Cuda(load_kind(folder, library.name, library.manifest["source_digest"], "cuda"), device)
+
+
+def _make(controller: Controller, device: torch.device) -> Device:
+    check_built(controller, device)
+    library = controller.library
+    if device.type == "cpu":
+        return Cpu(library) if library.kind == "cpu" else Cuda(library, device)
+    if library.kind != "cuda":
+        library = load_kind(library.path.parent, library.name, library.manifest["source_digest"], "cuda")
+    return Cuda(library, device)
 
 
 def _not_built(controller: Controller, device: torch.device, target: str) -> str:
