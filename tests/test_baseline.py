@@ -231,6 +231,15 @@ def test_ipopt_and_fatrop_find_the_same_optimum(name, x0):
     np.testing.assert_allclose(fatrop.u, ipopt.u, atol=1e-7 * max(1.0, float(np.abs(ipopt.u).max())))
 
 
+@pytest.mark.parametrize("name", ["_p", "two__underscores", "null", "jac"])
+def test_a_problem_may_have_a_name_that_casadi_refuses_for_a_function(name):
+    problem = mpcgen.Problem(name, horizon=3)
+    (x,), (u,) = problem.states("x"), problem.controls("u", lower=-1, upper=1)
+    problem.dynamics = [x + u]
+    problem.stage_cost = (x - 5) ** 2 + u**2
+    assert Baseline(problem.spec()).solve([4.0]).success
+
+
 @pytest.mark.parametrize("solver", ["ipopt", "fatrop"])
 def test_solutions_stay_within_bounds_and_are_stationary(solver):
     baseline = Baseline(example("pendulum"), solver=solver, tol=1e-12)

@@ -101,8 +101,9 @@ class Baseline:
             "calc_lam_p": False,
             **(_COMPILED if compiled else {"expand": True}),
         }
+        # A name of its own: CasADi's may not begin with an underscore, among other things that a problem's may.
         self._solver = ca.nlpsol(
-            spec.name, solver, self.program.problem, {**quiet, **fast, **chosen, **(options or {})}
+            "baseline", solver, self.program.problem, {**quiet, **fast, **chosen, **(options or {})}
         )
 
     def solve(
