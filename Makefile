@@ -41,7 +41,7 @@ paper: $(READY)
 
 # What solver and gradients must do, whatever the kernels: CUDA's, over their shim, do it too.
 KERNEL_TESTS := $(patsubst %,tests/test_%.py,solver statuses gradients forward_mode shared_parameters barrier smoothing \
-	batches examination functional lq_property nonlinear_property)
+	batches examination functional lq_property nonlinear_property interior_point constrained_solutions)
 
 # What compiles the kernels, or runs what was compiled: clang, where there is one, does it too.
 CLANG_TESTS := $(patsubst %,tests/test_%.py,build box_qp_in_c operations_in_c processes solver statuses gradients \

@@ -34,7 +34,7 @@ IN_WORKSPACE(examine, examine)
 #define run_examine examine_batch
 #endif
 
-enum { HORIZON = 5, BATCH = 11, SPOILT = 3, STATUSES = 6, MOST_ITERATIONS = 60 };
+enum { HORIZON = 5, BATCH = 11, SPOILT = 3, STATUSES = 8, MOST_ITERATIONS = 60 };
 
 typedef struct {
   int64_t batch;
@@ -45,6 +45,7 @@ typedef struct {
   scalar *initial, *start, *x, *u, *costates, *gains, *cost, *residual, *history;
   scalar *g_x, *g_u, *g_cost, *g_initial;
   scalar *d_initial, *d_x, *d_u, *d_cost, *multipliers, *lower, *upper;
+  scalar *duals, *violation, *row_values, *row_lower, *row_upper; /* of problems with constraints */
   int32_t *status, *iterations, *usable, *singular;
 } arrays;
 
@@ -105,6 +106,11 @@ static arrays make_arrays(int64_t batch, int shared, int constant) {
   a.multipliers = numbers(batch * HORIZON * NU);
   a.lower = numbers(batch * HORIZON * NU);
   a.upper = numbers(batch * HORIZON * NU);
+  a.duals = numbers(batch * (HORIZON + 1) * NDUAL);
+  a.violation = numbers(batch);
+  a.row_values = numbers(batch * (HORIZON + 1) * NDUAL);
+  a.row_lower = numbers(batch * (HORIZON + 1) * NDUAL);
+  a.row_upper = numbers(batch * (HORIZON + 1) * NDUAL);
   a.status = flags(batch);
   a.iterations = flags(batch);
   a.usable = flags(batch);
@@ -121,7 +127,8 @@ static arrays make_arrays(int64_t batch, int shared, int constant) {
 static void free_arrays(arrays *a) {
   scalar *all[] = {a->initial, a->start, a->x,         a->u,         a->costates, a->gains, a->cost,
                    a->residual, a->history, a->g_x,    a->g_u,       a->g_cost,   a->g_initial,
-                   a->d_initial, a->d_x,  a->d_u,      a->d_cost,    a->multipliers, a->lower, a->upper};
+                   a->d_initial, a->d_x,  a->d_u,      a->d_cost,    a->multipliers, a->lower, a->upper,
+                   a->duals,   a->violation, a->row_values, a->row_lower, a->row_upper};
   int32_t *words[] = {a->status, a->iterations, a->usable, a->singular};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   for (size_t i = 0; i < sizeof words / sizeof *words; i++) free(words[i]);
@@ -131,7 +138,7 @@ static void free_arrays(arrays *a) {
   }
 }
 
-static void solve(arrays *a, int exact, int cold, int threads) {
+static void solve(arrays *a, int method, int exact, int cold, int threads) {
   const solve_arguments arguments = {
       .batch = a->batch,
       .horizon = HORIZON,
@@ -140,6 +147,7 @@ static void solve(arrays *a, int exact, int cold, int threads) {
       .certify = exact,
       .threads = threads,
       .constant_parameters = a->constant,
+      .method = method,
       .tolerance = MPCGEN_PRECISION == 64 ? 1e-8 : 1e-3,
       .initial_state = a->initial,
       .initial_state_stride = NX,
@@ -155,6 +163,10 @@ static void solve(arrays *a, int exact, int cold, int threads) {
       .residual = a->residual,
       .costates = a->costates,
       .gains = a->gains,
+#if CONSTRAINED
+      .duals = a->duals,
+      .violation = a->violation,
+#endif
       .history = cold ? a->history : NULL,
   };
   require(run_solve(&arguments) == 0, "solve returned an error");
@@ -173,6 +185,9 @@ static void differentiate(arrays *a, int exact, int all_cotangents, double smoot
       .parameter_strides = a->strides,
       .states = a->x,
       .controls = a->u,
+#if CONSTRAINED
+      .duals = a->duals,
+#endif
       .usable = a->usable,
       .cotangent_states = all_cotangents ? a->g_x : NULL,
       .cotangent_controls = a->g_u,
@@ -197,6 +212,9 @@ static void change(arrays *a, int exact, double smoothing, int threads) {
       .parameter_strides = a->strides,
       .states = a->x,
       .controls = a->u,
+#if CONSTRAINED
+      .duals = a->duals,
+#endif
       .usable = a->usable,
       .tangent_initial_state = a->d_initial,
       .tangent_parameters = (const void *const *)a->gradients,
@@ -218,10 +236,18 @@ static void examine(arrays *a) {
       .parameter_strides = a->strides,
       .states = a->x,
       .controls = a->u,
+#if CONSTRAINED
+      .duals = a->duals,
+#endif
       .usable = a->usable,
       .multipliers = a->multipliers,
       .lower = a->lower,
       .upper = a->upper,
+#if CONSTRAINED
+      .row_values = a->row_values,
+      .row_lower = a->row_lower,
+      .row_upper = a->row_upper,
+#endif
   };
   require(run_examine(&arguments) == 0, "examine returned an error");
 }
@@ -266,11 +292,11 @@ void EXERCISE(void) {
   int met[STATUSES] = {0};
   double sum = 0;
   for (size_t i = first; i < sizeof batches / sizeof *batches; i++) {
-    for (int way = 0; way < 4; way++) {
-      const int exact = way & 1, shared = way >> 1;
-      const double smoothing = way == 1 ? 0.01 : 0;
+    for (int way = CONSTRAINED ? 4 : 0; way < 8; way++) {
+      const int exact = way & 1, shared = way >> 1 & 1, method = way >> 2;
+      const double smoothing = exact && !shared ? 0.01 : 0;
       arrays a = make_arrays(batches[i], shared, exact);
-      solve(&a, exact, shared, 2);
+      solve(&a, method, exact, shared, 2);
       differentiate(&a, exact, !shared, smoothing, 2);
       change(&a, exact, smoothing, 2);
       examine(&a);
@@ -279,7 +305,7 @@ void EXERCISE(void) {
     }
   }
   printf("f%d %2d lanes: converged %d, saddles %d, invalid %d, else %d; checksum %.3e\n", MPCGEN_PRECISION, LANES,
-         met[CONVERGED], met[NOT_A_MINIMUM], met[INVALID_INPUT], met[MAX_ITERATIONS] + met[STALLED] + met[DIVERGED],
+         met[CONVERGED], met[NOT_A_MINIMUM], met[INVALID_INPUT], met[MAX_ITERATIONS] + met[STALLED] + met[DIVERGED] + met[INFEASIBLE],
          sum);
   require(met[CONVERGED] > 0, "nothing converged");
 }

@@ -60,7 +60,7 @@ def has_thread_sanitizer(directory):
     return subprocess.run([directory / "probe"], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["pendulum", "car", "lqr"])
+@pytest.mark.parametrize("name", ["pendulum", "car", "lqr", "safe_cartpole"])
 def test_the_lanes_of_a_warp_do_not_race_and_find_what_one_lane_finds(name, tmp_path):
     if not has_thread_sanitizer(tmp_path):
         pytest.skip("this compiler has no sanitizer for threads")
@@ -72,6 +72,11 @@ def test_a_problem_whose_step_outgrows_a_threads_registers_gets_a_warp():
     assert thread_registers(5, 1) < 255 < thread_registers(8, 4)
     assert choose_kernel(5, 1) == "thread"
     assert choose_kernel(8, 4) == choose_kernel(13, 4) == choose_kernel(21, 3) == "warp"
+
+
+def test_constraints_get_a_thread_unless_a_warp_is_asked_for():
+    assert choose_kernel(13, 4, constrained=True) == "thread"
+    assert choose_kernel(13, 4, "warp", constrained=True) == "warp"
 
 
 def test_what_does_not_fit_into_shared_memory_gets_threads_and_cannot_be_forced():

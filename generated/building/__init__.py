@@ -32,7 +32,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "998bc0a0523681dbe1c6253a76d82590ca491786c8bf6ee1b16328ea9955c5b3"),
+    library=load(__file__, "building", "7ef2abba5a95959ddf5c20a8d00d86b9f73c6cecf4d0a624aadef74920817acb"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat', 'chill', 'stuffiness'),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "ff17671e9fd7b5726fe1b129917a16cd744d897498ca65344510dc89a614f15d"),
+    library=load(__file__, "landing", "fc54a67b8c9fbfc5202cdfcb081c13b673e505308f9c46a6b8750a216c0c83d9"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "0bea148fdce847389497542b4c2d2fc72be8445c5449c368315c29e8b552463f"),
+    library=load(__file__, "obstacle", "8d705813b685384e6d2eb84d02d5235831b54ff6ec141d8709d6245fc9cd7c40"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -628,8 +628,8 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
  * loss_cost (cost + lambda'f + dual'rows). */
 FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, stored_reals restrict costate,
-    const real *restrict dual, const real *restrict d_state, const real *restrict d_control,
-    const real *restrict d_costate, const real *restrict d_dual, const real *restrict loss_cost,
+    stored_reals restrict dual, const real *restrict d_state, const real *restrict d_control,
+    const real *restrict d_costate, stored_reals restrict d_dual, const real *restrict loss_cost,
     reals restrict g_theta, reals restrict g_theta_t, real *restrict g_control) {
   (void)theta_t;
   (void)g_theta_t;
@@ -760,8 +760,8 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
 /* Gradient with respect to theta of d'grad(terminal cost + dual'rows) + d_dual'rows + loss_cost (terminal cost +
  * dual'rows). */
 FUNCTION void terminal_gradient(stored_reals restrict state, stored_reals restrict theta,
-    stored_reals restrict theta_t, const real *restrict dual, const real *restrict d_state,
-    const real *restrict d_dual, const real *restrict loss_cost, reals restrict g_theta, reals restrict g_theta_t) {
+    stored_reals restrict theta_t, stored_reals restrict dual, const real *restrict d_state,
+    stored_reals restrict d_dual, const real *restrict loss_cost, reals restrict g_theta, reals restrict g_theta_t) {
   (void)theta_t;
   (void)g_theta_t;
   const real x = state[0];
@@ -799,7 +799,7 @@ INLINE void bounds_gradient(stored_reals restrict theta, stored_reals restrict t
 /* Change along d_theta of grad(cost + lambda'f + dual'rows), of f and the rows, and of cost + lambda'f + dual'rows
  * itself. */
 FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
-    stored_reals restrict theta_t, const real *restrict costate, const real *restrict dual,
+    stored_reals restrict theta_t, const real *restrict costate, stored_reals restrict dual,
     stored_reals restrict d_theta, stored_reals restrict d_theta_t, reals restrict r_state,
     reals restrict r_control, reals restrict affine, reals restrict d_rows, real *restrict d_cost) {
   (void)theta_t;
@@ -905,7 +905,7 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
 
 /* Change along d_theta of grad(terminal cost + dual'rows), of the rows, and of terminal cost + dual'rows. */
 FUNCTION void terminal_forward(stored_reals restrict state, stored_reals restrict theta,
-    stored_reals restrict theta_t, const real *restrict dual, stored_reals restrict d_theta,
+    stored_reals restrict theta_t, stored_reals restrict dual, stored_reals restrict d_theta,
     stored_reals restrict d_theta_t, reals restrict r_state, reals restrict d_rows, real *restrict d_cost) {
   (void)theta_t;
   (void)d_theta_t;

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "c3ac050e94cd755f115697f7d21c0b0379aabeb6a67f1beaf4c95f602172b2f0"),
+    library=load(__file__, "safe_cartpole", "38771a559a1c8314dfaf8f2fc274beaa929d2c7d1c778ff7acfc9ad4d3303948"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -45,11 +45,12 @@ def warp_bytes(n: int, m: int) -> int:
     return (matrices + vectors) * _DOUBLE_BYTES + _STATE_BYTES
 
 
-def choose_kernel(n: int, m: int, wanted: str = "auto") -> str:
+def choose_kernel(n: int, m: int, wanted: str = "auto", constrained: bool = False) -> str:
     """Return "thread" or "warp" for n states and m controls; ``wanted``: of `CHOICES`.
 
-    Automatically: a warp where a thread's registers do not hold a step and a warp's shared memory does. Raises
-    BuildError for another choice, and for a warp whose matrices do not fit.
+    Automatically: a warp where a thread's registers do not hold a step and a warp's shared memory does. Problems with
+    constraints get a thread: one lane of a warp does an interior point's work, and only the differentials are divided.
+    Raises BuildError for another choice, and for a warp whose matrices do not fit.
     """
     if wanted not in CHOICES:
         raise BuildError(f"unknown CUDA kernel {wanted!r}; expected of {', '.join(CHOICES)}")
@@ -61,4 +62,4 @@ def choose_kernel(n: int, m: int, wanted: str = "auto") -> str:
         )
     if wanted != "auto":
         return wanted
-    return "warp" if fits and thread_registers(n, m) > REGISTERS else "thread"
+    return "warp" if fits and not constrained and thread_registers(n, m) > REGISTERS else "thread"

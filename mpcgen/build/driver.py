@@ -106,12 +106,8 @@ def _toolchains(
     architectures: Sequence[str] | None,
     cuda_kernel: str,
 ) -> list[Toolchain | CudaToolchain]:
-    if spec.constraints and cuda_kernel == "warp":
-        raise BuildError(
-            f"problem {spec.name!r} has constraints, and gets a thread; cuda_kernel='auto' or 'thread'"
-        )
-    wanted = "thread" if spec.constraints else cuda_kernel
-    kernel = choose_kernel(len(spec.states), len(spec.controls), wanted)
+    constrained = bool(spec.constraints)
+    kernel = choose_kernel(len(spec.states), len(spec.controls), cuda_kernel, constrained)
     find: dict[str, Callable[[], Toolchain | CudaToolchain]] = {
         "cpu": lambda: find_toolchain(march),
         "cuda": lambda: replace(find_cuda_toolchain(architectures), kernel=kernel),

@@ -93,7 +93,7 @@ def _model_rows(rows: str) -> tuple[Slot, ...]:
 
 def _duals(rows: str, differential: bool = False) -> tuple[Slot, ...]:
     name = "d_dual" if differential else "dual"
-    return (_slot(f"const real *restrict {name}", name, rows),)
+    return (_slot(f"stored_reals restrict {name}", name, rows),)
 
 
 def _row_changes(rows: str, constrained: bool) -> tuple[Slot, ...]:

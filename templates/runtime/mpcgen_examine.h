@@ -37,16 +37,18 @@ FUNCTION void store_examined_rows(const sensitivity_state *s, const examine_argu
 /* Values and bounds of all rows of one vector of problems; those of states at stage 0, too, where they need not hold. */
 FUNCTION void examine_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first) {
   real values[NPATH + NEND], lower[NPATH + NEND], upper[NPATH + NEND];
-  for (int t = 0; t < s->horizon; t++) {
+  TEAM_FOR(t, s->horizon) {
     const reals theta_t = stage_row(s->theta_stage, s->rows, t);
     stage_rows(s->x + t * NX, s->u + t * NU, s->theta, theta_t, values);
     stage_row_bounds(s->theta, theta_t, lower, upper);
     store_examined_rows(s, a, first, t, NU, NPATH, values, lower, upper);
   }
-  const reals theta_t = stage_row(s->theta_stage, s->rows, s->horizon);
-  terminal_rows(s->x + s->horizon * NX, s->theta, theta_t, values);
-  terminal_row_bounds(s->theta, theta_t, lower, upper);
-  store_examined_rows(s, a, first, s->horizon, NU + NMIXED, NEND, values, lower, upper);
+  TEAM_LEADER {
+    const reals theta_t = stage_row(s->theta_stage, s->rows, s->horizon);
+    terminal_rows(s->x + s->horizon * NX, s->theta, theta_t, values);
+    terminal_row_bounds(s->theta, theta_t, lower, upper);
+    store_examined_rows(s, a, first, s->horizon, NU + NMIXED, NEND, values, lower, upper);
+  }
 }
 #endif
 

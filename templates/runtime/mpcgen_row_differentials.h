@@ -91,10 +91,10 @@ INLINE void model_rows(const sensitivity_state *s, int t, real *dual, real *weig
   }
 }
 
-/* Forward mode: the rows move, and so do their bounds; what that does to the cost. */
-FUNCTION void change_rows(sensitivity_state *s, int t, in_reals d_rows, parameter_change *change) {
+/* Forward mode: the rows move, and so do their bounds; returns what that does to the cost. */
+FUNCTION real change_rows(sensitivity_state *s, int t, in_reals d_rows, const parameter_change *change) {
   const reals theta_t = stage_row(s->theta_stage, s->rows, t), d_theta_t = stage_row(change->theta_stage, s->rows, t);
-  real d_lower[MOST_DIFFERENTIAL_ROWS], d_upper[MOST_DIFFERENTIAL_ROWS];
+  real d_lower[MOST_DIFFERENTIAL_ROWS], d_upper[MOST_DIFFERENTIAL_ROWS], d_cost = ALL(0);
   EACH(i, MOST_DIFFERENTIAL_ROWS) d_lower[i] = d_upper[i] = ALL(0);
   if (t < s->horizon)
     row_bounds_forward(s->theta, theta_t, change->theta, d_theta_t, d_lower, d_upper);
@@ -107,8 +107,9 @@ FUNCTION void change_rows(sensitivity_state *s, int t, in_reals d_rows, paramete
     const real high = lane_select(equal, dual, lane_max(dual, ALL(0)));
     const real low = lane_select(equal, ALL(0), lane_max(-dual, ALL(0)));
     s->row_push[at] = row_weight(s, at) * d_rows[i] - s->row_lower[at] * d_lower[i] - s->row_upper[at] * d_upper[i];
-    change->cost += low * d_lower[i] - high * d_upper[i];
+    d_cost += low * d_lower[i] - high * d_upper[i];
   }
+  return d_cost;
 }
 
 /* The change of the rows' multipliers at a stage, for a change of the trajectory there. */

@@ -12,13 +12,6 @@
 
 #include "mpcgen_row_differentials.h"
 
-/* An argument that functions of problems with constraints have, and others have not. */
-#if CONSTRAINED
-#define ROWS_OF(argument) argument,
-#else
-#define ROWS_OF(argument)
-#endif
-
 /* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. A
  * bound is active where u - dL/du does not lie strictly inside it. */
 FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, mask *is_free) {
@@ -73,7 +66,7 @@ FUNCTION void change_stage(sensitivity_state *s, int t, value_model *value, para
                 s->affine + t * NX, ROWS_OF(s->d_row) &cost);
   change->cost += cost;
 #if CONSTRAINED
-  change_rows(s, t, s->d_row, change);
+  change->cost += change_rows(s, t, s->d_row, change);
 #endif
   shift_value(s->affine + t * NX, value);
 }
@@ -87,7 +80,7 @@ FUNCTION void change_last(sensitivity_state *s, parameter_change *change) {
                    ROWS_OF(s->d_row) &cost);
   change->cost += cost;
 #if CONSTRAINED
-  change_rows(s, last, s->d_row, change);
+  change->cost += change_rows(s, last, s->d_row, change);
 #endif
 }
 

@@ -23,15 +23,15 @@ enum {
 };
 
 /* A team's workspace beside that of what it computes: */
-#define TEAM_ARRAYS(ARRAY)                                              \
-  ARRAY(models, n * MODEL_REALS)  /* the stages' F, H and gradients */  \
-  ARRAY(costs, n)                 /* forward mode: changes of the stages' costs */
+#define TEAM_ARRAYS(ARRAY)                                                \
+  ARRAY(models, n * MODEL_REALS)    /* the stages' F, H and gradients */  \
+  ARRAY(costs, n)                   /* forward mode: changes of the stages' costs */ \
+  ARRAY(d_rows, n * NPATH + NEND)   /* forward mode: changes of the rows of constraints */ \
+  ARRAY(d_states, (n + 1) * NX)     /* the differentials, in reverse mode or of problems with constraints */ \
+  ARRAY(d_controls, n * NU)
 
-/* and in reverse mode: the differentials, and each lane's sum of the parameters' gradients. */
-#define TEAM_GRADIENT_ARRAYS(ARRAY)  \
-  ARRAY(d_states, (n + 1) * NX)      \
-  ARRAY(d_controls, n * NU)          \
-  ARRAY(lane_sums, (size_t)WARP * LANE_SUMS)
+/* and in reverse mode: each lane's sum of the parameters' gradients. */
+#define TEAM_GRADIENT_ARRAYS(ARRAY) ARRAY(lane_sums, (size_t)WARP * LANE_SUMS)
 
 /* What a team keeps beside the state of a solve or of a sensitivity. */
 typedef struct {
@@ -86,6 +86,7 @@ FUNCTION void team_costates(const team_path *p, const team_memory *m) {
   }
 }
 
+#if !CONSTRAINED
 /* Expands all stages, a lane each, and the last one. The Hessians are the cost's, and the models' gradients lack
  * F' lambda_{t+1}, which team_products adds; with a positive weight, the Lagrangian's of cost + weight lambda'f. These
  * need the costates, and those F: all is expanded twice. Returns whether the gradients are complete. */
@@ -113,6 +114,7 @@ FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_
   (void)weight;
   return 0;
 }
+#endif
 
 /* The model of stage t in shared memory: q = H + F'VF with its gradients and offsets. */
 FUNCTION void team_products(int t, int gradients_complete, team_memory *m, const value_model *value, stage_model *q) {
@@ -123,7 +125,8 @@ FUNCTION void team_products(int t, int gradients_complete, team_memory *m, const
   TEAM_FOR(j, NTAU) {
     const real rest = gradients_complete ? 0 : column_times(q->F, j, value->costate);
     *(j < NX ? &q->costate[j] : &q->gradient_u[j - NX]) += rest;
-    *(j < NX ? &q->offset_x[j] : &q->offset_u[j - NX]) = column_times(q->F, j, value->offset);
+    real *offset = j < NX ? &q->offset_x[j] : &q->offset_u[j - NX];
+    *offset = (NPATH ? *offset : 0) + column_times(q->F, j, value->offset); /* what rows push with, in the model */
   }
   TEAM_FOR(e, NX * NTAU) m->image[e] = column_times(q->F, e % NTAU, m->square + e / NTAU * NX);
   team_meet();

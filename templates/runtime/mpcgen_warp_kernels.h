@@ -4,12 +4,16 @@
 
 #include "mpcgen_interior_point.h"
 #include "mpcgen_warp_sensitivity.h"
+#if !CONSTRAINED
 #include "mpcgen_warp_solver.h"
+#endif
 
 /* Numbers in a worker's workspace. */
 COUNT size_t solve_worker_reals(const solve_arguments *a) {
-  if (a->method == INTERIOR_POINT) return barrier_reals(a);
-  return solver_reals(a) + team_reals(a->horizon);
+#if !CONSTRAINED
+  if (a->method != INTERIOR_POINT) return solver_reals(a) + team_reals(a->horizon);
+#endif
+  return barrier_reals(a);
 }
 COUNT size_t gradient_worker_reals(const gradient_arguments *a) {
   return gradient_reals(a) + team_gradient_reals(a->horizon);
@@ -17,6 +21,7 @@ COUNT size_t gradient_worker_reals(const gradient_arguments *a) {
 COUNT size_t tangent_worker_reals(const tangent_arguments *a) { return tangent_reals(a) + team_reals(a->horizon); }
 COUNT size_t examine_worker_reals(const examine_arguments *a) { return examine_reals(a) + team_reals(a->horizon); }
 
+#if !CONSTRAINED
 static __global__ void __launch_bounds__(WORK_BLOCK) solve_kernel(const __grid_constant__ solve_task task) {
   TEAM_SHARED solver_state s;
   TEAM_SHARED team_memory m;
@@ -32,6 +37,7 @@ static __global__ void __launch_bounds__(WORK_BLOCK) solve_kernel(const __grid_c
   team_meet();
   run_team_solver(&s, &m, &job);
 }
+#endif
 
 /* One lane of the warp computes: what is divided are loading and storing. */
 static __global__ void __launch_bounds__(WORK_BLOCK) interior_point_kernel(const __grid_constant__ solve_task task) {

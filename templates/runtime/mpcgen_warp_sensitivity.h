@@ -13,12 +13,20 @@ FUNCTION void team_change_stages(sensitivity_state *s, parameter_change *change,
   const int last = s->horizon;
   TEAM_FOR(t, last)
     stage_forward(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t),
-                  &s->costate[(t + 1) * NX], change->theta, stage_row(change->theta_stage, s->rows, t),
-                  s->linear_x + t * NX, s->linear_u + t * NU, s->affine + t * NX, &m->costs[t]);
+                  &s->costate[(t + 1) * NX], ROWS_OF(s->dual + t * NPATH) change->theta,
+                  stage_row(change->theta_stage, s->rows, t), s->linear_x + t * NX, s->linear_u + t * NU,
+                  s->affine + t * NX, ROWS_OF(m->d_rows + t * NPATH) &m->costs[t]);
+#if CONSTRAINED
+  TEAM_FOR(t, last) m->costs[t] += change_rows(s, t, m->d_rows + t * NPATH, change);
+#endif
   team_meet();
   TEAM_LEADER {
-    terminal_forward(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), change->theta,
-                     stage_row(change->theta_stage, s->rows, last), s->linear_x + last * NX, &change->cost);
+    terminal_forward(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last),
+                     ROWS_OF(s->dual + last * NPATH) change->theta, stage_row(change->theta_stage, s->rows, last),
+                     s->linear_x + last * NX, ROWS_OF(m->d_rows + last * NPATH) &change->cost);
+#if CONSTRAINED
+    change->cost += change_rows(s, last, m->d_rows + last * NPATH, change);
+#endif
     for (int t = last - 1; t >= 0; t--) change->cost += m->costs[t];
   }
   team_meet();
@@ -61,24 +69,6 @@ INLINE void team_differential_value(team_differential_state *d, int t, const sta
 #define SWEEP(part) team_differential_##part
 #include "mpcgen_riccati.h"
 
-/* sensitivity_backward, divided. */
-FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
-                                        team_memory *m) {
-  const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
-  team_differential_state d = {s, change, m, 0};
-  d.complete = team_expand(&path, exact_hessian, m, &s->value);
-  if (change && !d.complete) team_costates(&path, m);
-  if (change) team_change_stages(s, change, m);
-  TEAM_LEADER s->regular = lane_all();
-  TEAM_FOR(i, NX) s->value.offset[i] = s->linear_x[s->horizon * NX + i];
-  team_meet();
-  team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
-  TEAM_LEADER note_singular(s, &s->value);
-  team_meet();
-  drop_singular(s);
-  team_meet();
-}
-
 /* d_{t+1} = F d_t + affine under the optimal policy, from d_x at stage 0 on: states (N+1, NX), controls (N, NU). */
 FUNCTION void team_differentials(const sensitivity_state *s, const team_memory *m, reals d_states, reals d_controls) {
   for (int t = 0; t < s->horizon; t++) {
@@ -96,16 +86,96 @@ FUNCTION void team_differentials(const sensitivity_state *s, const team_memory *
   }
 }
 
+#if CONSTRAINED
+/* Expands all stages, a lane each, with what the rows add; by `exact`, with the curvature of dynamics and rows. Before the
+ * costates are known the models' gradients lack F' lambda. */
+FUNCTION void team_expand_rows(const sensitivity_state *s, int exact, int costates_known, team_memory *m) {
+  TEAM_FOR(t, s->horizon) {
+    const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+    const real *costate = costates_known ? &s->costate[(t + 1) * NX] : NO_COSTATE;
+    real dual[MOST_DIFFERENTIAL_ROWS], weight[MOST_DIFFERENTIAL_ROWS], force[MOST_DIFFERENTIAL_ROWS];
+    model_rows(s, t, dual, weight, force);
+#if !LINEAR_DYNAMICS
+    const real whole = 1;
+    if (exact) {
+      stage_derivatives_exact(x, u, s->theta, theta_t, &whole, costate, dual, weight, force, team_model(m, t));
+      continue;
+    }
+#endif
+    (void)exact;
+    stage_derivatives_gauss_newton(x, u, s->theta, theta_t, costate, dual, weight, force, team_model(m, t));
+  }
+}
+
+/* The value function of the last stage, and the models of all; with them, where it is the first time, the costates. */
+FUNCTION void team_expand_differentials(sensitivity_state *s, int exact, parameter_change *change, team_memory *m) {
+  const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
+  TEAM_LEADER last_differential(s, exact, &s->value);
+  team_meet();
+  if (s->sweep == 0) {
+    TEAM_FOR(i, NX) s->costate[s->horizon * NX + i] = s->value.costate[i];
+    team_expand_rows(s, 0, 0, m);
+    team_meet();
+    team_costates(&path, m);
+  }
+  if (change) {
+    team_change_stages(s, change, m);
+    TEAM_LEADER last_differential(s, exact, &s->value);
+  }
+  team_expand_rows(s, exact, 1, m);
+  team_meet();
+  TEAM_FOR(e, NX * NX) m->square[e] = s->value.hessian[SYMMETRIC(e / NX, e % NX)];
+  team_meet();
+}
+
+/* sensitivity_backward, divided; `initial` is the change of x_0, or NULL. */
+FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
+                                        const real *initial, team_memory *m) {
+  team_differential_state d = {s, change, m, 1};
+  TEAM_LEADER s->regular = lane_all(), weigh_rows(s);
+  for (int sweep = 0; sweep < SWEEPS; sweep++) {
+    TEAM_LEADER s->sweep = sweep;
+    team_meet();
+    team_expand_differentials(s, exact_hessian, change, m);
+    team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
+    TEAM_FOR(i, NX) m->d_states[i] = initial ? initial[i] : 0;
+    team_meet();
+    team_differentials(s, m, m->d_states, m->d_controls);
+    TEAM_FOR(t, s->horizon + 1) change_duals(s, t, m->d_states + t * NX, m->d_controls + t * NU);
+    team_meet();
+  }
+  TEAM_LEADER note_singular(s, &s->value);
+  team_meet();
+  drop_singular(s);
+  team_meet();
+}
+#else
+/* sensitivity_backward, divided. */
+FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
+                                        const real *initial, team_memory *m) {
+  const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
+  team_differential_state d = {s, change, m, 0};
+  (void)initial;
+  d.complete = team_expand(&path, exact_hessian, m, &s->value);
+  if (change && !d.complete) team_costates(&path, m);
+  if (change) team_change_stages(s, change, m);
+  TEAM_LEADER s->regular = lane_all();
+  TEAM_FOR(i, NX) s->value.offset[i] = s->linear_x[s->horizon * NX + i];
+  team_meet();
+  team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
+  TEAM_LEADER note_singular(s, &s->value);
+  team_meet();
+  drop_singular(s);
+  team_meet();
+}
+#endif
+
 /* ---- reverse mode ---- */
 
 /* Workspace of a team beside gradient_reals(). */
-COUNT size_t team_gradient_reals(int horizon) {
-  const size_t n = (size_t)horizon;
-  return team_reals(horizon) TEAM_GRADIENT_ARRAYS(COUNT_ARRAY);
-}
+COUNT size_t team_gradient_reals(int horizon) { return team_reals(horizon) TEAM_GRADIENT_ARRAYS(COUNT_ARRAY); }
 
 FUNCTION void lay_out_team_gradient(team_memory *s, int horizon, reals at) {
-  const size_t n = (size_t)horizon;
   at = lay_out_team(s, horizon, at);
   TEAM_GRADIENT_ARRAYS(PLACE_ARRAY)
 }
@@ -119,8 +189,11 @@ FUNCTION void team_stage_gradient(const gradient_state *g, int t, const team_mem
   const real *d_x = &m->d_states[t * NX], *d_u = &m->d_controls[t * NU];
   real d_costate[NX], g_u[NU], g_lower[NU], g_upper[NU];
   multiplier_differential(s, t + 1, d_x + NX, d_costate);
-  stage_gradient(x, u, s->theta, theta_t, s->costate + (t + 1) * NX, d_x, d_u, d_costate, &s->loss_cost, g_theta,
-                 g_theta_t, g_u);
+  stage_gradient(x, u, s->theta, theta_t, s->costate + (t + 1) * NX, ROWS_OF(s->dual + t * NPATH) d_x, d_u, d_costate,
+                 ROWS_OF(s->d_dual + t * NPATH) &s->loss_cost, g_theta, g_theta_t, g_u);
+#if CONSTRAINED
+  add_row_bounds(s, t, g_theta, g_theta_t);
+#endif
   bound_gradients(g, t, d_u, g_u, g_lower, g_upper);
   bounds_gradient(s->theta, theta_t, g_lower, g_upper, g_theta, g_theta_t);
 }
@@ -145,9 +218,15 @@ FUNCTION void team_gradient_forward(gradient_state *g, team_memory *m) {
     (i < NTHETA ? g->g_theta[i] : g->g_theta_stage[i - NTHETA]) = sum;
   }
   team_meet();
-  TEAM_LEADER terminal_gradient(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last),
-                                &m->d_states[last * NX], &s->loss_cost, g->g_theta,
-                                stage_row(g->g_theta_stage, s->rows, last));
+  TEAM_LEADER {
+    const reals g_theta_last = stage_row(g->g_theta_stage, s->rows, last);
+    terminal_gradient(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last),
+                      ROWS_OF(s->dual + last * NPATH) &m->d_states[last * NX], ROWS_OF(s->d_dual + last * NPATH)
+                      &s->loss_cost, g->g_theta, g_theta_last);
+#if CONSTRAINED
+    add_row_bounds(s, last, g->g_theta, g_theta_last);
+#endif
+  }
   team_meet();
 }
 
@@ -157,7 +236,7 @@ FUNCTION void team_gradient(gradient_state *g, const gradient_arguments *a, int6
   load_cotangents(g, a, 0, problem);
   team_meet();
   if (s->usable) {
-    team_sensitivity_backward(s, a->exact_hessian, NULL, m);
+    team_sensitivity_backward(s, a->exact_hessian, NULL, NULL, m);
     team_gradient_forward(g, m);
     TEAM_LEADER check_gradient(g);
   } else {
@@ -178,7 +257,7 @@ FUNCTION void team_tangent(tangent_state *f, const tangent_arguments *a, int64_t
   load_change(f, a, 0, problem);
   team_meet();
   if (s->usable) {
-    team_sensitivity_backward(s, a->exact_hessian, &f->change, m);
+    team_sensitivity_backward(s, a->exact_hessian, &f->change, f->initial, m);
     TEAM_FOR(i, NX) f->d_states[i] = f->initial[i];
     team_meet();
     team_differentials(s, m, f->d_states, f->d_controls);
@@ -201,15 +280,19 @@ FUNCTION void team_tangent(tangent_state *f, const tangent_arguments *a, int64_t
 
 /* examine_vector for one problem, divided. */
 FUNCTION void team_examine(sensitivity_state *s, const examine_arguments *a, int64_t problem, team_memory *m) {
-  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides};
+  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
+                                 DUALS_OF(a)};
   const int usable = load_solution(s, &source, 0, problem);
   team_meet();
   if (!usable) return;
-  team_sensitivity_backward(s, 1, NULL, m);
+  team_sensitivity_backward(s, 1, NULL, NULL, m);
   TEAM_FOR(t, s->horizon)
     stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);
   team_meet();
   store_examined(s, a, 0, problem);
+#if CONSTRAINED
+  examine_rows(s, a, problem);
+#endif
   team_meet();
 }
 
