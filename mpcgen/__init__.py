@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mpcgen.build.driver import compile
     from mpcgen.diagnosis.diagnose import diagnose
     from mpcgen.diagnosis.plot import plot
+    from mpcgen.problem.casadi_model import casadi_cost, casadi_expressions, casadi_model
     from mpcgen.problem.integrators import euler, midpoint, rk4
     from mpcgen.problem.linear_quadratic import lqr
     from mpcgen.problem.loading import load_problem
@@ -39,6 +40,9 @@ _LAZY: dict[str, str | None] = {
     "Problem": "mpcgen.problem.problem",
     "Status": "mpcgen.runtime.status",
     "UnconvergedWarning": "mpcgen.runtime.status",
+    "casadi_cost": "mpcgen.problem.casadi_model",
+    "casadi_expressions": "mpcgen.problem.casadi_model",
+    "casadi_model": "mpcgen.problem.casadi_model",
     "compile": "mpcgen.build.driver",
     "diagnose": "mpcgen.diagnosis.diagnose",
     "euler": "mpcgen.problem.integrators",
@@ -68,6 +72,9 @@ __all__ = [
     "UnconvergedError",
     "UnconvergedWarning",
     "UnsupportedExpressionError",
+    "casadi_cost",
+    "casadi_expressions",
+    "casadi_model",
     "compile",
     "diagnose",
     "euler",

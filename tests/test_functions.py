@@ -14,13 +14,18 @@ from mpcgen.ir.recognise import recognise
 from mpcgen.ir.walk import operation_count
 from mpcgen.problem import continuity
 from mpcgen.problem.functions import MEANINGS
+from mpcgen.problem.imported import Call, Imported
 from mpcgen.problem.lowering import lower
 
 EPS = 2.0**-52
 a, b, c = sp.symbols("a b c", real=True)
 
 ABOVE_ONE = (sp.acosh, sp.asec, sp.acsc, sp.acoth)
+_x, _y = ca.SX.sym("x"), ca.SX.sym("y")
+FOREIGN = ca.Function("foreign", [_x, _y], [ca.sin(_x) * _y])
+
 EXAMPLES = {
+    Imported: Imported(sp.sin(a) * b, Call(FOREIGN, ((a,), (b,))), 0, 0),
     sp.Add: a + b - 1,
     sp.Mul: 3 * a * b / c,
     sp.Pow: a**b + a**-3 + sp.sqrt(a) + 2**a,

@@ -8,6 +8,7 @@ import sympy as sp
 
 from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.problem.functions import MEANINGS, arguments
+from mpcgen.problem.imported import Call, Imported
 
 
 def _power(base: ca.SX, exponent: ca.SX) -> ca.SX:
@@ -60,6 +61,7 @@ class Translator:
 
     def __init__(self, symbols: Mapping[sp.Symbol, ca.SX]) -> None:
         self._memo: dict[sp.Basic, ca.SX] = dict(symbols)
+        self._calls: dict[Call, list[ca.SX]] = {}
 
     def __call__(self, expression: sp.Basic) -> ca.SX:
         """Translate one scalar expression, without recursion: composed models may nest deeply."""
@@ -70,7 +72,7 @@ class Translator:
             if node in self._memo:
                 stack.pop()
                 continue
-            children = arguments(node)
+            children = node.arguments if isinstance(node, Imported) else arguments(node)
             missing = [child for child in children if child not in self._memo]
             if missing:
                 stack.extend(missing)
@@ -84,8 +86,22 @@ class Translator:
         return ca.vertcat(*(self(expression) for expression in expressions)) if expressions else ca.SX(0, 1)
 
     def _apply(self, node: sp.Basic, values: list[ca.SX]) -> ca.SX:
+        if isinstance(node, Imported):
+            return self._called(node, values)
         meaning = MEANINGS.get(type(node))
         return _leaf(node) if meaning is None else ca.SX(meaning(_applied, *values))
+
+    def _called(self, node: Imported, values: list[ca.SX]) -> ca.SX:
+        """What came from CasADi is called there: the function itself is the witness of what was made of it."""
+        call = node.call
+        if call not in self._calls:
+            numbers = iter(values)
+            inputs = []
+            for index, entries in enumerate(call.arguments):
+                column = ca.vertcat(*(next(numbers) for _ in entries)) if entries else ca.SX(0, 1)
+                inputs.append(ca.SX(call.function.sparsity_in(index), column))
+            self._calls[call] = call.function.call(inputs)
+        return self._calls[call][node.output].nz[node.index]
 
 
 def _leaf(node: sp.Basic) -> ca.SX:

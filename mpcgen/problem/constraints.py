@@ -9,8 +9,9 @@ from sympy.core.relational import Relational
 
 from mpcgen.errors import SpecError
 from mpcgen.problem import values
-from mpcgen.problem.expressions import completed, symbols_in
+from mpcgen.problem.expressions import completed
 from mpcgen.problem.spec import Constraint, Spec
+from mpcgen.problem.walks import symbols_in
 
 Reader = Callable[[sp.Expr, str, tuple[str, ...]], None]
 """Checks an expression that stands in a place and may depend on some kinds of symbols."""

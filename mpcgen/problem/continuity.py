@@ -17,9 +17,10 @@ import sympy as sp
 from sympy.core.relational import Relational
 
 from mpcgen.errors import UnsupportedExpressionError
-from mpcgen.problem.expressions import inner_first, short_text, symbols_in, unique_nodes
+from mpcgen.problem.expressions import short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, STEPS
 from mpcgen.problem.spec import Spec
+from mpcgen.problem.walks import inner_first, symbols_in, unique_nodes
 
 _MP = mpmath.MPContext()
 _MP.dps = 50

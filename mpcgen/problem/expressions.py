@@ -11,6 +11,7 @@ from sympy.matrices.expressions.matexpr import MatrixElement
 
 from mpcgen.errors import UnsupportedExpressionError
 from mpcgen.problem.functions import CONNECTIVES, LISTED, MEANINGS, is_leaf
+from mpcgen.problem.walks import unique_nodes
 
 LOST_VELOCITY = (
     "a derivative by what the problem did not declare, such as time; evaluated once the function is a state, it would "
@@ -21,44 +22,6 @@ LOST_VELOCITY = (
 
 _DISCONTINUOUS = (sp.floor, sp.ceiling, sp.frac, sp.Mod, sp.DiracDelta)
 _UNEVALUATED = (sp.Integral, sp.Sum, sp.Product, sp.Limit)
-
-
-def unique_nodes(expression: sp.Basic) -> list[sp.Basic]:
-    """Return every distinct subexpression once, outermost first, in a reproducible order."""
-    seen: set[sp.Basic] = {expression}
-    nodes: list[sp.Basic] = []
-    pending = [expression]
-    while pending:
-        node = pending.pop()
-        nodes.append(node)
-        for argument in reversed(node.args):
-            if argument not in seen:
-                seen.add(argument)
-                pending.append(argument)
-    return nodes
-
-
-def symbols_in(*expressions: sp.Basic) -> set[sp.Symbol]:
-    """Return the symbols of all expressions."""
-    return {node for item in expressions for node in unique_nodes(item) if isinstance(node, sp.Symbol)}
-
-
-def inner_first(expression: sp.Basic) -> list[sp.Basic]:
-    """Return every distinct subexpression once, each after those that it contains."""
-    done: set[sp.Basic] = set()
-    order: list[sp.Basic] = []
-    pending = [expression]
-    while pending:
-        node = pending[-1]
-        inner = [argument for argument in node.args if argument not in done]
-        if node not in done and inner:
-            pending.extend(reversed(inner))
-            continue
-        pending.pop()
-        if node not in done:
-            done.add(node)
-            order.append(node)
-    return order
 
 
 def check_supported(nodes: Iterable[sp.Basic], place: str) -> None:

@@ -14,6 +14,8 @@ import sympy as sp
 from sympy.codegen import cfunctions
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
+from mpcgen.problem.imported import Imported
+
 Apply = Callable[..., Any]
 Meaning = Callable[..., Any]
 
@@ -90,6 +92,7 @@ _ARITHMETIC: dict[type, Meaning] = {
     sp.Mul: _folded("mul"),
     sp.Pow: _direct("pow"),
     sp.UnevaluatedExpr: lambda apply, a: a,
+    Imported: lambda apply, a: a,
 }
 _COMPARISONS: dict[type, Meaning] = {
     sp.StrictLessThan: _direct("lt"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from mpcgen.errors import SpecError
-from mpcgen.problem.spec import DynamicsSpec
+from mpcgen.problem.spec import SCHEMES, DynamicsSpec
 from mpcgen.problem.values import as_expression, as_integer, as_vector
 
 if TYPE_CHECKING:
@@ -51,6 +51,27 @@ def _integrate(problem: "Problem", rhs: Any, dt: Any, substeps: int, scheme: str
     if not step.free_symbols and not (step.is_positive and step.is_finite):
         raise SpecError(f"dt of {scheme} is {step}; expected a positive, finite duration")
     return DynamicsSpec(rows, scheme, step, as_integer(substeps, f"substeps of {scheme}", 1))
+
+
+def dynamics_of(
+    problem: "Problem", rows: Any, scheme: str, dt: Any, substeps: int, what: str
+) -> DynamicsSpec:
+    """Return dynamics whose scheme is an argument: "discrete", for which ``rows`` are the next state, or another.
+
+    what: whose rows they are, for a message.
+    """
+    if scheme == "discrete":
+        if dt is not None or substeps != 1:
+            raise SpecError(
+                f"{what} was given dt or substeps with scheme 'discrete', whose rows are the next state; leave them "
+                "out, or say how to integrate: scheme='rk4'"
+            )
+        return DynamicsSpec(dynamics_rows(rows, problem.state_names, what))
+    if scheme not in SCHEMES:
+        raise SpecError(f"the scheme of {what} is {scheme!r}; expected one of {', '.join(SCHEMES)}")
+    if dt is None:
+        raise SpecError(f"{what} with scheme {scheme!r} needs dt, the duration of one stage")
+    return _integrate(problem, rows, dt, substeps, scheme)
 
 
 def dynamics_rows(rows: Any, states: tuple[str, ...], what: str) -> tuple[sp.Expr, ...]:

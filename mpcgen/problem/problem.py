@@ -39,6 +39,7 @@ class Problem:
         self._dynamics: DynamicsSpec | None = None
         self._stage_cost: sp.Expr | None = None
         self._terminal_cost: sp.Expr | None = None
+        self._imported_nodes: dict[tuple[Any, ...], sp.Basic] = {}
         self._spec: Spec | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -70,6 +71,25 @@ class Problem:
     def state_names(self) -> tuple[str, ...]:
         """Names of the states declared so far, in order."""
         return tuple(symbol.name for symbol in self._states)
+
+    @property
+    def state_symbols(self) -> tuple[sp.Symbol, ...]:
+        """The states declared so far, in order."""
+        return tuple(self._states)
+
+    @property
+    def control_symbols(self) -> tuple[sp.Symbol, ...]:
+        """The controls declared so far, in order."""
+        return tuple(control.symbol for control in self._controls)
+
+    @property
+    def imported_nodes(self) -> dict[tuple[Any, ...], sp.Basic]:
+        """Expressions that imported functions have in common, by operation and arguments."""
+        return self._imported_nodes
+
+    def find_parameter(self, name: str) -> ParameterSpec | None:
+        """Return the parameter of that name, if it has been declared."""
+        return next((parameter for parameter in self._parameters if parameter.name == name), None)
 
     def states(
         self, state_names: str | list[str], lower: Any = -sp.oo, upper: Any = sp.oo

@@ -8,18 +8,12 @@ import sympy as sp
 from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.problem import constraints
 from mpcgen.problem.continuity import check_continuous
-from mpcgen.problem.expressions import (
-    LOST_VELOCITY,
-    check_supported,
-    is_partial,
-    short_text,
-    symbols_in,
-    unique_nodes,
-)
+from mpcgen.problem.expressions import LOST_VELOCITY, check_supported, is_partial, short_text
 from mpcgen.problem.freedom import check_freedom
 from mpcgen.problem.names import near_name
 from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 from mpcgen.problem.structure import check_structure
+from mpcgen.problem.walks import symbols_in, unique_nodes
 
 
 def check(spec: Spec) -> None:
