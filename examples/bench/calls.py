@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from examples.bench.problems import Problem
-from mpcgen.calls.arguments import make_call
+from mpcgen.calls.arguments import Start, make_call
 from mpcgen.calls.devices import device_of
 from mpcgen.calls.kernels import is_constant
 from mpcgen.runtime.controller import Controller
@@ -48,7 +48,7 @@ class Batch:
         kernels: str = "cpu",
     ) -> None:
         self.controller: Controller = problem.package_for(kernels).MPC.controller
-        call = make_call(self.controller, x0, None, horizon, parameters)
+        call = make_call(self.controller, x0, Start(), horizon, parameters)
         self.horizon, self.x0 = call.horizon, call.x0.contiguous()
         self.parameters = tuple(p.contiguous() for p in call.parameters)
         count, n, m, N = len(x0), len(self.controller.states), len(self.controller.controls), self.horizon

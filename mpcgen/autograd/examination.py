@@ -16,7 +16,7 @@ from torch import Tensor
 from mpcgen.autograd import library
 from mpcgen.autograd.folding import batch_of, fold, own, unfold
 from mpcgen.calls import kernels
-from mpcgen.calls.arguments import Call
+from mpcgen.calls.arguments import Call, Start
 from mpcgen.calls.options import Options
 from mpcgen.errors import MpcgenError
 from mpcgen.runtime.controller import Controller
@@ -245,9 +245,9 @@ class History:
 
 def record(origin: Origin, call: Call) -> History:
     """Convergence history of a call: solves it once more, to the same bits."""
-    u_init = None if call.u_init is None else call.u_init.detach()
+    start = [None if guess is None else guess.detach() for guess in call.start]
     parameters = [p.detach() for p in call.parameters]
-    passes = record_flat(origin.key, origin.options_text, call.horizon, call.x0.detach(), u_init, parameters)
+    passes = record_flat(origin.key, origin.options_text, call.horizon, call.x0.detach(), start, parameters)
     return History(*passes.reshape(*call.batch_shape, *passes.shape[1:]).unbind(-1))
 
 
@@ -256,13 +256,15 @@ def _record(
     options: str,
     horizon: int,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
 ) -> Tensor:
     chosen = Options.from_text(options)
     history = x0.new_full((x0.shape[0], chosen.max_iterations + 1, 2), torch.nan)
     quiet = replace(chosen, on_unconverged="ignore")
-    kernels.solve(library.controller_of(controller), quiet, horizon, x0, u_init, tuple(parameters), history)
+    kernels.solve(
+        library.controller_of(controller), quiet, horizon, x0, Start(*start), tuple(parameters), history
+    )
     return history
 
 
@@ -271,7 +273,7 @@ def _fake_record(
     options: str,
     horizon: int,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
 ) -> Tensor:
     return x0.new_empty(x0.shape[0], Options.from_text(options).max_iterations + 1, 2)
@@ -284,22 +286,24 @@ def _vmap_record(
     options: str,
     horizon: int,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
 ) -> tuple[Tensor, int]:
     size, batch = info.batch_size, batch_of(x0, in_dims[3])
-    start = own(x0, in_dims[3], size, batch)
-    dims = (in_dims[4], *(in_dims[5] or [None] * len(parameters)))
-    folded = [
-        None if t is None else fold(t, d, size, batch)
-        for t, d in zip((u_init, *parameters), dims, strict=True)
-    ]
-    found = record_flat(controller, options, horizon, start, folded[0], folded[1:])
+    x0 = own(x0, in_dims[3], size, batch)
+    guesses, folded = (
+        [
+            None if t is None else fold(t, d, size, batch)
+            for t, d in zip(several, dims or [None] * len(several), strict=True)
+        ]
+        for several, dims in ((start, in_dims[4]), (parameters, in_dims[5]))
+    )
+    found = record_flat(controller, options, horizon, x0, guesses, folded)
     return unfold(found, size, batch), 0
 
 
 record_flat = library.define(
-    "record(str controller, str options, SymInt horizon, Tensor x0, Tensor? u_init, Tensor[] parameters) -> Tensor",
+    "record(str controller, str options, SymInt horizon, Tensor x0, Tensor?[] start, Tensor[] parameters) -> Tensor",
     _record,
     _fake_record,
     _vmap_record,

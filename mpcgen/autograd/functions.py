@@ -17,32 +17,30 @@ from torch.utils import _pytree
 
 from mpcgen.autograd import library
 from mpcgen.calls import kernels
+from mpcgen.calls.arguments import Start
 from mpcgen.calls.options import Options
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
 from mpcgen.errors import SecondDerivativeError, TracingError
 from mpcgen.runtime.outputs import N_DIFFERENTIABLE, OUTPUTS
 
 Tensors = tuple[Tensor, ...]
+_STARTS = len(Start._fields)
 
 
 @never_compiled
-def solve(
-    key: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, parameters: Tensors
-) -> Tensors:
+def solve(key: str, options: str, horizon: int, x0: Tensor, start: Start, parameters: Tensors) -> Tensors:
     """Solve a flat batch, differentiable with respect to x0 and the parameters; see `kernels.solve`."""
-    if is_traced() or not all(type(t) in PLAIN for t in (x0, u_init, *parameters) if t is not None):
-        return tuple(library.solve(key, options, horizon, x0, u_init, list(parameters)))
+    if is_traced() or not all(type(t) in PLAIN for t in (x0, *start, *parameters) if t is not None):
+        return tuple(library.solve(key, options, horizon, x0, list(start), list(parameters)))
     recorded = torch.is_grad_enabled() and (x0.requires_grad or any(p.requires_grad for p in parameters))
     if recorded or is_forward_mode():
-        return _apply(Solve, None, key, options, horizon, x0, u_init, *parameters)
-    return _solve_here(key, options, horizon, x0, u_init, *parameters)
+        return _apply(Solve, None, key, options, horizon, x0, *start, *parameters)
+    return _solve_here(key, options, horizon, x0, *start, *parameters)
 
 
-def _solve_here(
-    key: str, options: str, horizon: int, x0: Tensor, u_init: Tensor | None, *parameters: Tensor
-) -> Tensors:
-    chosen = Options.from_text(options)
-    return kernels.solve(library.controller_of(key), chosen, horizon, x0, u_init, parameters)
+def _solve_here(key: str, options: str, horizon: int, x0: Tensor, *tensors: Any) -> Tensors:
+    chosen, start = Options.from_text(options), Start(*tensors[:_STARTS])
+    return kernels.solve(library.controller_of(key), chosen, horizon, x0, start, tensors[_STARTS:])
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -70,7 +68,7 @@ def _below_autograd(operator: Any, keyset: Any, *arguments: Any) -> Any:
 
 
 class Solve(torch.autograd.Function):
-    """(keyset, key, options, horizon, x0, u_init, *parameters) -> outputs of `kernels.solve`, flat batch.
+    """(keyset, key, options, horizon, x0, *start, *parameters) -> outputs of `kernels.solve`, flat batch.
 
     keyset: the dispatcher's, of a call that came through the operator; None for one that nothing but autograd sees.
     """
@@ -81,8 +79,9 @@ class Solve(torch.autograd.Function):
         """Run the solver."""
         if keyset is None:
             return _solve_here(*arguments)
-        plain, parameters = arguments[:5], list(arguments[5:])
-        return tuple(_below_autograd(library.solve, keyset, *plain, parameters))
+        plain, tensors = arguments[:4], arguments[4:]
+        start, parameters = list(tensors[:_STARTS]), list(tensors[_STARTS:])
+        return tuple(_below_autograd(library.solve, keyset, *plain, start, parameters))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -92,8 +91,9 @@ class Solve(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         x, u, _, status = output[:4]
         duals = output[8]
-        ctx.save_for_backward(x, u, status, duals, *inputs[6:])
-        ctx.save_for_forward(x, u, status, duals, *inputs[6:])
+        parameters = inputs[5 + _STARTS :]
+        ctx.save_for_backward(x, u, status, duals, *parameters)
+        ctx.save_for_forward(x, u, status, duals, *parameters)
 
     @staticmethod
     @never_compiled
@@ -112,14 +112,15 @@ class Solve(torch.autograd.Function):
         else:
             found = library.differentiate(*ctx.names, x, u, status, *wanted, duals, parameters)
         g_x0, *gradients = found
-        return (None, None, None, None, g_x0, None, *gradients)
+        return (None, None, None, None, g_x0, *[None] * _STARTS, *gradients)
 
     @staticmethod
     @never_compiled
     def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
         """Forward mode."""
         x, u, status, duals, *parameters = ctx.saved_tensors
-        found = library.tangent(*ctx.names, x, u, status, changes[4], duals, parameters, list(changes[6:]))
+        moved = list(changes[5 + _STARTS :])
+        found = library.tangent(*ctx.names, x, u, status, changes[4], duals, parameters, moved)
         return (*found, *(None for _ in OUTPUTS[N_DIFFERENTIABLE:]))
 
 
@@ -171,12 +172,12 @@ def _solve_rule(
     options: str,
     horizon: int,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: list[Tensor | None],
     parameters: list[Tensor],
 ) -> Tensors:
     if _is_watched(x0, *parameters):
-        return _apply(Solve, keyset, key, options, horizon, x0, u_init, *parameters)
-    return _below_autograd(library.solve, keyset, key, options, horizon, x0, u_init, parameters)
+        return _apply(Solve, keyset, key, options, horizon, x0, *start, *parameters)
+    return _below_autograd(library.solve, keyset, key, options, horizon, x0, start, parameters)
 
 
 def _last_rule(operator: Any) -> Any:

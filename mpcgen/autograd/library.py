@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpcgen.autograd.folding import batch_of, fold, own, unfold
 from mpcgen.calls import kernels
+from mpcgen.calls.arguments import Start
 from mpcgen.calls.devices import check_built
 from mpcgen.calls.options import Options
 from mpcgen.errors import ParameterError
@@ -82,11 +83,11 @@ def _solve(
     options: str,
     horizon: int,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
 ) -> Tensors:
     chosen = Options.from_text(options)
-    return kernels.solve(controller_of(controller), chosen, horizon, x0, u_init, tuple(parameters))
+    return kernels.solve(controller_of(controller), chosen, horizon, x0, Start(*start), tuple(parameters))
 
 
 def _fake_solve(
@@ -94,7 +95,7 @@ def _fake_solve(
     options: str,
     horizon: int,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
 ) -> Tensors:
     known = controller_of(controller)
@@ -113,25 +114,28 @@ def _vmap_solve(
     options: str,
     horizon: int,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
 ) -> tuple[Tensors, tuple[int, ...]]:
     size, batch = info.batch_size, batch_of(x0, in_dims[3])
-    start = own(x0, in_dims[3], size, batch)
-    u_init = None if u_init is None else fold(u_init, in_dims[4], size, batch)
+    x0 = own(x0, in_dims[3], size, batch)
+    guesses = [
+        None if guess is None else fold(guess, dim, size, batch)
+        for guess, dim in zip(start, _each(start, in_dims[4]), strict=True)
+    ]
     folded = [fold(p, d, size, batch) for p, d in zip(parameters, _each(parameters, in_dims[5]), strict=True)]
-    outputs = solve(controller, options, horizon, start, u_init, folded)
+    outputs = solve(controller, options, horizon, x0, guesses, folded)
     return tuple(unfold(out, size, batch) for out in outputs), (0,) * len(outputs)
 
 
 solve = define(
-    "solve(str controller, str options, SymInt horizon, Tensor x0, Tensor? u_init, Tensor[] parameters) "
+    "solve(str controller, str options, SymInt horizon, Tensor x0, Tensor?[] start, Tensor[] parameters) "
     f"-> ({', '.join('Tensor' for _ in OUTPUTS)})",
     _solve,
     _fake_solve,
     _vmap_solve,
 )
-"""Operator form of `kernels.solve`."""
+"""Operator form of `kernels.solve`; start: as `Start` has them."""
 
 
 # ---- reverse mode ---------------------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ from mpcgen.autograd import copying, functions, library
 from mpcgen.autograd.examination import origin_of, record
 from mpcgen.autograd.solution import FRESH, Solution
 from mpcgen.calls import learnable
-from mpcgen.calls.arguments import Call, explained, make_call
+from mpcgen.calls.arguments import Call, Start, explained, make_call
 from mpcgen.calls.direct import Direct
 from mpcgen.calls.options import Options
+from mpcgen.calls.warm_start import make_start
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.controller import Controller
 
@@ -140,13 +141,22 @@ class MPC(torch.nn.Module):
         x0: Tensor = None,  # type: ignore[assignment]  # so that its absence is our error, too
         *positional: Any,
         u_init: Tensor | None = None,
+        x_init: Tensor | None = None,
+        warm_start: Solution | None = None,
+        shift: int | None = None,
         horizon: int | None = None,
         **parameters: Any,
     ) -> Solution:
         """Solve the problems that start at ``x0`` (..., n), a float32 or float64 tensor.
 
-        u_init: (..., N, m) controls to start from, default zeros; clipped to the bounds. horizon: N, default
-        that of u_init, else the spec's. parameters: by name, of shape (..., [stages,] *shape); omitted ones take
+        u_init: (..., N, m) controls to start from, default zeros; clipped to the bounds. x_init: (..., N+1, n) states
+        to start from, default the rollout of u_init; x0 takes the place of the first, and they need not obey the
+        dynamics. Box-DDP, which always rolls out, refuses them. warm_start: a solution of this controller, of nearly
+        the same problem, whose leading dimensions broadcast; moved forward by ``shift`` stages (default 1), the last
+        ones repeated. Box-DDP takes its controls, the interior point its states, costates and multipliers too, which
+        leave it a handful of iterations; where they lead nowhere, and where a problem had no solution, it begins as
+        without. No gradient flows through any of these. horizon: N, default that of what the solver starts from,
+        else the spec's. parameters: by name, of shape (..., [stages,] *shape); omitted ones take
         their learned values, else their defaults. A per-stage one of just its ``shape`` has that value at every
         stage. Leading dimensions broadcast.
 
@@ -161,23 +171,25 @@ class MPC(torch.nn.Module):
         if self.learned:
             parameters = learnable.with_learned(self, self.controller, self.learned, parameters, x0)
         if learnable.is_autocast(x0):
-            x0, u_init, parameters = learnable.leave_autocast(x0, u_init, parameters)
+            x0, u_init, x_init, parameters = learnable.leave_autocast(x0, u_init, x_init, parameters)
+        start = make_start(self.controller, self.options.is_interior_point, u_init, x_init, warm_start, shift)
         if torch.compiler.is_compiling():
-            return self._checked(x0, u_init, horizon, parameters)
+            return self._checked(x0, start, horizon, parameters)
         if self.unrolled is None and not self.history:
-            solved = self.direct.solve(self.controller, self.options, x0, u_init, horizon, parameters)
+            solved = self.direct.solve(self.controller, self.options, x0, start, horizon, parameters)
             if solved is not None:
                 outputs, flat = solved
                 return Solution.of(outputs, origin_of(self.key, self.options_text, flat), None, FRESH)
-        with explained(self.controller, {"x0": x0, "u_init": u_init, **parameters}):
-            return self._checked(x0, u_init, horizon, parameters)
+        guesses = dict(zip(start.names, start, strict=True))
+        with explained(self.controller, {"x0": x0, **guesses, **parameters}):
+            return self._checked(x0, start, horizon, parameters)
 
     def _example(self) -> str:
         return next((p.name for p in self.controller.parameters), "horizon")
 
-    def _checked(self, x0: Any, u_init: Any, horizon: Any, parameters: Mapping[str, Any]) -> Solution:
+    def _checked(self, x0: Any, start: Start, horizon: Any, parameters: Mapping[str, Any]) -> Solution:
         """Check the call, solve it, and remember where the solution comes from."""
-        call = make_call(self.controller, x0, u_init, horizon, parameters)
+        call = make_call(self.controller, x0, start, horizon, parameters)
         outputs = self._solve(call)
         origin = origin_of(self.key, self.options_text, call.parameters)
         return Solution.of(outputs, origin, record(origin, call) if self.history else None)
@@ -187,13 +199,11 @@ class MPC(torch.nn.Module):
         if self.unrolled is not None:
             outputs = self.unrolled.solve(self.controller, self.options, call)
         elif torch.compiler.is_compiling():
-            parameters = list(call.parameters)
-            outputs = library.solve(
-                self.key, self.options_text, call.horizon, call.x0, call.u_init, parameters
-            )
+            start, parameters = list(call.start), list(call.parameters)
+            outputs = library.solve(self.key, self.options_text, call.horizon, call.x0, start, parameters)
         else:
             outputs = functions.solve(
-                self.key, self.options_text, call.horizon, call.x0, call.u_init, call.parameters
+                self.key, self.options_text, call.horizon, call.x0, call.start, call.parameters
             )
         return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
 

@@ -9,7 +9,7 @@ import math
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +23,42 @@ DTYPES = (torch.float64, torch.float32)
 DEVICES = ("cpu", "cuda")
 
 
+class Start(NamedTuple):
+    """What a solver starts from, None where a call does not say; no gradient flows through it.
+
+    u: (..., N, m) controls. x: (..., N+1, n) states, whose first row is x0's place. costates: (..., N+1, n), and duals:
+    (..., N+1, rows) where there are constraints, of the solution that has u and x: the interior point starts near it.
+    """
+
+    u: Tensor | None = None
+    x: Tensor | None = None
+    costates: Tensor | None = None
+    duals: Tensor | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a call gave them by."""
+        if self.costates is None:
+            return ("u_init", "x_init", "", "")
+        return tuple(f"warm_start.{name}" for name in ("u", "x", "costates", "row_duals"))
+
+    def shapes(self, controller: Description, horizon: int) -> tuple[tuple[int, ...], ...]:
+        """The shapes of one problem."""
+        n, m = len(controller.states), len(controller.controls)
+        rows = 0 if self.duals is None else self.duals.shape[-1]
+        return ((horizon, m), (horizon + 1, n), (horizon + 1, n), (horizon + 1, rows))
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """Those that there are."""
+        return tuple(value for value in self if value is not None)
+
+
 @dataclass(frozen=True)
 class Call:
     """A batch of problems as the kernels take it; B is the product of ``batch_shape``.
 
-    x0: (B, n). u_init: (B, N, m), (1, N, m) or None. parameters: per parameter (B, [stages,] *shape) or (1, ...), the
+    x0: (B, n). start: each (B, ...), (1, ...) or None. parameters: per parameter (B, [stages,] *shape) or (1, ...), the
     latter shared by the batch; all differentiable functions of what the user passed. The axis of stages has length
     one in all of them if none came with a value for each stage.
     """
@@ -35,42 +66,54 @@ class Call:
     batch_shape: torch.Size
     horizon: int
     x0: Tensor
-    u_init: Tensor | None
+    start: Start
     parameters: tuple[Tensor, ...]
+
+    @property
+    def u_init(self) -> Tensor | None:
+        """(B, N, m), (1, N, m) or None."""
+        return self.start.u
 
 
 def make_call(
     controller: Description,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: Start,
     horizon: int | None,
     given: Mapping[str, Any],
 ) -> Call:
     """Check and broadcast the arguments of a call; see `mpcgen.autograd.MPC.forward`."""
     _check_x0(controller, x0)
     check_names(controller, given)
-    if u_init is not None:
-        _check_like_x0(controller, "u_init", u_init, x0)
+    for name, guess in zip(start.names, start, strict=True):
+        if guess is not None:
+            _check_like_x0(controller, name, guess, x0)
     values = {
         p.name: _as_tensor(controller, p, given[p.name], x0) for p in controller.parameters if p.name in given
     }
-    horizon = _find_horizon(controller, horizon, u_init)
+    horizon = _find_horizon(controller, horizon, start)
     stages = None if _is_given_once(controller, values) else horizon
     defaults = _defaults(controller, x0, stages, frozenset(values))
     leading: dict[str, torch.Size] = {}
     for p in controller.parameters:
         if p.name in values:
             values[p.name], leading[p.name] = _with_stages(controller, p, values[p.name], stages)
-    u_shape = (horizon, len(controller.controls))
-    if u_init is not None:
-        leading["u_init"] = _leading(controller, "u_init", u_init, u_shape)
+    shapes = start.shapes(controller, horizon)
+    for name, guess, shape in zip(start.names, start, shapes, strict=True):
+        if guess is not None:
+            leading[name] = _leading(controller, name, guess, shape)
     batch_shape = _broadcast(controller, x0, leading) if leading else x0.shape[:-1]
     n = len(controller.states)
     return Call(
         batch_shape,
         horizon,
         (x0.expand(*batch_shape, n) if leading else x0).reshape(math.prod(batch_shape), n),
-        None if u_init is None else _flatten(u_init, u_shape, batch_shape),
+        Start(
+            *(
+                None if guess is None else _flatten(guess, shape, batch_shape)
+                for guess, shape in zip(start, shapes, strict=True)
+            )
+        ),
         tuple(
             _flatten(values[p.name], p.full_shape(stages), batch_shape)
             if p.name in values
@@ -223,10 +266,13 @@ def _check_like_x0(controller: Description, name: str, value: Tensor, x0: Tensor
     _check_memory(controller, name, value)
 
 
-def _find_horizon(controller: Description, horizon: Any, u_init: Tensor | None) -> int:
-    """The horizon asked for, else that of u_init, else the spec's."""
+def _find_horizon(controller: Description, horizon: Any, start: Start) -> int:
+    """The horizon asked for, else that of what the solver starts from, else the spec's."""
     if horizon is None:
-        return max(u_init.shape[-2], 1) if u_init is not None and u_init.ndim >= 2 else controller.horizon
+        for guess, more in ((start.u, 0), (start.x, 1)):
+            if guess is not None and guess.ndim >= 2:
+                return max(guess.shape[-2] - more, 1)
+        return controller.horizon
     count = as_count(horizon)
     if count is None or not 1 <= count < 2**31:
         raise ParameterError(

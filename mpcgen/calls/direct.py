@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.calls import kernels
-from mpcgen.calls.arguments import Call, make_call
+from mpcgen.calls.arguments import Call, Start, make_call
 from mpcgen.calls.options import Options
 from mpcgen.calls.solver import Solver
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced
@@ -53,7 +53,7 @@ class Direct:
         controller: Controller,
         options: Options,
         x0: Tensor,
-        u_init: Tensor | None,
+        start: Start,
         horizon: int | None,
         values: Mapping[str, Any],
     ) -> tuple[Tensors, Tensors] | None:
@@ -63,7 +63,7 @@ class Direct:
         Raises what `mpcgen.calls.arguments.make_call` raises.
         """
         try:
-            signature = _signature(x0, u_init, horizon, values)
+            signature = _signature(x0, start, horizon, values)
         except RuntimeError:  # a tensor that has no shape, as nested ones
             return None
         if signature is None:
@@ -71,10 +71,10 @@ class Direct:
         try:
             known = self._known[signature]
         except KeyError:
-            if not all(map(_is_readable, (x0, u_init, *values.values()))):
+            if not all(map(_is_readable, (x0, *start, *values.values()))):
                 return None
-            call = make_call(controller, x0, u_init, horizon, values)
-            known = _what_to_keep(controller, options, x0, u_init, values, call)
+            call = make_call(controller, x0, start, horizon, values)
+            known = _what_to_keep(controller, options, x0, start, values, call)
             if len(self._known) >= MOST_SIGNATURES:
                 self._known.clear()
             self._known[signature] = known
@@ -82,7 +82,7 @@ class Direct:
             return None
         try:
             parameters = _flat_parameters(known, values)
-            return known.solver(x0, u_init, parameters), parameters
+            return known.solver(x0, start.given, parameters), parameters
         except (LayoutError, _NoViewError):  # a tensor without memory, of which the long way knows more
             return None
 
@@ -109,14 +109,12 @@ def _what_to_keep(
     controller: Controller,
     options: Options,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: Start,
     values: Mapping[str, Tensor],
     call: Call,
 ) -> _Known | None:
     """None where an input was not taken as it is, but copied or repeated, as broadcasting may have to."""
-    pairs = [(x0, call.x0)]
-    if u_init is not None and call.u_init is not None:
-        pairs.append((u_init, call.u_init))
+    pairs = [(x0, call.x0), *zip(start.given, call.start.given, strict=True)]
     given, parameters = [], list[Tensor | None](call.parameters)
     for place, (parameter, flat) in enumerate(zip(controller.parameters, call.parameters, strict=True)):
         if parameter.name in values:
@@ -136,9 +134,7 @@ def _is_readable(tensor: Tensor | None) -> bool:
         return False
 
 
-def _signature(
-    x0: Tensor, u_init: Tensor | None, horizon: int | None, values: Mapping[str, Any]
-) -> Signature | None:
+def _signature(x0: Tensor, start: Start, horizon: int | None, values: Mapping[str, Any]) -> Signature | None:
     """What the checks depend on; None for a call that is differentiated, or whose tensors the kernel cannot read."""
     if (
         type(x0) not in PLAIN
@@ -148,8 +144,9 @@ def _signature(
     ):
         return None
     dtype, is_recorded = x0.dtype, torch.is_grad_enabled()
-    signature: list[Any] = [dtype, horizon, u_init is None]
-    for value in (x0, *values.values()) if u_init is None else (x0, u_init, *values.values()):
+    guesses = start.given
+    signature: list[Any] = [dtype, horizon, *[guess is None for guess in start]]
+    for value in (x0, *guesses, *values.values()):
         if (
             type(value) not in PLAIN
             or value.dtype is not dtype

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpcgen.calls.arguments import Call
+from mpcgen.calls.arguments import Call, Start
 from mpcgen.calls.devices import Device, device_of
 from mpcgen.calls.options import Options
 from mpcgen.calls.solver import Solver
@@ -93,24 +93,22 @@ def solve(
     options: Options,
     horizon: int,
     x0: Tensor,
-    u_init: Tensor | None,
+    start: Start,
     parameters: Tensors,
     history: Tensor | None = None,
 ) -> Tensors:
-    """Solve a batch: x0 (B, n), u_init (B or 1, N, m).
+    """Solve a batch: x0 (B, n); what it starts from, (B or 1, ...) each.
 
     Returns what `mpcgen.runtime.outputs` lists, leading dimension B. history: (B, max_iterations+1, 2), receives cost
     and residual by pass.
     """
-    call = Call(x0.shape[:1], horizon, x0, u_init, parameters)
-    u_init = None if u_init is None else _dense(u_init)
-    return solver_of(controller, options, call)(_dense(x0), u_init, _each_dense(parameters), history)
+    call = Call(x0.shape[:1], horizon, x0, start, parameters)
+    guesses = _each_dense(start.given)
+    return solver_of(controller, options, call)(_dense(x0), guesses, _each_dense(parameters), history)
 
 
 def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
     """The solver for a call and for others of the same sizes; outputs have the call's leading dimensions."""
-    shared = call.u_init is None or call.u_init.shape[0] == 1
-    u_stride = 0 if shared else call.horizon * len(controller.controls)
     strides = _strides(call.parameters)
     device = device_of(controller, call.x0)
     constant = is_constant(controller, call.parameters)
@@ -122,7 +120,7 @@ def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
         call.horizon,
         call.batch_shape,
         strides,
-        u_stride,
+        call.start,
         constant,
     )
 

@@ -210,8 +210,8 @@ def is_autocast(x0: Any) -> bool:
 
 
 def leave_autocast(
-    x0: Tensor, u_init: Tensor | None, parameters: Mapping[str, Any]
-) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+    x0: Tensor, u_init: Tensor | None, x_init: Tensor | None, parameters: Mapping[str, Any]
+) -> tuple[Tensor, Tensor | None, Tensor | None, dict[str, Any]]:
     """Convert what autocast may have lowered: x0 to float32 unless it is float64, floating tensors to x0's dtype."""
     if x0.dtype in (torch.bfloat16, torch.float16):
         x0 = x0.float()
@@ -219,4 +219,4 @@ def leave_autocast(
     def like_x0(value: Any) -> Any:
         return value.to(x0.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
-    return x0, like_x0(u_init), {name: like_x0(value) for name, value in parameters.items()}
+    return x0, like_x0(u_init), like_x0(x_init), {name: like_x0(value) for name, value in parameters.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpcgen.calls.arguments import Start
 from mpcgen.calls.devices import Device
 from mpcgen.calls.failures import describe_failure
 from mpcgen.calls.options import Options
@@ -16,13 +17,19 @@ from mpcgen.errors import LayoutError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import OUTPUTS, sizes_of
 
+_STARTS = ("initial_controls", "initial_states", "initial_costates", "initial_duals")
+"""Members of the solver's argument struct, in the order of `Start`."""
+
+NEAR_A_SOLUTION = {torch.float64: 1e-6, torch.float32: 1e-4}
+"""The barrier parameter of the interior point where it starts near a solution, in units of some 1/1000 of the cost."""
+
 
 class Solver:
     """The solver for batches of one shape, dtype, horizon and sharing of parameters.
 
     batch_shape: leading dimensions of the outputs. strides: of each parameter, numbers from one problem to the
-    next, 0 where the batch shares it; u_stride: the same of u_init. constant_parameters: each has one value for all
-    stages, and no axis of stages.
+    next, 0 where the batch shares it. start: what calls will start from, of which the presence and the sharing count.
+    constant_parameters: each has one value for all stages, and no axis of stages.
 
     Several threads may call it at once: each call has an argument struct to itself and leaves it to a later one.
     """
@@ -36,6 +43,7 @@ class Solver:
         "_options",
         "_outputs",
         "_spare",
+        "_starts",
         "_states",
         "_strides",
         "_written",
@@ -50,7 +58,7 @@ class Solver:
         horizon: int,
         batch_shape: Sequence[int],
         strides: Sequence[int],
-        u_stride: int,
+        start: Start,
         constant_parameters: bool,
     ) -> None:
         n, m = len(controller.states), len(controller.controls)
@@ -76,15 +84,22 @@ class Solver:
             "method": options.is_interior_point or rows > 0,
             "barrier": options.smoothing if options.smooth == "solve" else 0.0,
             "initial_state_stride": n,
-            "initial_controls_stride": u_stride,
             "constant_parameters": constant_parameters,
+            "initial_barrier": NEAR_A_SOLUTION[dtype],
         }
+        given = [(member, guess) for member, guess in zip(_STARTS, start, strict=True) if guess is not None]
+        for member, guess in given:
+            self._fields[f"{member}_stride"] = 0 if guess.shape[0] <= 1 else guess.numel() // guess.shape[0]
+        self._starts = tuple(member for member, _ in given)
         self._spare: list[_Arguments] = []
 
     def __call__(
-        self, x0: Tensor, u_init: Tensor | None, parameters: Sequence[Tensor], history: Tensor | None = None
+        self, x0: Tensor, start: Sequence[Tensor], parameters: Sequence[Tensor], history: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Outputs of `mpcgen.calls.kernels.solve`; every tensor is dense, of the size and dtype prepared for."""
+        """Outputs of `mpcgen.calls.kernels.solve`; every tensor is dense, of the size and dtype prepared for.
+
+        start: those that are not None.
+        """
         empty, device = torch.empty_strided, self._device.device  # the fastest way to a tensor
         outputs = [
             empty(shape, strides, dtype=dtype, device=device) for shape, strides, dtype in self._outputs
@@ -94,10 +109,10 @@ class Solver:
         try:
             arguments = self._spare.pop()
         except IndexError:
-            arguments = _Arguments(self._device, self._fields, self._strides, self._addresses)
+            arguments = _Arguments(self._device, self._fields, self._strides, self._addresses, self._starts)
         try:
             written = [outputs[i] for i in self._written]
-            arguments.point_to(x0, u_init, parameters, written, history)
+            arguments.point_to(x0, start, parameters, written, history)
         except RuntimeError as error:  # torch's, of tensors that stand for something else
             raise LayoutError(f"a tensor given to the solver has no numbers of its own: {error}") from error
         struct = arguments.struct
@@ -120,10 +135,15 @@ class Solver:
 class _Arguments:
     """An argument struct of the solver, filled but for the addresses and the threads."""
 
-    __slots__ = ("_controls", "_history", "_parameters", "_slots", "_strides", "_words", "struct")
+    __slots__ = ("_history", "_parameters", "_slots", "_starts", "_strides", "_words", "struct")
 
     def __init__(
-        self, device: Device, fields: dict[str, Any], strides: Sequence[int], addresses: Sequence[str]
+        self,
+        device: Device,
+        fields: dict[str, Any],
+        strides: Sequence[int],
+        addresses: Sequence[str],
+        starts: Sequence[str],
     ) -> None:
         ffi, self.struct = device.ffi, device.arguments("solve")
         for name, value in fields.items():
@@ -140,12 +160,12 @@ class _Arguments:
             return ffi.offsetof(layout, name) // word
 
         self._slots = tuple(map(slot, addresses))
-        self._controls, self._history = slot("initial_controls"), slot("history")
+        self._starts, self._history = tuple(map(slot, starts)), slot("history")
 
     def point_to(
         self,
         x0: Tensor,
-        u_init: Tensor | None,
+        start: Sequence[Tensor],
         parameters: Sequence[Tensor],
         outputs: Sequence[Tensor],
         history: Tensor | None,
@@ -154,7 +174,8 @@ class _Arguments:
         words, pointers = self._words, self._parameters
         for slot, tensor in zip(self._slots, (x0, *outputs), strict=True):
             words[slot] = tensor.data_ptr() or _no_memory()
-        words[self._controls] = 0 if u_init is None else u_init.data_ptr() or _no_memory()
+        for slot, tensor in zip(self._starts, start, strict=True):
+            words[slot] = tensor.data_ptr() or _no_memory()
         words[self._history] = 0 if history is None else history.data_ptr()
         for index, tensor in enumerate(parameters):
             pointers[index] = tensor.data_ptr() or _no_memory()

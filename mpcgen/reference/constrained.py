@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpcgen.calls.arguments import Call, at_each_stage, make_call
+from mpcgen.calls.arguments import Call, Start, at_each_stage, make_call
 from mpcgen.calls.reporting import report_statuses
 from mpcgen.problem.lowering import lower_spec
 from mpcgen.problem.spec import Spec
@@ -73,7 +73,7 @@ class InteriorPoint(torch.nn.Module):
 
         Without x_init the first states are the rollout of the first controls.
         """
-        call = make_call(self.description, x0, u_init, horizon, parameters)
+        call = make_call(self.description, x0, Start(u_init), horizon, parameters)
         guesses = None if x_init is None else x_init.expand(*call.batch_shape, *x_init.shape[-2:])
         guesses = None if guesses is None else guesses.reshape(len(call.x0), *guesses.shape[-2:])
         solved = [
@@ -137,5 +137,5 @@ class InteriorPoint(torch.nn.Module):
 
 def _detached(call: Call) -> Call:
     parameters = tuple(value.detach() for value in call.parameters)
-    u_init = None if call.u_init is None else call.u_init.detach()
-    return Call(call.batch_shape, call.horizon, call.x0.detach(), u_init, parameters)
+    start = Start(None if call.u_init is None else call.u_init.detach())
+    return Call(call.batch_shape, call.horizon, call.x0.detach(), start, parameters)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd.solution import Solution
-from mpcgen.calls.arguments import Call, at_each_stage, make_call
+from mpcgen.calls.arguments import Call, Start, at_each_stage, make_call
 from mpcgen.calls.reporting import report_statuses
 from mpcgen.errors import ParameterError
 from mpcgen.problem.lowering import lower_spec
@@ -91,7 +91,7 @@ class MPC(torch.nn.Module):
         self, x0: Tensor, *, u_init: Tensor | None = None, horizon: int | None = None, **parameters: Any
     ) -> Solution:
         """Solve the problems that start at ``x0`` (..., n); arguments and errors as `mpcgen.autograd.MPC`."""
-        call = make_call(self.description, x0, u_init, horizon, parameters)
+        call = make_call(self.description, x0, Start(u_init), horizon, parameters)
         theta = tuple(
             at_each_stage(value, p.stages(call.horizon) if p.per_stage else None, p.size)
             for p, value in zip(self.description.parameters, call.parameters, strict=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.calls import kernels
-from mpcgen.calls.arguments import Call, at_each_stage
+from mpcgen.calls.arguments import Call, Start, at_each_stage
 from mpcgen.calls.options import Options
 from mpcgen.calls.watching import is_forward_mode, is_traced
 from mpcgen.errors import ParameterError
@@ -105,7 +105,7 @@ class Unrolled:
         if is_traced() or is_forward_mode():
             raise ParameterError(_SYMBOLIC_TRANSFORM)
         with torch.no_grad():
-            outputs = kernels.solve(controller, options, call.horizon, call.x0, call.u_init, call.parameters)
+            outputs = kernels.solve(controller, options, call.horizon, call.x0, call.start, call.parameters)
         if not torch.is_grad_enabled():
             return outputs
         status = outputs[3]
@@ -167,8 +167,8 @@ class Unrolled:
             group = index.repeat(2) if len(index) == 1 and batch > 1 else index
             shorter = replace(options, max_iterations=limit, on_unconverged="ignore")
             x0, *parameters = (_among(t, group, batch) for t in (call.x0, *call.parameters))
-            u_init = None if call.u_init is None else _among(call.u_init, group, batch)
-            passed = kernels.solve(controller, shorter, call.horizon, x0, u_init, tuple(parameters))
+            start = Start(None if call.u_init is None else _among(call.u_init, group, batch))
+            passed = kernels.solve(controller, shorter, call.horizon, x0, start, tuple(parameters))
             passes[index, place] = passed[1][: len(index)]
         return passes
 

@@ -14,7 +14,7 @@
 RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_t problem, int attempt) {
   barrier_progress *lanes = &s->lanes;
   const int count = s->horizon * NU;
-  const scalar *from = (const scalar *)a->initial_controls;
+  const scalar *from = (const scalar *)(a->initial_costates ? NULL : a->initial_controls); /* see load_guess */
   int good = 1;
   if (from) {
     good = load_row(s->u, k, from + problem * a->initial_controls_stride, count, 0);
@@ -58,10 +58,31 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(&lanes->linear_dual, k, 0);
     lane_mark(&lanes->begins, k, 1);
     lane_mark(&lanes->adjoint, k, 1);
+    lane_mark(&lanes->given, k, 0);
+    lane_mark(&lanes->warm, k, 0);
     lane_mark(&lanes->refused, k, 0);
     lane_mark(&lanes->certifying, k, 0);
   }
   return good;
+}
+
+/* Loads the states at which a lane is to begin, and of a solution all else that it has; returns 0 if states that are no
+ * solution's cannot be begun at. A solution that is not finite is not begun at. */
+RARE int load_guess(barrier_state *s, const solve_arguments *a, int k, int64_t problem) {
+  const int is_solution = a->initial_costates != NULL;
+  int good = 1;
+  team_meet();
+  for (int t = 1; t <= s->horizon; t++)
+    good &= load_row(path_at(s, t), k, (const scalar *)a->initial_states + problem * a->initial_states_stride + t * NX, NX, 0);
+  if (is_solution) good &= load_multipliers(s, a, k, problem);
+  good = team_all(good);
+  if (is_solution && !good) begin_attempt(s, a, k, problem, 0);
+  TEAM_LEADER {
+    lane_mark(&s->lanes.given, k, good);
+    lane_mark(&s->lanes.warm, k, good && is_solution);
+    lane_mark(&s->lanes.adjoint, k, !(good && is_solution));
+  }
+  return good || is_solution;
 }
 
 /* Loads a problem into a lane; returns 0 if its numbers cannot make a problem. */
@@ -79,6 +100,7 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   team_meet();
   good &= bounds_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
   good = team_all(good & begin_attempt(s, a, k, problem, 0));
+  if (a->initial_states && good) good = load_guess(s, a, k, problem);
   TEAM_LEADER {
     s->problem[k] = problem;
     lane_mark(&s->lanes.busy, k, good);
@@ -96,7 +118,7 @@ RARE void start_inside(barrier_state *s) {
     EACH(i, NU) {
       const control_room *r = &room[i];
       real u = s->u[t * NU + i];
-      const real margin = START_IN_RANGE * r->unit;
+      const real margin = lane_select(s->lanes.warm, ALL(0), START_IN_RANGE * r->unit);
       u = lane_select(r->has_lower, lane_max(u, r->lower + margin), u);
       u = lane_select(r->has_upper, lane_min(u, r->upper - margin), u);
       u = keep_inside(r, u);
@@ -106,7 +128,7 @@ RARE void start_inside(barrier_state *s) {
 }
 
 /* The first trajectories of the lanes that begin: a rollout; or x_0 at all stages, with gaps, where that overflows or
- * leaves 100 times its size, and in every other attempt. */
+ * leaves 100 times its size, and in every other attempt; or states that the call gives. */
 RARE void start_trajectories(barrier_state *s) {
   const mask begins = lane_and(s->lanes.busy, s->lanes.begins);
   if (!lane_any(begins)) return;
@@ -114,15 +136,16 @@ RARE void start_trajectories(barrier_state *s) {
   s->length = lane_select(begins, ALL(0), s->length); /* slacks of rows: as loaded, or what room there is */
   real size = ALL(1);
   EACH(i, NX) size = lane_max(lane_abs(s->path[i]), size);
-  evaluate_rollout(s, ALL(0), ALL(0), begins, lane_none());
-  mask held = lane_not(lane_and(lane_finite(s->candidate.cost), lane_le(s->candidate.largest_state, R(100) * size)));
+  evaluate_rollout(s, ALL(0), ALL(0), begins, lane_none(), s->lanes.given);
+  const mask near = lane_or(lane_le(s->candidate.largest_state, R(100) * size), s->lanes.given);
+  mask held = lane_not(lane_and(lane_finite(s->candidate.cost), near));
   for (int i = 0; i < s->horizon * PAIR + NX; i++) held = lane_or(held, lane_not(lane_finite(s->new_path[i])));
   for (int k = 0; k < LANES; k++)
     if (lane_count(&s->lanes.attempt, k) % 2) lane_mark(&held, k, 1);
   held = lane_and(held, begins);
   adopt_candidates(s, begins);
   if (!lane_any(held)) return;
-  evaluate_rollout(s, ALL(0), ALL(0), begins, held);
+  evaluate_rollout(s, ALL(0), ALL(0), begins, held, lane_none());
   adopt_candidates(s, held);
 }
 
@@ -192,12 +215,13 @@ FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
   return lane_any(s->lanes.busy);
 }
 
-/* Lanes that have made no end of it for long begin anew. */
+/* Lanes that have made no end of it for long begin anew; one that began at a solution after fewer passes than others,
+ * as if there were none. */
 FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
   for (int k = 0; k < LANES; k++) {
-    const int attempt = lane_count(&s->lanes.attempt, k) + 1;
+    const int warm = lane_test(&s->lanes.warm, k), attempt = warm ? 0 : lane_count(&s->lanes.attempt, k) + 1;
     const int late = lane_test(&s->lanes.busy, k) && attempt <= MOST_ATTEMPTS &&
-                     lane_count(&s->lanes.iterations, k) >= attempt * ATTEMPT;
+                     lane_count(&s->lanes.iterations, k) >= (warm ? WARM_ATTEMPT : attempt * ATTEMPT);
     team_meet(); /* all have read how often it began */
     if (late) begin_attempt(s, a, k, s->problem[k], attempt);
   }
@@ -224,8 +248,15 @@ FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
     team_meet();
     for (int k = 0; k < LANES; k++) {
       const int status = lane_count(&s->status, k);
-      if (status != UNFINISHED) finish_barrier(s, a, k, status);
+      const int warm = lane_test(&s->lanes.warm, k);
+      team_meet(); /* all have read what the lane began at */
+      if (status == UNFINISHED) continue;
+      if (warm && status != CONVERGED && status != MAX_ITERATIONS)
+        begin_attempt(s, a, k, s->problem[k], 0);
+      else
+        finish_barrier(s, a, k, status);
     }
+    team_meet();
     TEAM_LEADER advance(s, a);
     team_meet();
     begin_anew(s, a);

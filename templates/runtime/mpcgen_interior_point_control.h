@@ -3,7 +3,7 @@
 #ifndef MPCGEN_INTERIOR_POINT_CONTROL_H
 #define MPCGEN_INTERIOR_POINT_CONTROL_H
 
-#include "mpcgen_interior_point_search.h"
+#include "mpcgen_interior_point_warm.h"
 
 #define COST_IN_UNITS R(CONSTRAINED ? 1000 : 100) /* of the first trajectory: what makes a barrier of one a mild one */
 #define FIRST_BARRIER R(1)
@@ -97,7 +97,8 @@ RARE void take_units(barrier_state *s, mask where) {
   const real size = (s->point.cost_scale + s->summary.gradient_sum) / COST_IN_UNITS;
   const mask sound = lane_and(lane_finite(size), lane_lt(ALL(0), size));
   lanes->cost_unit = lane_select(where, lane_select(sound, size, ALL(1)), lanes->cost_unit);
-  lanes->barrier = lane_select(where, ALL(FIRST_BARRIER), lanes->barrier);
+  const real first = lane_select(lanes->warm, ALL(s->initial_barrier), ALL(FIRST_BARRIER));
+  lanes->barrier = lane_select(where, first, lanes->barrier);
   const real mu = lanes->barrier * lanes->cost_unit;
   for (int t = 0; t < s->horizon; t++) {
     control_room room[NU];
@@ -111,8 +112,10 @@ RARE void take_units(barrier_state *s, mask where) {
     }
   }
 #if CONSTRAINED
-  row_multipliers(s, where, ALL(INFINITY));
+  row_multipliers(s, lane_and(where, lane_not(lanes->warm)), ALL(INFINITY));
 #endif
+  const mask warm = lane_and(where, lanes->warm);
+  if (lane_any(warm)) start_near(s, warm);
   lanes->begins = lane_and(lanes->begins, lane_not(where));
 }
 
@@ -174,7 +177,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
 
   const mask begin = lane_and(lanes->busy, lanes->begins);
   if (lane_any(begin)) take_units(s, begin);
-  limit_gaps(s, lane_and(lanes->busy, lanes->adjoint));
+  limit_gaps(s, lane_and(lanes->busy, lane_or(lanes->adjoint, begin)));
   lanes->refused = lane_or(lanes->refused, begin); /* the next sweep has the units */
   return v.status;
 }

@@ -87,8 +87,8 @@ OUTLINED void evaluate_step(barrier_state *s) {
 }
 
 /* Rolls u + length (step) + gain (x_new - x) out, each control at most the share `most` of its way to a bound. Lanes of
- * `as_given` keep their controls; those of `hold` stay at x_0 in all stages, with gaps. */
-RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold) {
+ * `as_given` keep their controls; those of `hold` stay at x_0 in all stages, those of `stay` at their states, with gaps. */
+RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold, mask stay) {
   evaluation e;
   begin_evaluation(&e);
   EACH(i, NX) s->new_path[i] = s->path[i];
@@ -105,7 +105,7 @@ RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_giv
       s->new_u[at] = s->u[at] + lane_select(as_given, ALL(0), change);
     }
     evaluate_stage(s, t, &e);
-    EACH(i, NX) next[i] = lane_select(hold, x[i], x[NX + i]);
+    EACH(i, NX) next[i] = lane_select(stay, s->path[(t + 1) * PAIR + i], lane_select(hold, x[i], x[NX + i]));
     evaluate_gap(s, t, &e.point);
   }
   end_evaluation(s, &e);
@@ -246,7 +246,7 @@ RARE mask search_rollouts(barrier_state *s, mask pending) {
   const measure m = measure_of(s);
   real least = ALL(INFINITY), best = ALL(0);
   for (int i = 0; i <= TRIALS; i++) {
-    evaluate_rollout(s, i < TRIALS ? ALL(LENGTHS[i]) : best, most, lane_none(), lane_none());
+    evaluate_rollout(s, i < TRIALS ? ALL(LENGTHS[i]) : best, most, lane_none(), lane_none(), lane_none());
     if (i == TRIALS) break; /* once more, the best one */
     const mask near = lane_lt(s->candidate.largest_state, ALL(FARTHEST));
     const real value = lane_select(near, merit(s, &s->candidate), ALL(INFINITY));

@@ -19,6 +19,8 @@ typedef struct {
   mask busy;           /* has a problem; nothing else means anything where it has none */
   mask begins;         /* first sweep: finds the costates and the units; no step follows */
   mask adjoint;        /* costates are to be those of the trajectory: it begins, or was rolled out */
+  mask given;          /* begins at states that the call gives */
+  mask warm;           /* this attempt began at a solution that the call gives */
   mask refused;        /* the last sweep met a Quu that is not positive definite: the same again, with more of a shift */
   mask certifying;     /* solved: sweeps once more, without a shift */
   mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
@@ -101,6 +103,7 @@ typedef struct {
 typedef struct {
   int horizon, rows;                /* rows of theta_stage: N+1, or 1 */
   int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
+  scalar initial_barrier;           /* mu of an attempt that begins at a solution */
   BARRIER_ARRAYS(DECLARE_ARRAY)
   real unit[NU];                    /* of a control that has no range */
   real length, dual_length;         /* of the step: of x, u and the costates; of the multipliers */
@@ -129,6 +132,7 @@ FUNCTION void lay_out_barrier(barrier_state *s, const solve_arguments *a, reals 
   s->horizon = a->horizon;
   s->rows = (int)rows;
   s->shared_loaded = 0;
+  s->initial_barrier = (scalar)a->initial_barrier;
   BARRIER_ARRAYS(PLACE_ARRAY)
 }
 

@@ -1,0 +1,85 @@
+/* Attempts of the interior point that begin at a solution: of a problem before, whose x_0 or parameters were others. */
+#ifndef MPCGEN_INTERIOR_POINT_WARM_H
+#define MPCGEN_INTERIOR_POINT_WARM_H
+
+#include "mpcgen_interior_point_search.h"
+
+enum { WARM_ATTEMPT = 40 }; /* iterations after which the solution was no help: most take fewer than ten */
+
+/* Loads controls, costates and multipliers of rows of a solution into a lane; says whether all were finite, of a team
+ * those that it loaded itself. Of rows the upper side has the multiplier of both until start_near. */
+RARE int load_multipliers(barrier_state *s, const solve_arguments *a, int k, int64_t problem) {
+  const int n = s->horizon;
+  const scalar *u = (const scalar *)a->initial_controls + problem * a->initial_controls_stride;
+  const scalar *costates = (const scalar *)a->initial_costates + problem * a->initial_costates_stride;
+  int good = load_row(s->u, k, u, n * NU, 0) & load_row(s->costate, k, costates, (n + 1) * NX, 0);
+#if CONSTRAINED
+  const scalar *duals = (const scalar *)a->initial_duals + problem * a->initial_duals_stride;
+  for (int t = 0; t <= n; t++)
+    good &= load_row(s->high_multiplier + t * NPATH, k, duals + t * NDUAL + (t < n ? NU : NU + NMIXED), row_count(s, t), 0);
+#endif
+  return good;
+}
+
+/* The slack s of a side at distance `room` with multiplier `pressure`, moved along s - z = room - pressure to s z = mu. */
+INLINE real slack_near(real room, real pressure, real mu) {
+  const real gap = room - pressure, larger = R(0.5) * (lane_abs(gap) + lane_sqrt(gap * gap + R(4) * mu));
+  return lane_select(lane_lt(ALL(0), gap), larger, mu / larger);
+}
+
+/* Controls of a solution, moved inside their bounds by what their multipliers, which are dL/du, leave them. */
+INLINE void controls_near(barrier_state *s, mask where, int t) {
+  const real mu = s->lanes.barrier, cost_unit = s->lanes.cost_unit;
+  control_room room[NU];
+  find_room(s, t, room);
+  EACH(i, NU) {
+    const control_room *r = &room[i];
+    const int at = t * NU + i;
+    const real u = s->u[at], pressure = s->gradient[at] * r->unit / cost_unit;
+    const real low = slack_near(below(r, u) / r->unit, lane_max(pressure, ALL(0)), mu) * r->unit;
+    const real high = slack_near(above(r, u) / r->unit, lane_max(-pressure, ALL(0)), mu) * r->unit;
+    real moved = lane_select(r->has_lower, lane_max(u, r->lower + low), u);
+    moved = keep_inside(r, lane_select(r->has_upper, lane_min(moved, r->upper - high), moved));
+    s->u[at] = lane_select(where, moved, u);
+    const real over_low = where_on(r->has_lower, mu * cost_unit / below(r, moved));
+    const real over_high = where_on(r->has_upper, mu * cost_unit / above(r, moved));
+    s->lower_multiplier[at] = lane_select(where, over_low, s->lower_multiplier[at]);
+    s->upper_multiplier[at] = lane_select(where, over_high, s->upper_multiplier[at]);
+  }
+}
+
+#if CONSTRAINED
+/* Slacks and multipliers of the rows of a solution at a stage. */
+FUNCTION void rows_near(barrier_state *s, mask where, int t) {
+  const real mu = s->lanes.barrier, cost_unit = s->lanes.cost_unit;
+  row_room room[ROWS];
+  find_rows(s, t, room);
+  for (int i = 0; i < row_count(s, t); i++) {
+    const row_room *r = &room[i];
+    const int at = t * NPATH + i;
+    const real row = s->row[at], dual = s->high_multiplier[at], pressure = dual / cost_unit;
+    const real low_room = where_on(r->has_lower, row - r->lower), high_room = where_on(r->has_upper, r->upper - row);
+    const real low = lane_select(r->has_lower, slack_near(low_room, lane_max(-pressure, ALL(0)), mu), ALL(1));
+    const real high = lane_select(r->has_upper, slack_near(high_room, lane_max(pressure, ALL(0)), mu), ALL(1));
+    s->low_slack[at] = lane_select(where, low, s->low_slack[at]);
+    s->high_slack[at] = lane_select(where, high, s->high_slack[at]);
+    const real of_low = where_on(r->has_lower, mu * cost_unit / low);
+    const real of_high = where_on(r->has_upper, mu * cost_unit / high);
+    s->low_multiplier[at] = lane_select(where, of_low, s->low_multiplier[at]);
+    s->high_multiplier[at] = lane_select(where, lane_select(r->meets, dual, of_high), dual);
+  }
+}
+#endif
+
+/* The units of problems that begin at a solution are known: moves what their bounds and rows have to the barrier's
+ * path, and evaluates them there. */
+RARE void start_near(barrier_state *s, mask where) {
+  for (int t = 0; t < s->horizon; t++) controls_near(s, where, t);
+#if CONSTRAINED
+  for (int t = 0; t <= s->horizon; t++) rows_near(s, where, t);
+#endif
+  evaluate_rollout(s, ALL(0), ALL(0), where, lane_none(), where);
+  adopt_candidates(s, where);
+}
+
+#endif
