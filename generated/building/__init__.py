@@ -32,7 +32,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "7ef2abba5a95959ddf5c20a8d00d86b9f73c6cecf4d0a624aadef74920817acb"),
+    library=load(__file__, "building", "6483f0e230cf3c919b29012f9971048be10aa7fdac99a72cbeb6fb1f126b0c07"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat', 'chill', 'stuffiness'),

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "b6b6b0e86dde677be30e826172499c2f99b84117fb9747887e61c53749786130"),
+    library=load(__file__, "car", "3b8644a75927cf3a80d13ec410a01e0cd64f744c9b4670f091df306936f431f6"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

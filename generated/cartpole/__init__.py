@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "a1a149613207526625eb8c12cd49f3679895e60c25561094aaf1eb0b428dfd62"),
+    library=load(__file__, "cartpole", "a76dd10652f1e0ace5366d55c88b89cbe1bf5f1c7f770f10f3b93567864e01f6"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

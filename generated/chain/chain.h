@@ -70,6 +70,11 @@ typedef struct {
   int64_t initial_state_stride;      /* numbers from one problem to the next; 0: one for all */
   const void *initial_controls;      /* (batch, N, 3), or NULL for zeros; clipped to the bounds */
   int64_t initial_controls_stride;
+  const void *initial_states;        /* interior point: (batch, N+1, 21) with gaps, the first one of no account; NULL: a rollout */
+  int64_t initial_states_stride;
+  const void *initial_costates;      /* (batch, N+1, 21) of a solution to start near, as controls and states; or NULL */
+  int64_t initial_costates_stride;
+  double initial_barrier;            /* mu near a solution, where the cost is some hundreds */
   const void *const *parameters;     /* 9 pointers, each to (batch, [stages,] shape) */
   const int64_t *parameter_strides;  /* numbers from one problem to the next; 0: shared by the batch */
   void *states;                      /* out: (batch, N+1, 21) */

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "ab55cb7115d23bb985dc82f6bc8ae1de71730a6ead71b900339392eb7d2c7ce4"),
+    library=load(__file__, "lqr", "a8229b08abe96fcc9a537b72c7ed7148ebce9ea04b6c05d65718b8ad756b2c28"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

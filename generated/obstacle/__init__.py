@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "8d705813b685384e6d2eb84d02d5235831b54ff6ec141d8709d6245fc9cd7c40"),
+    library=load(__file__, "obstacle", "7ed5dbd3378c130915c18f9a584711f995636dbb2a5923f421b541e489cdecaf"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "256b482cb61f26eb9f21442e00cb1cbdda3c418e2decf03268649a54798339ce"),
+    library=load(__file__, "pendulum", "04ad345a78df3e917ff45090562514ae256c20a01c453d01ce30da660c09ea8e"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "38771a559a1c8314dfaf8f2fc274beaa929d2c7d1c778ff7acfc9ad4d3303948"),
+    library=load(__file__, "safe_cartpole", "71da014d0a00b688e7382177ae882239a59dd63300dfb0a645d0e68fdd09cd7c"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),
