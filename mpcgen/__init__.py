@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpcgen.problem.linear_quadratic import lqr
     from mpcgen.problem.loading import load_problem
     from mpcgen.problem.problem import Problem
+    from mpcgen.problem.solve import solve
     from mpcgen.problem.tables import lookup
     from mpcgen.runtime.status import Status, UnconvergedWarning
 
@@ -53,6 +54,7 @@ _LAZY: dict[str, str | None] = {
     "plot": "mpcgen.diagnosis.plot",
     "reference": None,
     "rk4": "mpcgen.problem.integrators",
+    "solve": "mpcgen.problem.solve",
 }
 
 __all__ = [
@@ -85,6 +87,7 @@ __all__ = [
     "plot",
     "reference",
     "rk4",
+    "solve",
 ]
 
 

@@ -15,7 +15,9 @@ from mpcgen.ir.walk import operation_count
 from mpcgen.problem import continuity
 from mpcgen.problem.functions import MEANINGS
 from mpcgen.problem.imported import Call, Imported
+from mpcgen.problem.linear_system import Solution
 from mpcgen.problem.lowering import lower
+from mpcgen.problem.solve import solve
 
 EPS = 2.0**-52
 a, b, c = sp.symbols("a b c", real=True)
@@ -25,6 +27,7 @@ _x, _y = ca.SX.sym("x"), ca.SX.sym("y")
 FOREIGN = ca.Function("foreign", [_x, _y], [ca.sin(_x) * _y])
 
 EXAMPLES = {
+    Solution: solve([[2 + a, b, c], [b, 3, a * b], [c, a * b, 4]], [a, b - c, 1])[1] ** 2,
     Imported: Imported(sp.sin(a) * b, Call(FOREIGN, ((a,), (b,))), 0, 0),
     sp.Add: a + b - 1,
     sp.Mul: 3 * a * b / c,
@@ -81,7 +84,9 @@ def test_every_function_has_sympys_value_wherever_it_is_evaluated(function):
     for point in POINTS:
         values = dict(zip((a, b, c), map(sp.Float, point), strict=True))
         exact = float(expression.expand(func=True).subs(values).doit().evalf(30))
-        digits = continuity._value(expression, {s: continuity._MP.mpf(value) for s, value in values.items()})
+        digits = continuity.value_at(
+            expression, {s: continuity._MP.mpf(value) for s, value in values.items()}
+        )
         (own,) = evaluate([node], {table[symbol]: float(value) for symbol, value in values.items()})
         close = pytest.approx(exact, rel=16 * EPS, abs=16 * EPS)  # a handful of roundings
         assert (own, float(in_casadi(*point)), float(digits)) == (close, close, close)

@@ -9,6 +9,7 @@ import sympy as sp
 from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.problem.functions import MEANINGS, arguments
 from mpcgen.problem.imported import Call, Imported
+from mpcgen.problem.linear_system import Solution, split
 
 
 def _power(base: ca.SX, exponent: ca.SX) -> ca.SX:
@@ -62,6 +63,7 @@ class Translator:
     def __init__(self, symbols: Mapping[sp.Symbol, ca.SX]) -> None:
         self._memo: dict[sp.Basic, ca.SX] = dict(symbols)
         self._calls: dict[Call, list[ca.SX]] = {}
+        self._solutions: dict[tuple[sp.Basic, ...], ca.SX] = {}
 
     def __call__(self, expression: sp.Basic) -> ca.SX:
         """Translate one scalar expression, without recursion: composed models may nest deeply."""
@@ -88,8 +90,18 @@ class Translator:
     def _apply(self, node: sp.Basic, values: list[ca.SX]) -> ca.SX:
         if isinstance(node, Imported):
             return self._called(node, values)
+        if isinstance(node, Solution):
+            return self._solved(node, values)
         meaning = MEANINGS.get(type(node))
         return _leaf(node) if meaning is None else ca.SX(meaning(_applied, *values))
+
+    def _solved(self, node: Solution, values: list[ca.SX]) -> ca.SX:
+        """A component of the solution of a linear system, by CasADi's own solver (QR)."""
+        if node.args[1:] not in self._solutions:
+            matrix, right = split(values[1:])
+            rows = [ca.horzcat(*row) for row in matrix]
+            self._solutions[node.args[1:]] = ca.solve(ca.vertcat(*rows), ca.vertcat(*right))
+        return self._solutions[node.args[1:]][int(node.args[0])]
 
     def _called(self, node: Imported, values: list[ca.SX]) -> ca.SX:
         """What came from CasADi is called there: the function itself is the witness of what was made of it."""

@@ -25,6 +25,7 @@ from mpcgen.derivative.matrices import jacobian
 from mpcgen.derivative.pullback import Pullback, PulledBack
 from mpcgen.derivative.reverse import accumulate, scaled, vjp
 from mpcgen.ir import Expr
+from mpcgen.ir.linear import adjoint_of_right, adjoint_terms, entries_of, matrix_of
 
 Entries = dict[tuple[int, int], Expr]
 """A lower triangle, without zeros."""
@@ -88,6 +89,14 @@ def _value_pairs(pullback: Pullback) -> Pairs:
     return pairs
 
 
+def _pairs_of_solution(node: Expr, multipliers: Sequence[Expr]) -> Iterator[tuple[tuple[Expr, Expr], Expr]]:
+    """The pairs of M x = r: second derivatives of -m'M x, m the adjoint of r, by an entry of M and one of x."""
+    solution = entries_of(node)
+    for multiplier, row in zip(multipliers, matrix_of(node), strict=True):
+        for entry, component in zip(row, solution, strict=True):
+            yield _pair(entry, component), -multiplier
+
+
 def _curved_pairs(pullback: Pullback) -> Pairs:
     """The pairs of the second derivatives of c'f, c the first cotangent: arguments of the same node."""
     active, targets = set(pullback.order), set(pullback.wrt)
@@ -96,8 +105,21 @@ def _curved_pairs(pullback: Pullback) -> Pairs:
     pairs: Pairs = {}
     for output, entry in zip(pullback.outputs, pullback.cotangents[0], strict=True):
         accumulate(adjoints, output, entry)
+    solutions: dict[Expr, dict[int, Expr]] = {}
     for node in reversed(pullback.order):
+        if node in solutions:
+            multipliers = adjoint_of_right(node, solutions[node])
+            for arg, term in adjoint_terms(node, multipliers):
+                if arg in active:
+                    accumulate(adjoints, arg, term)
+            for pair, factor in _pairs_of_solution(node, multipliers):
+                if pair[0] in active and pair[1] in active:
+                    accumulate(pairs, pair, factor)
+            continue
         if node in targets or node not in adjoints:
+            continue
+        if node.op == "entry":
+            solutions.setdefault(node.args[0], {})[node.value] = adjoints[node]
             continue
         arguments = tuple(arg for arg in dict.fromkeys(node.args) if arg in active)
         first, second = local.at(node, arguments)

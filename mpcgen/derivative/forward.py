@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mpcgen.derivative.rules import partials
 from mpcgen.ir import Expr, topological
+from mpcgen.ir.linear import tangent_of_solution
 
 
 def tangents(outputs: Sequence[Expr], seeds: Mapping[Expr, Expr]) -> list[Expr]:
@@ -25,11 +26,17 @@ def propagate(outputs: Sequence[Expr], seeds: Mapping[Expr, Mapping[int, Expr]])
     ``seeds`` gives each independent node its tangents, again by direction.
     """
     found: dict[Expr, dict[int, Expr]] = {}
+    solutions: dict[Expr, dict[int, Sequence[Expr]]] = {}
     for node in topological(outputs, stop=seeds.keys()):
         if node in seeds:
             found[node] = dict(seeds[node])
             continue
+        if node.op == "solve":
+            solutions[node] = _solution(node, found)
+            continue
         columns: dict[int, Expr] = {}
+        if node.op == "entry":
+            columns = {d: along[node.value] for d, along in solutions[node.args[0]].items()}
         for arg, partial in partials(node, found):
             for direction, tangent in found[arg].items():
                 term = tangent * partial
@@ -38,3 +45,13 @@ def propagate(outputs: Sequence[Expr], seeds: Mapping[Expr, Mapping[int, Expr]])
         if columns:
             found[node] = columns
     return [found.get(output, {}) for output in outputs]
+
+
+def _solution(node: Expr, found: Mapping[Expr, Mapping[int, Expr]]) -> dict[int, Sequence[Expr]]:
+    """Tangents of the solution of a linear system, by direction."""
+    moving = {arg: found[arg] for arg in node.args if arg in found}
+    directions = dict.fromkeys(direction for columns in moving.values() for direction in columns)
+    return {
+        d: tangent_of_solution(node, {arg: columns[d] for arg, columns in moving.items() if d in columns})
+        for d in directions
+    }

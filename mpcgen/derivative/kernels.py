@@ -30,7 +30,7 @@ from mpcgen.derivative.reverse import gradient
 from mpcgen.derivative.rows import row_functions, with_stiffness
 from mpcgen.derivative.search import SEARCH_EFFORT, eliminations, rivals, shortest, shortest_with_jacobian
 from mpcgen.derivative.symbols import Symbols
-from mpcgen.ir import Expr, degree, flops, symbols_of
+from mpcgen.ir import Expr, degree, flops, symbols_of, unrolled
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
 from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND
@@ -136,9 +136,9 @@ class _Derivation(Symbols):
             *row_functions(self),
         )
         quadratic = self._is_linear_quadratic()
-        return Kernels(
-            model, self.static, self.per_stage, fused, self.F, self.cost_gradient, quadratic, functions
-        )
+        F = tuple(tuple(unrolled(row)) for row in self.F)
+        slopes = tuple(unrolled(self.cost_gradient))
+        return Kernels(model.unrolled, self.static, self.per_stage, fused, F, slopes, quadratic, functions)
 
     def _is_linear_quadratic(self) -> bool:
         """Whether the dynamics are linear in states and controls, and the costs quadratic: no kinks, no jumps."""

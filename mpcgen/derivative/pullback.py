@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mpcgen.derivative.matrices import Matrix, lower_triangle
 from mpcgen.derivative.reverse import dependents
-from mpcgen.ir import Expr
+from mpcgen.ir import Expr, unrolled
+from mpcgen.ir.linear import entries_of
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,18 @@ class Pullback:
 
     @cached_property
     def order(self) -> list[Expr]:
-        """Numbers that depend on ``wrt``, arguments first."""
-        return dependents(self.outputs, self.wrt)
+        """Numbers that depend on ``wrt``, arguments first; of a linear system all entries, whoever reads them."""
+        order: dict[Expr, None] = {}
+        for node in dependents(self.outputs, self.wrt):
+            order[node] = None
+            if node.op == "solve":
+                order.update(dict.fromkeys(entries_of(node)))
+        return list(order)
+
+    @property
+    def unrolled(self) -> Pullback:
+        """The same question of ``outputs`` without linear systems."""
+        return replace(self, outputs=tuple(unrolled(self.outputs)))
 
     @property
     def zero(self) -> Expr:

@@ -6,6 +6,7 @@ from typing import TypeVar
 from mpcgen.derivative.rules import partials
 from mpcgen.errors import InternalError
 from mpcgen.ir import Expr, topological
+from mpcgen.ir.linear import adjoint_of_right, adjoint_terms
 
 Key = TypeVar("Key")
 
@@ -30,12 +31,21 @@ def vjp(outputs: Sequence[Expr], cotangents: Sequence[Expr], wrt: Sequence[Expr]
     adjoints: dict[Expr, Expr] = {}
     for output, cotangent in zip(outputs, cotangents, strict=True):
         adjoints[output] = adjoints[output] + cotangent if output in adjoints else cotangent
+    solutions: dict[Expr, dict[int, Expr]] = {}
     for node in reversed(order):
-        if node in targets or node not in adjoints:
+        if node in solutions:
+            multipliers = adjoint_of_right(node, solutions[node])
+            for arg, term in adjoint_terms(node, multipliers):
+                if arg in active:
+                    accumulate(adjoints, arg, term)
+        elif node in targets or node not in adjoints:
             continue
-        for arg, partial in partials(node, active):
-            term = scaled(adjoints[node], partial)
-            adjoints[arg] = summed(adjoints[arg], term) if arg in adjoints else term
+        elif node.op == "entry":
+            solutions.setdefault(node.args[0], {})[node.value] = adjoints[node]
+        else:
+            for arg, partial in partials(node, active):
+                term = scaled(adjoints[node], partial)
+                adjoints[arg] = summed(adjoints[arg], term) if arg in adjoints else term
     zero = wrt[0].graph.const(0.0)
     return [adjoints.get(node, zero) for node in wrt]
 

@@ -89,8 +89,11 @@ RULES |= {name: (_zero,) * operation.arity for name, operation in OPERATIONS.ite
 def partials(node: Expr, active: Collection[Expr]) -> Iterator[tuple[Expr, Expr]]:
     """Yield (argument, derivative of ``node`` by it) for each argument in ``active``.
 
-    An argument that occurs twice, as in x*x, comes once with both derivatives added. Zeros are left out.
+    An argument that occurs twice, as in x*x, comes once with both derivatives added. Zeros are left out. An entry of a
+    solution has none: it is differentiated with its linear system, see `mpcgen.ir.linear`.
     """
+    if node.op == "entry":
+        return
     found: dict[Expr, Expr] = {}
     for arg, rule in zip(node.args, RULES.get(node.op, ()), strict=True):
         if arg in active:

@@ -33,7 +33,7 @@ def eliminations(pullback: Pullback, effort: Effort, search: bool = True) -> tup
 
     search: whether to look for better cuts than those that are always tried.
     """
-    found = _Search(Elimination(pullback), effort).run(search)
+    found = _Search(Elimination(pullback.unrolled), effort).run(search)
     return () if found is None else (found,)
 
 

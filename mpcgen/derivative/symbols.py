@@ -9,7 +9,7 @@ from mpcgen.derivative.forward import tangents
 from mpcgen.derivative.matrices import Matrix, dot, lower_triangle, triangle_labels
 from mpcgen.derivative.reverse import gradient
 from mpcgen.errors import InternalError
-from mpcgen.ir import Expr, Graph
+from mpcgen.ir import Expr, Graph, unrolled
 from mpcgen.ir.function import Function, Input, Output
 from mpcgen.ir.model import Model, Rows
 from mpcgen.ir.reciprocals import split_reciprocals
@@ -136,15 +136,19 @@ class Symbols:
         }
 
     def function(self, name: str, **values: Sequence[Expr]) -> Function:
-        """The stage function of the contract that writes ``values``, by group; InternalError if it is another's."""
+        """The stage function of the contract that writes ``values``, by group, without linear systems.
+
+        Raises InternalError for values that are another function's.
+        """
         stage = self.table[name]
         sizes = {slot.group: len(self._labels_of(slot)) for slot in stage.writes}
         given = {group: len(entries) for group, entries in values.items()}
+        written = {group: tuple(unrolled(entries)) for group, entries in values.items()}
         if sizes != given:
             raise InternalError(f"{name} writes {sizes} by the contract, and the derivation made {given}")
         inputs = (Input(slot.group, self.groups[slot.group, slot.size]) for slot in stage.reads)
         outputs = (
-            Output(slot.group, tuple(values[slot.group]), self._labels_of(slot), slot.accumulate)
+            Output(slot.group, written[slot.group], self._labels_of(slot), slot.accumulate)
             for slot in stage.writes
         )
         return Function(name, stage.purpose, tuple(inputs), tuple(outputs))

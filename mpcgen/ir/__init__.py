@@ -17,6 +17,7 @@ from mpcgen.ir.walk import (
     substitute,
     symbols_of,
     topological,
+    unrolled,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "symbols_of",
     "topological",
     "torch_backend",
+    "unrolled",
 ]

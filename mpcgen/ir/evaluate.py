@@ -7,7 +7,7 @@ from typing import Any
 from mpcgen.errors import ParameterError
 from mpcgen.ir.expr import Expr
 from mpcgen.ir.ops import OPERATIONS
-from mpcgen.ir.walk import topological
+from mpcgen.ir.walk import topological, unrolled
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def evaluate(outputs: Sequence[Expr], values: Mapping[Expr, Any], backend: Backe
     """
     constant = backend.constants(list(values.values()))
     results: dict[Expr, Any] = {}
+    outputs = unrolled(outputs)
     for node in topological(outputs, stop=values.keys()):
         if node in values:
             results[node] = values[node]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpcgen.errors import InternalError
+from mpcgen.ir.linear import by_factors, mirrored
 from mpcgen.ir.ops import OPERATIONS
 from mpcgen.ir.simplify import RULES
 
@@ -18,8 +19,9 @@ COMMUTATIVE = frozenset(name for name, operation in OPERATIONS.items() if operat
 class Expr:
     """One node of a `Graph`; made by the graph's builders only, immutable, compared by identity.
 
-    ``op`` is "const", "symbol" or a name of `ops.OPERATIONS`; ``args`` are the nodes it reads; ``value`` is
-    the float of a const, the name of a symbol, else None; ``index`` is the order of creation in the graph,
+    ``op`` is "const", "symbol", a name of `ops.OPERATIONS`, or "solve" or "entry", see `Graph.solve`; ``args`` are the
+    nodes it reads; ``value`` is the float of a const, the name of a symbol, the size of a solve, the position of an
+    entry, else None; ``index`` is the order of creation in the graph,
     so that arguments always have smaller indices than the nodes that read them.
 
     ``is_const`` says whether this is a constant, ``is_zero`` whether it is the constant 0, which stands for a
@@ -89,6 +91,10 @@ class Graph:
         self._leaves: dict[Any, Expr] = {}
         self._nodes: dict[tuple[Any, ...], Expr] = {}
         self._simplified: dict[tuple[Any, ...], Expr] = {}
+        self.solves = False
+        """Whether there are linear systems on the graph."""
+        self.unrolled: dict[Expr, Expr] = {}
+        """Nodes as they are with linear systems written out, see `mpcgen.ir.walk.unrolled`."""
 
     def __len__(self) -> int:
         return len(self._leaves) + len(self._nodes)
@@ -185,6 +191,40 @@ class Graph:
     def _intern(self, key: tuple[Any, ...]) -> Expr:
         node = self._nodes[key] = Expr(self, key[0], key[1:], None, len(self._leaves) + len(self._nodes))
         return node
+
+    def solve(self, matrix: Sequence[Expr], right: Sequence[Expr]) -> tuple[Expr, ...]:
+        """(n,) the solution of M x = r, M symmetric and positive definite: `matrix` is its lower triangle by rows.
+
+        One node, "solve", for the system and one, "entry", for each component. They have derivatives of their own,
+        see `mpcgen.ir.linear`, and are written out before anything is evaluated or printed.
+        """
+        n = len(right)
+        if len(matrix) != n * (n + 1) // 2:
+            raise InternalError(f"a lower triangle of {len(matrix)} entries was given for {n} equations")
+        if all(entry.is_zero for entry in right):
+            return tuple(right)
+        if n == 1 or all(node.is_const for node in (*matrix, *right)):
+            return tuple(by_factors(mirrored(matrix, n), right))
+        node = self._structure("solve", (*matrix, *right), n)
+        self.solves = True
+        return tuple(self.entry(node, i) for i in range(n))
+
+    def entry(self, solve: Expr, index: int) -> Expr:
+        """Component of a solution."""
+        return self._structure("entry", (solve,), index)
+
+    def _structure(self, op: str, args: tuple[Expr, ...], value: int) -> Expr:
+        key = (op, value, *args)
+        known = self._nodes.get(key)
+        if known is None:
+            known = self._nodes[key] = Expr(self, op, args, value, len(self))
+        return known
+
+    def rebuilt(self, node: Expr, args: tuple[Expr, ...]) -> Expr:
+        """The operation of a node on other arguments, simplified."""
+        if node.op in ("solve", "entry"):
+            return self._structure(node.op, args, node.value)
+        return self.apply(node.op, *args)
 
     def add(self, a: Expr | float, b: Expr | float) -> Expr:
         """Sum a + b."""

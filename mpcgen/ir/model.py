@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import inf
 
 from mpcgen.ir.expr import Expr, Graph
 from mpcgen.ir.printer import listing
 from mpcgen.ir.signature import Signature
+from mpcgen.ir.walk import unrolled
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,26 @@ class Model:
     def constrained(self) -> bool:
         """Whether there are any rows besides the bounds of the controls."""
         return bool(self.mixed or self.state_rows or self.terminal)
+
+    @property
+    def unrolled(self) -> Model:
+        """The same model with linear systems written out."""
+        if not self.graph.solves:
+            return self
+
+        def rows(of: Rows) -> Rows:
+            return replace(of, values=tuple(unrolled(of.values)))
+
+        stage_cost, terminal_cost = unrolled((self.stage_cost, self.terminal_cost))
+        return replace(
+            self,
+            next_state=tuple(unrolled(self.next_state)),
+            stage_cost=stage_cost,
+            terminal_cost=terminal_cost,
+            mixed=rows(self.mixed),
+            state_rows=rows(self.state_rows),
+            terminal=rows(self.terminal),
+        )
 
     def outputs(self) -> dict[str, Expr]:
         """All expressions of the model, by a name for people."""

@@ -70,6 +70,8 @@ def _text(node: Expr, texts: Mapping[Expr, tuple[str, int]]) -> tuple[str, int]:
         return f"-{_operand(node.args[0], texts, _PRODUCT)}", _SUM
     if node.op == "not":
         return f"not {_operand(node.args[0], texts, _ATOM)}", _NOT
+    if node.op == "entry":
+        return f"{_operand(node.args[0], texts, _ATOM)}[{node.value}]", _ATOM
     if node.op in _INFIX:
         return _infix(node, texts)
     return f"{node.op}({', '.join(texts[arg][0] for arg in node.args)})", _ATOM

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from mpcgen.ir.expr import Expr
+from mpcgen.ir.linear import by_factors, entries_of, matrix_of, right_of
 from mpcgen.ir.ops import OPERATIONS
 
 
@@ -35,7 +36,7 @@ def topological(outputs: Sequence[Expr], stop: Collection[Expr] = ()) -> list[Ex
 def rebuild(node: Expr, rebuilt: Mapping[Expr, Expr]) -> Expr:
     """Return ``node`` on what its arguments were ``rebuilt`` to, simplified anew; itself if they are the same."""
     args = tuple(rebuilt[arg] for arg in node.args)
-    return node if args == node.args else node.graph.apply(node.op, *args)
+    return node if args == node.args else node.graph.rebuilt(node, args)
 
 
 def substitute(outputs: Sequence[Expr], mapping: Mapping[Expr, Expr]) -> list[Expr]:
@@ -44,6 +45,24 @@ def substitute(outputs: Sequence[Expr], mapping: Mapping[Expr, Expr]) -> list[Ex
     for node in topological(outputs, stop=mapping.keys()):
         rebuilt[node] = mapping[node] if node in mapping else rebuild(node, rebuilt)
     return [rebuilt[output] for output in outputs]
+
+
+def unrolled(outputs: Sequence[Expr]) -> list[Expr]:
+    """Return ``outputs`` with every linear system written out; the graph remembers what is."""
+    if not outputs or not outputs[0].graph.solves:
+        return list(outputs)
+    known = outputs[0].graph.unrolled
+    for node in topological(outputs, stop=known.keys()):
+        if node in known or node.op == "solve":
+            continue
+        if node.op == "entry":
+            system = node.args[0]
+            matrix = [[known[entry] for entry in row] for row in matrix_of(system)]
+            solution = by_factors(matrix, [known[entry] for entry in right_of(system)])
+            known.update(zip(entries_of(system), solution, strict=True))
+        else:
+            known[node] = rebuild(node, known)
+    return [known[output] for output in outputs]
 
 
 def symbols_of(outputs: Sequence[Expr]) -> list[Expr]:
@@ -55,16 +74,16 @@ def symbols_of(outputs: Sequence[Expr]) -> list[Expr]:
 def operation_count(outputs: Sequence[Expr]) -> dict[str, int]:
     """Return how often each operation occurs in the nodes behind ``outputs``, in the table's order."""
     counts = dict.fromkeys(OPERATIONS, 0)
-    for node in topological(outputs):
+    for node in topological(unrolled(outputs)):
         if node.op in counts:
             counts[node.op] += 1
     return {op: count for op, count in counts.items() if count}
 
 
 def behind(outputs: Sequence[Expr]) -> set[Expr]:
-    """Return every operation that ``outputs`` need."""
+    """Return every operation that ``outputs`` need, linear systems written out."""
     seen: set[Expr] = set()
-    stack = list(outputs)
+    stack = unrolled(outputs)
     while stack:
         node = stack.pop()
         if node.args and node not in seen:
@@ -94,6 +113,10 @@ def degree(outputs: Sequence[Expr], variables: Collection[Expr]) -> float:
             degrees[node] = max(of_args)
         elif node.op == "mul" or (node.op == "div" and of_args[1] == 0.0):
             degrees[node] = sum(of_args)
+        elif node.op == "entry":
+            degrees[node] = of_args[0]
+        elif node.op == "solve" and not any(of_args[: -node.value]):
+            degrees[node] = max(of_args)
         elif node.op == "pow" and node.args[1].is_const and _is_natural(node.args[1].value):
             degrees[node] = of_args[0] * node.args[1].value
         else:

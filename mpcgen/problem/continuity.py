@@ -135,8 +135,8 @@ class _Sides:
 
     def judge(self, *terms: sp.Basic) -> bool | None:
         """Whether the two values of a sum differ; None where one cannot be had."""
-        before = [_value(term, self._before) for term in terms]
-        after = [_value(term, self._after) for term in terms]
+        before = [value_at(term, self._before) for term in terms]
+        after = [value_at(term, self._after) for term in terms]
         if None in before or None in after:
             return None
         left, right = _MP.fsum(before), _MP.fsum(after)
@@ -144,7 +144,7 @@ class _Sides:
 
     def jump(self, node: sp.Basic) -> tuple[Any, Any] | None:
         """The two values if they differ, None if they agree or cannot be had."""
-        return (_value(node, self._before), _value(node, self._after)) if self.judge(node) else None
+        return (value_at(node, self._before), value_at(node, self._after)) if self.judge(node) else None
 
     @cached_property
     def reached(self) -> bool:
@@ -216,7 +216,7 @@ def _boundary_points(gap: sp.Expr, base: _Point) -> Iterator[tuple[sp.Symbol, An
     for symbol in sorted(symbols_in(gap), key=lambda item: item.name):
 
         def along(value: Any, symbol: sp.Symbol = symbol) -> Any:
-            return _value(gap, {**base, symbol: value})
+            return value_at(gap, {**base, symbol: value})
 
         at = [along(_MP.mpf(value)) for value in (0, 1, 2)]
         if None not in at and at[1] != at[0] and abs(at[2] - 2 * at[1] + at[0]) <= _SIDE * abs(at[1] - at[0]):
@@ -247,7 +247,7 @@ def _bisect(function: Callable[[Any], Any], left: Any, right: Any) -> Any | None
     return (left + right) / 2
 
 
-def _value(expression: sp.Basic, known: dict[sp.Basic, Any]) -> Any | None:
+def value_at(expression: sp.Basic, known: dict[sp.Basic, Any]) -> Any | None:
     """Return the value with 50 digits; None where it is not a finite real number.
 
     known: values of the symbols, and of whatever was computed from them before.

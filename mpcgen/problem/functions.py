@@ -15,6 +15,7 @@ from sympy.codegen import cfunctions
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from mpcgen.problem.imported import Imported
+from mpcgen.problem.linear_system import Solution, component
 
 Apply = Callable[..., Any]
 Meaning = Callable[..., Any]
@@ -93,6 +94,7 @@ _ARITHMETIC: dict[type, Meaning] = {
     sp.Pow: _direct("pow"),
     sp.UnevaluatedExpr: lambda apply, a: a,
     Imported: lambda apply, a: a,
+    Solution: component,
 }
 _COMPARISONS: dict[type, Meaning] = {
     sp.StrictLessThan: _direct("lt"),

@@ -18,6 +18,7 @@ from mpcgen.ir.model import Model, Rows
 from mpcgen.ir.recognise import recognise
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
+from mpcgen.problem.linear_system import Solution, split
 from mpcgen.problem.schemes import integrate
 from mpcgen.problem.signature import signature
 from mpcgen.problem.spec import Constraint, Spec
@@ -135,6 +136,9 @@ def _lower_one(node: sp.Basic, graph: Graph, symbols: Mapping[sp.Symbol, Expr], 
         result = _product(graph, node, args)
     elif isinstance(node, sp.Pow) and node.base is sp.S.Exp1:
         result = graph.exp(args[1])
+    elif isinstance(node, Solution):
+        n = len(split(args[1:])[1])
+        result = graph.solve(args[1:-n], args[-n:])[int(node.args[0])]
     else:
         result = _as_node(graph, meaning(graph.apply, *args))
     if not result.is_const and args and all(arg.is_const for arg in args):

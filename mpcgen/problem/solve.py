@@ -1,0 +1,85 @@
+"""`mpcgen.solve`: linear systems in right-hand sides, M(q) x = r with M symmetric and positive definite."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+from typing import Any
+
+import mpmath
+import sympy as sp
+
+from mpcgen.errors import SpecError
+from mpcgen.problem.continuity import value_at
+from mpcgen.problem.linear_system import components
+from mpcgen.problem.values import as_expression, as_nested
+from mpcgen.problem.walks import symbols_in
+
+_ROUNDING = mpmath.mpf("1e-12")
+"""Relative difference of two entries that are the same but for constants typed in double precision."""
+
+
+def solve(M: Any, rhs: Any) -> sp.Matrix:
+    """Return the x with M x = rhs, for use in any expression, such as the accelerations M(q)^-1 (forces).
+
+    The derivatives are those of the equation: they solve with the same matrix, which is factored once. It is factored
+    without exchanging rows, M = L D L', which is stable for a positive definite M. Where M is singular the solution is
+    not finite, and a problem that gets there ends with a status, DIVERGED as a rule.
+
+    Args:
+        M: (n, n) symmetric, positive definite wherever a trajectory goes; a sympy Matrix, nested lists or an array.
+        rhs: (n), or (n, k) for k right-hand sides.
+
+    Returns:
+        (n, 1) or (n, k) sympy Matrix.
+
+    Raises:
+        SpecError: a matrix that is not square or not symmetric, a right-hand side of another size.
+
+    """
+    matrix, right = _matrix(M, "the matrix of solve"), _matrix(rhs, "the right-hand side of solve")
+    n = matrix.rows
+    if matrix.shape != (n, n) or n == 0:
+        raise SpecError(f"the matrix of solve has shape {matrix.shape}; expected a square one")
+    if right.rows == 1 and n > 1 and right.cols == n:
+        right = right.T
+    if right.rows != n:
+        raise SpecError(f"the right-hand side of solve has shape {right.shape}; expected ({n},) or ({n}, k)")
+    _check_symmetric(matrix)
+    triangle = [matrix[i, j] for i in range(n) for j in range(i + 1)]
+    if n == 1:
+        return right / triangle[0]
+    return sp.Matrix([components(triangle, right[:, k]) for k in range(right.cols)]).T
+
+
+def _matrix(value: Any, what: str) -> sp.Matrix:
+    nested = value if isinstance(value, sp.MatrixBase) else as_nested(value)
+    if isinstance(nested, sp.MatrixBase):
+        return sp.Matrix(nested)
+    if not isinstance(nested, list):
+        raise SpecError(f"{what} is {value!r}; expected a matrix: nested lists, an array or a sympy Matrix")
+    rows = [row if isinstance(row, list) else [row] for row in nested]
+    if len({len(row) for row in rows}) != 1:
+        raise SpecError(f"{what} has rows of different lengths: {[len(row) for row in rows]}")
+    return sp.Matrix([[as_expression(entry, f"an entry of {what}") for entry in row] for row in rows])
+
+
+def _check_symmetric(matrix: sp.Matrix) -> None:
+    for j, i in combinations(range(matrix.rows), 2):
+        if matrix[i, j] != matrix[j, i] and _differ(matrix[i, j], matrix[j, i]):
+            raise SpecError(
+                f"the matrix of solve is not symmetric: entry ({i}, {j}) is {matrix[i, j]}, and ({j}, {i}) is "
+                f"{matrix[j, i]}. solve takes symmetric, positive definite matrices, as mass matrices are; "
+                "M.LUsolve(rhs) of sympy takes others"
+            )
+
+
+def _differ(a: sp.Expr, b: sp.Expr) -> bool:
+    """Whether two expressions have different values, at a random point or, where there is none, by simplification."""
+    numbers = random.Random(0)
+    symbols = sorted(symbols_in(a, b), key=lambda symbol: symbol.name)
+    point = {symbol: mpmath.mpf(numbers.uniform(0.5, 1.5)) for symbol in symbols}
+    left, right = value_at(a, point), value_at(b, point)
+    if left is None or right is None:
+        return bool(sp.simplify(a - b) != 0)
+    return bool(abs(left - right) > _ROUNDING * max(abs(left), abs(right), 1))
