@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mpcgen.problem.integrators import euler, midpoint, rk4
     from mpcgen.problem.linear_quadratic import lqr
     from mpcgen.problem.loading import load_problem
+    from mpcgen.problem.mechanics import mechanics
     from mpcgen.problem.problem import Problem
     from mpcgen.problem.solve import solve
     from mpcgen.problem.tables import lookup
@@ -50,6 +51,7 @@ _LAZY: dict[str, str | None] = {
     "load_problem": "mpcgen.problem.loading",
     "lookup": "mpcgen.problem.tables",
     "lqr": "mpcgen.problem.linear_quadratic",
+    "mechanics": "mpcgen.problem.mechanics",
     "midpoint": "mpcgen.problem.integrators",
     "plot": "mpcgen.diagnosis.plot",
     "reference": None,
@@ -83,6 +85,7 @@ __all__ = [
     "load_problem",
     "lookup",
     "lqr",
+    "mechanics",
     "midpoint",
     "plot",
     "reference",
