@@ -1,8 +1,8 @@
-"""Heat a building at prices that change by the hour: n = 2, m = 3, a comfort band that may be left at a price.
+"""Heat a building at prices that change by the hour: n = 2, m = 1, a comfort band that may be left at a price.
 
 Air and walls are one temperature each. The prices, the weather and the edges of the band have a value for every stage.
-How far the air is outside of the band are controls of their own, which cost ``discomfort`` for a degree and an hour: so
-the band is a constraint that can be met however cold it is.
+A degree and an hour outside of the band cost ``discomfort``, and a degree more than the last one: so the band is a soft
+constraint, which can be met however cold it is, and whose multiplier says what a degree is worth.
 """
 
 import math
@@ -14,7 +14,6 @@ DT = 0.5  # h, one stage; the horizon spans a day
 problem = mpcgen.Problem("building", horizon=48)
 air, wall = problem.states("air wall")  # °C
 (heat,) = problem.controls("heat", lower=0.0, upper=problem.parameter("largest", default=8.0))  # kW
-chill, stuffiness = problem.controls("chill stuffiness", lower=0.0, upper=20.0)  # K below and above the band
 air_capacity, wall_capacity = problem.parameters("air_capacity wall_capacity", default=[2.0, 20.0])  # kWh/K
 inside, outside = problem.parameters(
     "inside outside", default=[0.9, 0.25]
@@ -26,7 +25,7 @@ price = problem.parameter("price", default=0.3, per_stage=True)  # per kWh
 weather = problem.parameter("weather", default=0.0, per_stage=True)  # °C
 coldest = problem.parameter("coldest", default=20.0, per_stage=True)  # °C
 warmest = problem.parameter("warmest", default=24.0, per_stage=True)  # °C
-discomfort = problem.parameter("discomfort", default=0.8)  # per kelvin and hour
+discomfort = problem.parameter("discomfort", default=0.8, per_stage=True)  # per kelvin and hour
 
 problem.dynamics = mpcgen.rk4(
     problem,
@@ -36,10 +35,11 @@ problem.dynamics = mpcgen.rk4(
     ],
     dt=DT,
 )
-outside_band = chill + stuffiness + (chill**2 + stuffiness**2) / 20
-problem.stage_cost = DT * (price * (heat / efficiency + decline * heat**2) + discomfort * outside_band)
+problem.stage_cost = DT * price * (heat / efficiency + decline * heat**2)
 problem.terminal_cost = 0
-problem.constraint("comfort", air + chill - stuffiness, lower=coldest, upper=warmest)
+problem.constraint(
+    "comfort", air, lower=coldest, upper=warmest, soft=DT * discomfort, soft_quadratic=DT * discomfort / 10
+)
 
 
 def initial_states(count, seed=0, dtype=None):
@@ -54,12 +54,13 @@ def initial_states(count, seed=0, dtype=None):
 
 
 def parameter_values(seed=0):
-    """A winter's day from midnight on: weather and prices of every stage, and a band that is wider at night."""
+    """A winter's day from midnight on: weather and prices of every stage, and a band that matters less at night."""
     hours = [DT * t for t in range(problem.horizon)]
-    awake = [7 <= hour % 24 <= 22 for hour in hours]
+    awake = [7 <= hour % 24 <= 22 for hour in [*hours, DT * problem.horizon]]  # of the last state, too
     return {
         "weather": [-2 - 4 * math.cos(2 * math.pi * (hour - 2) / 24) for hour in hours],
         "price": [0.45 if 6 <= hour < 9 or 17 <= hour < 20 else 0.25 for hour in hours],
         "coldest": [20.0 if up else 17.0 for up in awake],
         "warmest": [24.0] * len(awake),
+        "discomfort": [0.8 if up else 0.2 for up in awake],
     }

@@ -132,11 +132,3 @@ def test_a_lane_does_not_see_its_neighbours():
 def test_box_ddp_is_refused_for_them():
     with pytest.raises(mpcgen.ParameterError, match="interior_point"):
         module(problems.double_integrator).MPC(method="ddp")
-
-
-def test_what_the_solver_does_not_know_is_refused():
-    problem = problems.double_integrator()
-    position = problem.spec().states[0]
-    problem.constraint("comfort", position, upper=2, soft=1.0)
-    with pytest.raises(mpcgen.SpecError, match="comfort"):
-        mpcgen.compile(problem)

@@ -236,12 +236,6 @@ def test_soft_equalities_leave_freedom(draft):
 # ---- nothing is solved as if it had no constraints
 
 
-def test_a_build_refuses_what_the_kernels_would_ignore(draft):
-    draft.problem.constraint("speed", draft.v, upper=1, soft=3)
-    with refused("'draft'", "the compiled solver", "soft", "'speed'", "leave out"):
-        mpcgen.compile(draft.problem)
-
-
 def test_witnesses_that_know_no_constraints_refuse_them(draft):
     draft.problem.constraint("speed", draft.v, upper=1)
     with refused("'draft'", "'speed'", "box-iLQR", "InteriorPoint"):

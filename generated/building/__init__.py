@@ -5,12 +5,10 @@ Rendered from templates/python/package.py.j2; change the spec or the template, n
 States, n = 2:
     0  air
     1  wall
-Controls, m = 3, lower bound <= control <= upper bound:
-    heat        0 <= heat <= largest
-    chill       0 <= chill <= 20
-    stuffiness  0 <= stuffiness <= 20
+Controls, m = 1, lower bound <= control <= upper bound:
+    heat  0 <= heat <= largest
 Constraints:
-    comfort (stages 0..N-1): coldest <= air + chill - stuffiness <= warmest
+    comfort (stages 1..N): coldest <= air <= warmest, soft 0.5*discomfort, quadratic 0.05*discomfort
 Parameters (shape, default):
     largest        (), default 8
     air_capacity   (), default 2
@@ -22,9 +20,9 @@ Parameters (shape, default):
     decline        (), default 0.02
     price          N stages of (), default 0.3
     weather        N stages of (), default 0
-    coldest        N stages of (), default 20
-    warmest        N stages of (), default 24
-    discomfort     (), default 0.8
+    coldest        N+1 stages of (), default 20
+    warmest        N+1 stages of (), default 24
+    discomfort     N+1 stages of (), default 0.8
 """
 
 from mpcgen.autograd import MPC as _MPC
@@ -32,10 +30,10 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "6483f0e230cf3c919b29012f9971048be10aa7fdac99a72cbeb6fb1f126b0c07"),
+    library=load(__file__, "building", "9103e2e3dad46870808f3ed479bbdac1fd7ff5b359e9776b1ec0c10c7c1a268c"),
     horizon=48,
     states=('air', 'wall'),
-    controls=('heat', 'chill', 'stuffiness'),
+    controls=('heat',),
     parameters=(
         Parameter('largest', (), (8.0,), False, False, True),
         Parameter('air_capacity', (), (2.0,), False, False, False),
@@ -47,12 +45,12 @@ CONTROLLER = Controller(
         Parameter('decline', (), (0.02,), False, False, False),
         Parameter('price', (), (0.3,), True, False, False),
         Parameter('weather', (), (0.0,), True, False, False),
-        Parameter('coldest', (), (20.0,), True, False, True),
-        Parameter('warmest', (), (24.0,), True, False, True),
-        Parameter('discomfort', (), (0.8,), False, False, False),
+        Parameter('coldest', (), (20.0,), True, True, True),
+        Parameter('warmest', (), (24.0,), True, True, True),
+        Parameter('discomfort', (), (0.8,), True, True, False),
     ),
     constraints=(
-        Constraint('comfort', 'mixed', 3, 1, False, False),
+        Constraint('comfort', 'state', 1, 1, False, True),
     ),
 )
 
@@ -71,9 +69,9 @@ class MPC(_MPC):
         decline        (), default 0.02
         price          N stages of (), default 0.3
         weather        N stages of (), default 0
-        coldest        N stages of (), default 20
-        warmest        N stages of (), default 24
-        discomfort     (), default 0.8
+        coldest        N+1 stages of (), default 20
+        warmest        N+1 stages of (), default 24
+        discomfort     N+1 stages of (), default 0.8
     """
 
     controller = CONTROLLER

@@ -3,7 +3,7 @@
  * Rendered from templates/c/kernels.c.j2; change the spec or the template, not this file.
  *
  *   states    2: air, wall
- *   controls  3: heat, chill, stuffiness
+ *   controls  1: heat
  *   default horizon 48 (any horizon is taken at run time)
  *
  * The file holds what depends on the problem: its functions and their derivatives, straight-line over the lane
@@ -12,50 +12,56 @@
  * with MPCGEN_CUDA it is CUDA C++, once per precision.
  *
  * Operations per stage:
- *   prepare_parameters                   118
- *   stage_dynamics                        91
+ *   prepare_parameters                   116
+ *   stage_dynamics                        82
  *   terminal_cost                          0
  *   stage_bounds                           0
  *   terminal_expand                        0
- *   stage_expand_gauss_newton             75
+ *   stage_expand_gauss_newton             66
  *   stage_tangent                         68
- *   stage_gradient                       374
+ *   stage_gradient                       341
  *   terminal_gradient                      0
  *   bounds_gradient                        0
- *   stage_forward                        350
+ *   stage_forward                        332
  *   terminal_forward                       0
  *   bounds_forward                         0
- *   stage_rows                             2
+ *   stage_rows                             0
  *   terminal_rows                          0
- *   stage_rows_tangent                     2
+ *   stage_rows_tangent                     0
  *   terminal_rows_tangent                  0
  *   stage_row_bounds                       0
+ *   stage_row_weights                      2
  *   terminal_row_bounds                    0
+ *   terminal_row_weights                   2
  *   row_bounds_gradient                    0
  *   row_bounds_forward                     0
+ *   row_weights_gradient                   3
+ *   row_weights_forward                    2
  *   terminal_row_bounds_gradient           0
  *   terminal_row_bounds_forward            0
+ *   terminal_row_weights_gradient          3
+ *   terminal_row_weights_forward           2
  */
 #include "building.h"
 
 /* ---- sizes ---- */
 
 #define NX 2 /* states */
-#define NU 3 /* controls */
+#define NU 1 /* controls */
 #define NPARAMETERS 13 /* named parameters */
-#define NTHETA 9 /* their numbers, where one value serves all stages */
-#define NPREPARED 19 /* numbers computed from those once per problem; they follow them in memory */
-#define NTHETA_STAGE 4 /* and per stage */
+#define NTHETA 8 /* their numbers, where one value serves all stages */
+#define NPREPARED 17 /* numbers computed from those once per problem; they follow them in memory */
+#define NTHETA_STAGE 5 /* and per stage */
 #define BOUNDS_VARY 1 /* whether bounds depend on parameters */
-#define STAGE_OPERATIONS 168 /* of a stage's rollout and backward sweep: what a thread is worth */
+#define STAGE_OPERATIONS 148 /* of a stage's rollout and backward sweep: what a thread is worth */
 #define SMALL_STAGE 1 /* whether these are few: then the sweep keeps a stage's model in registers */
 #define LINEAR_DYNAMICS 1 /* whether the dynamics have no second derivatives */
 #define LINEAR_QUADRATIC 1 /* and the costs are quadratic */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
-#define NMIXED 1 /* rows of constraints that read controls: stages 0 .. N-1 */
-#define NSTATE 0 /* of states, their bounds first: stages 1 .. N */
+#define NMIXED 0 /* rows of constraints that read controls: stages 0 .. N-1 */
+#define NSTATE 1 /* of states, their bounds first: stages 1 .. N */
 #define NTERMINAL 0 /* of the last state alone */
-#define SOFT_ROWS 0 /* whether any row may be exceeded at a price */
+#define SOFT_ROWS 1 /* whether any row may be exceeded at a price */
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
 
 #include "mpcgen_layout.h"
@@ -74,9 +80,9 @@ TABLE parameter_layout PARAMETERS[NPARAMETERS + 1] = {
     {1, 7, 0, 0, 0}, /* decline */
     {1, 0, 1, 0, 0}, /* price */
     {1, 1, 1, 0, 0}, /* weather */
-    {1, 2, 1, 0, 1}, /* coldest */
-    {1, 3, 1, 0, 1}, /* warmest */
-    {1, 8, 0, 0, 0}, /* discomfort */
+    {1, 2, 1, 1, 1}, /* coldest */
+    {1, 3, 1, 1, 1}, /* warmest */
+    {1, 4, 1, 1, 0}, /* discomfort */
     {0, 0, 0, 0, 0}, /* end */
 };
 
@@ -91,14 +97,12 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   const real leak = theta[5];
   const real efficiency = theta[6];
   const real decline = theta[7];
-  const real discomfort = theta[8];
   const real t0 = R(1) / air_capacity;
   prepared[0] = t0; /* fixed_0 */
   const real t1 = R(1) / wall_capacity;
   prepared[1] = t1; /* fixed_1 */
-  prepared[2] = R(0.5) * discomfort; /* fixed_2 */
   const real t2 = R(1) / efficiency;
-  prepared[3] = t2; /* fixed_3 */
+  prepared[2] = t2; /* fixed_2 */
   const real t3 = R(0.08333333333333333) * t0;
   const real t4 = t3 * inside;
   const real t5 = t3 * leak + t4;
@@ -118,7 +122,7 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   const real t19 = t18 * inside;
   const real t20 = (R(0.08333333333333333) + R(0.25) * t16) * t0;
   const real t21 = t20 * inside;
-  prepared[4] = R(1) - t5 + t10 + t16 + t19 - t20 * leak - t21; /* fixed_4 */
+  prepared[3] = R(1) - t5 + t10 + t16 + t19 - t20 * leak - t21; /* fixed_3 */
   const real t22 = R(0.08333333333333333) * t1;
   const real t23 = t22 * inside;
   const real t24 = t22 * outside + t23;
@@ -138,20 +142,19 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   const real t38 = t34 - t31 * outside - t32;
   const real t39 = (R(0.08333333333333333) + R(0.25) * t38) * t1;
   const real t40 = t39 * inside;
-  prepared[5] = t23 + t29 + t35 - t36 * leak - t37 + t40; /* fixed_5 */
-  prepared[6] = t4 + t11 + t17 - t18 * outside - t19 + t21; /* fixed_6 */
-  prepared[7] = R(1) - t24 + t30 + t38 + t37 - t39 * outside - t40; /* fixed_7 */
-  prepared[8] = t3 + t8 + t14 + t20; /* fixed_8 */
-  prepared[9] = t27 + t33 + t36; /* fixed_9 */
-  prepared[10] = R(0.05) * discomfort; /* fixed_10 */
-  prepared[11] = t0 * t0; /* fixed_11 */
-  prepared[12] = R(0.5) * t1; /* fixed_12 */
-  prepared[13] = R(0.25) * t0; /* fixed_13 */
-  prepared[14] = R(0.25) * t1; /* fixed_14 */
-  prepared[15] = R(0.5) * t0; /* fixed_15 */
-  prepared[16] = t1 * t1; /* fixed_16 */
-  prepared[17] = t2 * t2; /* fixed_17 */
-  prepared[18] = R(2) * decline; /* fixed_18 */
+  prepared[4] = t23 + t29 + t35 - t36 * leak - t37 + t40; /* fixed_4 */
+  prepared[5] = t4 + t11 + t17 - t18 * outside - t19 + t21; /* fixed_5 */
+  prepared[6] = R(1) - t24 + t30 + t38 + t37 - t39 * outside - t40; /* fixed_6 */
+  prepared[7] = t3 + t8 + t14 + t20; /* fixed_7 */
+  prepared[8] = t27 + t33 + t36; /* fixed_8 */
+  prepared[9] = t0 * t0; /* fixed_9 */
+  prepared[10] = R(0.5) * t1; /* fixed_10 */
+  prepared[11] = R(0.25) * t0; /* fixed_11 */
+  prepared[12] = R(0.25) * t1; /* fixed_12 */
+  prepared[13] = R(0.5) * t0; /* fixed_13 */
+  prepared[14] = t1 * t1; /* fixed_14 */
+  prepared[15] = t2 * t2; /* fixed_15 */
+  prepared[16] = R(2) * decline; /* fixed_16 */
 }
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
@@ -160,16 +163,13 @@ INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict co
   const real air = state[0];
   const real wall = state[1];
   const real heat = control[0];
-  const real chill = control[1];
-  const real stuffiness = control[2];
   const real inside = theta[3];
   const real outside = theta[4];
   const real leak = theta[5];
   const real decline = theta[7];
-  const real fixed_0 = theta[9];
-  const real fixed_1 = theta[10];
-  const real fixed_2 = theta[11];
-  const real fixed_3 = theta[12];
+  const real fixed_0 = theta[8];
+  const real fixed_1 = theta[9];
+  const real fixed_2 = theta[10];
   const real price = theta_t[0];
   const real weather = theta_t[1];
   const real t0 = (heat + inside * (wall - air) + leak * (weather - air)) * fixed_0;
@@ -188,8 +188,7 @@ INLINE void stage_dynamics(stored_reals restrict state, stored_reals restrict co
   next_state[0] = air + R(0.08333333333333333) * t12; /* air */
   const real t13 = t1 + R(2) * (t5 + t9) + (inside * (t11 - t10) + outside * (weather - t10)) * fixed_1;
   next_state[1] = wall + R(0.08333333333333333) * t13; /* wall */
-  const real t14 = fixed_2 * (chill + stuffiness + R(0.05) * (chill * chill) + R(0.05) * (stuffiness * stuffiness));
-  cost[0] = t14 + R(0.5) * (price * (decline * (heat * heat) + heat * fixed_3)); /* stage cost */
+  cost[0] = R(0.5) * (price * (decline * (heat * heat) + heat * fixed_2)); /* stage cost */
 }
 
 /* Cost of the last state. */
@@ -207,11 +206,7 @@ INLINE void stage_bounds(stored_reals restrict theta, stored_reals restrict thet
   (void)theta_t;
   const real largest = theta[0];
   lower[0] = ALL(0); /* heat */
-  lower[1] = ALL(0); /* chill */
-  lower[2] = ALL(0); /* stuffiness */
   upper[0] = largest; /* heat */
-  upper[1] = ALL(20); /* chill */
-  upper[2] = ALL(20); /* stuffiness */
 }
 
 /* Value function of the last stage: Hessian of terminal cost + weight dual'rows, plus J' stiffness J (lower
@@ -224,15 +219,15 @@ FUNCTION void terminal_expand(stored_reals restrict state, stored_reals restrict
   (void)theta;
   (void)theta_t;
   (void)weight;
-  (void)dual;
-  (void)stiffness;
-  (void)force;
-  hessian[0] = ALL(0); /* air, air */
+  const real dual_end0 = dual[0];
+  const real stiffness_end0 = stiffness[0];
+  const real force_end0 = force[0];
+  hessian[0] = stiffness_end0; /* air, air */
   hessian[1] = ALL(0); /* wall, air */
   hessian[2] = ALL(0); /* wall, wall */
-  costate[0] = ALL(0); /* air */
+  costate[0] = dual_end0; /* air */
   costate[1] = ALL(0); /* wall */
-  offset[0] = ALL(0); /* air */
+  offset[0] = force_end0; /* air */
   offset[1] = ALL(0); /* wall */
 }
 
@@ -243,18 +238,14 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
     const real *restrict dual, const real *restrict stiffness, const real *restrict force, stage_model *restrict q) {
   (void)state;
   const real heat = control[0];
-  const real chill = control[1];
-  const real stuffiness = control[2];
   const real decline = theta[7];
-  const real fixed_2 = theta[11];
-  const real fixed_3 = theta[12];
-  const real fixed_4 = theta[13];
-  const real fixed_5 = theta[14];
-  const real fixed_6 = theta[15];
-  const real fixed_7 = theta[16];
-  const real fixed_8 = theta[17];
-  const real fixed_9 = theta[18];
-  const real fixed_10 = theta[19];
+  const real fixed_2 = theta[10];
+  const real fixed_3 = theta[11];
+  const real fixed_4 = theta[12];
+  const real fixed_5 = theta[13];
+  const real fixed_6 = theta[14];
+  const real fixed_7 = theta[15];
+  const real fixed_8 = theta[16];
   const real price = theta_t[0];
   const real lambda_air = value->costate[0];
   const real lambda_wall = value->costate[1];
@@ -266,41 +257,26 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real dual_path0 = dual[0];
   const real stiffness_path0 = stiffness[0];
   const real force_path0 = force[0];
-  const real t0 = V_air_air * fixed_4 + V_wall_air * fixed_5;
-  const real t1 = V_wall_air * fixed_4 + V_wall_wall * fixed_5;
-  q->hessian[0] = stiffness_path0 + (fixed_4 * t0 + fixed_5 * t1); /* air, air */
-  q->hessian[1] = fixed_6 * t0 + fixed_7 * t1; /* wall, air */
-  const real t2 = V_air_air * fixed_6 + V_wall_air * fixed_7;
-  const real t3 = V_wall_air * fixed_6 + V_wall_wall * fixed_7;
-  q->hessian[2] = fixed_6 * t2 + fixed_7 * t3; /* wall, wall */
-  q->hessian[3] = fixed_8 * t0 + fixed_9 * t1; /* heat, air */
-  q->hessian[4] = fixed_8 * t2 + fixed_9 * t3; /* heat, wall */
+  const real t0 = V_air_air * fixed_3 + V_wall_air * fixed_4;
+  const real t1 = V_wall_air * fixed_3 + V_wall_wall * fixed_4;
+  q->hessian[0] = stiffness_path0 + (fixed_3 * t0 + fixed_4 * t1); /* air, air */
+  q->hessian[1] = fixed_5 * t0 + fixed_6 * t1; /* wall, air */
+  const real t2 = V_air_air * fixed_5 + V_wall_air * fixed_6;
+  const real t3 = V_wall_air * fixed_5 + V_wall_wall * fixed_6;
+  q->hessian[2] = fixed_5 * t2 + fixed_6 * t3; /* wall, wall */
+  q->hessian[3] = fixed_7 * t0 + fixed_8 * t1; /* heat, air */
+  q->hessian[4] = fixed_7 * t2 + fixed_8 * t3; /* heat, wall */
   const real t4 = R(0.5) * price;
   const real t5 = t4 * decline;
-  const real t6 = fixed_8 * (V_air_air * fixed_8 + V_wall_air * fixed_9) + fixed_9 * (V_wall_air * fixed_8 +
-    V_wall_wall * fixed_9);
+  const real t6 = fixed_7 * (V_air_air * fixed_7 + V_wall_air * fixed_8) + fixed_8 * (V_wall_air * fixed_7 +
+    V_wall_wall * fixed_8);
   q->hessian[5] = R(2) * t5 + t6; /* heat, heat */
-  q->hessian[6] = stiffness_path0; /* chill, air */
-  q->hessian[7] = ALL(0); /* chill, wall */
-  q->hessian[8] = ALL(0); /* chill, heat */
-  const real t7 = fixed_10 + stiffness_path0;
-  q->hessian[9] = t7; /* chill, chill */
-  const real t8 = -stiffness_path0;
-  q->hessian[10] = t8; /* stuffiness, air */
-  q->hessian[11] = ALL(0); /* stuffiness, wall */
-  q->hessian[12] = ALL(0); /* stuffiness, heat */
-  q->hessian[13] = t8; /* stuffiness, chill */
-  q->hessian[14] = t7; /* stuffiness, stuffiness */
-  q->costate[0] = lambda_wall * fixed_5 + lambda_air * fixed_4 + dual_path0; /* air */
-  q->costate[1] = lambda_wall * fixed_7 + lambda_air * fixed_6; /* wall */
-  q->gradient_u[0] = t4 * fixed_3 + R(2) * (t5 * heat) + (lambda_wall * fixed_9 + lambda_air * fixed_8); /* heat */
-  q->gradient_u[1] = fixed_10 * chill + fixed_2 + dual_path0; /* chill */
-  q->gradient_u[2] = fixed_10 * stuffiness + fixed_2 - dual_path0; /* stuffiness */
-  q->offset_x[0] = fixed_4 * v_offset_air + fixed_5 * v_offset_wall + force_path0; /* air */
-  q->offset_x[1] = fixed_6 * v_offset_air + fixed_7 * v_offset_wall; /* wall */
-  q->offset_u[0] = fixed_8 * v_offset_air + fixed_9 * v_offset_wall; /* heat */
-  q->offset_u[1] = force_path0; /* chill */
-  q->offset_u[2] = -force_path0; /* stuffiness */
+  q->costate[0] = lambda_air * fixed_3 + lambda_wall * fixed_4 + dual_path0; /* air */
+  q->costate[1] = lambda_wall * fixed_6 + lambda_air * fixed_5; /* wall */
+  q->gradient_u[0] = t4 * fixed_2 + R(2) * (t5 * heat) + (lambda_wall * fixed_8 + lambda_air * fixed_7); /* heat */
+  q->offset_x[0] = fixed_3 * v_offset_air + fixed_4 * v_offset_wall + force_path0; /* air */
+  q->offset_x[1] = fixed_5 * v_offset_air + fixed_6 * v_offset_wall; /* wall */
+  q->offset_u[0] = fixed_7 * v_offset_air + fixed_8 * v_offset_wall; /* heat */
 }
 
 /* The dynamics have no second derivatives: their exact model is the Gauss-Newton one. */
@@ -322,8 +298,8 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real inside = theta[3];
   const real outside = theta[4];
   const real leak = theta[5];
-  const real fixed_0 = theta[9];
-  const real fixed_1 = theta[10];
+  const real fixed_0 = theta[8];
+  const real fixed_1 = theta[9];
   const real d_air = d_state[0];
   const real d_wall = d_state[1];
   const real d_heat = d_control[0];
@@ -352,68 +328,62 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
     stored_reals restrict dual, const real *restrict d_state, const real *restrict d_control,
     const real *restrict d_costate, stored_reals restrict d_dual, const real *restrict loss_cost,
     reals restrict g_theta, reals restrict g_theta_t, real *restrict g_control) {
+  (void)dual;
+  (void)d_dual;
   const real air = state[0];
   const real wall = state[1];
   const real heat = control[0];
-  const real chill = control[1];
-  const real stuffiness = control[2];
   const real inside = theta[3];
   const real outside = theta[4];
   const real leak = theta[5];
   const real decline = theta[7];
-  const real discomfort = theta[8];
-  const real fixed_0 = theta[9];
-  const real fixed_1 = theta[10];
-  const real fixed_3 = theta[12];
-  const real fixed_10 = theta[19];
-  const real fixed_11 = theta[20];
-  const real fixed_12 = theta[21];
-  const real fixed_13 = theta[22];
-  const real fixed_14 = theta[23];
-  const real fixed_15 = theta[24];
-  const real fixed_16 = theta[25];
-  const real fixed_17 = theta[26];
-  const real fixed_18 = theta[27];
+  const real fixed_0 = theta[8];
+  const real fixed_1 = theta[9];
+  const real fixed_2 = theta[10];
+  const real fixed_9 = theta[17];
+  const real fixed_10 = theta[18];
+  const real fixed_11 = theta[19];
+  const real fixed_12 = theta[20];
+  const real fixed_13 = theta[21];
+  const real fixed_14 = theta[22];
+  const real fixed_15 = theta[23];
+  const real fixed_16 = theta[24];
   const real price = theta_t[0];
   const real weather = theta_t[1];
   const real lambda_air = costate[0];
   const real lambda_wall = costate[1];
-  const real dual_path0 = dual[0];
   const real d_air = d_state[0];
   const real d_wall = d_state[1];
   const real d_heat = d_control[0];
-  const real d_chill = d_control[1];
-  const real d_stuffiness = d_control[2];
   const real d_lambda_air = d_costate[0];
   const real d_lambda_wall = d_costate[1];
-  const real d_dual_path0 = d_dual[0];
   const real loss_cost_ = loss_cost[0];
   const real t0 = loss_cost_ * lambda_air + d_lambda_air;
   const real t1 = R(0.08333333333333333) * t0;
   const real t2 = air - wall;
   const real t3 = weather - wall;
   const real t4 = inside * t2 + outside * t3;
-  const real t5 = wall + fixed_14 * t4;
+  const real t5 = wall + fixed_12 * t4;
   const real t6 = wall - air;
   const real t7 = weather - air;
   const real t8 = heat + inside * t6 + leak * t7;
-  const real t9 = air + fixed_13 * t8;
+  const real t9 = air + fixed_11 * t8;
   const real t10 = t5 - t9;
   const real t11 = weather - t9;
   const real t12 = heat + inside * t10 + leak * t11;
-  const real t13 = air + fixed_13 * t12;
+  const real t13 = air + fixed_11 * t12;
   const real t14 = t9 - t5;
   const real t15 = weather - t5;
   const real t16 = inside * t14 + outside * t15;
-  const real t17 = wall + fixed_14 * t16;
+  const real t17 = wall + fixed_12 * t16;
   const real t18 = t13 - t17;
   const real t19 = weather - t17;
   const real t20 = inside * t18 + outside * t19;
-  const real t21 = wall + fixed_12 * t20;
+  const real t21 = wall + fixed_10 * t20;
   const real t22 = t17 - t13;
   const real t23 = weather - t13;
   const real t24 = heat + inside * t22 + leak * t23;
-  const real t25 = air + fixed_15 * t24;
+  const real t25 = air + fixed_13 * t24;
   const real t26 = t21 - t25;
   const real t27 = weather - t25;
   const real t28 = loss_cost_ * lambda_wall + d_lambda_wall;
@@ -446,22 +416,22 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t55 = R(0.08333333333333333) * lambda_air;
   const real t56 = d_air - d_wall;
   const real t57 = t56 * inside - d_wall * outside;
-  const real t58 = d_wall + fixed_14 * t57;
+  const real t58 = d_wall + fixed_12 * t57;
   const real t59 = d_wall - d_air;
   const real t60 = d_heat + t59 * inside - d_air * leak;
-  const real t61 = d_air + fixed_13 * t60;
+  const real t61 = d_air + fixed_11 * t60;
   const real t62 = t58 - t61;
   const real t63 = d_heat + inside * t62 - leak * t61;
-  const real t64 = d_air + fixed_13 * t63;
+  const real t64 = d_air + fixed_11 * t63;
   const real t65 = t61 - t58;
   const real t66 = inside * t65 - outside * t58;
-  const real t67 = d_wall + fixed_14 * t66;
+  const real t67 = d_wall + fixed_12 * t66;
   const real t68 = t64 - t67;
   const real t69 = inside * t68 - outside * t67;
-  const real t70 = d_wall + fixed_12 * t69;
+  const real t70 = d_wall + fixed_10 * t69;
   const real t71 = t67 - t64;
   const real t72 = d_heat + inside * t71 - leak * t64;
-  const real t73 = d_air + fixed_15 * t72;
+  const real t73 = d_air + fixed_13 * t72;
   const real t74 = t70 - t73;
   const real t75 = t46 + t54 * t8 + t55 * (d_heat + inside * t74 - leak * t73);
   const real t76 = R(0.08333333333333333) * lambda_wall;
@@ -484,7 +454,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t93 = t89 * fixed_0;
   const real t94 = t93 * inside;
   const real t95 = t55 + R(0.25) * (t92 - t93 * leak - t94);
-  g_theta[1] += -(fixed_11 * (t75 + t82 * t72 + t89 * t63 + t95 * t60)); /* air_capacity */
+  g_theta[1] += -(fixed_9 * (t75 + t82 * t72 + t89 * t63 + t95 * t60)); /* air_capacity */
   const real t96 = t25 - t21;
   const real t97 = weather - t21;
   const real t98 = t29 * (inside * t96 + outside * t97) + t39 * t20 + t48 * t16;
@@ -493,7 +463,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t101 = t73 - t70;
   const real t102 = t98 + t100 * t4 + t76 * (inside * t101 - outside * t70) + t84 * t69;
   const real t103 = t76 + R(0.25) * (t94 - (t91 * outside + t92));
-  g_theta[2] += -(fixed_16 * (t102 + t90 * t66 + t103 * t57)); /* wall_capacity */
+  g_theta[2] += -(fixed_14 * (t102 + t90 * t66 + t103 * t57)); /* wall_capacity */
   const real t104 = t30 * t96 + t32 * t26 + t40 * t18 + t42 * t22 + t49 * t14;
   const real t105 = t100 * fixed_1;
   const real t106 = t54 * fixed_0;
@@ -510,25 +480,15 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t114 = t113 * price;
   const real t115 = R(0.5) * price;
   const real t116 = t115 * d_heat;
-  g_theta[6] += -((t114 * heat + t116) * fixed_17); /* efficiency */
+  g_theta[6] += -((t114 * heat + t116) * fixed_15); /* efficiency */
   const real t117 = heat * heat;
   const real t118 = R(2) * heat;
   const real t119 = d_heat * t118;
   g_theta[7] += t114 * t117 + t115 * t119; /* decline */
-  const real t120 = t113 * (chill + stuffiness + R(0.05) * (chill * chill) + R(0.05) * (stuffiness * stuffiness));
-  const real t121 = R(2) * chill;
-  const real t122 = R(2) * stuffiness;
-  const real t123 = R(0.5) * (d_chill + d_stuffiness + R(0.05) * (d_chill * t121) + R(0.05) * (d_stuffiness * t122));
-  g_theta[8] += t120 + t123; /* discomfort */
-  g_theta_t[0] += t113 * (decline * t117 + heat * fixed_3) + R(0.5) * (t119 * decline + d_heat * fixed_3); /* price */
+  g_theta_t[0] += t113 * (decline * t117 + heat * fixed_2) + R(0.5) * (t119 * decline + d_heat * fixed_2); /* price */
   g_theta_t[1] += t38 + t33 + t47 + t43 + t99 + t52 + t105 * outside + t106 * leak; /* weather */
-  const real t124 = t114 * fixed_3 + decline * (t114 * t118) + t32 + t42 + t51 + t106;
-  g_control[0] = t124 + fixed_18 * t116; /* heat */
-  const real t125 = t113 * discomfort;
-  const real t126 = R(0.05) * t125;
-  const real t127 = loss_cost_ * dual_path0 + d_dual_path0;
-  g_control[1] = t126 * t121 + t125 + t127 + fixed_10 * d_chill; /* chill */
-  g_control[2] = t126 * t122 + t125 - t127 + fixed_10 * d_stuffiness; /* stuffiness */
+  const real t120 = t114 * fixed_2 + decline * (t114 * t118) + t32 + t42 + t51 + t106;
+  g_control[0] = t120 + fixed_16 * t116; /* heat */
 }
 
 /* Gradient with respect to theta of d'grad(terminal cost + dual'rows) + d_dual'rows + loss_cost (terminal cost +
@@ -568,22 +528,20 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real air = state[0];
   const real wall = state[1];
   const real heat = control[0];
-  const real chill = control[1];
-  const real stuffiness = control[2];
   const real inside = theta[3];
   const real outside = theta[4];
   const real leak = theta[5];
   const real decline = theta[7];
-  const real fixed_0 = theta[9];
-  const real fixed_1 = theta[10];
-  const real fixed_3 = theta[12];
-  const real fixed_11 = theta[20];
-  const real fixed_12 = theta[21];
-  const real fixed_13 = theta[22];
-  const real fixed_14 = theta[23];
-  const real fixed_15 = theta[24];
-  const real fixed_16 = theta[25];
-  const real fixed_17 = theta[26];
+  const real fixed_0 = theta[8];
+  const real fixed_1 = theta[9];
+  const real fixed_2 = theta[10];
+  const real fixed_9 = theta[17];
+  const real fixed_10 = theta[18];
+  const real fixed_11 = theta[19];
+  const real fixed_12 = theta[20];
+  const real fixed_13 = theta[21];
+  const real fixed_14 = theta[22];
+  const real fixed_15 = theta[23];
   const real price = theta_t[0];
   const real weather = theta_t[1];
   const real lambda_air = costate[0];
@@ -595,15 +553,14 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real d_leak = d_theta[5];
   const real d_efficiency = d_theta[6];
   const real d_decline = d_theta[7];
-  const real d_discomfort = d_theta[8];
   const real d_price = d_theta_t[0];
   const real d_weather = d_theta_t[1];
   const real t0 = R(0.08333333333333333) * lambda_wall;
   const real t1 = t0 * fixed_1;
-  const real t2 = d_wall_capacity * fixed_16;
+  const real t2 = d_wall_capacity * fixed_14;
   const real t3 = t2 * t0;
   const real t4 = d_inside * t1 - t3 * inside;
-  const real t5 = d_air_capacity * fixed_11;
+  const real t5 = d_air_capacity * fixed_9;
   const real t6 = R(0.08333333333333333) * lambda_air;
   const real t7 = t5 * t6;
   const real t8 = t6 * fixed_0;
@@ -615,12 +572,12 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t14 = t8 * inside;
   const real t15 = t1 * inside;
   const real t16 = t13 + R(0.5) * (t14 - (t1 * outside + t15));
-  const real t17 = fixed_12 * t12 - t2 * t16;
+  const real t17 = fixed_10 * t12 - t2 * t16;
   const real t18 = t16 * fixed_1;
   const real t19 = inside * t17 + d_inside * t18;
   const real t20 = R(0.16666666666666666) * lambda_air;
   const real t21 = R(0.5) * (t15 - t8 * leak - t14) + t20;
-  const real t22 = fixed_15 * t11 - t5 * t21;
+  const real t22 = fixed_13 * t11 - t5 * t21;
   const real t23 = t21 * fixed_0;
   const real t24 = inside * t22 + d_inside * t23;
   const real t25 = t19 - (leak * t22 + d_leak * t23) - t24;
@@ -628,11 +585,11 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t27 = t23 * inside;
   const real t28 = t18 * inside;
   const real t29 = t13 + R(0.25) * (t27 - (t18 * outside + t28));
-  const real t30 = fixed_14 * t26 - t2 * t29;
+  const real t30 = fixed_12 * t26 - t2 * t29;
   const real t31 = t29 * fixed_1;
   const real t32 = inside * t30 + d_inside * t31;
   const real t33 = t20 + R(0.25) * (t28 - t23 * leak - t27);
-  const real t34 = fixed_13 * t25 - t5 * t33;
+  const real t34 = fixed_11 * t25 - t5 * t33;
   const real t35 = t33 * fixed_0;
   const real t36 = inside * t34 + d_inside * t35;
   const real t37 = t32 - (leak * t34 + d_leak * t35) - t36;
@@ -640,84 +597,77 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t39 = t35 * inside;
   const real t40 = t31 * inside;
   const real t41 = t0 + R(0.25) * (t39 - (t31 * outside + t40));
-  const real t42 = fixed_14 * t38 - t2 * t41;
+  const real t42 = fixed_12 * t38 - t2 * t41;
   const real t43 = t41 * fixed_1;
   const real t44 = inside * t42 + d_inside * t43;
   const real t45 = t6 + R(0.25) * (t40 - t35 * leak - t39);
-  const real t46 = fixed_13 * t37 - t5 * t45;
+  const real t46 = fixed_11 * t37 - t5 * t45;
   const real t47 = t45 * fixed_0;
   const real t48 = inside * t46 + d_inside * t47;
   r_state[0] = t11 + t25 + t37 + t44 - (leak * t46 + d_leak * t47) - t48; /* air */
   r_state[1] = t12 + t26 + t38 - (outside * t42 + d_outside * t43) - t44 + t48; /* wall */
   const real t49 = R(0.5) * d_price;
-  const real t50 = d_efficiency * fixed_17;
+  const real t50 = d_efficiency * fixed_15;
   const real t51 = R(0.5) * price;
   /* heat */
-  r_control[0] = t22 - t7 + t34 + t46 + (t49 * fixed_3 - t50 * t51) + R(2) * ((t49 * decline + d_decline * t51) *
+  r_control[0] = t22 - t7 + t34 + t46 + (t49 * fixed_2 - t50 * t51) + R(2) * ((t49 * decline + d_decline * t51) *
     heat);
-  const real t52 = R(0.025) * d_discomfort;
-  const real t53 = R(0.5) * d_discomfort;
-  r_control[1] = R(2) * (t52 * chill) + t53; /* chill */
-  r_control[2] = R(2) * (t52 * stuffiness) + t53; /* stuffiness */
-  const real t54 = wall - air;
-  const real t55 = weather - air;
-  const real t56 = heat + inside * t54 + leak * t55;
-  const real t57 = (d_inside * t54 + (d_leak * t55 + d_weather * leak)) * fixed_0 - t5 * t56;
-  const real t58 = air - wall;
-  const real t59 = weather - wall;
-  const real t60 = inside * t58 + outside * t59;
-  const real t61 = wall + fixed_14 * t60;
-  const real t62 = air + fixed_13 * t56;
-  const real t63 = t61 - t62;
-  const real t64 = (d_inside * t58 + (d_outside * t59 + d_weather * outside)) * fixed_1 - t2 * t60;
-  const real t65 = R(0.25) * t64;
-  const real t66 = R(0.25) * t57;
-  const real t67 = weather - t62;
-  const real t68 = d_inside * t63 + (t65 - t66) * inside + (d_leak * t67 + (d_weather - t66) * leak);
-  const real t69 = heat + inside * t63 + leak * t67;
-  const real t70 = fixed_0 * t68 - t5 * t69;
-  const real t71 = t62 - t61;
-  const real t72 = weather - t61;
-  const real t73 = inside * t71 + outside * t72;
-  const real t74 = wall + fixed_14 * t73;
-  const real t75 = air + fixed_13 * t69;
-  const real t76 = t74 - t75;
-  const real t77 = d_inside * t71 + (t66 - t65) * inside + (d_outside * t72 + (d_weather - t65) * outside);
-  const real t78 = fixed_1 * t77 - t2 * t73;
-  const real t79 = R(0.25) * t78;
-  const real t80 = R(0.25) * t70;
-  const real t81 = weather - t75;
-  const real t82 = d_inside * t76 + inside * (t79 - t80) + (d_leak * t81 + leak * (d_weather - t80));
-  const real t83 = heat + inside * t76 + leak * t81;
-  const real t84 = fixed_0 * t82 - t5 * t83;
-  const real t85 = t75 - t74;
-  const real t86 = weather - t74;
-  const real t87 = inside * t85 + outside * t86;
-  const real t88 = wall + fixed_12 * t87;
-  const real t89 = air + fixed_15 * t83;
-  const real t90 = t88 - t89;
-  const real t91 = d_inside * t85 + inside * (t80 - t79) + (d_outside * t86 + outside * (d_weather - t79));
-  const real t92 = fixed_1 * t91 - t2 * t87;
-  const real t93 = R(0.5) * t92;
-  const real t94 = R(0.5) * t84;
-  const real t95 = weather - t89;
-  const real t96 = d_inside * t90 + inside * (t93 - t94) + (d_leak * t95 + leak * (d_weather - t94));
-  const real t97 = t57 + R(2) * (t70 + t84) + (fixed_0 * t96 - t5 * (heat + inside * t90 + leak * t95));
-  const real t98 = R(0.08333333333333333) * t97;
-  affine[0] = t98; /* air */
-  const real t99 = t89 - t88;
-  const real t100 = weather - t88;
-  const real t101 = d_inside * t99 + inside * (t94 - t93) + (d_outside * t100 + outside * (d_weather - t93));
-  const real t102 = t64 + R(2) * (t78 + t92) + (fixed_1 * t101 - t2 * (inside * t99 + outside * t100));
-  const real t103 = R(0.08333333333333333) * t102;
-  affine[1] = t103; /* wall */
+  const real t52 = wall - air;
+  const real t53 = weather - air;
+  const real t54 = heat + inside * t52 + leak * t53;
+  const real t55 = (d_inside * t52 + (d_leak * t53 + d_weather * leak)) * fixed_0 - t5 * t54;
+  const real t56 = air - wall;
+  const real t57 = weather - wall;
+  const real t58 = inside * t56 + outside * t57;
+  const real t59 = wall + fixed_12 * t58;
+  const real t60 = air + fixed_11 * t54;
+  const real t61 = t59 - t60;
+  const real t62 = (d_inside * t56 + (d_outside * t57 + d_weather * outside)) * fixed_1 - t2 * t58;
+  const real t63 = R(0.25) * t62;
+  const real t64 = R(0.25) * t55;
+  const real t65 = weather - t60;
+  const real t66 = d_inside * t61 + (t63 - t64) * inside + (d_leak * t65 + (d_weather - t64) * leak);
+  const real t67 = heat + inside * t61 + leak * t65;
+  const real t68 = fixed_0 * t66 - t5 * t67;
+  const real t69 = t60 - t59;
+  const real t70 = weather - t59;
+  const real t71 = inside * t69 + outside * t70;
+  const real t72 = wall + fixed_12 * t71;
+  const real t73 = air + fixed_11 * t67;
+  const real t74 = t72 - t73;
+  const real t75 = d_inside * t69 + (t64 - t63) * inside + (d_outside * t70 + (d_weather - t63) * outside);
+  const real t76 = fixed_1 * t75 - t2 * t71;
+  const real t77 = R(0.25) * t76;
+  const real t78 = R(0.25) * t68;
+  const real t79 = weather - t73;
+  const real t80 = d_inside * t74 + inside * (t77 - t78) + (d_leak * t79 + leak * (d_weather - t78));
+  const real t81 = heat + inside * t74 + leak * t79;
+  const real t82 = fixed_0 * t80 - t5 * t81;
+  const real t83 = t73 - t72;
+  const real t84 = weather - t72;
+  const real t85 = inside * t83 + outside * t84;
+  const real t86 = wall + fixed_10 * t85;
+  const real t87 = air + fixed_13 * t81;
+  const real t88 = t86 - t87;
+  const real t89 = d_inside * t83 + inside * (t78 - t77) + (d_outside * t84 + outside * (d_weather - t77));
+  const real t90 = fixed_1 * t89 - t2 * t85;
+  const real t91 = R(0.5) * t90;
+  const real t92 = R(0.5) * t82;
+  const real t93 = weather - t87;
+  const real t94 = d_inside * t88 + inside * (t91 - t92) + (d_leak * t93 + leak * (d_weather - t92));
+  const real t95 = t55 + R(2) * (t68 + t82) + (fixed_0 * t94 - t5 * (heat + inside * t88 + leak * t93));
+  const real t96 = R(0.08333333333333333) * t95;
+  affine[0] = t96; /* air */
+  const real t97 = t87 - t86;
+  const real t98 = weather - t86;
+  const real t99 = d_inside * t97 + inside * (t92 - t91) + (d_outside * t98 + outside * (d_weather - t91));
+  const real t100 = t62 + R(2) * (t76 + t90) + (fixed_1 * t99 - t2 * (inside * t97 + outside * t98));
+  const real t101 = R(0.08333333333333333) * t100;
+  affine[1] = t101; /* wall */
   d_rows[0] = ALL(0); /* comfort */
-  const real t104 = d_discomfort * (chill + stuffiness + R(0.05) * (chill * chill) + R(0.05) * (stuffiness *
-    stuffiness));
-  const real t105 = heat * heat;
-  const real t106 = d_price * (decline * t105 + heat * fixed_3) + (d_decline * t105 - t50 * heat) * price;
-  /* cost + lambda'f + dual'rows */
-  d_cost[0] = R(0.5) * t104 + R(0.5) * t106 + (t98 * lambda_air + t103 * lambda_wall);
+  const real t102 = heat * heat;
+  const real t103 = d_price * (decline * t102 + heat * fixed_2) + (d_decline * t102 - t50 * heat) * price;
+  d_cost[0] = R(0.5) * t103 + (t96 * lambda_air + t101 * lambda_wall); /* cost + lambda'f + dual'rows */
 }
 
 /* Change along d_theta of grad(terminal cost + dual'rows), of the rows, and of terminal cost + dual'rows. */
@@ -730,9 +680,9 @@ FUNCTION void terminal_forward(stored_reals restrict state, stored_reals restric
   (void)dual;
   (void)d_theta;
   (void)d_theta_t;
-  (void)d_rows;
   r_state[0] = ALL(0); /* air */
   r_state[1] = ALL(0); /* wall */
+  d_rows[0] = ALL(0); /* comfort */
   d_cost[0] = ALL(0); /* terminal cost + dual'rows */
 }
 
@@ -744,31 +694,26 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
   (void)d_theta_t;
   const real d_largest = d_theta[0];
   d_lower[0] = ALL(0); /* heat */
-  d_lower[1] = ALL(0); /* chill */
-  d_lower[2] = ALL(0); /* stuffiness */
   d_upper[0] = d_largest; /* heat */
-  d_upper[1] = ALL(0); /* chill */
-  d_upper[2] = ALL(0); /* stuffiness */
 }
 
 /* Rows of a stage, mixed and then of states. */
 INLINE void stage_rows(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
     stored_reals restrict theta_t, out_reals restrict rows) {
+  (void)control;
   (void)theta;
   (void)theta_t;
   const real air = state[0];
-  const real chill = control[1];
-  const real stuffiness = control[2];
-  rows[0] = air + chill - stuffiness; /* comfort */
+  rows[0] = air; /* comfort */
 }
 
 /* Rows of the last state, of states and then terminal. */
 INLINE void terminal_rows(stored_reals restrict state, stored_reals restrict theta, stored_reals restrict theta_t,
     out_reals restrict rows) {
-  (void)state;
   (void)theta;
   (void)theta_t;
-  (void)rows;
+  const real air = state[0];
+  rows[0] = air; /* comfort */
 }
 
 /* Directional derivative of the rows. */
@@ -779,10 +724,9 @@ INLINE void stage_rows_tangent(stored_reals restrict state, stored_reals restric
   (void)control;
   (void)theta;
   (void)theta_t;
+  (void)d_control;
   const real d_air = d_state[0];
-  const real d_chill = d_control[1];
-  const real d_stuffiness = d_control[2];
-  d_rows[0] = d_air + d_chill - d_stuffiness; /* comfort */
+  d_rows[0] = d_air; /* comfort */
 }
 
 /* Directional derivative of the rows. */
@@ -791,8 +735,8 @@ INLINE void terminal_rows_tangent(stored_reals restrict state, stored_reals rest
   (void)state;
   (void)theta;
   (void)theta_t;
-  (void)d_state;
-  (void)d_rows;
+  const real d_air = d_state[0];
+  d_rows[0] = d_air; /* comfort */
 }
 
 /* Bounds of the rows. */
@@ -805,13 +749,32 @@ INLINE void stage_row_bounds(stored_reals restrict theta, stored_reals restrict 
   upper[0] = warmest; /* comfort */
 }
 
+/* Price of exceeding a row by e, linear e + quadratic e^2 / 2; a linear one of infinity: a hard row. */
+INLINE void stage_row_weights(stored_reals restrict theta, stored_reals restrict theta_t, out_reals restrict linear,
+    out_reals restrict quadratic) {
+  (void)theta;
+  const real discomfort = theta_t[4];
+  linear[0] = R(0.5) * discomfort; /* comfort */
+  quadratic[0] = R(0.05) * discomfort; /* comfort */
+}
+
 /* Bounds of the rows. */
 INLINE void terminal_row_bounds(stored_reals restrict theta, stored_reals restrict theta_t,
     out_reals restrict lower, out_reals restrict upper) {
   (void)theta;
-  (void)theta_t;
-  (void)lower;
-  (void)upper;
+  const real coldest = theta_t[2];
+  const real warmest = theta_t[3];
+  lower[0] = coldest; /* comfort */
+  upper[0] = warmest; /* comfort */
+}
+
+/* Price of exceeding a row by e, linear e + quadratic e^2 / 2; a linear one of infinity: a hard row. */
+INLINE void terminal_row_weights(stored_reals restrict theta, stored_reals restrict theta_t,
+    out_reals restrict linear, out_reals restrict quadratic) {
+  (void)theta;
+  const real discomfort = theta_t[4];
+  linear[0] = R(0.5) * discomfort; /* comfort */
+  quadratic[0] = R(0.05) * discomfort; /* comfort */
 }
 
 /* Gradient with respect to theta of g_lower'lower + g_upper'upper. */
@@ -838,15 +801,40 @@ INLINE void row_bounds_forward(stored_reals restrict theta, stored_reals restric
   d_upper[0] = d_warmest; /* comfort */
 }
 
+/* Gradient with respect to theta of g_linear'linear + g_quadratic'quadratic. */
+INLINE void row_weights_gradient(stored_reals restrict theta, stored_reals restrict theta_t,
+    const real *restrict g_linear, const real *restrict g_quadratic, reals restrict g_theta,
+    reals restrict g_theta_t) {
+  (void)theta;
+  (void)theta_t;
+  (void)g_theta;
+  const real g_linear_path0 = g_linear[0];
+  const real g_quadratic_path0 = g_quadratic[0];
+  g_theta_t[4] += R(0.05) * g_quadratic_path0 + R(0.5) * g_linear_path0; /* discomfort */
+}
+
+/* Change of the rows' weights along d_theta. */
+INLINE void row_weights_forward(stored_reals restrict theta, stored_reals restrict theta_t,
+    stored_reals restrict d_theta, stored_reals restrict d_theta_t, real *restrict d_linear,
+    real *restrict d_quadratic) {
+  (void)theta;
+  (void)theta_t;
+  (void)d_theta;
+  const real d_discomfort = d_theta_t[4];
+  d_linear[0] = R(0.5) * d_discomfort; /* comfort */
+  d_quadratic[0] = R(0.05) * d_discomfort; /* comfort */
+}
+
 /* Gradient with respect to theta of g_lower'lower + g_upper'upper. */
 INLINE void terminal_row_bounds_gradient(stored_reals restrict theta, stored_reals restrict theta_t,
     const real *restrict g_lower, const real *restrict g_upper, reals restrict g_theta, reals restrict g_theta_t) {
   (void)theta;
   (void)theta_t;
-  (void)g_lower;
-  (void)g_upper;
   (void)g_theta;
-  (void)g_theta_t;
+  const real g_lower_end0 = g_lower[0];
+  const real g_upper_end0 = g_upper[0];
+  g_theta_t[2] += g_lower_end0; /* coldest */
+  g_theta_t[3] += g_upper_end0; /* warmest */
 }
 
 /* Change of the rows' bounds along d_theta. */
@@ -855,9 +843,34 @@ INLINE void terminal_row_bounds_forward(stored_reals restrict theta, stored_real
   (void)theta;
   (void)theta_t;
   (void)d_theta;
-  (void)d_theta_t;
-  (void)d_lower;
-  (void)d_upper;
+  const real d_coldest = d_theta_t[2];
+  const real d_warmest = d_theta_t[3];
+  d_lower[0] = d_coldest; /* comfort */
+  d_upper[0] = d_warmest; /* comfort */
+}
+
+/* Gradient with respect to theta of g_linear'linear + g_quadratic'quadratic. */
+INLINE void terminal_row_weights_gradient(stored_reals restrict theta, stored_reals restrict theta_t,
+    const real *restrict g_linear, const real *restrict g_quadratic, reals restrict g_theta,
+    reals restrict g_theta_t) {
+  (void)theta;
+  (void)theta_t;
+  (void)g_theta;
+  const real g_linear_end0 = g_linear[0];
+  const real g_quadratic_end0 = g_quadratic[0];
+  g_theta_t[4] += R(0.05) * g_quadratic_end0 + R(0.5) * g_linear_end0; /* discomfort */
+}
+
+/* Change of the rows' weights along d_theta. */
+INLINE void terminal_row_weights_forward(stored_reals restrict theta, stored_reals restrict theta_t,
+    stored_reals restrict d_theta, stored_reals restrict d_theta_t, real *restrict d_linear,
+    real *restrict d_quadratic) {
+  (void)theta;
+  (void)theta_t;
+  (void)d_theta;
+  const real d_discomfort = d_theta_t[4];
+  d_linear[0] = R(0.5) * d_discomfort; /* comfort */
+  d_quadratic[0] = R(0.05) * d_discomfort; /* comfort */
 }
 
 /* ---- the algorithms, and the entry points of this variant ---- */

@@ -8,12 +8,10 @@
  * State, 2 numbers:
  *   0  air
  *   1  wall
- * Control, 3 numbers, lower bound <= control <= upper bound:
- *   heat        0 <= heat <= largest
- *   chill       0 <= chill <= 20
- *   stuffiness  0 <= stuffiness <= 20
+ * Control, 1 numbers, lower bound <= control <= upper bound:
+ *   heat  0 <= heat <= largest
  * Constraints, in the order of their rows:
- *   comfort (stages 0..N-1): coldest <= air + chill - stuffiness <= warmest
+ *   comfort (stages 1..N): coldest <= air <= warmest, soft 0.5*discomfort, quadratic 0.05*discomfort
  * Parameters, in the order of every array of parameters below (shape, default):
  *   largest        (), default 8
  *   air_capacity   (), default 2
@@ -25,9 +23,9 @@
  *   decline        (), default 0.02
  *   price          N stages of (), default 0.3
  *   weather        N stages of (), default 0
- *   coldest        N stages of (), default 20
- *   warmest        N stages of (), default 24
- *   discomfort     (), default 0.8
+ *   coldest        N+1 stages of (), default 20
+ *   warmest        N+1 stages of (), default 24
+ *   discomfort     N+1 stages of (), default 0.8
  *
  * Arrays are dense and row-major, of double in the _f64 and of float in the _f32 functions; `batch` problems of
  * `horizon` = N controls and N+1 states. Units are those of the spec.
@@ -55,26 +53,26 @@ typedef struct {
   double barrier;                    /* mu of a log-barrier in place of the bounds; 0: the bounds themselves */
   const void *initial_state;         /* (batch, 2) */
   int64_t initial_state_stride;      /* numbers from one problem to the next; 0: one for all */
-  const void *initial_controls;      /* (batch, N, 3), or NULL for zeros; clipped to the bounds */
+  const void *initial_controls;      /* (batch, N, 1), or NULL for zeros; clipped to the bounds */
   int64_t initial_controls_stride;
   const void *initial_states;        /* interior point: (batch, N+1, 2) with gaps, the first one of no account; NULL: a rollout */
   int64_t initial_states_stride;
   const void *initial_costates;      /* (batch, N+1, 2) of a solution to start near, as controls and states; or NULL */
   int64_t initial_costates_stride;
-  const void *initial_duals;         /* (batch, N+1, 4) of that solution */
+  const void *initial_duals;         /* (batch, N+1, 2) of that solution */
   int64_t initial_duals_stride;
   double initial_barrier;            /* mu near a solution, where the cost is some hundreds */
   const void *const *parameters;     /* 13 pointers, each to (batch, [stages,] shape) */
   const int64_t *parameter_strides;  /* numbers from one problem to the next; 0: shared by the batch */
   void *states;                      /* out: (batch, N+1, 2) */
-  void *controls;                    /* out: (batch, N, 3) */
+  void *controls;                    /* out: (batch, N, 1) */
   void *cost;                        /* out: (batch) */
   int32_t *status;                   /* out: (batch): mpcgen.Status */
   int32_t *iterations;               /* out: (batch) */
   void *residual;                    /* out: (batch): max |u - clip(u - dL/du, lower, upper)| */
   void *costates;                    /* out: (batch, N+1, 2): multipliers of the dynamics, dL/dx_t */
-  void *gains;                       /* out: (batch, N, 3, 2): du_t/dx_t of the optimal policy */
-  void *duals;                       /* out: (batch, N+1, 4): multipliers, bounds of controls first */
+  void *gains;                       /* out: (batch, N, 1, 2): du_t/dx_t of the optimal policy */
+  void *duals;                       /* out: (batch, N+1, 2): multipliers, bounds of controls first */
   void *violation;                   /* out: (batch, 1): of the dynamics and of rows, the largest */
   void *history;                     /* out: (batch, max_iterations+1, 2): cost and residual by pass, or NULL */
 } building_solve_arguments;
@@ -90,11 +88,11 @@ typedef struct {
   const void *const *parameters;     /* as for the solver */
   const int64_t *parameter_strides;
   const void *states;                /* (batch, N+1, 2): a solution */
-  const void *controls;              /* (batch, N, 3) */
-  const void *duals;                 /* (batch, N+1, 4) */
+  const void *controls;              /* (batch, N, 1) */
+  const void *duals;                 /* (batch, N+1, 2) */
   const int32_t *usable;             /* (batch): 0 gives a gradient of zero */
   const void *cotangent_states;      /* (batch, N+1, 2): dloss/dx, or NULL for zeros */
-  const void *cotangent_controls;    /* (batch, N, 3): dloss/du, or NULL */
+  const void *cotangent_controls;    /* (batch, N, 1): dloss/du, or NULL */
   const void *cotangent_cost;        /* (batch): dloss/dcost, or NULL */
   void *gradient_initial_state;      /* out: (batch, 2) */
   void *const *gradient_parameters;  /* out: as parameters; one of stride 0 is summed over the batch */
@@ -112,14 +110,14 @@ typedef struct {
   const void *const *parameters;     /* as for the solver */
   const int64_t *parameter_strides;
   const void *states;                /* (batch, N+1, 2): a solution */
-  const void *controls;              /* (batch, N, 3) */
-  const void *duals;                 /* (batch, N+1, 4) */
+  const void *controls;              /* (batch, N, 1) */
+  const void *duals;                 /* (batch, N+1, 2) */
   const int32_t *usable;             /* (batch): 0 gives a tangent of zero */
   const void *tangent_initial_state; /* (batch, 2): change of x0, or NULL for zeros */
   const void *const *tangent_parameters; /* change of each parameter, or NULL */
   const int64_t *tangent_strides;    /* numbers from one problem to the next; 0: shared by the batch */
   void *tangent_states;              /* out: (batch, N+1, 2) */
-  void *tangent_controls;            /* out: (batch, N, 3) */
+  void *tangent_controls;            /* out: (batch, N, 1) */
   void *tangent_cost;                /* out: (batch) */
   int32_t *singular;                 /* out: (batch): 1 where the solution is not differentiable; tangent zero */
 } building_tangent_arguments;
@@ -131,15 +129,16 @@ typedef struct {
   const void *const *parameters;     /* as for the solver */
   const int64_t *parameter_strides;
   const void *states;                /* (batch, N+1, 2) */
-  const void *controls;              /* (batch, N, 3) */
-  const void *duals;                 /* (batch, N+1, 4) */
+  const void *controls;              /* (batch, N, 1) */
+  const void *duals;                 /* (batch, N+1, 2) */
   const int32_t *usable;             /* (batch): 0 leaves the outputs as they are */
-  void *multipliers;                 /* out: (batch, N, 3): dL/du, the multipliers of active bounds */
-  void *lower;                       /* out: (batch, N, 3): bounds */
-  void *upper;                       /* out: (batch, N, 3) */
-  void *row_values;                  /* out: (batch, N+1, 4): rows, where their multipliers are in `duals` */
-  void *row_lower;                   /* out: (batch, N+1, 4): their bounds */
-  void *row_upper;                   /* out: (batch, N+1, 4) */
+  void *multipliers;                 /* out: (batch, N, 1): dL/du, the multipliers of active bounds */
+  void *lower;                       /* out: (batch, N, 1): bounds */
+  void *upper;                       /* out: (batch, N, 1) */
+  void *row_values;                  /* out: (batch, N+1, 2): rows, where their multipliers are in `duals` */
+  void *row_lower;                   /* out: (batch, N+1, 2): their bounds */
+  void *row_upper;                   /* out: (batch, N+1, 2) */
+  void *row_reserve;                 /* out: (batch, N+1, 2): what a row's price is above |dual|; inf: hard */
 } building_examine_arguments;
 
 /* Solve a batch. Return 0, or 1 if memory was refused. */

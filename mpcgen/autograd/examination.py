@@ -142,6 +142,10 @@ class Rows:
     values: of the constrained expressions. lower, upper: their bounds. dual: multipliers. active: int8, -1 where the
     lower bound pushes, +1 where the upper one does, 0 where neither. margins: |dual| where a bound is active, the
     distance to the nearest bound where none is, inf for equalities. NaN (active: 0) for problems without a trajectory.
+
+    A soft row is exceeded where it is active and not at its bound. reserve: by how much its multiplier falls short of
+    the price of more excess, linear + quadratic e, which is 0 where it is exceeded by e; inf for hard rows. Its margin
+    is the least of |dual| and reserve where it is at a bound, and the excess where it is exceeded.
     """
 
     values: Tensor
@@ -150,26 +154,41 @@ class Rows:
     dual: Tensor
     active: Tensor
     margins: Tensor
+    reserve: Tensor
+
+    @property
+    def soft(self) -> Tensor:
+        """Which rows may be exceeded at a price, (..., stages, rows)."""
+        return self.reserve.isfinite()
 
     @property
     def violation(self) -> Tensor:
         """By how much each row is outside of its bounds, (..., stages, rows)."""
         return torch.maximum(self.lower - self.values, self.values - self.upper).clamp(min=0)
 
+    @property
+    def exceeded(self) -> Tensor:
+        """Which soft rows are exceeded, rather than held at their bound, (..., stages, rows)."""
+        return self.soft & (self.violation > self.reserve.clamp(min=0))
+
     def select(self, stages: range, columns: slice) -> Rows:
         """Those of some stages and columns."""
         return Rows(*(getattr(self, f.name)[..., stages.start : stages.stop, columns] for f in fields(self)))
 
 
-def rows_of(values: Tensor, lower: Tensor, upper: Tensor, dual: Tensor) -> Rows:
+def rows_of(values: Tensor, lower: Tensor, upper: Tensor, dual: Tensor, reserve: Tensor) -> Rows:
     """What the rows' bounds do, by the same rule as those of controls: active where value + dual is not inside."""
     target = values + dual
     high = (target >= upper) & (dual >= 0)
     low = (target <= lower) & (dual <= 0) & ~high
     active = high.to(torch.int8) - low.to(torch.int8)
     distance = torch.minimum(values - lower, upper - values)
-    margins = torch.where(low | high, dual.abs(), distance).masked_fill(lower == upper, torch.inf)
-    return Rows(values, lower, upper, dual, active, margins)
+    hard = torch.where(low | high, dual.abs(), distance).masked_fill(lower == upper, torch.inf)
+    # along a soft row's multiplier over its value: to the corner at 0, of which there is none where the bounds
+    # meet, and to the one at its whole price
+    corner = torch.minimum(dual.abs().masked_fill(lower == upper, torch.inf), reserve.abs())
+    margins = torch.where(reserve.isfinite(), distance.abs() + corner, hard)
+    return Rows(values, lower, upper, dual, active, margins, reserve)
 
 
 def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor | None = None) -> Examination:
@@ -182,8 +201,8 @@ def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor 
     flat = (t.reshape(shape.numel(), *t.shape[len(shape) :]) for t in (x, u, status, duals))
     found = examine_flat(origin.key, *flat, parameters)
     multipliers, lower, upper = (t.reshape(u.shape) for t in found[:3])
-    values, row_lower, row_upper = (t.reshape(duals.shape) for t in found[3:])
-    rows = rows_of(values, row_lower, row_upper, duals)
+    values, row_lower, row_upper, reserve = (t.reshape(duals.shape) for t in found[3:])
+    rows = rows_of(values, row_lower, row_upper, duals, reserve)
     target = u - multipliers
     low = (target <= lower) & (multipliers >= 0)
     high = (upper <= target) & ~low
@@ -202,7 +221,7 @@ def _examine(
 def _fake_examine(
     controller: str, x: Tensor, u: Tensor, status: Tensor, duals: Tensor, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    return tuple(like.new_empty(like.shape) for like in (u, u, u, duals, duals, duals))
+    return tuple(like.new_empty(like.shape) for like in (u, u, u, duals, duals, duals, duals))
 
 
 def _vmap_examine(
@@ -219,12 +238,12 @@ def _vmap_examine(
     solution = (own(t, d, size, batch) for t, d in zip((x, u, status, duals), in_dims[1:5], strict=True))
     dims = in_dims[5] or [None] * len(parameters)
     folded = [fold(p, d, size, batch) for p, d in zip(parameters, dims, strict=True)]
-    return tuple(unfold(t, size, batch) for t in examine_flat(controller, *solution, folded)), (0,) * 6
+    return tuple(unfold(t, size, batch) for t in examine_flat(controller, *solution, folded)), (0,) * 7
 
 
 examine_flat = library.define(
     "examine(str controller, Tensor x, Tensor u, Tensor status, Tensor duals, Tensor[] parameters) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _examine,
     _fake_examine,
     _vmap_examine,

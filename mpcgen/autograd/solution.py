@@ -144,9 +144,10 @@ class Solution(_Asked, Outputs):
 
     @property
     def violation(self) -> Tensor:
-        """The most that a constraint is exceeded by, or that the dynamics are off by, (...); 0 without constraints.
+        """The most that a hard row is exceeded by, or that the dynamics are off by, (...); 0 without constraints.
 
-        In the units of the row or the state. Controls are inside their bounds always.
+        In the units of the row or the state. Controls are inside their bounds always. Soft rows do not count: their
+        excess is in `rows`, and its price in `cost`.
         """
         if self.row_violation is None or self.row_violation.shape[-1] == 0:
             return self.cost.detach().where(self.cost.isnan(), 0.0)
@@ -205,7 +206,8 @@ class Solution(_Asked, Outputs):
 
         |dL/du| of the active bounds, in units of cost per control: how little pulls a control off its bound. The
         distance to the nearest bound of the free controls, in units of the control: how little pushes it onto
-        one. Where it is zero, the solution has a kink: its gradient is that of one side. inf where nothing can
+        one. Of soft rows, too, how little is missing to the price at which they give way, or, where they are exceeded,
+        the excess. Where it is zero, the solution has a kink: its gradient is that of one side. inf where nothing can
         switch (no bounds, or both bounds equal), NaN for problems without a trajectory.
         """
         least = self._examination().margins.amin((-2, -1))

@@ -208,23 +208,13 @@ def render_for(spec: Spec, toolchain: Toolchain | CudaToolchain) -> Rendered:
 
 def _spec(problem: SupportsSpec | Spec) -> Spec:
     if isinstance(problem, Spec):
-        return _solvable(problem)
+        return problem
     if not isinstance(problem, SupportsSpec):
         raise SpecError(
             f"{problem!r} is a {type(problem).__name__}; an mpcgen.Problem is expected, such as that of "
             "mpcgen.load_problem('examples/cartpole.py')"
         )
-    return _solvable(problem.spec())
-
-
-def _solvable(spec: Spec) -> Spec:
-    soft = [constraint.name for constraint in spec.constraints if any(constraint.is_soft)]
-    if soft:
-        raise SpecError(
-            f"problem {spec.name!r}: the compiled solver holds every row, and does not know soft ones yet "
-            f"({', '.join(map(repr, soft))}); leave out soft= and soft_quadratic="
-        )
-    return spec
+    return problem.spec()
 
 
 def _obtain(

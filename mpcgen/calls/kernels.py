@@ -254,14 +254,16 @@ def examine(
     parameters: Tensors,
     duals: Tensor | None = None,
 ) -> Tensors:
-    """dL/du, lower and upper bounds, (B, N, m) each, and of rows values and bounds, like duals (B, N+1, rows) each.
+    """dL/du, lower and upper bounds, (B, N, m) each, and of rows values, bounds and reserve, like duals (B, N+1, rows).
 
-    NaN for problems without a trajectory; rows are empty where there are no constraints.
+    The reserve is what a soft row's price is above its multiplier, and inf where no row is soft. NaN for problems
+    without a trajectory; rows are empty where there are no constraints.
     """
     x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
     outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
     like = u.new_empty(len(u), 0, 0) if duals is None else duals
-    rows = tuple(torch.full_like(like, float("nan")) for _ in range(3))
+    soft = any(constraint.soft for constraint in controller.constraints)
+    rows = tuple(torch.full_like(like, float("nan")) for _ in range(4 if soft else 3))
     device = device_of(controller, x)
     wanted = usable(status, Options(unconverged_gradient="keep"))
     duals = _dense_duals(duals)
@@ -280,10 +282,10 @@ def examine(
         for name, out in zip(("multipliers", "lower", "upper"), outputs, strict=True)
     }
     if duals is not None:
-        names = ("row_values", "row_lower", "row_upper")
-        fields |= {name: _pointer(device, out) for name, out in zip(names, rows, strict=True)}
+        names = ("row_values", "row_lower", "row_upper", "row_reserve")
+        fields |= {name: _pointer(device, out) for name, out in zip(names, rows, strict=False)}
     _run(device, "examine", "examine", x, fields)
-    return (*outputs, *rows)
+    return (*outputs, *rows) if soft else (*outputs, *rows, torch.full_like(like, float("inf")))
 
 
 def _poison(tensors: Tensors, where: Tensor) -> None:

@@ -72,7 +72,13 @@ def render(kernels: Kernels, economy: Economy, schedules: Schedules) -> Rendered
 def _header_context(kernels: Kernels) -> dict[str, object]:
     n_parameters = len(kernels.model.signature.parameters)
     rows = list(_output_rows(kernels))
-    return {"n_parameters": n_parameters, "n_dual": _dual_count(kernels), "verbs": VERBS, "output_rows": rows}
+    return {
+        "n_parameters": n_parameters,
+        "n_dual": _dual_count(kernels),
+        "has_soft_rows": kernels.model.has_soft_rows,
+        "verbs": VERBS,
+        "output_rows": rows,
+    }
 
 
 def _dual_count(kernels: Kernels) -> int:
@@ -189,7 +195,7 @@ def _row_sizes(model: Model) -> dict[str, int] | None:
         "mixed": len(model.mixed),
         "state": len(model.state_rows),
         "terminal": len(model.terminal),
-        "soft": int(rows.soft),
+        "soft": int(model.has_soft_rows),
         "vary": int(any(not value.is_const for value in varying)),
     }
 

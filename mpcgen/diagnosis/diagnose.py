@@ -118,6 +118,7 @@ class _Held:
     margins: Tensor
     active: Tensor
     violation: Tensor
+    exceeded: Tensor
     places: tuple[tuple[int, str], ...]
 
 
@@ -131,14 +132,21 @@ def _held(solution: Solution) -> _Held:
         )  # not -1: a batch of none has to keep its shape
 
     margins, active = [flat(solution.margins)], [flat(solution.active)]
-    violation = [torch.zeros_like(margins[0])]
+    violation, exceeded = [torch.zeros_like(margins[0])], [torch.zeros_like(margins[0], dtype=torch.bool)]
     places = [(t, name) for t in range(horizon) for name in controller.controls]
     for constraint, rows in zip(controller.constraints, solution.rows.values(), strict=True):
         margins.append(flat(rows.margins))
         active.append(flat(rows.active))
-        violation.append(flat(rows.violation))
+        violation.append(flat(rows.violation.where(~rows.soft, 0.0)))
+        exceeded.append(flat(rows.exceeded))
         places += [(t, label) for t in constraint.stages(horizon) for label in constraint.labels]
-    return _Held(torch.cat(margins, 1), torch.cat(active, 1), torch.cat(violation, 1), tuple(places))
+    return _Held(
+        torch.cat(margins, 1),
+        torch.cat(active, 1),
+        torch.cat(violation, 1),
+        torch.cat(exceeded, 1),
+        tuple(places),
+    )
 
 
 def _activity(solution: Solution) -> tuple[Activity, ...]:
@@ -167,7 +175,7 @@ def _equalities(solution: Solution) -> set[str]:
     """Labels of rows whose bounds meet always, so that it says nothing that one holds them."""
     found = set()
     for constraint, rows in zip(solution.controller.constraints, solution.rows.values(), strict=True):
-        equal = (rows.lower == rows.upper).flatten(0, -2).all(0)
+        equal = ((rows.lower == rows.upper) & ~rows.soft).flatten(0, -2).all(0)
         found |= {label for label, yes in zip(constraint.labels, equal.tolist(), strict=True) if yes}
     return found
 
@@ -183,6 +191,7 @@ def _margins(solution: Solution) -> tuple[Margin, ...]:
             *held.places[int(columns[b])],
             int(held.active[b, columns[b]]),
             float(values[b]),
+            bool(held.exceeded[b, columns[b]]),
         )
         for b in values.sort(stable=True).indices[:SHOWN]
         if values[b].isfinite()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINE, _BOUND, _AT_LOWER, _AT_UPPER = "#1f4e79", "#444444", "#7fb3d5", "#f0a868"
+_HELD = ("at its lower bound", "at its upper bound")
 _PANEL = (3.6, 1.75)  # inches
 
 
@@ -160,7 +161,8 @@ def _limits(axes: Axes, constraint: Constraint, row: int, solution: Solution, pl
     rows = solution.rows[constraint.name]
     stages = constraint.stages(solution.u.shape[-2])
     middle = stages.start - 0.5  # a row at stage t holds the point there
-    _shade(axes, rows.active[place][:, row], middle)
+    words = ("at or below its lower bound", "at or above its upper bound") if constraint.soft else _HELD
+    _shade(axes, rows.active[place][:, row], middle, words)
     for bound in (rows.lower, rows.upper):
         limit = bound[place][:, row]
         if bool(limit.isfinite().any()):
@@ -177,9 +179,9 @@ def _draw_controls(panels: list[Axes], solution: Solution, place: tuple[int, ...
         _name(axes, f"{name}   ({hidden} not shown)" if hidden else name)
 
 
-def _shade(axes: Axes, active: Tensor, begin: float = 0.0) -> None:
-    """Shade the stages at which a bound holds a control or a row: [t, t+1) is stage t, from ``begin`` on."""
-    labels = {-1: (_AT_LOWER, "at its lower bound"), 1: (_AT_UPPER, "at its upper bound")}
+def _shade(axes: Axes, active: Tensor, begin: float = 0.0, words: tuple[str, str] = _HELD) -> None:
+    """Shade the stages at which a bound pushes a control or a row: [t, t+1) is stage t, from ``begin`` on."""
+    labels = {-1: (_AT_LOWER, words[0]), 1: (_AT_UPPER, words[1])}
     for first, last, side in _spans(active.tolist()):
         colour, label = labels.pop(side, (_AT_LOWER if side < 0 else _AT_UPPER, ""))
         axes.axvspan(begin + first, begin + last, color=colour, alpha=0.35, linewidth=0, label=label or None)

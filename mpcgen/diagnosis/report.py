@@ -52,13 +52,17 @@ class Activity:
 
 @dataclass(frozen=True)
 class Margin:
-    """The least margin of a problem, and the stage and control or row it belongs to; active: -1, 0 or +1."""
+    """The least margin of a problem, and the stage and control or row it belongs to.
+
+    active: -1, 0 or +1. exceeded: the row is soft, and beyond the bound that pushes it.
+    """
 
     index: Index
     stage: int
     control: str
     active: int
     value: float
+    exceeded: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,5 +169,8 @@ def _place(index: Index) -> str:
 
 
 def _situation(margin: Margin) -> str:
-    where = {-1: "held at its lower bound", 0: "free", 1: "held at its upper bound"}[margin.active]
-    return f"{margin.control} at stage {margin.stage}, {where}"
+    if margin.active == 0:
+        return f"{margin.control} at stage {margin.stage}, free"
+    bound = "lower" if margin.active < 0 else "upper"
+    where = "exceeds" if margin.exceeded else "held at"
+    return f"{margin.control} at stage {margin.stage}, {where} its {bound} bound"

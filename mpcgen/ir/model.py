@@ -98,6 +98,11 @@ class Model:
             terminal=rows(self.terminal),
         )
 
+    @property
+    def has_soft_rows(self) -> bool:
+        """Whether any row may be exceeded at a price."""
+        return (self.path_rows + self.terminal).soft
+
     def outputs(self) -> dict[str, Expr]:
         """All expressions of the model, by a name for people."""
         named = {f"{x.value}_next": row for x, row in zip(self.states, self.next_state, strict=True)}

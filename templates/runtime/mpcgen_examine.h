@@ -21,34 +21,47 @@ FUNCTION void store_examined(const sensitivity_state *s, const examine_arguments
 }
 
 #if CONSTRAINED
+#if SOFT_ROWS
+enum { EXAMINED = 4 };
+/* What one more of excess would cost at a stage, less the multiplier: infinite of hard rows. */
+FUNCTION void find_reserve(const sensitivity_state *s, int t, const rows_of_stage *rows, real *reserve) {
+  prices_of_stage prices;
+  read_prices(s, t, &prices);
+  for (int i = 0; i < rows_at(s, t); i++) {
+    const real low = rows->lower[i] - rows->values[i], high = rows->values[i] - rows->upper[i];
+    const real excess = lane_max(lane_max(low, high), ALL(0)), dual = lane_abs(s->dual[t * NPATH + i]);
+    reserve[i] = prices.linear[i] + prices.quadratic[i] * excess - dual;
+  }
+}
+#else
+enum { EXAMINED = 3 };
+#endif
+
 /* The rows of a stage, or of the last one, of all lanes; they begin at `column` of a stage's multipliers. */
-FUNCTION void store_examined_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first, int t, int column,
-                                  int count, const real *values, const real *lower, const real *upper) {
-  const real *from[] = {values, lower, upper};
+FUNCTION void store_examined_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first, int t) {
+  const int column = t < s->horizon ? NU : NU + NMIXED, count = rows_at(s, t);
+  rows_of_stage rows;
+  read_rows(s, t, &rows);
+#if SOFT_ROWS
+  real reserve[MOST_DIFFERENTIAL_ROWS];
+  find_reserve(s, t, &rows, reserve);
+  const real *from[] = {rows.values, rows.lower, rows.upper, reserve};
+  scalar *to[] = {(scalar *)a->row_values, (scalar *)a->row_lower, (scalar *)a->row_upper, (scalar *)a->row_reserve};
+#else
+  const real *from[] = {rows.values, rows.lower, rows.upper};
   scalar *to[] = {(scalar *)a->row_values, (scalar *)a->row_lower, (scalar *)a->row_upper};
+#endif
   for (int k = 0; k < LANES && first + k < a->batch; k++) {
     if (!lane_test(&s->usable, k)) continue;
     const int64_t at = ((first + k) * (a->horizon + 1) + t) * NDUAL + column;
-    for (int what = 0; what < 3; what++)
+    for (int what = 0; what < EXAMINED; what++)
       for (int i = 0; i < count; i++) to[what][at + i] = lane_get(&from[what][i], k);
   }
 }
 
 /* Values and bounds of all rows of one vector of problems; those of states at stage 0, too, where they need not hold. */
 FUNCTION void examine_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first) {
-  real values[NPATH + NEND], lower[NPATH + NEND], upper[NPATH + NEND];
-  TEAM_FOR(t, s->horizon) {
-    const reals theta_t = stage_row(s->theta_stage, s->rows, t);
-    stage_rows(s->x + t * NX, s->u + t * NU, s->theta, theta_t, values);
-    stage_row_bounds(s->theta, theta_t, lower, upper);
-    store_examined_rows(s, a, first, t, NU, NPATH, values, lower, upper);
-  }
-  TEAM_LEADER {
-    const reals theta_t = stage_row(s->theta_stage, s->rows, s->horizon);
-    terminal_rows(s->x + s->horizon * NX, s->theta, theta_t, values);
-    terminal_row_bounds(s->theta, theta_t, lower, upper);
-    store_examined_rows(s, a, first, s->horizon, NU + NMIXED, NEND, values, lower, upper);
-  }
+  TEAM_FOR(t, s->horizon + 1) store_examined_rows(s, a, first, t);
 }
 #endif
 

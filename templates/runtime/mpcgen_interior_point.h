@@ -32,6 +32,14 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(s->d_high_slack + i, k, 0);
     lane_set(s->low_multiplier + i, k, 0);
     lane_set(s->high_multiplier + i, k, 0);
+#if SOFT_ROWS
+    lane_set(s->low_excess + i, k, 1);
+    lane_set(s->high_excess + i, k, 1);
+    lane_set(s->d_low_excess + i, k, 0);
+    lane_set(s->d_high_excess + i, k, 0);
+    lane_set(s->low_hold + i, k, 0);
+    lane_set(s->high_hold + i, k, 0);
+#endif
   }
   TEAM_LEADER {
     for (int i = 0; i < NU; i++) lane_set(&s->unit[i], k, 1);
@@ -99,6 +107,9 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
   team_meet();
   good &= bounds_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
+#if SOFT_ROWS
+  good &= prices_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
+#endif
   good = team_all(good & begin_attempt(s, a, k, problem, 0));
   if (a->initial_states && good) good = load_guess(s, a, k, problem);
   TEAM_LEADER {
@@ -143,7 +154,7 @@ RARE void start_trajectories(barrier_state *s) {
   for (int k = 0; k < LANES; k++)
     if (lane_count(&s->lanes.attempt, k) % 2) lane_mark(&held, k, 1);
   held = lane_and(held, begins);
-  adopt_candidates(s, begins);
+  adopt_candidates(s, lane_and(begins, lane_not(held))); /* slacks that overflowed are not kept */
   if (!lane_any(held)) return;
   evaluate_rollout(s, ALL(0), ALL(0), begins, held, lane_none());
   adopt_candidates(s, held);

@@ -169,8 +169,12 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask violated = lane_lt(ALL(VIOLATED), s->point.violation);
   const mask hopeless = lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES));
   if (CONSTRAINED) {
-    decide(&v, lane_more(lanes->restoring_failures, ALL_COUNTS(RESTORING_FAILURES)), INFEASIBLE);
-    decide(&v, lane_and(hopeless, violated), INFEASIBLE);
+    const mask unrestored = lane_more(lanes->restoring_failures, ALL_COUNTS(RESTORING_FAILURES));
+    const mask infeasible = lane_or(unrestored, lane_and(hopeless, violated));
+#if SOFT_ROWS
+    if (lane_any(infeasible)) decide(&v, lane_and(infeasible, all_soft(s)), STALLED);
+#endif
+    decide(&v, infeasible, INFEASIBLE);
   }
   decide(&v, hopeless, STALLED);
   decide(&v, lane_not(lane_more(ALL_COUNTS(a->max_iterations), lanes->iterations)), MAX_ITERATIONS);
@@ -256,6 +260,18 @@ INLINE void note_failures(barrier_state *s, mask failed, mask moved) {
   empty_filter(&s->lanes, lane_and(failed, lane_more(s->lanes.failures, ALL_COUNTS(2))));
 }
 
+/* Lanes leave restoration: with multipliers and costates of the point that they have. */
+INLINE void end_restoration(barrier_state *s, mask leaves) {
+  barrier_progress *lanes = &s->lanes;
+  if (!lane_any(leaves)) return;
+  lanes->restoring = lane_and(lanes->restoring, lane_not(leaves));
+  lanes->adjoint = lane_or(lanes->adjoint, leaves);
+  lanes->shift = lane_select(leaves, ALL(0), lanes->shift);
+#if CONSTRAINED
+  row_multipliers(s, leaves, RESTORED_MULTIPLIER * lanes->cost_unit);
+#endif
+}
+
 /* Lanes enter restoration where no step is acceptable and there is something to restore. They leave it where the
  * violation has halved, and the filter has nothing against the point. */
 INLINE mask enter_restoration(barrier_state *s, mask stuck) {
@@ -267,6 +283,14 @@ INLINE mask enter_restoration(barrier_state *s, mask stuck) {
   lanes->restorations -= enters;
   lanes->violation_at_entry = lane_select(enters, s->point.gap, lanes->violation_at_entry);
   lanes->shift = lane_select(enters, ALL(0), lanes->shift);
+#if SOFT_ROWS
+  /* What soft rows lack needs no restoration: their excesses take it. */
+  s->length = lane_select(enters, ALL(0), s->length);
+  evaluate_step(s);
+  adopt_candidates(s, enters);
+  lanes->violation_at_entry = lane_select(enters, s->point.gap, lanes->violation_at_entry);
+  end_restoration(s, lane_and(enters, lane_le(s->point.gap, ALL(OPEN_GAP))));
+#endif
   return enters;
 }
 
@@ -275,13 +299,7 @@ INLINE void leave_restoration(barrier_state *s, mask stepped) {
   const real gap = s->point.gap, before = lanes->violation_at_entry;
   const mask acceptable = lane_or(lane_not(in_filter(lanes, gap, merit(s, &s->point))), lane_le(gap, R(1e-2) * before));
   const mask leaves = lane_and(lane_and(lanes->restoring, stepped), lane_and(lane_le(gap, R(0.5) * before), acceptable));
-  if (!lane_any(leaves)) return;
-  lanes->restoring = lane_and(lanes->restoring, lane_not(leaves));
-  lanes->adjoint = lane_or(lanes->adjoint, leaves);
-  lanes->shift = lane_select(leaves, ALL(0), lanes->shift);
-#if CONSTRAINED
-  row_multipliers(s, leaves, RESTORED_MULTIPLIER * lanes->cost_unit);
-#endif
+  end_restoration(s, leaves);
 }
 
 /* Where no length would do and there are gaps: with control bounds alone, a rollout closes them; with constraints the

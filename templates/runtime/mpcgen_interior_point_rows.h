@@ -3,11 +3,12 @@
  * A row lower <= c(x, u) <= upper has two sides, each with a slack s and a multiplier z of its own, c - upper + s = 0 and
  * lower - c + s = 0. Its weight in the Hessian is D = 1 / (s/z + delta), summed over the sides before it meets the row's
  * Jacobian; delta is a regularisation that makes every row independent. Where the bounds meet, the row is an equality:
- * D = 1 / delta, and its multiplier, of either sign, is kept as the upper side's. A side that is infinite is off. */
+ * D = 1 / delta, and its multiplier, of either sign, is kept as the upper side's. A side that is infinite is off. Soft rows
+ * have an excess besides (mpcgen_interior_point_soft.h), and are no equalities. */
 #ifndef MPCGEN_INTERIOR_POINT_ROWS_H
 #define MPCGEN_INTERIOR_POINT_ROWS_H
 
-#include "mpcgen_interior_point_state.h"
+#include "mpcgen_interior_point_soft.h"
 
 enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS : 1 };
 
@@ -25,12 +26,25 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 typedef struct {
   real lower, upper;
   mask has_lower, has_upper, meets;
+#if SOFT_ROWS
+  row_price price;
+#endif
 } row_room;
 
 /* What the rows of a stage hand to the stage's model: their multipliers, weights D, and D times what they lack. */
 typedef struct {
   real dual[ROWS], stiffness[ROWS], force[ROWS];
 } row_terms;
+
+/* Whether exceeding the row is no question of price. */
+INLINE mask is_hard(const row_room *r) {
+#if SOFT_ROWS
+  return lane_not(r->price.soft);
+#else
+  (void)r;
+  return lane_all();
+#endif
+}
 
 INLINE int row_count(const barrier_state *s, int t) { return t < s->horizon ? NPATH : NEND; }
 
@@ -41,6 +55,27 @@ INLINE real row_unit(const barrier_state *s) {
 }
 
 #if CONSTRAINED
+
+#if SOFT_ROWS
+/* What exceeding the rows of a stage costs. A row without any price is off. */
+FUNCTION void find_prices(const barrier_state *s, int t, row_room *room) {
+  real linear[ROWS], quadratic[ROWS];
+  EACH(i, ROWS) linear[i] = quadratic[i] = ALL(0);
+  if (t < s->horizon)
+    stage_row_weights(s->theta, stage_row(s->theta_stage, s->rows, t), linear, quadratic);
+  else
+    terminal_row_weights(s->theta, stage_row(s->theta_stage, s->rows, t), linear, quadratic);
+  for (int i = 0; i < row_count(s, t); i++) {
+    row_room *r = &room[i];
+    const mask soft = lane_finite(linear[i]), priced = lane_lt(ALL(0), linear[i] + quadratic[i]);
+    const row_price price = {where_on(soft, linear[i]), where_on(soft, quadratic[i]), soft};
+    r->price = price;
+    r->has_lower = lane_and(priced, lane_or(r->has_lower, lane_and(soft, r->meets)));
+    r->has_upper = lane_and(priced, lane_or(r->has_upper, lane_and(soft, r->meets)));
+    r->meets = lane_and(r->meets, lane_not(soft));
+  }
+}
+#endif
 
 /* Rows that read no control do not hold at x_0, which is given. */
 FUNCTION void find_rows(const barrier_state *s, int t, row_room *room) {
@@ -61,6 +96,9 @@ FUNCTION void find_rows(const barrier_state *s, int t, row_room *room) {
     room[i].has_lower = lane_and(here, lane_and(lane_finite(lower[i]), lane_not(meets)));
     room[i].has_upper = lane_and(here, lane_and(lane_finite(upper[i]), lane_not(meets)));
   }
+#if SOFT_ROWS
+  find_prices(s, t, room);
+#endif
 }
 
 FUNCTION void evaluate_rows(const barrier_state *s, int t, stored_reals path, stored_reals u, reals rows) {
@@ -87,6 +125,28 @@ INLINE side side_terms(mask on, real lack, real slack, real multiplier, real mu,
   return terms;
 }
 
+#if SOFT_ROWS
+/* The excesses of a row's sides; they are off where these are hard. In restoration soft sides take no part. */
+typedef struct {
+  mask has_low, has_high;
+  real low, high;
+  side_give low_give, high_give;
+} row_excess;
+
+INLINE row_excess excess_of(const barrier_state *s, const row_room *r, int at, real mu) {
+  const row_price *price = &r->price;
+  const mask rests = lane_and(price->soft, s->lanes.restoring);
+  const mask low = lane_and(r->has_lower, lane_not(rests)), high = lane_and(r->has_upper, lane_not(rests));
+  const real low_excess = s->low_excess[at], high_excess = s->high_excess[at];
+  const row_excess excess = {
+      low, high, low_excess, high_excess,
+      give_of(price, low, low_excess, s->low_hold[at], s->low_multiplier[at], mu),
+      give_of(price, high, high_excess, s->high_hold[at], s->high_multiplier[at], mu),
+  };
+  return excess;
+}
+#endif
+
 /* The sides of row i at stage t. In restoration z is mu/s and counts as a force of its own, and delta is one. */
 typedef struct {
   side low, high, equal;
@@ -100,13 +160,25 @@ INLINE row_sides sides_of(const barrier_state *s, const row_room *r, int at) {
   const real low_slack = s->low_slack[at], high_slack = s->high_slack[at], row = s->row[at];
   const real low = lane_select(lanes->restoring, mu / low_slack, s->low_multiplier[at]);
   const real high = lane_select(lanes->restoring, mu / high_slack, s->high_multiplier[at]);
+#if SOFT_ROWS
+  const row_excess excess = excess_of(s, r, at, mu);
+  row_sides sides = {
+      side_terms(excess.has_low, low_lack(r, row, low_slack) - excess.low - excess.low_give.moved, low_slack, low, mu,
+                 delta + excess.low_give.give),
+      side_terms(excess.has_high, high_lack(r, row, high_slack) - excess.high - excess.high_give.moved, high_slack, high, mu,
+                 delta + excess.high_give.give),
+      {where_on(r->meets, ALL(1) / equality_delta), equality_lack(r, row) / equality_delta},
+  };
+#else
   row_sides sides = {
       side_terms(r->has_lower, low_lack(r, row, low_slack), low_slack, low, mu, delta),
       side_terms(r->has_upper, high_lack(r, row, high_slack), high_slack, high, mu, delta),
       {where_on(r->meets, ALL(1) / equality_delta), equality_lack(r, row) / equality_delta},
   };
-  sides.low.force += where_on(lane_and(lanes->restoring, r->has_lower), low);
-  sides.high.force += where_on(lane_and(lanes->restoring, r->has_upper), high);
+#endif
+  const mask restores = lane_and(lanes->restoring, is_hard(r));
+  sides.low.force += where_on(lane_and(restores, r->has_lower), low);
+  sides.high.force += where_on(lane_and(restores, r->has_upper), high);
   return sides;
 }
 
@@ -131,8 +203,33 @@ FUNCTION void add_rows(barrier_state *s, int t, row_terms *terms) {
     summary->least_product = lane_min(summary->least_product, lane_select(r->has_upper, high_product, ALL(INFINITY)));
     summary->largest_product = lane_max(summary->largest_product, where_on(r->has_lower, low_product));
     summary->largest_product = lane_max(summary->largest_product, where_on(r->has_upper, high_product));
+#if SOFT_ROWS
+    note_excess(summary, &r->price, r->has_lower, s->low_excess[at], s->low_hold[at], low);
+    note_excess(summary, &r->price, r->has_upper, s->high_excess[at], s->high_hold[at], high);
+#endif
   }
 }
+
+#if SOFT_ROWS
+/* The step of the excesses of a row for one of its multipliers, and what they add to that of its slacks. */
+INLINE void soften_step(barrier_state *s, const row_room *r, int at, real d_low_multiplier, real d_high_multiplier,
+                        real *d_low_slack, real *d_high_slack, real *slack_share, real *multiplier_share) {
+  const real mu = s->lanes.barrier * row_unit(s);
+  const row_excess excess = excess_of(s, r, at, mu);
+  const excess_step low = step_of_excess(&r->price, excess.has_low, excess.low_give, excess.low, s->low_hold[at],
+                                         d_low_multiplier, mu, slack_share, multiplier_share);
+  const excess_step high = step_of_excess(&r->price, excess.has_high, excess.high_give, excess.high, s->high_hold[at],
+                                          d_high_multiplier, mu, slack_share, multiplier_share);
+  s->d_low_excess[at] = low.excess;
+  s->d_high_excess[at] = high.excess;
+  s->d_low_hold[at] = low.hold;
+  s->d_high_hold[at] = high.hold;
+  s->slope += low.slope + high.slope;
+  const mask rests = lane_and(r->price.soft, s->lanes.restoring);
+  *d_low_slack = lane_select(rests, ALL(0), *d_low_slack + excess.low + low.excess);
+  *d_high_slack = lane_select(rests, ALL(0), *d_high_slack + excess.high + high.excess);
+}
+#endif
 
 /* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. */
 FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *multiplier_share) {
@@ -154,14 +251,18 @@ FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *multipl
     const row_sides sides = sides_of(s, r, at);
     const real low_slack = s->low_slack[at], high_slack = s->high_slack[at], row = s->row[at];
     const real low = s->low_multiplier[at], high = s->high_multiplier[at];
+    const mask restores = lane_and(lanes->restoring, is_hard(r));
     /* In restoration the force has z in it, and the step of z is to it. */
     const real low_new = sides.low.force - sides.low.weight * change[i];
     const real high_new = sides.high.force + sides.high.weight * change[i];
-    const real low_from = where_on(lane_and(lanes->restoring, r->has_lower), mu / low_slack);
-    const real high_from = where_on(lane_and(lanes->restoring, r->has_upper), mu / high_slack);
+    const real low_from = where_on(lane_and(restores, r->has_lower), mu / low_slack);
+    const real high_from = where_on(lane_and(restores, r->has_upper), mu / high_slack);
     const real d_low = low_new - low_from, d_high = high_new - high_from;
-    const real d_low_slack = where_on(r->has_lower, delta * d_low + change[i]) - low_lack(r, row, low_slack);
-    const real d_high_slack = where_on(r->has_upper, delta * d_high - change[i]) - high_lack(r, row, high_slack);
+    real d_low_slack = where_on(r->has_lower, delta * d_low + change[i]) - low_lack(r, row, low_slack);
+    real d_high_slack = where_on(r->has_upper, delta * d_high - change[i]) - high_lack(r, row, high_slack);
+#if SOFT_ROWS
+    soften_step(s, r, at, d_low, d_high, &d_low_slack, &d_high_slack, slack_share, multiplier_share);
+#endif
     const real equal = sides.equal.force + sides.equal.weight * change[i];
     s->d_low_slack[at] = d_low_slack;
     s->d_high_slack[at] = d_high_slack;
@@ -187,19 +288,58 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
     const row_room *r = &room[i];
     const int at = t * NPATH + i;
     const real row = s->new_row[at];
-    const real low = lane_max(s->low_slack[at] + s->length * s->d_low_slack[at], row - r->lower);
-    const real high = lane_max(s->high_slack[at] + s->length * s->d_high_slack[at], r->upper - row);
+    real low_room = row - r->lower, high_room = r->upper - row, low_excess = ALL(0), high_excess = ALL(0);
+#if SOFT_ROWS
+    low_excess = where_on(r->price.soft, s->low_excess[at] + s->length * s->d_low_excess[at]);
+    high_excess = where_on(r->price.soft, s->high_excess[at] + s->length * s->d_high_excess[at]);
+    low_room += low_excess;
+    high_room += high_excess;
+#endif
+    const real low = lane_max(s->low_slack[at] + s->length * s->d_low_slack[at], low_room);
+    const real high = lane_max(s->high_slack[at] + s->length * s->d_high_slack[at], high_room);
+#if SOFT_ROWS
+    low_excess = evaluate_excess(s, &r->price, r->has_lower, r->lower - row, low, low_excess, e);
+    high_excess = evaluate_excess(s, &r->price, r->has_upper, row - r->upper, high, high_excess, e);
+    s->new_low_excess[at] = low_excess;
+    s->new_high_excess[at] = high_excess;
+#endif
     s->new_low_slack[at] = lane_select(r->has_lower, low, ALL(1));
     s->new_high_slack[at] = lane_select(r->has_upper, high, ALL(1));
     multiply(&e->logs, s->new_low_slack[at]);
     multiply(&e->logs, s->new_high_slack[at]);
-    note_lack(p, low_lack(r, row, low));
-    note_lack(p, high_lack(r, row, high));
+    note_lack(p, low_lack(r, row, low) - low_excess);
+    note_lack(p, high_lack(r, row, high) - high_excess);
     note_lack(p, equality_lack(r, row));
     const real beyond = lane_max(where_on(r->has_upper, row - r->upper), where_on(r->has_lower, r->lower - row));
-    p->violation = lane_max(lane_max(beyond, lane_abs(equality_lack(r, row))), p->violation);
+    const real most = lane_max(beyond, lane_abs(equality_lack(r, row)));
+    p->violation = lane_max(where_on(is_hard(r), most), p->violation);
   }
 }
+
+#if SOFT_ROWS
+RARE void centre_row(barrier_state *s, const row_room *r, mask where, int at) {
+  const real mu = s->lanes.barrier * s->lanes.cost_unit, row = s->row[at];
+  centre_side(s, &r->price, lane_and(where, r->has_lower), r->lower - row, mu, s->low_slack + at, s->low_excess + at,
+              s->low_multiplier + at, s->low_hold + at);
+  centre_side(s, &r->price, lane_and(where, r->has_upper), row - r->upper, mu, s->high_slack + at, s->high_excess + at,
+              s->high_multiplier + at, s->high_hold + at);
+}
+
+/* Lanes where every row is soft, so that any trajectory of the dynamics is feasible. */
+RARE mask all_soft(const barrier_state *s) {
+  mask found = lane_all();
+  for (int t = 0; t <= s->horizon; t++) {
+    row_room room[ROWS];
+    find_rows(s, t, room);
+    for (int i = 0; i < row_count(s, t); i++) {
+      const row_room *r = &room[i];
+      const mask holds = lane_or(r->meets, lane_or(r->has_lower, r->has_upper));
+      found = lane_and(found, lane_not(lane_and(holds, is_hard(r))));
+    }
+  }
+  return found;
+}
+#endif
 
 /* The multipliers of lanes that begin, or leave restoration: from the slacks, and of equalities zero. */
 RARE void row_multipliers(barrier_state *s, mask where, real most) {
@@ -213,6 +353,9 @@ RARE void row_multipliers(barrier_state *s, mask where, real most) {
       const real high = where_on(room[i].has_upper, lane_min(mu / s->high_slack[at], most));
       s->low_multiplier[at] = lane_select(where, low, s->low_multiplier[at]);
       s->high_multiplier[at] = lane_select(where, high, s->high_multiplier[at]);
+#if SOFT_ROWS
+      centre_row(s, &room[i], where, at);
+#endif
     }
   }
 }
@@ -239,6 +382,12 @@ FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, rea
       *least = lane_min(*least, lane_select(r->has_lower, low_slack * low, ALL(INFINITY)));
       *least = lane_min(*least, lane_select(r->has_upper, high_slack * high, ALL(INFINITY)));
       *largest = lane_max(*largest, lane_max(low_slack * low, high_slack * high));
+#if SOFT_ROWS
+      step_hold(&r->price, r->has_lower, where, length, s->low_excess[at], s->d_low_hold[at], mu, range, s->low_hold + at,
+                least, largest);
+      step_hold(&r->price, r->has_upper, where, length, s->high_excess[at], s->d_high_hold[at], mu, range, s->high_hold + at,
+                least, largest);
+#endif
     }
   }
 }

@@ -22,7 +22,7 @@ INLINE real keep_inside(const control_room *room, real u) {
 INLINE void begin_evaluation(evaluation *e) {
   barrier_point *p = &e->point;
   p->cost = p->cost_scale = p->gap = p->largest_gap = p->logs = p->largest_state = ALL(0);
-  p->squares = p->violation = ALL(0);
+  p->squares = p->violation = p->surcharge = ALL(0);
   e->logs.product = ALL(1);
   e->logs.sum = ALL(0);
   e->logs.factors = 0;
@@ -118,6 +118,7 @@ INLINE void select_point(barrier_point *to, const barrier_point *from, mask wher
   to->largest_gap = lane_select(where, from->largest_gap, to->largest_gap);
   to->squares = lane_select(where, from->squares, to->squares);
   to->violation = lane_select(where, from->violation, to->violation);
+  to->surcharge = lane_select(where, from->surcharge, to->surcharge);
   to->logs = lane_select(where, from->logs, to->logs);
   to->largest_state = lane_select(where, from->largest_state, to->largest_state);
 }
@@ -131,13 +132,17 @@ OUTLINED void adopt_candidates(barrier_state *s, mask where) {
     s->row[i] = lane_select(where, s->new_row[i], s->row[i]);
     s->low_slack[i] = lane_select(where, s->new_low_slack[i], s->low_slack[i]);
     s->high_slack[i] = lane_select(where, s->new_high_slack[i], s->high_slack[i]);
+#if SOFT_ROWS
+    s->low_excess[i] = lane_select(where, s->new_low_excess[i], s->low_excess[i]);
+    s->high_excess[i] = lane_select(where, s->new_high_excess[i], s->high_excess[i]);
+#endif
   }
   select_point(&s->point, &s->candidate, where);
 }
 
 /* The barrier function, in units of cost. */
 INLINE real merit(const barrier_state *s, const barrier_point *p) {
-  return p->cost / s->lanes.cost_unit - s->lanes.barrier * p->logs;
+  return (p->cost + p->surcharge) / s->lanes.cost_unit - s->lanes.barrier * p->logs;
 }
 
 /* A change of the barrier function below this is rounding. */

@@ -50,7 +50,8 @@ typedef struct {
   real cost, cost_scale;  /* sum of the stages' costs, and of their sizes; not in units */
   real gap, largest_gap;  /* sum and maximum of |f(x_t, u_t) - x_(t+1)| */
   real squares;           /* sum of the gaps' squares; gaps are those of rows, too: what they and their slacks lack */
-  real violation;         /* the largest of the gaps, and of what rows exceed their bounds by */
+  real violation;         /* the largest of the gaps, and of what hard rows exceed their bounds by */
+  real surcharge;         /* what the excesses of soft rows would cost beyond the cost of what the rows exceed */
   real logs;              /* sum of the logarithms of the slacks, those of controls in their units */
   real largest_state;
 } barrier_point;
@@ -97,6 +98,16 @@ typedef struct {
   ARRAY(high_multiplier, n * NPATH + NEND) /* of an equality: its own */       \
   ARRAY(d_low_multiplier, n * NPATH + NEND)                                    \
   ARRAY(d_high_multiplier, n * NPATH + NEND)                                   \
+  ARRAY(low_excess, SOFT_REALS)        /* of soft rows: by how much they may be exceeded */ \
+  ARRAY(high_excess, SOFT_REALS)                                               \
+  ARRAY(new_low_excess, SOFT_REALS)                                            \
+  ARRAY(new_high_excess, SOFT_REALS)                                           \
+  ARRAY(d_low_excess, SOFT_REALS)                                              \
+  ARRAY(d_high_excess, SOFT_REALS)                                             \
+  ARRAY(low_hold, SOFT_REALS)          /* multipliers of the excesses */       \
+  ARRAY(high_hold, SOFT_REALS)                                                 \
+  ARRAY(d_low_hold, SOFT_REALS)                                                \
+  ARRAY(d_high_hold, SOFT_REALS)                                               \
   ARRAY(gain, n * NU * NX)             /* the policy, with the step */         \
   ARRAY(step, n * NU)
 

@@ -48,6 +48,18 @@ INLINE void controls_near(barrier_state *s, mask where, int t) {
   }
 }
 
+#if SOFT_ROWS
+/* Excess and hold of a soft side that has `room`, or exceeds its bound where that is negative. */
+INLINE void excess_near(const row_price *price, mask where, real room, real multiplier, real mu, real cost_unit,
+                        reals excess, reals hold) {
+  const mask soft = lane_and(where, price->soft);
+  const real out = lane_max(-room, ALL(0)), left = price->linear + price->quadratic * out - multiplier;
+  const real found = slack_near(out, lane_max(left, ALL(0)) / cost_unit, mu);
+  excess[0] = lane_select(soft, found, excess[0]);
+  hold[0] = lane_select(soft, mu * cost_unit / found, hold[0]);
+}
+#endif
+
 #if CONSTRAINED
 /* Slacks and multipliers of the rows of a solution at a stage. */
 FUNCTION void rows_near(barrier_state *s, mask where, int t) {
@@ -58,7 +70,15 @@ FUNCTION void rows_near(barrier_state *s, mask where, int t) {
     const row_room *r = &room[i];
     const int at = t * NPATH + i;
     const real row = s->row[at], dual = s->high_multiplier[at], pressure = dual / cost_unit;
-    const real low_room = where_on(r->has_lower, row - r->lower), high_room = where_on(r->has_upper, r->upper - row);
+    real low_room = where_on(r->has_lower, row - r->lower), high_room = where_on(r->has_upper, r->upper - row);
+#if SOFT_ROWS
+    excess_near(&r->price, lane_and(where, r->has_lower), low_room, lane_max(-dual, ALL(0)), mu, cost_unit,
+                s->low_excess + at, s->low_hold + at);
+    excess_near(&r->price, lane_and(where, r->has_upper), high_room, lane_max(dual, ALL(0)), mu, cost_unit,
+                s->high_excess + at, s->high_hold + at);
+    low_room = lane_select(r->price.soft, lane_max(low_room, ALL(0)), low_room);
+    high_room = lane_select(r->price.soft, lane_max(high_room, ALL(0)), high_room);
+#endif
     const real low = lane_select(r->has_lower, slack_near(low_room, lane_max(-pressure, ALL(0)), mu), ALL(1));
     const real high = lane_select(r->has_upper, slack_near(high_room, lane_max(pressure, ALL(0)), mu), ALL(1));
     s->low_slack[at] = lane_select(where, low, s->low_slack[at]);

@@ -22,5 +22,6 @@ typedef struct {
 #define NEND (NSTATE + NTERMINAL)                    /* rows of the last state, those of states first */
 #define NDUAL (NU + NMIXED + NSTATE + NTERMINAL)     /* multipliers of a stage in memory: bounds of controls first */
 #define CONSTRAINED (NMIXED + NSTATE + NTERMINAL > 0)
+#define SOFT_REALS (SOFT_ROWS ? n * NPATH + NEND : 0) /* what soft rows alone need of a horizon of n stages */
 
 #endif

@@ -68,4 +68,25 @@ FUNCTION int bounds_in_order(reals theta, reals theta_stage, int rows, int horiz
   return good;
 }
 
+#if SOFT_ROWS
+/* Whether no soft row of a lane has a price that is negative or no number. An infinite linear one makes the row hard. */
+FUNCTION int prices_in_order(reals theta, reals theta_stage, int rows, int horizon, int k) {
+  int good = 1;
+#if ROW_BOUNDS_VARY
+  TEAM_FOR(t, horizon + 1) {
+    const reals theta_t = stage_row(theta_stage, rows, t);
+    real linear[NPATH + NEND], quadratic[NPATH + NEND];
+    if (t < horizon)
+      stage_row_weights(theta, theta_t, linear, quadratic);
+    else
+      terminal_row_weights(theta, theta_t, linear, quadratic);
+    for (int i = 0; i < (t == 0 ? NMIXED : t < horizon ? NPATH : NEND); i++)
+      good &= lane_get(&linear[i], k) >= 0 && lane_get(&quadratic[i], k) >= 0 && isfinite(lane_get(&quadratic[i], k));
+  }
+#endif
+  (void)theta, (void)theta_stage, (void)rows, (void)horizon, (void)k;
+  return good;
+}
+#endif
+
 #endif

@@ -2,7 +2,11 @@
  *
  * A row's multiplier changes by v = D (J d + what moves the row against its bounds), D = 1 / (s/z + delta): next to
  * infinity where the row holds, next to nothing where it does not. delta keeps rows that depend on each other apart. Its
- * error is taken back by repeating the sweep with delta v as a force, which the exact differentials leave unmoved. */
+ * error is taken back by repeating the sweep with delta v as a force, which the exact differentials leave unmoved.
+ *
+ * A soft row that is exceeded by e gives way: 1/D has 1/kappa besides, kappa = quadratic + hold / e with the hold that
+ * price and multiplier leave, linear + quadratic e - z (mpcgen_interior_point_soft.h). So D is the quadratic weight there,
+ * and e goes along with the row by the share 1 / (1 + kappa (s/z + delta)), which is how its prices come in. */
 #ifndef MPCGEN_ROW_DIFFERENTIALS_H
 #define MPCGEN_ROW_DIFFERENTIALS_H
 
@@ -39,13 +43,56 @@ FUNCTION void read_rows(const sensitivity_state *s, int t, rows_of_stage *rows) 
   }
 }
 
-/* D of a side at distance `slack` with multiplier `pressure`; with smoothing moved to their product. */
+/* s/z of a side at distance `slack` with multiplier `pressure`; with smoothing moved to their product. */
+INLINE real side_compliance(const sensitivity_state *s, real slack, real pressure) {
+  if (s->smoothing > 0) return ALL(1) / stiffness(lane_max(slack, ALL(0)), lane_max(pressure, ALL(0)), s->smoothing);
+  return lane_max(slack, ALL(0)) / lane_max(pressure, ALL(0));
+}
+
+/* D of a side; delta is what it gives way by besides. */
 INLINE real side_weight(const sensitivity_state *s, real slack, real pressure, mask on, real delta) {
-  real over = lane_max(slack, ALL(0)) / lane_max(pressure, ALL(0));
-  if (s->smoothing > 0) over = ALL(1) / stiffness(lane_max(slack, ALL(0)), lane_max(pressure, ALL(0)), s->smoothing);
+  const real over = side_compliance(s, slack, pressure);
   const mask pushes = lane_and(on, s->smoothing > 0 ? lane_all() : lane_lt(ALL(0), pressure));
   return lane_select(pushes, ALL(1) / (over + delta), ALL(0));
 }
+
+#if SOFT_ROWS
+typedef struct {
+  real linear[MOST_DIFFERENTIAL_ROWS], quadratic[MOST_DIFFERENTIAL_ROWS];
+} prices_of_stage;
+
+FUNCTION void read_prices(const sensitivity_state *s, int t, prices_of_stage *prices) {
+  const reals theta_t = stage_row(s->theta_stage, s->rows, t);
+  EACH(i, MOST_DIFFERENTIAL_ROWS) prices->linear[i] = prices->quadratic[i] = ALL(0);
+  if (t < s->horizon)
+    stage_row_weights(s->theta, theta_t, prices->linear, prices->quadratic);
+  else
+    terminal_row_weights(s->theta, theta_t, prices->linear, prices->quadratic);
+}
+
+/* A side of a soft row: its excess, 1/kappa, and the share of the row's move that the excess goes along with. */
+typedef struct {
+  real excess, give, share;
+} soft_give;
+
+INLINE soft_give soften_side(const sensitivity_state *s, const prices_of_stage *prices, int i, real slack, real pressure,
+                             mask on, real delta) {
+  const mask soft = lane_and(on, lane_finite(prices->linear[i]));
+  const real linear = lane_select(soft, prices->linear[i], ALL(0)), quadratic = lane_select(soft, prices->quadratic[i], ALL(0));
+  const real excess = lane_max(-slack, ALL(0)), left = linear + quadratic * excess - lane_max(pressure, ALL(0));
+  const real hold = lane_max(left, ALL(0));
+  const mask exceeded = lane_lt(ALL(0), excess), gives = lane_and(soft, s->smoothing > 0 ? lane_all() : exceeded);
+  const real rigid = s->smoothing > 0 ? stiffness(excess, hold, s->smoothing) : hold / excess;
+  const real kappa = lane_select(gives, quadratic + rigid, ALL(1));
+  const real over = s->smoothing > 0 ? side_compliance(s, slack, pressure) : ALL(0);
+  const soft_give give = {
+      lane_select(soft, excess, ALL(0)),
+      lane_select(gives, ALL(1) / kappa, ALL(0)),
+      lane_select(gives, ALL(1) / (ALL(1) + kappa * (over + delta)), ALL(0)),
+  };
+  return give;
+}
+#endif
 
 /* How stiff each row's sides are, and their sum, for costs of the size of this solution's. */
 FUNCTION void weigh_rows(sensitivity_state *s) {
@@ -61,16 +108,36 @@ FUNCTION void weigh_rows(sensitivity_state *s) {
   for (int t = 0; t <= s->horizon; t++) {
     rows_of_stage rows;
     read_rows(s, t, &rows);
+#if SOFT_ROWS
+    prices_of_stage prices;
+    read_prices(s, t, &prices);
+#endif
     for (int i = 0; i < rows_at(s, t); i++) {
       const int at = t * NPATH + i;
       const mask here = t > 0 || i < NMIXED ? lane_all() : lane_none();
       const real size = lane_max(lane_abs(rows.lower[i]), lane_abs(rows.upper[i])), dual = s->dual[at];
       const real width = rows.upper[i] - rows.lower[i];
-      const mask meets = lane_and(here, lane_and(lane_finite(size), lane_le(width, ALL(8 * SCALAR_EPSILON) * size)));
+      mask meets = lane_and(here, lane_and(lane_finite(size), lane_le(width, ALL(8 * SCALAR_EPSILON) * size)));
+#if SOFT_ROWS
+      meets = lane_and(meets, lane_not(lane_finite(prices.linear[i])));
+#endif
       const mask apart = lane_and(here, lane_not(meets));
       const mask low = lane_and(apart, lane_finite(rows.lower[i])), high = lane_and(apart, lane_finite(rows.upper[i]));
-      const real above = side_weight(s, rows.upper[i] - rows.values[i], dual, high, ALL(ROW_DELTA) / unit);
-      s->row_lower[at] = side_weight(s, rows.values[i] - rows.lower[i], -dual, low, ALL(ROW_DELTA) / unit);
+      const real low_slack = rows.values[i] - rows.lower[i], high_slack = rows.upper[i] - rows.values[i];
+      real low_delta = ALL(ROW_DELTA) / unit, high_delta = low_delta;
+#if SOFT_ROWS
+      const soft_give low_give = soften_side(s, &prices, i, low_slack, -dual, low, low_delta);
+      const soft_give high_give = soften_side(s, &prices, i, high_slack, dual, high, high_delta);
+      low_delta += low_give.give;
+      high_delta += high_give.give;
+      s->row_low_excess[at] = low_give.excess;
+      s->row_high_excess[at] = high_give.excess;
+      s->row_low_share[at] = low_give.share;
+      s->row_high_share[at] = high_give.share;
+      s->row_moved[at] = ALL(0);
+#endif
+      const real above = side_weight(s, high_slack, dual, high, high_delta);
+      s->row_lower[at] = side_weight(s, low_slack, -dual, low, low_delta);
       s->row_upper[at] = lane_select(meets, unit / ALL(EQUAL_ROW_DELTA), above);
       s->row_delta[at] = lane_select(meets, ALL(EQUAL_ROW_DELTA), ALL(ROW_DELTA)) / unit;
       s->row_equal[at] = lane_select(meets, ALL(1), ALL(0));
@@ -91,6 +158,44 @@ INLINE void model_rows(const sensitivity_state *s, int t, real *dual, real *weig
   }
 }
 
+#if SOFT_ROWS
+/* Forward mode: the prices of a stage's rows change; returns what that does to the cost. */
+FUNCTION real change_prices(sensitivity_state *s, int t, const parameter_change *change) {
+  const reals theta_t = stage_row(s->theta_stage, s->rows, t), d_theta_t = stage_row(change->theta_stage, s->rows, t);
+  real linear[MOST_DIFFERENTIAL_ROWS], quadratic[MOST_DIFFERENTIAL_ROWS], d_cost = ALL(0);
+  EACH(i, MOST_DIFFERENTIAL_ROWS) linear[i] = quadratic[i] = ALL(0);
+  if (t < s->horizon)
+    row_weights_forward(s->theta, theta_t, change->theta, d_theta_t, linear, quadratic);
+  else
+    terminal_row_weights_forward(s->theta, theta_t, change->theta, d_theta_t, linear, quadratic);
+  for (int i = 0; i < rows_at(s, t); i++) {
+    const int at = t * NPATH + i;
+    const real low = s->row_low_excess[at], high = s->row_high_excess[at];
+    s->row_push[at] += s->row_high_share[at] * (linear[i] + quadratic[i] * high);
+    s->row_push[at] -= s->row_low_share[at] * (linear[i] + quadratic[i] * low);
+    d_cost += (low + high) * linear[i] + R(0.5) * (low * low + high * high) * quadratic[i];
+  }
+  return d_cost;
+}
+
+/* Reverse mode: gradients of the prices of a stage's rows. */
+FUNCTION void add_row_prices(const sensitivity_state *s, int t, reals g_theta, reals g_theta_t) {
+  const reals theta_t = stage_row(s->theta_stage, s->rows, t);
+  real linear[MOST_DIFFERENTIAL_ROWS], quadratic[MOST_DIFFERENTIAL_ROWS];
+  for (int i = 0; i < rows_at(s, t); i++) {
+    const int at = t * NPATH + i;
+    const real low = s->row_low_excess[at], high = s->row_high_excess[at], moved = s->row_moved[at];
+    const real d_low = -s->row_low_share[at] * moved, d_high = s->row_high_share[at] * moved;
+    linear[i] = d_low + d_high + s->loss_cost * (low + high);
+    quadratic[i] = low * d_low + high * d_high + s->loss_cost * R(0.5) * (low * low + high * high);
+  }
+  if (t < s->horizon)
+    row_weights_gradient(s->theta, theta_t, linear, quadratic, g_theta, g_theta_t);
+  else
+    terminal_row_weights_gradient(s->theta, theta_t, linear, quadratic, g_theta, g_theta_t);
+}
+#endif
+
 /* Forward mode: the rows move, and so do their bounds; returns what that does to the cost. */
 FUNCTION real change_rows(sensitivity_state *s, int t, in_reals d_rows, const parameter_change *change) {
   const reals theta_t = stage_row(s->theta_stage, s->rows, t), d_theta_t = stage_row(change->theta_stage, s->rows, t);
@@ -109,6 +214,9 @@ FUNCTION real change_rows(sensitivity_state *s, int t, in_reals d_rows, const pa
     s->row_push[at] = row_weight(s, at) * d_rows[i] - s->row_lower[at] * d_lower[i] - s->row_upper[at] * d_upper[i];
     d_cost += low * d_lower[i] - high * d_upper[i];
   }
+#if SOFT_ROWS
+  d_cost += change_prices(s, t, change);
+#endif
   return d_cost;
 }
 
@@ -124,6 +232,9 @@ FUNCTION void change_duals(sensitivity_state *s, int t, in_reals d_x, in_reals d
   for (int i = 0; i < rows_at(s, t); i++) {
     const int at = t * NPATH + i;
     const real weight = row_weight(s, at);
+#if SOFT_ROWS
+    s->row_moved[at] = moved[i] + s->row_delta[at] * s->d_dual[at];
+#endif
     s->d_dual[at] = weight * moved[i] + s->row_push[at] + weight * s->row_delta[at] * s->d_dual[at];
   }
 }
@@ -146,6 +257,9 @@ FUNCTION void add_row_bounds(const sensitivity_state *s, int t, reals g_theta, r
     row_bounds_gradient(s->theta, theta_t, g_lower, g_upper, g_theta, g_theta_t);
   else
     terminal_row_bounds_gradient(s->theta, theta_t, g_lower, g_upper, g_theta, g_theta_t);
+#if SOFT_ROWS
+  add_row_prices(s, t, g_theta, g_theta_t);
+#endif
 }
 
 /* A solution's multipliers of rows into a lane: of a stage in memory those of the controls' bounds come first, and at

@@ -145,6 +145,7 @@ FUNCTION void drop_singular(sensitivity_state *s) {
     s->linear_u[i] = lane_select(s->regular, s->linear_u[i], ALL(0));
   }
   TEAM_FOR(i, n * NPATH + NEND) s->d_dual[i] = lane_select(s->regular, s->d_dual[i], ALL(0));
+  TEAM_FOR(i, SOFT_REALS) s->row_moved[i] = lane_select(s->regular, s->row_moved[i], ALL(0));
   TEAM_FOR(i, n * NU * NX) s->gain[i] = lane_select(s->regular, s->gain[i], ALL(0));
   TEAM_FOR(i, (n + 1) * NX) s->offset[i] = lane_select(s->regular, s->offset[i], ALL(0));
   TEAM_FOR(i, (n + 1) * NXX) s->hessian[i] = lane_select(s->regular, s->hessian[i], ALL(0));

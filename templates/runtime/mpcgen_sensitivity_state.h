@@ -33,6 +33,11 @@
   ARRAY(d_row, MAX_OF(NPATH, NEND))  /* forward mode: how the rows of a stage move */                      \
   ARRAY(next_state, CONSTRAINED ? NX : 0)                                                                 \
   ARRAY(row_push, n * NPATH + NEND)  /* forward mode: the stiffness times what moves the row */           \
+  ARRAY(row_low_excess, SOFT_REALS)  /* of soft rows: by how much they are exceeded */                     \
+  ARRAY(row_high_excess, SOFT_REALS)                                                                      \
+  ARRAY(row_low_share, SOFT_REALS)   /* how much of a move of the row its excess goes along with */        \
+  ARRAY(row_high_share, SOFT_REALS)                                                                       \
+  ARRAY(row_moved, SOFT_REALS)       /* reverse mode: the row's move */                                    \
   ARRAY(gain, n * NU * NX)
 
 typedef struct {
