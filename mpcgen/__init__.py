@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mpcgen.problem.loading import load_problem
     from mpcgen.problem.mechanics import mechanics
     from mpcgen.problem.problem import Problem
+    from mpcgen.problem.running import running_cost
     from mpcgen.problem.solve import solve
     from mpcgen.problem.tables import lookup
     from mpcgen.runtime.status import Status, UnconvergedWarning
@@ -56,6 +57,7 @@ _LAZY: dict[str, str | None] = {
     "plot": "mpcgen.diagnosis.plot",
     "reference": None,
     "rk4": "mpcgen.problem.integrators",
+    "running_cost": "mpcgen.problem.running",
     "solve": "mpcgen.problem.solve",
 }
 
@@ -90,6 +92,7 @@ __all__ = [
     "plot",
     "reference",
     "rk4",
+    "running_cost",
     "solve",
 ]
 

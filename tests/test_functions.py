@@ -17,6 +17,7 @@ from mpcgen.problem.functions import MEANINGS
 from mpcgen.problem.imported import Call, Imported
 from mpcgen.problem.linear_system import Solution
 from mpcgen.problem.lowering import lower
+from mpcgen.problem.running import RunningCost
 from mpcgen.problem.solve import solve
 
 EPS = 2.0**-52
@@ -27,6 +28,7 @@ _x, _y = ca.SX.sym("x"), ca.SX.sym("y")
 FOREIGN = ca.Function("foreign", [_x, _y], [ca.sin(_x) * _y])
 
 EXAMPLES = {
+    RunningCost: RunningCost(a * b),
     Solution: solve([[2 + a, b, c], [b, 3, a * b], [c, a * b, 4]], [a, b - c, 1])[1] ** 2,
     Imported: Imported(sp.sin(a) * b, Call(FOREIGN, ((a,), (b,))), 0, 0),
     sp.Add: a + b - 1,

@@ -8,6 +8,7 @@ import numpy as np
 from mpcgen.baseline.parameters import Array, parameter_size
 from mpcgen.baseline.rows import Rows
 from mpcgen.baseline.translate import Translator, discretise
+from mpcgen.problem.running import running_costs
 from mpcgen.problem.spec import Spec
 
 
@@ -46,9 +47,18 @@ class Functions:
         rows = translate.vector(dynamics.expressions)
         if dynamics.scheme == "discrete":
             return rows
-        rate = ca.Function("rate", [self._x, self._u, self._theta], [rows])
+        running = running_costs(self.spec.stage_cost)
+        flags = dynamics.is_discrete
+        held = [0 if flag else rows[i] for i, flag in enumerate(flags)]
+        rates = ca.vertcat(*held, translate.vector([node.args[0] for node in running]))
+        sums = ca.SX.sym("sums", len(running))
+        rate = ca.Function("rate", [ca.vertcat(self._x, sums), self._u, self._theta], [rates])
+        start = ca.vertcat(self._x, ca.DM.zeros(len(running)))
         dt = translate(dynamics.dt)
-        return discretise(rate, dynamics.scheme, self._x, self._u, self._theta, dt, dynamics.substeps)
+        end = discretise(rate, dynamics.scheme, start, self._u, self._theta, dt, dynamics.substeps)
+        for i, node in enumerate(running):
+            translate.know(node, end[self.n + i])
+        return ca.vertcat(*(rows[i] if flag else end[i] for i, flag in enumerate(flags)))
 
     def _stage_function(self, name: str, *results: ca.SX) -> ca.Function:
         return ca.Function(name, [self._x, self._u, self._theta], list(results))

@@ -83,6 +83,10 @@ class Translator:
             stack.pop()
         return self._memo[root]
 
+    def know(self, expression: sp.Basic, value: ca.SX) -> None:
+        """Give an expression its value."""
+        self._memo[expression] = value
+
     def vector(self, expressions: Sequence[sp.Basic]) -> ca.SX:
         """Translate a list of expressions to a column."""
         return ca.vertcat(*(self(expression) for expression in expressions)) if expressions else ca.SX(0, 1)

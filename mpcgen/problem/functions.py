@@ -16,6 +16,7 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from mpcgen.problem.imported import Imported
 from mpcgen.problem.linear_system import Solution, component
+from mpcgen.problem.running import RunningCost
 
 Apply = Callable[..., Any]
 Meaning = Callable[..., Any]
@@ -95,6 +96,7 @@ _ARITHMETIC: dict[type, Meaning] = {
     sp.UnevaluatedExpr: lambda apply, a: a,
     Imported: lambda apply, a: a,
     Solution: component,
+    RunningCost: lambda apply, a: a,
 }
 _COMPARISONS: dict[type, Meaning] = {
     sp.StrictLessThan: _direct("lt"),

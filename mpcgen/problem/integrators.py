@@ -4,6 +4,7 @@ The ODE is kept as written; the scheme is composed later, on the expression grap
 right-hand side share their text. Expanding it in sympy would not.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -16,41 +17,72 @@ if TYPE_CHECKING:
     from mpcgen.problem.problem import Problem
 
 
-def euler(problem: "Problem", rhs: Any, dt: Any, substeps: int = 1) -> DynamicsSpec:
+def euler(
+    problem: "Problem", rhs: Any, dt: Any, substeps: int = 1, discrete: Mapping[Any, Any] | None = None
+) -> DynamicsSpec:
     """Explicit Euler: x[t+1] = x + dt f(x, u). Arguments as for `rk4`."""
-    return _integrate(problem, rhs, dt, substeps, "euler")
+    return _integrate(problem, rhs, dt, substeps, "euler", discrete)
 
 
-def midpoint(problem: "Problem", rhs: Any, dt: Any, substeps: int = 1) -> DynamicsSpec:
+def midpoint(
+    problem: "Problem", rhs: Any, dt: Any, substeps: int = 1, discrete: Mapping[Any, Any] | None = None
+) -> DynamicsSpec:
     """Explicit midpoint rule: x[t+1] = x + dt f(x + dt/2 f(x, u), u). Arguments as for `rk4`."""
-    return _integrate(problem, rhs, dt, substeps, "midpoint")
+    return _integrate(problem, rhs, dt, substeps, "midpoint", discrete)
 
 
-def rk4(problem: "Problem", rhs: Any, dt: Any, substeps: int = 1) -> DynamicsSpec:
+def rk4(
+    problem: "Problem", rhs: Any, dt: Any, substeps: int = 1, discrete: Mapping[Any, Any] | None = None
+) -> DynamicsSpec:
     """Classic fourth-order Runge-Kutta, the control held over the stage.
 
     Args:
         problem: whose states ``rhs`` differentiates, one row each.
-        rhs: (n) dx/dt, a list or a sympy column Matrix.
-        dt: duration of one stage, a positive number or an expression in parameters.
+        rhs: (n) dx/dt, a list or a sympy column Matrix; a row for each state that is integrated, in order.
+        dt: duration of one stage, a positive number or an expression in parameters, and in states whose dynamics keep
+            them as they are.
         substeps: equal integration steps in one stage, at least 1.
+        discrete: the next value of states that are not integrated, ``{u_last: u}``: an expression in the stage's first
+            state and its controls. They keep their values while the others are integrated.
 
     Returns:
         A value to assign to ``problem.dynamics``.
 
     Raises:
-        SpecError: wrong number of rows, dt <= 0, substeps < 1.
+        SpecError: wrong number of rows, dt <= 0, substeps < 1, discrete rows of what is no state.
 
     """
-    return _integrate(problem, rhs, dt, substeps, "rk4")
+    return _integrate(problem, rhs, dt, substeps, "rk4", discrete)
 
 
-def _integrate(problem: "Problem", rhs: Any, dt: Any, substeps: int, scheme: str) -> DynamicsSpec:
-    rows = dynamics_rows(rhs, problem.state_names, f"the right-hand side given to {scheme}")
+def _integrate(
+    problem: "Problem",
+    rhs: Any,
+    dt: Any,
+    substeps: int,
+    scheme: str,
+    discrete: Mapping[Any, Any] | None = None,
+) -> DynamicsSpec:
+    held = _discrete_rows(problem, discrete or {}, scheme)
+    moving = tuple(state.name for state in problem.state_symbols if state not in held)
+    rates = iter(dynamics_rows(rhs, moving, f"the right-hand side given to {scheme}"))
+    rows = tuple(held[state] if state in held else next(rates) for state in problem.state_symbols)
+    flags = tuple(state in held for state in problem.state_symbols) if held else ()
     step = as_expression(dt, f"dt of {scheme}")
     if not step.free_symbols and not (step.is_positive and step.is_finite):
         raise SpecError(f"dt of {scheme} is {step}; expected a positive, finite duration")
-    return DynamicsSpec(rows, scheme, step, as_integer(substeps, f"substeps of {scheme}", 1))
+    return DynamicsSpec(rows, scheme, step, as_integer(substeps, f"substeps of {scheme}", 1), flags)
+
+
+def _discrete_rows(problem: "Problem", discrete: Mapping[Any, Any], scheme: str) -> dict[sp.Symbol, sp.Expr]:
+    for state in discrete:
+        if state not in problem.state_symbols:
+            raise SpecError(f"discrete= of {scheme} has {state}; expected states, such as {{u_last: u}}")
+    if discrete and len(discrete) == len(problem.state_symbols):
+        raise SpecError(
+            f"discrete= of {scheme} has all states; assign the next state itself to problem.dynamics"
+        )
+    return {state: as_expression(row, f"the discrete row of {state}") for state, row in discrete.items()}
 
 
 def dynamics_of(

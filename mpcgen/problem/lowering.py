@@ -16,21 +16,30 @@ from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.ir.expr import Expr, Graph
 from mpcgen.ir.model import Model, Rows
 from mpcgen.ir.recognise import recognise
+from mpcgen.ir.walk import substitute
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
 from mpcgen.problem.linear_system import Solution, split
+from mpcgen.problem.running import running_costs
 from mpcgen.problem.schemes import integrate
 from mpcgen.problem.signature import signature
-from mpcgen.problem.spec import Constraint, Spec
+from mpcgen.problem.spec import Constraint, DynamicsSpec, Spec
 
 
-def lower(expressions: Sequence[sp.Expr], graph: Graph, symbols: Mapping[sp.Symbol, Expr]) -> list[Expr]:
+def lower(
+    expressions: Sequence[sp.Expr],
+    graph: Graph,
+    symbols: Mapping[sp.Symbol, Expr],
+    known: Mapping[sp.Expr, Expr] | None = None,
+) -> list[Expr]:
     """Return the sympy ``expressions`` as nodes of ``graph``, each sympy symbol standing for its node.
+
+    known: nodes for expressions that are not to be looked into.
 
     Raises `SpecError` for a symbol that is not in ``symbols`` and `UnsupportedExpressionError` for what
     has no real value, no derivative or no counterpart in C.
     """
-    lowered: dict[sp.Basic, Expr] = {}
+    lowered: dict[sp.Basic, Expr] = dict(known or {})
     stack = [sp.sympify(expression) for expression in reversed(expressions)]
     while stack:
         node = stack[-1]
@@ -61,20 +70,23 @@ def lower_spec(spec: Spec) -> Model:
     states = declare(spec.states)
     controls = declare([control.symbol for control in spec.controls])
     parameters = declare([symbol for parameter in spec.parameters for symbol in parameter.symbols])
-    dynamics = spec.dynamics
-    costs = lower([spec.stage_cost, spec.terminal_cost], graph, table)
-    rows = lower(dynamics.expressions, graph, table)
+    running = {node: graph.symbol(f"running.{i}") for i, node in enumerate(running_costs(spec.stage_cost))}
+    costs = lower([spec.stage_cost, spec.terminal_cost], graph, table, running)
+    rows = lower([*spec.dynamics.expressions, *(node.args[0] for node in running)], graph, table)
     stage_cost, terminal_cost, *rows = recognise([*costs, *rows], parameters)
-    next_state = tuple(rows)
-    if dynamics.dt is not None:
-        (dt,) = lower([dynamics.dt], graph, table)
-        next_state = tuple(integrate(dynamics.scheme, rows, states, dt, dynamics.substeps))
+    next_state = rows
+    if spec.dynamics.dt is not None:
+        (dt,) = lower([spec.dynamics.dt], graph, table)
+        sums = tuple(running.values())
+        next_state = _integrated(spec.dynamics, rows, (*states, *sums), dt)
+        integrals = substitute(next_state[len(states) :], dict.fromkeys(sums, graph.const(0.0)))
+        (stage_cost,) = substitute((stage_cost,), dict(zip(sums, integrals, strict=True)))
     return Model(
         graph=graph,
         states=states,
         controls=controls,
         parameters=parameters,
-        next_state=next_state,
+        next_state=tuple(next_state[: len(states)]),
         stage_cost=stage_cost,
         terminal_cost=terminal_cost,
         lower=tuple(lower([control.lower for control in spec.controls], graph, table)),
@@ -84,6 +96,19 @@ def lower_spec(spec: Spec) -> Model:
         state_rows=_lower_rows(spec.group("state"), graph, table, parameters),
         terminal=_lower_rows(spec.group("terminal"), graph, table, parameters),
     )
+
+
+def _integrated(dynamics: DynamicsSpec, rows: Sequence[Expr], states: Sequence[Expr], dt: Expr) -> list[Expr]:
+    """What becomes of the states, whose rates are the rows unless these are discrete; sums of costs come last."""
+    flags = (*dynamics.is_discrete, *(False for _ in rows[len(dynamics.expressions) :]))
+    moving = [i for i, discrete in enumerate(flags) if not discrete]
+    rates, places = [rows[i] for i in moving], [states[i] for i in moving]
+    following = list(rows)
+    for i, value in zip(
+        moving, integrate(dynamics.scheme, rates, places, dt, dynamics.substeps), strict=True
+    ):
+        following[i] = value
+    return following
 
 
 def _lower_rows(

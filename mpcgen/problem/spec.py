@@ -53,13 +53,22 @@ class DynamicsSpec:
     """Discrete map x[t+1] = f(x, u, theta), or the right-hand side of an ODE and how to integrate it.
 
     For ``scheme != "discrete"``, ``expressions`` are dx/dt; one stage spans ``dt`` (a number or an
-    expression in parameters) in ``substeps`` equal steps of the scheme, with the control held.
+    expression in parameters and states that stay) in ``substeps`` equal steps of the scheme, with the control held.
+    ``discrete`` marks rows that are the next state all the same, of the stage's first state; () marks none.
     """
 
     expressions: tuple[sp.Expr, ...]
     scheme: str = "discrete"
     dt: sp.Expr | None = None
     substeps: int = 1
+    discrete: tuple[bool, ...] = ()
+
+    @property
+    def is_discrete(self) -> tuple[bool, ...]:
+        """Whether each row is the next state; others are its rate."""
+        if self.scheme == "discrete":
+            return (True,) * len(self.expressions)
+        return self.discrete or (False,) * len(self.expressions)
 
 
 @dataclass(frozen=True)
@@ -150,12 +159,11 @@ class Spec:
                 f"  parameter   {parameter.name} {parameter.shape}{stage}, default {parameter.default}"
             )
         dynamics = self.dynamics
-        head = "x[t+1]" if dynamics.scheme == "discrete" else "dx/dt"
         if dynamics.scheme != "discrete":
             lines.append(f"  {dynamics.scheme}, dt = {dynamics.dt}, substeps = {dynamics.substeps}")
-        lines += [
-            f"  {head}[{state}] = {row}" for state, row in zip(self.states, dynamics.expressions, strict=True)
-        ]
+        heads = ("x[t+1]" if discrete else "dx/dt" for discrete in dynamics.is_discrete)
+        rows = zip(heads, self.states, dynamics.expressions, strict=True)
+        lines += [f"  {head}[{state}] = {row}" for head, state, row in rows]
         lines += [f"  stage cost     {self.stage_cost}", f"  terminal cost  {self.terminal_cost}"]
         return "\n".join(lines)
 

@@ -118,3 +118,12 @@ def _check_dynamics(dynamics: "DynamicsSpec") -> None:
     else:
         _check_expression(dynamics.dt, f"dt of {dynamics.scheme}")
     as_integer(dynamics.substeps, f"substeps of {dynamics.scheme}", 1)
+    flags = dynamics.discrete
+    _expect(
+        isinstance(flags, tuple)
+        and all(isinstance(flag, bool) for flag in flags)
+        and (not flags or (len(flags) == len(rows) and dynamics.scheme != "discrete")),
+        "discrete of the dynamics",
+        flags,
+        "() or, for a scheme that integrates, a tuple of a bool per row",
+    )

@@ -11,9 +11,12 @@ from mpcgen.problem.continuity import check_continuous
 from mpcgen.problem.expressions import LOST_VELOCITY, check_supported, is_partial, short_text
 from mpcgen.problem.freedom import check_freedom
 from mpcgen.problem.names import near_name
+from mpcgen.problem.running import RunningCost, running_costs
 from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 from mpcgen.problem.structure import check_structure
 from mpcgen.problem.walks import symbols_in, unique_nodes
+
+STAGE_COST = "the stage cost"
 
 
 def check(spec: Spec) -> None:
@@ -31,7 +34,8 @@ def check(spec: Spec) -> None:
         raise SpecError(f"problem {spec.name!r} has no controls: call problem.controls('u ...')")
     reader = _Reader(spec)
     _check_dynamics(spec, reader)
-    reader.read(spec.stage_cost, "the stage cost", ("state", "control", "parameter"))
+    reader.read(spec.stage_cost, STAGE_COST, ("state", "control", "parameter"))
+    _check_running(spec)
     reader.read(spec.terminal_cost, "the terminal cost", ("state", "parameter"))
     for control in spec.controls:
         for bound, word in ((control.lower, "lower"), (control.upper, "upper")):
@@ -60,6 +64,10 @@ class _Reader:
         """Raise a typed error if the expression may not stand in ``place``, which reads symbols of ``kinds``."""
         nodes = unique_nodes(expression)
         for node in nodes:
+            if isinstance(node, RunningCost) and place != STAGE_COST:
+                raise SpecError(
+                    f"{place} contains {short_text(node)}; a running cost is a term of the stage cost"
+                )
             if isinstance(node, sp.Derivative) and not is_partial(node, self._kinds):
                 raise UnsupportedExpressionError(f"{place} contains {short_text(node)}, {LOST_VELOCITY}")
         check_supported([node for node in nodes if node not in self._supported], place)
@@ -99,13 +107,39 @@ def _check_dynamics(spec: Spec, reader: _Reader) -> None:
         reader.read(row, f"dynamics row {index} (state {state})", ("state", "control", "parameter"))
     dt = dynamics.dt
     if dt is not None:
-        reader.read(dt, f"dt of {dynamics.scheme}", ("parameter",))
+        reader.read(dt, f"dt of {dynamics.scheme}", ("state", "parameter"))
+        still = _still(spec)
+        for state in spec.states:
+            if state in symbols_in(dt) and state not in still:
+                raise SpecError(
+                    f"dt of {dynamics.scheme} reads state {state.name!r}, which changes; it may read parameters and "
+                    "states whose dynamics keep them as they are"
+                )
         value = _at_defaults(dt, spec)
         if value is not None and not value > 0:
             raise SpecError(
                 f"dt of {dynamics.scheme} is {dt}, which is {value} at the parameters' defaults; "
                 "expected a positive duration"
             )
+
+
+def _check_running(spec: Spec) -> None:
+    """A running cost has something to be integrated with, and is none of another."""
+    found = running_costs(spec.stage_cost)
+    if found and spec.dynamics.dt is None:
+        raise SpecError(
+            f"the stage cost contains {short_text(found[0])}, and the dynamics are discrete: there is no time to "
+            "integrate it over; give the dynamics by rk4, midpoint or euler, or the cost per stage"
+        )
+    for node in found:
+        if running_costs(node.args[0]):
+            raise SpecError(f"{short_text(node)} is the running cost of a running cost; integrate once")
+
+
+def _still(spec: Spec) -> list[sp.Symbol]:
+    """States that stay as they are."""
+    rows = zip(spec.states, spec.dynamics.expressions, spec.dynamics.is_discrete, strict=True)
+    return [state for state, row, discrete in rows if row == (state if discrete else 0)]
 
 
 def with_uses(
@@ -210,8 +244,9 @@ def _check_controls_matter(spec: Spec) -> None:
 def _check_velocities(spec: Spec) -> None:
     """A state that stays as it is beside one that nothing reads: what a velocity leaves that was evaluated to 0."""
     rows = dict(zip(spec.states, spec.dynamics.expressions, strict=True))
-    still = [s for s, row in rows.items() if row == (s if spec.dynamics.scheme == "discrete" else 0)]
+    still = _still(spec)
     read = symbols_in(
+        *(() if spec.dynamics.dt is None else (spec.dynamics.dt,)),
         spec.stage_cost,
         spec.terminal_cost,
         *(row for constraint in spec.constraints for row in constraint.rows),
@@ -238,7 +273,7 @@ def _at_defaults(expression: sp.Expr, spec: Spec) -> float | None:
                 return None
             values.update(zip(parameter.symbols, parameter.default, strict=True))
     value = expression.subs(values) if values else expression
-    return float(value) if value.is_extended_real else None
+    return float(value) if value.is_extended_real and not value.free_symbols else None
 
 
 def _is_infinite(number: float) -> bool:
