@@ -56,6 +56,10 @@ class Batch:
         self.x, self.costates, self.u = new(count, N + 1, n), new(count, N + 1, n), new(count, N, m)
         self.gains, self.cost, self.residual = new(count, N, m, n), new(count), new(count)
         self.status, self.iterations = (new(count, dtype=torch.int32) for _ in range(2))
+        self._duals: dict[str, Any] = {}
+        if self.controller.constraints:
+            self._duals = {"duals": new(count, N + 1, self.controller.dual_count)}
+            self._violation = new(count)
 
     @property
     def solved(self) -> Solved:
@@ -68,13 +72,18 @@ class Batch:
         )
 
     def solve(
-        self, tol: float, threads: int, x0: Tensor | None = None, u_init: Tensor | None = None
+        self,
+        tol: float,
+        threads: int,
+        x0: Tensor | None = None,
+        u_init: Tensor | None = None,
+        max_iterations: int = MAX_ITERATIONS,
     ) -> Callable[[], None]:
         """Return the solve from x0 (default: the batch's own), started at u_init (default: zeros)."""
         n, m = len(self.controller.states), len(self.controller.controls)
         fields = {
             "horizon": self.horizon,
-            "max_iterations": MAX_ITERATIONS,
+            "max_iterations": max_iterations,
             "exact_hessian": 1,
             "certify": 1,
             "threads": threads,
@@ -92,6 +101,8 @@ class Batch:
             "status": self.status,
             "iterations": self.iterations,
         }
+        if self._duals:
+            fields |= {**self._duals, "violation": self._violation}
         return self._prepared("solve", "solve", fields)
 
     @functools.cached_property
@@ -119,6 +130,7 @@ class Batch:
             "gradient_initial_state": torch.zeros_like(self.x0),
             "gradient_parameters": gradients,
             "singular": torch.zeros_like(self.status),
+            **{name: value.clone() for name, value in self._duals.items()},
         }
         return self._prepared("gradient", "differentiate", fields)
 

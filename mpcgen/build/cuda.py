@@ -210,7 +210,7 @@ def read_resources(text: str, precision: int) -> list[Resources]:
     """What `ptxas -v` says of each kernel."""
     rows = []
     entry = re.compile(
-        r"Compiling entry function '(?:_ZN?\S*?\d+)?(?P<kernel>[a-z]+_kernel)\S*' for '(?P<architecture>\w+)'"
+        r"Compiling entry function '(?:_ZN?\S*?\d+)?(?P<kernel>[a-z][a-z_]*_kernel)\S*' for '(?P<architecture>\w+)'"
         r".*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
         r".*?Used (?P<registers>\d+) registers(?:[^\n]*?(?P<shared>\d+) bytes smem)?",
         re.DOTALL,

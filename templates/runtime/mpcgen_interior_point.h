@@ -140,7 +140,7 @@ RARE void start_inside(barrier_state *s) {
 
 /* The first trajectories of the lanes that begin: a rollout; or x_0 at all stages, with gaps, where that overflows or
  * leaves 100 times its size, and in every other attempt; or states that the call gives. */
-RARE void start_trajectories(barrier_state *s) {
+OUTLINED void start_trajectories(barrier_state *s) {
   const mask begins = lane_and(s->lanes.busy, s->lanes.begins);
   if (!lane_any(begins)) return;
   start_inside(s);

@@ -199,9 +199,9 @@ OUTLINED void step_multipliers(barrier_state *s, mask where, barrier_errors *e) 
       const int at = t * NU + i;
       const real near_low = below(r, s->u[at]), near_high = above(r, s->u[at]);
       const real low_aim = mu / near_low, high_aim = mu / near_high;
-      const real low = lane_clip(s->lower_multiplier[at] + length * s->d_lower[at], low_aim / MULTIPLIER_RANGE,
+      const real low = lane_clip(s->lower_multiplier[at] + length * s->d_lower[at], low_aim * R(1 / MULTIPLIER_RANGE),
                                  low_aim * MULTIPLIER_RANGE);
-      const real high = lane_clip(s->upper_multiplier[at] + length * s->d_upper[at], high_aim / MULTIPLIER_RANGE,
+      const real high = lane_clip(s->upper_multiplier[at] + length * s->d_upper[at], high_aim * R(1 / MULTIPLIER_RANGE),
                                   high_aim * MULTIPLIER_RANGE);
       s->lower_multiplier[at] = lane_select(where, where_on(r->has_lower, low), s->lower_multiplier[at]);
       s->upper_multiplier[at] = lane_select(where, where_on(r->has_upper, high), s->upper_multiplier[at]);

@@ -364,6 +364,7 @@ RARE void row_multipliers(barrier_state *s, mask where, real most) {
 FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, real *least, real *largest) {
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
   const real length = lane_select(where, s->dual_length, ALL(0)), whole = lane_select(where, s->length, ALL(0));
+  const real narrow = ALL(1) / range;
   for (int t = 0; t <= s->horizon; t++) {
     row_room room[ROWS];
     find_rows(s, t, room);
@@ -375,8 +376,8 @@ FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, rea
       real low = s->low_multiplier[at] + length * s->d_low_multiplier[at];
       real high = before + length * s->d_high_multiplier[at];
       const real equal = before + whole * s->d_high_multiplier[at];
-      low = where_on(r->has_lower, lane_clip(low, low_aim / range, low_aim * range));
-      high = where_on(r->has_upper, lane_clip(high, high_aim / range, high_aim * range));
+      low = where_on(r->has_lower, lane_clip(low, low_aim * narrow, low_aim * range));
+      high = where_on(r->has_upper, lane_clip(high, high_aim * narrow, high_aim * range));
       s->low_multiplier[at] = lane_select(where, low, s->low_multiplier[at]);
       s->high_multiplier[at] = lane_select(where, lane_select(r->meets, equal, high), before);
       *least = lane_min(*least, lane_select(r->has_lower, low_slack * low, ALL(INFINITY)));

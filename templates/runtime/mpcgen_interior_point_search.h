@@ -56,7 +56,7 @@ INLINE void evaluate_gap(barrier_state *s, int t, barrier_point *p) {
   }
 }
 
-RARE void end_evaluation(barrier_state *s, evaluation *e) {
+OUTLINED void end_evaluation(barrier_state *s, evaluation *e) {
   barrier_point *p = &e->point;
   const int last = s->horizon;
   real cost;
@@ -171,7 +171,7 @@ INLINE mask same_count(counts a, int b) {
 }
 
 /* Adds the iterate's pair to the filters of some lanes, in the place of their oldest. */
-RARE void add_to_filter(barrier_progress *lanes, mask where, real gap, real value) {
+OUTLINED void add_to_filter(barrier_progress *lanes, mask where, real gap, real value) {
   KEEP_LOOP for (int i = 0; i < FILTER_PAIRS; i++) {
     const mask here = lane_and(where, same_count(lanes->filter_count, i));
     lanes->filter_gap[i] = lane_select(here, gap, lanes->filter_gap[i]);
@@ -182,7 +182,7 @@ RARE void add_to_filter(barrier_progress *lanes, mask where, real gap, real valu
   lanes->filter_count = lane_and(lanes->filter_count, lane_not(full));
 }
 
-RARE void empty_filter(barrier_progress *lanes, mask where) {
+OUTLINED void empty_filter(barrier_progress *lanes, mask where) {
   KEEP_LOOP for (int i = 0; i < FILTER_PAIRS; i++) {
     lanes->filter_gap[i] = lane_select(where, ALL(INFINITY), lanes->filter_gap[i]);
     lanes->filter_merit[i] = lane_select(where, ALL(-INFINITY), lanes->filter_merit[i]);

@@ -74,7 +74,7 @@ INLINE void meet_costates(barrier_state *s, int t, value_model *value) {
     /* What has no derivative at x_0 only has not reached a control. */
     if (t > 0) summary->finite = lane_and(summary->finite, lane_finite(found));
   }
-  copy_reals(s->hessian + t * NXX, value->hessian, NXX);
+  EACH(i, NXX) s->hessian[t * NXX + i] = value->hessian[i]; /* of a copy gcc makes a slow instruction */
 }
 
 /* Adds V c: the gap of the stage before moves the point at which the value function is met. */

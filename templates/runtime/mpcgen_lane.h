@@ -92,7 +92,8 @@ typedef real *reals;
 #define INLINE static inline
 #define FUNCTION static
 #define OUTLINED static __attribute__((noinline)) /* several callers, and no hurry: gcc would copy it into each */
-#define RARE static __attribute__((noinline, cold)) /* off the hot path: small, and soon compiled */
+/* Off the hot path: small, and soon compiled. To gcc whatever calls it in every pass is off it, too: call it on a condition. */
+#define RARE static __attribute__((noinline, cold))
 #define COUNT static /* how much memory something needs: asked on a device and by its host */
 #define TABLE static const
 
