@@ -1,7 +1,8 @@
 """How long models take from the specification to the text: `python tests/derivation_times.py`, about two minutes.
 
 Seconds of CPU for derivation and for the rest of the way to the text, and operations of the next state and of a stage
-with the exact Hessian.
+with the exact Hessian. Last the motion of links on a cart: operations of accelerations, with their Jacobian, with
+the second derivatives too.
 """
 
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 from graph_models import arm, network, random_model, van_der_pol
+from mechanisms import operations_of_links
 
 import mpcgen
 from mpcgen.codegen.c_function import reserved_in
@@ -63,6 +65,10 @@ def main(examples=("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain")):
     row("van der Pol", van_der_pol())
     longest = max(row(f"random {seed}", random_model(seed)) for seed in range(RANDOM))
     print(f"longest of {RANDOM} random ones: {longest:.2f} s")
+    for count in (1, 2, 3, 4):
+        print(
+            f"{count} links on a cart: f {{}}, with F {{}}, with d2f {{}}".format(*operations_of_links(count))
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,14 @@
 
 import sympy as sp
 
+import mpcgen
+from mpcgen.derivative import jacobian
+from mpcgen.derivative.curvature import gram
+from mpcgen.derivative.matrices import lower_triangle
+from mpcgen.derivative.pullback import Pullback
+from mpcgen.ir import Graph, flops
+from mpcgen.problem.lowering import lower
+
 
 def links(count, gravity=9.81):
     """Point masses on massless rods of length l, one below the other, on a cart.
@@ -26,3 +34,21 @@ def links(count, gravity=9.81):
             M[i, j] = both * (sp.cos(q[i] - q[j]) if i != j else 1)
             right[i] -= both * sp.sin(q[i] - q[j]) * v[j] ** 2
     return (q, v, force, (*masses, *lengths)), M, right
+
+
+def operations(accelerations, tau, parameters):
+    """Operations of accelerations f, of f and F, and of these and the second derivatives of lambda'f by ``tau``."""
+    graph = Graph()
+    table = {symbol: graph.symbol(symbol.name) for symbol in (*tau, *parameters)}
+    outputs = tuple(lower(list(accelerations), graph, table))
+    wrt = tuple(table[symbol] for symbol in tau)
+    costates = tuple(graph.symbol(f"lambda.{i}") for i in range(len(outputs)))
+    pulled = gram(Pullback(outputs, wrt, None, (costates,), graph.const(1.0)))
+    F = [entry for row in jacobian(outputs, wrt, "forward") for entry in row]
+    return flops(outputs), flops([*outputs, *F]), flops([*outputs, *F, *lower_triangle(pulled.hessian)])
+
+
+def operations_of_links(count):
+    """`operations` of the links' accelerations, by `mpcgen.solve`."""
+    (q, v, force, parameters), M, right = links(count)
+    return operations(mpcgen.solve(M, right), (*q, *v, force), parameters)
