@@ -76,7 +76,7 @@ def test_the_largest_example_compiles_without_a_warning(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
-@pytest.mark.parametrize("name", ["cartpole", "lqr", "safe_cartpole", "quadrotor"])
+@pytest.mark.parametrize("name", ["cartpole", "lqr", "safe_cartpole", "building", "quadrotor"])
 def test_compiles_without_a_warning_with_clang(name, tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "clang")
     compile_strictly(name, tmp_path, find_toolchain())
@@ -91,7 +91,7 @@ def test_looped_products_compile_without_a_warning(tmp_path):
 # ---- sanitizers ----
 
 
-@pytest.mark.parametrize("name", [*SMALL, "safe_cartpole", "quadrotor"])
+@pytest.mark.parametrize("name", [*SMALL, "safe_cartpole", "building", "quadrotor"])
 def test_runs_clean_under_the_address_and_undefined_behaviour_sanitizers(name, tmp_path):
     """`exercise.c` checks statuses and gradients; the sanitizers check every access."""
     program = sanitized_program(name, tmp_path)
