@@ -166,6 +166,16 @@ def test_float32():
     torch.testing.assert_close(sol.cost.double(), best.cost, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("scale", [10.0, 100.0])
+def test_large_weights_do_not_ask_float32_for_more_than_its_digits(scale):
+    values = {"price": torch.full((13,), scale), "curve": torch.tensor(0.0)}
+    sol = module(mixed).MPC(on_unconverged="ignore")(starts(128).float(), **values)
+    assert (sol.status == Status.CONVERGED).double().mean() >= 0.95
+    best = module(mixed).MPC()(starts(128), **{k: v.double() for k, v in values.items()})
+    found = sol.converged
+    torch.testing.assert_close(sol.cost.double()[found], best.cost[found], rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("spoilt", [-1.0, -1e-300, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["price", "curve"])
 def test_a_weight_that_is_negative_or_no_number_is_that_problems_invalid_input(name, spoilt):

@@ -54,8 +54,9 @@ INLINE excess_step step_of_excess(const row_price *p, mask on, side_give give, r
 /* What a side's excess lacks in linear + quadratic e = z + hold; its product with its hold into the summary. */
 INLINE void note_excess(barrier_summary *summary, const row_price *p, mask on, real excess, real hold, real multiplier) {
   const mask soft = lane_and(on, p->soft);
-  const real product = excess * hold, lack = p->linear + p->quadratic * excess - multiplier - hold;
-  summary->dual_x = lane_max(where_on(soft, lane_abs(lack)), summary->dual_x);
+  const real product = excess * hold, price = p->linear + p->quadratic * excess, lack = lane_abs(price - multiplier - hold);
+  const mask seen = lane_lt(R(4) * SCALAR_EPSILON * price, lack); /* above its rounding */
+  summary->dual_x = lane_max(where_on(lane_and(soft, seen), lack), summary->dual_x);
   summary->multiplier_sum += where_on(soft, hold);
   summary->sides += where_on(soft, ALL(1));
   summary->least_product = lane_min(summary->least_product, lane_select(soft, product, ALL(INFINITY)));
