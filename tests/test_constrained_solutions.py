@@ -104,6 +104,20 @@ def test_gradients_are_those_of_central_differences(make):
         torch.testing.assert_close(leaf.grad, difference, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize(
+    "make", [problems.double_integrator, problems.safe_cartpole], ids=lambda m: m.__name__
+)
+def test_float32_finds_the_optimum_of_float64(make):
+    generator = torch.Generator().manual_seed(0)
+    x0 = start(make) + 0.02 * torch.rand(24, len(start(make)), generator=generator, dtype=torch.float64)
+    mpc = module(make).MPC(max_iterations=500, on_unconverged="ignore")
+    exact, rounded = mpc(x0), mpc(x0.float())
+    assert (rounded.status == Status.CONVERGED).all()
+    # a tolerance of 1e-4 in units of a thousandth of the first trajectory's cost; rounding of constraints is some 1e-7
+    torch.testing.assert_close(rounded.cost.double(), exact.cost, rtol=1e-3, atol=1e-3)
+    assert rounded.violation.max() <= 1e-5
+
+
 def test_forward_mode_is_the_transpose_of_reverse_mode():
     make = problems.safe_cartpole
     mpc = module(make).MPC(max_iterations=500)
