@@ -50,7 +50,7 @@ def equations(count: int) -> tuple[LagrangesMethod, list[sp.Expr], sp.Expr]:
     return method, q, force
 
 
-def links(count: int, horizon: int = 40) -> mpcgen.Problem:
+def links(count: int, horizon: int = 30) -> mpcgen.Problem:
     """Balance ``count`` links on a cart, 0.05 s a stage, with at most 50 N."""
     method, q, force = equations(count)
     problem = mpcgen.Problem(f"links_{count}", horizon=horizon)
@@ -69,7 +69,7 @@ def links(count: int, horizon: int = 40) -> mpcgen.Problem:
         dt=0.05,
     )
     upright = sum(10 * (1 - sp.cos(angle)) for angle in position[1:])
-    problem.stage_cost = position[0] ** 2 + upright + 0.1 * sum(v**2 for v in rate) + 0.001 * push**2
+    problem.stage_cost = position[0] ** 2 + upright + 0.1 * sum(v**2 for v in rate) + 0.01 * push**2
     problem.terminal_cost = 10 * (position[0] ** 2 + upright + sum(v**2 for v in rate))
     return problem
 
