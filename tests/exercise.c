@@ -46,6 +46,7 @@ typedef struct {
   scalar *g_x, *g_u, *g_cost, *g_initial;
   scalar *d_initial, *d_x, *d_u, *d_cost, *multipliers, *lower, *upper;
   scalar *duals, *violation, *row_values, *row_lower, *row_upper, *row_reserve; /* of problems with constraints */
+  scalar *g_duals, *d_duals;
   int32_t *status, *iterations, *usable, *singular;
 } arrays;
 
@@ -108,6 +109,8 @@ static arrays make_arrays(int64_t batch, int shared, int constant) {
   a.upper = numbers(batch * HORIZON * NU);
   a.duals = numbers(batch * (HORIZON + 1) * NDUAL);
   a.violation = numbers(batch);
+  a.g_duals = numbers(batch * (HORIZON + 1) * NDUAL);
+  a.d_duals = numbers(batch * (HORIZON + 1) * NDUAL);
   a.row_values = numbers(batch * (HORIZON + 1) * NDUAL);
   a.row_lower = numbers(batch * (HORIZON + 1) * NDUAL);
   a.row_upper = numbers(batch * (HORIZON + 1) * NDUAL);
@@ -121,6 +124,7 @@ static arrays make_arrays(int64_t batch, int shared, int constant) {
   for (int64_t i = 0; i < batch * (HORIZON + 1) * NX; i++) a.g_x[i] = R(0.5);
   for (int64_t i = 0; i < batch * HORIZON * NU; i++) a.g_u[i] = R(-0.25);
   for (int64_t i = 0; i < batch; i++) a.g_cost[i] = R(0.125);
+  for (int64_t i = 0; i < batch * (HORIZON + 1) * NDUAL; i++) a.g_duals[i] = R(0.75);
   for (int64_t i = 0; i < batch * NX; i++) a.d_initial[i] = R(0.5);
   return a;
 }
@@ -129,7 +133,8 @@ static void free_arrays(arrays *a) {
   scalar *all[] = {a->initial, a->start, a->x,         a->u,         a->costates, a->gains, a->cost,
                    a->residual, a->history, a->g_x,    a->g_u,       a->g_cost,   a->g_initial,
                    a->d_initial, a->d_x,  a->d_u,      a->d_cost,    a->multipliers, a->lower, a->upper,
-                   a->duals,   a->violation, a->row_values, a->row_lower, a->row_upper, a->row_reserve};
+                   a->duals,   a->violation, a->row_values, a->row_lower, a->row_upper, a->row_reserve,
+                   a->g_duals, a->d_duals};
   int32_t *words[] = {a->status, a->iterations, a->usable, a->singular};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   for (size_t i = 0; i < sizeof words / sizeof *words; i++) free(words[i]);
@@ -193,6 +198,9 @@ static void differentiate(arrays *a, int exact, int all_cotangents, double smoot
       .cotangent_states = all_cotangents ? a->g_x : NULL,
       .cotangent_controls = a->g_u,
       .cotangent_cost = all_cotangents ? a->g_cost : NULL,
+#if CONSTRAINED
+      .cotangent_duals = all_cotangents ? a->g_duals : NULL,
+#endif
       .gradient_initial_state = a->g_initial,
       .gradient_parameters = a->gradients,
       .singular = a->singular,
@@ -223,6 +231,9 @@ static void change(arrays *a, int exact, double smoothing, int threads) {
       .tangent_states = a->d_x,
       .tangent_controls = a->d_u,
       .tangent_cost = a->d_cost,
+#if CONSTRAINED
+      .tangent_duals = a->d_duals,
+#endif
       .singular = a->singular,
   };
   require(run_tangent(&arguments) == 0, "tangent returned an error");

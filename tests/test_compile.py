@@ -186,7 +186,7 @@ def test_torchs_checks_of_the_differentiate_operator_pass(pendulum):
         x, u, cost, status, *_ = library.solve(*arguments)
     parameters = [p.detach() for p in parameters]
     torch.library.opcheck(
-        library.differentiate, (key, options, x, u, status, x, None, cost, None, parameters)
+        library.differentiate, (key, options, x, u, status, x, None, cost, None, None, parameters)
     )
 
 

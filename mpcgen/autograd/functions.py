@@ -21,7 +21,7 @@ from mpcgen.calls.arguments import Start
 from mpcgen.calls.options import Options
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
 from mpcgen.errors import SecondDerivativeError, TracingError
-from mpcgen.runtime.outputs import N_DIFFERENTIABLE, OUTPUTS
+from mpcgen.runtime.outputs import DIFFERENTIABLE, OUTPUTS
 
 Tensors = tuple[Tensor, ...]
 _STARTS = len(Start._fields)
@@ -87,7 +87,8 @@ class Solve(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Keep the solution and the parameters: nothing that grows with the iterations."""
         ctx.is_direct, ctx.names = inputs[0] is None, inputs[1:3]
-        ctx.mark_non_differentiable(*output[N_DIFFERENTIABLE:])
+        constants = [out for place, out in enumerate(output) if place not in DIFFERENTIABLE]
+        ctx.mark_non_differentiable(*constants)
         ctx.set_materialize_grads(False)
         x, u, _, status = output[:4]
         duals = output[8]
@@ -104,7 +105,7 @@ class Solve(torch.autograd.Function):
                 "torch.jit.trace cannot record the gradient of a controller; use torch.compile, torch.export or make_fx"
             )
         x, u, status, duals, *parameters = ctx.saved_tensors
-        wanted = (cotangents[0], cotangents[1], cotangents[2])
+        wanted = tuple(cotangents[place] for place in DIFFERENTIABLE)
         if ctx.is_direct and _is_plain(wanted) and not torch.is_grad_enabled():
             key, options = ctx.names
             known, chosen = library.controller_of(key), Options.from_text(options)
@@ -121,7 +122,8 @@ class Solve(torch.autograd.Function):
         x, u, status, duals, *parameters = ctx.saved_tensors
         moved = list(changes[5 + _STARTS :])
         found = library.tangent(*ctx.names, x, u, status, changes[4], duals, parameters, moved)
-        return (*found, *(None for _ in OUTPUTS[N_DIFFERENTIABLE:]))
+        changed = dict(zip(DIFFERENTIABLE, found, strict=True))
+        return tuple(changed.get(place) for place in range(len(OUTPUTS)))
 
 
 def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:

@@ -150,10 +150,11 @@ def _differentiate(
     g_x: Tensor | None,
     g_u: Tensor | None,
     g_cost: Tensor | None,
+    g_duals: Tensor | None,
     duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> list[Tensor]:
-    chosen, cotangents = Options.from_text(options), (g_x, g_u, g_cost)
+    chosen, cotangents = Options.from_text(options), (g_x, g_u, g_cost, g_duals)
     found = kernels.differentiate(
         controller_of(controller), chosen, x, u, status, tuple(parameters), cotangents, duals
     )
@@ -169,6 +170,7 @@ def _fake_differentiate(
     g_x: Tensor | None,
     g_u: Tensor | None,
     g_cost: Tensor | None,
+    g_duals: Tensor | None,
     duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> list[Tensor]:
@@ -195,12 +197,12 @@ def _vmap_differentiate(
 
 differentiate = define(
     "differentiate(str controller, str options, Tensor x, Tensor u, Tensor status, Tensor? g_x, Tensor? g_u, "
-    "Tensor? g_cost, Tensor? duals, Tensor[] parameters) -> Tensor[]",
+    "Tensor? g_cost, Tensor? g_duals, Tensor? duals, Tensor[] parameters) -> Tensor[]",
     _differentiate,
     _fake_differentiate,
     _vmap_differentiate,
 )
-"""Operator form of `kernels.differentiate`: gradients of (x0, *parameters) for cotangents of x, u and cost."""
+"""Operator form of `kernels.differentiate`: gradients of (x0, *parameters) for cotangents of x, u, cost and duals."""
 
 
 # ---- forward mode ---------------------------------------------------------------------------------------------------
@@ -232,7 +234,8 @@ def _fake_tangent(
     parameters: Sequence[Tensor],
     changes: Sequence[Tensor | None],
 ) -> Tensors:
-    return x.new_empty(x.shape), u.new_empty(u.shape), x.new_empty(x.shape[0])
+    d_duals = x.new_empty(x.shape[0], 0, 0) if duals is None else duals.new_empty(duals.shape)
+    return x.new_empty(x.shape), u.new_empty(u.shape), x.new_empty(x.shape[0]), d_duals
 
 
 def _vmap_tangent(
@@ -250,14 +253,14 @@ def _vmap_tangent(
         for several, several_dims in ((parameters, p_dims), (changes, c_dims))
     )
     outputs = tangent(controller, options, *solution, values, moves)
-    return tuple(unfold(out, size, batch) for out in outputs), (0, 0, 0)
+    return tuple(unfold(out, size, batch) for out in outputs), (0,) * len(outputs)
 
 
 tangent = define(
     "tangent(str controller, str options, Tensor x, Tensor u, Tensor status, Tensor? d_x0, Tensor? duals, "
-    "Tensor[] parameters, Tensor?[] changes) -> (Tensor, Tensor, Tensor)",
+    "Tensor[] parameters, Tensor?[] changes) -> (Tensor, Tensor, Tensor, Tensor)",
     _tangent,
     _fake_tangent,
     _vmap_tangent,
 )
-"""Operator form of `kernels.tangent`: changes of x, u and cost along changes of x0 and of the parameters."""
+"""Operator form of `kernels.tangent`: changes of x, u, cost and duals along changes of x0 and of the parameters."""

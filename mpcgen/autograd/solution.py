@@ -56,11 +56,12 @@ class Solution(_Asked, Outputs):
     """Optimal trajectories of a batch of problems, leading dimensions ... as passed.
 
     x: (..., N+1, n) states, u: (..., N, m) controls, cost: (...); differentiable with respect to x0 and every
-    parameter. status: (...) int32, see `mpcgen.Status`; iterations: (...) int32 passes; residual: (...) KKT
-    residual max |u - clip(u - dL/du, lower, upper)|; costates: (..., N+1, n) multipliers dL/dx_t of the
-    dynamics; gains: (..., N, m, n) du_t/dx_t of the optimal policy, zero for controls held at a bound. No control
-    needs a derivative at x_0: where one is not finite there, costates and gains of stage 0 are not either. Of an
-    INVALID_INPUT or DIVERGED problem every number is NaN, but for what x says of a rollout before it overflowed.
+    parameter, and so are `duals` where there are constraints. status: (...) int32, see `mpcgen.Status`; iterations:
+    (...) int32 passes; residual: (...) KKT residual max |u - clip(u - dL/du, lower, upper)|; costates: (..., N+1, n)
+    multipliers dL/dx_t of the dynamics; gains: (..., N, m, n) du_t/dx_t of the optimal policy, zero for controls
+    held at a bound. No control needs a derivative at x_0: where one is not finite there, costates and gains of
+    stage 0 are not either. Of an INVALID_INPUT or DIVERGED problem every number is NaN, but for what x says of a
+    rollout before it overflowed.
 
     With constraints, `duals` has their multipliers by name and `violation` the most that one is exceeded by; they are
     kept in row_duals, (..., N+1, rows), and row_violation, which are empty without.
@@ -121,7 +122,8 @@ class Solution(_Asked, Outputs):
 
         Each is (..., stages, rows), over the stages at which the rows hold: 0..N-1 for controls and rows that read one,
         1..N for other rows, N at the end. Positive where the upper and negative where the lower bound pushes; dcost/d
-        upper is their negative. Those of controls without other constraints are made from `multipliers`.
+        upper is their negative. With constraints they are differentiable, those of controls too. Those of controls
+        without other constraints are made from `multipliers`, which are not.
         """
         controller = self.controller
         if controller.dual_count == 0 or self.row_duals is None:

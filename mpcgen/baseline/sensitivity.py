@@ -29,6 +29,7 @@ from mpcgen.baseline.point import (
     make_point,
     residual,
 )
+from mpcgen.baseline.rows import duals_by_stage
 from mpcgen.errors import ParameterError, ShapeError
 
 _DEPENDENT = 1e-9
@@ -79,6 +80,8 @@ def kkt_gradient(
     grad_cost: float = 0.0,
     active: ArrayLike | None = None,
     duals: Mapping[str, ArrayLike] | None = None,
+    grad_duals: Mapping[str, ArrayLike] | None = None,
+    grad_bounds: ArrayLike | None = None,
 ) -> KktGradient:
     """Gradient by x0 and all parameters of a loss with the given cotangents, at the solution x, u.
 
@@ -86,6 +89,8 @@ def kkt_gradient(
     system like the rest: at a solution this equals the gradient of the envelope theorem; elsewhere the two
     differ by the order of the residual. ``active`` (N, m), signs as in `KktGradient`, defaults to the bounds that
     u - dL/du oversteps. ``duals``: (stages, rows) by constraint's name; which rows are active follows from them.
+    grad_duals: cotangents of these, of hard rows; grad_bounds: (N, m) of the multipliers of the controls' bounds, which
+    are positive at the upper one.
 
     Raises `ShapeError` for shapes, `ParameterError` where multipliers are missing or derivatives are not finite, and
     `numpy.linalg.LinAlgError` where the KKT matrix is singular.
@@ -94,12 +99,17 @@ def kkt_gradient(
     signs = active_controls(point) if active is None else np.asarray(active).astype(int)
     r_x = np.zeros_like(point.x) if grad_x is None else np.asarray(grad_x, dtype=float)
     r_u = np.zeros_like(point.u) if grad_u is None else np.asarray(grad_u, dtype=float)
-    for name, given, like in (("active", signs, point.u), ("grad_x", r_x, point.x), ("grad_u", r_u, point.u)):
+    r_bounds = np.zeros_like(point.u) if grad_bounds is None else np.asarray(grad_bounds, dtype=float)
+    expected = (("active", signs, point.u), ("grad_x", r_x, point.x), ("grad_u", r_u, point.u))
+    for name, given, like in (*expected, ("grad_bounds", r_bounds, point.u)):
         if given.shape != like.shape:
             raise ShapeError(f"{name} has shape {given.shape}, expected {like.shape}")
     system = _System(point, signs)
     _check_finite(point, system)
-    direction, multipliers = system.adjoint(np.concatenate([r_x.ravel(), r_u.ravel()]), grad_cost)
+    r_rows = None if grad_duals is None else duals_by_stage(functions.spec, grad_duals, point.horizon)
+    of_constraints = system.of_multipliers(r_bounds, r_rows)
+    loss = np.concatenate([r_x.ravel(), r_u.ravel()])
+    direction, multipliers = system.adjoint(loss, grad_cost, of_constraints)
     stages = system.parameter_gradient(direction, multipliers, grad_cost)
     return KktGradient(
         # c_0 = x_init - x_0
@@ -232,14 +242,23 @@ class _System:
             result += point.duals[t][i] * self.jacobians[t][i]
         return result
 
-    def adjoint(self, loss: Array, grad_cost: float) -> tuple[Array, Array]:
+    def of_multipliers(self, bounds: Array, rows: list[Array] | None) -> Array:
+        """Cotangents of all constraints' multipliers: zero of the dynamics', bounds (N, m), and rows by stage."""
+        if rows is not None and any(rows[t][i] for t, i in self.rows_that_are(EXCEEDED)):
+            raise ParameterError(
+                "grad_duals of a soft row that is exceeded; only hard ones are differentiated here"
+            )
+        of_rows = [0.0 if rows is None else float(rows[t][i]) for t, i in self.held_rows]
+        return np.concatenate([np.zeros(self.defects), bounds.ravel()[self.held_controls], of_rows])
+
+    def adjoint(self, loss: Array, grad_cost: float, of_constraints: Array) -> tuple[Array, Array]:
         """Solve the KKT system for minus the loss gradient: directions of z and of the multipliers."""
         loss = loss + grad_cost * self.cost_gradient
         matrix = np.zeros((self.size + len(self.constraints),) * 2)
         matrix[: self.size, : self.size] = self.hessian
         matrix[: self.size, self.size :] = self.constraints.T
         matrix[self.size :, : self.size] = self.constraints
-        solution = np.linalg.solve(matrix, np.concatenate([-loss, np.zeros(len(self.constraints))]))
+        solution = np.linalg.solve(matrix, np.concatenate([-loss, -of_constraints]))
         return solution[: self.size], solution[self.size :]
 
     def parameter_gradient(self, direction: Array, multipliers: Array, grad_cost: float) -> Array:

@@ -51,7 +51,9 @@ class Start(NamedTuple):
     @property
     def given(self) -> tuple[Tensor, ...]:
         """Those that there are."""
-        return tuple(value for value in self if value is not None)
+        if self.u is None and self.x is None and self.costates is None:
+            return ()  # the most common call, at the least cost
+        return tuple([value for value in self if value is not None])
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _signature(x0: Tensor, start: Start, horizon: int | None, values: Mapping[st
         return None
     dtype, is_recorded = x0.dtype, torch.is_grad_enabled()
     guesses = start.given
-    signature: list[Any] = [dtype, horizon, *[guess is None for guess in start]]
+    signature: list[Any] = [dtype, horizon, start.u is None, start.x is None, start.costates is None]
     for value in (x0, *guesses, *values.values()):
         if (
             type(value) not in PLAIN

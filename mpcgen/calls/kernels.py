@@ -182,11 +182,14 @@ def differentiate(
     u: Tensor,
     status: Tensor,
     parameters: Tensors,
-    cotangents: tuple[Tensor | None, Tensor | None, Tensor | None],
+    cotangents: tuple[Tensor | None, ...],
     duals: Tensor | None = None,
 ) -> Tensors:
-    """Reverse mode: gradients of x0 (B, n) and of every parameter for cotangents of x, u and cost."""
-    g_x, g_u, g_cost = (None if g is None else _dense(g) for g in cotangents)
+    """Reverse mode: gradients of x0 (B, n) and of every parameter for cotangents of x, u, cost and duals.
+
+    duals: (B, N+1, rows) of a problem with constraints, as its cotangent.
+    """
+    g_x, g_u, g_cost, *g_duals = (None if g is None else _dense(g) for g in cotangents)
     x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
     g_x0 = x.new_empty(x.shape[0], x.shape[2])
     g_parameters = tuple(torch.zeros_like(p) if x.shape[0] == 0 else torch.empty_like(p) for p in parameters)
@@ -202,6 +205,8 @@ def differentiate(
         "gradient_initial_state": _pointer(device, g_x0),
         "gradient_parameters": targets,
     }
+    if duals is not None and g_duals:
+        fields["cotangent_duals"] = _pointer(device, g_duals[0])
     _run(device, "gradient", "differentiate", x, fields)
     device.report_singular(singular, options.on_unconverged)
     if options.unconverged_gradient == "nan":
@@ -220,7 +225,7 @@ def tangent(
     d_parameters: tuple[Tensor | None, ...],
     duals: Tensor | None = None,
 ) -> Tensors:
-    """Forward mode: changes of x, u and cost along changes of x0 (B, n) and of the parameters."""
+    """Forward mode: changes of x, u, cost and duals along changes of x0 (B, n) and of the parameters."""
     x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
     d_x0 = None if d_x0 is None else _dense(d_x0)
     d_parameters = tuple(None if d is None else _dense(d) for d in d_parameters)
@@ -228,8 +233,11 @@ def tangent(
     device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
     changes, change_strides = _pointers(device, d_parameters), _stride_array(device, d_parameters)
+    d_duals = x.new_empty(x.shape[0], 0, 0) if duals is None else torch.empty_like(_dense(duals))
     duals = _dense_duals(duals)
     fields = _solution_fields(device, options, x, u, wanted, singular, duals)
+    if duals is not None:
+        fields["tangent_duals"] = _pointer(device, d_duals)
     fields |= _parameter_fields(controller, device, parameters) | {
         "tangent_initial_state": _pointer(device, d_x0),
         "tangent_parameters": changes,
@@ -241,9 +249,9 @@ def tangent(
     _run(device, "tangent", "tangent", x, fields)
     device.report_singular(singular, options.on_unconverged)
     if options.unconverged_gradient == "nan":
-        _poison((d_x, d_u), (wanted == 0) | (singular != 0))
+        _poison((d_x, d_u, d_duals), (wanted == 0) | (singular != 0))
         _poison((d_cost,), (wanted == 0) | (singular == LOST))
-    return d_x, d_u, d_cost
+    return d_x, d_u, d_cost, d_duals
 
 
 def examine(

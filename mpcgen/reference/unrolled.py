@@ -25,7 +25,6 @@ from mpcgen.problem.spec import Spec, require_unconstrained
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import Trajectory, backward_recursion, follow, rollout
 from mpcgen.runtime.controller import Controller, Description
-from mpcgen.runtime.outputs import N_DIFFERENTIABLE
 from mpcgen.runtime.status import Status
 
 _SECOND_ORDER_STEPS = tuple((curvature, 1.0) for curvature in (1.0, 0.7, 0.49, 0.3))
@@ -115,11 +114,9 @@ class Unrolled:
         problems = self._problems(call).select(index).with_bounds()
         _check_same(controller, problems, *(outputs[i][index] for i in (0, 1, 6)))
         again = self._differentiable(controller, options, call, problems, outputs, index)
-        parts = zip(outputs[:N_DIFFERENTIABLE], (again.x, again.u, again.cost), strict=True)
-        return (
-            *(value.index_add(0, index, p - p.detach()) for value, p in parts),
-            *outputs[N_DIFFERENTIABLE:],
-        )
+        parts = zip(outputs, (again.x, again.u, again.cost), strict=False)
+        found = tuple(value.index_add(0, index, p - p.detach()) for value, p in parts)
+        return (*found, *outputs[len(found) :])
 
     def _problems(self, call: Call) -> Problems:
         theta = tuple(

@@ -19,7 +19,7 @@ from mpcgen.runtime import interrupts
 from mpcgen.runtime.cpu import describe_cpu, missing_features
 from mpcgen.runtime.naming import c_stem
 
-ABI = 7
+ABI = 8
 """Version of the C interface between the generated extensions and this package's runtime."""
 
 MANIFEST_FILES = {"cpu": "build.json", "cuda": "cuda.json", "cuda-host": "cuda-host.json"}

@@ -48,7 +48,7 @@ def _row(
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a solve computes; the differentiable ones come first."""
+    """What a solve computes."""
 
     x: Tensor = field(metadata=_row("states", "N+1", "n", differentiable=True))
     u: Tensor = field(metadata=_row("controls", "N", "m", differentiable=True))
@@ -63,7 +63,12 @@ class Outputs:
     row_duals: Tensor | None = field(
         default=None,
         metadata=_row(
-            "duals", "dual stages", "duals", meaning="multipliers, bounds of controls first", constrained=True
+            "duals",
+            "dual stages",
+            "duals",
+            meaning="multipliers, bounds of controls first",
+            differentiable=True,
+            constrained=True,
         ),
     )
     row_violation: Tensor | None = field(
@@ -75,7 +80,8 @@ class Outputs:
 
 
 OUTPUTS = tuple(Output(name=row.name, **row.metadata) for row in fields(Outputs))
-N_DIFFERENTIABLE = sum(output.differentiable for output in OUTPUTS)
+DIFFERENTIABLE = tuple(place for place, output in enumerate(OUTPUTS) if output.differentiable)
+"""Places of the outputs with derivatives: x, u, cost and, where there are constraints, their multipliers."""
 
 
 def sizes_of(horizon: Any, n: int, m: int, duals: int = 0) -> dict[str, Any]:

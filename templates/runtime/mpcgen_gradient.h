@@ -51,8 +51,9 @@ FUNCTION void bound_gradients(const gradient_state *g, int t, const real *d_u, c
   for (int i = 0; i < NU; i++) {
     const int at = t * NU + i;
     if (s->smoothing > 0) {
-      g_lower[i] = s->loss_cost * lower_pressure(s, at) - s->at_lower[at] * d_u[i];
-      g_upper[i] = s->loss_cost * upper_pressure(s, at) - s->at_upper[at] * d_u[i];
+      const real pushed = d_u[i] + (CONSTRAINED ? s->bound_push[at] : ALL(0));
+      g_lower[i] = s->loss_cost * lower_pressure(s, at) - s->at_lower[at] * pushed;
+      g_upper[i] = s->loss_cost * upper_pressure(s, at) - s->at_upper[at] * pushed;
     } else {
       g_lower[i] = s->at_lower[at] * (s->linear_u[at] + g_u[i]);
       g_upper[i] = s->at_upper[at] * (s->linear_u[at] + g_u[i]);
@@ -111,6 +112,10 @@ FUNCTION void load_cotangents(gradient_state *g, const gradient_arguments *a, in
   load_array(s->linear_x, k, a->cotangent_states, problem, (n + 1) * NX);
   load_array(s->linear_u, k, a->cotangent_controls, problem, n * NU);
   load_array(&s->loss_cost, k, a->cotangent_cost, problem, 1);
+#if CONSTRAINED
+  const scalar *duals = (const scalar *)a->cotangent_duals;
+  TEAM_LEADER load_dual_cotangents(s, k, duals ? duals + (size_t)problem * (n + 1) * NDUAL : NULL);
+#endif
 }
 
 /* Whether the loss has a part in the trajectory of a problem, and not in its cost alone. */
@@ -120,6 +125,11 @@ FUNCTION int is_in_trajectory(const gradient_arguments *a, int64_t problem) {
   int found = 0;
   for (size_t i = 0; g_x && i < states; i++) found |= g_x[(size_t)problem * states + i] != 0;
   for (size_t i = 0; g_u && i < controls; i++) found |= g_u[(size_t)problem * controls + i] != 0;
+#if CONSTRAINED
+  const size_t duals = (n + 1) * NDUAL;
+  const scalar *g_duals = (const scalar *)a->cotangent_duals;
+  for (size_t i = 0; g_duals && i < duals; i++) found |= g_duals[(size_t)problem * duals + i] != 0;
+#endif
   return found;
 }
 

@@ -10,7 +10,7 @@
 #ifndef MPCGEN_SENSITIVITY_H
 #define MPCGEN_SENSITIVITY_H
 
-#include "mpcgen_row_differentials.h"
+#include "mpcgen_dual_differentials.h"
 
 /* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. A
  * bound is active where u - dL/du does not lie strictly inside it. */
@@ -106,6 +106,12 @@ FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *
   const reals step = s->step + k * NU;
   examine_bounds(s, k, q->gradient_u, p->is_free);
   copy_uu(q, p->quu);
+#if CONSTRAINED
+  if (change)
+    keep_controls(s, k, q);
+  else
+    push_controls(s, k, p->is_free);
+#endif
   if (s->smoothing > 0)
     for (int i = 0; i < NU; i++) p->quu[TRIANGLE(i, i)] += s->at_lower[k * NU + i] + s->at_upper[k * NU + i];
   if (change) change_bounds(s, k, change);
@@ -146,6 +152,7 @@ FUNCTION void drop_singular(sensitivity_state *s) {
   }
   TEAM_FOR(i, n * NPATH + NEND) s->d_dual[i] = lane_select(s->regular, s->d_dual[i], ALL(0));
   TEAM_FOR(i, SOFT_REALS) s->row_moved[i] = lane_select(s->regular, s->row_moved[i], ALL(0));
+  TEAM_FOR(i, BOUND_DUALS * n) s->bound_push[i] = lane_select(s->regular, s->bound_push[i], ALL(0));
   TEAM_FOR(i, n * NU * NX) s->gain[i] = lane_select(s->regular, s->gain[i], ALL(0));
   TEAM_FOR(i, (n + 1) * NX) s->offset[i] = lane_select(s->regular, s->offset[i], ALL(0));
   TEAM_FOR(i, (n + 1) * NXX) s->hessian[i] = lane_select(s->regular, s->hessian[i], ALL(0));
@@ -254,6 +261,7 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
   s->regular = lane_all();
 #if CONSTRAINED
   weigh_rows(s);
+  if (!change) push_rows(s);
 #endif
   for (s->sweep = 0; s->sweep < SWEEPS; s->sweep++) {
     if (change) {
@@ -266,6 +274,9 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
     sweep_duals(s, initial);
 #endif
   }
+#if CONSTRAINED
+  if (!change) move_rows(s);
+#endif
   (void)initial;
   note_singular(s, value);
   drop_singular(s);

@@ -7,6 +7,9 @@
 
 #define MAX_OF(a, b) ((a) > (b) ? (a) : (b))
 
+/* Multipliers of the controls' bounds in a stage's duals: only where these are an output; and what gives a change of one. */
+enum { BOUND_DUALS = CONSTRAINED ? NU : 0, BOUND_MODEL = NX + NU + 1 };
+
 /* The workspace of the sweeps, for LANES problems. */
 #define SENSITIVITY_ARRAYS(ARRAY)                                                                         \
   ARRAY(theta, NTHETA + NPREPARED)                                                                        \
@@ -32,12 +35,15 @@
   ARRAY(row_equal, n * NPATH + NEND) /* one where the bounds meet */                                      \
   ARRAY(d_row, MAX_OF(NPATH, NEND))  /* forward mode: how the rows of a stage move */                      \
   ARRAY(next_state, CONSTRAINED ? NX : 0)                                                                 \
-  ARRAY(row_push, n * NPATH + NEND)  /* forward mode: the stiffness times what moves the row */           \
   ARRAY(row_low_excess, SOFT_REALS)  /* of soft rows: by how much they are exceeded */                     \
   ARRAY(row_high_excess, SOFT_REALS)                                                                      \
   ARRAY(row_low_share, SOFT_REALS)   /* how much of a move of the row its excess goes along with */        \
   ARRAY(row_high_share, SOFT_REALS)                                                                       \
   ARRAY(row_moved, SOFT_REALS)       /* reverse mode: the row's move */                                    \
+  ARRAY(row_push, n * NPATH + NEND)  /* the stiffness times what moves the row, in reverse mode a cotangent */ \
+  ARRAY(row_cotangent, n * NPATH + NEND) /* reverse mode: cotangent of the rows' multipliers */            \
+  ARRAY(bound_push, BOUND_DUALS * n) /* reverse mode: cotangent of the multipliers of the controls' bounds */ \
+  ARRAY(bound_model, BOUND_DUALS * n * BOUND_MODEL) /* forward mode: Qux, Quu and qu of each control */    \
   ARRAY(gain, n * NU * NX)
 
 typedef struct {

@@ -10,7 +10,8 @@
 /* Beside what the sweep and the change of the parameters take. */
 #define TANGENT_ARRAYS(ARRAY)    \
   ARRAY(d_states, (n + 1) * NX)  \
-  ARRAY(d_controls, n * NU)
+  ARRAY(d_controls, n * NU)      \
+  ARRAY(d_bounds, BOUND_DUALS * n) /* changes of the multipliers of the controls' bounds */
 
 typedef struct {
   sensitivity_state base;
@@ -82,6 +83,9 @@ FUNCTION void tangent_forward(tangent_state *f) {
     policy_differential(s, t, d_x, d_u);
     stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
     for (int i = 0; i < NX; i++) d_next[i] += s->affine[t * NX + i];
+#if CONSTRAINED
+    change_bound_duals(s, t, d_x, d_u, f->d_bounds);
+#endif
     f->change.cost += free_controls_cost(s, t, d_u);
   }
 }
@@ -92,8 +96,22 @@ FUNCTION void drop_unusable(tangent_state *f) {
   const mask good = lane_and(s->usable, s->regular);
   TEAM_FOR(i, (s->horizon + 1) * NX) f->d_states[i] = lane_select(good, f->d_states[i], ALL(0));
   TEAM_FOR(i, s->horizon * NU) f->d_controls[i] = lane_select(good, f->d_controls[i], ALL(0));
+  TEAM_FOR(i, s->horizon * BOUND_DUALS) f->d_bounds[i] = lane_select(good, f->d_bounds[i], ALL(0));
+  TEAM_FOR(i, CONSTRAINED ? s->horizon * NPATH + NEND : 0) f->base.d_dual[i] = lane_select(good, s->d_dual[i], ALL(0));
   TEAM_LEADER f->change.cost = lane_select(s->given, f->change.cost, ALL(0));
 }
+
+#if CONSTRAINED
+/* Changes of the multipliers, laid out as those are. */
+FUNCTION void store_dual_tangents(const tangent_state *f, scalar *to, int k) {
+  const sensitivity_state *s = &f->base;
+  for (int i = 0; i < (s->horizon + 1) * NDUAL; i++) to[i] = 0;
+  for (int t = 0; t < s->horizon; t++)
+    for (int i = 0; i < NU; i++) to[t * NDUAL + i] = lane_get(f->d_bounds + t * NU + i, k);
+  for (int t = 0; t <= s->horizon; t++)
+    for (int i = 0; i < rows_at(s, t); i++) to[dual_place(s, t, i)] = lane_get(s->d_dual + t * NPATH + i, k);
+}
+#endif
 
 FUNCTION void store_tangents(const tangent_state *f, const tangent_arguments *a, int k, int64_t at) {
   const sensitivity_state *s = &f->base;
@@ -101,6 +119,9 @@ FUNCTION void store_tangents(const tangent_state *f, const tangent_arguments *a,
   store_row((scalar *)a->tangent_states + problem * (n + 1) * NX, f->d_states, k, (n + 1) * NX);
   store_row((scalar *)a->tangent_controls + problem * n * NU, f->d_controls, k, n * NU);
   store_row((scalar *)a->tangent_cost + problem, &f->change.cost, k, 1);
+#if CONSTRAINED
+  TEAM_LEADER store_dual_tangents(f, (scalar *)a->tangent_duals + problem * (n + 1) * NDUAL, k);
+#endif
   TEAM_LEADER a->singular[problem] = what_is_lost(s, k);
 }
 

@@ -133,6 +133,8 @@ FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian,
                                         const real *initial, team_memory *m) {
   team_differential_state d = {s, change, m, 1};
   TEAM_LEADER s->regular = lane_all(), weigh_rows(s);
+  team_meet();
+  if (!change) push_rows(s);
   for (int sweep = 0; sweep < SWEEPS; sweep++) {
     TEAM_LEADER s->sweep = sweep;
     team_meet();
@@ -144,6 +146,7 @@ FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian,
     TEAM_FOR(t, s->horizon + 1) change_duals(s, t, m->d_states + t * NX, m->d_controls + t * NU);
     team_meet();
   }
+  if (!change) move_rows(s);
   TEAM_LEADER note_singular(s, &s->value);
   team_meet();
   drop_singular(s);
@@ -261,6 +264,9 @@ FUNCTION void team_tangent(tangent_state *f, const tangent_arguments *a, int64_t
     TEAM_FOR(i, NX) f->d_states[i] = f->initial[i];
     team_meet();
     team_differentials(s, m, f->d_states, f->d_controls);
+#if CONSTRAINED
+    TEAM_FOR(t, s->horizon) change_bound_duals(s, t, f->d_states + t * NX, f->d_controls + t * NU, f->d_bounds);
+#endif
     TEAM_LEADER {
       for (int i = 0; i < NX; i++) f->change.cost += s->costate[i] * f->initial[i];
       for (int t = 0; t < s->horizon; t++) f->change.cost += free_controls_cost(s, t, f->d_controls + t * NU);
