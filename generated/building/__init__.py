@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "9103e2e3dad46870808f3ed479bbdac1fd7ff5b359e9776b1ec0c10c7c1a268c"),
+    library=load(__file__, "building", "05993e9f4ab75f0081b56c90f3da10a5424eff61243a2488c930caa2cb582c08"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -94,6 +94,7 @@ typedef struct {
   const void *cotangent_states;      /* (batch, N+1, 2): dloss/dx, or NULL for zeros */
   const void *cotangent_controls;    /* (batch, N, 1): dloss/du, or NULL */
   const void *cotangent_cost;        /* (batch): dloss/dcost, or NULL */
+  const void *cotangent_duals;       /* (batch, N+1, 2): dloss/dduals, or NULL */
   void *gradient_initial_state;      /* out: (batch, 2) */
   void *const *gradient_parameters;  /* out: as parameters; one of stride 0 is summed over the batch */
   int32_t *singular;                 /* out: (batch): 1 where the solution is not differentiable; gradient zero */
@@ -119,6 +120,7 @@ typedef struct {
   void *tangent_states;              /* out: (batch, N+1, 2) */
   void *tangent_controls;            /* out: (batch, N, 1) */
   void *tangent_cost;                /* out: (batch) */
+  void *tangent_duals;               /* out: (batch, N+1, 2) */
   int32_t *singular;                 /* out: (batch): 1 where the solution is not differentiable; tangent zero */
 } building_tangent_arguments;
 

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "fde7a4be5c74a5b898d787df1a94ff72f0b32c6b4a269ad3098d58be6a7de520"),
+    library=load(__file__, "landing", "79563b7010ac0eb7654dc4b540dfe0081728228fc7f15391aa9f546a424621a3"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

@@ -103,6 +103,7 @@ typedef struct {
   const void *cotangent_states;      /* (batch, N+1, 7): dloss/dx, or NULL for zeros */
   const void *cotangent_controls;    /* (batch, N, 3): dloss/du, or NULL */
   const void *cotangent_cost;        /* (batch): dloss/dcost, or NULL */
+  const void *cotangent_duals;       /* (batch, N+1, 12): dloss/dduals, or NULL */
   void *gradient_initial_state;      /* out: (batch, 7) */
   void *const *gradient_parameters;  /* out: as parameters; one of stride 0 is summed over the batch */
   int32_t *singular;                 /* out: (batch): 1 where the solution is not differentiable; gradient zero */
@@ -128,6 +129,7 @@ typedef struct {
   void *tangent_states;              /* out: (batch, N+1, 7) */
   void *tangent_controls;            /* out: (batch, N, 3) */
   void *tangent_cost;                /* out: (batch) */
+  void *tangent_duals;               /* out: (batch, N+1, 12) */
   int32_t *singular;                 /* out: (batch): 1 where the solution is not differentiable; tangent zero */
 } landing_tangent_arguments;
 

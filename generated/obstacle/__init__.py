@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "7ed5dbd3378c130915c18f9a584711f995636dbb2a5923f421b541e489cdecaf"),
+    library=load(__file__, "obstacle", "5dbaaf471d32dff810cee4b8641b536d5923d7a75fa31565c6dcc72aa8a9eecb"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "71da014d0a00b688e7382177ae882239a59dd63300dfb0a645d0e68fdd09cd7c"),
+    library=load(__file__, "safe_cartpole", "e90829286496d2cef69532bbe40f46144b69c844adf1ff05f0aaf925dd8182b4"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),
