@@ -86,9 +86,9 @@ def safe_cartpole():
     return problem
 
 
-def pendulum_swing_up():
+def pendulum_swing_up(horizon=80):
     """A pendulum that has to stand at the end."""
-    problem = mpcgen.Problem("pendulum_swing_up", horizon=80)
+    problem = mpcgen.Problem("pendulum_swing_up", horizon=horizon)
     mass, length, damping = problem.parameters("mass length damping", default=[1.0, 1.0, 0.1])
     angle, rate = problem.states("angle rate")
     (torque,) = problem.controls("torque", lower=-5, upper=5)
@@ -236,6 +236,21 @@ def coupled_cartpole():
     problem.terminal_cost = 5 * cost
     tie = left - 2 * right + right**3 / 20
     problem.constraint("tie", [tie, 2 * tie], equals=0)
+    return problem
+
+
+def corridor(linear=False, horizon=20):
+    """A car, or a double integrator, whose states have to stay in a box of their own at every stage."""
+    problem = mpcgen.Problem("straight_corridor" if linear else "corridor", horizon=horizon)
+    names, limits = (["position", "speed"], [1]) if linear else (["px", "py", "heading", "speed"], [2, 0.6])
+    low = problem.parameter("low", shape=len(names), per_stage=True)
+    high = problem.parameter("high", shape=len(names), per_stage=True)
+    x = problem.states(names, lower=list(low), upper=list(high))
+    u = problem.controls(["push", "steer"][: len(limits)], lower=[-v for v in limits], upper=limits)
+    turning = [] if linear else [x[3] * sp.cos(x[2]), x[3] * sp.sin(x[2]), 2 * x[3] * sp.tan(u[1])]
+    problem.dynamics = mpcgen.rk4(problem, [*(turning or [x[1]]), u[0]], dt=0.1)
+    problem.stage_cost = sum(v**2 for v in x) + sum(v**2 for v in u) / 10
+    problem.terminal_cost = 0
     return problem
 
 

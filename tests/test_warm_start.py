@@ -85,7 +85,7 @@ def test_problems_without_a_solution_begin_as_without_and_spoil_nothing():
     assert before.status.tolist() == [0, Status.INFEASIBLE, Status.INVALID_INPUT, 0]
     near = disturbed(good, 4)
     warm, cold = mpc(near, warm_start=before, shift=0), mpc(near)
-    alone = mpc(near[[0, 3]], warm_start=mpc(good), shift=0)
+    alone = mpc(near[[0, 3]], warm_start=mpc(torch.stack([good, good])), shift=0)
     assert (warm.status == Status.CONVERGED).all()
     for row in OUTPUTS:
         found = getattr(warm, row.name)

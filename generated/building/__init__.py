@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "05993e9f4ab75f0081b56c90f3da10a5424eff61243a2488c930caa2cb582c08"),
+    library=load(__file__, "building", "8d731de85cdcc20ebd25b664c92b526688272dbcda96a38b3a2b27e43b76efcb"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "79563b7010ac0eb7654dc4b540dfe0081728228fc7f15391aa9f546a424621a3"),
+    library=load(__file__, "landing", "f571f899c5a714e477f08ee24279292d7892804d32552a60cacc0a2b59722521"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "5dbaaf471d32dff810cee4b8641b536d5923d7a75fa31565c6dcc72aa8a9eecb"),
+    library=load(__file__, "obstacle", "b8c72dacd6a841fb7c02332f30a272678e8de09c7562965a0c53477c29fb1002"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "e90829286496d2cef69532bbe40f46144b69c844adf1ff05f0aaf925dd8182b4"),
+    library=load(__file__, "safe_cartpole", "e6b6c457645b43b3c2a5143ecfcd536262e6fda8dd00a216fb5d59fb4bb03578"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

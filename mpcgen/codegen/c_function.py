@@ -22,7 +22,7 @@ value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill 
 parameter_row load_row store_row sweep reals stored_reals in_reals out_reals INLINE FUNCTION COUNT TABLE WARP BLOCK
 zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOPED_PRODUCTS STAGE_OPERATIONS control_row copy_uu
 shared LINEAR_DYNAMICS SMALL_STAGE ALL_COUNTS TEAM TEAM_FOR TEAM_LEADER TEAM_SHARED
-NMIXED NSTATE NTERMINAL NPATH NEND NDUAL CONSTRAINED SOFT_ROWS SOFT_REALS ROW_BOUNDS_VARY
+NMIXED NSTATE NTERMINAL NPATH NEND NDUAL CONSTRAINED SOFT_ROWS SOFT_REALS ROW_BOUNDS_VARY LINEAR_CONSTRAINTS
 """
 _ARGUMENTS = frozenset(name for stage in contract(False).values() for name in stage.arguments)
 RESERVED = frozenset(_RESERVED.split()) | _ARGUMENTS | frozenset(CALLS.values()) | c_words()

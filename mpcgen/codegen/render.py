@@ -18,7 +18,7 @@ from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
 from mpcgen.ir.printer import number
 from mpcgen.ir.schedule import Schedules
-from mpcgen.ir.walk import flops
+from mpcgen.ir.walk import degree, flops
 from mpcgen.passes.economy import Economy
 from mpcgen.runtime.naming import c_stem
 from mpcgen.runtime.outputs import OUTPUTS
@@ -197,6 +197,7 @@ def _row_sizes(model: Model) -> dict[str, int] | None:
         "terminal": len(model.terminal),
         "soft": int(model.has_soft_rows),
         "vary": int(any(not value.is_const for value in varying)),
+        "linear": int(degree((*model.next_state, *rows.values), (*model.states, *model.controls)) <= 1),
     }
 
 

@@ -8,6 +8,7 @@
 
 #include "mpcgen_interior_point_control.h"
 
+#define SCATTERED 0.5           /* share of half a control's range by which a later attempt moves its start */
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 
 /* Readies a lane for an attempt at its problem, from the controls that the call gives. */
@@ -53,6 +54,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(&lanes->barrier, k, 0);
     lane_set(&lanes->cost_unit, k, 1);
     lane_set(&lanes->shift, k, 0);
+    lane_set(&lanes->looseness, k, 1);
     lane_set(&lanes->on_states, k, CONSTRAINED || attempt > 1);
     lane_set(&lanes->second_order, k, 1);
     lane_set(&lanes->best_gap, k, (scalar)INFINITY);
@@ -61,7 +63,8 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_recount(&lanes->restorations, k, 0);
     lane_recount(&lanes->restoring_failures, k, 0);
     lane_mark(&lanes->restoring, k, 0);
-    lane_mark(&lanes->shift_first, k, 0);
+    lane_mark(&lanes->unrestorable, k, 0);
+    lane_mark(&lanes->shift_first, k, CONSTRAINED && attempt > 1);
     lane_set(&lanes->moved, k, 0);
     lane_set(&lanes->linear_dual, k, 0);
     lane_mark(&lanes->begins, k, 1);
@@ -121,11 +124,25 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   return good;
 }
 
+/* Controls of later attempts are scattered about those given: a sequence of Weyl's, the same for every problem. */
+RARE void scatter_controls(barrier_state *s, int t, const control_room *room) {
+  for (int k = 0; k < LANES; k++) {
+    const int attempt = lane_count(&s->lanes.attempt, k);
+    if (!lane_test(&s->lanes.begins, k) || attempt < 2) continue;
+    for (int i = 0; i < NU; i++) {
+      const double turns = 0.6180339887498949 * (t * NU + i + 1) * attempt, whole = (double)(int64_t)turns;
+      const double share = SCATTERED * (2 * (turns - whole) - 1);
+      lane_set(s->u + t * NU + i, k, lane_get(s->u + t * NU + i, k) + (scalar)share * lane_get(&room[i].unit, k));
+    }
+  }
+}
+
 /* The controls of the lanes that begin, moved inside their bounds. */
 RARE void start_inside(barrier_state *s) {
   for (int t = 0; t < s->horizon; t++) {
     control_room room[NU];
     find_room(s, t, room);
+    if (CONSTRAINED) scatter_controls(s, t, room);
     EACH(i, NU) {
       const control_room *r = &room[i];
       real u = s->u[t * NU + i];
@@ -226,13 +243,15 @@ FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
   return lane_any(s->lanes.busy);
 }
 
-/* Lanes that have made no end of it for long begin anew; one that began at a solution after fewer passes than others,
- * as if there were none. */
+/* Lanes that have made no end of it for long begin anew, and those that found no feasible point where one may be
+ * elsewhere; one that began at a solution after fewer passes than others, as if there were none. */
 FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
   for (int k = 0; k < LANES; k++) {
     const int warm = lane_test(&s->lanes.warm, k), attempt = warm ? 0 : lane_count(&s->lanes.attempt, k) + 1;
+    const int lost = (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
+                     (CONSTRAINED && lane_count(&s->lanes.failures, k) > MOST_FAILURES);
     const int late = lane_test(&s->lanes.busy, k) && attempt <= MOST_ATTEMPTS &&
-                     lane_count(&s->lanes.iterations, k) >= (warm ? WARM_ATTEMPT : attempt * ATTEMPT);
+                     (lost || lane_count(&s->lanes.iterations, k) >= (warm ? WARM_ATTEMPT : attempt * ATTEMPT));
     team_meet(); /* all have read how often it began */
     if (late) begin_attempt(s, a, k, s->problem[k], attempt);
   }

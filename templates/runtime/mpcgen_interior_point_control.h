@@ -13,9 +13,11 @@
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
 #define LEAST_TOLERANCE R(1e-12)
-#define VIOLATED R(1e-4)               /* a problem that ends with more is infeasible, and did not stall */
+#define VIOLATED R(1e-4)              /* less than that is never called infeasible */
+#define STATIONARY R(1e-6)            /* share of the violation that a step has to promise, or it is the least */
+#define TINY_STEP R(0.1)
+#define LARGE_STEP R(0.5)
 #define RESTORED_MULTIPLIER R(1e3)    /* the largest after restoration */
-#define OPEN_GAP R(1e-6)              /* less than that is not restored */
 #define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 enum { MOST_FAILURES = 14, STALE = 12, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 enum { ATTEMPT = 200, MOST_ATTEMPTS = 3 }; /* iterations until a problem begins anew */
@@ -91,6 +93,25 @@ OUTLINED void lower_barrier(barrier_state *s, mask where, const barrier_errors *
   forget_best(&s->lanes, lowered);
 }
 
+/* The multipliers of lanes that begin, or leave restoration: mu over the slacks. */
+RARE void first_multipliers(barrier_state *s, mask where, real most) {
+  const real mu = s->lanes.barrier * s->lanes.cost_unit;
+  for (int t = 0; t < s->horizon; t++) {
+    control_room room[NU];
+    find_room(s, t, room);
+    EACH(i, NU) {
+      const int at = t * NU + i;
+      const real low = where_on(room[i].has_lower, lane_min(mu / below(&room[i], s->u[at]), most));
+      const real high = where_on(room[i].has_upper, lane_min(mu / above(&room[i], s->u[at]), most));
+      s->lower_multiplier[at] = lane_select(where, low, s->lower_multiplier[at]);
+      s->upper_multiplier[at] = lane_select(where, high, s->upper_multiplier[at]);
+    }
+  }
+#if CONSTRAINED
+  row_multipliers(s, where, most);
+#endif
+}
+
 /* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
 RARE void take_units(barrier_state *s, mask where) {
   barrier_progress *lanes = &s->lanes;
@@ -99,22 +120,8 @@ RARE void take_units(barrier_state *s, mask where) {
   lanes->cost_unit = lane_select(where, lane_select(sound, size, ALL(1)), lanes->cost_unit);
   const real first = lane_select(lanes->warm, ALL(s->initial_barrier), ALL(FIRST_BARRIER));
   lanes->barrier = lane_select(where, first, lanes->barrier);
-  const real mu = lanes->barrier * lanes->cost_unit;
-  for (int t = 0; t < s->horizon; t++) {
-    control_room room[NU];
-    find_room(s, t, room);
-    EACH(i, NU) {
-      const int at = t * NU + i;
-      const real low = where_on(room[i].has_lower, mu / below(&room[i], s->u[at]));
-      const real high = where_on(room[i].has_upper, mu / above(&room[i], s->u[at]));
-      s->lower_multiplier[at] = lane_select(where, low, s->lower_multiplier[at]);
-      s->upper_multiplier[at] = lane_select(where, high, s->upper_multiplier[at]);
-    }
-  }
-#if CONSTRAINED
-  row_multipliers(s, lane_and(where, lane_not(lanes->warm)), ALL(INFINITY));
-#endif
   const mask warm = lane_and(where, lanes->warm);
+  first_multipliers(s, lane_and(where, lane_not(warm)), ALL(INFINITY));
   if (lane_any(warm)) start_near(s, warm);
   lanes->begins = lane_and(lanes->begins, lane_not(where));
 }
@@ -166,15 +173,12 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   convexify_next(s, refused);
   lanes->refused = lane_or(refused, uncertain);
   decide(&v, lane_and(refused, lane_lt(ALL(HOPELESS_SHIFT), lanes->shift)), STALLED);
-  const mask violated = lane_lt(ALL(VIOLATED), s->point.violation);
   const mask hopeless = lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES));
   if (CONSTRAINED) {
-    const mask unrestored = lane_more(lanes->restoring_failures, ALL_COUNTS(RESTORING_FAILURES));
-    const mask infeasible = lane_or(unrestored, lane_and(hopeless, violated));
 #if SOFT_ROWS
-    if (lane_any(infeasible)) decide(&v, lane_and(infeasible, all_soft(s)), STALLED);
+    if (lane_any(lanes->unrestorable)) decide(&v, lane_and(lanes->unrestorable, all_soft(s)), STALLED);
 #endif
-    decide(&v, infeasible, INFEASIBLE);
+    decide(&v, lanes->unrestorable, INFEASIBLE);
   }
   decide(&v, hopeless, STALLED);
   decide(&v, lane_not(lane_more(ALL_COUNTS(a->max_iterations), lanes->iterations)), MAX_ITERATIONS);
@@ -267,9 +271,7 @@ INLINE void end_restoration(barrier_state *s, mask leaves) {
   lanes->restoring = lane_and(lanes->restoring, lane_not(leaves));
   lanes->adjoint = lane_or(lanes->adjoint, leaves);
   lanes->shift = lane_select(leaves, ALL(0), lanes->shift);
-#if CONSTRAINED
-  row_multipliers(s, leaves, RESTORED_MULTIPLIER * lanes->cost_unit);
-#endif
+  first_multipliers(s, leaves, RESTORED_MULTIPLIER * lanes->cost_unit);
 }
 
 /* Lanes enter restoration where no step is acceptable and there is something to restore. They leave it where the
@@ -283,15 +285,38 @@ INLINE mask enter_restoration(barrier_state *s, mask stuck) {
   lanes->restorations -= enters;
   lanes->violation_at_entry = lane_select(enters, s->point.gap, lanes->violation_at_entry);
   lanes->shift = lane_select(enters, ALL(0), lanes->shift);
-#if SOFT_ROWS
-  /* What soft rows lack needs no restoration: their excesses take it. */
+  if (!lane_any(enters)) return enters;
+  /* Slacks as restoration has them. What soft rows lack needs no restoration: their excesses take it. */
   s->length = lane_select(enters, ALL(0), s->length);
   evaluate_step(s);
   adopt_candidates(s, enters);
+#if SOFT_ROWS
   lanes->violation_at_entry = lane_select(enters, s->point.gap, lanes->violation_at_entry);
   end_restoration(s, lane_and(enters, lane_le(s->point.gap, ALL(OPEN_GAP))));
 #endif
   return enters;
+}
+
+/* Where the slacks forbid all but a tiny step, the rows' linearisation asks for what cannot be had, and their multipliers
+ * would run away: a larger delta then weighs them against the cost, as an augmented Lagrangian does, until steps are long. */
+INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
+  barrier_progress *lanes = &s->lanes;
+  const mask tiny = lane_and(ready, lane_lt(s->longest, ALL(TINY_STEP)));
+  const mask large = lane_and(regular, lane_lt(ALL(LARGE_STEP), s->length));
+  const real now = lanes->looseness, looser = lane_min(lane_max(R(100) * now, ALL(FIRST_LOOSENESS)), ALL(MOST_LOOSENESS));
+  lanes->looseness = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, ALL(1)), now));
+}
+
+/* Where a step that was not regularised promised next to nothing, the violation is least, nearby at least. */
+INLINE void note_unrestorable(barrier_state *s, mask restored) {
+  barrier_progress *lanes = &s->lanes;
+  const real promise = -s->violation_slope / s->row_unit, squares = s->point.squares;
+  const mask closed = lane_le(s->point.jumps, gap_rounding(s, &s->point));
+  const mask flat = lane_and(lane_le(promise, R(STATIONARY) * squares), closed);
+  const mask plain = lane_eq(lanes->shift, ALL(0)), violated = lane_lt(ALL(VIOLATED), s->point.violation);
+  lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(lane_and(restored, flat), lane_and(plain, violated)));
+  const mask failed = lane_more(lanes->restoring_failures, ALL_COUNTS(RESTORING_FAILURES));
+  lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(failed, violated));
 }
 
 INLINE void leave_restoration(barrier_state *s, mask stepped) {
@@ -325,18 +350,24 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
   barrier_step(s);
   mask enters;
-  const mask stepped = search_lengths(s, ready), stuck = lane_and(ready, lane_not(stepped));
+  mask stepped = search_lengths(s, lane_and(ready, lane_not(restored)));
+#if CONSTRAINED
+  if (lane_any(restored)) stepped = lane_or(stepped, search_restoration(s, restored));
+#endif
+  const mask stuck = lane_and(ready, lane_not(stepped));
   const mask rolled = find_another_way(s, stuck, &enters);
   const mask moved = lane_or(stepped, rolled), regular = lane_and(stepped, lane_not(restored));
   const mask failed = lane_and(stuck, lane_not(lane_or(rolled, enters)));
   step_costates(s, regular);
   step_multipliers(s, lane_and(moved, lane_not(restored)), &e);
   lanes->adjoint = lane_or(lanes->adjoint, rolled);
+  if (CONSTRAINED) note_unrestorable(s, restored);
   remember_shift(s, stepped, rolled);
   note_failures(s, failed, moved);
   lanes->iterations -= ready;
   if (CONSTRAINED) {
     lanes->restoring_failures = lane_and(lanes->restoring_failures - lane_and(failed, restored), lane_not(moved));
+    loosen_rows(s, ready, regular);
     leave_restoration(s, lane_and(restored, stepped));
   }
   e.dual = expected_dual(s, ready, regular, e.dual);

@@ -15,11 +15,15 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #if MPCGEN_PRECISION == 64
 #define INEQUALITY_DELTA R(1e-10)
 #define EQUALITY_DELTA R(1e-8)
-#define VIOLATION_WEIGHT R(1e6)   /* in restoration, of the rows in units of the cost, which then hardly counts */
+#define VIOLATION_WEIGHT R(1e9)   /* in restoration, of a violation of one in units of the cost, which then hardly counts */
+#define FIRST_LOOSENESS R(1e4)    /* of delta, where the linearised rows ask for too much */
+#define MOST_LOOSENESS R(1e8)
 #else
 #define INEQUALITY_DELTA R(1e-5)
 #define EQUALITY_DELTA R(1e-5)
 #define VIOLATION_WEIGHT R(1e3)
+#define FIRST_LOOSENESS R(1e1)
+#define MOST_LOOSENESS R(1e4)
 #endif
 
 /* A row's bounds at a stage. */
@@ -47,12 +51,6 @@ INLINE mask is_hard(const row_room *r) {
 }
 
 INLINE int row_count(const barrier_state *s, int t) { return t < s->horizon ? NPATH : NEND; }
-
-/* What one cost unit is: in restoration the rows' part of the system is scaled up. */
-INLINE real row_unit(const barrier_state *s) {
-  const barrier_progress *lanes = &s->lanes;
-  return lane_select(lanes->restoring, VIOLATION_WEIGHT * lanes->cost_unit, lanes->cost_unit);
-}
 
 #if CONSTRAINED
 
@@ -114,14 +112,21 @@ INLINE real high_lack(const row_room *r, real row, real slack) { return where_on
 INLINE real low_lack(const row_room *r, real row, real slack) { return where_on(r->has_lower, r->lower - row + slack); }
 INLINE real equality_lack(const row_room *r, real row) { return where_on(r->meets, row - r->upper); }
 
-/* A side in the Newton system: its weight, and its weight times g + mu/z, for a multiplier in units of the problem. */
+/* A side in the Newton system, for a multiplier in units of the problem: its weight, and its weight times g + mu/z. With
+ * the step of the multiplier, that of the slack is aim - compliance dz, which does not lose a small slack in rounding. */
 typedef struct {
-  real weight, force;
+  real weight, force, aim, compliance;
 } side;
 
-INLINE side side_terms(mask on, real lack, real slack, real multiplier, real mu, real delta) {
-  const real z = lane_select(on, multiplier, ALL(1)), weight = where_on(on, ALL(1) / (slack / z + delta));
-  const side terms = {weight, weight * (lack - slack + mu / z)};
+INLINE side side_terms(const barrier_state *s, mask on, real lack, real slack, real multiplier, real give) {
+  const barrier_progress *lanes = &s->lanes;
+  const real mu = lanes->barrier * lanes->cost_unit;
+  const real delta = ALL(INEQUALITY_DELTA) * lanes->looseness / lanes->cost_unit + give;
+  const real z = lane_select(on, multiplier, ALL(1)), over = ALL(1) / z, compliance = slack * over;
+  const real weight = where_on(on, ALL(1) / (compliance + delta)), aim = mu * over - slack;
+  const real restores = lane_select(lane_and(on, lane_lt(ALL(0), lack)), s->row_unit, ALL(0));
+  const side terms = {lane_select(lanes->restoring, restores, weight),
+                      lane_select(lanes->restoring, restores * lack, weight * (lack + aim)), where_on(on, aim), compliance};
   return terms;
 }
 
@@ -133,8 +138,9 @@ typedef struct {
   side_give low_give, high_give;
 } row_excess;
 
-INLINE row_excess excess_of(const barrier_state *s, const row_room *r, int at, real mu) {
+INLINE row_excess excess_of(const barrier_state *s, const row_room *r, int at) {
   const row_price *price = &r->price;
+  const real mu = s->lanes.barrier * s->lanes.cost_unit;
   const mask rests = lane_and(price->soft, s->lanes.restoring);
   const mask low = lane_and(r->has_lower, lane_not(rests)), high = lane_and(r->has_upper, lane_not(rests));
   const real low_excess = s->low_excess[at], high_excess = s->high_excess[at];
@@ -147,38 +153,32 @@ INLINE row_excess excess_of(const barrier_state *s, const row_room *r, int at, r
 }
 #endif
 
-/* The sides of row i at stage t. In restoration z is mu/s and counts as a force of its own, and delta is one. */
+/* The sides of row i at stage t. In restoration only what a hard row lacks counts, with the weight one. */
 typedef struct {
   side low, high, equal;
 } row_sides;
 
 INLINE row_sides sides_of(const barrier_state *s, const row_room *r, int at) {
   const barrier_progress *lanes = &s->lanes;
-  const real unit = row_unit(s), mu = lanes->barrier * unit;
-  const real delta = lane_select(lanes->restoring, ALL(1), ALL(INEQUALITY_DELTA)) / unit;
-  const real equality_delta = lane_select(lanes->restoring, ALL(1), ALL(EQUALITY_DELTA)) / unit;
   const real low_slack = s->low_slack[at], high_slack = s->high_slack[at], row = s->row[at];
-  const real low = lane_select(lanes->restoring, mu / low_slack, s->low_multiplier[at]);
-  const real high = lane_select(lanes->restoring, mu / high_slack, s->high_multiplier[at]);
+  const real delta = lane_select(lanes->restoring, ALL(1), ALL(EQUALITY_DELTA) * lanes->looseness) / s->row_unit;
+  const real low_short = low_lack(r, row, low_slack), high_short = high_lack(r, row, high_slack);
+  const real low = s->low_multiplier[at], high = s->high_multiplier[at];
+  const side equal = {where_on(r->meets, ALL(1) / delta), equality_lack(r, row) / delta, ALL(0), ALL(0)};
 #if SOFT_ROWS
-  const row_excess excess = excess_of(s, r, at, mu);
-  row_sides sides = {
-      side_terms(excess.has_low, low_lack(r, row, low_slack) - excess.low - excess.low_give.moved, low_slack, low, mu,
-                 delta + excess.low_give.give),
-      side_terms(excess.has_high, high_lack(r, row, high_slack) - excess.high - excess.high_give.moved, high_slack, high, mu,
-                 delta + excess.high_give.give),
-      {where_on(r->meets, ALL(1) / equality_delta), equality_lack(r, row) / equality_delta},
+  const row_excess e = excess_of(s, r, at);
+  const row_sides sides = {
+      side_terms(s, e.has_low, low_short - e.low - e.low_give.moved, low_slack, low, e.low_give.give),
+      side_terms(s, e.has_high, high_short - e.high - e.high_give.moved, high_slack, high, e.high_give.give),
+      equal,
   };
 #else
-  row_sides sides = {
-      side_terms(r->has_lower, low_lack(r, row, low_slack), low_slack, low, mu, delta),
-      side_terms(r->has_upper, high_lack(r, row, high_slack), high_slack, high, mu, delta),
-      {where_on(r->meets, ALL(1) / equality_delta), equality_lack(r, row) / equality_delta},
+  const row_sides sides = {
+      side_terms(s, r->has_lower, low_short, low_slack, low, ALL(0)),
+      side_terms(s, r->has_upper, high_short, high_slack, high, ALL(0)),
+      equal,
   };
 #endif
-  const mask restores = lane_and(lanes->restoring, is_hard(r));
-  sides.low.force += where_on(lane_and(restores, r->has_lower), low);
-  sides.high.force += where_on(lane_and(restores, r->has_upper), high);
   return sides;
 }
 
@@ -211,11 +211,11 @@ FUNCTION void add_rows(barrier_state *s, int t, row_terms *terms) {
 }
 
 #if SOFT_ROWS
-/* The step of the excesses of a row for one of its multipliers, and what they add to that of its slacks. */
+/* The step of the excesses of a row for one of its multipliers. */
 INLINE void soften_step(barrier_state *s, const row_room *r, int at, real d_low_multiplier, real d_high_multiplier,
-                        real *d_low_slack, real *d_high_slack, real *slack_share, real *multiplier_share) {
-  const real mu = s->lanes.barrier * row_unit(s);
-  const row_excess excess = excess_of(s, r, at, mu);
+                        real *slack_share, real *multiplier_share) {
+  const real mu = s->lanes.barrier * s->lanes.cost_unit;
+  const row_excess excess = excess_of(s, r, at);
   const excess_step low = step_of_excess(&r->price, excess.has_low, excess.low_give, excess.low, s->low_hold[at],
                                          d_low_multiplier, mu, slack_share, multiplier_share);
   const excess_step high = step_of_excess(&r->price, excess.has_high, excess.high_give, excess.high, s->high_hold[at],
@@ -225,9 +225,6 @@ INLINE void soften_step(barrier_state *s, const row_room *r, int at, real d_low_
   s->d_low_hold[at] = low.hold;
   s->d_high_hold[at] = high.hold;
   s->slope += low.slope + high.slope;
-  const mask rests = lane_and(r->price.soft, s->lanes.restoring);
-  *d_low_slack = lane_select(rests, ALL(0), *d_low_slack + excess.low + low.excess);
-  *d_high_slack = lane_select(rests, ALL(0), *d_high_slack + excess.high + high.excess);
 }
 #endif
 
@@ -235,8 +232,6 @@ INLINE void soften_step(barrier_state *s, const row_room *r, int at, real d_low_
 FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *multiplier_share) {
   const barrier_progress *lanes = &s->lanes;
   const reals theta_t = stage_row(s->theta_stage, s->rows, t), d_x = s->d_x + t * NX;
-  const real unit = row_unit(s), mu = lanes->barrier * unit;
-  const real delta = lane_select(lanes->restoring, ALL(1), ALL(INEQUALITY_DELTA)) / unit;
   real change[ROWS];
   row_room room[ROWS];
   EACH(i, ROWS) change[i] = ALL(0);
@@ -249,19 +244,14 @@ FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *multipl
     const row_room *r = &room[i];
     const int at = t * NPATH + i;
     const row_sides sides = sides_of(s, r, at);
-    const real low_slack = s->low_slack[at], high_slack = s->high_slack[at], row = s->row[at];
+    const real low_slack = s->low_slack[at], high_slack = s->high_slack[at];
     const real low = s->low_multiplier[at], high = s->high_multiplier[at];
-    const mask restores = lane_and(lanes->restoring, is_hard(r));
-    /* In restoration the force has z in it, and the step of z is to it. */
-    const real low_new = sides.low.force - sides.low.weight * change[i];
-    const real high_new = sides.high.force + sides.high.weight * change[i];
-    const real low_from = where_on(lane_and(restores, r->has_lower), mu / low_slack);
-    const real high_from = where_on(lane_and(restores, r->has_upper), mu / high_slack);
-    const real d_low = low_new - low_from, d_high = high_new - high_from;
-    real d_low_slack = where_on(r->has_lower, delta * d_low + change[i]) - low_lack(r, row, low_slack);
-    real d_high_slack = where_on(r->has_upper, delta * d_high - change[i]) - high_lack(r, row, high_slack);
+    const real d_low = sides.low.force - sides.low.weight * change[i];
+    const real d_high = sides.high.force + sides.high.weight * change[i];
+    const real d_low_slack = sides.low.aim - sides.low.compliance * d_low;
+    const real d_high_slack = sides.high.aim - sides.high.compliance * d_high;
 #if SOFT_ROWS
-    soften_step(s, r, at, d_low, d_high, &d_low_slack, &d_high_slack, slack_share, multiplier_share);
+    soften_step(s, r, at, d_low, d_high, slack_share, multiplier_share);
 #endif
     const real equal = sides.equal.force + sides.equal.weight * change[i];
     s->d_low_slack[at] = d_low_slack;
@@ -274,7 +264,13 @@ FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *multipl
     *multiplier_share = lane_max(where_on(r->has_upper, -d_high / high), *multiplier_share);
     const real pushes = where_on(r->has_lower, d_low_slack / low_slack) + where_on(r->has_upper, d_high_slack / high_slack);
     s->slope -= (high - low) * change[i] + lanes->barrier * lanes->cost_unit * pushes;
+    s->violation_slope += (sides.high.force - sides.low.force + sides.equal.force) * change[i];
   }
+}
+
+/* A slack after the step; in restoration only the room that is there, and a little. */
+INLINE real slack_after(const barrier_state *s, const row_room *r, real slack, real change) {
+  return lane_select(lane_and(s->lanes.restoring, is_hard(r)), s->restoring_room, slack + s->length * change);
 }
 
 /* The rows of a candidate at a stage: their slacks after the step, let out where a row has more room than that; what they
@@ -295,8 +291,8 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
     low_room += low_excess;
     high_room += high_excess;
 #endif
-    const real low = lane_max(s->low_slack[at] + s->length * s->d_low_slack[at], low_room);
-    const real high = lane_max(s->high_slack[at] + s->length * s->d_high_slack[at], high_room);
+    const real low = lane_max(slack_after(s, r, s->low_slack[at], s->d_low_slack[at]), low_room);
+    const real high = lane_max(slack_after(s, r, s->high_slack[at], s->d_high_slack[at]), high_room);
 #if SOFT_ROWS
     low_excess = evaluate_excess(s, &r->price, r->has_lower, r->lower - row, low, low_excess, e);
     high_excess = evaluate_excess(s, &r->price, r->has_upper, row - r->upper, high, high_excess, e);
@@ -307,11 +303,14 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
     s->new_high_slack[at] = lane_select(r->has_upper, high, ALL(1));
     multiply(&e->logs, s->new_low_slack[at]);
     multiply(&e->logs, s->new_high_slack[at]);
-    note_lack(p, low_lack(r, row, low) - low_excess);
-    note_lack(p, high_lack(r, row, high) - high_excess);
-    note_lack(p, equality_lack(r, row));
+    const real low_short = low_lack(r, row, low) - low_excess, high_short = high_lack(r, row, high) - high_excess;
+    const real unequal = equality_lack(r, row);
+    note_lack(p, low_short);
+    note_lack(p, high_short);
+    note_lack(p, unequal);
+    p->squares += low_short * low_short + high_short * high_short + unequal * unequal;
     const real beyond = lane_max(where_on(r->has_upper, row - r->upper), where_on(r->has_lower, r->lower - row));
-    const real most = lane_max(beyond, lane_abs(equality_lack(r, row)));
+    const real most = lane_max(beyond, lane_abs(unequal));
     p->violation = lane_max(where_on(is_hard(r), most), p->violation);
   }
 }

@@ -22,7 +22,7 @@ INLINE real keep_inside(const control_room *room, real u) {
 INLINE void begin_evaluation(evaluation *e) {
   barrier_point *p = &e->point;
   p->cost = p->cost_scale = p->gap = p->largest_gap = p->logs = p->largest_state = ALL(0);
-  p->squares = p->violation = p->surcharge = ALL(0);
+  p->squares = p->jumps = p->violation = p->surcharge = ALL(0);
   e->logs.product = ALL(1);
   e->logs.sum = ALL(0);
   e->logs.factors = 0;
@@ -52,6 +52,7 @@ INLINE void evaluate_gap(barrier_state *s, int t, barrier_point *p) {
   EACH(i, NX) {
     const real gap = gap_at(s->new_path, t, i);
     note_lack(p, gap);
+    p->jumps += lane_abs(gap);
     p->violation = lane_max(lane_abs(gap), p->violation);
   }
 }
@@ -71,6 +72,17 @@ OUTLINED void end_evaluation(barrier_state *s, evaluation *e) {
   s->candidate = *p;
 }
 
+/* In restoration controls are projected on their bounds, and keep some room for the barrier that follows. */
+RARE void keep_restoring(barrier_state *s, int t, const control_room *room) {
+  EACH(i, NU) {
+    const control_room *r = &room[i];
+    const real margin = s->restoring_room * r->unit, u = s->new_u[t * NU + i];
+    const real above_low = lane_select(r->has_lower, lane_max(u, r->lower + margin), u);
+    const real inside = lane_select(r->has_upper, lane_min(above_low, r->upper - margin), above_low);
+    s->new_u[t * NU + i] = lane_select(s->lanes.restoring, inside, u);
+  }
+}
+
 /* Evaluates the iterate and `length` times the step. */
 OUTLINED void evaluate_step(barrier_state *s) {
   evaluation e;
@@ -81,6 +93,7 @@ OUTLINED void evaluate_step(barrier_state *s) {
     if (t == s->horizon) break;
     find_room(s, t, e.room);
     EACH(i, NU) s->new_u[t * NU + i] = s->u[t * NU + i] + s->length * s->d_u[t * NU + i];
+    if (CONSTRAINED && lane_any(s->lanes.restoring)) keep_restoring(s, t, e.room);
     evaluate_stage(s, t, &e);
   }
   end_evaluation(s, &e);
@@ -104,6 +117,7 @@ RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_giv
       change = lane_select(r->has_upper, lane_min(change, most * (r->upper - s->u[at])), change);
       s->new_u[at] = s->u[at] + lane_select(as_given, ALL(0), change);
     }
+    if (CONSTRAINED && lane_any(s->lanes.restoring)) keep_restoring(s, t, e.room);
     evaluate_stage(s, t, &e);
     EACH(i, NX) next[i] = lane_select(stay, s->path[(t + 1) * PAIR + i], lane_select(hold, x[i], x[NX + i]));
     evaluate_gap(s, t, &e.point);
@@ -117,6 +131,7 @@ INLINE void select_point(barrier_point *to, const barrier_point *from, mask wher
   to->gap = lane_select(where, from->gap, to->gap);
   to->largest_gap = lane_select(where, from->largest_gap, to->largest_gap);
   to->squares = lane_select(where, from->squares, to->squares);
+  to->jumps = lane_select(where, from->jumps, to->jumps);
   to->violation = lane_select(where, from->violation, to->violation);
   to->surcharge = lane_select(where, from->surcharge, to->surcharge);
   to->logs = lane_select(where, from->logs, to->logs);
@@ -218,11 +233,8 @@ INLINE mask judge_candidates(const barrier_state *s, const measure *m, mask *kee
   const mask progress = lane_or(lane_and(by_merit, armijo), lane_and(lane_not(by_merit), lane_or(closer, cheaper)));
   const mask near = lane_and(lane_le(p->gap, lanes->most_gap), lane_not(in_filter(lanes, p->gap, value)));
   const mask regular = lane_and(progress, near);
-  /* In restoration the violation has to fall. */
-  const real share = ALL(1) - R(1e-3) * s->length;
-  const mask restores = lane_le(p->squares, share * share * s->point.squares);
-  *keep = lane_not(lane_or(lane_and(by_merit, armijo), lanes->restoring));
-  return lane_and(lane_or(lane_and(lane_not(lanes->restoring), regular), lane_and(lanes->restoring, restores)), finite);
+  *keep = lane_not(lane_and(by_merit, armijo));
+  return lane_and(regular, finite);
 }
 
 /* Takes the longest step that the filter admits, of those that the slacks allow; returns the lanes that took one. */
@@ -242,7 +254,31 @@ FUNCTION mask search_lengths(barrier_state *s, mask pending) {
   return lane_and(all, lane_not(pending));
 }
 
-#if !CONSTRAINED
+#if CONSTRAINED
+/* A restoration rolls its policy out, so that there are no gaps of the dynamics, and takes the longest step that lowers
+ * the violation of the rows. The first one, from an iterate with gaps, takes the best. Returns the lanes that took one. */
+RARE mask search_restoration(barrier_state *s, mask pending) {
+  const mask all = pending, first = lane_lt(gap_rounding(s, &s->point), s->point.jumps);
+  const real before = lane_select(first, ALL(INFINITY), s->point.squares);
+  real least = before, best = ALL(1), length = ALL(1);
+  for (int halving = 0; halving < HALVINGS && lane_any(pending); halving++) {
+    evaluate_rollout(s, length, ALL(1), lane_none(), lane_none(), lane_none());
+    const mask near = lane_and(lane_finite(s->candidate.cost), lane_lt(s->candidate.largest_state, ALL(FARTHEST)));
+    const real squares = lane_select(near, s->candidate.squares, ALL(INFINITY));
+    const mask lower = lane_and(pending, lane_lt(squares, least));
+    least = lane_select(lower, squares, least);
+    best = lane_select(lower, length, best);
+    const mask good = lane_and(pending, lane_le(squares, (ALL(1) - R(1e-3) * length) * before));
+    pending = lane_and(pending, lane_or(first, lane_not(good)));
+    length = lane_select(pending, R(0.5) * length, length);
+  }
+  const mask found = lane_and(all, lane_or(lane_and(first, lane_lt(least, ALL(INFINITY))), lane_not(pending)));
+  s->length = lane_select(all, best, s->length);
+  evaluate_rollout(s, best, ALL(1), lane_none(), lane_none(), lane_none());
+  adopt_candidates(s, found);
+  return found;
+}
+#else
 /* Closes gaps by a rollout of the policy, of a few lengths the cheapest; returns the lanes where one is finite. */
 RARE mask search_rollouts(barrier_state *s, mask pending) {
   enum { TRIALS = 5 };

@@ -23,6 +23,7 @@ typedef struct {
   mask warm;           /* this attempt began at a solution that the call gives */
   mask refused;        /* the last sweep met a Quu that is not positive definite: the same again, with more of a shift */
   mask certifying;     /* solved: sweeps once more, without a shift */
+  mask unrestorable;   /* restoration ended where the violation is least, at least nearby */
   mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
   mask shift_first;    /* where a Hessian is not convex: shifts it before it leaves the second derivatives out */
   real second_order;   /* weight of the second derivatives of dynamics and rows in the next sweep */
@@ -35,6 +36,7 @@ typedef struct {
   real shift;          /* delta_w: regularisation of the Hessian over the controls */
   real on_states;      /* share of it that the states get too */
   real filter_gap[FILTER_PAIRS], filter_merit[FILTER_PAIRS];
+  real looseness;      /* of rows: a factor of their regularisation */
   real most_gap;       /* no step leads beyond */
   real little_gap;     /* above it, steps are judged by the gaps too */
   real best_gap, best_error; /* since the last change of the barrier or of shift_first */
@@ -48,8 +50,8 @@ typedef struct {
 /* What is known of a trajectory from its evaluation. */
 typedef struct {
   real cost, cost_scale;  /* sum of the stages' costs, and of their sizes; not in units */
-  real gap, largest_gap;  /* sum and maximum of |f(x_t, u_t) - x_(t+1)| */
-  real squares;           /* sum of the gaps' squares; gaps are those of rows, too: what they and their slacks lack */
+  real gap, largest_gap;  /* sum and maximum of |f(x_t, u_t) - x_(t+1)|, and of what rows and their slacks lack */
+  real squares, jumps;    /* sum of the squares of what rows lack; sum of the dynamics' gaps alone */
   real violation;         /* the largest of the gaps, and of what hard rows exceed their bounds by */
   real surcharge;         /* what the excesses of soft rows would cost beyond the cost of what the rows exceed */
   real logs;              /* sum of the logarithms of the slacks, those of controls in their units */
@@ -120,6 +122,8 @@ typedef struct {
   real length, dual_length;         /* of the step: of x, u and the costates; of the multipliers */
   real slope;                       /* of the barrier function along the step, in units of cost */
   real longest;                     /* what the slacks allow of the step */
+  real row_unit, restoring_room;    /* of a restoration; see weigh_violation */
+  real violation_slope;             /* of half the rows' squares along the step of a restoration */
   real step_size;                   /* max |du| over the control's unit */
   barrier_point point, candidate;
   barrier_summary summary;
@@ -216,7 +220,6 @@ typedef struct {
 INLINE void note_lack(barrier_point *p, real lack) {
   const real size = lane_abs(lack);
   p->gap += size;
-  p->squares += lack * lack;
   p->largest_gap = lane_max(size, p->largest_gap);
 }
 

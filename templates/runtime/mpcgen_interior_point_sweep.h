@@ -7,26 +7,45 @@
 
 #include "mpcgen_interior_point_rows.h"
 
-#define RESTORATION_SHIFT R(1e-2)
+#define RESTORATION_SHIFT R(1e-3)
+#define RESTORING_ROOM R(1e-4)        /* of a violation of one */
+#define OPEN_GAP R(1e-6)              /* less than that is not restored */
 
-/* In restoration a multiplier is mu over its slack. */
-INLINE real multiplier_in_use(const barrier_state *s, mask on, real multiplier, real aim) {
-  if (!CONSTRAINED) return multiplier;
-  return lane_select(lane_and(on, s->lanes.restoring), aim, multiplier);
+/* Readies what the passes of a restoration weigh by: what one cost unit is for rows, so that they outweigh the cost however
+ * small their violation; the share of a control's range, and the slack of a row, that are left to the barrier after it. */
+INLINE void weigh_violation(barrier_state *s) {
+  s->row_unit = s->lanes.cost_unit;
+  if (!CONSTRAINED) return;
+  const real gap = lane_min(ALL(1), lane_max(s->point.gap, ALL(OPEN_GAP)));
+  s->row_unit = lane_select(s->lanes.restoring, VIOLATION_WEIGHT / (gap * gap) * s->lanes.cost_unit, s->row_unit);
+  s->restoring_room = ALL(RESTORING_ROOM) * gap;
+}
+
+/* In restoration there is no barrier: controls that press against their bounds are held there. */
+INLINE real unless_restoring(const barrier_state *s, real value) {
+  return CONSTRAINED ? lane_select(s->lanes.restoring, ALL(0), value) : value;
+}
+
+INLINE mask held_in_restoration(const barrier_state *s, const control_room *r, real near_low, real near_high, real slope) {
+  if (!CONSTRAINED) return lane_none();
+  const real room = R(4) * s->restoring_room * r->unit;
+  const mask low = lane_and(r->has_lower, lane_and(lane_le(near_low, room), lane_lt(ALL(0), slope)));
+  const mask high = lane_and(r->has_upper, lane_and(lane_le(near_high, room), lane_lt(slope, ALL(0))));
+  return lane_and(s->lanes.restoring, lane_or(low, high));
 }
 
 /* What is added to the Hessian's diagonal over controls in units of their range; in restoration some of it always. */
 INLINE real shift_of(const barrier_state *s) {
-  const real shift = s->lanes.shift * row_unit(s);
+  const real shift = s->lanes.shift * s->row_unit;
   if (!CONSTRAINED) return shift;
-  const real least = ALL(RESTORATION_SHIFT) * lane_min(ALL(1), s->point.gap) * row_unit(s);
+  const real least = ALL(RESTORATION_SHIFT) * lane_min(ALL(1), s->point.gap) * s->row_unit;
   return shift + lane_select(s->lanes.restoring, least, ALL(0));
 }
 
 /* Adds the bounds and the shift to a stage's model; notes what its first-order conditions lack. */
 INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu, real *qu, mask *is_free) {
   barrier_summary *summary = &s->summary;
-  const real mu = s->lanes.barrier * row_unit(s), shift = shift_of(s);
+  const real mu = unless_restoring(s, s->lanes.barrier) * s->lanes.cost_unit, shift = shift_of(s);
   control_room room[NU];
   find_room(s, t, room);
   copy_uu(q, quu);
@@ -35,13 +54,12 @@ INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu,
     const int at = t * NU + i;
     const real u = s->u[at], near_low = below(r, u), near_high = above(r, u);
     const real over_low = ALL(1) / near_low, over_high = ALL(1) / near_high;
-    const real low = multiplier_in_use(s, r->has_lower, s->lower_multiplier[at], mu * over_low);
-    const real high = multiplier_in_use(s, r->has_upper, s->upper_multiplier[at], mu * over_high);
+    const real low = unless_restoring(s, s->lower_multiplier[at]), high = unless_restoring(s, s->upper_multiplier[at]);
     const real gradient = q->gradient_u[i], dual = lane_abs(where_on(r->is_free, gradient + high - low)) * r->unit;
     s->gradient[at] = gradient;
     quu[TRIANGLE(i, i)] += low * over_low + high * over_high + shift / (r->unit * r->unit);
     qu[i] = gradient + where_on(r->has_upper, mu * over_high) - where_on(r->has_lower, mu * over_low) + q->offset_u[i];
-    is_free[i] = r->is_free;
+    is_free[i] = lane_and(r->is_free, lane_not(held_in_restoration(s, r, near_low, near_high, qu[i])));
     summary->dual_u = lane_max(dual, summary->dual_u);
     summary->gradient_sum += where_on(r->is_free, lane_abs(gradient)) * r->unit;
     summary->multiplier_sum += (low + high) * r->unit;
@@ -139,7 +157,8 @@ INLINE void expand_stage(barrier_state *s, int t, const value_model *value, stag
 /* One backward sweep at the accepted trajectories. */
 FUNCTION void barrier_sweep(barrier_state *s) {
   const int last = s->horizon;
-  const real state_shift = shift_of(s) * s->lanes.on_states;
+  weigh_violation(s);
+  const real state_shift = shift_of(s) * unless_restoring(s, s->lanes.on_states);
   value_model *value = &s->value;
   stage_model *q = &s->model;
   real largest[NU], stiffest[NU];
@@ -206,7 +225,7 @@ INLINE void costate_step(barrier_state *s, int t) {
 /* The step: the policy through the linear model of the dynamics, which closes the gaps; how long it may be. */
 OUTLINED void barrier_step(barrier_state *s) {
   real slack_share = ALL(0), multiplier_share = ALL(0);
-  s->slope = s->step_size = ALL(0);
+  s->slope = s->step_size = s->violation_slope = ALL(0);
   EACH(i, NX) s->d_x[i] = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
     const reals d_x = s->d_x + t * NX, d_u = s->d_u + t * NU, next = s->d_x + (t + 1) * NX;
@@ -228,6 +247,7 @@ OUTLINED void barrier_step(barrier_state *s) {
 #endif
   const real most = lane_max(ALL(0.99), ALL(1) - s->lanes.barrier);
   s->longest = lane_min(ALL(1), most / slack_share);
+  if (CONSTRAINED) s->longest = lane_select(s->lanes.restoring, ALL(1), s->longest);
   s->dual_length = lane_min(ALL(1), most / multiplier_share);
   s->slope /= s->lanes.cost_unit;
 }

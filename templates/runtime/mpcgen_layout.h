@@ -17,6 +17,7 @@ typedef struct {
 #define NTERMINAL 0
 #define SOFT_ROWS 0
 #define ROW_BOUNDS_VARY 0
+#define LINEAR_CONSTRAINTS 0
 #endif
 #define NPATH (NMIXED + NSTATE)                      /* rows of a stage with controls, mixed ones first */
 #define NEND (NSTATE + NTERMINAL)                    /* rows of the last state, those of states first */

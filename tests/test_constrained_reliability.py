@@ -1,0 +1,61 @@
+"""Problems with constraints from many starts: all are solved, and INFEASIBLE is said of what is infeasible alone."""
+
+import functools
+
+import pytest
+import torch
+
+from mpcgen import Status
+from tests import constrained_problems as problems
+from tests import constrained_reliability
+from tests.controllers import compiled
+
+STARTS = 24
+
+
+@functools.cache
+def controller(make):
+    return compiled(make())
+
+
+def solved(make, x0=None, largest=1.0, **options):
+    """The solution from zero controls and from random ones within a share of their bounds."""
+    module = controller(make)
+    spec = make().spec()
+    size = torch.tensor([float(control.upper) for control in spec.controls], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    shape = (STARTS, spec.horizon, len(size))
+    u_init = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * size * largest
+    u_init[0] = 0
+    start = torch.tensor(problems.STARTS[make] if x0 is None else x0, dtype=torch.float64)
+    mpc = module.MPC(on_unconverged="ignore", **{"max_iterations": 800, **options})
+    return mpc(start.expand(STARTS, -1), u_init=u_init)
+
+
+def test_a_car_finds_its_pose_from_every_start():
+    # the linearisation at rest cannot reach the pose: restoration has to find the way
+    sol = solved(problems.car_among_discs)
+    assert (sol.status == Status.CONVERGED).all()
+    assert sol.violation.max() < 1e-7
+    best = problems.OPTIMA[problems.car_among_discs]
+    assert sol.cost.min() > best - 1e-7
+    assert ((sol.cost - best).abs() < 1e-6).double().mean() > 0.5
+
+
+def test_rows_that_depend_on_one_another_are_never_called_infeasible():
+    sol = solved(problems.coupled_cartpole)
+    assert (sol.status != Status.INFEASIBLE).all()
+    assert (sol.status == Status.CONVERGED).sum() >= STARTS - 1
+
+
+def test_a_convex_infeasible_problem_is_reported_soon():
+    sol = solved(problems.double_integrator, problems.INFEASIBLE_START)
+    assert (sol.status == Status.INFEASIBLE).all()
+    assert sol.iterations.max() <= 40
+    # with all its force it stops at 0.3 - 1.5²/2, and 0 is allowed
+    torch.testing.assert_close(sol.violation, torch.full_like(sol.violation, 0.825), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("linear", [True, False], ids=["linear", "car"])
+def test_what_a_random_rollout_obeys_is_never_called_infeasible(linear):
+    assert constrained_reliability.judge_feasible(linear, 1000) == 0
