@@ -14,6 +14,7 @@
 #define HOPELESS_SHIFT R(1e18)
 #define LEAST_TOLERANCE R(1e-12)
 #define VIOLATED R(1e-4)              /* less than that is never called infeasible */
+#define LITTLE_LEFT R(1e-2)           /* nor less than this share of what an attempt began with, where rows are curved */
 #define STATIONARY R(1e-6)            /* share of the violation that a step has to promise, or it is the least */
 #define TINY_STEP R(0.1)
 #define LARGE_STEP R(0.5)
@@ -178,6 +179,8 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
 #if SOFT_ROWS
     if (lane_any(lanes->unrestorable)) decide(&v, lane_and(lanes->unrestorable, all_soft(s)), STALLED);
 #endif
+    const mask little = lane_le(s->point.violation, LITTLE_LEFT * lanes->violation_at_start);
+    if (!LINEAR_CONSTRAINTS) decide(&v, lane_and(lanes->unrestorable, little), STALLED);
     decide(&v, lanes->unrestorable, INFEASIBLE);
   }
   decide(&v, hopeless, STALLED);
@@ -185,6 +188,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
 
   const mask begin = lane_and(lanes->busy, lanes->begins);
   if (lane_any(begin)) take_units(s, begin);
+  lanes->violation_at_start = lane_select(begin, s->point.violation, lanes->violation_at_start);
   limit_gaps(s, lane_and(lanes->busy, lane_or(lanes->adjoint, begin)));
   lanes->refused = lane_or(lanes->refused, begin); /* the next sweep has the units */
   return v.status;

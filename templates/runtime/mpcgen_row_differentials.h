@@ -17,7 +17,7 @@ enum { MOST_DIFFERENTIAL_ROWS = NPATH > NEND ? NPATH : NEND, SWEEPS = CONSTRAINE
 #if CONSTRAINED
 
 #if MPCGEN_PRECISION == 64
-#define ROW_DELTA R(1e-10)
+#define ROW_DELTA R(1e-8)
 #define EQUAL_ROW_DELTA R(1e-8)
 #else
 #define ROW_DELTA R(1e-5)
@@ -43,16 +43,23 @@ FUNCTION void read_rows(const sensitivity_state *s, int t, rows_of_stage *rows) 
   }
 }
 
-/* s/z of a side at distance `slack` with multiplier `pressure`; with smoothing moved to their product. */
-INLINE real side_compliance(const sensitivity_state *s, real slack, real pressure) {
-  if (s->smoothing > 0) return ALL(1) / stiffness(lane_max(slack, ALL(0)), lane_max(pressure, ALL(0)), s->smoothing);
-  return lane_max(slack, ALL(0)) / lane_max(pressure, ALL(0));
+/* Of two factors whose product a solve's last barrier parameter is, one is zero at the solution. Where one is this many
+ * times the other, in units, it is plain which; between, no one can tell, and their ratio is taken as it is. */
+#define CLEARLY R(100)
+
+/* s/z of a side at distance `slack` with multiplier `pressure`; zero where it clearly holds; with smoothing moved to
+ * their product. `unit` is that of the cost. */
+INLINE real side_compliance(const sensitivity_state *s, real slack, real pressure, real unit) {
+  const real room = lane_max(slack, ALL(0)), push = lane_max(pressure, ALL(0));
+  if (s->smoothing > 0) return ALL(1) / stiffness(room, push, s->smoothing);
+  return lane_select(lane_lt(CLEARLY * (room * unit), push), ALL(0), room / push);
 }
 
 /* D of a side; delta is what it gives way by besides. */
-INLINE real side_weight(const sensitivity_state *s, real slack, real pressure, mask on, real delta) {
-  const real over = side_compliance(s, slack, pressure);
-  const mask pushes = lane_and(on, s->smoothing > 0 ? lane_all() : lane_lt(ALL(0), pressure));
+INLINE real side_weight(const sensitivity_state *s, real slack, real pressure, mask on, real delta, real unit) {
+  const real over = side_compliance(s, slack, pressure, unit);
+  const mask may_hold = lane_lt(lane_max(slack, ALL(0)) * unit, CLEARLY * pressure);
+  const mask pushes = lane_and(on, s->smoothing > 0 ? lane_all() : may_hold);
   return lane_select(pushes, ALL(1) / (over + delta), ALL(0));
 }
 
@@ -76,15 +83,16 @@ typedef struct {
 } soft_give;
 
 INLINE soft_give soften_side(const sensitivity_state *s, const prices_of_stage *prices, int i, real slack, real pressure,
-                             mask on, real delta) {
+                             mask on, real delta, real unit) {
   const mask soft = lane_and(on, lane_finite(prices->linear[i]));
   const real linear = lane_select(soft, prices->linear[i], ALL(0)), quadratic = lane_select(soft, prices->quadratic[i], ALL(0));
   const real excess = lane_max(-slack, ALL(0)), left = linear + quadratic * excess - lane_max(pressure, ALL(0));
   const real hold = lane_max(left, ALL(0));
-  const mask exceeded = lane_lt(ALL(0), excess), gives = lane_and(soft, s->smoothing > 0 ? lane_all() : exceeded);
-  const real rigid = s->smoothing > 0 ? stiffness(excess, hold, s->smoothing) : hold / excess;
+  const mask exceeded = lane_lt(hold, CLEARLY * (excess * unit));
+  const mask gives = lane_and(soft, s->smoothing > 0 ? lane_all() : exceeded), freely = lane_lt(CLEARLY * hold, excess * unit);
+  const real rigid = s->smoothing > 0 ? stiffness(excess, hold, s->smoothing) : lane_select(freely, ALL(0), hold / excess);
   const real kappa = lane_select(gives, quadratic + rigid, ALL(1));
-  const real over = s->smoothing > 0 ? side_compliance(s, slack, pressure) : ALL(0);
+  const real over = s->smoothing > 0 ? side_compliance(s, slack, pressure, unit) : ALL(0);
   const soft_give give = {
       lane_select(soft, excess, ALL(0)),
       lane_select(gives, ALL(1) / kappa, ALL(0)),
@@ -126,8 +134,8 @@ FUNCTION void weigh_rows(sensitivity_state *s) {
       const real low_slack = rows.values[i] - rows.lower[i], high_slack = rows.upper[i] - rows.values[i];
       real low_delta = ALL(ROW_DELTA) / unit, high_delta = low_delta;
 #if SOFT_ROWS
-      const soft_give low_give = soften_side(s, &prices, i, low_slack, -dual, low, low_delta);
-      const soft_give high_give = soften_side(s, &prices, i, high_slack, dual, high, high_delta);
+      const soft_give low_give = soften_side(s, &prices, i, low_slack, -dual, low, low_delta, unit);
+      const soft_give high_give = soften_side(s, &prices, i, high_slack, dual, high, high_delta, unit);
       low_delta += low_give.give;
       high_delta += high_give.give;
       s->row_low_excess[at] = low_give.excess;
@@ -136,8 +144,8 @@ FUNCTION void weigh_rows(sensitivity_state *s) {
       s->row_high_share[at] = high_give.share;
       s->row_moved[at] = ALL(0);
 #endif
-      const real above = side_weight(s, high_slack, dual, high, high_delta);
-      s->row_lower[at] = side_weight(s, low_slack, -dual, low, low_delta);
+      const real above = side_weight(s, high_slack, dual, high, high_delta, unit);
+      s->row_lower[at] = side_weight(s, low_slack, -dual, low, low_delta, unit);
       s->row_upper[at] = lane_select(meets, unit / ALL(EQUAL_ROW_DELTA), above);
       s->row_delta[at] = lane_select(meets, ALL(EQUAL_ROW_DELTA), ALL(ROW_DELTA)) / unit;
       s->row_equal[at] = lane_select(meets, ALL(1), ALL(0));
