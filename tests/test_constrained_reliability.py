@@ -59,3 +59,20 @@ def test_a_convex_infeasible_problem_is_reported_soon():
 @pytest.mark.parametrize("linear", [True, False], ids=["linear", "car"])
 def test_what_a_random_rollout_obeys_is_never_called_infeasible(linear):
     assert constrained_reliability.judge_feasible(linear, 1000) == 0
+
+
+def test_bounds_of_rows_that_cross_are_that_problems_invalid_input():
+    make = functools.partial(problems.corridor, linear=True)
+    mpc = compiled(make()).MPC(on_unconverged="ignore")
+    x0, wide = torch.zeros(6, 2, dtype=torch.float64), torch.ones(6, 21, 2, dtype=torch.float64)
+    good = mpc(x0 + 0.1, low=-wide, high=wide)
+    assert (good.status == Status.CONVERGED).all()
+    low, high = -wide, wide.clone()
+    low[1, 4, 0], high[3, 20, 1] = 1.5, -1.5
+    low[4, 7, 1] = high[4, 7, 1] = 0.05  # bounds may meet
+    sol = mpc(x0 + 0.1, low=low, high=high)
+    assert sol.status.tolist() == [0, Status.INVALID_INPUT, 0, Status.INVALID_INPUT, 0, 0]
+    assert sol.u[1].isnan().all()
+    torch.testing.assert_close(sol.x[4, 7, 1], low[4, 7, 1], rtol=0, atol=1e-7)
+    for i in (0, 2, 5):
+        assert torch.equal(sol.u[i], good.u[i])

@@ -110,8 +110,8 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
   team_meet();
   good &= bounds_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
-#if SOFT_ROWS
-  good &= prices_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
+#if CONSTRAINED
+  good &= rows_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
 #endif
   good = team_all(good & begin_attempt(s, a, k, problem, 0));
   if (a->initial_states && good) good = load_guess(s, a, k, problem);

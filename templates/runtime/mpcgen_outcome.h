@@ -68,20 +68,33 @@ FUNCTION int bounds_in_order(reals theta, reals theta_stage, int rows, int horiz
   return good;
 }
 
-#if SOFT_ROWS
-/* Whether no soft row of a lane has a price that is negative or no number. An infinite linear one makes the row hard. */
-FUNCTION int prices_in_order(reals theta, reals theta_stage, int rows, int horizon, int k) {
+#if CONSTRAINED
+/* Whether a lane's hard rows have bounds in order, like controls; and its soft ones, which may be priced on both sides
+ * wherever these lie, bounds that are numbers and prices that are neither negative nor no numbers. An infinite linear
+ * price makes a row hard. */
+FUNCTION int rows_in_order(reals theta, reals theta_stage, int rows, int horizon, int k) {
   int good = 1;
 #if ROW_BOUNDS_VARY
   TEAM_FOR(t, horizon + 1) {
     const reals theta_t = stage_row(theta_stage, rows, t);
-    real linear[NPATH + NEND], quadratic[NPATH + NEND];
+    real lower[NPATH + NEND], upper[NPATH + NEND], linear[NPATH + NEND], quadratic[NPATH + NEND];
+    if (t < horizon)
+      stage_row_bounds(theta, theta_t, lower, upper);
+    else
+      terminal_row_bounds(theta, theta_t, lower, upper);
+    EACH(i, NPATH + NEND) linear[i] = ALL(INFINITY), quadratic[i] = ALL(0);
+#if SOFT_ROWS
     if (t < horizon)
       stage_row_weights(theta, theta_t, linear, quadratic);
     else
       terminal_row_weights(theta, theta_t, linear, quadratic);
-    for (int i = 0; i < (t == 0 ? NMIXED : t < horizon ? NPATH : NEND); i++)
-      good &= lane_get(&linear[i], k) >= 0 && lane_get(&quadratic[i], k) >= 0 && isfinite(lane_get(&quadratic[i], k));
+#endif
+    for (int i = 0; i < (t == 0 ? NMIXED : t < horizon ? NPATH : NEND); i++) {
+      const scalar low = lane_get(&lower[i], k), high = lane_get(&upper[i], k), price = lane_get(&linear[i], k);
+      good &= price >= 0 && lane_get(&quadratic[i], k) >= 0 && isfinite(lane_get(&quadratic[i], k));
+      const int in_order = low <= high || low - high <= 8 * SCALAR_EPSILON * LIBM(fabs)(high); /* they may meet but for rounding */
+      good &= low < (scalar)INFINITY && high > -(scalar)INFINITY && (in_order || (isfinite(price) && low > high));
+    }
   }
 #endif
   (void)theta, (void)theta_stage, (void)rows, (void)horizon, (void)k;
