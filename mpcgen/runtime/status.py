@@ -38,8 +38,8 @@ _TABLE = {
         "raise max_iterations, warm-start with u_init, or loosen tol",
     ),
     Status.STALLED: (
-        "no step lowers the cost, or the little that constraints are violated by, at the working precision, but the KKT "
-        "residual is above tol",
+        "no step lowers the cost, or the little that constraints are violated by, at the working precision, but the "
+        "KKT residual is above tol",
         "use float64, loosen tol, scale states, controls and cost nearer to one, or start from other controls (u_init)",
     ),
     Status.INVALID_INPUT: (
