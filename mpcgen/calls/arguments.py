@@ -260,9 +260,10 @@ def _check_like_x0(controller: Description, name: str, value: Tensor, x0: Tensor
     if not isinstance(value, Tensor):
         raise DtypeError(f"{controller.name}: {name} is a {type(value).__name__}; pass a torch tensor")
     if value.dtype != x0.dtype:
-        raise DtypeError(
-            f"{controller.name}: {name} is {value.dtype}, but x0 is {x0.dtype}; convert one with .to(...)"
-        )
+        remedy = "convert one with .to(...)"
+        if name.startswith("warm_start"):
+            remedy = "solve both in one precision, or pass u_init=solution.u.to(...)"
+        raise DtypeError(f"{controller.name}: {name} is {value.dtype}, but x0 is {x0.dtype}; {remedy}")
     if value.device != x0.device:
         raise DeviceError(f"{controller.name}: {name} is on {value.device}, but x0 is on {x0.device}")
     _check_memory(controller, name, value)

@@ -44,7 +44,7 @@ _TABLE = {
     ),
     Status.INVALID_INPUT: (
         "x0, u_init or a parameter is NaN or infinite, or a lower bound exceeds its upper bound (with "
-        "smooth='solve': or leaves no room below it)",
+        "smooth='solve': or leaves no room below it), or the price of a soft constraint is negative",
         "mend the input of this problem; its outputs are NaN",
     ),
     Status.DIVERGED: (

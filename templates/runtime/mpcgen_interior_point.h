@@ -250,8 +250,10 @@ FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
     const int warm = lane_test(&s->lanes.warm, k), attempt = warm ? 0 : lane_count(&s->lanes.attempt, k) + 1;
     const int lost = (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
                      (CONSTRAINED && lane_count(&s->lanes.failures, k) > MOST_FAILURES);
-    const int late = lane_test(&s->lanes.busy, k) && attempt <= MOST_ATTEMPTS &&
-                     (lost || lane_count(&s->lanes.iterations, k) >= (warm ? WARM_ATTEMPT : attempt * ATTEMPT));
+    const int passes = lane_count(&s->lanes.iterations, k), last = passes >= a->max_iterations; /* and is reported */
+    const int patience = !warm ? attempt * ATTEMPT : a->max_iterations < 3 * WARM_ATTEMPT ? a->max_iterations / 3 : WARM_ATTEMPT;
+    const int late =
+        lane_test(&s->lanes.busy, k) && !last && attempt <= MOST_ATTEMPTS && (lost || passes >= patience);
     team_meet(); /* all have read how often it began */
     if (late) begin_attempt(s, a, k, s->problem[k], attempt);
   }

@@ -14,6 +14,7 @@
 #define HOPELESS_SHIFT R(1e18)
 #define LEAST_TOLERANCE R(1e-12)
 #define VIOLATED R(1e-4)              /* less than that is never called infeasible */
+#define VIOLATED_DIGITS 1e5           /* nor less than so many roundings of the largest state */
 #define LITTLE_LEFT R(1e-2)           /* nor less than this share of what an attempt began with, where rows are curved */
 #define STATIONARY R(1e-6)            /* share of the violation that a step has to promise, or it is the least */
 #define TINY_STEP R(0.1)
@@ -317,7 +318,8 @@ INLINE void note_unrestorable(barrier_state *s, mask restored) {
   const real promise = -s->violation_slope / s->row_unit, squares = s->point.squares;
   const mask closed = lane_le(s->point.jumps, gap_rounding(s, &s->point));
   const mask flat = lane_and(lane_le(promise, R(STATIONARY) * squares), closed);
-  const mask plain = lane_eq(lanes->shift, ALL(0)), violated = lane_lt(ALL(VIOLATED), s->point.violation);
+  const real certain = lane_max(ALL(VIOLATED), R(VIOLATED_DIGITS) * SCALAR_EPSILON * s->point.largest_state);
+  const mask plain = lane_eq(lanes->shift, ALL(0)), violated = lane_lt(certain, s->point.violation);
   lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(lane_and(restored, flat), lane_and(plain, violated)));
   const mask failed = lane_more(lanes->restoring_failures, ALL_COUNTS(RESTORING_FAILURES));
   lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(failed, violated));

@@ -4,7 +4,7 @@
 
 #include "mpcgen_interior_point_search.h"
 
-enum { WARM_ATTEMPT = 40 }; /* iterations after which the solution was no help: most take fewer than ten */
+enum { WARM_ATTEMPT = 20 }; /* iterations after which the solution was no help: most take fewer than ten */
 
 /* Loads controls, costates and multipliers of rows of a solution into a lane; says whether all were finite, of a team
  * those that it loaded itself. Of rows the upper side has the multiplier of both until start_near. */

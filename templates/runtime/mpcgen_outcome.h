@@ -69,9 +69,8 @@ FUNCTION int bounds_in_order(reals theta, reals theta_stage, int rows, int horiz
 }
 
 #if CONSTRAINED
-/* Whether a lane's hard rows have bounds in order, like controls; and its soft ones, which may be priced on both sides
- * wherever these lie, bounds that are numbers and prices that are neither negative nor no numbers. An infinite linear
- * price makes a row hard. */
+/* Whether a lane's rows have bounds in order, like controls, and the soft ones prices that are neither negative nor no
+ * numbers. An infinite linear price makes a row hard. */
 FUNCTION int rows_in_order(reals theta, reals theta_stage, int rows, int horizon, int k) {
   int good = 1;
 #if ROW_BOUNDS_VARY
@@ -92,8 +91,8 @@ FUNCTION int rows_in_order(reals theta, reals theta_stage, int rows, int horizon
     for (int i = 0; i < (t == 0 ? NMIXED : t < horizon ? NPATH : NEND); i++) {
       const scalar low = lane_get(&lower[i], k), high = lane_get(&upper[i], k), price = lane_get(&linear[i], k);
       good &= price >= 0 && lane_get(&quadratic[i], k) >= 0 && isfinite(lane_get(&quadratic[i], k));
-      const int in_order = low <= high || low - high <= 8 * SCALAR_EPSILON * LIBM(fabs)(high); /* they may meet but for rounding */
-      good &= low < (scalar)INFINITY && high > -(scalar)INFINITY && (in_order || (isfinite(price) && low > high));
+      good &= low < (scalar)INFINITY && high > -(scalar)INFINITY;
+      good &= low <= high || low - high <= 8 * SCALAR_EPSILON * LIBM(fabs)(high); /* they may meet but for rounding */
     }
   }
 #endif
