@@ -266,3 +266,60 @@ def test_explicit_time_is_refused():
         mpcgen.SpecError, match="depend on time itself; make what depends on it a parameter per stage"
     ):
         mpcgen.mechanics(problem, method, q={x: p}, v={x.diff(): v}, dt=0.1)
+
+
+def closed_loop():
+    """Two constraints among three coordinates, with constants that are parameters."""
+    a, b, c = q = dynamicsymbols("a b c")
+    m, n, length = sp.symbols("m n l")
+    kinetic = (
+        m * (a.diff() ** 2 + 2 * length * sp.cos(a - b) * a.diff() * b.diff() + length**2 * b.diff() ** 2) / 2
+    )
+    method = LagrangesMethod(
+        kinetic + n * c.diff() ** 2 / 2,
+        q,
+        hol_coneqs=[a + length * sp.sin(b) - c, length * sp.cos(b) + a * c],
+    )
+    method.form_lagranges_equations()
+    problem = mpcgen.Problem("loop", horizon=3)
+    x, v = problem.states("x y z"), problem.states("vx vy vz")
+    problem.controls("u")
+    return problem, method, dict(zip(q, x, strict=True)), {k.diff(): w for k, w in zip(q, v, strict=True)}
+
+
+def test_several_constraints_with_parameters_are_those_of_sympys_full_system():
+    problem, method, q, v = closed_loop()
+    problem.parameters("m n l", default=1.5)
+    dynamics = mpcgen.mechanics(problem, method, q=q, v=v, scheme="euler", dt=1)
+    numbers = dict(zip([*q.values(), *v.values()], [0.3, 0.4, -0.2, 0.5, 0.1, 0.7], strict=True))
+    known = {key: numbers[state] for key, state in {**v, **q}.items()}
+    known |= dict.fromkeys(sp.symbols("m n l"), 1.5)
+    full = method.mass_matrix_full.xreplace(known), method.forcing_full.xreplace(known)
+    expected = sp.Matrix(full[0]).LUsolve(sp.Matrix(full[1]))[3:6]
+    numbers |= {parameter: 1.5 for spec in problem._parameters for parameter in spec.symbols}
+    rows = [sp.N(row.doit().xreplace(numbers)) for row in dynamics.expressions[3:]]
+    assert [float(row) for row in rows] == pytest.approx([float(value) for value in expected], rel=1e-9)
+
+
+def test_a_constant_is_named_by_its_symbol_or_by_its_name_alone():
+    problem, method, q, v = closed_loop()
+    problem.parameter("m", default=9.0)
+    dynamics = mpcgen.mechanics(
+        problem, method, q=q, v=v, constants={"m": 1, "n": 2, "l": 3}, scheme="euler", dt=1
+    )
+    assert not {s for row in dynamics.expressions for s in row.free_symbols} - set(problem.state_symbols)
+    with pytest.raises(mpcgen.SpecError, match=r"'k', and no symbol of the equations of motion .* l, m, n"):
+        mpcgen.mechanics(problem, method, q=q, v=v, constants={"k": 1}, dt=1)
+    with pytest.raises(mpcgen.SpecError, match="other assumptions"):
+        mpcgen.mechanics(problem, method, q=q, v=v, constants={sp.Symbol("m", positive=True): 1}, dt=1)
+    with pytest.raises(mpcgen.SpecError, match="has m, and another"):
+        mpcgen.mechanics(problem, method, q=q, v=v, inputs={"m": 1}, constants={sp.Symbol("m"): 1}, dt=1)
+
+
+@pytest.mark.parametrize("above", ["2*x", "2*Abs(x)", "2*Max(x, 0)"])
+def test_matrices_are_compared_at_points_of_either_sign(above):
+    x = sp.Symbol("x", real=True)
+    entry = sp.sympify(above, locals={"x": x})
+    mpcgen.solve([[3, entry], [entry + 0.1 * x + 0.2 * x - 0.3 * x, 4]], [1, x])  # rounding is no difference
+    with pytest.raises(mpcgen.SpecError, match="not symmetric"):
+        mpcgen.solve([[3, entry], [2 * sp.Abs(x) if above != "2*Abs(x)" else 2 * x, 4]], [1, x])

@@ -169,3 +169,20 @@ def test_mistakes_are_told():
     refused(r"discrete= of rk4 has u; expected states, such as \{u_last: u\}", control)
     refused("has all states; assign the next state itself", everything)
     refused(r"has 2 rows for 1 states \(x\)", too_many)
+
+
+def test_a_running_cost_stays_one_through_sympys_own_functions():
+    x = sp.Symbol("x", real=True)
+    cost = mpcgen.running_cost(sp.Derivative(x**3 / 3, x, evaluate=False) + 1)
+    assert cost.doit() == mpcgen.running_cost(x**2 + 1)
+    assert sp.simplify(mpcgen.running_cost(x**2 + 1)).has(type(cost))
+    assert mpcgen.running_cost(sp.sqrt(2) * x).evalf().has(type(cost))
+
+
+def test_a_state_stays_whose_row_is_a_zero_of_any_kind():
+    for zero in (0, 0.0, sp.Float(0)):
+        problem = mpcgen.Problem("timed", horizon=3)
+        (y, duration), (u,) = problem.states("y duration"), problem.controls("u")
+        problem.dynamics = mpcgen.rk4(problem, [u, zero], dt=duration)
+        problem.stage_cost = u**2 + y**2
+        assert problem.spec().states

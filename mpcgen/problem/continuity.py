@@ -247,6 +247,11 @@ def _bisect(function: Callable[[Any], Any], left: Any, right: Any) -> Any | None
     return (left + right) / 2
 
 
+def number(value: float) -> Any:
+    """A number as `value_at` takes them."""
+    return _MP.mpf(value)
+
+
 def value_at(expression: sp.Basic, known: dict[sp.Basic, Any]) -> Any | None:
     """Return the value with 50 digits; None where it is not a finite real number.
 
@@ -254,8 +259,8 @@ def value_at(expression: sp.Basic, known: dict[sp.Basic, Any]) -> Any | None:
     """
     try:
         value = _evaluate(expression, known)
-    except (ValueError, ZeroDivisionError, OverflowError, TypeError, RecursionError):
-        return None
+    except (KeyError, ValueError, ZeroDivisionError, OverflowError, TypeError, RecursionError):
+        return None  # a KeyError: of a function without a meaning
     return value if isinstance(value, _MP.mpf) and _MP.isfinite(value) else None
 
 

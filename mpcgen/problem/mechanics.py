@@ -10,9 +10,10 @@ from sympy.core.function import AppliedUndef
 
 from mpcgen.errors import SpecError
 from mpcgen.problem.integrators import dynamics_of
-from mpcgen.problem.solve import solve
+from mpcgen.problem.solve import solve, solve_symmetric
 from mpcgen.problem.spec import DynamicsSpec
 from mpcgen.problem.values import as_expression
+from mpcgen.problem.walks import symbols_in
 
 if TYPE_CHECKING:
     from mpcgen.problem.problem import Problem
@@ -101,6 +102,12 @@ class _Mechanism:
         self.force = force
         self.constraints = constraints
 
+    @property
+    def symbols(self) -> set[sp.Symbol]:
+        """Constants of the equations of motion."""
+        parts = (self.mass, self.force, self.velocities, *(self.constraints or ()))
+        return set(symbols_in(*(entry for part in parts for entry in part)))
+
 
 def _mechanism(method: Any) -> _Mechanism:
     from sympy.physics.mechanics import KanesMethod, LagrangesMethod
@@ -165,14 +172,35 @@ class _Words:
         for name, given, wanted in (("q", q, mechanism.coordinates), ("v", v, mechanism.speeds)):
             _check_states(problem, name, given, wanted)
         _check_distinct([*q.values(), *v.values()])
-        self.rule: dict[sp.Basic, sp.Expr] = {
-            sp.sympify(key): as_expression(value, f"what stands for {key}")
-            for part in (q, v, inputs, constants)
-            for key, value in part.items()
-        }
+        self.rule: dict[sp.Basic, sp.Expr] = {}
+        for name, part in (("q", q), ("v", v), ("inputs", inputs), ("constants", constants)):
+            for key, value in part.items():
+                place = self._place(name, key)
+                if place in self.rule:
+                    raise SpecError(
+                        f"{name}= has {key}, and another of q=, v=, inputs=, constants= has it already"
+                    )
+                self.rule[place] = as_expression(value, f"what stands for {key}")
         for coordinate, velocity in zip(mechanism.coordinates, mechanism.velocities, strict=True):
             if coordinate.diff() not in self.rule:
                 (self.rule[coordinate.diff()],) = self.read([velocity])
+
+    def _place(self, name: str, key: Any) -> sp.Basic:
+        """What a key of a mapping stands for in the equations: itself, or the symbol that is called so."""
+        symbols = {symbol.name: symbol for symbol in self.mechanism.symbols}
+        if isinstance(key, str):
+            if key not in symbols:
+                raise SpecError(
+                    f"{name}= has {key!r}, and no symbol of the equations of motion is called so; expected of "
+                    f"{', '.join(sorted(symbols)) or 'none'}, or the symbol itself"
+                )
+            return symbols[key]
+        if isinstance(key, sp.Symbol) and symbols.get(key.name, key) != key:
+            raise SpecError(
+                f"{name}= has a symbol {key} that is not the {key} of the equations of motion: they were made with "
+                f"other assumptions; pass the symbol that is in them, or its name {key.name!r}"
+            )
+        return sp.sympify(key)
 
     def read(self, expressions: Any) -> list[sp.Expr]:
         """The expressions in the problem's words, all replaced at once: a velocity before its position."""
@@ -225,7 +253,7 @@ class _Words:
             return list(solve(mass, force))
         J, bias = (self._matrix(part) for part in mechanism.constraints)
         free, along = solve(mass, force), solve(mass, J.T)
-        multipliers = solve(J * along, J * free - bias)
+        multipliers = solve_symmetric(J * along, J * free - bias)
         return list(free - along * multipliers)
 
     def _matrix(self, matrix: sp.Matrix) -> sp.Matrix:

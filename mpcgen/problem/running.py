@@ -18,11 +18,11 @@ class RunningCost(sp.Expr):
     is_number = False
 
     def doit(self, **hints: Any) -> sp.Expr:
-        """The cost per unit of time: sympy knows nothing of stages."""
-        return self.args[0].doit(**hints)
+        """The same of a cost that is done: the integral itself is taken when the dynamics are."""
+        return self.func(self.args[0].doit(**hints))
 
     def _eval_evalf(self, precision: int) -> sp.Expr:
-        return self.args[0]._eval_evalf(precision)
+        return self.func(self.args[0]._eval_evalf(precision))
 
     def _sympystr(self, printer: Any) -> str:
         return f"running_cost({printer.doprint(self.args[0])})"

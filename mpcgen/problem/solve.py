@@ -6,16 +6,16 @@ import random
 from itertools import combinations
 from typing import Any
 
-import mpmath
 import sympy as sp
 
 from mpcgen.errors import SpecError
-from mpcgen.problem.continuity import value_at
+from mpcgen.problem.continuity import number, value_at
+from mpcgen.problem.expressions import short_text
 from mpcgen.problem.linear_system import components
 from mpcgen.problem.values import as_expression, as_nested
 from mpcgen.problem.walks import symbols_in
 
-_ROUNDING = mpmath.mpf("1e-12")
+_ROUNDING = 1e-12
 """Relative difference of two entries that are the same but for constants typed in double precision."""
 
 
@@ -46,6 +46,12 @@ def solve(M: Any, rhs: Any) -> sp.Matrix:
     if right.rows != n:
         raise SpecError(f"the right-hand side of solve has shape {right.shape}; expected ({n},) or ({n}, k)")
     _check_symmetric(matrix)
+    return solve_symmetric(matrix, right)
+
+
+def solve_symmetric(matrix: sp.Matrix, right: sp.Matrix) -> sp.Matrix:
+    """`solve` of a matrix that is known to be symmetric: the lower triangle is read."""
+    n = matrix.rows
     triangle = [matrix[i, j] for i in range(n) for j in range(i + 1)]
     if n == 1:
         return right / triangle[0]
@@ -68,18 +74,24 @@ def _check_symmetric(matrix: sp.Matrix) -> None:
     for j, i in combinations(range(matrix.rows), 2):
         if matrix[i, j] != matrix[j, i] and _differ(matrix[i, j], matrix[j, i]):
             raise SpecError(
-                f"the matrix of solve is not symmetric: entry ({i}, {j}) is {matrix[i, j]}, and ({j}, {i}) is "
-                f"{matrix[j, i]}. solve takes symmetric, positive definite matrices, as mass matrices are; "
-                "M.LUsolve(rhs) of sympy takes others"
+                f"the matrix of solve is not symmetric: entry ({i}, {j}) is {short_text(matrix[i, j])}, and "
+                f"({j}, {i}) is {short_text(matrix[j, i])}. solve takes symmetric, positive definite matrices, as mass "
+                "matrices are; M.LUsolve(rhs) of sympy takes others"
             )
 
 
 def _differ(a: sp.Expr, b: sp.Expr) -> bool:
-    """Whether two expressions have different values, at a random point or, where there is none, by simplification."""
+    """Whether two expressions have different values, at random points or, where there is none, by simplification."""
     numbers = random.Random(0)
     symbols = sorted(symbols_in(a, b), key=lambda symbol: symbol.name)
-    point = {symbol: mpmath.mpf(numbers.uniform(0.5, 1.5)) for symbol in symbols}
-    left, right = value_at(a, point), value_at(b, point)
-    if left is None or right is None:
-        return bool(sp.simplify(a - b) != 0)
-    return bool(abs(left - right) > _ROUNDING * max(abs(left), abs(right), 1))
+    compared = False
+    for sign in (1, -1, 0, 0, 0):
+        signs = [sign or numbers.choice((1, -1)) for _ in symbols]
+        point = {s: number(side * numbers.uniform(0.2, 1.5)) for s, side in zip(symbols, signs, strict=True)}
+        left, right = value_at(a, dict(point)), value_at(b, dict(point))
+        if left is None or right is None:
+            continue
+        compared = True
+        if abs(left - right) > _ROUNDING * max(abs(left), abs(right), 1):
+            return True
+    return not compared and bool(sp.simplify(a - b) != 0)

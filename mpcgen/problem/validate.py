@@ -139,7 +139,8 @@ def _check_running(spec: Spec) -> None:
 def _still(spec: Spec) -> list[sp.Symbol]:
     """States that stay as they are."""
     rows = zip(spec.states, spec.dynamics.expressions, spec.dynamics.is_discrete, strict=True)
-    return [state for state, row, discrete in rows if row == (state if discrete else 0)]
+    differences = ((state, row - (state if discrete else 0)) for state, row, discrete in rows)
+    return [state for state, difference in differences if difference.is_Number and difference.is_zero]
 
 
 def with_uses(
