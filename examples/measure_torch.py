@@ -138,7 +138,7 @@ def overhead(example: str) -> list[Figure]:
         "eager, for a gradient": repeated(lambda: mpc(leaf, u_init=u_init)),
         "eager, forward and backward": repeated(train),
         "registered operator, no gradient": without_gradient(
-            lambda: library.solve(mpc.key, mpc.options_text, horizon, flat, start, values)
+            lambda: library.solve(mpc.key, mpc.options_text, horizon, flat, start, None, None, None, values)
         ),
         "torch.compile (aot_eager), no gradient": without_gradient(lambda: compiled(x0, u_init)),
     }

@@ -172,7 +172,7 @@ def operator_inputs(case: Example, batch: int, warm: bool = False) -> tuple:
         parameters.append(value.expand(batch if i % 2 else 1, *p.shape).clone().requires_grad_())
     x0 = case.starts(batch, 0).requires_grad_()
     u_init = torch.zeros(batch, horizon, len(case.spec.controls), dtype=torch.float64) if warm else None
-    return mpc.key, mpc.options_text, horizon, x0, [u_init, None, None, None], parameters
+    return mpc.key, mpc.options_text, horizon, x0, u_init, None, None, None, parameters
 
 
 @pytest.mark.parametrize("batch, warm", [(1, False), (5, True)])
@@ -181,7 +181,7 @@ def test_torchs_checks_of_the_solve_operator_pass(pendulum, batch, warm):
 
 
 def test_torchs_checks_of_the_differentiate_operator_pass(pendulum):
-    key, options, _, _, _, parameters = arguments = operator_inputs(pendulum, 5)
+    key, options, *_, parameters = arguments = operator_inputs(pendulum, 5)
     with torch.no_grad():
         x, u, cost, status, *_ = library.solve(*arguments)
     parameters = [p.detach() for p in parameters]
@@ -191,7 +191,7 @@ def test_torchs_checks_of_the_differentiate_operator_pass(pendulum):
 
 
 def test_torchs_checks_of_the_tangent_operator_pass(pendulum):
-    key, options, _, x0, _, parameters = arguments = operator_inputs(pendulum, 5)
+    key, options, _, x0, *_, parameters = arguments = operator_inputs(pendulum, 5)
     with torch.no_grad():
         x, u, _, status, *_ = library.solve(*arguments)
     parameters = [p.detach() for p in parameters]
@@ -202,8 +202,8 @@ def test_torchs_checks_of_the_tangent_operator_pass(pendulum):
 
 
 def test_the_registered_operator_gives_what_the_direct_way_gives(car):
-    key, options, horizon, x0, start, parameters = operator_inputs(car, 6)
-    _, u, *_ = library.solve(key, options, horizon, x0, start, parameters)
+    _, _, _, x0, *_, parameters = arguments = operator_inputs(car, 6)
+    _, u, *_ = library.solve(*arguments)
     found = torch.autograd.grad(u.square().sum(), (x0, *parameters))
     names = [p.name for p in car.module.CONTROLLER.parameters]
     solution = car.mpc()(x0, **dict(zip(names, parameters, strict=True)))

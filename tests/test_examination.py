@@ -166,7 +166,7 @@ def test_the_operators_keep_the_rules_of_torch(car):
     found = (solution.x, solution.u, solution.status, solution.row_duals)
     torch.library.opcheck(examine_flat, (mpc.key, *found, parameters))
     start = solution.x[:, 0].clone()
-    torch.library.opcheck(record_flat, (mpc.key, mpc.options_text, 60, start, [None] * 4, parameters))
+    torch.library.opcheck(record_flat, (mpc.key, mpc.options_text, 60, start, *[None] * 4, parameters))
 
 
 def test_a_solution_can_be_pickled(car):

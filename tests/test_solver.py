@@ -250,10 +250,11 @@ def test_gains_are_zero_where_a_bound_holds(car):
         assert (solution.gains[..., i, :][held] == 0).all()
 
 
-def test_nothing_but_trajectories_and_cost_is_differentiable(pendulum):
+def test_nothing_but_trajectories_cost_and_multipliers_is_differentiable(pendulum):
     solution = pendulum.mpc()(pendulum.starts(3, 0).requires_grad_())
     fields = vars(solution)
-    assert {name for name, value in fields.items() if value.requires_grad} == {"x", "u", "cost"}
+    assert {name for name, value in fields.items() if value.requires_grad} == {"x", "u", "cost", "row_duals"}
+    assert fields["row_duals"].numel() == 0  # it has no rows, and those of controls are found when asked for
     with torch.no_grad():
         assert not any(v.requires_grad for v in vars(pendulum.mpc()(pendulum.starts(3, 0))).values())
 

@@ -266,7 +266,7 @@ def record(origin: Origin, call: Call) -> History:
     """Convergence history of a call: solves it once more, to the same bits."""
     start = [None if guess is None else guess.detach() for guess in call.start]
     parameters = [p.detach() for p in call.parameters]
-    passes = record_flat(origin.key, origin.options_text, call.horizon, call.x0.detach(), start, parameters)
+    passes = record_flat(origin.key, origin.options_text, call.horizon, call.x0.detach(), *start, parameters)
     return History(*passes.reshape(*call.batch_shape, *passes.shape[1:]).unbind(-1))
 
 
@@ -275,14 +275,23 @@ def _record(
     options: str,
     horizon: int,
     x0: Tensor,
-    start: Sequence[Tensor | None],
+    u_init: Tensor | None,
+    x_init: Tensor | None,
+    costates: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> Tensor:
     chosen = Options.from_text(options)
     history = x0.new_full((x0.shape[0], chosen.max_iterations + 1, 2), torch.nan)
     quiet = replace(chosen, on_unconverged="ignore")
     kernels.solve(
-        library.controller_of(controller), quiet, horizon, x0, Start(*start), tuple(parameters), history
+        library.controller_of(controller),
+        quiet,
+        horizon,
+        x0,
+        Start(u_init, x_init, costates, duals),
+        tuple(parameters),
+        history,
     )
     return history
 
@@ -292,7 +301,10 @@ def _fake_record(
     options: str,
     horizon: int,
     x0: Tensor,
-    start: Sequence[Tensor | None],
+    u_init: Tensor | None,
+    x_init: Tensor | None,
+    costates: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> Tensor:
     return x0.new_empty(x0.shape[0], Options.from_text(options).max_iterations + 1, 2)
@@ -305,7 +317,10 @@ def _vmap_record(
     options: str,
     horizon: int,
     x0: Tensor,
-    start: Sequence[Tensor | None],
+    u_init: Tensor | None,
+    x_init: Tensor | None,
+    costates: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> tuple[Tensor, int]:
     size, batch = info.batch_size, batch_of(x0, in_dims[3])
@@ -315,14 +330,15 @@ def _vmap_record(
             None if t is None else fold(t, d, size, batch)
             for t, d in zip(several, dims or [None] * len(several), strict=True)
         ]
-        for several, dims in ((start, in_dims[4]), (parameters, in_dims[5]))
+        for several, dims in (((u_init, x_init, costates, duals), in_dims[4:8]), (parameters, in_dims[8]))
     )
-    found = record_flat(controller, options, horizon, x0, guesses, folded)
+    found = record_flat(controller, options, horizon, x0, *guesses, folded)
     return unfold(found, size, batch), 0
 
 
 record_flat = library.define(
-    "record(str controller, str options, SymInt horizon, Tensor x0, Tensor?[] start, Tensor[] parameters) -> Tensor",
+    "record(str controller, str options, SymInt horizon, Tensor x0, Tensor? u_init, Tensor? x_init, Tensor? costates, "
+    "Tensor? duals, Tensor[] parameters) -> Tensor",
     _record,
     _fake_record,
     _vmap_record,

@@ -31,7 +31,7 @@ _STARTS = len(Start._fields)
 def solve(key: str, options: str, horizon: int, x0: Tensor, start: Start, parameters: Tensors) -> Tensors:
     """Solve a flat batch, differentiable with respect to x0 and the parameters; see `kernels.solve`."""
     if is_traced() or not all(type(t) in PLAIN for t in (x0, *start, *parameters) if t is not None):
-        return tuple(library.solve(key, options, horizon, x0, list(start), list(parameters)))
+        return tuple(library.solve(key, options, horizon, x0, *start, list(parameters)))
     recorded = torch.is_grad_enabled() and (x0.requires_grad or any(p.requires_grad for p in parameters))
     if recorded or is_forward_mode():
         return _apply(Solve, None, key, options, horizon, x0, *start, *parameters)
@@ -81,7 +81,7 @@ class Solve(torch.autograd.Function):
             return _solve_here(*arguments)
         plain, tensors = arguments[:4], arguments[4:]
         start, parameters = list(tensors[:_STARTS]), list(tensors[_STARTS:])
-        return tuple(_below_autograd(library.solve, keyset, *plain, start, parameters))
+        return tuple(_below_autograd(library.solve, keyset, *plain, *start, parameters))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -174,12 +174,16 @@ def _solve_rule(
     options: str,
     horizon: int,
     x0: Tensor,
-    start: list[Tensor | None],
+    u_init: Tensor | None,
+    x_init: Tensor | None,
+    costates: Tensor | None,
+    duals: Tensor | None,
     parameters: list[Tensor],
 ) -> Tensors:
+    start = (u_init, x_init, costates, duals)
     if _is_watched(x0, *parameters):
         return _apply(Solve, keyset, key, options, horizon, x0, *start, *parameters)
-    return _below_autograd(library.solve, keyset, key, options, horizon, x0, start, parameters)
+    return _below_autograd(library.solve, keyset, key, options, horizon, x0, *start, parameters)
 
 
 def _last_rule(operator: Any) -> Any:

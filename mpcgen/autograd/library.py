@@ -83,11 +83,21 @@ def _solve(
     options: str,
     horizon: int,
     x0: Tensor,
-    start: Sequence[Tensor | None],
+    u_init: Tensor | None,
+    x_init: Tensor | None,
+    costates: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> Tensors:
     chosen = Options.from_text(options)
-    return kernels.solve(controller_of(controller), chosen, horizon, x0, Start(*start), tuple(parameters))
+    return kernels.solve(
+        controller_of(controller),
+        chosen,
+        horizon,
+        x0,
+        Start(u_init, x_init, costates, duals),
+        tuple(parameters),
+    )
 
 
 def _fake_solve(
@@ -95,7 +105,10 @@ def _fake_solve(
     options: str,
     horizon: int,
     x0: Tensor,
-    start: Sequence[Tensor | None],
+    u_init: Tensor | None,
+    x_init: Tensor | None,
+    costates: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> Tensors:
     known = controller_of(controller)
@@ -114,22 +127,26 @@ def _vmap_solve(
     options: str,
     horizon: int,
     x0: Tensor,
-    start: Sequence[Tensor | None],
+    u_init: Tensor | None,
+    x_init: Tensor | None,
+    costates: Tensor | None,
+    duals: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> tuple[Tensors, tuple[int, ...]]:
     size, batch = info.batch_size, batch_of(x0, in_dims[3])
     x0 = own(x0, in_dims[3], size, batch)
     guesses = [
         None if guess is None else fold(guess, dim, size, batch)
-        for guess, dim in zip(start, _each(start, in_dims[4]), strict=True)
+        for guess, dim in zip((u_init, x_init, costates, duals), in_dims[4:8], strict=True)
     ]
-    folded = [fold(p, d, size, batch) for p, d in zip(parameters, _each(parameters, in_dims[5]), strict=True)]
-    outputs = solve(controller, options, horizon, x0, guesses, folded)
+    folded = [fold(p, d, size, batch) for p, d in zip(parameters, _each(parameters, in_dims[8]), strict=True)]
+    outputs = solve(controller, options, horizon, x0, *guesses, folded)
     return tuple(unfold(out, size, batch) for out in outputs), (0,) * len(outputs)
 
 
 solve = define(
-    "solve(str controller, str options, SymInt horizon, Tensor x0, Tensor?[] start, Tensor[] parameters) "
+    "solve(str controller, str options, SymInt horizon, Tensor x0, Tensor? u_init, Tensor? x_init, "
+    "Tensor? costates, Tensor? duals, Tensor[] parameters) "
     f"-> ({', '.join('Tensor' for _ in OUTPUTS)})",
     _solve,
     _fake_solve,

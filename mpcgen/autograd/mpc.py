@@ -199,8 +199,10 @@ class MPC(torch.nn.Module):
         if self.unrolled is not None:
             outputs = self.unrolled.solve(self.controller, self.options, call)
         elif torch.compiler.is_compiling():
-            start, parameters = list(call.start), list(call.parameters)
-            outputs = library.solve(self.key, self.options_text, call.horizon, call.x0, start, parameters)
+            parameters = list(call.parameters)
+            outputs = library.solve(
+                self.key, self.options_text, call.horizon, call.x0, *call.start, parameters
+            )
         else:
             outputs = functions.solve(
                 self.key, self.options_text, call.horizon, call.x0, call.start, call.parameters
