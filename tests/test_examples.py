@@ -220,13 +220,13 @@ def test_machine_name_names_cores():
 def test_constrained_examples_are_solved_from_random_starts_as_ipopt_solves_them(name):
     module = importlib.import_module(f"examples.{name}")
     values = module.parameter_values() if hasattr(module, "parameter_values") else {}
-    mpc = mpcgen.compile(module.problem).MPC(on_unconverged="ignore")
+    # where an attempt leads nowhere, the next begins at 200 iterations
+    mpc = mpcgen.compile(module.problem).MPC(max_iterations=400, on_unconverged="ignore")
     parameters = {key: torch.tensor(value, dtype=torch.float64) for key, value in values.items()}
     solution = mpc(module.initial_states(64), **parameters)
-    assert (
-        int((solution.status == 0).sum()) >= 63
-    )  # a start from which none of the solvers ends is one of many
-    assert solution.violation[solution.converged].max() <= 1e-7
+    solved = solution.converged
+    assert int(solved.sum()) >= 63  # a start from which none of the solvers ends is one of many
+    assert solution.violation[solved].max() <= 1e-7
     baseline = Baseline(module.problem.spec(), tol=1e-9)
     same = 0
     for b in range(4):
