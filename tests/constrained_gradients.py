@@ -74,12 +74,12 @@ def along(gradients, directions):
     return sum((g * d).reshape(len(g), -1).sum(1) for g, d in zip(gradients, directions, strict=True))
 
 
-def by_differences(mpc, sol, leaves, directions, loss):
+def by_differences(mpc, sol, names, leaves, directions, loss):
     """(B): central differences of the loss along the directions, and where both sides were solved."""
     sides = []
     for sign in (STEP, -STEP):
         x0, *values = (leaf.detach() + sign * d for leaf, d in zip(leaves, directions, strict=True))
-        sides.append(mpc(x0, u_init=sol.u.detach(), **dict(zip(mpc.names, values, strict=True))))
+        sides.append(mpc(x0, u_init=sol.u.detach(), **dict(zip(names, values, strict=True))))
     solved = (sides[0].status == mpcgen.Status.CONVERGED) & (sides[1].status == mpcgen.Status.CONVERGED)
     return (loss(sides[0]) - loss(sides[1])) / (2 * STEP), solved
 
@@ -106,7 +106,6 @@ def examine(make, count, seed):
     x0, values = instances(make, count, seed)
     leaves = [leaf.requires_grad_(True) for leaf in (x0, *values.values())]
     mpc = compiled(spec).MPC(max_iterations=1000, tol=1e-10, on_unconverged="ignore")
-    mpc.names = tuple(values)
     sol = mpc(x0, **values)
     loss = Loss(sol, seed)
     gradients = torch.autograd.grad(loss(sol).sum(), leaves)
@@ -115,7 +114,7 @@ def examine(make, count, seed):
         leaf.detach().abs().clamp_min(0.1) * torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
         for leaf in leaves
     ]
-    differences, resolved = by_differences(mpc, sol, leaves, directions, loss)
+    differences, resolved = by_differences(mpc, sol, values, leaves, directions, loss)
     ours = torch.cat([g.reshape(count, -1) for g in gradients], 1)
     exact = (sol.status == mpcgen.Status.CONVERGED) & (sol.margin > LEAST_MARGIN)
     functions, errors, cosines, doubtful = Functions(spec), [], [], 0

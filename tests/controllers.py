@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pytest
 import sympy as sp
 import torch
 from torch import Tensor
@@ -195,3 +197,19 @@ def scalar_problem() -> Example:
 
     spec = problem.spec()
     return Example(spec, compiled(spec), starts, lambda seed: {})
+
+
+def assert_workspace_is_not_read(
+    results: Callable[[], list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check that results do not depend on what a CUDA kernel's workspace, the uint8 memory, holds beforehand."""
+    empty, found = torch.empty, []
+    for bits in (0, 255):  # all of them set is NaN
+
+        def filled(*size: Any, bits: int = bits, **options: Any) -> Tensor:
+            memory = empty(*size, **options)
+            return memory.fill_(bits) if memory.dtype == torch.uint8 else memory
+
+        monkeypatch.setattr(torch, "empty", filled)
+        found.append(results())
+    assert all(map(torch.equal, *found))

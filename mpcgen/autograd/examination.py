@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd import library
-from mpcgen.autograd.folding import batch_of, fold, own, unfold
+from mpcgen.autograd.folding import batch_of, fold_each, own, unfold
 from mpcgen.calls import kernels
 from mpcgen.calls.arguments import Call, Start
 from mpcgen.calls.options import Options
@@ -236,8 +236,7 @@ def _vmap_examine(
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     size, batch = info.batch_size, batch_of(u, in_dims[2])
     solution = (own(t, d, size, batch) for t, d in zip((x, u, status, duals), in_dims[1:5], strict=True))
-    dims = in_dims[5] or [None] * len(parameters)
-    folded = [fold(p, d, size, batch) for p, d in zip(parameters, dims, strict=True)]
+    folded = fold_each(parameters, in_dims[5], size, batch)
     return tuple(unfold(t, size, batch) for t in examine_flat(controller, *solution, folded)), (0,) * 7
 
 
@@ -325,13 +324,8 @@ def _vmap_record(
 ) -> tuple[Tensor, int]:
     size, batch = info.batch_size, batch_of(x0, in_dims[3])
     x0 = own(x0, in_dims[3], size, batch)
-    guesses, folded = (
-        [
-            None if t is None else fold(t, d, size, batch)
-            for t, d in zip(several, dims or [None] * len(several), strict=True)
-        ]
-        for several, dims in (((u_init, x_init, costates, duals), in_dims[4:8]), (parameters, in_dims[8]))
-    )
+    guesses = fold_each((u_init, x_init, costates, duals), in_dims[4:8], size, batch)
+    folded = fold_each(parameters, in_dims[8], size, batch)
     found = record_flat(controller, options, horizon, x0, *guesses, folded)
     return unfold(found, size, batch), 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor
 
 
@@ -21,6 +24,17 @@ def fold(tensor: Tensor, dim: int | None, size: int, batch: int) -> Tensor:
     if tensor.shape[1] != batch:
         tensor = tensor.expand(size, batch, *tensor.shape[2:])
     return tensor.reshape(size * batch, *tensor.shape[2:])
+
+
+def each(value: Sequence[Any], dims: Any) -> Sequence[int | None]:
+    """Mapped dimensions of a list of tensors; torch says None for a list without any."""
+    return dims or [None] * len(value)
+
+
+def fold_each(tensors: Sequence[Any], dims: Any, size: int, batch: int) -> list[Any]:
+    """`fold` of those of a list that are not None; ``dims`` as torch gives them."""
+    pairs = zip(tensors, each(tensors, dims), strict=True)
+    return [None if t is None else fold(t, d, size, batch) for t, d in pairs]
 
 
 def own(tensor: Tensor, dim: int | None, size: int, batch: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpcgen.autograd.folding import batch_of, fold, own, unfold
+from mpcgen.autograd.folding import batch_of, each, fold_each, own, unfold
 from mpcgen.calls import kernels
 from mpcgen.calls.arguments import Start
 from mpcgen.calls.devices import check_built
@@ -68,11 +68,6 @@ def differentiable(operator: Any, rule: Callable[..., Any]) -> None:
 def mapped_by_autograd(operator: Any, rule: Callable[..., Any]) -> None:
     """Let ``rule(*arguments)`` compute an operator under the vmap of `torch.autograd`'s own vectorisation."""
     _LIBRARY.impl(operator._schema.name.partition("::")[2], rule, "Batched")
-
-
-def _each(value: Any, dims: Any) -> Sequence[int | None]:
-    """Mapped dimensions of a list of tensors; torch says None for a list without any."""
-    return dims or [None] * len(value)
 
 
 # ---- solve ----------------------------------------------------------------------------------------------------------
@@ -135,11 +130,8 @@ def _vmap_solve(
 ) -> tuple[Tensors, tuple[int, ...]]:
     size, batch = info.batch_size, batch_of(x0, in_dims[3])
     x0 = own(x0, in_dims[3], size, batch)
-    guesses = [
-        None if guess is None else fold(guess, dim, size, batch)
-        for guess, dim in zip((u_init, x_init, costates, duals), in_dims[4:8], strict=True)
-    ]
-    folded = [fold(p, d, size, batch) for p, d in zip(parameters, _each(parameters, in_dims[8]), strict=True)]
+    guesses = fold_each((u_init, x_init, costates, duals), in_dims[4:8], size, batch)
+    folded = fold_each(parameters, in_dims[8], size, batch)
     outputs = solve(controller, options, horizon, x0, *guesses, folded)
     return tuple(unfold(out, size, batch) for out in outputs), (0,) * len(outputs)
 
@@ -201,7 +193,7 @@ def _vmap_differentiate(
     *tensors, parameters = arguments
     *dims, p_dims = in_dims[2:]
     size, batch = info.batch_size, batch_of(tensors[0], dims[0])
-    pairs = list(zip(parameters, _each(parameters, p_dims), strict=True))
+    pairs = list(zip(parameters, each(parameters, p_dims), strict=True))
     solution = [None if t is None else own(t, d, size, batch) for t, d in zip(tensors, dims, strict=True)]
     found = differentiate(controller, options, *solution, [own(p, d, size, batch) for p, d in pairs])
     g_x0, *gradients = (unfold(g, size, batch) for g in found)
@@ -262,13 +254,7 @@ def _vmap_tangent(
     *dims, p_dims, c_dims = in_dims[2:]
     size, batch = info.batch_size, batch_of(tensors[0], dims[0])
     solution = [None if t is None else own(t, d, size, batch) for t, d in zip(tensors, dims, strict=True)]
-    values, moves = (
-        [
-            None if t is None else fold(t, d, size, batch)
-            for t, d in zip(several, _each(several, several_dims), strict=True)
-        ]
-        for several, several_dims in ((parameters, p_dims), (changes, c_dims))
-    )
+    values, moves = fold_each(parameters, p_dims, size, batch), fold_each(changes, c_dims, size, batch)
     outputs = tangent(controller, options, *solution, values, moves)
     return tuple(unfold(out, size, batch) for out in outputs), (0,) * len(outputs)
 

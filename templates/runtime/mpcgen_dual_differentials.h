@@ -9,12 +9,6 @@
 
 #if CONSTRAINED
 
-/* Where in memory the multiplier of a row is: of a stage those of the controls' bounds come first, and at the last stage
- * those of mixed rows are left out. */
-INLINE int dual_place(const sensitivity_state *s, int t, int i) {
-  return t * NDUAL + NU + (t < s->horizon ? i : NMIXED + i);
-}
-
 /* Cotangents of a solution's multipliers into a lane; NULL: zeros. */
 FUNCTION void load_dual_cotangents(sensitivity_state *s, int k, const scalar *from) {
   for (int t = 0; t <= s->horizon; t++) {

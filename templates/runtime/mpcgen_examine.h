@@ -39,7 +39,7 @@ enum { EXAMINED = 3 };
 
 /* The rows of a stage, or of the last one, of all lanes; they begin at `column` of a stage's multipliers. */
 FUNCTION void store_examined_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first, int t) {
-  const int column = t < s->horizon ? NU : NU + NMIXED, count = rows_at(s, t);
+  const int column = row_column(t == s->horizon), count = rows_at(s, t);
   rows_of_stage rows;
   read_rows(s, t, &rows);
 #if SOFT_ROWS

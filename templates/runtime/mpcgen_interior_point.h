@@ -187,7 +187,7 @@ RARE void store_duals(const barrier_state *s, const solve_arguments *a, int k, s
     for (int i = 0; i < NDUAL; i++) to[i] = 0;
     for (int i = 0; i < (t < last ? NU : 0); i++)
       to[i] = lane_get(s->upper_multiplier + t * NU + i, k) - lane_get(s->lower_multiplier + t * NU + i, k);
-    scalar *rows = to + (t < last ? NU : NU + NMIXED);
+    scalar *rows = to + row_column(t == last);
     for (int i = 0; i < row_count(s, t); i++)
       rows[i] = lane_get(s->high_multiplier + t * NPATH + i, k) - lane_get(s->low_multiplier + t * NPATH + i, k);
   }

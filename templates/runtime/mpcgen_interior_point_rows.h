@@ -59,10 +59,7 @@ INLINE int row_count(const barrier_state *s, int t) { return t < s->horizon ? NP
 FUNCTION void find_prices(const barrier_state *s, int t, row_room *room) {
   real linear[ROWS], quadratic[ROWS];
   EACH(i, ROWS) linear[i] = quadratic[i] = ALL(0);
-  if (t < s->horizon)
-    stage_row_weights(s->theta, stage_row(s->theta_stage, s->rows, t), linear, quadratic);
-  else
-    terminal_row_weights(s->theta, stage_row(s->theta_stage, s->rows, t), linear, quadratic);
+  row_weights_at(s->theta, stage_row(s->theta_stage, s->rows, t), t == s->horizon, linear, quadratic);
   for (int i = 0; i < row_count(s, t); i++) {
     row_room *r = &room[i];
     const mask soft = lane_finite(linear[i]), priced = lane_lt(ALL(0), linear[i] + quadratic[i]);
@@ -79,10 +76,7 @@ FUNCTION void find_prices(const barrier_state *s, int t, row_room *room) {
 FUNCTION void find_rows(const barrier_state *s, int t, row_room *room) {
   real lower[ROWS], upper[ROWS];
   EACH(i, ROWS) lower[i] = upper[i] = ALL(0);
-  if (t < s->horizon)
-    stage_row_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
-  else
-    terminal_row_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
+  row_bounds_at(s->theta, stage_row(s->theta_stage, s->rows, t), t == s->horizon, lower, upper);
   for (int i = 0; i < row_count(s, t); i++) {
     const mask here = t > 0 || i < NMIXED ? lane_all() : lane_none();
     const real size = lane_max(lane_abs(lower[i]), lane_abs(upper[i]));

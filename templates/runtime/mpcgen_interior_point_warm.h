@@ -16,7 +16,7 @@ RARE int load_multipliers(barrier_state *s, const solve_arguments *a, int k, int
 #if CONSTRAINED
   const scalar *duals = (const scalar *)a->initial_duals + problem * a->initial_duals_stride;
   for (int t = 0; t <= n; t++)
-    good &= load_row(s->high_multiplier + t * NPATH, k, duals + t * NDUAL + (t < n ? NU : NU + NMIXED), row_count(s, t), 0);
+    good &= load_row(s->high_multiplier + t * NPATH, k, duals + t * NDUAL + row_column(t == n), row_count(s, t), 0);
 #endif
   return good;
 }

@@ -77,16 +77,10 @@ FUNCTION int rows_in_order(reals theta, reals theta_stage, int rows, int horizon
   TEAM_FOR(t, horizon + 1) {
     const reals theta_t = stage_row(theta_stage, rows, t);
     real lower[NPATH + NEND], upper[NPATH + NEND], linear[NPATH + NEND], quadratic[NPATH + NEND];
-    if (t < horizon)
-      stage_row_bounds(theta, theta_t, lower, upper);
-    else
-      terminal_row_bounds(theta, theta_t, lower, upper);
+    row_bounds_at(theta, theta_t, t == horizon, lower, upper);
     EACH(i, NPATH + NEND) linear[i] = ALL(INFINITY), quadratic[i] = ALL(0);
 #if SOFT_ROWS
-    if (t < horizon)
-      stage_row_weights(theta, theta_t, linear, quadratic);
-    else
-      terminal_row_weights(theta, theta_t, linear, quadratic);
+    row_weights_at(theta, theta_t, t == horizon, linear, quadratic);
 #endif
     for (int i = 0; i < (t == 0 ? NMIXED : t < horizon ? NPATH : NEND); i++) {
       const scalar low = lane_get(&lower[i], k), high = lane_get(&upper[i], k), price = lane_get(&linear[i], k);

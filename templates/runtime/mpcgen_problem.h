@@ -18,6 +18,30 @@ INLINE reals stage_row(reals theta_stage, int rows, int stage) {
   return theta_stage + (rows > 1 ? (size_t)stage * NTHETA_STAGE : 0);
 }
 
+#if CONSTRAINED
+/* Where the multipliers of a stage's rows begin in memory: behind those of the controls' bounds, and at the last stage
+ * behind those of mixed rows, which there are none of. */
+INLINE int row_column(int is_last) { return is_last ? NU + NMIXED : NU; }
+
+/* Bounds of the rows of a stage, and at the last stage of those of the end. */
+INLINE void row_bounds_at(reals theta, reals theta_t, int is_last, out_reals lower, out_reals upper) {
+  if (is_last)
+    terminal_row_bounds(theta, theta_t, lower, upper);
+  else
+    stage_row_bounds(theta, theta_t, lower, upper);
+}
+
+#if SOFT_ROWS
+/* The prices of exceeding them. */
+INLINE void row_weights_at(reals theta, reals theta_t, int is_last, out_reals linear, out_reals quadratic) {
+  if (is_last)
+    terminal_row_weights(theta, theta_t, linear, quadratic);
+  else
+    stage_row_weights(theta, theta_t, linear, quadratic);
+}
+#endif
+#endif
+
 /* Values that a parameter has, one after the other, where theta_stage has `rows` rows: N + 1, or 1. */
 INLINE int parameter_stages(const parameter_layout *layout, int rows) {
   return layout->per_stage && rows > 1 ? rows - 1 + layout->in_terminal : 1;

@@ -26,7 +26,6 @@ enum { MOST_DIFFERENTIAL_ROWS = NPATH > NEND ? NPATH : NEND, SWEEPS = CONSTRAINE
 
 typedef struct {
   real values[MOST_DIFFERENTIAL_ROWS], lower[MOST_DIFFERENTIAL_ROWS], upper[MOST_DIFFERENTIAL_ROWS];
-  real force[MOST_DIFFERENTIAL_ROWS];
 } rows_of_stage;
 
 INLINE int rows_at(const sensitivity_state *s, int t) { return t < s->horizon ? NPATH : NEND; }
@@ -34,13 +33,11 @@ INLINE int rows_at(const sensitivity_state *s, int t) { return t < s->horizon ? 
 FUNCTION void read_rows(const sensitivity_state *s, int t, rows_of_stage *rows) {
   const reals x = s->x + t * NX, theta_t = stage_row(s->theta_stage, s->rows, t);
   EACH(i, MOST_DIFFERENTIAL_ROWS) rows->values[i] = rows->lower[i] = rows->upper[i] = ALL(0);
-  if (t < s->horizon) {
+  if (t < s->horizon)
     stage_rows(x, s->u + t * NU, s->theta, theta_t, rows->values);
-    stage_row_bounds(s->theta, theta_t, rows->lower, rows->upper);
-  } else {
+  else
     terminal_rows(x, s->theta, theta_t, rows->values);
-    terminal_row_bounds(s->theta, theta_t, rows->lower, rows->upper);
-  }
+  row_bounds_at(s->theta, theta_t, t == s->horizon, rows->lower, rows->upper);
 }
 
 /* Of two factors whose product a solve's last barrier parameter is, one is zero at the solution. Where one is this many
@@ -71,10 +68,7 @@ typedef struct {
 FUNCTION void read_prices(const sensitivity_state *s, int t, prices_of_stage *prices) {
   const reals theta_t = stage_row(s->theta_stage, s->rows, t);
   EACH(i, MOST_DIFFERENTIAL_ROWS) prices->linear[i] = prices->quadratic[i] = ALL(0);
-  if (t < s->horizon)
-    stage_row_weights(s->theta, theta_t, prices->linear, prices->quadratic);
-  else
-    terminal_row_weights(s->theta, theta_t, prices->linear, prices->quadratic);
+  row_weights_at(s->theta, theta_t, t == s->horizon, prices->linear, prices->quadratic);
 }
 
 /* A side of a soft row: its excess, 1/kappa, and the share of the row's move that the excess goes along with. */
@@ -270,12 +264,13 @@ FUNCTION void add_row_bounds(const sensitivity_state *s, int t, reals g_theta, r
 #endif
 }
 
-/* A solution's multipliers of rows into a lane: of a stage in memory those of the controls' bounds come first, and at
- * the last stage those of mixed rows are left out. */
+/* Where in memory the multiplier of a row is. */
+INLINE int dual_place(const sensitivity_state *s, int t, int i) { return t * NDUAL + row_column(t == s->horizon) + i; }
+
+/* A solution's multipliers of rows into a lane. */
 FUNCTION void load_duals(sensitivity_state *s, int k, const scalar *from) {
   for (int t = 0; t <= s->horizon; t++)
-    for (int i = 0; i < rows_at(s, t); i++)
-      lane_set(s->dual + t * NPATH + i, k, from[t * NDUAL + NU + (t < s->horizon ? i : NMIXED + i)]);
+    for (int i = 0; i < rows_at(s, t); i++) lane_set(s->dual + t * NPATH + i, k, from[dual_place(s, t, i)]);
 }
 
 #endif
