@@ -1,5 +1,6 @@
 """Signals while a kernel runs: what their handlers raise ends the call, soon, and the next call is as any other."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -10,28 +11,27 @@ import torch
 
 from mpcgen.calls import kernels
 
-SOON = 0.2 + 0.3  # what is promised, and what a machine with other work may take besides
+SOON = 0.2
+"""How many seconds after a signal a call has ended, as promised: of CPU, which other work of the machine leaves alone."""
 LONG = {"tol": 1e-300, "max_iterations": 10_000_000, "on_unconverged": "ignore"}
-MANY = 300_000
-"""Cartpoles that LONG takes many seconds for."""
+MANY, STAGES = 300_000, 200_000
+"""Cartpoles, and stages of one, that LONG takes half a second for, or longer."""
 
 
 class AlarmError(Exception):
     """What a handler raises."""
 
 
-@pytest.fixture
-def alarm():
-    """A function that has this process signalled after some seconds, handled as told; the old handler comes back."""
-    before = signal.getsignal(signal.SIGALRM)
-
-    def set_alarm(seconds, handler):
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-    yield set_alarm
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+@contextlib.contextmanager
+def alarm(seconds, handler):
+    """Have this process signalled after some seconds, handled as told; not later than the block's end."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def raise_alarm(number, frame):
@@ -40,23 +40,24 @@ def raise_alarm(number, frame):
 
 @pytest.mark.parametrize("method", ["ddp", "interior_point"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("batch", "horizon", "threads"), [(1, 200_000, 1), (MANY, 24, 1), (MANY, 24, 4)])
-def test_a_handler_that_raises_ends_a_long_solve(cartpole, alarm, batch, horizon, threads, dtype, method):
+@pytest.mark.parametrize(("batch", "horizon", "threads"), [(1, STAGES, 1), (MANY, 24, 1), (MANY, 24, 4)])
+def test_a_handler_that_raises_ends_a_long_solve(cartpole, batch, horizon, threads, dtype, method):
     x0 = cartpole.starts(batch, 0).to(dtype)
     quick = cartpole.mpc(on_unconverged="ignore", threads=threads)
     expected = quick(x0[:100]).u
-    start = time.perf_counter()
-    alarm(0.3, raise_alarm)
-    with pytest.raises(AlarmError):
-        cartpole.mpc(threads=threads, method=method, **LONG)(x0, horizon=horizon)
-    assert 0.3 <= time.perf_counter() - start < 0.3 + SOON
+    slow = cartpole.mpc(threads=threads, method=method, **LONG)
+    start, worked = time.perf_counter(), time.process_time()
+    with pytest.raises(AlarmError), alarm(0.05, raise_alarm):
+        slow(x0, horizon=horizon)
+    assert time.perf_counter() - start >= 0.05
+    assert time.process_time() - worked < threads * (0.05 + SOON)
     assert torch.equal(quick(x0[:100]).u, expected)
 
 
 def test_ctrl_c_ends_a_long_solve(cartpole):
     # The handler is the interpreter's own, and the signal comes from another thread, as a notebook's may.
     x0 = cartpole.starts(MANY, 0)
-    sent = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    sent = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     sent.start()
     with pytest.raises(KeyboardInterrupt):
         cartpole.mpc(**LONG)(x0)
@@ -64,7 +65,7 @@ def test_ctrl_c_ends_a_long_solve(cartpole):
 
 
 @pytest.mark.parametrize("mode", ["reverse", "forward"])
-def test_a_handler_that_raises_ends_a_long_differentiation(pendulum, alarm, mode):
+def test_a_handler_that_raises_ends_a_long_differentiation(pendulum, mode):
     x0 = torch.zeros(1, 3, dtype=torch.float64)
     x0[:, 0] = 1
     mpc = pendulum.mpc(threads=1, on_unconverged="ignore")
@@ -74,9 +75,8 @@ def test_a_handler_that_raises_ends_a_long_differentiation(pendulum, alarm, mode
     parameters = tuple(p[:1] for p in solution.origin.flattened(status[:1].shape))
     d = torch.ones(count, *x.shape[1:], dtype=torch.float64)
     arguments = (mpc.controller, mpc.options, x, u, status.contiguous(), parameters)
-    alarm(0.3, raise_alarm)
     start = time.perf_counter()
-    with pytest.raises(AlarmError):
+    with pytest.raises(AlarmError), alarm(0.3, raise_alarm):
         while time.perf_counter() - start < 20:
             if mode == "reverse":
                 kernels.differentiate(*arguments, (d, None, None))
@@ -84,7 +84,7 @@ def test_a_handler_that_raises_ends_a_long_differentiation(pendulum, alarm, mode
                 kernels.tangent(*arguments, d[:, 0].contiguous(), (None,) * len(parameters))
 
 
-def test_a_handler_that_returns_lets_the_solve_go_on_and_may_solve_itself(cartpole, alarm):
+def test_a_handler_that_returns_lets_the_solve_go_on_and_may_solve_itself(cartpole):
     x0 = cartpole.starts(2048, 0)
     options = {"tol": 1e-300, "max_iterations": 400, "on_unconverged": "ignore"}
     mpc, seen = cartpole.mpc(**options), []
@@ -93,33 +93,31 @@ def test_a_handler_that_returns_lets_the_solve_go_on_and_may_solve_itself(cartpo
     def handler(number, frame):
         seen.append(cartpole.mpc(on_unconverged="ignore")(x0[:100]).u)
 
-    alarm(0.15, handler)
     start = time.perf_counter()
-    while not seen and time.perf_counter() - start < 30:
-        assert torch.equal(mpc(x0).u, expected)
+    with alarm(0.15, handler):
+        while not seen and time.perf_counter() - start < 30:
+            assert torch.equal(mpc(x0).u, expected)
     assert torch.equal(seen[0], cartpole.mpc(on_unconverged="ignore")(x0[:100]).u)
 
 
-def test_a_solve_in_another_thread_leaves_signals_to_the_main_one(cartpole, alarm):
+def test_a_solve_in_another_thread_leaves_signals_to_the_main_one(cartpole):
     x0 = cartpole.starts(512, 0)
     mpc = cartpole.mpc(tol=1e-300, max_iterations=3000, on_unconverged="ignore")
     expected, found = mpc(x0).u, []
     other = threading.Thread(target=lambda: found.append(mpc(x0).u))
-    alarm(0.1, raise_alarm)
-    with pytest.raises(AlarmError):
+    with pytest.raises(AlarmError), alarm(0.1, raise_alarm):
         other.start()
         time.sleep(60)
     other.join()
     assert torch.equal(found[0], expected)
 
 
-def test_a_wakeup_descriptor_stays_the_programs(cartpole, alarm):
+def test_a_wakeup_descriptor_stays_the_programs(cartpole):
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write)
     try:
-        alarm(0.2, raise_alarm)
-        with pytest.raises(AlarmError):
+        with pytest.raises(AlarmError), alarm(0.1, raise_alarm):
             cartpole.mpc(**LONG)(cartpole.starts(MANY, 0))
         assert signal.set_wakeup_fd(before) == write
         assert os.read(read, 8) == bytes([signal.SIGALRM])
