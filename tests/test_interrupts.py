@@ -12,7 +12,7 @@ import torch
 from mpcgen.calls import kernels
 
 SOON = 0.2
-"""How many seconds after a signal a call has ended, as promised: of CPU, which other work of the machine leaves alone."""
+"""How many seconds after a signal a call has ended, as promised: CPU seconds, which other programs leave alone."""
 LONG = {"tol": 1e-300, "max_iterations": 10_000_000, "on_unconverged": "ignore"}
 MANY, STAGES = 300_000, 200_000
 """Cartpoles, and stages of one, that LONG takes half a second for, or longer."""
