@@ -1,6 +1,7 @@
 # make demo    derive, build, solve, differentiate and learn: the tour
 # make measure what must hold, beside what this machine gives
 # make bench   the solvers timed over problems, batches and precisions, beside their peers; examples/bench/
+# make gallery hard problems from many starts beside IPOPT: how many each solver solves; an hour
 # make gradient-accuracy  the paper's gradient beside the exact one
 # make measure-torch      call overhead, memory and Jacobians through torch
 # make paper   every experiment of the paper, resumable; examples/paper/
@@ -19,7 +20,7 @@ READY := $(VENV)/.ready
 DEMO_EXAMPLES := pendulum cartpole obstacle
 EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor chain landing safe_cartpole building
 
-.PHONY: demo measure bench gradient-accuracy measure-torch paper test golden lint clean
+.PHONY: demo measure bench gallery gradient-accuracy measure-torch paper test golden lint clean
 
 demo: $(addprefix build-,$(DEMO_EXAMPLES))
 	$(BIN)/python -m examples.demo
@@ -29,6 +30,9 @@ measure: $(addprefix build-,pendulum cartpole car)
 
 bench: $(READY)
 	$(BIN)/mpcgen bench $(BENCH_FLAGS)
+
+gallery: $(READY)
+	$(BIN)/mpcgen bench --gallery $(GALLERY_FLAGS)
 
 gradient-accuracy: $(READY)
 	$(BIN)/python -m examples.gradient_accuracy

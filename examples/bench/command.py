@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from examples.bench.cells import select
+from examples.bench.gallery_report import main_gallery
 from examples.bench.packages import Packages
 from examples.bench.picture import draw
 from examples.bench.results import Results
@@ -63,11 +64,29 @@ QUICK_PEER_COUNT = 4
 @click.option("--loop/--no-loop", default=None, help="Training loops with torch. Default: full runs.")
 @click.option("--build", is_flag=True, help="Measure compiler time too, from an empty cache.")
 @click.option("--picture/--no-picture", default=True, show_default=True, help="Write bench.png.")
+@click.option(
+    "--gallery", is_flag=True, help="Problems from many starts, beside IPOPT: how reliably they are solved."
+)
+@click.option("--count", type=int, help="Of the gallery: starts for each problem. Default: 128.")
+@click.option("--peer-count", type=int, help="Of the gallery: starts that IPOPT gets. Default: all; 0: none.")
+@click.option(
+    "--method", "methods", multiple=True, help="Of the gallery: auto, ddp, interior_point; may be repeated."
+)
 @click.option("-o", "--output", default="bench", show_default=True, type=click.Path(path_type=Path))
 @click.option("--examples", default="examples", show_default=True, type=click.Path(path_type=Path))
 def main(**options: Any) -> None:
-    """Time the generated solvers and their peers; write tables, JSON and a picture into OUTPUT."""
-    main_bench(**options)
+    """Time the generated solvers and their peers; write tables, JSON and a picture into OUTPUT.
+
+    With --gallery: solve hard problems from many starts instead, and write how many each solver solves.
+    """
+    own = {name: options.pop(name) for name in ("count", "peer_count", "methods")}
+    if options.pop("gallery"):
+        shared = {name: options[name] for name in ("problems", "tol", "seed", "picture", "output")}
+        main_gallery(**shared, **own)
+    elif any(value not in (None, ()) for value in own.values()):
+        raise ParameterError("--count, --peer-count and --method are options of --gallery; give that too")
+    else:
+        main_bench(**options)
 
 
 def main_bench(

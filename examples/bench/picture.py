@@ -14,16 +14,21 @@ class PlottingUnavailableError(MpcgenError, ImportError):
     """matplotlib, which the picture needs, is not installed."""
 
 
-def draw(results: Results, path: Path) -> None:
-    """Write the picture; the ending of ``path`` says its format."""
+def figure(**options: Any) -> Any:
+    """Return an empty matplotlib Figure; raises PlottingUnavailableError where there is no matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PlottingUnavailableError(
             "the picture needs matplotlib; install it with: pip install 'mpcgen[plot]', or use --no-picture"
         ) from error
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    axes = figure.subplots(2, 2)
+    return Figure(**options)
+
+
+def draw(results: Results, path: Path) -> None:
+    """Write the picture; the ending of ``path`` says its format."""
+    picture = figure(figsize=(12, 9), layout="constrained")
+    axes = picture.subplots(2, 2)
     chosen = [m for m in results.measurements if _is_drawn(m)]
     _batches(axes[0, 0], chosen)
     _sweep(axes[0, 1], results, "horizon", "N, controls")
@@ -33,8 +38,8 @@ def draw(results: Results, path: Path) -> None:
         if not ax.lines:  # an empty panel with logarithmic axes cannot be drawn
             ax.set(xscale="linear", yscale="linear", xticks=[], yticks=[])
             ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes)
-    figure.suptitle(results.environment.machine, fontsize="small")
-    figure.savefig(path, dpi=150)
+    picture.suptitle(results.environment.machine, fontsize="small")
+    picture.savefig(path, dpi=150)
 
 
 def _is_drawn(m: Measurement) -> bool:
