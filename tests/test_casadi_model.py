@@ -341,11 +341,24 @@ BAD = [
     ({"x": 7}, "there is no input of 'pendulum' at 7"),
     ({"u": 0}, "input 0 of CasADi function 'pendulum' is the states and the controls; choose one"),
     ({"output": "y"}, "there is no output of 'pendulum' called 'y'"),
-    ({"output": 1}, "has 1 rows for 2 states"),
+    (
+        {"output": 1},
+        r"output 1 of CasADi function 'pendulum' has 1 row for the 2 states \(angle, rate\); expected one row per",
+    ),
+    (
+        {"parameters": ["mass", "W"]},
+        r"parameters= of CasADi .* \(list\); expected a mapping, such as \{.mass.: 2",
+    ),
+    (
+        {"u": "m", "parameters": {"mass": 2}},
+        "the controls and the parameter 'mass'; choose one; u=None is for a",
+    ),
+    ({"parameters": {"mass": "m", "W": 3, "x0": 3}}, "W.* choose one"),
+    ({"parameters": {"mass": "m", "x0": 3}}, "parameter name 'x0' is reserved"),
     ({"parameters": {"mass": 3, "W": 2}}, r"parameter 'mass' has shape \(\); input 3 .* has \(2, 2\)"),
     (
         {"scheme": "rk45", "dt": 0.1},
-        "the scheme of CasADi function 'pendulum' is 'rk45'; expected one of discrete",
+        "the scheme of output 0 of CasADi function 'pendulum' is 'rk45'; expected one of discrete",
     ),
     ({"scheme": "rk4"}, "needs dt, the duration of one stage"),
     ({"dt": 0.1}, "dt or substeps with scheme 'discrete'"),
@@ -361,6 +374,52 @@ def test_mistakes_are_told_before_anything_is_built(change, message):
     arguments = {"function": pendulum(), "parameters": {"mass": "m", "W": 3}} | change
     with pytest.raises(mpcgen.SpecError, match=message):
         mpcgen.casadi_model(problem, **arguments)
+    assert [parameter.name for parameter in problem.parameter_specs] == ["mass"]
+
+
+def test_a_place_is_an_integer_of_any_kind():
+    problem = mpcgen.Problem("pendulum", horizon=10)
+    problem.states("angle rate")
+    problem.controls("torque")
+    mpcgen.casadi_model(
+        problem, pendulum(), x=np.int64(0), parameters={"mass": np.int32(2), "W": np.int64(3)}
+    )
+    assert problem.find_parameter("W").shape == (2, 2)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("scheme", ["discrete", "euler"])
+def test_states_beside_those_of_the_function_have_discrete_rows(whole, scheme):
+    problem = mpcgen.Problem("slew", horizon=3)
+    angle, last, _ = problem.states("angle last rate")
+    (torque,) = problem.controls("torque")
+    state = ca.SX.sym("state", 3 if whole else 2)
+    function = ca.Function("f", [state, x], [ca.vertcat(state[-1], ca.sin(state[0]) + x)])
+    step = {} if scheme == "discrete" else {"dt": 1.0}
+    problem.dynamics = mpcgen.casadi_model(
+        problem, function, scheme=scheme, discrete={last: 2 * torque + angle}, **step
+    )
+    problem.stage_cost = torque**2 + last**2
+    spec = problem.spec()
+    model = lower_spec(spec)
+    point = [0.3, 0.4, 0.5, 0.7]
+    own = evaluate(model.next_state, dict(zip((*model.states, *model.controls), point, strict=True)))
+    start = np.array([0.3, 0.5]) if scheme == "euler" else 0.0
+    moved = start + np.array([0.5, math.sin(0.3) + 0.7])
+    assert own == pytest.approx([moved[0], 2 * 0.7 + 0.3, moved[1]], rel=1e-15)
+    assert own == pytest.approx(np.asarray(Functions(spec).f(point[:3], point[3:], [])).ravel(), rel=1e-15)
+
+
+def test_a_cost_of_states_alone_says_how_it_is_called():
+    problem = mpcgen.Problem("cost", horizon=3)
+    problem.states("angle")
+    problem.controls("torque")
+    cost = ca.Function("cost", [x], [x**2])
+    with pytest.raises(
+        mpcgen.SpecError, match=r"no input of 'cost' at 1: .*; u=None is for a function without"
+    ):
+        mpcgen.casadi_cost(problem, cost)
+    assert mpcgen.casadi_cost(problem, cost, u=None).free_symbols == set(problem.state_symbols)
 
 
 def test_a_cost_is_one_number():

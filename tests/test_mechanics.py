@@ -199,7 +199,16 @@ BAD = {
         {"constants": {}},
         r"contain the constant \w+, for which nothing is given: name it in constants=",
     ),
-    "scheme": ({"scheme": "discrete", "dt": None}, "a mechanism moves in continuous time"),
+    "scheme": (
+        {"scheme": "discrete", "dt": None},
+        "is 'discrete'; expected one of euler, midpoint, rk4: a mechanism moves in continuous time",
+    ),
+    "no q": ({"q": None}, r"q= of mechanics is None; expected a mapping, such as \{q1: angle\}"),
+    "list": (
+        {"constants": [1]},
+        r"constants= of mechanics is \[1\] \(list\); expected a mapping, such as \{g: 9",
+    ),
+    "rates": ({"rates": {"current": 1}}, "rates= has 'current'; expected states of the problem"),
     "dt": ({"dt": None}, "mechanics with scheme 'rk4' needs dt"),
     "method": ({"method": 3}, "mechanics was given int; expected a KanesMethod or LagrangesMethod"),
 }
@@ -232,6 +241,31 @@ def test_states_are_used_once_and_all():
         mpcgen.mechanics(problem, method, q={x: force, a: angle}, v={v1: v, v2: w}, **words)
     with pytest.raises(mpcgen.SpecError, match="rates= has state p, which is one of the mechanism's"):
         mpcgen.mechanics(problem, method, q={x: p, a: angle}, v={v1: v, v2: w}, rates={p: v}, **words)
+    with pytest.raises(mpcgen.SpecError, match="discrete= of mechanics has w, whose rates are given already"):
+        mpcgen.mechanics(problem, method, q={x: p, a: angle}, v={v1: v, v2: w}, discrete={w: v}, **words)
+
+
+def test_equations_may_contain_the_problems_own_symbols():
+    problem = mpcgen.Problem("cart", horizon=5)
+    p, v, last = problem.states("p v last")
+    (force,) = problem.controls("force")
+    drag = problem.parameter("drag", shape=2, default=0.5)
+    x, N = dynamicsymbols("x"), ReferenceFrame("N")
+    point = Point("P")
+    point.set_vel(N, x.diff() * N.x)
+
+    def accelerated(load):
+        method = LagrangesMethod(x.diff() ** 2, [x], forcelist=[(point, load * N.x)], frame=N)
+        method.form_lagranges_equations()
+        return mpcgen.mechanics(
+            problem, method, q={x: p}, v={x.diff(): v}, discrete={last: force}, scheme="euler", dt=1
+        )
+
+    dynamics = accelerated(force + last - drag[0] * x.diff() - drag[1] * v**3)
+    assert dynamics.is_discrete == (False, False, True)
+    assert sp.expand(2 * dynamics.expressions[1] - (force + last - drag[0] * v - drag[1] * v**3)) == 0
+    with pytest.raises(mpcgen.SpecError, match="a symbol force that is not the problem's force"):
+        accelerated(sp.Symbol("force"))
 
 
 def test_objects_without_equations_or_with_dependent_speeds_are_told():
@@ -323,3 +357,9 @@ def test_matrices_are_compared_at_points_of_either_sign(above):
     mpcgen.solve([[3, entry], [entry + 0.1 * x + 0.2 * x - 0.3 * x, 4]], [1, x])  # rounding is no difference
     with pytest.raises(mpcgen.SpecError, match="not symmetric"):
         mpcgen.solve([[3, entry], [2 * sp.Abs(x) if above != "2*Abs(x)" else 2 * x, 4]], [1, x])
+
+
+@pytest.mark.parametrize("nothing", [sp.Matrix(0, 0, []), [], [[]]])
+def test_an_empty_matrix_is_called_empty(nothing):
+    with pytest.raises(mpcgen.SpecError, match="the matrix of solve is empty"):
+        mpcgen.solve(nothing, [])

@@ -166,9 +166,26 @@ def test_mistakes_are_told():
     refused("and the dynamics are discrete: there is no time to integrate it over", discrete)
     refused("is the running cost of a running cost", twice)
     refused("the constraint 'energy' contains running_cost", constrained)
-    refused(r"discrete= of rk4 has u; expected states, such as \{u_last: u\}", control)
+    refused(
+        r"discrete= of rk4 has u; expected states of the problem, the symbols x, v: \{u_last: u\}", control
+    )
     refused("has all states; assign the next state itself", everything)
-    refused(r"has 2 rows for 1 states \(x\)", too_many)
+    refused(r"has 2 rows for the 1 state that discrete= leaves \(x\)", too_many)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda v, u: [v], r"discrete= of rk4 is \[v\] \(list\); expected a mapping, such as \{u_last: u\}"),
+        (lambda v, u: v, r"discrete= of rk4 is v \(Symbol\); expected a mapping"),
+        (lambda v, u: {"v": u}, "discrete= of rk4 has 'v'; expected states of the problem, the symbols"),
+    ],
+)
+def test_discrete_rows_are_a_mapping_by_state(write, message):
+    def change(problem, x, v, u):
+        problem.dynamics = mpcgen.rk4(problem, [v], dt=0.1, discrete=write(v, u))
+
+    refused(message, change)
 
 
 def test_a_running_cost_stays_one_through_sympys_own_functions():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import sympy as sp
 from mpcgen.errors import SpecError
 from mpcgen.problem.casadi_import import CasadiUnavailableError, expressions_of
 from mpcgen.problem.imported import Call, Imported
-from mpcgen.problem.integrators import dynamics_of
-from mpcgen.problem.names import near_name
-from mpcgen.problem.spec import DynamicsSpec
+from mpcgen.problem.integrators import discrete_rows, dynamics_of
+from mpcgen.problem.names import check_parameter_name, near_name
+from mpcgen.problem.parameters import parameter_spec
+from mpcgen.problem.spec import DynamicsSpec, ParameterSpec
+from mpcgen.problem.values import as_mapping
 from mpcgen.problem.walks import symbols_in
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ def casadi_model(
     dt: Any = None,
     substeps: int = 1,
     output: Place = 0,
+    discrete: Mapping[Any, Any] | None = None,
 ) -> DynamicsSpec:
     """Dynamics from a CasADi function of SX expressions, or of MX expressions that expand to scalar operations.
 
@@ -46,6 +50,8 @@ def casadi_model(
         dt: duration of a stage, for all but "discrete".
         substeps: as for `mpcgen.rk4`.
         output: the output (n), by number or name.
+        discrete: the next value of states that the output has no rows for, ``{u_last: u}``. The state input may have
+            them too, or leave them out.
 
     Returns:
         A value to assign to ``problem.dynamics``.
@@ -55,8 +61,13 @@ def casadi_model(
         UnsupportedExpressionError: an operation or callee without a counterpart, by name.
 
     """
-    rows = casadi_expressions(problem, function, x, u, parameters, output)
-    return dynamics_of(problem, rows, scheme, dt, substeps, f"CasADi function {function.name()!r}")
+    reader = _Inputs(problem, _checked(function))
+    held = discrete_rows(problem, discrete, f"discrete= of {reader.what}")
+    rows = reader.rows(x, u, parameters, output, [s for s in problem.state_symbols if s not in held])
+    what = f"output {output!r} of {reader.what}"
+    dynamics = dynamics_of(problem, rows, scheme, dt, substeps, what, held)
+    reader.declare()
+    return dynamics
 
 
 def casadi_cost(
@@ -71,11 +82,11 @@ def casadi_cost(
 
     Arguments and errors as for `casadi_model`.
     """
-    rows = casadi_expressions(problem, function, x, u, parameters, output)
+    reader = _Inputs(problem, _checked(function))
+    rows = reader.rows(x, u, parameters, output)
     if len(rows) != 1:
-        raise SpecError(
-            f"output {output!r} of CasADi function {function.name()!r} has {len(rows)} entries; a cost is one number"
-        )
+        raise SpecError(f"output {output!r} of {reader.what} has {len(rows)} entries; a cost is one number")
+    reader.declare()
     return rows[0]
 
 
@@ -92,20 +103,9 @@ def casadi_expressions(
     Arguments and errors as for `casadi_model`.
     """
     reader = _Inputs(problem, _checked(function))
-    reader.assign(x, problem.state_symbols, "the states")
-    if u is not None:
-        reader.assign(u, problem.control_symbols, "the controls")
-    for name, place in (parameters or {}).items():
-        reader.assign_parameter(name, place)
-    call = Call(function, reader.arguments())
-    index = _position(place=output, names=function.name_out(), what=f"output of {function.name()!r}")
-    entries = expressions_of(function, call.arguments, problem.imported_nodes)[index]
-    rows, columns = function.sparsity_out(index).shape
-    dense: list[sp.Expr] = [sp.S.Zero] * (rows * columns)
-    for k, (row, column) in enumerate(zip(*function.sparsity_out(index).get_triplet(), strict=True)):
-        plain = isinstance(entries[k], sp.Symbol) or not symbols_in(entries[k])
-        dense[column * rows + row] = entries[k] if plain else Imported(entries[k], call, index, k)
-    return dense
+    rows = reader.rows(x, u, parameters, output)
+    reader.declare()
+    return rows
 
 
 def _checked(function: Any) -> Any:
@@ -124,14 +124,23 @@ def _checked(function: Any) -> Any:
     return function
 
 
-def _position(place: Place, names: Sequence[str], what: str) -> int:
+def _without_controls(*who: str) -> str:
+    return "; u=None is for a function without controls" if "the controls" in who else ""
+
+
+def _position(place: Place, names: Sequence[str], what: str, hint: str = "") -> int:
+    """The number of an input or output. ``hint``: what else there is to do, for a message."""
     if isinstance(place, str):
         if place not in names:
-            raise SpecError(f"there is no {what} called {place!r}: it has {', '.join(names)}")
+            raise SpecError(f"there is no {what} called {place!r}: it has {', '.join(names)}{hint}")
         return list(names).index(place)
-    if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < len(names):
-        raise SpecError(f"there is no {what} at {place!r}: it has {len(names)}, {', '.join(names)}")
-    return place
+    try:
+        index = -1 if isinstance(place, bool) else operator.index(place)
+    except TypeError:
+        index = -1
+    if not 0 <= index < len(names):
+        raise SpecError(f"there is no {what} at {place!r}: it has {len(names)}, {', '.join(names)}{hint}")
+    return index
 
 
 class _Inputs:
@@ -142,11 +151,52 @@ class _Inputs:
         self.function = function
         self.what = f"CasADi function {function.name()!r}"
         self.given: dict[int, tuple[str, tuple[sp.Expr, ...]]] = {}
+        self.added: list[ParameterSpec] = []
+
+    def rows(
+        self,
+        x: Place,
+        u: Place | None,
+        parameters: Mapping[str, Place] | None,
+        output: Place,
+        moving: Sequence[sp.Symbol] | None = None,
+    ) -> list[sp.Expr]:
+        """The entries of an output, column by column. ``moving``: states that may be the only ones of the input."""
+        function, states = self.function, self.problem.state_symbols
+        alone = moving is not None and self._count(x) == len(moving)
+        self.assign(x, moving if alone and moving is not None else states, "the states")
+        if u is not None:
+            self.assign(u, self.problem.control_symbols, "the controls")
+        if parameters is not None:
+            as_mapping(parameters, f"parameters= of {self.what}", '{"mass": 2}, the input by parameter')
+            for name, place in parameters.items():
+                self.assign_parameter(name, place)
+        call = Call(function, self.arguments())
+        index = _position(place=output, names=function.name_out(), what=f"output of {function.name()!r}")
+        entries = expressions_of(function, call.arguments, self.problem.imported_nodes)[index]
+        rows, columns = function.sparsity_out(index).shape
+        dense: list[sp.Expr] = [sp.S.Zero] * (rows * columns)
+        for k, (row, column) in enumerate(zip(*function.sparsity_out(index).get_triplet(), strict=True)):
+            plain = isinstance(entries[k], sp.Symbol) or not symbols_in(entries[k])
+            dense[column * rows + row] = entries[k] if plain else Imported(entries[k], call, index, k)
+        return dense
+
+    def declare(self) -> None:
+        """Give the problem the parameters that it lacks, last: what failed before has changed nothing."""
+        self.problem.add_parameters(self.added)
+
+    def _count(self, place: Place) -> int:
+        index = _position(place, self.function.name_in(), f"input of {self.function.name()!r}")
+        return int(self.function.numel_in(index))
 
     def _input(self, place: Place, who: str) -> int:
-        index = _position(place, self.function.name_in(), f"input of {self.function.name()!r}")
+        inputs, what = self.function.name_in(), f"input of {self.function.name()!r}"
+        index = _position(place, inputs, what, _without_controls(who))
         if index in self.given:
-            raise SpecError(f"input {place!r} of {self.what} is {self.given[index][0]} and {who}; choose one")
+            other = self.given[index][0]
+            raise SpecError(
+                f"input {place!r} of {self.what} is {other} and {who}; choose one{_without_controls(other, who)}"
+            )
         return index
 
     def assign(self, place: Place, symbols: Sequence[sp.Symbol], who: str) -> None:
@@ -158,7 +208,7 @@ class _Inputs:
             names = ", ".join(symbol.name for symbol in symbols)
             raise SpecError(
                 f"input {place!r} of {self.what} has shape ({rows}, {columns}); expected a vector of "
-                f"{len(symbols)}, for {who} {names}"
+                f"{len(symbols)}, for {who} {names}{_without_controls(who)}"
             )
         self._give(index, who, [[symbol] for symbol in symbols] if columns == 1 else [list(symbols)])
 
@@ -171,9 +221,9 @@ class _Inputs:
         shape = () if rows == columns == 1 else (rows,) if columns == 1 else (rows, columns)
         known = self.problem.find_parameter(name)
         if known is None:
-            self.problem.parameter(name, shape=shape)
-            known = self.problem.find_parameter(name)
-        assert known is not None
+            check_parameter_name(name)
+            known = parameter_spec(name, shape)
+            self.added.append(known)
         if known.shape not in (shape, (rows, columns)):
             raise SpecError(
                 f"parameter {name!r} has shape {known.shape}; input {place!r} of {self.what} has {shape}"

@@ -11,7 +11,7 @@ import sympy as sp
 
 from mpcgen.errors import SpecError
 from mpcgen.problem.spec import SCHEMES, DynamicsSpec
-from mpcgen.problem.values import as_expression, as_integer, as_vector
+from mpcgen.problem.values import as_expression, as_integer, as_mapping, as_vector
 
 if TYPE_CHECKING:
     from mpcgen.problem.problem import Problem
@@ -62,11 +62,10 @@ def _integrate(
     substeps: int,
     scheme: str,
     discrete: Mapping[Any, Any] | None = None,
+    what: str | None = None,
 ) -> DynamicsSpec:
-    held = _discrete_rows(problem, discrete or {}, scheme)
-    moving = tuple(state.name for state in problem.state_symbols if state not in held)
-    rates = iter(dynamics_rows(rhs, moving, f"the right-hand side given to {scheme}"))
-    rows = tuple(held[state] if state in held else next(rates) for state in problem.state_symbols)
+    held = discrete_rows(problem, discrete, f"discrete= of {scheme}")
+    rows = _mixed_rows(problem, held, rhs, what or f"the right-hand side given to {scheme}")
     flags = tuple(state in held for state in problem.state_symbols) if held else ()
     step = as_expression(dt, f"dt of {scheme}")
     if not step.free_symbols and not (step.is_positive and step.is_finite):
@@ -74,23 +73,43 @@ def _integrate(
     return DynamicsSpec(rows, scheme, step, as_integer(substeps, f"substeps of {scheme}", 1), flags)
 
 
-def _discrete_rows(problem: "Problem", discrete: Mapping[Any, Any], scheme: str) -> dict[sp.Symbol, sp.Expr]:
-    for state in discrete:
-        if state not in problem.state_symbols:
-            raise SpecError(f"discrete= of {scheme} has {state}; expected states, such as {{u_last: u}}")
+def discrete_rows(problem: "Problem", discrete: Any, what: str) -> dict[sp.Symbol, sp.Expr]:
+    """Return next states by state, of what a user wrote; None is none."""
+    if discrete is None:
+        return {}
+    example = "{u_last: u}, the next state by state"
+    names = ", ".join(problem.state_names)
+    for state in as_mapping(discrete, what, example):
+        if isinstance(state, str) or state not in problem.state_symbols:
+            raise SpecError(
+                f"{what} has {state!r}; expected states of the problem, the symbols {names}: {example}"
+            )
     if discrete and len(discrete) == len(problem.state_symbols):
-        raise SpecError(
-            f"discrete= of {scheme} has all states; assign the next state itself to problem.dynamics"
-        )
+        raise SpecError(f"{what} has all states; assign the next state itself to problem.dynamics")
     return {state: as_expression(row, f"the discrete row of {state}") for state, row in discrete.items()}
 
 
+def _mixed_rows(
+    problem: "Problem", held: Mapping[sp.Symbol, sp.Expr], rows: Any, what: str
+) -> tuple[sp.Expr, ...]:
+    """A row per state: those that are held, and the others in order."""
+    others = tuple(state.name for state in problem.state_symbols if state not in held)
+    given = iter(dynamics_rows(rows, others, what, "that discrete= leaves " if held else ""))
+    return tuple(held[state] if state in held else next(given) for state in problem.state_symbols)
+
+
 def dynamics_of(
-    problem: "Problem", rows: Any, scheme: str, dt: Any, substeps: int, what: str
+    problem: "Problem",
+    rows: Any,
+    scheme: str,
+    dt: Any,
+    substeps: int,
+    what: str,
+    discrete: Mapping[Any, Any] | None = None,
 ) -> DynamicsSpec:
     """Return dynamics whose scheme is an argument: "discrete", for which ``rows`` are the next state, or another.
 
-    what: whose rows they are, for a message.
+    what: whose rows they are, for a message. discrete: rows of the states that ``rows`` leaves out.
     """
     if scheme == "discrete":
         if dt is not None or substeps != 1:
@@ -98,28 +117,25 @@ def dynamics_of(
                 f"{what} was given dt or substeps with scheme 'discrete', whose rows are the next state; leave them "
                 "out, or say how to integrate: scheme='rk4'"
             )
-        return DynamicsSpec(dynamics_rows(rows, problem.state_names, what))
+        held = discrete_rows(problem, discrete, f"discrete= of {what}")
+        return DynamicsSpec(_mixed_rows(problem, held, rows, what))
     if scheme not in SCHEMES:
         raise SpecError(f"the scheme of {what} is {scheme!r}; expected one of {', '.join(SCHEMES)}")
     if dt is None:
         raise SpecError(f"{what} with scheme {scheme!r} needs dt, the duration of one stage")
-    return _integrate(problem, rows, dt, substeps, scheme)
+    return _integrate(problem, rows, dt, substeps, scheme, discrete, what)
 
 
-def dynamics_rows(rows: Any, states: tuple[str, ...], what: str) -> tuple[sp.Expr, ...]:
-    """Return one expression per state; SpecError where the count differs, naming rows or states left over."""
+def dynamics_rows(rows: Any, states: tuple[str, ...], what: str, which: str = "") -> tuple[sp.Expr, ...]:
+    """Return one expression per state; SpecError where the count differs. ``which`` says of which states."""
     entries = as_vector(rows, what)
     if not states:
         raise SpecError(f"{what} is given before any state: call problem.states('x v ...') first")
-    if len(entries) < len(states):
+    if len(entries) != len(states):
         raise SpecError(
-            f"{what} has {len(entries)} rows for {len(states)} states ({', '.join(states)}); "
-            f"add the rows of the last ones, or of those left out"
-        )
-    if len(entries) > len(states):
-        raise SpecError(
-            f"{what} has {len(entries)} rows for {len(states)} states ({', '.join(states)}); "
-            "expected one row per state"
+            f"{what} has {len(entries)} {'row' if len(entries) == 1 else 'rows'} for the {len(states)} "
+            f"{'state' if len(states) == 1 else 'states'} {which}({', '.join(states)}); expected one row per state, "
+            "in this order"
         )
     return tuple(
         as_expression(entry, f"{what}, row {index} (state {state})")

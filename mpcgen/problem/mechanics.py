@@ -9,10 +9,10 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from mpcgen.errors import SpecError
-from mpcgen.problem.integrators import dynamics_of
+from mpcgen.problem.integrators import discrete_rows, dynamics_of
 from mpcgen.problem.solve import solve, solve_symmetric
-from mpcgen.problem.spec import DynamicsSpec
-from mpcgen.problem.values import as_expression
+from mpcgen.problem.spec import SCHEMES, DynamicsSpec
+from mpcgen.problem.values import as_expression, as_mapping
 from mpcgen.problem.walks import symbols_in
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def mechanics(
     scheme: str = "rk4",
     dt: Any = None,
     substeps: int = 1,
+    discrete: Mapping[Any, Any] | None = None,
 ) -> DynamicsSpec:
     """Dynamics from a `KanesMethod` or `LagrangesMethod` of sympy.physics.mechanics, whose equations have been formed.
 
@@ -44,11 +45,12 @@ def mechanics(
         v: states by speed: ``{q1.diff(t): rate}`` of a Lagrange object, ``{u1: rate}`` of a Kane object.
         inputs: for other functions of time, such as forces: ``{F: force}``; values are expressions of the problem.
         constants: expressions or numbers by symbol, ``{m: mass, g: 9.81}``. A symbol that is not named is the parameter
-            of its name.
+            of its name. States, controls and parameters of the problem may be in the equations as they are.
         rates: dx/dt of states that are not the mechanism's, such as a motor's current.
         scheme: "rk4", "midpoint" or "euler".
         dt: duration of a stage.
         substeps: as for `mpcgen.rk4`.
+        discrete: the next value of states that are neither the mechanism's nor have rates, ``{torque_last: torque}``.
 
     Returns:
         A value to assign to ``problem.dynamics``.
@@ -57,30 +59,55 @@ def mechanics(
         SpecError: anything in the equations that nothing is given for, states that are left over, another object.
 
     """
-    if scheme == "discrete":
+    if scheme not in SCHEMES[1:]:
         raise SpecError(
-            "a mechanism moves in continuous time; expected a scheme of integration such as 'rk4'"
+            f"the scheme of mechanics is {scheme!r}; expected one of {', '.join(SCHEMES[1:])}: a mechanism moves in "
+            "continuous time"
         )
     mechanism = _mechanism(method)
-    words = _Words(problem, mechanism, q, v, inputs or {}, constants or {})
+    words = _Words(problem, mechanism, *_mappings(q=q, v=v, inputs=inputs, constants=constants))
+    held = discrete_rows(problem, discrete, "discrete= of mechanics")
     rows = dict(zip((q[key] for key in mechanism.coordinates), words.read(mechanism.velocities), strict=True))
     rows |= dict(zip((v[key] for key in mechanism.speeds), words.accelerations(), strict=True))
-    for state, rate in (rates or {}).items():
+    for state, rate in _mappings(rates=rates)[0].items():
         if state in rows:
             raise SpecError(f"rates= has state {state}, which is one of the mechanism's")
+        if isinstance(state, str) or state not in problem.state_symbols:
+            raise SpecError(f"rates= has {state!r}; expected states of the problem, the symbols themselves")
         rows[state] = as_expression(rate, f"the rate of {state}")
-    left = [state.name for state in problem.state_symbols if state not in rows]
+    twice = [state.name for state in held if state in rows]
+    if twice:
+        raise SpecError(
+            f"discrete= of mechanics has {', '.join(twice)}, whose rates are given already; choose one"
+        )
+    left = [state.name for state in problem.state_symbols if state not in rows and state not in held]
     if left:
         raise SpecError(
-            f"nothing says how {', '.join(left)} change: map them in q= or v=, or give rates={{{left[0]}: ...}}"
+            f"nothing says how {', '.join(left)} change: map them in q= or v=, or give rates={{{left[0]}: ...}} or "
+            f"discrete={{{left[0]}: ...}}"
         )
-    if len(rows) > len(problem.state_symbols):
-        raise SpecError(
-            f"rates= names {', '.join(map(str, rows))}, of which some are no states of the problem"
-        )
-    return dynamics_of(
-        problem, [rows[state] for state in problem.state_symbols], scheme, dt, substeps, "mechanics"
-    )
+    moving = [rows[state] for state in problem.state_symbols if state not in held]
+    return dynamics_of(problem, moving, scheme, dt, substeps, "mechanics", held)
+
+
+_EXAMPLES = {
+    "q": "{q1: angle}, a state by coordinate",
+    "v": "{q1.diff(): rate}, a state by speed",
+    "inputs": "{F: force}, an expression by function of time",
+    "constants": "{g: 9.81}, an expression by symbol",
+    "rates": "{current: ...}, dx/dt by state",
+}
+_OPTIONAL = ("inputs", "constants", "rates")
+
+
+def _mappings(**given: Any) -> list[Mapping[Any, Any]]:
+    """What users give by name, checked to be mappings; what may be left out is {} where it is None."""
+    return [
+        {}
+        if value is None and name in _OPTIONAL
+        else as_mapping(value, f"{name}= of mechanics", _EXAMPLES[name])
+        for name, value in given.items()
+    ]
 
 
 class _Mechanism:
@@ -169,6 +196,11 @@ class _Words:
         from sympy.physics.vector import dynamicsymbols
 
         self.time = dynamicsymbols._t
+        self.own = {
+            *problem.state_symbols,
+            *problem.control_symbols,
+            *(symbol for parameter in problem.parameter_specs for symbol in parameter.symbols),
+        }
         for name, given, wanted in (("q", q, mechanism.coordinates), ("v", v, mechanism.speeds)):
             _check_states(problem, name, given, wanted)
         _check_distinct([*q.values(), *v.values()])
@@ -207,7 +239,9 @@ class _Words:
         return [self._read_one(sp.sympify(expression)) for expression in expressions]
 
     def _read_one(self, expression: sp.Expr) -> sp.Expr:
-        strange = [part for part in self._leaves(expression) if part not in self.rule]
+        strange = [
+            part for part in self._leaves(expression) if part not in self.rule and part not in self.own
+        ]
         moving = sorted(str(part) for part in strange if not isinstance(part, sp.Symbol))
         if moving:
             raise SpecError(
@@ -239,6 +273,12 @@ class _Words:
         """A constant that is not named: the parameter that is called so."""
         known = self.problem.find_parameter(symbol.name)
         if known is None or known.shape != ():
+            if symbol.name in {own.name for own in self.own}:
+                raise SpecError(
+                    f"the equations of motion contain a symbol {symbol} that is not the problem's {symbol}: they were "
+                    f"made with other assumptions; use the symbol that the problem returned, or name it in "
+                    f"constants={{{symbol.name!r}: ...}}"
+                )
             raise SpecError(
                 f"the equations of motion contain the constant {symbol}, for which nothing is given: name it in "
                 f"constants={{{symbol}: ...}}, or declare a parameter {symbol.name!r}"

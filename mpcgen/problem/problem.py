@@ -10,6 +10,7 @@ from mpcgen.problem import names, validate, values
 from mpcgen.problem.constraints import make_constraint, placed, state_bounds
 from mpcgen.problem.expressions import completed
 from mpcgen.problem.integrators import dynamics_rows
+from mpcgen.problem.parameters import parameter_spec, real_symbol
 from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 
 _SETTABLE = ("dynamics", "stage_cost", "terminal_cost")
@@ -83,6 +84,11 @@ class Problem:
         return tuple(control.symbol for control in self._controls)
 
     @property
+    def parameter_specs(self) -> tuple[ParameterSpec, ...]:
+        """The parameters declared so far, in order."""
+        return tuple(self._parameters)
+
+    @property
     def imported_nodes(self) -> dict[tuple[Any, ...], sp.Basic]:
         """Expressions that imported functions have in common, by operation and arguments."""
         return self._imported_nodes
@@ -109,7 +115,7 @@ class Problem:
         uppers = values.one_each(upper, found, f"the upper bound {of_states}")
         self._names.claim((name, "a state") for name in found)
         self._spec = None
-        symbols = tuple(_symbol(name) for name in found)
+        symbols = tuple(real_symbol(name) for name in found)
         self._states.extend(symbols)
         for symbol, low, high in zip(symbols, lowers, uppers, strict=True):
             if not (low == -sp.oo and high == sp.oo):
@@ -141,7 +147,7 @@ class Problem:
         uppers = values.one_each(upper, found, f"the upper bound {of_controls}")
         self._names.claim((name, "a control") for name in found)
         self._spec = None
-        symbols = tuple(_symbol(name) for name in found)
+        symbols = tuple(real_symbol(name) for name in found)
         self._controls.extend(map(ControlSpec, symbols, lowers, uppers))
         return symbols
 
@@ -156,8 +162,8 @@ class Problem:
             defaults = list(values.one_each(default, found, f"the default of parameters {', '.join(found)}"))
         for name in found:
             names.check_parameter_name(name)
-        added = [_parameter(name, (), value, False) for name, value in zip(found, defaults, strict=True)]
-        self._add(added)
+        added = [parameter_spec(name, (), value) for name, value in zip(found, defaults, strict=True)]
+        self.add_parameters(added)
         return tuple(parameter.symbols[0] for parameter in added)
 
     def parameter(
@@ -181,14 +187,15 @@ class Problem:
         if not isinstance(per_stage, bool):
             raise SpecError(f"per_stage of parameter {name!r} is {per_stage!r}; expected True or False")
         sizes = values.as_shape(shape, name)
-        added = _parameter(name, sizes, default, per_stage)
-        self._add([added])
+        added = parameter_spec(name, sizes, default, per_stage)
+        self.add_parameters([added])
         if not sizes:
             return added.symbols[0]
         rows, columns = sizes if len(sizes) == 2 else (sizes[0], 1)
         return sp.Matrix(rows, columns, added.symbols)
 
-    def _add(self, added: list[ParameterSpec]) -> None:
+    def add_parameters(self, added: list[ParameterSpec]) -> None:
+        """Declare parameters that have been made, all or, where a name is in use, none."""
         claims: list[tuple[str, str]] = []
         for parameter in added:
             claims.append((parameter.name, "a parameter"))
@@ -333,26 +340,3 @@ class Problem:
                 **draft,
             )
         return self._spec
-
-
-def _symbol(name: str) -> sp.Symbol:
-    return sp.Symbol(name, real=True)
-
-
-def _parameter(name: str, shape: tuple[int, ...], default: Any, per_stage: bool) -> ParameterSpec:
-    """Return a parameter whose uses (`in_terminal`, `only_bounds`) are not known yet."""
-    if len(shape) == 2:
-        labels = [f"{name}_{row}_{column}" for row in range(shape[0]) for column in range(shape[1])]
-    elif len(shape) == 1:
-        labels = [f"{name}_{index}" for index in range(shape[0])]
-    else:
-        labels = [name]
-    return ParameterSpec(
-        name=name,
-        shape=shape,
-        symbols=tuple(_symbol(label) for label in labels),
-        default=None if default is None else values.as_default(default, shape, name),
-        per_stage=per_stage,
-        in_terminal=False,
-        only_bounds=False,
-    )

@@ -39,7 +39,7 @@ def solve(M: Any, rhs: Any) -> sp.Matrix:
     """
     matrix, right = _matrix(M, "the matrix of solve"), _matrix(rhs, "the right-hand side of solve")
     n = matrix.rows
-    if matrix.shape != (n, n) or n == 0:
+    if matrix.shape != (n, n):
         raise SpecError(f"the matrix of solve has shape {matrix.shape}; expected a square one")
     if right.rows == 1 and n > 1 and right.cols == n:
         right = right.T
@@ -60,11 +60,13 @@ def solve_symmetric(matrix: sp.Matrix, right: sp.Matrix) -> sp.Matrix:
 
 def _matrix(value: Any, what: str) -> sp.Matrix:
     nested = value if isinstance(value, sp.MatrixBase) else as_nested(value)
-    if isinstance(nested, sp.MatrixBase):
+    if isinstance(nested, sp.MatrixBase) and 0 not in nested.shape:
         return sp.Matrix(nested)
-    if not isinstance(nested, list):
+    if not isinstance(nested, list | sp.MatrixBase):
         raise SpecError(f"{what} is {value!r}; expected a matrix: nested lists, an array or a sympy Matrix")
     rows = [row if isinstance(row, list) else [row] for row in nested]
+    if not any(rows):
+        raise SpecError(f"{what} is empty; expected at least one row and one column")
     if len({len(row) for row in rows}) != 1:
         raise SpecError(f"{what} has rows of different lengths: {[len(row) for row in rows]}")
     return sp.Matrix([[as_expression(entry, f"an entry of {what}") for entry in row] for row in rows])

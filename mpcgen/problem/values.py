@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import sympy as sp
@@ -102,6 +102,14 @@ def one_each(value: object, names: Sequence[str], what: str) -> list[sp.Expr]:
             "or a single number for all"
         )
     return [as_expression(entry, f"{what}, for {name},") for entry, name in zip(entries, names, strict=True)]
+
+
+def as_mapping(value: object, what: str, example: str) -> Mapping[Any, Any]:
+    """Return a mapping as it is; SpecError for lists, single symbols and the like. ``example`` is how to write one."""
+    if not isinstance(value, Mapping):
+        given = "None" if value is None else f"{value!r} ({type(value).__name__})"
+        raise SpecError(f"{what} is {given}; expected a mapping, such as {example}")
+    return value
 
 
 def as_shape(shape: object, name: str) -> tuple[int, ...]:
