@@ -114,7 +114,9 @@ class _Derivation(Symbols):
         self.J = jacobian(self.path.rows.values, self.tau)
         self.FJ = (*self.F, *self.J)
         self.cost_gradient = tuple(gradient(model.stage_cost, self.tau))
-        self.cost_hessian = hessian(model.stage_cost, self.tau)
+        carried = self._carried_cost()
+        self.carried_gradient = tuple(gradient(carried, self.tau))
+        self.carried_hessian = hessian(carried, self.tau)
         fused = product_count(self.F) <= self.fused_limit
         curved = not set(symbols_of(list(chain(*self.FJ)))).isdisjoint(self.tau)
         self.kinds = ("gauss_newton", "exact") if curved else ("gauss_newton",)
@@ -144,6 +146,31 @@ class _Derivation(Symbols):
         """Whether the dynamics are linear in states and controls, and the costs quadratic: no kinks, no jumps."""
         costs = (self.model.stage_cost, self.model.terminal_cost)
         return degree(self.model.next_state, self.tau) <= 1 and degree(costs, self.tau) <= 2
+
+    def _carried_cost(self) -> Expr:
+        """The stage cost, with what a stage adds to states that only accumulate cost, priced by their costates.
+
+        So the Gauss-Newton model has the curvature of a cost that is posed as a state, as if it were a stage cost.
+        """
+        prices = [
+            self.costate[i] if i in self.accumulators else self.graph.const(0)
+            for i in range(len(self.x_names))
+        ]
+        return self.model.stage_cost + dot(self.graph, prices, self.model.next_state)
+
+    @cached_property
+    def accumulators(self) -> tuple[int, ...]:
+        """States that only accumulate cost: nothing but the terminal cost reads them, and that linearly."""
+        states = set(self.model.states)
+        slopes = gradient(self.model.terminal_cost, self.model.states)
+        rows = (*self.FJ, self.cost_gradient, *jacobian(self.end.rows.values, self.model.states))
+        one = self.graph.const(1)
+        found = []
+        for i, slope in enumerate(slopes):
+            unread = all(row[i].is_zero for k, row in enumerate(rows) if k != i) and self.F[i][i] is one
+            if unread and not slope.is_zero and states.isdisjoint(symbols_of([slope])):
+                found.append(i)
+        return tuple(found)
 
     def stage_dynamics(self) -> Function:
         return self.function(DYNAMICS, x_next=self.model.next_state, cost=(self.model.stage_cost,))
@@ -185,8 +212,15 @@ class _Derivation(Symbols):
         """Costate, then the rows' duals."""
         return (*self.costate, *self.path.dual)
 
+    @property
+    def uncarried(self) -> tuple[Expr, ...]:
+        """The multipliers of what `_carried_cost` leaves to the images."""
+        zero = self.graph.const(0)
+        kept = (zero if i in self.accumulators else price for i, price in enumerate(self.costate))
+        return (*kept, *self.path.dual)
+
     def _lagrangian_gradient(self) -> tuple[Expr, ...]:
-        return vector_sum(self.cost_gradient, transposed_times(self.FJ, self.multipliers))
+        return vector_sum(self.carried_gradient, transposed_times(self.FJ, self.uncarried))
 
     @cached_property
     def forward_FJ(self) -> Matrix:  # noqa: N802
@@ -204,11 +238,11 @@ class _Derivation(Symbols):
     def _curvature(self, weight: Expr | None, search: bool = True) -> tuple[Matrix, Matrix, tuple[Expr, ...]]:
         """(F, J), second derivatives of cost + weight lambda'f, plus J' stiffness J, and the Lagrangian's gradient."""
         if weight is None and not self.path.rows:
-            return self.FJ, self.cost_hessian, self._lagrangian_gradient()
-        pullback = Pullback(self.images, self.tau, self._row_stiffness(), (self.multipliers,), weight)
+            return self.FJ, self.carried_hessian, self._lagrangian_gradient()
+        pullback = Pullback(self.images, self.tau, self._row_stiffness(), (self.uncarried,), weight)
         jacobians = (self.FJ, self.forward_FJ)
-        FJ, H, slopes = shortest_with_jacobian(self._ways(pullback, search), self.multipliers, jacobians)
-        return FJ, matrix_sum(self.cost_hessian, H), vector_sum(self.cost_gradient, slopes)
+        FJ, H, slopes = shortest_with_jacobian(self._ways(pullback, search), self.uncarried, jacobians)
+        return FJ, matrix_sum(self.carried_hessian, H), vector_sum(self.carried_gradient, slopes)
 
     def _row_stiffness(self) -> Matrix | None:
         """Second derivatives by (f, rows), of which only the rows have any here; None without rows."""
@@ -239,12 +273,12 @@ class _Derivation(Symbols):
         return self._model_outputs(matrix_sum(H, product), total, offsets)
 
     def _pulled_back(self, weight: Expr | None) -> Outputs:
-        cotangents = (self.multipliers, (*self.offset, *self.path.force))
+        cotangents = (self.uncarried, (*self.offset, *self.path.force))
         second = with_stiffness(self.graph, self.V, self.path.stiffness)
         pulled = shortest(self._ways(Pullback(self.images, self.tau, second, cotangents, weight)))
-        Q = matrix_sum(self.cost_hessian, pulled.hessian)
+        Q = matrix_sum(self.carried_hessian, pulled.hessian)
         along_costate, along_offset = pulled.gradients
-        return self._model_outputs(Q, vector_sum(self.cost_gradient, along_costate), along_offset)
+        return self._model_outputs(Q, vector_sum(self.carried_gradient, along_costate), along_offset)
 
     def _model_outputs(self, Q: Matrix, total: Sequence[Expr], offsets: Sequence[Expr]) -> Outputs:
         n = len(self.x_names)
