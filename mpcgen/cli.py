@@ -54,9 +54,17 @@ def main() -> None:
     "--arch", metavar="NAMES", help="CUDA architectures, e.g. sm_90,sm_80+PTX. Default: this machine's GPUs'."
 )
 @click.option("--cuda-kernel", default="auto", show_default=True, help=KERNEL_HELP)
+@click.option("--dtypes", metavar="NAMES", help="float64 or float32, in half the time. Default: both.")
 @click.option("--force", is_flag=True, help="Compile even if nothing changed.")
 def build(
-    spec: Path, output: Path, march: str | None, target: str, arch: str | None, cuda_kernel: str, force: bool
+    spec: Path,
+    output: Path,
+    march: str | None,
+    target: str,
+    arch: str | None,
+    cuda_kernel: str,
+    dtypes: str | None,
+    force: bool,
 ) -> None:
     """Build the controller of the specification file SPEC into OUTPUT/<problem name>."""
     from mpcgen.build.driver import build as build_problem
@@ -70,6 +78,7 @@ def build(
         march=march,
         architectures=arch.split(",") if arch else None,
         cuda_kernel=cuda_kernel,
+        **({"dtypes": dtypes.split(",")} if dtypes else {}),
         force=force,
         report=lambda line: click.echo(f"  {line}"),
     )

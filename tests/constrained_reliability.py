@@ -36,7 +36,9 @@ CONTROLS = {problems.rocket: 1.0}  # reach of random controls that have no bound
 
 
 def controller(make: Any) -> Any:
-    return mpcgen.compile(make(), progress=False).MPC(max_iterations=MAX_ITERATIONS, on_unconverged="ignore")
+    return mpcgen.compile(make(), progress=False, dtypes=("float64",)).MPC(
+        max_iterations=MAX_ITERATIONS, on_unconverged="ignore"
+    )
 
 
 def random_controls(make: Any, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -145,7 +147,9 @@ def judge_feasible(linear: bool, count: int) -> int:
     path = np.stack(x, axis=1)
     width = 10 ** generator.uniform(-3, 0, (count, 1, n))
     low, high = (path + sign * width * generator.uniform(0.02, 1, path.shape) for sign in (-1, 1))
-    mpc = mpcgen.compile(problem, progress=False).MPC(max_iterations=MAX_ITERATIONS, on_unconverged="ignore")
+    mpc = mpcgen.compile(problem, progress=False, dtypes=("float64",)).MPC(
+        max_iterations=MAX_ITERATIONS, on_unconverged="ignore"
+    )
     sol = mpc(torch.tensor(path[:, 0]), low=torch.tensor(low), high=torch.tensor(high))
     good, lost = sol.status == Status.CONVERGED, sol.status == Status.INFEASIBLE
     row(spec.name, count, share(good), int(lost.sum()), iterations_of(sol.iterations))

@@ -63,8 +63,8 @@ def host(request):
 def compiled(name, kernel=None):
     problem = CASES[name][0]()
     if kernel is None:
-        return mpcgen.compile(problem)
-    return mpcgen.compile(problem, targets=("cuda-host",), cuda_kernel=kernel)
+        return mpcgen.compile(problem, dtypes=("float64",))
+    return mpcgen.compile(problem, targets=("cuda-host",), cuda_kernel=kernel, dtypes=("float64",))
 
 
 def inputs(name, count=BATCH):

@@ -12,7 +12,7 @@ import mpcgen
 @pytest.fixture(scope="module")
 def module():
     """A mass with a speed limit and a wall."""
-    return mpcgen.compile(problems.double_integrator())
+    return mpcgen.compile(problems.double_integrator(), dtypes=("float64",))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_equalities_have_no_margin():
     problem.dynamics = [x + u]
     problem.stage_cost = u**2
     problem.terminal_constraint("end", x, equals=1)
-    ended = mpcgen.compile(problem).MPC()(torch.zeros(1, dtype=torch.float64))
+    ended = mpcgen.compile(problem, dtypes=("float64",)).MPC()(torch.zeros(1, dtype=torch.float64))
     assert ended.rows["end"].values.shape == (1, 1)
     assert float(ended.rows["end"].values) == pytest.approx(1, abs=1e-7)
     assert float(ended.rows["end"].margins) == torch.inf
@@ -97,7 +97,7 @@ def test_plot_draws_limits_and_shades_what_is_active(solution):
 
 
 def test_plot_gives_constrained_expressions_panels_of_their_own():
-    solution = mpcgen.compile(problems.coupled_cartpole()).MPC(on_unconverged="ignore")(
+    solution = mpcgen.compile(problems.coupled_cartpole(), dtypes=("float64",)).MPC(on_unconverged="ignore")(
         torch.tensor(problems.STARTS[problems.coupled_cartpole], dtype=torch.float64)
     )
     titles = [axes.get_title(loc="left") for axes in mpcgen.plot(solution).axes]

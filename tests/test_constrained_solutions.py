@@ -21,8 +21,8 @@ DIFFERENTIATED = (problems.van_der_pol, problems.safe_cartpole, problems.beam)
 
 
 @functools.cache
-def module(make):
-    return compiled(make())
+def module(make, dtype="float64"):
+    return compiled(make(), (dtype,))
 
 
 def start(make):
@@ -110,8 +110,9 @@ def test_gradients_are_those_of_central_differences(make):
 def test_float32_finds_the_optimum_of_float64(make):
     generator = torch.Generator().manual_seed(0)
     x0 = start(make) + 0.02 * torch.rand(24, len(start(make)), generator=generator, dtype=torch.float64)
-    mpc = module(make).MPC(max_iterations=500, on_unconverged="ignore")
-    exact, rounded = mpc(x0), mpc(x0.float())
+    options = {"max_iterations": 500, "on_unconverged": "ignore"}
+    exact = module(make).MPC(**options)(x0)
+    rounded = module(make, "float32").MPC(**options)(x0.float())
     assert (rounded.status == Status.CONVERGED).all()
     # a tolerance of 1e-4 in units of a thousandth of the first trajectory's cost; rounding of constraints is some 1e-7
     torch.testing.assert_close(rounded.cost.double(), exact.cost, rtol=1e-3, atol=1e-3)

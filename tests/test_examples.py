@@ -126,7 +126,7 @@ def test_readme_lists_every_option_and_status():
 
 @pytest.fixture(scope="module")
 def pendulum():
-    return mpcgen.compile(pendulum_example.problem)
+    return mpcgen.compile(pendulum_example.problem, dtypes=("float64",))
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_constrained_examples_are_solved_from_random_starts_as_ipopt_solves_them
     module = importlib.import_module(f"examples.{name}")
     values = module.parameter_values() if hasattr(module, "parameter_values") else {}
     # where an attempt leads nowhere, the next begins at 200 iterations
-    mpc = mpcgen.compile(module.problem).MPC(max_iterations=400, on_unconverged="ignore")
+    mpc = mpcgen.compile(module.problem, dtypes=("float64",)).MPC(max_iterations=400, on_unconverged="ignore")
     parameters = {key: torch.tensor(value, dtype=torch.float64) for key, value in values.items()}
     solution = mpc(module.initial_states(64), **parameters)
     solved = solution.converged
@@ -237,7 +237,9 @@ def test_constrained_examples_are_solved_from_random_starts_as_ipopt_solves_them
 
 
 def test_the_detour_is_longer_the_further_a_disc_is_pushed_into_it(tmp_path):
-    mpc = mpcgen.compile(importlib.import_module("examples.obstacle").problem).MPC(on_unconverged="raise")
+    mpc = mpcgen.compile(importlib.import_module("examples.obstacle").problem, dtypes=("float64",)).MPC(
+        on_unconverged="raise"
+    )
     found = detour.detour(mpc)
     assert (found.duals > 1e-6).any(0).all()  # either disc holds the path somewhere
     h = 1e-4
@@ -246,7 +248,9 @@ def test_the_detour_is_longer_the_further_a_disc_is_pushed_into_it(tmp_path):
         torch.tensor(detour.START, dtype=torch.float64),
         torch.tensor(detour.RADII, dtype=torch.float64),
     )
-    tight = mpcgen.compile(importlib.import_module("examples.obstacle").problem).MPC(tol=1e-11)
+    tight = mpcgen.compile(importlib.import_module("examples.obstacle").problem, dtypes=("float64",)).MPC(
+        tol=1e-11
+    )
     for disc in range(2):
         for axis in range(2):
             change = torch.zeros_like(middle)

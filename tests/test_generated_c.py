@@ -176,7 +176,7 @@ def own_cache(tmp_path, monkeypatch):
 def test_products_by_loops_give_the_unrolled_solution_and_gradients(car, own_cache, monkeypatch):
     """Both sum the same products, in different orders: from solutions to 1e-12, agreement to 1e-10."""
     monkeypatch.setattr(driver, "render_spec", lambda spec: Compilation(spec, fused_limit=0).rendered)
-    looped = mpcgen.compile(dataclasses.replace(car.spec, name="car_looped"))
+    looped = mpcgen.compile(dataclasses.replace(car.spec, name="car_looped"), dtypes=("float64",))
     assert riccati_products(car.module) == "unrolled"
     assert riccati_products(looped) == "loops"
     starts = car.starts(64, 0)
@@ -207,7 +207,7 @@ def test_a_problem_with_37_states_and_12_controls_builds_and_solves(own_cache, m
     """Against the dense solution of the problem condensed to its controls."""
     monkeypatch.setattr(toolchain_module, "LARGE_FLAGS", ("-O0",))
     n, m, horizon, count = 37, 12, 3, 9
-    module = mpcgen.compile(mpcgen.lqr(n, m, horizon=horizon))
+    module = mpcgen.compile(mpcgen.lqr(n, m, horizon=horizon), dtypes=("float64",))
     problem = random_lq(n, m, horizon, seed=0)
     x0 = torch.randn(count, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     tol = 1e-9

@@ -159,7 +159,7 @@ def test_the_baseline_solves_by_itself_to_the_same():
 
 def test_a_singular_matrix_is_that_problems_status_and_gradients_are_exact():
     problem = cart()
-    mpc = mpcgen.compile(problem).MPC(tol=1e-10, on_unconverged="ignore")
+    mpc = mpcgen.compile(problem, dtypes=("float64",)).MPC(tol=1e-10, on_unconverged="ignore")
     x0 = torch.tensor([[0.0, 0.3, 0, 0], [0, 0.1, 0, 0], [0.5, -0.2, 0, 0]], dtype=torch.float64)
     lengths = torch.tensor([0.5, 0.0, 0.6], dtype=torch.float64, requires_grad=True)
     solution = mpc(x0, l1=lengths)

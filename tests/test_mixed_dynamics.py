@@ -113,7 +113,7 @@ def test_a_slew_rate_controller_solves_and_its_gradient_is_exact():
     angle, _, rate = problem.state_symbols
     problem.stage_cost = problem.stage_cost + mpcgen.running_cost(rate**2)
     problem.terminal_cost = 10 * angle**2
-    mpc = mpcgen.compile(problem).MPC(tol=1e-11)
+    mpc = mpcgen.compile(problem, dtypes=("float64",)).MPC(tol=1e-11)
     x0 = torch.tensor([[0.5, 1.0, 0.0], [-0.3, 0.0, 0.2]], dtype=torch.float64)
     damping = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     solution = mpc(x0, damping=damping)

@@ -29,22 +29,23 @@ STRANGE = unicodedata.normalize("NFKC", _STRANGE).split()
 
 
 def problem(name, names):
-    """A chain of states, each with a control, and two parameters, all named in order."""
+    """A ring of states, each with a control and weights, all named in order."""
     made = mpcgen.Problem(name, horizon=4)
-    count = len(names) // 2 - 1
+    count = max(len(names) // 8, 2)
     states, controls = made.states(names[:count]), made.controls(names[count : 2 * count], lower=-1, upper=1)
-    rate, weight = made.parameters(names[-2:], default=1.5)
+    rate, *weights = made.parameters(names[2 * count :], default=1.5)
     made.dynamics = [
         x + rate * sp.sin(following) / 10 + u / 10
         for x, u, following in zip(states, controls, (*states[1:], states[0]), strict=True)
     ]
-    made.stage_cost = sum(weight * x**2 + u**2 for x, u in zip(states, controls, strict=True))
+    squares = [weight * states[i % count] ** 2 for i, weight in enumerate(weights)]
+    made.stage_cost = sum(squares) + sum(u**2 for u in controls)
     return made
 
 
 def solved(name, names):
-    mpc = mpcgen.compile(problem(name, names)).MPC()
-    return mpc(torch.linspace(-1.0, 1.0, len(names) // 2 - 1, dtype=torch.float64))
+    mpc = mpcgen.compile(problem(name, names), dtypes=("float64",)).MPC()
+    return mpc(torch.linspace(-1.0, 1.0, len(mpc.controller.states), dtype=torch.float64))
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def mixed():
     return problem
 
 
-module = functools.cache(lambda make: compiled(make()))
+module = functools.cache(lambda make, dtype="float64": compiled(make(), (dtype,)))
 baseline = functools.cache(lambda make: Baseline(make().spec(), tol=1e-11))
 
 
@@ -160,7 +160,7 @@ def test_soft_rows_that_cannot_be_met_are_never_infeasible():
 
 def test_float32():
     values = {k: v.float() for k, v in prices("both").items()}
-    sol = module(mixed).MPC()(starts(8).float(), **values)
+    sol = module(mixed, "float32").MPC()(starts(8).float(), **values)
     best = module(mixed).MPC()(starts(8), **prices("both"))
     torch.testing.assert_close(sol.u.double(), best.u, rtol=0, atol=2e-3)
     torch.testing.assert_close(sol.cost.double(), best.cost, rtol=1e-4, atol=0)
@@ -169,7 +169,7 @@ def test_float32():
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_large_weights_do_not_ask_float32_for_more_than_its_digits(scale):
     values = {"price": torch.full((13,), scale), "curve": torch.tensor(0.0)}
-    sol = module(mixed).MPC(on_unconverged="ignore")(starts(128).float(), **values)
+    sol = module(mixed, "float32").MPC(on_unconverged="ignore")(starts(128).float(), **values)
     assert (sol.status == Status.CONVERGED).double().mean() >= 0.95
     best = module(mixed).MPC()(starts(128), **{k: v.double() for k, v in values.items()})
     found = sol.converged

@@ -27,7 +27,7 @@ from mpcgen.build.extension import write_sources
 from mpcgen.build.toolchain import run_compiler, split_command
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, CompilerNotFoundError
-from mpcgen.runtime.loading import interface_name, library_name
+from mpcgen.runtime.loading import DTYPES, interface_name, library_name
 
 DEFAULT_ARCHITECTURES = ("sm_80+PTX",)
 PRECISIONS = (64, 32)
@@ -62,7 +62,7 @@ class Resources:
 class CudaToolchain:
     """nvcc and the architectures to build for; or, without architectures, a C++ compiler and the shim.
 
-    ``kernel``: what works on a problem, a "thread" or a "warp".
+    ``kernel``: what works on a problem, a "thread" or a "warp". ``dtypes``: the precisions to compile.
     """
 
     command: tuple[str, ...]
@@ -70,6 +70,12 @@ class CudaToolchain:
     architectures: tuple[str, ...]
     library_folders: tuple[str, ...] = ()
     kernel: str = "thread"
+    dtypes: tuple[str, ...] = DTYPES
+
+    @property
+    def precisions(self) -> tuple[int, ...]:
+        """Bits of a number in each compilation."""
+        return tuple(int(name.removeprefix("float")) for name in self.dtypes)
 
     @property
     def is_shim(self) -> bool:
@@ -109,7 +115,7 @@ class CudaToolchain:
     @property
     def identity(self) -> str:
         """Compiler and every flag: what of the toolchain can change the machine code."""
-        return "\n".join((*self.command, self.version, *self.compile_flags, *self.link_flags))
+        return "\n".join((*self.command, self.version, *self.dtypes, *self.compile_flags, *self.link_flags))
 
 
 def map_architectures(architectures: Sequence[str]) -> tuple[str, ...]:
@@ -167,6 +173,7 @@ def compile_cuda_library(
     ``digest`` is compiled in. ``extra_flags`` go to the compiler. ``report`` is called with warnings. Raises
     BuildError.
     """
+    precisions = toolchain.precisions
     write_sources(rendered, directory)
     _write_interface(rendered, directory, toolchain.kind)
     commands = [
@@ -177,10 +184,10 @@ def compile_cuda_library(
             "-o",
             _object(precision),
         ]
-        for precision in PRECISIONS
+        for precision in precisions
     ]
     words = run_all(commands, directory)
-    objects = [_object(precision) for precision in PRECISIONS]
+    objects = [_object(precision) for precision in precisions]
     library = library_name(rendered.name, toolchain.kind)
     run_one([*toolchain.command, *toolchain.link_flags, *objects, "-o", library], directory)
     for temporary in objects:
@@ -190,7 +197,7 @@ def compile_cuda_library(
         report(warnings)
     return tuple(
         row
-        for precision, text in zip(PRECISIONS, words, strict=True)
+        for precision, text in zip(precisions, words, strict=True)
         for row in read_resources(text, precision)
     )
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mpcgen.build import cache
 from mpcgen.build.cuda import (
@@ -29,7 +29,7 @@ from mpcgen.errors import BuildError, SpecError
 from mpcgen.problem.fingerprint import fingerprint
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
-from mpcgen.runtime.loading import extension_name, file_sha256, interface_name, library_name
+from mpcgen.runtime.loading import DTYPES, extension_name, file_sha256, interface_name, library_name
 
 DEFAULT_DIRECTORY = "generated"
 _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
@@ -78,6 +78,7 @@ def build(
     march: str | None = None,
     architectures: Sequence[str] | None = None,
     cuda_kernel: str = "auto",
+    dtypes: Sequence[Any] = DTYPES,
     force: bool = False,
     report: Report | None = None,
 ) -> BuildResult:
@@ -88,13 +89,15 @@ def build(
     targets: of "cpu" and "cuda" ("cuda-host": CUDA's kernels on the CPU, for tests). march: instruction set to
     build for, e.g. "x86-64-v3"; default: the widest this CPU runs. architectures: of CUDA devices, e.g. "sm_90" or
     "sm_80+PTX"; default: this machine's, else `mpcgen.build.cuda.DEFAULT_ARCHITECTURES`. cuda_kernel: what works on
-    a problem on a CUDA device, "thread" or "warp"; "auto": by its size (`mpcgen.build.cuda_kernel`). force: compile
-    even if nothing changed. report: called with a line of text as each step begins.
+    a problem on a CUDA device, "thread" or "warp"; "auto": by its size (`mpcgen.build.cuda_kernel`). dtypes: the
+    precisions to compile, torch.float64, torch.float32 or both, or their names; one of them takes half the time, and
+    the module then refuses tensors of the other. force: compile even if nothing changed. report: called with a line
+    of text as each step begins.
 
     Raises BuildError (with the command and the compiler's words), CompilerNotFoundError, SpecError.
     """
     spec = _spec(problem)
-    toolchains = _toolchains(spec, targets, march, architectures, cuda_kernel)
+    toolchains = _toolchains(spec, targets, march, architectures, cuda_kernel, dtypes)
     first, *others = [_build(spec, Path(directory), toolchain, force, report) for toolchain in toolchains]
     return replace(first, others=tuple(others))
 
@@ -105,6 +108,7 @@ def _toolchains(
     march: str | None,
     architectures: Sequence[str] | None,
     cuda_kernel: str,
+    dtypes: Sequence[Any] = DTYPES,
 ) -> list[Toolchain | CudaToolchain]:
     constrained = bool(spec.constraints)
     kernel = choose_kernel(len(spec.states), len(spec.controls), cuda_kernel, constrained)
@@ -113,12 +117,22 @@ def _toolchains(
         "cuda": lambda: replace(find_cuda_toolchain(architectures), kernel=kernel),
         "cuda-host": lambda: replace(find_shim_toolchain(), kernel=kernel),
     }
+    wanted = _names_of(dtypes)
     for name in targets:
         if name not in find:
             raise BuildError(f"unknown target {name!r}; expected of {', '.join(find)}")
     if not targets:
         raise BuildError(f"no target to build for; expected of {', '.join(find)}")
-    return [find[name]() for name in dict.fromkeys(targets)]
+    return [replace(find[name](), dtypes=wanted) for name in dict.fromkeys(targets)]
+
+
+def _names_of(dtypes: Sequence[Any]) -> tuple[str, ...]:
+    """Names of precisions, in `DTYPES`' order."""
+    given = [dtypes] if isinstance(dtypes, str) or not isinstance(dtypes, Iterable) else list(dtypes)
+    names = {str(dtype).removeprefix("torch.") for dtype in given}
+    if not names or not names.issubset(DTYPES):
+        raise BuildError(f"dtypes={dtypes!r}; expected torch.float64, torch.float32 or both, or their names")
+    return tuple(name for name in DTYPES if name in names)
 
 
 def _build(
@@ -151,6 +165,7 @@ def compile(
     march: str | None = None,
     architectures: Sequence[str] | None = None,
     cuda_kernel: str = "auto",
+    dtypes: Sequence[Any] = DTYPES,
     report: Report | None = None,
     progress: bool | None = None,
 ) -> ModuleType:
@@ -164,7 +179,7 @@ def compile(
     spec = _spec(problem)
     entries = [
         _obtain(spec, spec_key(fingerprint(spec), toolchain), toolchain, False, say)
-        for toolchain in _toolchains(spec, targets, march, architectures, cuda_kernel)
+        for toolchain in _toolchains(spec, targets, march, architectures, cuda_kernel, dtypes)
     ]
     label = "_".join(entry.manifest.digest[:8] for entry in entries)
     folder = entries[0].path
@@ -271,6 +286,7 @@ def _manifest(folder: Path, rendered: Rendered, toolchain: Toolchain, key: str, 
         lanes=dict(toolchain.target.lanes),
         sizes=dict(rendered.sizes),
         files=_hashes(folder, rendered, extension_name(rendered.name)),
+        dtypes=toolchain.dtypes,
     )
 
 
@@ -297,6 +313,7 @@ def _cuda_manifest(
         lanes={},
         sizes=dict(rendered.sizes),
         files=_hashes(folder, rendered, *libraries),
+        dtypes=toolchain.dtypes,
         kind=toolchain.kind,
         kernel=toolchain.kernel,
         resources=tuple(asdict(row) for row in resources),

@@ -42,7 +42,7 @@ def compile_variants(
     write_sources(rendered, directory)
     commands = _variant_commands(rendered, toolchain, extra_flags)
     run_all(commands, directory)
-    return tuple(directory / _object(rendered, variant) for variant, _ in VARIANTS)
+    return tuple(directory / _object(rendered, variant) for variant, _ in _variants(toolchain))
 
 
 def compile_extension(
@@ -60,12 +60,14 @@ def compile_extension(
     """
     toolchain = toolchain or find_toolchain()
     write_sources(rendered, directory)
-    glue = _write_glue(rendered, directory, digest)
+    glue = _write_glue(rendered, directory, digest, toolchain)
     commands = _variant_commands(rendered, toolchain, extra_flags)
     compiler = toolchain.compiler.command
     commands.append([*compiler, *toolchain.glue_flags, *_includes(), *extra_flags, "-c", glue])
     warnings = "".join(run_all(commands, directory))
-    objects = [_object(rendered, variant) for variant, _ in VARIANTS] + [str(Path(glue).with_suffix(".o"))]
+    objects = [_object(rendered, variant) for variant, _ in _variants(toolchain)] + [
+        str(Path(glue).with_suffix(".o"))
+    ]
     extension = extension_name(rendered.name)
     link = [*compiler, *toolchain.link_flags, *extra_flags, *objects, "-o", extension, *toolchain.libraries]
     warnings += run_one(link, directory)
@@ -82,8 +84,14 @@ def _variant_commands(
     start = [*toolchain.compiler.command, *toolchain.flags_for(rendered.small), *_includes()]
     return [
         [*start, *definitions, *extra_flags, "-c", f"{rendered.stem}.c", "-o", _object(rendered, variant)]
-        for variant, definitions in VARIANTS
+        for variant, definitions in _variants(toolchain)
     ]
+
+
+def _variants(toolchain: Toolchain) -> list[tuple[str, tuple[str, ...]]]:
+    """Those of the precisions that are wanted."""
+    wanted = tuple(f"f{name.removeprefix('float')}_" for name in toolchain.dtypes)
+    return [variant for variant in VARIANTS if variant[0].startswith(wanted)]
 
 
 def _includes() -> tuple[str, ...]:
@@ -95,14 +103,14 @@ def _object(rendered: Rendered, variant: str) -> str:
     return f"{rendered.stem}_{variant}.o"
 
 
-def _write_glue(rendered: Rendered, directory: Path, digest: str) -> str:
-    """Write cffi's wrapper of the header into ``directory``; returns its file name."""
+def _write_glue(rendered: Rendered, directory: Path, digest: str, toolchain: Toolchain) -> str:
+    """Write cffi's wrapper of the header into ``directory``, of what is compiled; returns its file name."""
     # Importing cffi takes longer than an unchanged build should.
     import cffi
 
     builder = cffi.FFI()
     try:
-        builder.cdef("\n".join((rendered.cdef, _DIGEST_DECLARATION, interrupts.CDEF)))
+        builder.cdef("\n".join((_declarations(rendered, toolchain), _DIGEST_DECLARATION, interrupts.CDEF)))
     except (cffi.FFIError, cffi.CDefError) as error:
         raise BuildError(f"cffi cannot read the declarations of {rendered.stem}.h: {error}") from error
     definition = f'static {_DIGEST_DECLARATION[:-1]}\n{{\n    return "{digest}";\n}}\n'
@@ -111,3 +119,11 @@ def _write_glue(rendered: Rendered, directory: Path, digest: str) -> str:
     file = f"_{rendered.stem}.c"
     builder.emit_c_code(str(directory / file))
     return file
+
+
+def _declarations(rendered: Rendered, toolchain: Toolchain) -> str:
+    """The header's, but for functions of variants that are left out."""
+    kept = {variant for variant, _ in _variants(toolchain)}
+    absent = tuple(f"_{variant}(" for variant, _ in VARIANTS if variant not in kept)
+    lines = rendered.cdef.splitlines()
+    return "\n".join(line for line in lines if not any(name in line for name in absent))

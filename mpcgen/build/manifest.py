@@ -15,7 +15,8 @@ class Manifest:
 
     ``digest`` names the build, ``spec_key`` what it was derived from, ``source_digest`` its C text.
     ``files`` maps every file of the package to its sha256, the library included. ``kind``: cpu, cuda or cuda-host.
-    ``kernel``: of a CUDA library, what works on a problem, a "thread" or a "warp".
+    ``dtypes``: the precisions it was compiled in. ``kernel``: of a CUDA library, what works on a problem, a "thread" or
+    a "warp".
     ``resources``: of a CUDA library, what each kernel takes of a multiprocessor (`mpcgen.build.cuda.Resources`).
     """
 
@@ -31,6 +32,7 @@ class Manifest:
     lanes: dict[str, int]
     sizes: dict[str, int | float | str]
     files: dict[str, str]
+    dtypes: tuple[str, ...]
     abi: int = ABI
     python: str = EXT_SUFFIX
     kind: str = "cpu"
@@ -51,7 +53,7 @@ class Manifest:
         """The manifest of this kind in ``folder``; None where there is none that this version of mpcgen wrote."""
         try:
             fields: dict[str, Any] = json.loads((folder / MANIFEST_FILES[kind]).read_text(encoding="utf-8"))
-            for name in ("flags", "cpu_features", "resources"):
+            for name in ("flags", "cpu_features", "dtypes", "resources"):
                 fields[name] = tuple(fields[name])
             found = cls(**fields)
         except (OSError, ValueError, TypeError, KeyError):

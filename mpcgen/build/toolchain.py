@@ -17,6 +17,7 @@ from typing import ClassVar
 from mpcgen.build.cache import cache_root, note
 from mpcgen.build.target import Target, select_target
 from mpcgen.errors import BuildError, CompilerNotFoundError
+from mpcgen.runtime.loading import DTYPES
 
 COMPILERS = ("gcc", "clang", "cc")
 # Not -ffast-math: the solver's tests for NaN and infinity must mean what they say.
@@ -73,11 +74,12 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler, a target, and whether glibc's vector math library can be linked."""
+    """A compiler, a target, whether glibc's vector math library can be linked, and the precisions to compile."""
 
     compiler: Compiler
     target: Target
     libmvec: bool
+    dtypes: tuple[str, ...] = DTYPES
 
     kind: ClassVar[str] = "cpu"
 
@@ -128,7 +130,7 @@ class Toolchain:
             *self.link_flags,
             *self.libraries,
         )
-        return "\n".join((self.compiler.identity, self.target.name, *flags))
+        return "\n".join((self.compiler.identity, self.target.name, *self.dtypes, *flags))
 
 
 def find_toolchain(march: str | None = None) -> Toolchain:

@@ -193,6 +193,11 @@ def _check_x0(controller: Description, x0: Tensor) -> None:
         raise DtypeError(
             f"{controller.name}: x0 is {x0.dtype}; float32 or float64 is expected, try x0.double()"
         )
+    if str(x0.dtype).removeprefix("torch.") not in controller.dtypes:
+        raise DtypeError(
+            f"{controller.name}: x0 is {x0.dtype}, but this module was compiled for {' and '.join(controller.dtypes)} "
+            "alone; convert x0, or compile it for both, which is the default of dtypes="
+        )
     if x0.device.type not in DEVICES:
         raise DeviceError(
             f"{controller.name}: x0 is on {x0.device}; controllers run on the CPU and on CUDA devices, pass x0.cpu()"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpcgen.runtime.controller import Constraint, Parameter
+from mpcgen.runtime.loading import DTYPES
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Signature:
     constraints: tuple[Constraint, ...] = ()
     rows: tuple[str, ...] = ()
     dynamics: str = "discrete"
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The precisions that whatever evaluates it in torch works in."""
+        return DTYPES
 
     @property
     def bound_texts(self) -> tuple[str, ...]:

@@ -94,6 +94,10 @@ class Description(Protocol):
     def parameters(self) -> tuple[Parameter, ...]:
         """Parameters, in the order in which a solver takes them."""
 
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The precisions that it was compiled in, as torch names them."""
+
 
 @dataclass(frozen=True)
 class Controller:
@@ -111,6 +115,11 @@ class Controller:
     def name(self) -> str:
         """Name of the problem."""
         return self.library.name
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The precisions that the library was compiled in, as torch names them."""
+        return tuple(self.library.manifest["dtypes"])
 
     @property
     def dual_count(self) -> int:

@@ -24,6 +24,8 @@ ABI = 8
 
 MANIFEST_FILES = {"cpu": "build.json", "cuda": "cuda.json", "cuda-host": "cuda-host.json"}
 """The manifest of each kind of library that a package can hold."""
+DTYPES = ("float64", "float32")
+"""The precisions that a package can be compiled in."""
 EXT_SUFFIX = EXTENSION_SUFFIXES[0]
 """What an extension of this Python is called, e.g. ``.cpython-311-x86_64-linux-gnu.so``."""
 
@@ -161,6 +163,10 @@ def _is_files(value: object) -> bool:
     return isinstance(value, dict) and all(Path(k).name == k and _is_text(v) for k, v in value.items())
 
 
+def _is_dtypes(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(dtype in DTYPES for dtype in value)
+
+
 _FIELDS: dict[str, Callable[[object], bool]] = {
     "problem": _is_text,
     "abi": lambda value: type(value) is int,
@@ -170,6 +176,7 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "target": _is_text,
     "cpu_features": _is_names,
     "files": _is_files,
+    "dtypes": _is_dtypes,
 }
 """What loading reads of a manifest, and whether a value can be that."""
 
