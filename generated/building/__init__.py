@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "8d731de85cdcc20ebd25b664c92b526688272dbcda96a38b3a2b27e43b76efcb"),
+    library=load(__file__, "building", "4ae50b5817e3209c0dfe8e17364fe26c7187a250433defd64d0262c7ef57e96d"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "3b8644a75927cf3a80d13ec410a01e0cd64f744c9b4670f091df306936f431f6"),
+    library=load(__file__, "car", "a01c57d4a04833691963e84fc83aef693b243d6b54296553fdb43ad69ef3004b"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

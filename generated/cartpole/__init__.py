@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "a76dd10652f1e0ace5366d55c88b89cbe1bf5f1c7f770f10f3b93567864e01f6"),
+    library=load(__file__, "cartpole", "98d21ca3f42e7385653b279e85222dc19764ffebf467331788de8a8847b38065"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "f571f899c5a714e477f08ee24279292d7892804d32552a60cacc0a2b59722521"),
+    library=load(__file__, "landing", "c1b3da153c1f9df39b006d3e62dbc6cda8fa06c95b3980e39f02a2a8c9cad502"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

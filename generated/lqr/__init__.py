@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "a8229b08abe96fcc9a537b72c7ed7148ebce9ea04b6c05d65718b8ad756b2c28"),
+    library=load(__file__, "lqr", "c0ebe869e1b421b1306a106e22b48807fb27fcf07363db4e816d4e6b9b032553"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

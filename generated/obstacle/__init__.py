@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "b8c72dacd6a841fb7c02332f30a272678e8de09c7562965a0c53477c29fb1002"),
+    library=load(__file__, "obstacle", "48dbdb5e03d3200fa7b6f3d8683c783d5f5e7ba0607c71a4c377f5514c556ada"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

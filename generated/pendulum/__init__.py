@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "04ad345a78df3e917ff45090562514ae256c20a01c453d01ce30da660c09ea8e"),
+    library=load(__file__, "pendulum", "8dd915bbcbb5a0cd46d617b4c991b76026acb4173a8e62b881ad26c62eb5e8dc"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "e6b6c457645b43b3c2a5143ecfcd536262e6fda8dd00a216fb5d59fb4bb03578"),
+    library=load(__file__, "safe_cartpole", "a10f12d96f71454a903e659a89bdbb12b7a60425d8792e4ae4114a4b6ef8298f"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

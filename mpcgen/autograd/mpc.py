@@ -35,8 +35,11 @@ def _no_such_option(name: str) -> str:
 class MPC(torch.nn.Module):
     """A differentiable model predictive controller; generated packages subclass it.
 
-    method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto", which is box-DDP where
-    only controls are bounded, and else the interior point, which alone knows other constraints. The interior point
+    method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto". Where only controls are
+    bounded, "auto" begins with box-DDP, and leaves to the interior point, from the same start, the problems in which
+    refused steps prevail, whose first model is not convex or next to linear, or which diverge; what that does not
+    solve either, box-DDP goes on with. Iterations are those of both. With ``hessian="gauss_newton"`` or
+    ``smooth="solve"`` it is box-DDP, with other constraints the interior point, which alone knows them. That
     ends where its errors are at most ``tol``, with the cost in units that make the first trajectory's 100 and
     controls in units of their range; ``sol.residual`` is the largest of them, and ``sol.iterations`` counts Newton
     steps. It has the exact Hessian only.

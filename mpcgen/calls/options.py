@@ -87,6 +87,11 @@ class Options:
         """Whether the solver is the interior point; else it is box-DDP."""
         return self.method == "interior_point"
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether box-DDP leaves to the interior point what it does not get on with; that knows no other options."""
+        return self.method == "auto" and self.hessian == "exact" and self.smooth == "differential"
+
     def tolerance(self, dtype: torch.dtype) -> float:
         """KKT residual to reach: as asked, or what the precision can bear."""
         return DEFAULT_TOLERANCE[dtype] if self.tol is None else self.tol

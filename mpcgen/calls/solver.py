@@ -24,6 +24,16 @@ NEAR_A_SOLUTION = {torch.float64: 1e-6, torch.float32: 1e-4}
 """The barrier parameter of the interior point where it starts near a solution, in units of some 1/1000 of the cost."""
 
 
+_BOX_DDP, _INTERIOR_POINT, _HAND_OVER = range(3)
+"""What the argument struct calls a method; the last is box-DDP, and the interior point where that does not get on."""
+
+
+def _method(options: Options, constrained: bool) -> int:
+    if options.is_interior_point or constrained:
+        return _INTERIOR_POINT
+    return _HAND_OVER if options.hands_over else _BOX_DDP
+
+
 class Solver:
     """The solver for batches of one shape, dtype, horizon and sharing of parameters.
 
@@ -81,7 +91,7 @@ class Solver:
             "exact_hessian": options.hessian == "exact",
             "certify": options.hessian == "exact" or options.gradient == "exact",
             "tolerance": options.tolerance(dtype),
-            "method": options.is_interior_point or rows > 0,
+            "method": _method(options, rows > 0),
             "barrier": options.smoothing if options.smooth == "solve" else 0.0,
             "initial_state_stride": n,
             "constant_parameters": constant_parameters,

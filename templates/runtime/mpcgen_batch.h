@@ -64,12 +64,7 @@ static int solve_threads(const solve_arguments *a) {
   return useful_threads(a->batch, a->horizon, SOLVE_PASSES, a->threads);
 }
 
-/* Problems with constraints have one method. */
-#if CONSTRAINED
-#define BY_INTERIOR_POINT(a) 1
-#else
-#define BY_INTERIOR_POINT(a) ((a)->method == INTERIOR_POINT)
-
+#if !CONSTRAINED
 static void *solve_worker(void *shared) {
   solve_work *work = shared;
   const solve_arguments *a = work->job.arguments;
@@ -100,7 +95,14 @@ static size_t solve_part(const solve_arguments *a) {
 
 static size_t solve_workspace(const solve_arguments *a) { return (size_t)solve_threads(a) * solve_part(a); }
 
-/* Solves the batch; returns 0, or STOPPED, as the other entry points do. */
+/* Problems that box-DDP has left to the interior point. */
+static int64_t handed_over(const solve_arguments *a) {
+  int64_t count = 0;
+  for (int64_t problem = 0; problem < a->batch; problem++) count += is_handed_over(a, problem);
+  return count;
+}
+
+/* Solves the batch by one method; returns 0, or STOPPED, as the other entry points do. */
 static int run_solve(const solve_arguments *a, void *workspace) {
   solve_work work = {.job = {.arguments = a, .queue.count = a->batch}, .parts.at = workspace};
 #if CONSTRAINED

@@ -22,7 +22,8 @@
 #define AFTER_REFUSAL R(0.3)
 #define AFTER_NONE R(0.25) /* the first weight after one was refused down to none */
 #define LEAST_SECOND_ORDER R(0.05)
-enum { PATIENCE = 6 };
+#define LEAST_BEND R(1e-2) /* share of the slope by which a first model has to bend: at a minimum without bounds it is 0.5 */
+enum { PATIENCE = 6, MOST_TROUBLES = 8, MOST_PASSES = 100 };
 
 /* A change of the cost below this is rounding. */
 INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
@@ -78,6 +79,12 @@ INLINE void find_share(solver_state *s, mask stepped) {
   s->promise = lane_select(shorter, s->share * s->promise, s->promise);
 }
 
+/* Keeps count of refused steps against accepted ones: where they prevail, box-DDP does not get on. */
+INLINE void note_troubles(lane_progress *lanes, mask accepted, mask refused) {
+  const mask fewer = lane_and(accepted, lane_more(lanes->troubles, ALL_COUNTS(0)));
+  lanes->troubles += fewer - refused; /* a mask's lanes are -1 where it holds */
+}
+
 /* Which lanes' candidates become their trajectories; sets up the next step of all. */
 FUNCTION mask accept_candidates(solver_state *s) {
   lane_progress *lanes = &s->lanes;
@@ -88,6 +95,7 @@ FUNCTION mask accept_candidates(solver_state *s) {
   const mask refused = lane_and(stepped, lane_not(good));
   const mask accepted = lane_or(good, lane_and(lanes->busy, lanes->begins));
   lanes->iterations -= stepped;
+  note_troubles(lanes, good, refused);
   lower_regularisation(s, lane_and(good, lane_not(lanes->refused)));
   refuse(s, refused);
   lanes->refused = lane_or(refused, lane_and(lanes->refused, lane_not(accepted)));
@@ -139,6 +147,17 @@ INLINE void keep_residual(solver_state *s) {
   s->summary.residual = lane_select(lanes->certifying, lanes->best_residual, s->summary.residual);
 }
 
+/* Whether box-DDP is the method for a lane: not where refused steps prevail, or small ones are many; nor where the
+ * Gauss-Newton model of the first trajectory is not convex, or so nearly linear that all controls go to their bounds. */
+INLINE mask gets_on(const solver_state *s) {
+  const lane_progress *lanes = &s->lanes;
+  const mask bent = lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend);
+  const mask fit = lane_or(lane_and(s->summary.convex, bent), lane_not(lanes->begins));
+  const mask calm = lane_le(s->regularisation, ALL(LARGEST_REGULARISATION));
+  const mask young = lane_more(ALL_COUNTS(MOST_PASSES), lanes->iterations);
+  return lane_and(lane_and(fit, calm), lane_and(young, lane_more(ALL_COUNTS(MOST_TROUBLES), lanes->troubles)));
+}
+
 /* After a sweep: which lanes have finished, and with which status; the others go on. Even a solution whose model
  * overflowed is swept again, for its gains. */
 FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, int certify) {
@@ -161,7 +180,8 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, in
   s->regularisation = lane_select(uncertain, ALL(0), s->regularisation);
 
   const mask going = lane_and(v.open, lane_not(uncertain));
-  const mask may_go_on = lane_more(ALL_COUNTS(max_iterations), lanes->iterations);
+  mask may_go_on = lane_more(ALL_COUNTS(max_iterations), lanes->iterations);
+  if (s->hands_over) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
   const mask hopeless = lane_lt(ALL(LARGEST_REGULARISATION), s->regularisation);
   decide(&v, lane_and(going, lane_or(stalled(s, lane_and(going, v.open)), hopeless)), STALLED);

@@ -143,7 +143,7 @@ static solver_kernel solver_of(const solve_arguments *a) {
   (void)a;
   return interior_point_kernel;
 #else
-  return a->method == INTERIOR_POINT ? interior_point_kernel : solve_kernel;
+  return BY_INTERIOR_POINT(a) ? interior_point_kernel : solve_kernel;
 #endif
 }
 
@@ -154,13 +154,13 @@ static cudaError_t solve_workers(const solve_arguments *a, int64_t *workers) {
   return error;
 }
 
-static int64_t solve_workspace(const solve_arguments *a) {
+static int64_t solve_workspace_of(const solve_arguments *a) {
   int64_t workers = 0;
   if (solve_workers(a, &workers)) return -1;
   return QUEUE_BYTES + workers * (int64_t)(solve_worker_reals(a) * sizeof(scalar));
 }
 
-static int solve_batch(const solve_arguments *a, void *workspace, void *stream) {
+static int solve_by_one_method(const solve_arguments *a, void *workspace, void *stream) {
   int64_t workers = 0;
   cudaError_t error = solve_workers(a, &workers);
   if (!error) error = cudaMemsetAsync(workspace, 0, QUEUE_BYTES, (cudaStream_t)stream);
@@ -168,6 +168,27 @@ static int solve_batch(const solve_arguments *a, void *workspace, void *stream) 
   const solve_task task = {{a, (char *)workspace + QUEUE_BYTES}, (unsigned long long *)workspace};
   launch(solver_of(a), workers / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
   return (int)cudaGetLastError();
+}
+
+static int64_t solve_workspace(const solve_arguments *a) {
+  int64_t most = solve_workspace_of(a);
+  if (CONSTRAINED || a->method != HAND_OVER) return most;
+  solve_arguments rest = *a;
+  for (rest.method = REMAINING; rest.method <= RESUMED && most >= 0; rest.method++) {
+    const int64_t size = solve_workspace_of(&rest);
+    if (size < 0 || size > most) most = size;
+  }
+  return most;
+}
+
+/* As on the host; but nobody waits to hear whether anything is left: the later kernels find out. */
+static int solve_batch(const solve_arguments *a, void *workspace, void *stream) {
+  int code = solve_by_one_method(a, workspace, stream);
+  if (CONSTRAINED || a->method != HAND_OVER) return code;
+  solve_arguments rest = *a;
+  for (rest.method = REMAINING; rest.method <= RESUMED && !code; rest.method++)
+    code = solve_by_one_method(&rest, workspace, stream);
+  return code;
 }
 
 /* ---- reverse mode: worker i differentiates the problems i, i + workers, ... and sums their gradients; the number of

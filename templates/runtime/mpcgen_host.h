@@ -7,17 +7,27 @@
 #include "mpcgen_batch.h"
 
 /* Runs an entry point in a workspace of its size; returns 0, 1 if memory was refused, or STOPPED. */
-#define IN_A_WORKSPACE(verb, kind)                                                  \
-  static int verb##_batch(const kind##_arguments *arguments) {                      \
+#define IN_A_WORKSPACE(verb, kind, entry)                                           \
+  static int entry(const kind##_arguments *arguments) {                             \
     void *workspace = aligned_alloc(CACHE_LINE, kind##_workspace(arguments));       \
     if (!workspace) return 1;                                                       \
     const int code = run_##verb(arguments, workspace);                              \
     free(workspace);                                                                \
     return code;                                                                    \
   }
-IN_A_WORKSPACE(solve, solve)
-IN_A_WORKSPACE(differentiate, gradient)
-IN_A_WORKSPACE(tangent, tangent)
-IN_A_WORKSPACE(examine, examine)
+IN_A_WORKSPACE(solve, solve, solve_by_one_method)
+IN_A_WORKSPACE(differentiate, gradient, differentiate_batch)
+IN_A_WORKSPACE(tangent, tangent, tangent_batch)
+IN_A_WORKSPACE(examine, examine, examine_batch)
+
+/* Solves the batch. What box-DDP hands over is for the interior point, and what that does not solve for box-DDP again. */
+static int solve_batch(const solve_arguments *a) {
+  int code = solve_by_one_method(a);
+  if (a->method != HAND_OVER) return code;
+  solve_arguments rest = *a;
+  for (rest.method = REMAINING; rest.method <= RESUMED && !code && handed_over(a); rest.method++)
+    code = solve_by_one_method(&rest);
+  return code;
+}
 
 #endif

@@ -118,7 +118,7 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   TEAM_LEADER {
     s->problem[k] = problem;
     lane_mark(&s->lanes.busy, k, good);
-    lane_recount(&s->lanes.iterations, k, 0);
+    lane_recount(&s->lanes.iterations, k, is_later_run(a) ? a->iterations[problem] : 0);
   }
   team_meet();
   return good;
@@ -195,8 +195,27 @@ RARE void store_duals(const barrier_state *s, const solve_arguments *a, int k, s
 }
 #endif
 
+/* Leaves a problem that the interior point does not solve either with box-DDP's result, a rollout, which obeys the
+ * dynamics; and with its mark, so that box-DDP goes on, if there are iterations left. Returns whether it does. */
+RARE int leave_rollout(barrier_state *s, const solve_arguments *a, int k, int status) {
+  const int64_t problem = s->problem[k];
+  const int leaves = is_later_run(a) && status != CONVERGED && status != NOT_A_MINIMUM;
+  if (!leaves) return 0;
+  const int mark = a->status[problem], before = HANDED_OVER - mark, iterations = lane_count(&s->lanes.iterations, k);
+  const int goes_on = before != DIVERGED && iterations < a->max_iterations;
+  team_meet(); /* all have read what there is */
+  TEAM_LEADER {
+    a->status[problem] = goes_on ? mark : before == DIVERGED || status == DIVERGED ? before : status;
+    a->iterations[problem] = iterations;
+    lane_mark(&s->lanes.busy, k, 0);
+  }
+  team_meet();
+  return 1;
+}
+
 /* Writes a lane's result, which leaves the lane idle. */
 RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
+  if (leave_rollout(s, a, k, status)) return;
   const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
   scalar *states = (scalar *)a->states + problem * (n + 1) * NX;
   for (size_t t = 0; t <= n; t++) store_row(states + t * NX, s->path + t * PAIR, k, NX);
@@ -237,6 +256,7 @@ FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
       team_meet();
       const int64_t problem = s->next;
       if (problem < 0) break;
+      if (is_later_run(job->arguments) && !is_handed_over(job->arguments, problem)) continue;
       if (!load_barrier_problem(s, job->arguments, k, problem))
         TEAM_LEADER write_nothing(job->arguments, problem, s->horizon, INVALID_INPUT);
     }

@@ -4,8 +4,12 @@
 
 #include "mpcgen_problem.h"
 
-/* What an argument struct calls a method. */
-enum { BOX_DDP = 0, INTERIOR_POINT = 1 };
+/* What an argument struct calls a method. HAND_OVER is box-DDP, which leaves marks where it does not get on; REMAINING is
+ * the interior point for the problems that have such marks; RESUMED is box-DDP again, for those that still have them. */
+enum { BOX_DDP = 0, INTERIOR_POINT = 1, HAND_OVER = 2, REMAINING = 3, RESUMED = 4 };
+
+/* Problems with constraints have one method. */
+#define BY_INTERIOR_POINT(a) (CONSTRAINED || (a)->method == INTERIOR_POINT || (a)->method == REMAINING)
 
 typedef struct {
   const solve_arguments *arguments;
@@ -22,7 +26,19 @@ enum {
   NOT_A_MINIMUM = 5,
   INFEASIBLE = 6,
 };
-enum { UNFINISHED = -1 };
+enum { UNFINISHED = -1, HANDED_OVER = -2 }; /* the latter less the status that box-DDP left the problem with */
+
+/* The status that box-DDP leaves a problem with: a mark where the interior point is to go on. Not where it has come to
+ * the end of its precision, which is a solution but for rounding. */
+INLINE int left_with(const solve_arguments *a, int status, int iterations) {
+  const int unsolved = status == MAX_ITERATIONS || status == DIVERGED;
+  return a->method == HAND_OVER && unsolved && iterations < a->max_iterations ? HANDED_OVER - status : status;
+}
+
+INLINE int is_handed_over(const solve_arguments *a, int64_t problem) { return a->status[problem] <= HANDED_OVER; }
+
+/* Whether other runs over this batch were before, so that only marked problems are left. */
+INLINE int is_later_run(const solve_arguments *a) { return !CONSTRAINED && (a->method == REMAINING || a->method == RESUMED); }
 
 /* How the lanes' problems have ended, where they have; `open` are those not decided yet. */
 typedef struct {

@@ -19,8 +19,9 @@ FUNCTION void finish(solver_state *s, const solve_arguments *a, int k, int statu
   TEAM_LEADER {
     ((scalar *)a->cost)[problem] = lane_get(&s->lanes.cost, k) - lane_get(&s->lanes.barrier_cost, k);
     ((scalar *)a->residual)[problem] = lane_get(&s->summary.residual, k);
-    a->status[problem] = status;
-    a->iterations[problem] = lane_count(&s->lanes.iterations, k);
+    const int iterations = lane_count(&s->lanes.iterations, k);
+    a->status[problem] = left_with(a, status, iterations);
+    a->iterations[problem] = iterations;
     lane_mark(&s->lanes.busy, k, 0);
   }
 }
@@ -47,7 +48,7 @@ FUNCTION counts conclude(solver_state *s, const solve_arguments *a) {
 /* Keeps of a rollout that overflowed what is finite: the states up to the first stage where one is not, NaN behind it.
  * They tell where the model fails. */
 FUNCTION void write_overflow(const solver_state *s, const solve_arguments *a, int k) {
-  write_nothing(a, s->problem[k], s->horizon, DIVERGED);
+  write_nothing(a, s->problem[k], s->horizon, left_with(a, DIVERGED, 0));
   scalar *states = (scalar *)a->states + (size_t)s->problem[k] * ((size_t)s->horizon + 1) * NX;
   for (int i = 0; i < (s->horizon + 1) * NX; i++) {
     const scalar value = lane_get(&s->new_x[i], k);
@@ -70,7 +71,10 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   int good = s->shared_finite;
   good &= load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
   good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
-  if (a->initial_controls) {
+  const int resumed = is_later_run(a);
+  if (resumed) {
+    good &= load_row(s->u, k, (const scalar *)a->controls + problem * horizon * NU, horizon * NU, 0);
+  } else if (a->initial_controls) {
     const scalar *u = (const scalar *)a->initial_controls + problem * a->initial_controls_stride;
     good &= load_row(s->u, k, u, horizon * NU, 0);
   } else {
@@ -88,7 +92,8 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
     lane_mark(&lanes->overflowed, k, 0);
     lane_mark(&lanes->refused, k, 0);
     lane_mark(&lanes->cautious, k, 0);
-    lane_recount(&lanes->iterations, k, 0);
+    lane_recount(&lanes->iterations, k, resumed ? a->iterations[problem] : 0);
+    lane_recount(&lanes->troubles, k, 0);
     lane_recount(&lanes->unproductive, k, 0);
     lane_set(&lanes->best_residual, k, (scalar)INFINITY);
     lane_set(&s->regularisation, k, 0);
@@ -104,6 +109,7 @@ FUNCTION int refill(solver_state *s, solve_job *job) {
     while (!lane_test(&s->lanes.busy, k)) {
       const int64_t problem = take(&job->queue);
       if (problem < 0) break;
+      if (is_later_run(job->arguments) && !is_handed_over(job->arguments, problem)) continue;
       if (!load_problem(s, job->arguments, k, problem))
         write_nothing(job->arguments, problem, s->horizon, INVALID_INPUT);
     }
@@ -142,6 +148,7 @@ FUNCTION void adopt(solver_state *s, mask accepted) {
 FUNCTION void take_options(solver_state *s, const solve_arguments *a) {
   s->barrier = (scalar)a->barrier;
   s->exact_hessian = a->exact_hessian && !LINEAR_DYNAMICS;
+  s->hands_over = a->method == HAND_OVER;
 }
 
 /* Solves problems of the job until none is left, or the call is stopped. */

@@ -18,6 +18,7 @@ typedef struct {
   mask refused;         /* the last step was refused */
   mask cautious;        /* since the last accepted step, one with second derivatives was refused, or overflowed */
   counts iterations;
+  counts troubles;      /* steps that were refused, less those that were accepted; not below zero */
   counts unproductive;  /* passes with a step below rounding since the residual last halved */
   real cost;            /* of the accepted trajectory, its barrier included */
   real barrier_cost;
@@ -53,6 +54,7 @@ typedef struct {
 typedef struct {
   int horizon;
   int exact_hessian;           /* this solve uses second derivatives of the dynamics */
+  int hands_over;              /* what does not get on is left to the interior point */
   scalar barrier;              /* mu of the log-barrier in place of the bounds, or 0 */
   int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
   int rows;                    /* of theta_stage: N+1, or 1 */

@@ -11,7 +11,7 @@
 /* Numbers in a worker's workspace. */
 COUNT size_t solve_worker_reals(const solve_arguments *a) {
 #if !CONSTRAINED
-  if (a->method != INTERIOR_POINT) return solver_reals(a) + team_reals(a->horizon);
+  if (!BY_INTERIOR_POINT(a)) return solver_reals(a) + team_reals(a->horizon);
 #endif
   return barrier_reals(a);
 }

@@ -53,6 +53,7 @@ FUNCTION int team_refill(solver_state *s, team_memory *m, solve_job *job) {
     team_meet();
     const int64_t problem = m->problem;
     if (problem < 0) return 0;
+    if (is_later_run(job->arguments) && !is_handed_over(job->arguments, problem)) continue;
     if (!load_problem(s, job->arguments, 0, problem))
       TEAM_LEADER write_nothing(job->arguments, problem, s->horizon, INVALID_INPUT);
     team_meet();

@@ -1,0 +1,91 @@
+"""method="auto": what box-DDP does not get on with, the interior point goes on with, in the same call."""
+
+import functools
+
+import pytest
+import torch
+
+import mpcgen
+from examples.bench.gallery import chosen
+from mpcgen import Status
+from tests.controllers import compiled, example
+
+COUNT = 24
+
+
+@functools.cache
+def catalyst():
+    """A cost that is linear in states, so that no Gauss-Newton model has curvature; its start, and random controls."""
+    (entry,) = chosen(["catalyst"])
+    spec = entry.make()
+    x0, u = (torch.as_tensor(values) for values in entry.starts(spec, COUNT, 0))
+    return compiled(spec), x0, u, entry.optimum
+
+
+@functools.cache
+def long_pendulum():
+    """Pendulums over 100 stages, which box-DDP seldom solves."""
+    case = example("pendulum")
+    return case.module, case.starts(COUNT, 3)
+
+
+def solved_long(x0=None, **options):
+    module, starts = long_pendulum()
+    mpc = module.MPC(on_unconverged="ignore", **{"max_iterations": 1000, **options})
+    return mpc(starts if x0 is None else x0, horizon=100)
+
+
+def test_costs_without_curvature_are_solved():
+    module, x0, u, optimum = catalyst()
+    sol = module.MPC(on_unconverged="ignore")(x0, u_init=u)
+    assert (sol.status == Status.CONVERGED).all()
+    torch.testing.assert_close(sol.cost, torch.full_like(sol.cost, optimum), rtol=1e-7, atol=0)
+    alone = module.MPC(on_unconverged="ignore", method="ddp")(x0, u_init=u)
+    assert (alone.status != Status.CONVERGED).all()
+
+
+def test_long_horizons_are_solved():
+    sol, alone = solved_long(), solved_long(method="ddp", max_iterations=200)
+    assert (sol.status == Status.CONVERGED).sum() >= COUNT - 1
+    assert (alone.status == Status.CONVERGED).sum() < COUNT / 2
+
+
+def test_results_depend_on_neither_neighbours_nor_threads():
+    _, x0 = long_pendulum()
+    whole = solved_long(threads=1)
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
+    for other in (solved_long(x0[order], threads=2), solved_long(x0[order[:7]], threads=1)):
+        few = order[: len(other.status)]
+        for name in ("x", "u", "cost", "status", "iterations", "residual"):
+            assert torch.equal(getattr(other, name), getattr(whole, name)[few]), name
+
+
+def test_iterations_of_both_methods_count_and_are_recorded():
+    module, x0 = long_pendulum()
+    sol = module.MPC(on_unconverged="ignore", max_iterations=300, history=True)(x0[:4], horizon=100)
+    for problem in range(4):
+        done = int(sol.iterations[problem])
+        assert sol.history.cost[problem, : done + 1].isfinite().all()
+        assert sol.history.cost[problem, done + 1 :].isnan().all()
+
+
+def test_a_problem_that_neither_solves_is_left_with_a_rollout():
+    sol = solved_long(max_iterations=40)
+    open_ones = sol.status == Status.MAX_ITERATIONS
+    assert open_ones.any()
+    assert (sol.iterations[open_ones] == 40).all()
+    functions = example("pendulum").functions
+    for x, u in zip(sol.x[open_ones][:3].numpy(), sol.u[open_ones][:3].numpy(), strict=True):
+        theta = mpcgen.baseline.pack_parameters(example("pendulum").spec, {}, 100)
+        torch.testing.assert_close(
+            torch.as_tensor(functions.rollout(x[0], u, theta)), torch.as_tensor(x), rtol=0, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("options", [{"hessian": "gauss_newton"}, {"smoothing": 1e-3, "smooth": "solve"}])
+def test_options_that_box_ddp_alone_knows_keep_to_it(options):
+    module, x0 = long_pendulum()
+    ours = module.MPC(on_unconverged="ignore", max_iterations=60, **options)(x0, horizon=100)
+    ddp = module.MPC(on_unconverged="ignore", max_iterations=60, method="ddp", **options)(x0, horizon=100)
+    assert torch.equal(ours.u, ddp.u)
+    assert torch.equal(ours.status, ddp.status)
