@@ -63,6 +63,8 @@ static const double *prepared_theta(in theta) {
 }
 #define T prepared_theta(theta)
 #define WRAP(name, parameters, arguments) void call_##name parameters; void call_##name parameters { name arguments; }
+WRAP(stage_dynamics, (in x, in u, in theta, in theta_t, out next, out cost), (x, u, T, theta_t, next, cost))
+WRAP(stage_tangent, (in x, in u, in theta, in theta_t, in dx, in du, out d), (x, u, T, theta_t, dx, du, d))
 WRAP(stage_rows, (in x, in u, in theta, in theta_t, out rows), (x, u, T, theta_t, rows))
 WRAP(terminal_rows, (in x, in theta, in theta_t, out rows), (x, T, theta_t, rows))
 WRAP(stage_rows_tangent, (in x, in u, in theta, in theta_t, in dx, in du, out d), (x, u, T, theta_t, dx, du, d))

@@ -16,7 +16,7 @@ from mpcgen.ir import (
     symbols_of,
     topological,
 )
-from mpcgen.problem.schemes import integrate
+from mpcgen.problem.schemes import one_step, repeated
 
 EPS = 2.0**-52
 INF = math.inf
@@ -188,7 +188,7 @@ def test_shared_subexpressions_are_numbered():
 def test_integrator_matches_the_exponential_series_to_its_order(scheme, order):
     g = Graph()
     x, rate, dt = (g.symbol(name) for name in ("x", "rate", "dt"))
-    (step,) = integrate(scheme, [rate * x], [x], dt)
+    (step,) = one_step(scheme, [rate * x], [x], dt)
     z = 0.3
     series = sum(z**k / math.factorial(k) for k in range(order + 1))
     assert evaluate([step], {x: 1.0, rate: 3.0, dt: 0.1}) == [pytest.approx(series, rel=8 * EPS)]
@@ -197,8 +197,8 @@ def test_integrator_matches_the_exponential_series_to_its_order(scheme, order):
 def test_substeps_are_repeated_steps():
     g = Graph()
     x = g.symbol("x")
-    (two,) = integrate("rk4", [g.sin(x)], [x], g.const(0.2), substeps=2)
-    (one,) = integrate("rk4", [g.sin(x)], [x], g.const(0.1))
+    (two,) = repeated(one_step("rk4", [g.sin(x)], [x], g.const(0.2), substeps=2), [x], 2)
+    (one,) = one_step("rk4", [g.sin(x)], [x], g.const(0.1))
     (half,) = evaluate([one], {x: 0.7})
     assert evaluate([two], {x: 0.7}) == evaluate([one], {x: half})
 
@@ -206,7 +206,7 @@ def test_substeps_are_repeated_steps():
 def test_rk4_shares_what_does_not_depend_on_the_state():
     g = Graph()
     x, force, mass = (g.symbol(name) for name in ("x", "force", "mass"))
-    step = integrate("rk4", [g.sin(x) * (g.exp(force) / mass)], [x], g.const(0.1))
+    step = one_step("rk4", [g.sin(x) * (g.exp(force) / mass)], [x], g.const(0.1))
     assert operation_count(step)["exp"] == 1
     assert operation_count(step)["sin"] == 4
 
@@ -215,6 +215,6 @@ def test_an_unknown_integrator_is_named():
     g = Graph()
     x = g.symbol("x")
     with pytest.raises(SpecError, match="'rk5'; use one of euler, midpoint, rk4"):
-        integrate("rk5", [x], [x], g.const(0.1))
+        one_step("rk5", [x], [x], g.const(0.1))
     with pytest.raises(SpecError, match="0 substeps"):
-        integrate("rk4", [x], [x], g.const(0.1), substeps=0)
+        one_step("rk4", [x], [x], g.const(0.1), substeps=0)

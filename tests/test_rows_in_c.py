@@ -48,7 +48,28 @@ def linear_with_a_ring():
     return problem
 
 
+def substeps(running=True):
+    """Integration in so many steps that they are a loop, beside states that are held or change once a stage."""
+    problem = mpcgen.Problem("substeps", horizon=4)
+    rate, price = problem.parameters("rate price", default=[1.0, 0.5])
+    load = problem.parameter("load", default=0.3, per_stage=True)
+    x, last, v, T, seen = problem.states("x last v T seen", upper=[2, sp.oo, rate, sp.oo, sp.oo])
+    a, b = problem.controls("a b", lower=-1, upper=1)
+    rhs = [v * sp.cos(x), a * sp.exp(-rate * v) + last * sp.sin(x * v) - load * x / (1 + v**2), 0 * T]
+    held = {last: a * b + x * v, seen: sp.sin(x) + 0.1 * seen}
+    problem.dynamics = mpcgen.rk4(problem, rhs, dt=T * rate / 3, substeps=12, discrete=held)
+    problem.stage_cost = x**2 * a + b**2 + seen**2 + last * v
+    if running:
+        effort = mpcgen.running_cost(a**2 + sp.sin(v) * load)
+        problem.stage_cost = problem.stage_cost + price * effort + load * mpcgen.running_cost(x**4)
+    problem.terminal_cost = v**4
+    problem.constraint("power", a * v * rate, upper=load, soft=price)
+    return problem
+
+
 CASES = {
+    "substeps": (substeps, False),
+    "substeps without a running cost": (lambda: substeps(running=False), False),
     "everything": (everything, False),
     "everything by loops": (everything, True),
     "a ring": (linear_with_a_ring, False),
@@ -96,6 +117,19 @@ def test_values_and_bounds_of_the_rows(case):
             got = case.call(f"{place}_row_weights", case.theta, case.theta_t, sizes=[k, k])
             close(got[0], linear)
             close(got[1], quadratic)
+
+
+def test_next_state_and_cost(case):
+    w = case.witness
+    inputs = (case.x, case.u, case.theta, case.theta_t)
+    for part, expected in zip(
+        case.call("stage_dynamics", *inputs, sizes=[case.n, 1]), w.at(case.point, w.f, w.cost), strict=True
+    ):
+        close(part, expected)
+    d_x, d_u = case.draw(case.n), case.draw(case.m)
+    (F,) = w.at(case.point, ca.jacobian(w.f, w.tau))
+    (got,) = case.call("stage_tangent", *inputs, d_x, d_u, sizes=[case.n])
+    close(got, F @ np.concatenate([d_x, d_u]))
 
 
 def test_tangents_of_the_rows(case):

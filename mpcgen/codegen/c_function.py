@@ -12,6 +12,7 @@ from mpcgen.ir.schedule import Assign, Load, Schedule, Store
 from mpcgen.passes.parts import Keep, Part, Take, cut
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import DERIVE, EXPAND
+from mpcgen.stages.substeps import rate_functions
 
 WIDTH = 116
 
@@ -22,9 +23,13 @@ value_model INFINITY NAN LIBM LIBMVEC ARMIJO rollout expand review adopt refill 
 parameter_row load_row store_row sweep reals stored_reals in_reals out_reals INLINE FUNCTION COUNT TABLE WARP BLOCK
 zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOPED_PRODUCTS STAGE_OPERATIONS control_row copy_uu
 shared LINEAR_DYNAMICS SMALL_STAGE ALL_COUNTS TEAM TEAM_FOR TEAM_LEADER TEAM_SHARED
+NMOVING NHELD NBOTH NSLOPES SUBSTEPS SUBSTEP_COSTS PLACES CARRIED REACH SHARE
 NMIXED NSTATE NTERMINAL NPATH NEND NDUAL CONSTRAINED SOFT_ROWS SOFT_REALS ROW_BOUNDS_VARY LINEAR_CONSTRAINTS
 """
-_ARGUMENTS = frozenset(name for stage in contract(False).values() for name in stage.arguments)
+_OF_RATES = frozenset(stage.name for stage in rate_functions())
+_ARGUMENTS = frozenset(
+    name for stage in contract(False).values() if stage.name not in _OF_RATES for name in stage.arguments
+)
 RESERVED = frozenset(_RESERVED.split()) | _ARGUMENTS | frozenset(CALLS.values()) | c_words()
 """Names that mean something in the generated file or its headers."""
 
@@ -52,7 +57,7 @@ def c_functions(plan: Schedule, table: Table) -> tuple[CFunction, ...]:
     printed = [_whole(stage, parts[0])] if len(parts) == 1 else _printed_parts(stage, parts, n_shared)
     for kind, name in DERIVE.items():
         if name == stage.name:
-            printed.append(_with_products(kind, table))
+            printed.append(with_products(kind, table))
     return tuple(printed)
 
 
@@ -63,7 +68,7 @@ def reserved_in(stage: StageFunction) -> frozenset[str]:
 
 def _whole(stage: StageFunction, part: Part) -> CFunction:
     qualifier = "INLINE" if stage.inline else "FUNCTION"
-    return CFunction(stage.name, _comment(stage.purpose), _signature(qualifier, stage), _body(part, stage))
+    return CFunction(stage.name, comment(stage.purpose), signature(qualifier, stage), _body(part, stage))
 
 
 def _printed_parts(stage: StageFunction, parts: Sequence[Part], n_shared: int) -> list[CFunction]:
@@ -73,39 +78,43 @@ def _printed_parts(stage: StageFunction, parts: Sequence[Part], n_shared: int) -
     printed, calls = [], [f"real shared[{n_shared}];"] if n_shared else []
     for number, part in enumerate(parts, start=1):
         inner = replace(stage, name=f"{stage.name}_{number}")
-        head = _signature("FUNCTION __attribute__((noinline))", inner, through)
-        comment = _comment(f"{stage.purpose}: part {number}")
-        printed.append(CFunction(inner.name, comment, head, _body(part, inner, bool(n_shared))))
-        calls.append(_call(inner.name, names))
-    whole = CFunction(stage.name, _comment(stage.purpose), _signature("FUNCTION", stage), tuple(calls))
+        head = signature("FUNCTION __attribute__((noinline))", inner, through)
+        title = comment(f"{stage.purpose}: part {number}")
+        printed.append(CFunction(inner.name, title, head, _body(part, inner, bool(n_shared))))
+        calls.append(call(inner.name, names))
+    whole = CFunction(stage.name, comment(stage.purpose), signature("FUNCTION", stage), tuple(calls))
     return [*printed, whole]
 
 
-def _with_products(kind: str, table: Table) -> CFunction:
+def with_products(kind: str, table: Table) -> CFunction:
+    """The model of a stage whose matrices loops multiply."""
     outer, inner = table[EXPAND[kind]], table[DERIVE[kind]]
     places = [outer.read("costate").place if name == "costate" else name for name in inner.arguments]
-    body = (_call(inner.name, places), "riccati_products(value, q);")
-    comment = "/* The same as a quadratic model: the products with V by loops. */"
-    return CFunction(outer.name, comment, _signature("FUNCTION", outer), body)
+    body = (call(inner.name, places), "riccati_products(value, q);")
+    title = "/* The same as a quadratic model: the products with V by loops. */"
+    return CFunction(outer.name, title, signature("FUNCTION", outer), body)
 
 
 def linear_alias(table: Table) -> CFunction:
     """The exact model of dynamics without second derivatives, where it is the Gauss-Newton one."""
     exact, same = table[EXPAND["exact"]], table[EXPAND["gauss_newton"]]
-    comment = "/* The dynamics have no second derivatives: their exact model is the Gauss-Newton one. */"
-    body = ("(void)weight;", _call(same.name, same.arguments))
-    return CFunction(exact.name, comment, _signature("FUNCTION", exact), body)
+    title = "/* The dynamics have no second derivatives: their exact model is the Gauss-Newton one. */"
+    body = ("(void)weight;", call(same.name, same.arguments))
+    return CFunction(exact.name, title, signature("FUNCTION", exact), body)
 
 
-def _call(name: str, arguments: Sequence[str]) -> str:
+def call(name: str, arguments: Sequence[str]) -> str:
+    """A statement that calls a function."""
     return f"{name}({', '.join(arguments)});"
 
 
-def _comment(purpose: str) -> str:
+def comment(purpose: str) -> str:
+    """A sentence as a comment."""
     return _wrap(f"/* {purpose[0].upper()}{purpose[1:]}. */", indent=" * ")
 
 
-def _signature(qualifier: str, stage: StageFunction, more: tuple[str, ...] = ()) -> str:
+def signature(qualifier: str, stage: StageFunction, more: tuple[str, ...] = ()) -> str:
+    """The head of a function; ``more``: parameters behind those of the contract."""
     return _wrap_signature(f"{qualifier} void {stage.name}({', '.join((*stage.parameters, *more))})")
 
 

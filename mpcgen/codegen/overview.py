@@ -109,17 +109,33 @@ def _sparsity(kernels: Kernels) -> Iterator[str]:
         yield ""
         rows = jacobian(model.terminal.values, model.states)
         yield from _drawing("J of the terminal rows", rows, model.terminal.labels, len(model.states))
-    lagrangian = model.stage_cost
-    for state, row in zip(model.states, model.next_state, strict=True):
-        lagrangian = lagrangian + model.graph.symbol(f"lambda.{state.value}") * row
-    functions = (
-        ("Hessian of the stage cost", model.stage_cost, tau),
-        ("Hessian of the Lagrangian, stage cost + lambda'f", lagrangian, tau),
-        ("Hessian of the terminal cost", model.terminal_cost, model.states),
-    )
-    for title, function, variables in functions:
+    for title, function, variables, split in _curved(kernels, tau):
         yield ""
-        yield from _drawing(title, hessian(function, variables), _names(variables), len(model.states))
+        yield from _drawing(title, hessian(function, variables), _names(variables), split)
+
+
+def _curved(kernels: Kernels, tau: Sequence[Expr]) -> Iterator[tuple[str, Expr, Sequence[Expr], int]]:
+    """What has second derivatives: a title, the function, its variables, and how many of them are states."""
+    model, n = kernels.model, len(kernels.model.states)
+    if kernels.loop is None:
+        yield "Hessian of the stage cost", model.stage_cost, tau, n
+        lagrangian = model.stage_cost + _multiplied(model)
+        yield "Hessian of the Lagrangian, stage cost + lambda'f", lagrangian, tau, n
+    else:
+        outer, rates = kernels.loop.outer.model, kernels.loop.rates
+        yield "Hessian of the stage cost without running costs", outer.stage_cost, tau, n
+        rate = rates.model.stage_cost + _multiplied(rates.model)
+        title = "Hessian of lambda'k + running costs, k the change in a substep"
+        yield title, rate, rates.tau, len(rates.x_names)
+    yield "Hessian of the terminal cost", model.terminal_cost, model.states, n
+
+
+def _multiplied(model: Model) -> Expr:
+    """Return lambda'f."""
+    total = model.graph.const(0.0)
+    for state, row in zip(model.states, model.next_state, strict=True):
+        total = total + model.graph.symbol(f"lambda.{state.value}") * row
+    return total
 
 
 def _drawing(title: str, matrix: Matrix, labels: Sequence[str], split: int) -> Iterator[str]:
@@ -189,7 +205,9 @@ def _by_kind(function: Function) -> Iterator[str]:
 
 def _products(kernels: Kernels) -> Iterator[str]:
     count = product_count(kernels.F)
-    if kernels.fused:
+    if kernels.loop is not None:
+        yield f"  by loops over dense F and H, which loops over {kernels.loop.substeps.count} substeps have made"
+    elif kernels.fused:
         yield f"  unrolled into the stage functions: F'VF takes {count:,} products, and up to {FUSED_LIMIT:,}"
         yield "  are unrolled; zeros and ones of F cost nothing"
     else:

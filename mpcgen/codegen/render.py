@@ -9,6 +9,7 @@ import jinja2
 import jinja2.meta
 
 from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
+from mpcgen.codegen.c_substeps import composed_functions
 from mpcgen.codegen.rendered import Rendered, source_digest
 from mpcgen.codegen.template_folder import TEMPLATE_FOLDER
 from mpcgen.derivative.kernels import Kernels
@@ -162,6 +163,7 @@ def _short(values: tuple[float, ...]) -> str:
 def _kernel_context(kernels: Kernels, economy: Economy, schedules: Schedules) -> dict[str, object]:
     model = kernels.model
     stage_operations = _stage_operations(kernels, economy)
+    functions = list(_printed_functions(kernels, schedules, contract(model.constrained)))
     return _sizes(kernels) | {
         "states": ", ".join(model.signature.states),
         "controls": ", ".join(model.signature.controls),
@@ -181,7 +183,28 @@ def _kernel_context(kernels: Kernels, economy: Economy, schedules: Schedules) ->
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
         "verbs": VERBS,
-        "functions": list(_printed_functions(schedules, contract(model.constrained))),
+        "loop": _loop_sizes(kernels),
+        "rate_functions": [function for function in functions if function.name.startswith("rate_")],
+        "functions": [function for function in functions if not function.name.startswith("rate_")],
+    }
+
+
+def _loop_sizes(kernels: Kernels) -> dict[str, int | str] | None:
+    """Of a loop over substeps: how many, the scheme, what moves, what is held, and where in (x, u) both are."""
+    loop = kernels.loop
+    if loop is None:
+        return None
+    substeps = loop.substeps
+    return {
+        "count": substeps.count,
+        "slopes": len(substeps.share),
+        "reach": ", ".join(map(repr, substeps.reach)),
+        "share": ", ".join(map(repr, substeps.share)),
+        "moving": len(substeps.moving),
+        "held": len(loop.held),
+        "costs": int(loop.costs),
+        "carried": ", ".join(str(int(state)) for state in loop.carried),
+        "places": ", ".join(map(str, (*substeps.moving, *loop.held))),
     }
 
 
@@ -201,18 +224,24 @@ def _row_sizes(model: Model) -> dict[str, int] | None:
     }
 
 
-def _printed_functions(schedules: Schedules, table: Mapping[str, StageFunction]) -> Iterator[CFunction]:
+def _printed_functions(
+    kernels: Kernels, schedules: Schedules, table: Mapping[str, StageFunction]
+) -> Iterator[CFunction]:
     names = {plan.function.name for plan in schedules.plans}
     for plan in schedules.plans:
         yield from c_functions(plan, table)
         for names_by_kind in (EXPAND, DERIVE):
             if plan.function.name == names_by_kind["gauss_newton"] and names_by_kind["exact"] not in names:
                 yield linear_alias(table)
+    if kernels.loop is not None:
+        yield from composed_functions(table, names)
 
 
 def _stage_operations(kernels: Kernels, economy: Economy) -> int:
     """Roughly what a rollout and a backward sweep do per stage: functions, and products that are loops."""
     functions = {function.name: function for function in economy.functions}
+    if kernels.loop is not None:
+        return kernels.loop.operations({name: flops(f.expressions()) for name, f in functions.items()})
 
     def count(name: str) -> int:
         return flops(functions[name].expressions()) if name in functions else 0
@@ -291,6 +320,7 @@ def _figures(kernels: Kernels, economy: Economy) -> tuple[tuple[str, int | float
         ("entries of F", sum(len(row) for row in kernels.F)),
         *_row_figures(model),
         ("Riccati products", "unrolled" if kernels.fused else "loops"),
+        *((("substeps in a loop", kernels.loop.substeps.count),) if kernels.loop else ()),
     ]
     figures += [(f"operations of {f.name}", flops(f.expressions())) for f in economy.functions]
     return tuple(figures)

@@ -1,42 +1,16 @@
-"""What the kernels need of a model: the functions of design and paper, derived on the graph.
-
-Names: x, u state and control; theta the parameters constant over the stages, theta_t those of one stage;
-costate = lambda_{t+1} of the next stage; V the Hessian of the value function there; d_* differentials.
-"""
+"""What the kernels need of a model: the functions of design and paper, derived on the graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
 
-from mpcgen.derivative.bounds import bounds_forward, bounds_gradient, stage_bounds
-from mpcgen.derivative.effort import Effort
-from mpcgen.derivative.forward import tangents
-from mpcgen.derivative.matrices import (
-    Matrix,
-    dot,
-    hessian,
-    jacobian,
-    lower_triangle,
-    matrix_sum,
-    product_count,
-    transposed_times,
-    vector_sum,
-)
-from mpcgen.derivative.pullback import Pullback, PulledBack
-from mpcgen.derivative.reverse import gradient
-from mpcgen.derivative.rows import row_functions, with_stiffness
-from mpcgen.derivative.search import SEARCH_EFFORT, eliminations, rivals, shortest, shortest_with_jacobian
-from mpcgen.derivative.symbols import Symbols
-from mpcgen.ir import Expr, degree, flops, symbols_of, unrolled
+from mpcgen.derivative.derivation import Derivation
+from mpcgen.derivative.matrices import Matrix
+from mpcgen.derivative.substeps import Loop, loop_of
+from mpcgen.ir import Expr, unrolled
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
-from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND
-
-Outputs = dict[str, Sequence[Expr]]
-"""What a stage function writes, by group of the contract."""
+from mpcgen.stages.contract import DERIVE, EXPAND
 
 FUSED_LIMIT = 2000
 """Largest number of products in F'VF that is unrolled into the stage functions; above it, loops over register tiles.
@@ -57,17 +31,14 @@ alone: lqr(13, 4) would gain 12 % unrolled, with 11,968. The limit serves the pr
 """
 
 
-WORTH_A_SEARCH = 1.25
-"""How many times as long as what has been found something may be that is still searched for a shorter form."""
-
-
 @dataclass(frozen=True)
 class Kernels:
     """All functions of a problem. ``fused`` says that the Riccati products are part of the stage functions.
 
     Fused, `stage_expand_*` gives Q directly from V. Otherwise it gives F and H, and loops form Q. Of dynamics
     without second derivatives there is no exact model beside the Gauss-Newton one: it is the same.
-    ``quadratic``: the dynamics are linear in states and controls, and the costs quadratic.
+    ``quadratic``: the dynamics are linear in states and controls, and the costs quadratic. ``loop``: over substeps, of
+    which the functions then are; those of stages are composed of them.
     """
 
     model: Model
@@ -78,12 +49,13 @@ class Kernels:
     cost_gradient: tuple[Expr, ...]
     quadratic: bool
     functions: tuple[Function, ...]
+    loop: Loop | None = None
 
     @property
     def curved(self) -> bool:
         """Whether there is an exact model beside the Gauss-Newton one."""
         exact = (EXPAND["exact"], DERIVE["exact"])
-        return any(function.name in exact for function in self.functions)
+        return self.loop is not None or any(function.name in exact for function in self.functions)
 
     def __str__(self) -> str:
         return "\n\n".join(str(function) for function in self.functions)
@@ -91,258 +63,17 @@ class Kernels:
 
 def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
     """Derive every function that the solver and the sensitivities of ``model`` need."""
-    return _Derivation(model, fused_limit).kernels()
-
-
-def _work(outputs: Outputs) -> int:
-    """Operations of a function that writes ``outputs``."""
-    return flops(list(chain(*outputs.values())))
-
-
-class _Derivation(Symbols):
-    """One method per function."""
-
-    def __init__(self, model: Model, fused_limit: int) -> None:
-        super().__init__(model)
-        self.fused_limit = fused_limit
-        self.effort = Effort(SEARCH_EFFORT)
-        self.rivals: dict[Pullback, tuple[PulledBack, ...]] = {}
-
-    def kernels(self) -> Kernels:
-        model = self.model
-        self.F = jacobian(model.next_state, self.tau)
-        self.J = jacobian(self.path.rows.values, self.tau)
-        self.FJ = (*self.F, *self.J)
-        self.cost_gradient = tuple(gradient(model.stage_cost, self.tau))
-        carried = self._carried_cost()
-        self.carried_gradient = tuple(gradient(carried, self.tau))
-        self.carried_hessian = hessian(carried, self.tau)
-        fused = product_count(self.F) <= self.fused_limit
-        curved = not set(symbols_of(list(chain(*self.FJ)))).isdisjoint(self.tau)
-        self.kinds = ("gauss_newton", "exact") if curved else ("gauss_newton",)
-        curvatures = len(self.kinds) - (not self.path.rows)
-        self.searches = int(model.constrained) + curvatures + (len(self.kinds) if fused else 0)
-        functions = (
-            self.stage_dynamics(),
-            self.terminal_cost(),
-            stage_bounds(self),
-            self.terminal_expand(),
-            *(self.stage_expand(kind, fused) for kind in self.kinds),
-            self.stage_tangent(),
-            self.stage_gradient(),
-            self.terminal_gradient(),
-            bounds_gradient(self),
-            self.stage_forward(),
-            self.terminal_forward(),
-            bounds_forward(self),
-            *row_functions(self),
-        )
-        quadratic = self._is_linear_quadratic()
-        F = tuple(tuple(unrolled(row)) for row in self.F)
-        slopes = tuple(unrolled(self.cost_gradient))
-        return Kernels(model.unrolled, self.static, self.per_stage, fused, F, slopes, quadratic, functions)
-
-    def _is_linear_quadratic(self) -> bool:
-        """Whether the dynamics are linear in states and controls, and the costs quadratic: no kinks, no jumps."""
-        costs = (self.model.stage_cost, self.model.terminal_cost)
-        return degree(self.model.next_state, self.tau) <= 1 and degree(costs, self.tau) <= 2
-
-    def _carried_cost(self) -> Expr:
-        """The stage cost, with what a stage adds to states that only accumulate cost, priced by their costates.
-
-        So the Gauss-Newton model has the curvature of a cost that is posed as a state, as if it were a stage cost.
-        """
-        prices = [
-            self.costate[i] if i in self.accumulators else self.graph.const(0)
-            for i in range(len(self.x_names))
-        ]
-        return self.model.stage_cost + dot(self.graph, prices, self.model.next_state)
-
-    @cached_property
-    def accumulators(self) -> tuple[int, ...]:
-        """States that only accumulate cost: nothing but the terminal cost reads them, and that linearly."""
-        states = set(self.model.states)
-        slopes = gradient(self.model.terminal_cost, self.model.states)
-        rows = (*self.FJ, self.cost_gradient, *jacobian(self.end.rows.values, self.model.states))
-        one = self.graph.const(1)
-        found = []
-        for i, slope in enumerate(slopes):
-            unread = all(row[i].is_zero for k, row in enumerate(rows) if k != i) and self.F[i][i] is one
-            if unread and not slope.is_zero and states.isdisjoint(symbols_of([slope])):
-                found.append(i)
-        return tuple(found)
-
-    def stage_dynamics(self) -> Function:
-        return self.function(DYNAMICS, x_next=self.model.next_state, cost=(self.model.stage_cost,))
-
-    def terminal_cost(self) -> Function:
-        return self.function("terminal_cost", cost=(self.model.terminal_cost,))
-
-    def terminal_expand(self) -> Function:
-        cost, states, rows = self.model.terminal_cost, self.model.states, self.end
-        if not self.model.constrained:
-            triangle = lower_triangle(hessian(cost, states))
-            return self.function("terminal_expand", hessian=triangle, costate=gradient(cost, states))
-        stiffness = with_stiffness(self.graph, (), rows.stiffness)
-        pullback = Pullback(rows.rows.values, states, stiffness, (rows.dual, rows.force), self.weight_d2f)
-        pulled = shortest(self._ways(pullback))
-        total = matrix_sum(hessian(cost, states), pulled.hessian)
-        along_dual, along_force = pulled.gradients
-        return self.function(
-            "terminal_expand",
-            hessian=lower_triangle(total),
-            costate=vector_sum(gradient(cost, states), along_dual),
-            offset=along_force,
-        )
-
-    def stage_expand(self, kind: str, fused: bool) -> Function:
-        """Quadratic model of the cost-to-go at a stage, with the exact or the Gauss-Newton Hessian."""
-        weight = self.weight_d2f if kind == "exact" else None
-        if fused:
-            return self.function(EXPAND[kind], **self._fused_outputs(weight))
-        return self.function(DERIVE[kind], **self._matrix_outputs(weight))
-
-    @property
-    def images(self) -> tuple[Expr, ...]:
-        """What a stage's multipliers multiply: f, then the rows."""
-        return (*self.model.next_state, *self.path.rows.values)
-
-    @property
-    def multipliers(self) -> tuple[Expr, ...]:
-        """Costate, then the rows' duals."""
-        return (*self.costate, *self.path.dual)
-
-    @property
-    def uncarried(self) -> tuple[Expr, ...]:
-        """The multipliers of what `_carried_cost` leaves to the images."""
-        zero = self.graph.const(0)
-        kept = (zero if i in self.accumulators else price for i, price in enumerate(self.costate))
-        return (*kept, *self.path.dual)
-
-    def _lagrangian_gradient(self) -> tuple[Expr, ...]:
-        return vector_sum(self.carried_gradient, transposed_times(self.FJ, self.uncarried))
-
-    @cached_property
-    def forward_FJ(self) -> Matrix:  # noqa: N802
-        return jacobian(self.images, self.tau, "forward")
-
-    def _ways(self, pullback: Pullback, search: bool = True) -> tuple[PulledBack, ...]:
-        """What the search has found with its share of the effort, and its rivals."""
-        self.searches -= search
-        among = max(self.searches, 0) + 1
-        found = self.effort.share(among, lambda effort: eliminations(pullback, effort, search))
-        if pullback not in self.rivals:
-            self.rivals[pullback] = rivals(pullback)
-        return (*found, *self.rivals[pullback])
-
-    def _curvature(self, weight: Expr | None, search: bool = True) -> tuple[Matrix, Matrix, tuple[Expr, ...]]:
-        """(F, J), second derivatives of cost + weight lambda'f, plus J' stiffness J, and the Lagrangian's gradient."""
-        if weight is None and not self.path.rows:
-            return self.FJ, self.carried_hessian, self._lagrangian_gradient()
-        pullback = Pullback(self.images, self.tau, self._row_stiffness(), (self.uncarried,), weight)
-        jacobians = (self.FJ, self.forward_FJ)
-        FJ, H, slopes = shortest_with_jacobian(self._ways(pullback, search), self.uncarried, jacobians)
-        return FJ, matrix_sum(self.carried_hessian, H), vector_sum(self.carried_gradient, slopes)
-
-    def _row_stiffness(self) -> Matrix | None:
-        """Second derivatives by (f, rows), of which only the rows have any here; None without rows."""
-        if not self.path.rows:
-            return None
-        zero = self.graph.const(0)
-        nothing = tuple(tuple(zero for _ in self.V) for _ in self.V)
-        return with_stiffness(self.graph, nothing, self.path.stiffness)
-
-    def _gradients(self, total: Sequence[Expr]) -> Outputs:
-        n = len(self.x_names)
-        return {"costate": total[:n], "gradient_u": total[n:]}
-
-    def _fused_outputs(self, weight: Expr | None) -> Outputs:
-        """Q and the gradients by the way that needs fewer operations: products with F, or all pulled back."""
-        multiplied, pulled = self._multiplied(weight, search=False), self._pulled_back(weight)
-        if _work(multiplied) < WORTH_A_SEARCH * _work(pulled):
-            multiplied = self._multiplied(weight)
-        return min(multiplied, pulled, key=_work)
-
-    def _multiplied(self, weight: Expr | None, search: bool = True) -> Outputs:
-        FJ, H, total = self._curvature(weight, search)
-        columns = tuple(zip(*FJ[: len(self.V)], strict=True))
-        VF = [[dot(self.graph, row, column) for column in columns] for row in self.V]
-        images = tuple(zip(*VF, strict=True))
-        product = tuple(tuple(dot(self.graph, column, image) for image in images) for column in columns)
-        offsets = transposed_times(FJ, (*self.offset, *self.path.force))
-        return self._model_outputs(matrix_sum(H, product), total, offsets)
-
-    def _pulled_back(self, weight: Expr | None) -> Outputs:
-        cotangents = (self.uncarried, (*self.offset, *self.path.force))
-        second = with_stiffness(self.graph, self.V, self.path.stiffness)
-        pulled = shortest(self._ways(Pullback(self.images, self.tau, second, cotangents, weight)))
-        Q = matrix_sum(self.carried_hessian, pulled.hessian)
-        along_costate, along_offset = pulled.gradients
-        return self._model_outputs(Q, vector_sum(self.carried_gradient, along_costate), along_offset)
-
-    def _model_outputs(self, Q: Matrix, total: Sequence[Expr], offsets: Sequence[Expr]) -> Outputs:
-        n = len(self.x_names)
-        offset = {"offset_x": offsets[:n], "offset_u": offsets[n:]}
-        return {"Q": lower_triangle(Q), **self._gradients(total), **offset}
-
-    def _matrix_outputs(self, weight: Expr | None) -> Outputs:
-        FJ, H, total = self._curvature(weight)
-        n = len(self.x_names)
-        outputs = {"F": tuple(chain(*FJ[:n])), "H": lower_triangle(H), **self._gradients(total)}
-        if not self.model.constrained:
-            return outputs
-        # J'force: what the rows add to the offsets, to which the products with V come later.
-        none = (self.graph.const(0),) * len(self.tau)
-        along = transposed_times(FJ[n:], self.path.force) if self.path.rows else none
-        return {**outputs, "offset_x": along[:n], "offset_u": along[n:]}
-
-    def stage_tangent(self) -> Function:
-        seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
-        return self.function("stage_tangent", d_next=tangents(self.model.next_state, seeds))
-
-    def _lagrangian(self) -> Expr:
-        return self.model.stage_cost + dot(self.graph, self.multipliers, self.images)
-
-    def _end_lagrangian(self) -> Expr:
-        if not self.end.rows:
-            return self.model.terminal_cost
-        return self.model.terminal_cost + dot(self.graph, self.end.dual, self.end.rows.values)
-
-    def stage_gradient(self) -> Function:
-        lagrangian = self._lagrangian()
-        seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
-        (along,) = tangents((lagrangian,), seeds)
-        d_multipliers = (*self.d_costate, *self.path.d_dual)
-        scalar = along + dot(self.graph, d_multipliers, self.images) + self.weight * lagrangian
-        by_parameters = self.by_parameters(scalar)
-        return self.function("stage_gradient", **by_parameters, g_u=gradient(scalar, self.model.controls))
-
-    def terminal_gradient(self) -> Function:
-        lagrangian, rows = self._end_lagrangian(), self.end
-        (along,) = tangents((lagrangian,), dict(zip(self.model.states, self.d_x, strict=True)))
-        scalar = along + self.weight * lagrangian
-        if rows.rows:
-            scalar = scalar + dot(self.graph, rows.d_dual, rows.rows.values)
-        return self.function("terminal_gradient", **self.by_parameters(scalar))
-
-    def stage_forward(self) -> Function:
-        n, width = len(self.x_names), len(self.tau)
-        lagrangian = self._lagrangian()
-        ways = (
-            self.parameter_tangents((*slopes, *self.images, lagrangian))
-            for slopes in (self._lagrangian_gradient(), gradient(lagrangian, self.tau))
-        )
-        along = min(ways, key=flops)
-        changes = {"r_x": along[:n], "r_u": along[n:width], "affine": along[width : width + n]}
-        rows = self._row_changes(along[width + n : -1])
-        return self.function("stage_forward", **changes, **rows, d_cost=along[-1:])
-
-    def _row_changes(self, along: Sequence[Expr]) -> Outputs:
-        return {"d_rows": along} if self.model.constrained else {}
-
-    def terminal_forward(self) -> Function:
-        lagrangian, states, rows = self._end_lagrangian(), self.model.states, self.end
-        n = len(states)
-        along = self.parameter_tangents((*gradient(lagrangian, states), *rows.rows.values, lagrangian))
-        changes = self._row_changes(along[n:-1])
-        return self.function("terminal_forward", r_x=along[:n], **changes, d_cost=along[-1:])
+    loop = loop_of(model)
+    stage = loop.outer if loop else Derivation(model, fused_limit)
+    F = loop.F if loop else tuple(tuple(unrolled(row)) for row in stage.F)
+    return Kernels(
+        model.unrolled if loop else stage.model.unrolled,
+        stage.static,
+        stage.per_stage,
+        stage.fused,
+        F,
+        tuple(unrolled(stage.cost_gradient)),
+        not loop and stage.is_linear_quadratic,
+        loop.functions() if loop else stage.functions(),
+        loop,
+    )

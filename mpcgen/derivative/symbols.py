@@ -72,6 +72,9 @@ class RowSymbols:
 class Symbols:
     """A model whose reciprocals are split, and the symbols that its functions share."""
 
+    sizes = ("NX", "NU")
+    """What the contract calls the numbers of states and controls."""
+
     def __init__(self, model: Model) -> None:
         per_stage = [p.per_stage for p in model.signature.parameters for _ in range(p.size)]
         self.static = tuple(s for s, staged in zip(model.parameters, per_stage, strict=True) if not staged)
@@ -100,18 +103,19 @@ class Symbols:
 
     def _groups(self) -> dict[tuple[str, str], tuple[Expr, ...]]:
         """The symbols of what functions read, by group and size in the contract."""
+        n, m = self.sizes
         groups = {
-            ("x", "NX"): self.model.states,
-            ("u", "NU"): self.model.controls,
+            ("x", n): self.model.states,
+            ("u", m): self.model.controls,
             ("theta", "NTHETA + NPREPARED"): self.static,
             ("theta_t", "NTHETA_STAGE"): self.per_stage,
             ("weight", "1"): (self.weight_d2f,),
-            ("costate", "NX"): self.costate,
+            ("costate", n): self.costate,
             ("V", "NXX"): lower_triangle(self.V),
-            ("offset", "NX"): self.offset,
-            ("d_x", "NX"): self.d_x,
-            ("d_u", "NU"): self.d_u,
-            ("d_costate", "NX"): self.d_costate,
+            ("offset", n): self.offset,
+            ("d_x", n): self.d_x,
+            ("d_u", m): self.d_u,
+            ("d_costate", n): self.d_costate,
             ("loss_cost", "1"): (self.weight,),
             ("d_theta", "NTHETA"): self.d_static,
             ("d_theta_t", "NTHETA_STAGE"): self.d_per_stage,

@@ -41,12 +41,34 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Substeps:
+    """Integration in ``count`` equal steps, beside `Model.next_state`, which has them written out.
+
+    Each step has the scheme's stages: stage i is at z + reach[i] k_(i-1), and the step ends at z + sum of share[i] k_i.
+    ``moving``: positions of the states z that a step changes. ``changes``: k, their rates times the step's length.
+    ``sums``: symbols of the integrals of running costs, whose ``increments`` are like k; ``cost`` is the stage cost
+    that reads the sums. ``others``: the next state of all that a step does not change, and 0 for what it does.
+    """
+
+    count: int
+    reach: tuple[float, ...]
+    share: tuple[float, ...]
+    moving: tuple[int, ...]
+    changes: tuple[Expr, ...]
+    sums: tuple[Expr, ...]
+    increments: tuple[Expr, ...]
+    cost: Expr
+    others: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
 class Model:
     """A lowered specification with n states, m controls and p parameter entries.
 
     ``parameters`` are the symbols of all parameters' entries, flat and in order; ``next_state`` is the discrete
     map after integration; ``lower`` and ``upper`` depend on parameters only and may be ±inf. Constraints come as rows:
     ``mixed`` ones, which read controls, hold at stages 0..N-1, ``state_rows`` at stages 1..N, ``terminal`` at stage N.
+    ``substeps``: of dynamics that are integrated in more than one step.
     """
 
     graph: Graph
@@ -62,6 +84,7 @@ class Model:
     mixed: Rows = Rows()
     state_rows: Rows = Rows()
     terminal: Rows = Rows()
+    substeps: Substeps | None = None
 
     @property
     def path_rows(self) -> Rows:

@@ -14,16 +14,19 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.ir.expr import Expr, Graph
-from mpcgen.ir.model import Model, Rows
+from mpcgen.ir.model import Model, Rows, Substeps
 from mpcgen.ir.recognise import recognise
 from mpcgen.ir.walk import substitute
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
 from mpcgen.problem.linear_system import Solution, split
 from mpcgen.problem.running import running_costs
-from mpcgen.problem.schemes import integrate
+from mpcgen.problem.schemes import TABLEAUS, one_step, repeated
 from mpcgen.problem.signature import signature
 from mpcgen.problem.spec import Constraint, DynamicsSpec, Spec
+
+MOST_KEPT = 8192
+"""Numbers that a stage's substeps may leave for derivatives to go back through: half a megabyte of a thread's stack."""
 
 
 def lower(
@@ -74,11 +77,11 @@ def lower_spec(spec: Spec) -> Model:
     costs = lower([spec.stage_cost, spec.terminal_cost], graph, table, running)
     rows = lower([*spec.dynamics.expressions, *(node.args[0] for node in running)], graph, table)
     stage_cost, terminal_cost, *rows = recognise([*costs, *rows], parameters)
-    next_state = rows
+    next_state, substeps = rows, None
     if spec.dynamics.dt is not None:
         (dt,) = lower([spec.dynamics.dt], graph, table)
         sums = tuple(running.values())
-        next_state = _integrated(spec.dynamics, rows, (*states, *sums), dt)
+        next_state, substeps = _integrated(spec.dynamics, rows, (states, sums), stage_cost, dt)
         integrals = substitute(next_state[len(states) :], dict.fromkeys(sums, graph.const(0.0)))
         (stage_cost,) = substitute((stage_cost,), dict(zip(sums, integrals, strict=True)))
     return Model(
@@ -95,20 +98,52 @@ def lower_spec(spec: Spec) -> Model:
         mixed=_lower_rows(spec.group("mixed"), graph, table, parameters),
         state_rows=_lower_rows(spec.group("state"), graph, table, parameters),
         terminal=_lower_rows(spec.group("terminal"), graph, table, parameters),
+        substeps=substeps,
     )
 
 
-def _integrated(dynamics: DynamicsSpec, rows: Sequence[Expr], states: Sequence[Expr], dt: Expr) -> list[Expr]:
-    """What becomes of the states, whose rates are the rows unless these are discrete; sums of costs come last."""
-    flags = (*dynamics.is_discrete, *(False for _ in rows[len(dynamics.expressions) :]))
+def _integrated(
+    dynamics: DynamicsSpec,
+    rows: Sequence[Expr],
+    known: tuple[tuple[Expr, ...], tuple[Expr, ...]],
+    cost: Expr,
+    dt: Expr,
+) -> tuple[list[Expr], Substeps | None]:
+    """What becomes of the states, whose rates are the rows unless these are discrete, and of sums of costs.
+
+    known: the symbols of states and sums. cost: the stage cost, which reads the sums.
+    """
+    states, sums = known
+    symbols, n = (*states, *sums), len(states)
+    flags = (*dynamics.is_discrete, *(False for _ in sums))
     moving = [i for i, discrete in enumerate(flags) if not discrete]
-    rates, places = [rows[i] for i in moving], [states[i] for i in moving]
+    rates, places = [rows[i] for i in moving], [symbols[i] for i in moving]
+    if dynamics.substeps * len(moving) > MOST_KEPT:
+        raise SpecError(
+            f"the dynamics have {dynamics.substeps} substeps of {len(moving)} numbers in a stage; at most "
+            f"{MOST_KEPT // len(moving)} are possible: take more, shorter stages"
+        )
+    step = one_step(dynamics.scheme, rates, places, dt, dynamics.substeps)
     following = list(rows)
-    for i, value in zip(
-        moving, integrate(dynamics.scheme, rates, places, dt, dynamics.substeps), strict=True
-    ):
+    for i, value in zip(moving, repeated(step, places, dynamics.substeps), strict=True):
         following[i] = value
-    return following
+    if dynamics.substeps == 1:
+        return following, None
+    zero, h = cost.graph.const(0.0), dt / float(dynamics.substeps)
+    changed = tuple(i for i in moving if i < n and not rows[i].is_zero)
+    reach, share = TABLEAUS[dynamics.scheme]
+    substeps = Substeps(
+        count=dynamics.substeps,
+        reach=reach,
+        share=share,
+        moving=changed,
+        changes=tuple(h * rows[i] for i in changed),
+        sums=sums,
+        increments=tuple(h * rows[n + i] for i in range(len(sums))),
+        cost=cost,
+        others=tuple(zero if i in changed else following[i] for i in range(n)),
+    )
+    return following, substeps
 
 
 def _lower_rows(

@@ -36,11 +36,19 @@ def rk4(rhs: Sequence[Expr], states: Sequence[Expr], h: Expr) -> list[Expr]:
 SCHEMES: dict[str, Step] = {"euler": euler, "midpoint": midpoint, "rk4": rk4}
 """The integrators by the name a specification calls them."""
 
+TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "euler": ((0.0,), (1.0,)),
+    "midpoint": ((0.0, 0.5), (0.0, 1.0)),
+    "rk4": ((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+}
+"""The same as coefficients: how far a stage is from the first along the slope of the one before, and the share that
+each slope has in the step."""
 
-def integrate(
+
+def one_step(
     scheme: str, rhs: Sequence[Expr], states: Sequence[Expr], dt: Expr, substeps: int = 1
 ) -> list[Expr]:
-    """Return the n states after ``dt`` in ``substeps`` equal steps of ``scheme``.
+    """Return the n states after the first of ``substeps`` equal steps of ``scheme``, which take ``dt`` together.
 
     Raises `SpecError` for an unknown scheme or fewer than one step.
     """
@@ -48,10 +56,14 @@ def integrate(
         raise SpecError(f"unknown integrator {scheme!r}; use one of {', '.join(SCHEMES)}")
     if substeps < 1:
         raise SpecError(f"an integrator was given {substeps} substeps; use at least 1")
-    one_step = SCHEMES[scheme](rhs, states, dt / float(substeps))
-    current = one_step
+    return SCHEMES[scheme](rhs, states, dt / float(substeps))
+
+
+def repeated(step: Sequence[Expr], states: Sequence[Expr], substeps: int) -> list[Expr]:
+    """Return the n states after ``substeps`` steps."""
+    current = list(step)
     for _ in range(substeps - 1):
-        current = _at(one_step, states, current)
+        current = _at(step, states, current)
     return current
 
 

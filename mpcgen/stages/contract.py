@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 
+from mpcgen.stages.slots import CHANGE, LOSS, SUMS, THETA, member, slot
+from mpcgen.stages.substeps import outer, rate_functions
 from mpcgen.stages.table import Slot, StageFunction
 
 PREPARE = "prepare_parameters"
@@ -25,79 +27,28 @@ EXPAND = {kind: f"stage_expand_{kind}" for kind in KINDS}
 DERIVE = {kind: f"stage_derivatives_{kind}" for kind in KINDS}
 """The matrices from which loops make that model, by kind: where its products are too many to be unrolled."""
 
-_MEANINGS = {
-    "x": "state",
-    "u": "control",
-    "theta": "parameters constant over the stages, and behind them what is prepared of them",
-    "theta_t": "parameters of this stage",
-    "weight": "of the second derivatives of what multipliers multiply",
-    "costate": "lambda, of the next state",
-    "V": "Hessian of the value function of the next state, lower triangle",
-    "offset": "gradient of that value function beside lambda",
-    "dual": "multipliers of the rows",
-    "stiffness": "D of J'DJ, a row's share of the Hessian",
-    "force": "what the rows push with: J'force is part of the offset",
-    "d_x": "differential of the state",
-    "d_u": "differential of the control",
-    "d_costate": "differential of lambda",
-    "d_dual": "differential of the multipliers of the rows",
-    "loss_cost": "derivative of the loss by the cost",
-    "d_theta": "change of theta",
-    "d_theta_t": "change of theta_t",
-    "g_theta": "gradient by theta",
-    "g_theta_t": "gradient by theta_t",
-}
+COMPOSED = (DYNAMICS, *DERIVE.values(), "stage_tangent", "stage_gradient", "stage_forward")
+"""What a loop over substeps is part of."""
 
-
-def _slot(declaration: str, group: str, size: str, meaning: str = "", place: str = "") -> Slot:
-    accumulate = group in ("g_theta", "g_theta_t")
-    return Slot(
-        group, size, meaning or _MEANINGS[group], declaration, place or _argument(declaration), accumulate
-    )
-
-
-def _argument(declaration: str) -> str:
-    """Name of a C parameter."""
-    return declaration.split()[-1].lstrip("*")
-
-
-def _member(struct: str, field: str, group: str, size: str, meaning: str = "") -> Slot:
-    """A slot that is a field of a struct: ``struct`` is the C parameter."""
-    return _slot(struct, group, size, meaning, f"{_argument(struct)}->{field}")
-
-
-_THETA = (
-    _slot("stored_reals restrict theta", "theta", "NTHETA + NPREPARED"),
-    _slot("stored_reals restrict theta_t", "theta_t", "NTHETA_STAGE"),
-)
-_END = (_slot("stored_reals restrict state", "x", "NX"), *_THETA)
-_POINT = (_END[0], _slot("stored_reals restrict control", "u", "NU"), *_THETA)
-_WEIGHT = _slot("const real *restrict weight", "weight", "1")
-_CHANGE = (
-    _slot("stored_reals restrict d_theta", "d_theta", "NTHETA"),
-    _slot("stored_reals restrict d_theta_t", "d_theta_t", "NTHETA_STAGE"),
-)
-_SUMS = (
-    _slot("reals restrict g_theta", "g_theta", "NTHETA"),
-    _slot("reals restrict g_theta_t", "g_theta_t", "NTHETA_STAGE"),
-)
-_LOSS = _slot("const real *restrict loss_cost", "loss_cost", "1")
+_END = (slot("stored_reals restrict state", "x", "NX"), *THETA)
+_POINT = (_END[0], slot("stored_reals restrict control", "u", "NU"), *THETA)
+_WEIGHT = slot("const real *restrict weight", "weight", "1")
 _MODEL = "stage_model *restrict q"
 _VALUE = "const value_model *restrict value"
 
 
 def _model_rows(rows: str) -> tuple[Slot, ...]:
     """What a quadratic model reads of constraints."""
-    return tuple(_slot(f"const real *restrict {name}", name, rows) for name in ("dual", "stiffness", "force"))
+    return tuple(slot(f"const real *restrict {name}", name, rows) for name in ("dual", "stiffness", "force"))
 
 
 def _duals(rows: str, differential: bool = False) -> tuple[Slot, ...]:
     name = "d_dual" if differential else "dual"
-    return (_slot(f"stored_reals restrict {name}", name, rows),)
+    return (slot(f"stored_reals restrict {name}", name, rows),)
 
 
 def _row_changes(rows: str, constrained: bool) -> tuple[Slot, ...]:
-    return (_slot("reals restrict d_rows", "d_rows", rows, "change of the rows"),) if constrained else ()
+    return (slot("reals restrict d_rows", "d_rows", rows, "change of the rows"),) if constrained else ()
 
 
 @cache
@@ -105,10 +56,15 @@ def contract(constrained: bool) -> Mapping[str, StageFunction]:
     """The stage functions by name, of problems with or without constraints.
 
     A problem has those that it needs: of `EXPAND` or `DERIVE`, no exact ones if there are no second derivatives;
-    `PREPARE` if there is anything to prepare; weights of rows if any row is soft.
+    `PREPARE` if there is anything to prepare; weights of rows if any row is soft. Where substeps are a loop, those of
+    `COMPOSED` are made of outer functions and those of rates, see `mpcgen.stages.substeps`.
     """
     functions = (*_values(), *_models(constrained), *_differentials(constrained), *_bounds())
     functions += tuple(_rows()) if constrained else ()
+    functions += (
+        *rate_functions(),
+        *(outer(function) for function in functions if function.name in COMPOSED),
+    )
     return {function.name: function for function in functions}
 
 
@@ -116,8 +72,8 @@ def _values() -> Iterator[StageFunction]:
     yield StageFunction(
         PREPARE,
         "what the stages need of the parameters and is the same at all of them",
-        (_slot("in_reals restrict theta", "theta", "NTHETA"),),
-        (_slot("out_reals restrict prepared", "prepared", "NPREPARED", "what is read behind theta"),),
+        (slot("in_reals restrict theta", "theta", "NTHETA"),),
+        (slot("out_reals restrict prepared", "prepared", "NPREPARED", "what is read behind theta"),),
         inline=False,
     )
     yield StageFunction(
@@ -125,11 +81,11 @@ def _values() -> Iterator[StageFunction]:
         "next state f(x_t, u_t, theta_t) and cost of a stage",
         _POINT,
         (
-            _slot("reals restrict next_state", "x_next", "NX", "next state"),
-            _slot("real *restrict cost", "cost", "1", "stage cost"),
+            slot("reals restrict next_state", "x_next", "NX", "next state"),
+            slot("real *restrict cost", "cost", "1", "stage cost"),
         ),
     )
-    cost = _slot("real *restrict cost", "cost", "1", "terminal cost")
+    cost = slot("real *restrict cost", "cost", "1", "terminal cost")
     yield StageFunction("terminal_cost", "cost of the last state", _END, (cost,))
 
 
@@ -143,10 +99,10 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
             ", plus J' stiffness J of the rows",
             _model_rows("NPATH"),
         )
-    offsets = (_member(_MODEL, "offset_x", "offset_x", "NX", "gradient of the value function's share beside lambda"),
-               _member(_MODEL, "offset_u", "offset_u", "NU", "the same by u"))  # fmt: skip
-    gradients = (_member(_MODEL, "costate", "costate", "NX", "gradient of the Lagrangian by x"),
-                 _member(_MODEL, "gradient_u", "gradient_u", "NU", "and by u"))  # fmt: skip
+    offsets = (member(_MODEL, "offset_x", "offset_x", "NX", "gradient of the value function's share beside lambda"),
+               member(_MODEL, "offset_u", "offset_u", "NU", "the same by u"))  # fmt: skip
+    gradients = (member(_MODEL, "costate", "costate", "NX", "gradient of the Lagrangian by x"),
+                 member(_MODEL, "gradient_u", "gradient_u", "NU", "and by u"))  # fmt: skip
     for kind in KINDS:
         weight = (_WEIGHT,) if kind == "exact" else ()
         of = f"cost + weight {terms}{rows}" if kind == "exact" else f"the cost{rows}"
@@ -156,22 +112,22 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
             (
                 *_POINT,
                 *weight,
-                _member(_VALUE, "costate", "costate", "NX"),
-                _member(_VALUE, "hessian", "V", "NXX"),
-                _member(_VALUE, "offset", "offset", "NX"),
+                member(_VALUE, "costate", "costate", "NX"),
+                member(_VALUE, "hessian", "V", "NXX"),
+                member(_VALUE, "offset", "offset", "NX"),
                 *more,
             ),
-            (_member(_MODEL, "hessian", "Q", "TRIANGLE(NTAU, 0)", "Q, lower triangle"), *gradients, *offsets),
+            (member(_MODEL, "hessian", "Q", "TRIANGLE(NTAU, 0)", "Q, lower triangle"), *gradients, *offsets),
             inline=False,
             knows_next=not constrained,
         )
         yield StageFunction(
             DERIVE[kind],
             f"matrices F = df/d(x, u), H = Hessian of {of} (lower triangle), and gradients of the Lagrangian",
-            (*_POINT, *weight, _slot("const real *restrict costate", "costate", "NX"), *more),
+            (*_POINT, *weight, slot("const real *restrict costate", "costate", "NX"), *more),
             (
-                _member(_MODEL, "F", "F", "NX * NTAU", "F, row by row"),
-                _member(_MODEL, "hessian", "H", "TRIANGLE(NTAU, 0)", "H, lower triangle"),
+                member(_MODEL, "F", "F", "NX * NTAU", "F, row by row"),
+                member(_MODEL, "hessian", "H", "TRIANGLE(NTAU, 0)", "H, lower triangle"),
                 *gradients,
                 *(offsets if constrained else ()),
             ),
@@ -181,8 +137,8 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
 
 
 def _terminal_expand(constrained: bool) -> StageFunction:
-    hessian = _slot("real *restrict hessian", "hessian", "NXX", "Hessian, lower triangle")
-    costate = _slot("real *restrict costate", "costate", "NX", "gradient")
+    hessian = slot("real *restrict hessian", "hessian", "NXX", "Hessian, lower triangle")
+    costate = slot("real *restrict costate", "costate", "NX", "gradient")
     if not constrained:
         purpose = (
             "value function of the last stage: Hessian (lower triangle) and gradient of the terminal cost"
@@ -193,7 +149,7 @@ def _terminal_expand(constrained: bool) -> StageFunction:
         "value function of the last stage: Hessian of terminal cost + weight dual'rows, plus J' stiffness J "
         "(lower triangle), gradient of terminal cost + dual'rows, and J'force",
         (*_END, _WEIGHT, *_model_rows("NEND")),
-        (hessian, costate, _slot("real *restrict offset", "offset", "NX", "J'force")),
+        (hessian, costate, slot("real *restrict offset", "offset", "NX", "J'force")),
         inline=False,
     )
 
@@ -204,10 +160,10 @@ def _differentials(constrained: bool) -> Iterator[StageFunction]:
         "directional derivative of the dynamics, F d",
         (
             *_POINT,
-            _slot("in_reals restrict d_state", "d_x", "NX"),
-            _slot("in_reals restrict d_control", "d_u", "NU"),
+            slot("in_reals restrict d_state", "d_x", "NX"),
+            slot("in_reals restrict d_control", "d_u", "NU"),
         ),
-        (_slot("out_reals restrict d_next", "d_next", "NX", "differential of the next state"),),
+        (slot("out_reals restrict d_next", "d_next", "NX", "differential of the next state"),),
         knows_next=not constrained,
     )
     yield _stage_gradient(constrained)
@@ -218,8 +174,8 @@ def _differentials(constrained: bool) -> Iterator[StageFunction]:
     yield StageFunction(
         "terminal_gradient",
         f"gradient with respect to theta of {of}",
-        (*_END, *dual, _slot("const real *restrict d_state", "d_x", "NX"), *d_dual, _LOSS),
-        _SUMS,
+        (*_END, *dual, slot("const real *restrict d_state", "d_x", "NX"), *d_dual, LOSS),
+        SUMS,
         inline=not constrained,
     )
     yield _stage_forward(constrained)
@@ -230,11 +186,11 @@ def _differentials(constrained: bool) -> Iterator[StageFunction]:
     yield StageFunction(
         "terminal_forward",
         purpose,
-        (*_END, *dual, *_CHANGE),
+        (*_END, *dual, *CHANGE),
         (
-            _slot("reals restrict r_state", "r_x", "NX", "change of the gradient by x"),
+            slot("reals restrict r_state", "r_x", "NX", "change of the gradient by x"),
             *_row_changes("NEND", constrained),
-            _slot("real *restrict d_cost", "d_cost", "1", of),
+            slot("real *restrict d_cost", "d_cost", "1", of),
         ),
         inline=not constrained,
     )
@@ -249,15 +205,15 @@ def _stage_gradient(constrained: bool) -> StageFunction:
         f" + loss_cost (cost + {terms})",
         (
             *_POINT,
-            _slot("stored_reals restrict costate", "costate", "NX"),
+            slot("stored_reals restrict costate", "costate", "NX"),
             *dual,
-            _slot("const real *restrict d_state", "d_x", "NX"),
-            _slot("const real *restrict d_control", "d_u", "NU"),
-            _slot("const real *restrict d_costate", "d_costate", "NX"),
+            slot("const real *restrict d_state", "d_x", "NX"),
+            slot("const real *restrict d_control", "d_u", "NU"),
+            slot("const real *restrict d_costate", "d_costate", "NX"),
             *d_dual,
-            _LOSS,
+            LOSS,
         ),
-        (*_SUMS, _slot("real *restrict g_control", "g_u", "NU", "gradient by u")),
+        (*SUMS, slot("real *restrict g_control", "g_u", "NU", "gradient by u")),
         inline=False,
         knows_next=not constrained,
     )
@@ -269,13 +225,13 @@ def _stage_forward(constrained: bool) -> StageFunction:
     return StageFunction(
         "stage_forward",
         f"change along d_theta of grad(cost + {terms}), {of}, and of cost + {terms} itself",
-        (*_POINT, _slot("const real *restrict costate", "costate", "NX"), *dual, *_CHANGE),
+        (*_POINT, slot("const real *restrict costate", "costate", "NX"), *dual, *CHANGE),
         (
-            _slot("reals restrict r_state", "r_x", "NX", "change of the Lagrangian's gradient by x"),
-            _slot("reals restrict r_control", "r_u", "NU", "and by u"),
-            _slot("reals restrict affine", "affine", "NX", "change of f"),
+            slot("reals restrict r_state", "r_x", "NX", "change of the Lagrangian's gradient by x"),
+            slot("reals restrict r_control", "r_u", "NU", "and by u"),
+            slot("reals restrict affine", "affine", "NX", "change of f"),
             *_row_changes("NPATH", constrained),
-            _slot("real *restrict d_cost", "d_cost", "1", f"cost + {terms}"),
+            slot("real *restrict d_cost", "d_cost", "1", f"cost + {terms}"),
         ),
         inline=False,
         knows_next=not constrained,
@@ -296,14 +252,14 @@ def _rows() -> Iterator[StageFunction]:
 def _rows_of(
     place: str, prefix: str, size: str, point: tuple[Slot, ...], which: str
 ) -> Iterator[StageFunction]:
-    values = _slot("out_reals restrict rows", "rows", size, "values of the rows")
+    values = slot("out_reals restrict rows", "rows", size, "values of the rows")
     yield StageFunction(f"{place}_rows", f"rows of {which}", point, (values,))
     along = tuple(
-        _slot(f"in_reals restrict d_{slot.argument}", f"d_{slot.group}", slot.size)
-        for slot in point
-        if slot not in _THETA
+        slot(f"in_reals restrict d_{read.argument}", f"d_{read.group}", read.size)
+        for read in point
+        if read not in THETA
     )
-    d_rows = _slot("out_reals restrict d_rows", "d_rows", size, "differential of the rows")
+    d_rows = slot("out_reals restrict d_rows", "d_rows", size, "differential of the rows")
     what = "directional derivative of the rows"
     yield StageFunction(f"{place}_rows_tangent", what, (*point, *along), (d_rows,))
     price = (
@@ -318,18 +274,18 @@ def _rows_of(
 
 
 def _pair(name: str, purpose: str, first: str, second: str, size: str) -> StageFunction:
-    writes = tuple(_slot(f"out_reals restrict {x}", x, size, f"{x} of each") for x in (first, second))
-    return StageFunction(name, purpose, _THETA, writes)
+    writes = tuple(slot(f"out_reals restrict {x}", x, size, f"{x} of each") for x in (first, second))
+    return StageFunction(name, purpose, THETA, writes)
 
 
 def _pair_gradient(name: str, first: str, second: str, size: str) -> StageFunction:
     reads = tuple(
-        _slot(f"const real *restrict g_{x}", f"g_{x}", size, f"derivative by {x}") for x in (first, second)
+        slot(f"const real *restrict g_{x}", f"g_{x}", size, f"derivative by {x}") for x in (first, second)
     )
     purpose = f"gradient with respect to theta of g_{first}'{first} + g_{second}'{second}"
-    return StageFunction(name, purpose, (*_THETA, *reads), _SUMS)
+    return StageFunction(name, purpose, (*THETA, *reads), SUMS)
 
 
 def _pair_forward(name: str, purpose: str, first: str, second: str, size: str) -> StageFunction:
-    writes = tuple(_slot(f"real *restrict d_{x}", f"d_{x}", size, f"change of {x}") for x in (first, second))
-    return StageFunction(name, purpose, (*_THETA, *_CHANGE), writes)
+    writes = tuple(slot(f"real *restrict d_{x}", f"d_{x}", size, f"change of {x}") for x in (first, second))
+    return StageFunction(name, purpose, (*THETA, *CHANGE), writes)

@@ -1,0 +1,216 @@
+"""Substeps as a loop: derivatives of the right-hand side, and of what a stage has beside them.
+
+Written out, the text of a stage grows faster than the number of its substeps; composed in loops
+(`mpcgen_runge_kutta.h`, `mpcgen_substeps.h`) it is that of the right-hand side. This is derived like a stage in small:
+its states are those that move, its controls what the stage holds, its next state the change of a step, its cost what
+that adds to the running costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+
+from mpcgen.derivative.derivation import Derivation
+from mpcgen.derivative.forward import tangents
+from mpcgen.derivative.matrices import Matrix, dot, lower_triangle, triangle_labels
+from mpcgen.derivative.reverse import gradient
+from mpcgen.ir import Expr, flops, substitute, symbols_of
+from mpcgen.ir.function import Function
+from mpcgen.ir.model import Model, Rows, Substeps
+from mpcgen.stages import substeps as table
+from mpcgen.stages.contract import COMPOSED
+
+LOOPED_FROM = 400
+"""Operations of a stage's substeps, written out, from which on they are a loop."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A stage as a loop: ``rates`` has the functions of the right-hand side, ``outer`` those of all outside.
+
+    ``held``: positions of what the rates read besides the moving states, among states and controls. ``carried``:
+    whether a moving state only accumulates cost.
+    """
+
+    substeps: Substeps
+    held: tuple[int, ...]
+    carried: tuple[bool, ...]
+    rates: RateDerivation
+    outer: Derivation
+
+    def functions(self) -> tuple[Function, ...]:
+        """The functions of the right-hand side, then all others."""
+        outer = (
+            replace(function, name=function.name.replace("stage_", "outer_", 1))
+            if function.name in COMPOSED
+            else function
+            for function in self.outer.functions()
+        )
+        return (*self.rates.functions(self.costs), *outer)
+
+    @property
+    def costs(self) -> bool:
+        """Whether steps add to the cost, be it the stage's or one that a state carries."""
+        return any(self.carried) or not self.rates.model.stage_cost.is_zero
+
+    @cached_property
+    def F(self) -> Matrix:  # noqa: N802
+        """(n, n + m) df/d(x, u): 0 where it is always zero, a symbol where the loop computes it."""
+        tau, n = len(self.outer.tau), len(self.outer.x_names)
+        moving = self.substeps.moving
+        places = (*moving, *self.held)
+        reads = {i: {i} for i in range(tau)}
+        for _ in range(n):  # more slopes reach nothing new, and fewer are not used
+            step = {
+                i: reads[i].union(
+                    *(reads[j] for j, entry in zip(places, row, strict=True) if not entry.is_zero)
+                )
+                for i, row in zip(moving, self.rates.F, strict=True)
+            }
+            reads |= step
+        zero, graph = self.outer.graph.const(0.0), self.outer.graph
+        rows = [list(row) for row in self.outer.F]
+        for i in moving:
+            rows[i] = [graph.symbol(f"F.{i}.{j}") if j in reads[i] else zero for j in range(tau)]
+        return tuple(map(tuple, rows))
+
+    def operations(self, counts: dict[str, int]) -> int:
+        """Of the loops of a rollout and an expansion, given those of functions."""
+        n, width = len(self.substeps.moving), len(self.substeps.moving) + len(self.held)
+        products = n * width * (3 * width + 2 * n)
+        slopes = len(self.substeps.share)
+        return self.substeps.count * slopes * (2 * counts[table.VALUES] + counts[table.CURVATURE] + products)
+
+
+def loop_of(model: Model) -> Loop | None:
+    """The loop that a model's substeps are worth, or None where they are written out.
+
+    They are written out where that is short, where the rates are linear, and where the cost is not linear in
+    the running costs.
+    """
+    substeps = model.substeps
+    if substeps is None or not substeps.moving or flops(model.next_state) < LOOPED_FROM:
+        return None
+    graph, tau = model.graph, (*model.states, *model.controls)
+    slopes = gradient(substeps.cost, substeps.sums)
+    if not {*tau, *substeps.sums}.isdisjoint(symbols_of(slopes)):
+        return None
+    cost = dot(graph, slopes, substeps.increments)
+    read = {*symbols_of((*substeps.changes, cost))}
+    held = tuple(i for i, symbol in enumerate(tau) if symbol in read and i not in substeps.moving)
+    if not held:
+        return None
+    rates = RateDerivation(_inside(model, substeps, held, cost), -1)
+    if "exact" not in rates.kinds:
+        return None
+    nothing = dict.fromkeys(substeps.sums, graph.const(0.0))
+    (stage_cost,) = substitute((substeps.cost,), nothing)
+    outside = replace(model, next_state=substeps.others, stage_cost=stage_cost, substeps=None)
+    return Loop(substeps, held, _carried(outside, substeps, read), rates, Derivation(outside, -1))
+
+
+def _inside(model: Model, substeps: Substeps, held: Sequence[int], cost: Expr) -> Model:
+    """The right-hand side as a model: what it gives is the change in a step, and its share of the cost."""
+    tau, graph = (*model.states, *model.controls), model.graph
+    return replace(
+        model,
+        states=tuple(model.states[i] for i in substeps.moving),
+        controls=tuple(tau[i] for i in held),
+        next_state=substeps.changes,
+        stage_cost=graph.symbol("share.cost") * cost,
+        terminal_cost=graph.const(0.0),
+        mixed=Rows(),
+        state_rows=Rows(),
+        terminal=Rows(),
+        substeps=None,
+    )
+
+
+def _carried(outside: Model, substeps: Substeps, read: set[Expr]) -> tuple[bool, ...]:
+    """Whether a moving state only accumulates cost: nothing but the terminal cost reads it, and that linearly.
+
+    read: what the right-hand side reads.
+    """
+    rows = (*outside.path_rows.values, *outside.end_rows.values)
+    read = read | {*symbols_of((*outside.next_state, outside.stage_cost, *rows))}
+    moving = [outside.states[i] for i in substeps.moving]
+    prices = gradient(outside.terminal_cost, moving)
+    return tuple(
+        state not in read and not price.is_zero and {*outside.states}.isdisjoint(symbols_of([price]))
+        for state, price in zip(moving, prices, strict=True)
+    )
+
+
+class RateDerivation(Derivation):
+    """The functions of the right-hand side."""
+
+    sizes = (table.MOVING, table.HELD)
+
+    def _groups(self) -> dict[tuple[str, str], tuple[Expr, ...]]:
+        return {**super()._groups(), ("share", "1"): (self.graph.symbol("share.cost"),)}
+
+    def _labels(self) -> dict[str, tuple[str, ...]]:
+        both = (*self.x_names, *self.u_names)
+        return {
+            **super()._labels(),
+            table.MOVING: self.x_names,
+            table.HELD: self.u_names,
+            table.BOTH: both,
+            f"TRIANGLE({table.BOTH}, 0)": triangle_labels(both),
+            f"NMOVING * ({table.BOTH})": tuple(f"{x}, {name}" for x in self.x_names for name in both),
+        }
+
+    def functions(self, costs: bool = False) -> tuple[Function, ...]:
+        """All functions of the right-hand side, in the order of the text. ``costs``: see `Loop`."""
+        model, n = self.model, len(self.x_names)
+        seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
+        return (
+            self.function(table.VALUES, change=model.next_state, cost=(model.stage_cost,)),
+            *(() if costs else (self._first(),)),  # the Gauss-Newton model of costs has curvature
+            self._second(),
+            self.function("rate_tangent", d_change=tangents(model.next_state, seeds)),
+            self._gradient(seeds),
+            self._change(),
+            self._forward(n),
+        )
+
+    def _first(self) -> Function:
+        return self.function(table.SLOPES, F=tuple(chain(*self.FJ)), slope=self._lagrangian_gradient())
+
+    def _second(self) -> Function:
+        F, H, slopes = self._curvature(self.graph.const(1.0))
+        return self.function(table.CURVATURE, F=tuple(chain(*F)), H=lower_triangle(H), slope=slopes)
+
+    def _gradient(self, seeds: dict[Expr, Expr]) -> Function:
+        lagrangian = self._lagrangian()
+        (along,) = tangents((lagrangian,), seeds)
+        scalar = along + dot(self.graph, self.d_costate, self.images) + self.weight * lagrangian
+        return self.function(
+            "rate_gradient",
+            **self.by_parameters(scalar),
+            g=gradient(scalar, self.tau),
+            before=gradient(lagrangian, self.model.states),
+        )
+
+    def _changes(self, outputs: Sequence[Expr], d_costate: bool) -> list[Expr]:
+        """Tangents along changes of z and the parameters, and of lambda if asked for."""
+        seeds = dict(zip((*self.static, *self.per_stage), (*self.d_static, *self.d_per_stage), strict=True))
+        seeds |= dict(zip(self.model.states, self.d_x, strict=True))
+        if d_costate:
+            seeds |= dict(zip(self.costate, self.d_costate, strict=True))
+        return tangents(outputs, seeds)
+
+    def _change(self) -> Function:
+        *d_change, d_cost = self._changes((*self.model.next_state, self.model.stage_cost), d_costate=False)
+        return self.function("rate_change", d_change=d_change, d_cost=(d_cost,))
+
+    def _forward(self, n: int) -> Function:
+        ways = (
+            (slopes[:n], self._changes(slopes, d_costate=True))
+            for slopes in (self._lagrangian_gradient(), gradient(self._lagrangian(), self.tau))
+        )
+        before, change = min(ways, key=lambda way: flops([*way[0], *way[1]]))
+        return self.function("rate_forward", before=before, d_slope=change)

@@ -1,0 +1,244 @@
+/* One step of an explicit Runge-Kutta scheme, and its derivatives, composed of those of the right-hand side.
+ *
+ * z are the moving states and v what the step holds. Slope i, the change k_i = k(z_i, v) in a step's time, is taken at
+ * z_i = z + REACH[i] k_(i-1). The step goes to phi = z + sum of SHARE[i] k_i and costs c = sum of SHARE[i] c(z_i, v).
+ *
+ * Backwards, what multiplies k_i is SHARE[i] lambda + REACH[i+1] (what multiplies z_(i+1)), and the second derivatives
+ * of c + lambda'phi are the sum of P_i' S_i P_i, with S_i those of SHARE[i] c + (multiplier of k_i)'k at (z_i, v) and
+ * P_i = d(z_i, v)/d(z, v).
+ */
+#ifndef MPCGEN_RUNGE_KUTTA_H
+#define MPCGEN_RUNGE_KUTTA_H
+
+#include "mpcgen_stage.h"
+
+enum { NBOTH = NMOVING + NHELD };
+
+INLINE real slope_share(int i) { return ALL(SHARE[i]); }
+INLINE real slope_reach(int i) { return ALL(i < NSLOPES ? REACH[i] : 0); }
+
+/* Where the slopes are taken, (NSLOPES, NMOVING), and the sum of the slopes; returns the cost. */
+INLINE real step_points(const real *moving, const real *held, stored_reals theta, stored_reals theta_t, real *points,
+                        real *sum) {
+  real change[NMOVING], total = ALL(0), part;
+  EACH(j, NMOVING) change[j] = sum[j] = ALL(0);
+  KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
+    const real share = slope_share(i), reach = slope_reach(i);
+    real *const at = points + i * NMOVING;
+    EACH(j, NMOVING) at[j] = moving[j] + reach * change[j];
+    rate_values(at, held, theta, theta_t, &share, change, &part);
+    EACH(j, NMOVING) sum[j] += share * change[j];
+    total += part;
+  }
+  return total;
+}
+
+INLINE void step_values(const real *moving, const real *held, stored_reals theta, stored_reals theta_t, real *next,
+                        real *cost) {
+  real points[NSLOPES * NMOVING], sum[NMOVING];
+  *cost = step_points(moving, held, theta, theta_t, points, sum);
+  EACH(j, NMOVING) next[j] = moving[j] + sum[j];
+}
+
+/* A tile of B P, P = [A; 0 I]: the rows of B from `B` on, columns j to j + columns. */
+ALWAYS_INLINE void chain_tile(const real *B, int rows, const real *A, int j, int columns, real *result) {
+  real sums[TILE][TILE], left[TILE];
+  EACH(r, rows) EACH(c, columns) sums[r][c] = j + c < NMOVING ? ALL(0) : B[r * NBOTH + j + c];
+  for (int k = 0; k < NMOVING; k++) {
+    EACH(r, rows) left[r] = B[r * NBOTH + k];
+    add_outer(sums, left, rows, A + k * NBOTH + j, columns);
+  }
+  EACH(r, rows) EACH(c, columns) result[r * NBOTH + j + c] = sums[r][c];
+}
+
+ALWAYS_INLINE void chain_rows(const real *B, int rows, const real *A, real *result) {
+  for (int j = 0; j < WHOLE_TILES(NBOTH); j += TILE) chain_tile(B, rows, A, j, TILE, result);
+  if (NBOTH % TILE) chain_tile(B, rows, A, WHOLE_TILES(NBOTH), NBOTH % TILE, result);
+}
+
+/* result = B P for `count` rows. */
+ALWAYS_INLINE void chain(const real *B, int count, const real *A, real *result) {
+  for (int i = 0; i < WHOLE_TILES(count); i += TILE) chain_rows(B + i * NBOTH, TILE, A, result + i * NBOTH);
+  const int i = WHOLE_TILES(count);
+  if (count % TILE) chain_rows(B + i * NBOTH, count % TILE, A, result + i * NBOTH);
+}
+
+/* H += a tile of P'B on or below the diagonal of H, a triangle. */
+ALWAYS_INLINE void curve_tile(const real *B, const real *A, int i, int rows, int j, int columns, real *H) {
+  real sums[TILE][TILE];
+  EACH(r, rows) EACH(c, columns) sums[r][c] = i + r < NMOVING ? ALL(0) : B[(i + r) * NBOTH + j + c];
+  for (int k = 0; k < NMOVING; k++) add_outer(sums, A + k * NBOTH + i, rows, B + k * NBOTH + j, columns);
+  EACH(r, rows) EACH(c, columns) if (i != j || c <= r) H[TRIANGLE(i + r, j + c)] += sums[r][c];
+}
+
+ALWAYS_INLINE void curve_columns(const real *B, const real *A, int j, int columns, real *H) {
+  curve_tile(B, A, j, columns, j, columns, H);
+  for (int i = j + TILE; i < WHOLE_TILES(NBOTH); i += TILE) curve_tile(B, A, i, TILE, j, columns, H);
+  if (NBOTH % TILE && columns == TILE) curve_tile(B, A, WHOLE_TILES(NBOTH), NBOTH % TILE, j, columns, H);
+}
+
+/* H += P'B, H symmetric, a triangle. */
+ALWAYS_INLINE void curve(const real *B, const real *A, real *H) {
+  for (int j = 0; j < WHOLE_TILES(NBOTH); j += TILE) curve_columns(B, A, j, TILE, H);
+  if (NBOTH % TILE) curve_columns(B, A, WHOLE_TILES(NBOTH), NBOTH % TILE, H);
+}
+
+/* All of a symmetric matrix from its triangle. */
+INLINE void unfold(const real *triangle, real *full) {
+  EACH(i, NBOTH) EACH(j, NBOTH) full[i * NBOTH + j] = triangle[SYMMETRIC(i, j)];
+}
+
+/* What multiplies k_i: lambda by its share, and by its reach what multiplies the next slope's point. */
+INLINE void slope_multiplier(int i, const real *last, const real *point, real *multiplier) {
+  const real share = slope_share(i), reach = slope_reach(i + 1);
+  EACH(j, NMOVING) multiplier[j] = share * last[j] + reach * point[j];
+}
+
+/* Follows the slopes forwards, with A_i = dk/d(z, v) at (z_i, v) from `A` on: F = d phi/d(z, v), and after each slope
+ * but the first, whose P is the identity, H += P'SP. */
+ALWAYS_INLINE void compose_slopes(const real *A, const real *S, real *F, real *H) {
+  real dk[NMOVING * NBOTH], P[NMOVING * NBOTH], product[NBOTH * NBOTH], full[NBOTH * NBOTH];
+  KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
+    const real share = slope_share(i), reach = slope_reach(i);
+    const real *const Ai = A + i * NMOVING * NBOTH;
+    if (i == 0) {
+      copy_reals(dk, Ai, NMOVING * NBOTH);
+      for (int j = 0; j < NMOVING * NBOTH; j++) F[j] = share * dk[j];
+      for (int j = 0; j < NMOVING; j++) F[j * NBOTH + j] += ALL(1);
+      continue;
+    }
+    for (int j = 0; j < NMOVING * NBOTH; j++) P[j] = reach * dk[j];
+    for (int j = 0; j < NMOVING; j++) P[j * NBOTH + j] += ALL(1);
+    chain(Ai, NMOVING, P, dk);
+    for (int j = 0; j < NMOVING * NBOTH; j++) F[j] += share * dk[j];
+    if (!H) continue;
+    unfold(S + i * TRIANGLE(NBOTH, 0), full);
+    chain(full, NBOTH, P, product);
+    curve(product, P, H);
+  }
+}
+
+#if !SUBSTEP_COSTS
+/* F = d phi/d(z, v), and the gradient of lambda'phi by (z, v). */
+FUNCTION void step_slopes(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                          const real *costate, real *F, real *slope) {
+  real points[NSLOPES * NMOVING], sum[NMOVING], A[NSLOPES * NMOVING * NBOTH], multiplier[NMOVING], part[NBOTH];
+  step_points(moving, held, theta, theta_t, points, sum);
+  EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
+  KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
+    const real share = slope_share(i);
+    slope_multiplier(i, costate, part, multiplier);
+    rate_slopes(points + i * NMOVING, held, theta, theta_t, &share, multiplier, A + i * NMOVING * NBOTH, part);
+    EACH(j, NBOTH) slope[j] += part[j];
+  }
+  compose_slopes(A, 0, F, 0);
+}
+#endif
+
+/* F, the Hessian of c + lambda'phi (lower triangle), and its gradient by (z, v). */
+FUNCTION void step_curvature(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                             const real *costate, real *F, real *H, real *slope) {
+  real points[NSLOPES * NMOVING], sum[NMOVING], A[NSLOPES * NMOVING * NBOTH], S[NSLOPES * TRIANGLE(NBOTH, 0)];
+  real multiplier[NMOVING], part[NBOTH];
+  step_points(moving, held, theta, theta_t, points, sum);
+  EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
+  KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
+    const real share = slope_share(i);
+    slope_multiplier(i, costate, part, multiplier);
+    rate_curvature(points + i * NMOVING, held, theta, theta_t, &share, multiplier, A + i * NMOVING * NBOTH,
+                   S + i * TRIANGLE(NBOTH, 0), part);
+    EACH(j, NBOTH) slope[j] += part[j];
+  }
+  copy_reals(H, S, TRIANGLE(NBOTH, 0));
+  compose_slopes(A, S, F, H);
+}
+
+/* Where the slopes are taken and the change of that along d; phi and its change. */
+INLINE void step_tangent(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                         const real *d_moving, const real *d_held, real *points, real *d_points, real *next,
+                         real *d_next) {
+  real d_change[NMOVING];
+  step_points(moving, held, theta, theta_t, points, next);
+  EACH(j, NMOVING) {
+    next[j] += moving[j];
+    d_change[j] = ALL(0);
+    d_next[j] = d_moving[j];
+  }
+  KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
+    const real share = slope_share(i), reach = slope_reach(i);
+    real *const d_at = d_points + i * NMOVING;
+    EACH(j, NMOVING) d_at[j] = d_moving[j] + reach * d_change[j];
+    rate_tangent(points + i * NMOVING, held, theta, theta_t, &share, d_at, d_held, d_change);
+    EACH(j, NMOVING) d_next[j] += share * d_change[j];
+  }
+}
+
+/* Adds the gradient by theta of d'grad(c + lambda'phi) + d_lambda'phi + loss_cost (c + lambda'phi); gives that by
+ * (z, v), and the gradient of c + lambda'phi by z. */
+FUNCTION void step_gradient(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                            const real *costate, const real *d_moving, const real *d_held, const real *d_costate,
+                            const real *loss_cost, reals g_theta, reals g_theta_t, real *g, real *before) {
+  real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING], next[NMOVING], d_next[NMOVING];
+  real multiplier[NMOVING], d_multiplier[NMOVING], slope[NMOVING], d_slope[NMOVING], part[NBOTH];
+  step_tangent(moving, held, theta, theta_t, d_moving, d_held, points, d_points, next, d_next);
+  EACH(j, NMOVING) {
+    slope[j] = d_slope[j] = ALL(0);
+    before[j] = costate[j];
+    g[j] = d_costate[j] + *loss_cost * costate[j];
+  }
+  EACH(j, NHELD) g[NMOVING + j] = ALL(0);
+  KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
+    const real share = slope_share(i);
+    slope_multiplier(i, costate, slope, multiplier);
+    slope_multiplier(i, d_costate, d_slope, d_multiplier);
+    rate_gradient(points + i * NMOVING, held, theta, theta_t, &share, multiplier, d_points + i * NMOVING, d_held,
+                  d_multiplier, loss_cost, g_theta, g_theta_t, part, slope);
+    EACH(j, NMOVING) d_slope[j] = part[j] - *loss_cost * slope[j], before[j] += slope[j];
+    EACH(j, NBOTH) g[j] += part[j];
+  }
+}
+
+/* Where the slopes are taken and the change of that along d_theta and a change of z; phi, and the change of phi and c. */
+INLINE void step_change(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                        const real *d_moving, stored_reals d_theta, stored_reals d_theta_t, real *points,
+                        real *d_points, real *next, real *d_next, real *d_cost) {
+  real d_change[NMOVING], part;
+  step_points(moving, held, theta, theta_t, points, next);
+  EACH(j, NMOVING) {
+    next[j] += moving[j];
+    d_change[j] = ALL(0);
+    d_next[j] = d_moving[j];
+  }
+  *d_cost = ALL(0);
+  KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
+    const real share = slope_share(i), reach = slope_reach(i);
+    real *const d_at = d_points + i * NMOVING;
+    EACH(j, NMOVING) d_at[j] = d_moving[j] + reach * d_change[j];
+    rate_change(points + i * NMOVING, held, theta, theta_t, &share, d_at, d_theta, d_theta_t, d_change, &part);
+    EACH(j, NMOVING) d_next[j] += share * d_change[j];
+    *d_cost += part;
+  }
+}
+
+/* The gradient of c + lambda'phi by z, and the change of that by (z, v) along d_theta, d_lambda and a change of z. */
+FUNCTION void step_forward(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                           const real *costate, const real *d_moving, const real *d_costate, stored_reals d_theta,
+                           stored_reals d_theta_t, real *before, real *d_slope) {
+  real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING], next[NMOVING], d_next[NMOVING], d_cost;
+  real multiplier[NMOVING], d_multiplier[NMOVING], slope[NMOVING], part[NBOTH];
+  step_change(moving, held, theta, theta_t, d_moving, d_theta, d_theta_t, points, d_points, next, d_next,
+              &d_cost);
+  EACH(j, NMOVING) slope[j] = ALL(0), before[j] = costate[j];
+  EACH(j, NBOTH) part[j] = ALL(0), d_slope[j] = j < NMOVING ? d_costate[j] : ALL(0);
+  KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
+    const real share = slope_share(i);
+    slope_multiplier(i, costate, slope, multiplier);
+    slope_multiplier(i, d_costate, part, d_multiplier);
+    rate_forward(points + i * NMOVING, held, theta, theta_t, &share, multiplier, d_points + i * NMOVING, d_multiplier,
+                 d_theta, d_theta_t, slope, part);
+    EACH(j, NMOVING) before[j] += slope[j];
+    EACH(j, NBOTH) d_slope[j] += part[j];
+  }
+}
+
+#endif
