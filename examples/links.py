@@ -77,7 +77,7 @@ def links(count: int, horizon: int = 30) -> mpcgen.Problem:
 def main() -> None:
     """Build the controller and balance from random starts."""
     count = int(sys.argv[1]) if sys.argv[1:] else 1
-    mpc = mpcgen.compile(links(count), dtypes=torch.float64).MPC(
+    mpc = mpcgen.compile(links(count), dtypes=("float64",)).MPC(
         method="interior_point", on_unconverged="ignore"
     )
     x0 = 0.1 * torch.randn(64, 2 * count + 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

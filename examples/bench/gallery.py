@@ -193,7 +193,7 @@ def _ours(
     entry: Entry, spec: Spec, x0: np.ndarray, u: np.ndarray, method: str, settings: Settings
 ) -> Outcome:
     options = {"method": method, "tol": settings.tol, "max_iterations": settings.max_iterations}
-    mpc = mpcgen.compile(spec, dtypes=torch.float64, progress=False).MPC(on_unconverged="ignore", **options)
+    mpc = mpcgen.compile(spec, dtypes=("float64",), progress=False).MPC(on_unconverged="ignore", **options)
     parameters = {name: torch.as_tensor(value) for name, value in entry.parameters.items()}
     mpc(
         torch.as_tensor(x0[:1]), u_init=torch.as_tensor(u[:1]), horizon=entry.horizon, **parameters

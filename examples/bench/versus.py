@@ -23,7 +23,7 @@ from examples.bench.timing import load_average, machine_name
 
 ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ("pendulum", "cartpole", "car", "quadrotor")
-KINDS = ("solve", "warm", "step")
+KINDS = ("kernel", "solve", "warm", "step")
 WORKER = Path(__file__).parent / "versus_worker.py"
 
 
@@ -109,7 +109,10 @@ def main() -> None:
     parser.add_argument("--batch", action="append", type=int)
     parser.add_argument("--dtype", action="append", choices=("float64", "float32"))
     parser.add_argument(
-        "--what", action="append", choices=KINDS, help="cold solve, warm one, or warm one with gradient"
+        "--what",
+        action="append",
+        choices=KINDS,
+        help="the compiled solver alone; a cold call, a warm one, or a warm one with gradient",
     )
     parser.add_argument("--turns", type=int, default=60)
     given = parser.parse_args()

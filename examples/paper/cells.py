@@ -88,7 +88,7 @@ def learners(cell: Cell, training: Data) -> tuple[Any, torch.optim.Optimizer, in
         return policy, torch.optim.Adam(policy.parameters(), lr=1e-4, fused=True), PATIENCE
     system = SYSTEMS[cell.system]
     # A problem that does not converge has no gradient; such problems are counted instead of reported one by one.
-    mpc = mpcgen.compile(system.problem, dtypes=torch.float64).MPC(
+    mpc = mpcgen.compile(system.problem, dtypes=("float64",)).MPC(
         gradient=cell.gradient, on_unconverged="ignore", threads=1
     )
     policy = MPCPolicy(mpc, system, cell.method, count)
@@ -98,7 +98,7 @@ def learners(cell: Cell, training: Data) -> tuple[Any, torch.optim.Optimizer, in
 def expert_data(cell: Cell) -> Data:
     """Trajectories of the expert for each trial."""
     system = SYSTEMS[cell.system]
-    expert = mpcgen.compile(system.problem, dtypes=torch.float64).MPC(on_unconverged="raise", threads=1)
+    expert = mpcgen.compile(system.problem, dtypes=("float64",)).MPC(on_unconverged="raise", threads=1)
     return collect(expert, system.initial_states, cell.data_seeds)
 
 

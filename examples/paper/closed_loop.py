@@ -49,7 +49,7 @@ class Task:
     @functools.cached_property
     def package(self) -> Any:
         """The compiled controller."""
-        return mpcgen.compile(self.spec, dtypes=torch.float64)
+        return mpcgen.compile(self.spec, dtypes=("float64",))
 
 
 def with_force_limit(spec: Any, limit: float) -> Any:

@@ -59,7 +59,7 @@ class Case:
         }
         if self.method == "unrolled PyTorch":
             return mpcgen.reference.MPC(problem, differentiable="unroll", **common)
-        package = mpcgen.compile(problem, dtypes=torch.float64)
+        package = mpcgen.compile(problem, dtypes=("float64",))
         if self.method == "unrolled mpcgen":
             return package.MPC(gradient="unrolled", unroll=self.iterations, problem=problem, **common)
         return package.MPC(unconverged_gradient="keep", **common)

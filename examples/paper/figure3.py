@@ -100,7 +100,7 @@ def learn(setting: Setting, steps: int, step_done: Callable[[], None]) -> dict[s
 
     # A diverged model is too badly scaled for float32's tolerance now and then. The gradient of a linear-quadratic
     # problem is as exact as its solution, so it is kept.
-    mpc = mpcgen.compile(problem, dtypes=torch.float32).MPC(
+    mpc = mpcgen.compile(problem, dtypes=("float32",)).MPC(
         on_unconverged="ignore", unconverged_gradient="keep"
     )
     optimizer = torch.optim.RMSprop([F], lr=1e-2)

@@ -52,8 +52,8 @@ def learn(
 ) -> dict[str, list[list[float]]]:
     """Train eight learners; return their losses on the training data after each epoch, (epochs+1, 8)."""
     system = SYSTEMS["pendulum"]
-    expert = mpcgen.compile(complex_pendulum(), dtypes=torch.float64).MPC(on_unconverged="raise", threads=1)
-    mpc = mpcgen.compile(system.problem, dtypes=torch.float64).MPC(
+    expert = mpcgen.compile(complex_pendulum(), dtypes=("float64",)).MPC(on_unconverged="raise", threads=1)
+    mpc = mpcgen.compile(system.problem, dtypes=("float64",)).MPC(
         gradient=gradient, on_unconverged="ignore", threads=1
     )
     data = collect(expert, system.initial_states, data_seeds)

@@ -74,7 +74,7 @@ class Imitation:
         self.expert, self.x0 = F.double(), x0
         self.stages = variant.T - 1
         self.cost = {"C": torch.eye(N_STATE + N_CTRL, dtype=torch.float64), "c": p.double()}
-        self.mpc = mpcgen.compile(problem, dtypes=torch.float64).MPC(
+        self.mpc = mpcgen.compile(problem, dtypes=("float64",)).MPC(
             on_unconverged="ignore", unconverged_gradient="keep"
         )
         self.target = torch.zeros((), dtype=torch.float64)
