@@ -23,7 +23,7 @@ from examples.bench.timing import load_average, machine_name
 
 ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ("pendulum", "cartpole", "car", "quadrotor")
-KINDS = ("kernel", "solve", "warm", "step")
+KINDS = ("kernel", "warm kernel", "solve", "warm", "step")
 WORKER = Path(__file__).parent / "versus_worker.py"
 
 
@@ -112,7 +112,7 @@ def main() -> None:
         "--what",
         action="append",
         choices=KINDS,
-        help="the compiled solver alone; a cold call, a warm one, or a warm one with gradient",
+        help="the compiled solver alone, cold and warm; a cold call, a warm one, or a warm one with gradient",
     )
     parser.add_argument("--turns", type=int, default=60)
     given = parser.parse_args()
@@ -139,7 +139,7 @@ def _print_ratio(builds: list[Build], case: dict[str, Any], turns: int) -> None:
     pairs = [tuple(build.turn(case) for build in builds) for _ in range(turns)]
     ratio = statistics.median(now / then for now, then in pairs)
     least = [min(times) for times in zip(*pairs, strict=True)]
-    what = f"{case['problem']:<10} {case['kind']:<6} {case['dtype']} batch {case['batch']:>4}"
+    what = f"{case['problem']:<10} {case['kind']:<11} {case['dtype']} batch {case['batch']:>4}"
     print(
         f"{what}  {ratio:5.3f} (least {least[0] / least[1]:5.3f})  {1e6 * least[0]:9.2f} us, was {1e6 * least[1]:9.2f}",
         flush=True,

@@ -45,6 +45,8 @@ def _task(root: Path, problem: str, batch: int, dtype: str, kind: str) -> Callab
         return lambda: mpc(x0)
     if kind == "kernel":
         return _kernel(mpc, x0)
+    if kind == "warm kernel":
+        return _kernel(mpc, x0, u_init=mpc(x0).u.detach())
     u_init = mpc(x0).u.detach()
     if kind == "warm":
         return lambda: mpc(x0, u_init=u_init)
@@ -52,10 +54,10 @@ def _task(root: Path, problem: str, batch: int, dtype: str, kind: str) -> Callab
     return lambda: torch.autograd.grad(mpc(wanted, u_init=u_init).u.sum(), wanted)
 
 
-def _kernel(mpc: Any, x0: torch.Tensor) -> Callable[[], object]:
+def _kernel(mpc: Any, x0: torch.Tensor, **start: torch.Tensor) -> Callable[[], object]:
     """The compiled solver alone, with the arguments of a call."""
-    mpc(x0)
-    solver = next(iter(mpc.direct._known.values())).solver
+    mpc(x0, **start)
+    solver = list(mpc.direct._known.values())[-1].solver
     entry, kept = solver._entry, []
 
     def keep(arguments: object) -> None:
@@ -63,9 +65,9 @@ def _kernel(mpc: Any, x0: torch.Tensor) -> Callable[[], object]:
         entry(arguments)
 
     solver._entry = keep
-    outputs = mpc(x0)  # the arguments point to them
+    outputs = mpc(x0, **start)  # the arguments point to them
 
-    def run(_alive: object = (x0, mpc, outputs)) -> None:
+    def run(_alive: object = (x0, start, mpc, outputs)) -> None:
         entry(kept[0])
 
     return run

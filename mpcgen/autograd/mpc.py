@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from mpcgen.autograd import copying, functions, library
 from mpcgen.autograd.examination import origin_of, record
-from mpcgen.autograd.solution import FRESH, Solution
+from mpcgen.autograd.solution import Solution
 from mpcgen.calls import learnable
 from mpcgen.calls.arguments import Call, Start, explained, make_call
 from mpcgen.calls.direct import Direct
@@ -182,7 +182,7 @@ class MPC(torch.nn.Module):
             solved = self.direct.solve(self.controller, self.options, x0, start, horizon, parameters)
             if solved is not None:
                 outputs, flat = solved
-                return Solution.of(outputs, origin_of(self.key, self.options_text, flat), None, FRESH)
+                return Solution.fresh(outputs, origin_of(self.key, self.options_text, flat))
         guesses = dict(zip(start.names, start, strict=True))
         with explained(self.controller, {"x0": x0, **guesses, **parameters}):
             return self._checked(x0, start, horizon, parameters)

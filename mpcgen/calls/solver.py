@@ -41,7 +41,9 @@ class Solver:
     next, 0 where the batch shares it. start: what calls will start from, of which the presence and the sharing count.
     constant_parameters: each has one value for all stages, and no axis of stages.
 
-    Several threads may call it at once: each call has an argument struct to itself and leaves it to a later one.
+    Used for one call where its outputs get gradients: those that a problem has not, and so are empty, are the same in
+    all calls. Several threads may call it at once: each call has an argument struct to itself and leaves it to a later
+    one.
     """
 
     __slots__ = (
@@ -50,13 +52,13 @@ class Solver:
         "_device",
         "_entry",
         "_fields",
+        "_nothing",
         "_options",
         "_outputs",
         "_spare",
         "_starts",
         "_states",
         "_strides",
-        "_written",
     )
 
     def __init__(
@@ -77,12 +79,18 @@ class Solver:
         self._entry = device.entry("solve", dtype, self._batch)
         rows = controller.dual_count
         sizes = sizes_of(horizon, n, m, rows)
-        shapes = [(output.shape(batch_shape, sizes), output) for output in OUTPUTS]
-        self._written = [i for i, output in enumerate(OUTPUTS) if rows or not output.constrained]
-        self._addresses = ("initial_state", *(OUTPUTS[i].member for i in self._written))
+        written = [output for output in OUTPUTS if rows or not output.constrained]
+        self._addresses = ("initial_state", *(output.member for output in written))
+        shapes = [output.shape(batch_shape, sizes) for output in OUTPUTS]
+        # Without constraints the last ones are empty, and of all calls the same: to make them takes a tenth of a call.
+        with torch.inference_mode(False):
+            real = torch.empty(0, dtype=dtype, device=device.device)
+            self._nothing = tuple(real.new_empty(shape) for shape in shapes[len(written) :])
+        # Methods of a tensor that has the dtype and the device: the fastest way to another.
+        new, new_integer = real.new_empty_strided, real.int().new_empty_strided
         self._outputs = tuple(
-            (shape, _dense_strides(shape), torch.int32 if output.integer else dtype)
-            for shape, output in shapes
+            (new_integer if output.integer else new, shape, _dense_strides(shape))
+            for shape, output in zip(shapes, written, strict=False)
         )
         self._fields = {
             "batch": self._batch,
@@ -110,19 +118,15 @@ class Solver:
 
         start: those that are not None.
         """
-        empty, device = torch.empty_strided, self._device.device  # the fastest way to a tensor
-        outputs = [
-            empty(shape, strides, dtype=dtype, device=device) for shape, strides, dtype in self._outputs
-        ]
+        outputs = [new(shape, strides) for new, shape, strides in self._outputs]
         if self._batch == 0:
-            return tuple(outputs)
+            return (*outputs, *self._nothing)
         try:
             arguments = self._spare.pop()
         except IndexError:
             arguments = _Arguments(self._device, self._fields, self._strides, self._addresses, self._starts)
         try:
-            written = [outputs[i] for i in self._written]
-            arguments.point_to(x0, start, parameters, written, history)
+            arguments.point_to(x0, start, parameters, outputs, history)
         except RuntimeError as error:  # torch's, of tensors that stand for something else
             raise LayoutError(f"a tensor given to the solver has no numbers of its own: {error}") from error
         struct = arguments.struct
@@ -131,7 +135,7 @@ class Solver:
         if self._batch > 1 or not outputs[3].is_cpu or struct.status[0]:
             self._report(outputs)
         self._spare.append(arguments)
-        return tuple(outputs)
+        return (*outputs, *self._nothing)
 
     def _report(self, outputs: Sequence[Tensor]) -> None:
         x, _, _, status, _, _, costates, gains, *_ = outputs
