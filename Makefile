@@ -56,10 +56,10 @@ CLANG_TESTS := $(patsubst %,tests/test_%.py,build box_qp_in_c operations_in_c pr
 test: lint
 	$(BIN)/python -m pytest tests/test_golden.py
 	$(MAKE) golden
-	$(BIN)/python -m pytest -n 2 --ignore=tests/test_golden.py
-	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=thread $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS)
-	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=warp $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS)
-	if command -v clang > /dev/null; then CC=clang $(BIN)/python -m pytest -n 2 $(CLANG_TESTS); \
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/test_golden.py
+	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=thread $(BIN)/python -m pytest -n 2 --dist worksteal $(KERNEL_TESTS)
+	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=warp $(BIN)/python -m pytest -n 2 --dist worksteal $(KERNEL_TESTS)
+	if command -v clang > /dev/null; then CC=clang $(BIN)/python -m pytest -n 2 --dist worksteal $(CLANG_TESTS); \
 	else echo "clang is not installed, and its part of the tests left out"; fi
 
 golden: $(addprefix build-,$(EXAMPLES))

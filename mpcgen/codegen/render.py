@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -102,30 +103,28 @@ def _output_rows(kernels: Kernels) -> Iterator[str]:
         yield f"{declaration:<35}/* out: ({shape}){meaning} */"
 
 
-def _environment() -> jinja2.Environment:
-    def read(name: str) -> str:
-        return (TEMPLATE_FOLDER / name).read_text(encoding="utf-8")
-
-    return jinja2.Environment(
-        loader=jinja2.FunctionLoader(read),
+@functools.lru_cache(maxsize=16)
+def _template(text: str) -> tuple[jinja2.Template, frozenset[str]]:
+    """A template of this text, and the variables that it reads."""
+    environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
     )
+    wanted = jinja2.meta.find_undeclared_variables(environment.parse(text))
+    return environment.from_string(text), frozenset(wanted)
 
 
 def _fill(template: str, context: dict[str, object]) -> str:
     """Render a template; a variable that it lacks or that it does not use is our mistake."""
-    environment = _environment()
-    text = (TEMPLATE_FOLDER / template).read_text(encoding="utf-8")
-    wanted = jinja2.meta.find_undeclared_variables(environment.parse(text))
+    found, wanted = _template((TEMPLATE_FOLDER / template).read_text(encoding="utf-8"))
     if wanted != set(context):
         raise InternalError(
             f"template {template}: missing {sorted(wanted - set(context))}, unused {sorted(set(context) - wanted)}"
         )
-    return environment.get_template(template).render(context)
+    return found.render(context)
 
 
 def _sizes(kernels: Kernels) -> dict[str, object]:
