@@ -22,7 +22,7 @@ from mpcgen.baseline import Baseline
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain")
-CONSTRAINED = ("obstacle", "landing", "safe_cartpole", "building")
+CONSTRAINED = ("obstacle", "landing", "safe_cartpole", "building", "minimum_time")
 
 
 def readme_blocks(text):
@@ -234,6 +234,20 @@ def test_constrained_examples_are_solved_from_random_starts_as_ipopt_solves_them
         if witness.success and int(solution.status[b]) == 0:
             same += float(solution.cost[b]) == pytest.approx(witness.cost, rel=1e-7, abs=1e-7)
     assert same >= 2  # the others end in another minimum
+
+
+def test_the_least_time_is_that_of_full_power_and_full_brake():
+    module = importlib.import_module("examples.minimum_time")
+    mpc = mpcgen.compile(module.problem, dtypes=("float64",)).MPC(on_unconverged="raise")
+    x0 = module.initial_states(16)
+    free = torch.tensor(module.parameter_values()["free"], dtype=torch.float64)
+    strongest = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    solution = mpc(x0, free=free, strongest=strongest)
+    least = 2 * (-x0[:, 0] / 2.0).sqrt()
+    assert torch.allclose(solution.x[:, -1, 2], least, rtol=1e-8, atol=0)
+    assert (solution.u[:, :, 0].abs() - 2).abs().max() < 1e-6
+    solution.cost.sum().backward()
+    assert strongest.grad.item() == pytest.approx(-0.25 * least.sum().item(), rel=1e-6)
 
 
 def test_the_detour_is_longer_the_further_a_disc_is_pushed_into_it(tmp_path):

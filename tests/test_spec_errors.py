@@ -124,20 +124,20 @@ def test_missing_parts_are_named():
 
 def test_a_cost_without_any_control_is_refused(draft):
     draft.problem.dynamics, draft.problem.stage_cost = [draft.x, draft.v], draft.x**2
-    with refused("cost does not depend on any control", "force", "stage_cost"):
+    with refused("no cost or constraint depends on any control", "force", "stage_cost"):
         draft.problem.spec()
 
 
 def test_a_control_that_reaches_no_costed_state_is_refused(draft):
     draft.problem.dynamics = [draft.x / 2, draft.u]
     draft.problem.stage_cost = draft.x**2
-    with refused("cost does not depend on any control", "force"):
+    with refused("no cost or constraint depends on any control", "force"):
         draft.problem.spec()
 
 
 def test_the_idle_one_of_several_controls_is_named(draft):
     draft.problem.controls("idle")
-    with refused("does not depend on control 'idle'"):
+    with refused("no cost or constraint depends on control 'idle'"):
         draft.problem.spec()
 
 

@@ -221,9 +221,10 @@ def _check_order(what: str, low: sp.Expr, high: sp.Expr, spec: Spec) -> None:
 
 
 def _check_controls_matter(spec: Spec) -> None:
-    """Each control must reach the cost, at once or through states: else its optimum is arbitrary."""
+    """Each control must reach the cost or a constraint, at once or through states: else its optimum is arbitrary."""
     rows = dict(zip(spec.states, spec.dynamics.expressions, strict=True))
-    reached = symbols_in(spec.stage_cost, spec.terminal_cost)
+    constrained = [row for constraint in spec.constraints for row in constraint.rows]
+    reached = symbols_in(spec.stage_cost, spec.terminal_cost, *constrained)
     pending = [state for state in spec.states if state in reached]
     while pending:
         fresh = symbols_in(rows[pending.pop()]) - reached
@@ -232,12 +233,12 @@ def _check_controls_matter(spec: Spec) -> None:
     idle = [control.symbol.name for control in spec.controls if control.symbol not in reached]
     if len(idle) == len(spec.controls):
         raise SpecError(
-            f"the cost does not depend on any control ({', '.join(idle)}), neither directly nor through the "
+            f"no cost or constraint depends on any control ({', '.join(idle)}), neither directly nor through the "
             "dynamics: add a control term to problem.stage_cost"
         )
     if idle:
         raise SpecError(
-            f"the cost does not depend on control {idle[0]!r}, neither directly nor through the dynamics: "
+            f"no cost or constraint depends on control {idle[0]!r}, neither directly nor through the dynamics: "
             f"add a term such as {idle[0]}**2 to problem.stage_cost, or remove the control"
         )
 
