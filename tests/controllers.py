@@ -63,7 +63,7 @@ def example(name: str) -> Example:
 
 
 @functools.cache
-def with_bound_parameters(name: str) -> Example:
+def with_bound_parameters(name: str, dtypes: Sequence[str] = ("float64",)) -> Example:
     """Compile an example whose bounds are parameters: ``lower`` (m,), and ``upper`` (m,) per stage."""
     spec = mpcgen.load_problem(EXAMPLES / f"{name}.py").spec()
     m = len(spec.controls)
@@ -83,13 +83,13 @@ def with_bound_parameters(name: str) -> Example:
         ),
         parameters=(*spec.parameters, *bounds.values()),
     )
-    return _compiled(changed, name)
+    return _compiled(changed, name, dtypes)
 
 
-def _compiled(spec: Spec, name: str) -> Example:
+def _compiled(spec: Spec, name: str, dtypes: Sequence[str] = DTYPES) -> Example:
     starts = runpy.run_path(str(EXAMPLES / f"{name}.py"))["initial_states"]
     values = (lambda seed: random_lq(3, 3, spec.horizon, seed)) if name == "lqr" else (lambda seed: {})
-    return Example(spec, compiled(spec, DTYPES), starts, values)
+    return Example(spec, compiled(spec, dtypes), starts, values)
 
 
 def random_lq(n: int, m: int, horizon: int, seed: int, batch: tuple[int, ...] = ()) -> dict[str, Tensor]:

@@ -27,13 +27,14 @@ from mpcgen.build.cuda_kernel import KERNELS
 from mpcgen.calls import kernels
 from mpcgen.calls.options import Options
 from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.loading import DTYPES
 
 # torch's own decompositions for forward mode are scripted at their first use
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 CASES = {
     **{name: functools.partial(example, name) for name in (*NONLINEAR, "lqr", "quadrotor", "chain")},
-    "car_bounds": functools.partial(with_bound_parameters, "car"),
+    "car_bounds": functools.partial(with_bound_parameters, "car", DTYPES),
 }
 COST = {torch.float64: 1e-9, torch.float32: 1e-4}
 GRADIENT = {torch.float64: 1e-7, torch.float32: 1e-3}
