@@ -197,8 +197,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
 
 /* The multipliers of the lanes that took a step, kept near mu over their slacks, and their products with the slacks. */
 OUTLINED void step_multipliers(barrier_state *s, mask where, barrier_errors *e) {
-  const real mu = s->lanes.barrier * s->lanes.cost_unit, over = ALL(1) / s->lanes.cost_unit;
-  const real length = lane_select(where, s->dual_length, ALL(0));
+  const real over = ALL(1) / s->lanes.cost_unit, length = lane_select(where, s->dual_length, ALL(0));
   real least = ALL(INFINITY), largest = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
     control_room room[NU];
@@ -207,11 +206,10 @@ OUTLINED void step_multipliers(barrier_state *s, mask where, barrier_errors *e) 
       const control_room *r = &room[i];
       const int at = t * NU + i;
       const real near_low = below(r, s->u[at]), near_high = above(r, s->u[at]);
-      const real low_aim = mu / near_low, high_aim = mu / near_high;
-      const real low = lane_clip(s->lower_multiplier[at] + length * s->d_lower[at], low_aim * R(1 / MULTIPLIER_RANGE),
-                                 low_aim * MULTIPLIER_RANGE);
-      const real high = lane_clip(s->upper_multiplier[at] + length * s->d_upper[at], high_aim * R(1 / MULTIPLIER_RANGE),
-                                  high_aim * MULTIPLIER_RANGE);
+      const real low_after = s->lower_multiplier[at] + length * s->d_lower[at];
+      const real high_after = s->upper_multiplier[at] + length * s->d_upper[at];
+      const real low = keep_near(r->has_lower, low_after, near_low, s->mu, ALL(MULTIPLIER_RANGE));
+      const real high = keep_near(r->has_upper, high_after, near_high, s->mu, ALL(MULTIPLIER_RANGE));
       s->lower_multiplier[at] = lane_select(where, where_on(r->has_lower, low), s->lower_multiplier[at]);
       s->upper_multiplier[at] = lane_select(where, where_on(r->has_upper, high), s->upper_multiplier[at]);
       least = lane_min(least, lane_select(r->has_lower, near_low * low, ALL(INFINITY)));

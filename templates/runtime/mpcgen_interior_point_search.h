@@ -23,9 +23,8 @@ INLINE void begin_evaluation(evaluation *e) {
   barrier_point *p = &e->point;
   p->cost = p->cost_scale = p->gap = p->largest_gap = p->logs = p->largest_state = ALL(0);
   p->squares = p->jumps = p->violation = p->surcharge = ALL(0);
-  e->logs.product = ALL(1);
-  e->logs.sum = ALL(0);
-  e->logs.factors = 0;
+  e->logs.fraction = ALL(1);
+  e->logs.exponent = ALL_COUNTS(0);
 }
 
 /* Next state and cost of a stage of the candidate, with the logarithms of its slacks. */
@@ -36,8 +35,8 @@ OUTLINED void evaluate_stage(barrier_state *s, int t, evaluation *e) {
   EACH(i, NU) {
     const control_room *r = &e->room[i];
     u[i] = keep_inside(r, u[i]);
-    multiply(&e->logs, lane_select(r->has_lower, (u[i] - r->lower) / r->unit, ALL(1)));
-    multiply(&e->logs, lane_select(r->has_upper, (r->upper - u[i]) / r->unit, ALL(1)));
+    add_logarithms(&e->logs, lane_select(r->has_lower, (u[i] - r->lower) * r->over_unit, ALL(1)),
+                   lane_select(r->has_upper, (r->upper - u[i]) * r->over_unit, ALL(1)));
   }
   EACH(i, NX) p->largest_state = lane_max(lane_abs(x[i]), p->largest_state);
   stage_dynamics(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), x + NX, &cost);
@@ -68,7 +67,7 @@ OUTLINED void end_evaluation(barrier_state *s, evaluation *e) {
 #if CONSTRAINED
   evaluate_slacks(s, last, e);
 #endif
-  p->logs = e->logs.sum + lane_log(e->logs.product);
+  p->logs = logarithm(&e->logs);
   s->candidate = *p;
 }
 

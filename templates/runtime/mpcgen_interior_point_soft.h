@@ -40,14 +40,13 @@ typedef struct {
 } excess_step;
 
 INLINE excess_step step_of_excess(const row_price *p, mask on, side_give give, real excess, real hold, real d_multiplier,
-                                  real mu, real *slack_share, real *multiplier_share) {
+                                  real mu, real *slack_share) {
   const mask soft = lane_and(on, p->soft);
   const real e = lane_select(soft, excess, ALL(1)), h = lane_select(soft, hold, ALL(1));
   const real d_excess = give.give * d_multiplier + give.moved;
   const real d_hold = where_on(soft, (mu - h * d_excess) / e - h);
   const excess_step step = {d_excess, d_hold, where_on(soft, (p->linear + p->quadratic * e - mu / e) * d_excess)};
   *slack_share = lane_max(-d_excess / e, *slack_share);
-  *multiplier_share = lane_max(-d_hold / h, *multiplier_share);
   return step;
 }
 
@@ -113,7 +112,7 @@ INLINE real evaluate_excess(const barrier_state *s, const row_price *price, mask
   p->cost += cost;
   p->cost_scale += cost;
   p->surcharge += where_on(soft, price_of(price, found)) - cost;
-  multiply(&e->logs, lane_select(soft, found, ALL(1)));
+  add_logarithms(&e->logs, lane_select(soft, found, ALL(1)), ALL(1));
   return where_on(soft, found);
 }
 

@@ -94,6 +94,8 @@ typedef struct {
   ARRAY(high_slack, n * NPATH + NEND)                                          \
   ARRAY(new_low_slack, n * NPATH + NEND)                                       \
   ARRAY(new_high_slack, n * NPATH + NEND)                                      \
+  ARRAY(low_inverse, n * NPATH + NEND) /* 1 / (slack + delta multiplier), from the sweep */ \
+  ARRAY(high_inverse, n * NPATH + NEND)                                        \
   ARRAY(d_low_slack, n * NPATH + NEND)                                         \
   ARRAY(d_high_slack, n * NPATH + NEND)                                        \
   ARRAY(low_multiplier, n * NPATH + NEND)                                      \
@@ -122,7 +124,9 @@ typedef struct {
   real length, dual_length;         /* of the step: of x, u and the costates; of the multipliers */
   real slope;                       /* of the barrier function along the step, in units of cost */
   real longest;                     /* what the slacks allow of the step */
-  real row_unit, restoring_room;    /* of a restoration; see weigh_violation */
+  real mu, delta, equality_weight;  /* of the sweep and the step after it, in the problem's units; see ready_pass */
+  real row_unit, restoring_room;    /* of a restoration */
+  real least_share;                 /* of a slack or multiplier, that a step has to leave */
   real violation_slope;             /* of half the rows' squares along the step of a restoration */
   real step_size;                   /* max |du| over the control's unit */
   barrier_point point, candidate;
@@ -155,7 +159,7 @@ FUNCTION void lay_out_barrier(barrier_state *s, const solve_arguments *a, reals 
 typedef struct {
   real lower, upper;
   mask has_lower, has_upper, is_free;
-  real unit;               /* D: half of the range, or what stands for it */
+  real unit, over_unit;    /* D: half of the range, or what stands for it; and 1/D */
 } control_room;
 
 INLINE void find_room(const barrier_state *s, int t, control_room *room) {
@@ -172,6 +176,7 @@ INLINE void find_room(const barrier_state *s, int t, control_room *room) {
     r->has_lower = lane_and(lane_finite(lower[i]), r->is_free);
     r->has_upper = lane_and(lane_finite(upper[i]), r->is_free);
     r->unit = lane_select(lane_and(bounded, r->is_free), half, s->unit[i]);
+    r->over_unit = ALL(1) / r->unit;
   }
 }
 
@@ -192,21 +197,19 @@ INLINE mask moving(const barrier_state *s) {
   return lane_and(lanes->busy, lane_not(lane_or(lane_or(lanes->begins, lanes->refused), lanes->certifying)));
 }
 
-/* A sum of logarithms that takes one logarithm for every few numbers. They are slacks, not below rounding and hardly
- * above one, so that their products neither overflow nor vanish. */
+/* A sum of logarithms, as that of their product: fraction 2^exponent. */
 typedef struct {
-  real product, sum;
-  int factors;
+  real fraction;
+  counts exponent;
 } log_sum;
 
-enum { LOG_FACTORS = LANE_BYTES == 8 ? 8 : 4 };
+/* Adds those of two slacks, not below rounding and hardly above one, so that the product neither overflows nor vanishes. */
+INLINE void add_logarithms(log_sum *logs, real a, real b) {
+  logs->fraction = lane_fraction(logs->fraction * (a * b), &logs->exponent);
+}
 
-INLINE void multiply(log_sum *logs, real factor) {
-  logs->product *= factor;
-  if (++logs->factors < LOG_FACTORS) return;
-  logs->sum += lane_log(logs->product);
-  logs->product = ALL(1);
-  logs->factors = 0;
+INLINE real logarithm(const log_sum *logs) {
+  return lane_log(logs->fraction) + R(0.6931471805599453) * lane_number(logs->exponent);
 }
 
 /* A candidate being made, stage by stage. */

@@ -5,17 +5,21 @@
 #ifndef MPCGEN_INTERIOR_POINT_SWEEP_H
 #define MPCGEN_INTERIOR_POINT_SWEEP_H
 
-#include "mpcgen_interior_point_rows.h"
+#include "mpcgen_interior_point_row_step.h"
 
 #define RESTORATION_SHIFT R(1e-3)
 #define RESTORING_ROOM R(1e-4)        /* of a violation of one */
 #define OPEN_GAP R(1e-6)              /* less than that is not restored */
 
-/* Readies what the passes of a restoration weigh by: what one cost unit is for rows, so that they outweigh the cost however
- * small their violation; the share of a control's range, and the slack of a row, that are left to the barrier after it. */
-INLINE void weigh_violation(barrier_state *s) {
+/* Readies what a pass weighs slacks and rows by. In restoration: what one cost unit is for rows, so that they outweigh the
+ * cost however small their violation; the share of a control's range, and the slack of a row, that are left to the barrier
+ * after it. */
+INLINE void ready_pass(barrier_state *s) {
+  s->mu = s->lanes.barrier * s->lanes.cost_unit;
   s->row_unit = s->lanes.cost_unit;
   if (!CONSTRAINED) return;
+  s->delta = ALL(INEQUALITY_DELTA) * s->lanes.looseness / s->lanes.cost_unit;
+  s->equality_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * s->lanes.looseness);
   const real gap = lane_min(ALL(1), lane_max(s->point.gap, ALL(OPEN_GAP)));
   s->row_unit = lane_select(s->lanes.restoring, VIOLATION_WEIGHT / (gap * gap) * s->lanes.cost_unit, s->row_unit);
   s->restoring_room = ALL(RESTORING_ROOM) * gap;
@@ -45,7 +49,7 @@ INLINE real shift_of(const barrier_state *s) {
 /* Adds the bounds and the shift to a stage's model; notes what its first-order conditions lack. */
 INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu, real *qu, mask *is_free) {
   barrier_summary *summary = &s->summary;
-  const real mu = unless_restoring(s, s->lanes.barrier) * s->lanes.cost_unit, shift = shift_of(s);
+  const real mu = unless_restoring(s, s->mu), shift = shift_of(s);
   control_room room[NU];
   find_room(s, t, room);
   copy_uu(q, quu);
@@ -57,7 +61,7 @@ INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu,
     const real low = unless_restoring(s, s->lower_multiplier[at]), high = unless_restoring(s, s->upper_multiplier[at]);
     const real gradient = q->gradient_u[i], dual = lane_abs(where_on(r->is_free, gradient + high - low)) * r->unit;
     s->gradient[at] = gradient;
-    quu[TRIANGLE(i, i)] += low * over_low + high * over_high + shift / (r->unit * r->unit);
+    quu[TRIANGLE(i, i)] += low * over_low + high * over_high + shift * (r->over_unit * r->over_unit);
     qu[i] = gradient + where_on(r->has_upper, mu * over_high) - where_on(r->has_lower, mu * over_low) + q->offset_u[i];
     is_free[i] = lane_and(r->is_free, lane_not(held_in_restoration(s, r, near_low, near_high, qu[i])));
     summary->dual_u = lane_max(dual, summary->dual_u);
@@ -157,7 +161,7 @@ INLINE void expand_stage(barrier_state *s, int t, const value_model *value, stag
 /* One backward sweep at the accepted trajectories. */
 FUNCTION void barrier_sweep(barrier_state *s) {
   const int last = s->horizon;
-  weigh_violation(s);
+  ready_pass(s);
   const real state_shift = shift_of(s) * unless_restoring(s, s->lanes.on_states);
   value_model *value = &s->value;
   stage_model *q = &s->model;
@@ -187,24 +191,23 @@ FUNCTION void barrier_sweep(barrier_state *s) {
 }
 
 /* The part of a stage's controls in the step: how far the slacks and multipliers let it go, and its slope. */
-INLINE void control_step(barrier_state *s, int t, real *slack_share, real *multiplier_share) {
-  const real mu = s->lanes.barrier * s->lanes.cost_unit;
+INLINE void control_step(barrier_state *s, int t, real *slack_share) {
+  const real mu = s->mu;
   control_room room[NU];
   find_room(s, t, room);
   EACH(i, NU) {
     const control_room *r = &room[i];
     const int at = t * NU + i;
     const real u = s->u[at], du = s->d_u[at], low = s->lower_multiplier[at], high = s->upper_multiplier[at];
-    const real near_low = below(r, u), near_high = above(r, u);
-    const real d_low = where_on(r->has_lower, (mu - low * du) / near_low - low);
-    const real d_high = where_on(r->has_upper, (mu + high * du) / near_high - high);
-    const real push = where_on(r->has_upper, mu / near_high) - where_on(r->has_lower, mu / near_low);
-    s->slope += (s->gradient[at] + push) * du;
-    *slack_share = lane_max(where_on(r->has_lower, -du / near_low), *slack_share);
-    *slack_share = lane_max(where_on(r->has_upper, du / near_high), *slack_share);
-    *multiplier_share = lane_max(where_on(r->has_lower, -d_low / low), *multiplier_share);
-    *multiplier_share = lane_max(where_on(r->has_upper, -d_high / high), *multiplier_share);
-    s->step_size = lane_max(lane_abs(du) / r->unit, s->step_size);
+    const real over_low = where_on(r->has_lower, ALL(1) / below(r, u));
+    const real over_high = where_on(r->has_upper, ALL(1) / above(r, u));
+    const real d_low = where_on(r->has_lower, (mu - low * du) * over_low - low);
+    const real d_high = where_on(r->has_upper, (mu + high * du) * over_high - high);
+    s->slope += (s->gradient[at] + mu * (over_high - over_low)) * du;
+    *slack_share = lane_max(-du * over_low, lane_max(du * over_high, *slack_share));
+    shorten(r->has_lower, low, d_low, s->least_share, &s->dual_length);
+    shorten(r->has_upper, high, d_high, s->least_share, &s->dual_length);
+    s->step_size = lane_max(lane_abs(du) * r->over_unit, s->step_size);
     s->d_lower[at] = d_low;
     s->d_upper[at] = d_high;
   }
@@ -224,7 +227,9 @@ INLINE void costate_step(barrier_state *s, int t) {
 
 /* The step: the policy through the linear model of the dynamics, which closes the gaps; how long it may be. */
 OUTLINED void barrier_step(barrier_state *s) {
-  real slack_share = ALL(0), multiplier_share = ALL(0);
+  real slack_share = ALL(0);
+  s->least_share = lane_min(ALL(0.01), s->lanes.barrier);
+  s->dual_length = ALL(1);
   s->slope = s->step_size = s->violation_slope = ALL(0);
   EACH(i, NX) s->d_x[i] = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
@@ -236,19 +241,17 @@ OUTLINED void barrier_step(barrier_state *s) {
     }
     stage_tangent(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, next);
     EACH(i, NX) next[i] += gap_at(s->path, t, i);
-    control_step(s, t, &slack_share, &multiplier_share);
+    control_step(s, t, &slack_share);
 #if CONSTRAINED
-    row_step(s, t, &slack_share, &multiplier_share);
+    row_step(s, t, &slack_share);
 #endif
     costate_step(s, t + 1);
   }
 #if CONSTRAINED
-  row_step(s, s->horizon, &slack_share, &multiplier_share);
+  row_step(s, s->horizon, &slack_share);
 #endif
-  const real most = lane_max(ALL(0.99), ALL(1) - s->lanes.barrier);
-  s->longest = lane_min(ALL(1), most / slack_share);
+  s->longest = lane_min(ALL(1), (ALL(1) - s->least_share) / slack_share);
   if (CONSTRAINED) s->longest = lane_select(s->lanes.restoring, ALL(1), s->longest);
-  s->dual_length = lane_min(ALL(1), most / multiplier_share);
   s->slope /= s->lanes.cost_unit;
 }
 

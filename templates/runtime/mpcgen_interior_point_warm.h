@@ -64,10 +64,10 @@ INLINE void excess_near(const row_price *price, mask where, real room, real mult
 /* Slacks and multipliers of the rows of a solution at a stage. */
 FUNCTION void rows_near(barrier_state *s, mask where, int t) {
   const real mu = s->lanes.barrier, cost_unit = s->lanes.cost_unit;
-  row_room room[ROWS];
-  find_rows(s, t, room);
+  row_limits limits;
+  read_limits(s, t, &limits);
   for (int i = 0; i < row_count(s, t); i++) {
-    const row_room *r = &room[i];
+    const row_room room = room_of(&limits, t, i), *r = &room;
     const int at = t * NPATH + i;
     const real row = s->row[at], dual = s->high_multiplier[at], pressure = dual / cost_unit;
     real low_room = where_on(r->has_lower, row - r->lower), high_room = where_on(r->has_upper, r->upper - row);

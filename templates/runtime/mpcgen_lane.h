@@ -18,12 +18,14 @@
 #if MPCGEN_PRECISION == 64
 typedef double scalar;
 typedef int64_t scalar_bits;
+typedef uint64_t scalar_magnitude;
 #define SCALAR_EPSILON 2.220446049250313e-16
 #define ALL_BUT_SIGN INT64_MAX
 #define LANE_BYTES 8
 #else
 typedef float scalar;
 typedef int32_t scalar_bits;
+typedef uint32_t scalar_magnitude;
 #define SCALAR_EPSILON 1.1920929e-07f
 #define ALL_BUT_SIGN INT32_MAX
 #define LANE_BYTES 4
@@ -80,6 +82,11 @@ typedef scalar_bits mask;
 #define ALL_COUNTS(value) ((counts)(value))
 #endif
 typedef mask counts; /* whole numbers; a mask is minus one where it is true */
+#if LANES > 1
+typedef scalar_magnitude magnitudes __attribute__((vector_size(REGISTER_BYTES)));
+#else
+typedef scalar_magnitude magnitudes;
+#endif
 
 #if !MPCGEN_CUDA
 
@@ -127,6 +134,14 @@ INLINE int lane_any(mask where) {
   return __builtin_ia32_cvtq2mask512((long long __attribute__((vector_size(64))))where) != 0;
 #elif REGISTER_BYTES == 64
   return __builtin_ia32_cvtd2mask512(where) != 0;
+#elif REGISTER_BYTES == 32 && LANE_BYTES == 8
+  return __builtin_ia32_movmskpd256((real)where) != 0;
+#elif REGISTER_BYTES == 32
+  return __builtin_ia32_movmskps256((real)where) != 0;
+#elif defined(__SSE2__) && LANE_BYTES == 8
+  return __builtin_ia32_movmskpd((real)where) != 0;
+#elif defined(__SSE2__)
+  return __builtin_ia32_movmskps((real)where) != 0;
 #else
   scalar_bits bits = 0;
   for (int lane = 0; lane < LANES; lane++) bits |= where[lane];
@@ -202,6 +217,24 @@ INLINE real lane_sign(real a) {
 /* True where a is neither infinite nor NaN. */
 INLINE mask lane_finite(real a) { return lane_lt(lane_abs(a), ALL(INFINITY)); }
 
+
+/* What is left of a positive number, of 1 to 2, when the power of two in it is taken out and added to `exponent`. */
+INLINE real lane_fraction(real a, counts *exponent) {
+  enum { FRACTION_BITS = LANE_BYTES == 8 ? 52 : 23, BIAS = LANE_BYTES == 8 ? 1023 : 127 };
+  const scalar_bits unit = (scalar_bits)BIAS << FRACTION_BITS, fraction = ((scalar_bits)1 << FRACTION_BITS) - 1;
+  counts bits;
+  memcpy(&bits, &a, sizeof bits);
+  *exponent += (counts)((magnitudes)bits >> FRACTION_BITS) - BIAS;
+  bits = (bits & fraction) | unit;
+  memcpy(&a, &bits, sizeof bits);
+  return a;
+}
+
+#if LANES > 1
+INLINE real lane_number(counts a) { return __builtin_convertvector(a, real); }
+#else
+INLINE real lane_number(counts a) { return (real)a; }
+#endif
 
 /* libmvec's names: _ZGV, instruction set, N, lanes, v per argument, function. */
 #if LANES > 1 && defined(MPCGEN_HAVE_LIBMVEC) && defined(__x86_64__)
