@@ -20,6 +20,7 @@
 #define TINY_STEP R(0.1)
 #define LARGE_STEP R(0.5)
 #define RESTORED_MULTIPLIER R(1e3)    /* the largest after restoration */
+#define SECOND_ORDER_RISE R(0.25)     /* of the weight of second derivatives after a step */
 #define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 enum { MOST_FAILURES = 14, STALE = 12, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 enum { ATTEMPT = 200, MOST_ATTEMPTS = 3 }; /* iterations until a problem begins anew */
@@ -231,7 +232,8 @@ INLINE void step_costates(barrier_state *s, mask where) {
 }
 
 /* Memory of the regularisation: more after a step that had to be short, or a rollout, less after a long one. With
- * constraints it is less after every step. */
+ * constraints it is less after every step, and second derivatives that were left out come back by and by: where all of
+ * them were no use, they often are not in the next pass, which would sweep twice to find out. */
 INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled) {
   const real now = s->lanes.shift, share = s->length / s->longest;
   const mask short_step = CONSTRAINED ? lane_none() : lane_or(rolled, lane_and(stepped, lane_lt(share, ALL(0.3))));
@@ -241,7 +243,8 @@ INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled) {
   const real raised = lane_select(lane_lt(ALL(0), now), more, ALL(FIRST_SHIFT));
   const real lowered = lane_select(lane_lt(less, ALL(LEAST_SHIFT)), ALL(0), less);
   s->lanes.shift = lane_select(short_step, raised, lane_select(long_step, lowered, now));
-  s->lanes.second_order = lane_select(stepped, ALL(1), s->lanes.second_order);
+  const real fuller = lane_min(ALL(1), s->lanes.second_order + SECOND_ORDER_RISE);
+  s->lanes.second_order = lane_select(stepped, fuller, s->lanes.second_order);
 }
 
 /* What the dual residual will be after the step: its linear part shrinks with the step's length, and what is left grows

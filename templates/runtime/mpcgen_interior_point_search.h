@@ -207,14 +207,20 @@ OUTLINED void empty_filter(barrier_progress *lanes, mask where) {
 /* What the candidates of a pass are judged by: the iterate, and what of its step does not depend on the length. */
 typedef struct {
   real merit, gap, rounding, gap_rounding;
-  real fall, fall_power, gap_power;     /* promised by the slope, to the 2.3; gap to the 1.1 */
+  real fall;                  /* promised by the slope */
+  mask near;                  /* its gaps may be small enough for the barrier function to judge */
+  real fall_power, gap_power; /* fall to the 2.3; gap to the 1.1; where near */
 } measure;
 
 OUTLINED measure measure_of(const barrier_state *s) {
   const barrier_point *p = &s->point;
   const real fall = lane_max(-s->slope, ALL(0));
-  const measure m = {merit(s, p), p->gap, merit_rounding(s, p), gap_rounding(s, p), fall,
-                     lane_pow(fall, ALL(2.3)), lane_pow(p->gap, ALL(1.1))};
+  const mask near = lane_and(lane_lt(ALL(0), fall), lane_le(p->gap, s->lanes.little_gap));
+  measure m = {merit(s, p), p->gap, merit_rounding(s, p), gap_rounding(s, p), fall, near, ALL(0), ALL(0)};
+  if (!lane_any(lane_and(near, s->lanes.busy))) return m;
+  m.fall_power = lane_pow(lane_select(near, fall, ALL(1)), ALL(2.3)); /* of 0 it is slow */
+  m.gap_power = lane_pow(lane_select(lane_and(near, lane_lt(ALL(0), p->gap)), p->gap, ALL(1)), ALL(1.1));
+  m.gap_power = lane_select(lane_lt(ALL(0), p->gap), m.gap_power, ALL(0));
   return m;
 }
 
@@ -224,8 +230,7 @@ INLINE mask judge_candidates(const barrier_state *s, const measure *m, mask *kee
   const barrier_progress *lanes = &s->lanes;
   const real value = merit(s, p), change = value - m->merit;
   const mask finite = lane_and(lane_finite(value), lane_finite(p->gap));
-  const mask by_merit = lane_and(lane_and(lane_lt(ALL(0), m->fall), lane_le(m->gap, lanes->little_gap)),
-                                 lane_lt(m->gap_power, s->length * m->fall_power));
+  const mask by_merit = lane_and(m->near, lane_lt(m->gap_power, s->length * m->fall_power));
   const mask armijo = lane_le(change, m->rounding - BARRIER_ARMIJO * s->length * m->fall);
   const mask closer = lane_le(p->gap, (R(1) - GAP_MARGIN) * m->gap + m->gap_rounding);
   const mask cheaper = lane_le(change, m->rounding - GAP_MARGIN * m->gap);
