@@ -8,6 +8,9 @@
 
 #include "mpcgen_interior_point_control.h"
 
+/* Weight of the second derivatives in the first step: far from a solution their multipliers are none, and where there are
+ * constraints the Hessian is hardly ever convex with them. */
+#define FIRST_SECOND_ORDER (CONSTRAINED && !LINEAR_CONSTRAINTS ? 0 : 1)
 #define SCATTERED 0.5           /* share of half a control's range by which a later attempt moves its start */
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 
@@ -56,7 +59,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(&lanes->shift, k, 0);
     lane_set(&lanes->looseness, k, 1);
     lane_set(&lanes->on_states, k, CONSTRAINED || attempt > 1);
-    lane_set(&lanes->second_order, k, 1);
+    lane_set(&lanes->second_order, k, FIRST_SECOND_ORDER);
     lane_set(&lanes->best_gap, k, (scalar)INFINITY);
     lane_set(&lanes->best_error, k, (scalar)INFINITY);
     lane_recount(&lanes->stale, k, 0);
@@ -92,6 +95,7 @@ RARE int load_guess(barrier_state *s, const solve_arguments *a, int k, int64_t p
     lane_mark(&s->lanes.given, k, good);
     lane_mark(&s->lanes.warm, k, good && is_solution);
     lane_mark(&s->lanes.adjoint, k, !(good && is_solution));
+    if (good && is_solution) lane_set(&s->lanes.second_order, k, 1);
   }
   return good || is_solution;
 }

@@ -53,7 +53,7 @@ RARE real restoring_slope(const barrier_state *s, int t, in_reals change) {
 #if SOFT_ROWS
 /* The step of the excesses of a row for one of its multipliers. */
 INLINE void soften_step(barrier_state *s, const row_room *r, const row_excess *excess, int at, real d_low_multiplier,
-                        real d_high_multiplier, real *slack_share) {
+                        real d_high_multiplier, real *slack_share, real *slope) {
   const excess_step low = step_of_excess(&r->price, excess->has_low, excess->low_give, excess->low, s->low_hold[at],
                                          d_low_multiplier, s->mu, slack_share);
   const excess_step high = step_of_excess(&r->price, excess->has_high, excess->high_give, excess->high, s->high_hold[at],
@@ -65,7 +65,7 @@ INLINE void soften_step(barrier_state *s, const row_room *r, const row_excess *e
   s->d_high_excess[at] = high.excess;
   s->d_low_hold[at] = low.hold;
   s->d_high_hold[at] = high.hold;
-  s->slope += low.slope + high.slope;
+  *slope += low.slope + high.slope;
 }
 #endif
 
@@ -80,8 +80,8 @@ INLINE void find_changes(const barrier_state *s, int t, real *change) {
 }
 
 /* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. */
-FUNCTION void row_step(barrier_state *s, int t, real *slack_share) {
-  real change[ROWS], share = *slack_share, dual_length = s->dual_length, slope = ALL(0), pushes = ALL(0);
+FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *slope) {
+  real change[ROWS], share = *slack_share, dual_length = s->dual_length, sum = ALL(0), pushes = ALL(0);
   row_limits limits;
   find_changes(s, t, change);
   read_limits(s, t, &limits);
@@ -101,16 +101,16 @@ FUNCTION void row_step(barrier_state *s, int t, real *slack_share) {
     shorten(sides.low.on, sides.low.multiplier, low.multiplier, s->least_share, &dual_length);
     shorten(sides.high.on, sides.high.multiplier, high.multiplier, s->least_share, &dual_length);
     pushes += low_ratio + high_ratio;
-    slope -= (s->high_multiplier[at] - s->low_multiplier[at]) * change[i];
+    sum -= (s->high_multiplier[at] - s->low_multiplier[at]) * change[i];
 #if SOFT_ROWS
     s->dual_length = dual_length;
-    soften_step(s, &r, &sides.excess, at, low.multiplier, high.multiplier, &share);
+    soften_step(s, &r, &sides.excess, at, low.multiplier, high.multiplier, &share, &sum);
     dual_length = s->dual_length;
 #endif
   }
   *slack_share = share;
   s->dual_length = dual_length;
-  s->slope += slope - s->mu * pushes;
+  *slope += sum - s->mu * pushes;
   if (lane_any(s->lanes.restoring)) s->violation_slope += restoring_slope(s, t, change);
 }
 

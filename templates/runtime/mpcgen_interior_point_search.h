@@ -27,6 +27,12 @@ INLINE void begin_evaluation(evaluation *e) {
   e->logs.exponent = ALL_COUNTS(0);
 }
 
+INLINE void note_state(barrier_point *p, in_reals x) {
+  real largest = ALL(0);
+  EACH(i, NX) largest = lane_max(lane_abs(x[i]), largest);
+  p->largest_state = lane_max(largest, p->largest_state);
+}
+
 /* Next state and cost of a stage of the candidate, with the logarithms of its slacks. */
 OUTLINED void evaluate_stage(barrier_state *s, int t, evaluation *e) {
   const reals x = s->new_path + t * PAIR, u = s->new_u + t * NU;
@@ -38,7 +44,7 @@ OUTLINED void evaluate_stage(barrier_state *s, int t, evaluation *e) {
     add_logarithms(&e->logs, lane_select(r->has_lower, (u[i] - r->lower) * r->over_unit, ALL(1)),
                    lane_select(r->has_upper, (r->upper - u[i]) * r->over_unit, ALL(1)));
   }
-  EACH(i, NX) p->largest_state = lane_max(lane_abs(x[i]), p->largest_state);
+  note_state(p, x);
   stage_dynamics(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), x + NX, &cost);
   p->cost += cost;
   p->cost_scale += lane_abs(cost);
@@ -48,12 +54,16 @@ OUTLINED void evaluate_stage(barrier_state *s, int t, evaluation *e) {
 }
 
 INLINE void evaluate_gap(barrier_state *s, int t, barrier_point *p) {
+  real sum = ALL(0), largest = ALL(0);
   EACH(i, NX) {
-    const real gap = gap_at(s->new_path, t, i);
-    note_lack(p, gap);
-    p->jumps += lane_abs(gap);
-    p->violation = lane_max(lane_abs(gap), p->violation);
+    const real size = lane_abs(gap_at(s->new_path, t, i));
+    sum += size;
+    largest = lane_max(size, largest);
   }
+  p->gap += sum;
+  p->jumps += sum;
+  p->largest_gap = lane_max(largest, p->largest_gap);
+  p->violation = lane_max(largest, p->violation);
 }
 
 OUTLINED void end_evaluation(barrier_state *s, evaluation *e) {
@@ -61,7 +71,7 @@ OUTLINED void end_evaluation(barrier_state *s, evaluation *e) {
   const int last = s->horizon;
   real cost;
   terminal_cost(s->new_path + last * PAIR, s->theta, stage_row(s->theta_stage, s->rows, last), &cost);
-  EACH(i, NX) p->largest_state = lane_max(lane_abs(s->new_path[last * PAIR + i]), p->largest_state);
+  note_state(p, s->new_path + last * PAIR);
   p->cost += cost;
   p->cost_scale += lane_abs(cost);
 #if CONSTRAINED

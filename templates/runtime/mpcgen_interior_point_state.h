@@ -219,11 +219,4 @@ typedef struct {
   control_room room[NU];
 } evaluation;
 
-/* Counts what a row of the dynamics or of a constraint lacks. */
-INLINE void note_lack(barrier_point *p, real lack) {
-  const real size = lane_abs(lack);
-  p->gap += size;
-  p->largest_gap = lane_max(size, p->largest_gap);
-}
-
 #endif

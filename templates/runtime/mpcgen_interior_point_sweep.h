@@ -80,6 +80,8 @@ INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu,
  * function from that of lambda_t as the sweep has it to that of the iterate's. */
 INLINE void meet_costates(barrier_state *s, int t, value_model *value) {
   barrier_summary *summary = &s->summary;
+  real largest = ALL(0), size = ALL(0); /* of the stage, and not through memory */
+  mask finite = lane_all();
   EACH(i, NX) {
     const int at = t * NX + i;
     const real found = value->costate[i], sound = lane_select(lane_finite(found), found, ALL(0));
@@ -91,10 +93,14 @@ INLINE void meet_costates(barrier_state *s, int t, value_model *value) {
     value->offset[i] += residual;
     value->costate[i] = costate;
     s->offset[at] = value->offset[i];
-    summary->dual_x = lane_max(lane_abs(residual), summary->dual_x);
-    summary->costate_sum += t > 0 ? lane_abs(costate) : ALL(0);
-    /* What has no derivative at x_0 only has not reached a control. */
-    if (t > 0) summary->finite = lane_and(summary->finite, lane_finite(found));
+    largest = lane_max(lane_abs(residual), largest);
+    size += lane_abs(costate);
+    finite = lane_and(finite, lane_finite(found));
+  }
+  if (t > 0) { /* what has no derivative at x_0 only has not reached a control */
+    summary->dual_x = lane_max(largest, summary->dual_x);
+    summary->costate_sum += size;
+    summary->finite = lane_and(summary->finite, finite);
   }
   EACH(i, NXX) s->hessian[t * NXX + i] = value->hessian[i]; /* of a copy gcc makes a slow instruction */
 }
@@ -191,7 +197,7 @@ FUNCTION void barrier_sweep(barrier_state *s) {
 }
 
 /* The part of a stage's controls in the step: how far the slacks and multipliers let it go, and its slope. */
-INLINE void control_step(barrier_state *s, int t, real *slack_share) {
+INLINE void control_step(barrier_state *s, int t, real *slack_share, real *slope) {
   const real mu = s->mu;
   control_room room[NU];
   find_room(s, t, room);
@@ -203,7 +209,7 @@ INLINE void control_step(barrier_state *s, int t, real *slack_share) {
     const real over_high = where_on(r->has_upper, ALL(1) / above(r, u));
     const real d_low = where_on(r->has_lower, (mu - low * du) * over_low - low);
     const real d_high = where_on(r->has_upper, (mu + high * du) * over_high - high);
-    s->slope += (s->gradient[at] + mu * (over_high - over_low)) * du;
+    *slope += (s->gradient[at] + mu * (over_high - over_low)) * du;
     *slack_share = lane_max(-du * over_low, lane_max(du * over_high, *slack_share));
     shorten(r->has_lower, low, d_low, s->least_share, &s->dual_length);
     shorten(r->has_upper, high, d_high, s->least_share, &s->dual_length);
@@ -215,22 +221,24 @@ INLINE void control_step(barrier_state *s, int t, real *slack_share) {
 
 /* d_lambda = V dx + (v - lambda) at a stage, and what its states add to the slope of the cost: the gradient of the
  * cost along the step is that of L, less lambda'(F dw) at each stage. */
-INLINE void costate_step(barrier_state *s, int t) {
+INLINE void costate_step(barrier_state *s, int t, real *slope) {
+  real sums[2] = {ALL(0), ALL(0)};
   EACH(i, NX) {
     real sum = s->offset[t * NX + i];
     EACH(j, NX) sum += s->hessian[t * NXX + SYMMETRIC(i, j)] * s->d_x[t * NX + j];
     s->d_costate[t * NX + i] = sum;
-    s->slope += s->dual_residual[t * NX + i] * s->d_x[t * NX + i];
-    s->slope += s->costate[t * NX + i] * gap_at(s->path, t - 1, i);
+    sums[0] += s->dual_residual[t * NX + i] * s->d_x[t * NX + i];
+    sums[1] += s->costate[t * NX + i] * gap_at(s->path, t - 1, i);
   }
+  *slope += sums[0] + sums[1];
 }
 
 /* The step: the policy through the linear model of the dynamics, which closes the gaps; how long it may be. */
 OUTLINED void barrier_step(barrier_state *s) {
-  real slack_share = ALL(0);
+  real slack_share = ALL(0), slope = ALL(0);
   s->least_share = lane_min(ALL(0.01), s->lanes.barrier);
   s->dual_length = ALL(1);
-  s->slope = s->step_size = s->violation_slope = ALL(0);
+  s->step_size = s->violation_slope = ALL(0);
   EACH(i, NX) s->d_x[i] = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
     const reals d_x = s->d_x + t * NX, d_u = s->d_u + t * NU, next = s->d_x + (t + 1) * NX;
@@ -241,18 +249,18 @@ OUTLINED void barrier_step(barrier_state *s) {
     }
     stage_tangent(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, next);
     EACH(i, NX) next[i] += gap_at(s->path, t, i);
-    control_step(s, t, &slack_share);
+    control_step(s, t, &slack_share, &slope);
 #if CONSTRAINED
-    row_step(s, t, &slack_share);
+    row_step(s, t, &slack_share, &slope);
 #endif
-    costate_step(s, t + 1);
+    costate_step(s, t + 1, &slope);
   }
 #if CONSTRAINED
-  row_step(s, s->horizon, &slack_share);
+  row_step(s, s->horizon, &slack_share, &slope);
 #endif
   s->longest = lane_min(ALL(1), (ALL(1) - s->least_share) / slack_share);
   if (CONSTRAINED) s->longest = lane_select(s->lanes.restoring, ALL(1), s->longest);
-  s->slope /= s->lanes.cost_unit;
+  s->slope = slope / s->lanes.cost_unit;
 }
 
 #endif
