@@ -39,7 +39,7 @@ INLINE side_step step_of_side(const barrier_state *s, const row_side *side, real
 }
 
 /* The slope of half the rows' squares along the step of a restoration. */
-RARE real restoring_slope(const barrier_state *s, int t, in_reals change) {
+RARE real restoring_slope(const barrier_state *s, int t, const real *change) {
   row_limits limits;
   real slope = ALL(0);
   read_limits(s, t, &limits);

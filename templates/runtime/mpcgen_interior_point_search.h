@@ -27,7 +27,7 @@ INLINE void begin_evaluation(evaluation *e) {
   e->logs.exponent = ALL_COUNTS(0);
 }
 
-INLINE void note_state(barrier_point *p, in_reals x) {
+INLINE void note_state(barrier_point *p, stored_reals x) {
   real largest = ALL(0);
   EACH(i, NX) largest = lane_max(lane_abs(x[i]), largest);
   p->largest_state = lane_max(largest, p->largest_state);
