@@ -6,6 +6,9 @@ them. The witnesses are the dense KKT system of the baseline at the same solutio
 along a random direction, solved anew from the solution. Where a row is so weakly active that its state is not certain
 to last for a step of the differences (`margin`), the gradient may be one-sided: such instances are counted and left
 out. Prints a row for each problem, and exits with status 1 where an error exceeds what is promised.
+
+With ``--float32`` instead: gradients in float32 at its tolerance beside those in float64, for instances that have the
+same solution in both. An entry's error is relative to the largest entry of its gradient.
 """
 
 import argparse
@@ -37,6 +40,9 @@ KKT = {problems.rocket: 1e-6}
 KKT_ELSEWHERE = 1e-7
 DIFFERENCES = 1e-4
 LEAST_COSINE = 0.999999
+FLOAT32 = 1e-3
+SAME_SOLUTION = 0.02
+"""Largest difference of controls, relative to the largest one, between precisions that found the same minimum."""
 
 
 def instances(make, count, seed):
@@ -144,15 +150,53 @@ def examine(make, count, seed):
     }
 
 
+def gradients_of(spec, dtype, x0, values, seed):
+    """The solution in a precision, and gradients of the random loss by x0 and the parameters, (count, ...) each."""
+    leaves = [leaf.detach().to(dtype).requires_grad_(True) for leaf in (x0, *values.values())]
+    module = compiled(spec, (str(dtype).removeprefix("torch."),))
+    mpc = module.MPC(max_iterations=1000, on_unconverged="ignore")
+    sol = mpc(leaves[0], **dict(zip(values, leaves[1:], strict=True)))
+    loss = Loss(sol, seed)
+    found = torch.autograd.grad(loss(sol).sum(), leaves)
+    return sol, [g.double().reshape(len(x0), -1) for g in found]
+
+
+def examine_float32(make, count, seed):
+    """How far the gradients in float32 are from those in float64: a line."""
+    x0, values = instances(make, count, seed)
+    sol, exact = gradients_of(make().spec(), torch.float64, x0, values, seed)
+    rounded, ours = gradients_of(make().spec(), torch.float32, x0, values, seed)
+    both = (sol.status == mpcgen.Status.CONVERGED) & (rounded.status == mpcgen.Status.CONVERGED)
+    apart = (sol.u - rounded.u).abs().amax((1, 2)) / sol.u.abs().amax((1, 2))
+    same = both & (apart < SAME_SOLUTION) & (sol.margin > LEAST_MARGIN)
+    errors = torch.cat(
+        [
+            ((o - e).abs() / e.abs().amax(1, keepdim=True).clamp_min(1e-12))[same].flatten()
+            for o, e in zip(ours, exact, strict=True)
+        ]
+    )
+    within = (errors <= FLOAT32).double().mean() if len(errors) else float("nan")
+    middle, most = (errors.quantile(q) if len(errors) else float("nan") for q in (0.5, 0.99))
+    return (
+        f"{make.__name__:20}{int(same.sum()):>6} of {count}, {len(errors):>6} entries: {within:.1%} within {FLOAT32:g}; "
+        f"half of them {middle:.1e}, 99 % {most:.1e}"
+    )
+
+
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000, help="instances, over all problems")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--problem", choices=[make.__name__ for make in SPREAD], action="append")
+    parser.add_argument("--float32", action="store_true", help="compare the precisions")
     options = parser.parse_args()
     chosen = [make for make in SPREAD if not options.problem or make.__name__ in options.problem]
     each = -(-options.count // len(chosen))
+    if options.float32:
+        for make in chosen:
+            print(examine_float32(make, each, options.seed), flush=True)
+        return 0
     print(
         f"{'':20}{'solved':>10}{'compared':>10}{'KKT':>10}{'1-cosine':>10}{'over':>6}{'doubtful':>10}{'differences':>13}{'apart':>7}"
     )

@@ -82,6 +82,7 @@ typedef scalar_bits mask;
 #define ALL_COUNTS(value) ((counts)(value))
 #endif
 typedef mask counts; /* whole numbers; a mask is minus one where it is true */
+/* The bits of a `real`. */
 #if LANES > 1
 typedef scalar_magnitude magnitudes __attribute__((vector_size(REGISTER_BYTES)));
 #else
@@ -221,10 +222,11 @@ INLINE mask lane_finite(real a) { return lane_lt(lane_abs(a), ALL(INFINITY)); }
 /* What is left of a positive number, of 1 to 2, when the power of two in it is taken out and added to `exponent`. */
 INLINE real lane_fraction(real a, counts *exponent) {
   enum { FRACTION_BITS = LANE_BYTES == 8 ? 52 : 23, BIAS = LANE_BYTES == 8 ? 1023 : 127 };
-  const scalar_bits unit = (scalar_bits)BIAS << FRACTION_BITS, fraction = ((scalar_bits)1 << FRACTION_BITS) - 1;
-  counts bits;
+  const scalar_magnitude unit = (scalar_magnitude)BIAS << FRACTION_BITS;
+  const scalar_magnitude fraction = ((scalar_magnitude)1 << FRACTION_BITS) - 1;
+  magnitudes bits;
   memcpy(&bits, &a, sizeof bits);
-  *exponent += (counts)((magnitudes)bits >> FRACTION_BITS) - BIAS;
+  *exponent += (counts)(bits >> FRACTION_BITS) - BIAS;
   bits = (bits & fraction) | unit;
   memcpy(&a, &bits, sizeof bits);
   return a;
