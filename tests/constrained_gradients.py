@@ -178,8 +178,8 @@ def examine_float32(make, count, seed):
     within = (errors <= FLOAT32).double().mean() if len(errors) else float("nan")
     middle, most = (errors.quantile(q) if len(errors) else float("nan") for q in (0.5, 0.99))
     return (
-        f"{make.__name__:20}{int(same.sum()):>6} of {count}, {len(errors):>6} entries: {within:.1%} within {FLOAT32:g}; "
-        f"half of them {middle:.1e}, 99 % {most:.1e}"
+        f"{make.__name__:20}{int(same.sum()):>6} of {count}, {len(errors):>6} entries: {within:.1%} within "
+        f"{FLOAT32:g}; half of them {middle:.1e}, 99 % {most:.1e}"
     )
 
 
