@@ -11,7 +11,7 @@ from controllers import compiled
 
 import mpcgen
 from mpcgen.baseline.functions import Functions
-from mpcgen.compiler import Compilation
+from mpcgen.compiler import Compilation, inspect
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
@@ -93,6 +93,13 @@ def test_what_is_short_or_no_loop_is_written_out(change):
         problem, rates, dt=0.1, substeps=2 if change == "few" else 40, discrete=discrete
     )
     assert Compilation(problem.spec()).derived.loop is None
+
+
+@pytest.mark.parametrize("substeps", [1, 12])
+def test_a_state_that_only_accumulates_cost_is_named_as_such(substeps):
+    said = "spent: accumulated by the dynamics, solved like terms of the stage cost"
+    assert said in inspect(pendulum(substeps, carried=True).spec())
+    assert "accumulated by the dynamics" not in inspect(pendulum(substeps).spec())
 
 
 def test_a_stage_of_too_many_substeps_is_refused():

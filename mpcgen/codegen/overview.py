@@ -23,7 +23,7 @@ _SMALL = 8
 def overview(kernels: Kernels, economy: Economy, rendered: Rendered) -> str:
     """Return sizes, parameter layout, sparsity, operation counts and text sizes, laid out for a terminal."""
     sections = (
-        ("", _sizes(kernels.model)),
+        ("", _sizes(kernels.model, kernels.carried)),
         ("Parameters", _parameters(kernels)),
         ("Sparsity", _sparsity(kernels)),
         ("Operations", _operations(economy)),
@@ -37,7 +37,7 @@ def overview(kernels: Kernels, economy: Economy, rendered: Rendered) -> str:
     return "\n\n".join(blocks)
 
 
-def _sizes(model: Model) -> Iterator[str]:
+def _sizes(model: Model, carried: Sequence[str]) -> Iterator[str]:
     problem = model.signature
     yield f"problem {problem.name}"
     yield ""
@@ -50,6 +50,8 @@ def _sizes(model: Model) -> Iterator[str]:
     yield f"  {'parameters':<12}{count}"
     yield f"  {'horizon':<12}{problem.horizon} controls, {problem.horizon + 1} states by default"
     yield f"  {'dynamics':<12}{problem.dynamics}"
+    if carried:
+        yield f"  {'costs':<12}{', '.join(carried)}: accumulated by the dynamics, solved like terms of the stage cost"
 
 
 def _wrapped(title: str, count: int, items: Sequence[str]) -> Iterator[str]:

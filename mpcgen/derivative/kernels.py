@@ -38,7 +38,8 @@ class Kernels:
     Fused, `stage_expand_*` gives Q directly from V. Otherwise it gives F and H, and loops form Q. Of dynamics
     without second derivatives there is no exact model beside the Gauss-Newton one: it is the same.
     ``quadratic``: the dynamics are linear in states and controls, and the costs quadratic. ``loop``: over substeps, of
-    which the functions then are; those of stages are composed of them.
+    which the functions then are; those of stages are composed of them. ``carried``: the states that only accumulate
+    cost, and are solved like terms of the stage cost.
     """
 
     model: Model
@@ -50,6 +51,7 @@ class Kernels:
     quadratic: bool
     functions: tuple[Function, ...]
     loop: Loop | None = None
+    carried: tuple[str, ...] = ()
 
     @property
     def curved(self) -> bool:
@@ -76,4 +78,5 @@ def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
         not loop and stage.is_linear_quadratic,
         loop.functions() if loop else stage.functions(),
         loop,
+        tuple(stage.x_names[i] for i in sorted((*(loop.accumulators if loop else ()), *stage.accumulators))),
     )

@@ -52,6 +52,11 @@ class Loop:
         return (*self.rates.functions(self.costs), *outer)
 
     @property
+    def accumulators(self) -> tuple[int, ...]:
+        """States that move and only accumulate cost."""
+        return tuple(i for i, carried in zip(self.substeps.moving, self.carried, strict=True) if carried)
+
+    @property
     def costs(self) -> bool:
         """Whether steps add to the cost, be it the stage's or one that a state carries."""
         return any(self.carried) or not self.rates.model.stage_cost.is_zero
