@@ -38,14 +38,18 @@ class MPC(torch.nn.Module):
     method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto". Where only controls are
     bounded, "auto" begins with box-DDP, and leaves to the interior point, from the same start, the problems in which
     refused steps prevail, whose first model is not convex or next to linear, or which diverge; what that does not
-    solve either, box-DDP goes on with. Iterations are those of both. With ``hessian="gauss_newton"`` or
+    solve either, box-DDP goes on with, as with all problems whose dynamics are linear.
+    Iterations are those of both. With ``hessian="gauss_newton"`` or
     ``smooth="solve"`` it is box-DDP, with other constraints the interior point, which alone knows them. That
     ends where its errors are at most ``tol``, with the cost in units that make the first trajectory's 100 and
     controls in units of their range; ``sol.residual`` is the largest of them, and ``sol.iterations`` counts Newton
     steps. It has the exact Hessian only.
 
     tol: KKT residual at which a problem counts as solved, max |u - clip(u - dL/du, lower, upper)|, in the units of u
-    and dL/du; default 1e-8 in float64, 1e-4 in float32. max_iterations: passes of one rollout and one backward sweep.
+    and dL/du; default 1e-8 in float64, 1e-4 in float32. As these may be any, the next step must also promise to lower
+    the cost by less than tol^1.5 of it: the force of a car, in newtons, is found although dL/du is tiny, and one in
+    micronewtons is CONVERGED where rounding leaves no better step, with the residual that it has.
+    max_iterations: passes of one rollout and one backward sweep.
     hessian: of the solver, "exact" (of the Lagrangian, near the solution) or "gauss_newton" (iLQR); the same where the
     dynamics are linear. gradient: "exact", or "gauss_newton" for the paper's Module 2, which leaves the curvature of
     the dynamics out of the implicit differentiation and is in general not the derivative of the solution; or

@@ -30,7 +30,8 @@ class Status(IntEnum):
 
 _TABLE = {
     Status.CONVERGED: (
-        "the KKT residual is at most tol, and the solution is a strict local minimum",
+        "the KKT residual is at most tol, or as small as the precision allows, and the solution is a strict local "
+        "minimum",
         "nothing to do",
     ),
     Status.MAX_ITERATIONS: (

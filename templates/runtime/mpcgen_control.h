@@ -90,7 +90,7 @@ FUNCTION mask accept_candidates(solver_state *s) {
   lane_progress *lanes = &s->lanes;
   const mask stepped = lane_and(iterating(s), lane_not(lanes->overflowed));
   if (LINEAR_QUADRATIC && !(s->barrier > 0)) find_share(s, stepped);
-  const mask better = lane_le(s->cost - lanes->cost, ARMIJO * s->promise + rounding(s));
+  const mask better = lane_le(s->cost - lanes->cost, ARMIJO * lane_min(s->promise, ALL(0)) + rounding(s));
   const mask good = lane_and(stepped, lane_and(lane_finite(s->cost), better));
   const mask refused = lane_and(stepped, lane_not(good));
   const mask accepted = lane_or(good, lane_and(lanes->busy, lanes->begins));
@@ -103,6 +103,7 @@ FUNCTION mask accept_candidates(solver_state *s) {
   lanes->cost = lane_select(accepted, s->cost, lanes->cost);
   lanes->barrier_cost = lane_select(accepted, s->barrier_cost, lanes->barrier_cost);
   lanes->cost_scale = lane_select(accepted, s->cost_scale, lanes->cost_scale);
+  lanes->first_scale = lane_select(lane_and(lanes->busy, lanes->begins), s->cost_scale, lanes->first_scale);
   return accepted;
 }
 
@@ -131,6 +132,15 @@ INLINE void note_overflow(solver_state *s) {
   s->second_order = lane_select(lanes->overflowed, ALL(0), s->second_order);
 }
 
+/* Whether the next step is worth nothing: the residual alone says little, being in units of a control and of the cost.
+ * The step promises next to nothing of the cost, so that controls are within about tol^(3/4) of their natural size; where
+ * the cost falls to zero, next to nothing of the first one. */
+INLINE mask worthless(const solver_state *s, scalar tolerance) {
+  const real tol = ALL(tolerance), share = tol * lane_sqrt(tol);
+  const real little = share * (s->lanes.cost_scale + share * s->lanes.first_scale);
+  return lane_le(-expected_change(s), lane_max(little, rounding(s)));
+}
+
 /* Keeps count of steps too small for the cost to judge; past PATIENCE a lane is at its precision's limit. */
 INLINE mask stalled(solver_state *s, mask where) {
   lane_progress *lanes = &s->lanes;
@@ -148,11 +158,12 @@ INLINE void keep_residual(solver_state *s) {
 }
 
 /* Whether box-DDP is the method for a lane: not where refused steps prevail, or small ones are many; nor where the
- * Gauss-Newton model of the first trajectory is not convex, or so nearly linear that all controls go to their bounds. */
+ * Gauss-Newton model of the first trajectory is not convex, or so nearly linear that all controls go to their bounds. Of
+ * linear dynamics that model is exact, and box-DDP the method for all. */
 INLINE mask gets_on(const solver_state *s) {
   const lane_progress *lanes = &s->lanes;
-  const mask bent = lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend);
-  const mask fit = lane_or(lane_and(s->summary.convex, bent), lane_not(lanes->begins));
+  const mask bent = lane_and(s->summary.convex, lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend));
+  const mask fit = lane_or(bent, lane_not(lanes->begins));
   const mask calm = lane_le(s->regularisation, ALL(LARGEST_REGULARISATION));
   const mask young = lane_more(ALL_COUNTS(MOST_PASSES), lanes->iterations);
   return lane_and(lane_and(fit, calm), lane_and(young, lane_more(ALL_COUNTS(MOST_TROUBLES), lanes->troubles)));
@@ -167,12 +178,20 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, in
   /* A certifying lane whose model is not convex comes first: that model may have overflowed. */
   decide(&v, lane_and(lanes->certifying, lane_not(s->summary.convex)), NOT_A_MINIMUM);
   decide(&v, lane_not(lane_and(s->summary.finite, lane_finite(s->summary.residual))), DIVERGED);
-  decide(&v, lanes->certifying, CONVERGED);
+  /* What came to the limit of its precision with another model has to be there with this one too. */
+  const mask small = lane_le(s->summary.residual, ALL(tolerance));
+  const mask at_limit = lane_le(-expected_change(s), R(4) * rounding(s));
+  decide(&v, lane_and(lanes->certifying, lane_or(small, at_limit)), CONVERGED);
+  decide(&v, lanes->certifying, STALLED);
 
   const mask whole = LINEAR_DYNAMICS ? lane_all() : lane_le(ALL(1), s->second_order); /* all second derivatives */
   const mask exact = lane_and(whole, lane_eq(s->regularisation, ALL(0)));
-  const mask solved = lane_le(s->summary.residual, ALL(tolerance));
-  decide(&v, lane_and(solved, certify ? lane_and(exact, s->summary.convex) : lane_all()), CONVERGED);
+  const mask done = lane_and(small, worthless(s, tolerance));
+  const mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
+  /* Newton's method comes to a stop at rounding, Gauss and Newton's may where it is slow. */
+  const mask solved = s->exact_hessian || LINEAR_DYNAMICS ? lane_or(done, stuck) : done;
+  const mask certain = lane_and(exact, s->summary.convex);
+  decide(&v, lane_and(solved, certify ? certain : lane_or(done, certain)), CONVERGED);
   const mask uncertain = lane_and(solved, v.open);
   lanes->best_residual = lane_select(uncertain, s->summary.residual, lanes->best_residual);
   lanes->certifying = lane_or(lanes->certifying, uncertain);
@@ -181,10 +200,10 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, in
 
   const mask going = lane_and(v.open, lane_not(uncertain));
   mask may_go_on = lane_more(ALL_COUNTS(max_iterations), lanes->iterations);
-  if (s->hands_over) may_go_on = lane_and(may_go_on, gets_on(s));
+  if (s->hands_over && !LINEAR_DYNAMICS) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
   const mask hopeless = lane_lt(ALL(LARGEST_REGULARISATION), s->regularisation);
-  decide(&v, lane_and(going, lane_or(stalled(s, lane_and(going, v.open)), hopeless)), STALLED);
+  decide(&v, lane_and(going, lane_or(stuck, hopeless)), STALLED);
   lanes->begins = lane_none();
   return v.status;
 }

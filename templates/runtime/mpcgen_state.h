@@ -23,6 +23,7 @@ typedef struct {
   real cost;            /* of the accepted trajectory, its barrier included */
   real barrier_cost;
   real cost_scale;      /* sum of the stages' absolute costs: what rounding is relative to */
+  real first_scale;     /* the same of the first trajectory */
   real best_residual;   /* while certifying: the residual that was small enough */
 } lane_progress;
 

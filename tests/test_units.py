@@ -1,0 +1,81 @@
+"""The units of a cost and of a control change neither how a problem ends nor its solution."""
+
+import functools
+
+import pytest
+import sympy as sp
+import torch
+
+import mpcgen
+from mpcgen import Status
+from tests.controllers import compiled
+
+KINDS = {"reach": (1.0, 0.1, 0.0), "rest": (0.0, 0.1, 1e-5), "cheap": (1.0, 1e-6, 0.0)}
+"""Goal, weight of the control, and first position."""
+
+
+@functools.cache
+def arm():
+    """A control of unit ``a`` and a cost of unit ``s``, both parameters, so that all units are one batch."""
+    problem = mpcgen.Problem("units", horizon=10)
+    position, speed = problem.states("position speed")
+    a, s, goal, weight = problem.parameters("a s goal weight", default=[1.0, 1.0, 1.0, 0.1])
+    (u,) = problem.controls("u", lower=-a, upper=a)
+    problem.dynamics = [position + speed / 2, speed + u / a / 2 - sp.sin(position) / 50]
+    running = (position - goal) ** 2 + speed**2 / 10 + weight * (u / a) ** 2
+    problem.stage_cost = s * running
+    problem.terminal_cost = s * (10 * (position - goal) ** 2 + speed**2)
+    return compiled(problem, ("float64", "float32"))
+
+
+@functools.cache
+def car():
+    """A car of 1,500 kg, its force in newtons over ``a``, that is to drive at 15 m/s."""
+    problem = mpcgen.Problem("heavy_car", horizon=20)
+    place, speed = problem.states("place speed")
+    a, s = problem.parameters("a s", default=[1.0, 1.0])
+    (u,) = problem.controls("u", lower=-8000 * a, upper=4000 * a)
+    force = u / a
+    problem.dynamics = [place + speed / 10, speed + (force / 1500 - 3 * speed**2 / 10000) / 10]
+    problem.stage_cost = s * ((speed - 15) ** 2 / 10 + force**2 / 10_000_000)
+    problem.terminal_cost = s * (speed - 15) ** 2
+    return compiled(problem, ("float64", "float32"))
+
+
+def grid(dtype):
+    """Units of the control and of the cost, (cells,) each; the first cell is (1, 1)."""
+    reach = 9 if dtype == torch.float64 else 6
+    exponents = torch.arange(-reach, reach + 1, 3, dtype=torch.float64)
+    cells = torch.cartesian_prod(exponents, exponents)
+    cells = torch.cat([torch.zeros(1, 2, dtype=torch.float64), cells])
+    return [(10**column).to(dtype) for column in cells.T]
+
+
+def judge(sol, a, dtype, error):
+    assert (sol.status == Status.CONVERGED).all(), sol.status
+    u = sol.u.detach().double()[..., 0] / a.double()[:, None]
+    assert (u - u[0]).abs().max() <= error * u[0].abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_unit_gives_the_same_solution(kind, dtype):
+    a, s = grid(dtype)
+    goal, weight, start = KINDS[kind]
+    x0 = torch.tensor([start, 0.0], dtype=dtype)
+    goal, weight = (torch.tensor(value, dtype=dtype) for value in (goal, weight))
+    sol = arm().MPC(on_unconverged="ignore", method="ddp")(
+        x0.expand(len(a), 2), a=a, s=s, goal=goal, weight=weight
+    )
+    judge(sol, a, dtype, 1e-5 if dtype == torch.float64 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("speed", [10.0, 14.9, 14.999])
+def test_a_car_in_newtons_is_driven(speed, dtype):
+    a, s = grid(dtype)
+    x0 = torch.tensor([0.0, speed], dtype=dtype)
+    sol = car().MPC(on_unconverged="ignore")(x0.expand(len(a), 2), a=a, s=s)
+    judge(sol, a, dtype, 1e-5 if dtype == torch.float64 else 1e-2)
+    if speed == 14.9:
+        assert abs(float(sol.u[0, 0, 0]) - 160.801) < 1e-4 * 160
