@@ -27,6 +27,12 @@ def test_one_precision_computes_the_same_and_refuses_the_other(pendulum):
         torch.func.vmap(alone.MPC())(x0)
 
 
+def test_cudas_kernels_in_one_precision(pendulum):
+    module = mpcgen.compile(pendulum.spec, targets=("cuda-host",), dtypes=(torch.float32,))
+    x0 = pendulum.starts(3, 0).float()
+    torch.testing.assert_close(module.MPC()(x0).u, pendulum.mpc()(x0).u, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("dtypes", ["float16", (), ("float64", "half"), None, (torch.int32,)])
 def test_what_is_no_precision_is_refused(pendulum, dtypes, tmp_path):
     for function in (mpcgen.compile, functools.partial(build, directory=tmp_path)):

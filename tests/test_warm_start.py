@@ -7,6 +7,7 @@ import torch
 
 import mpcgen
 from mpcgen import Status
+from mpcgen.runtime.loading import DTYPES
 from mpcgen.runtime.outputs import OUTPUTS
 from tests import constrained_problems as problems
 from tests.controllers import compiled, example
@@ -16,13 +17,13 @@ BATCH = 16
 
 
 @functools.cache
-def module(make, dtype="float64"):
-    return compiled(make(), (dtype,))
+def module(make):
+    return compiled(make(), DTYPES if make is problems.linear_quadratic else ("float64",))
 
 
 @functools.cache
-def controller(make, dtype="float64"):
-    return module(make, dtype).MPC(on_unconverged="ignore")
+def controller(make):
+    return module(make).MPC(on_unconverged="ignore")
 
 
 def start(make):
@@ -213,7 +214,7 @@ def test_it_works_under_transforms_and_compilers():
 
 def test_float32():
     make = problems.linear_quadratic
-    mpc, x0 = controller(make, "float32"), start(make).float()
+    mpc, x0 = controller(make), start(make).float()
     before, near = mpc(x0), disturbed(x0)
     warm, cold = mpc(near, warm_start=before, shift=0), mpc(near)
     assert (warm.status == Status.CONVERGED).all()

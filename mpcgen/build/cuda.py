@@ -209,7 +209,9 @@ def source_file(rendered: Rendered, toolchain: CudaToolchain) -> str:
 
 def compile_command(toolchain: CudaToolchain, precision: int, digest: str) -> list[str]:
     """The command that compiles a precision, but for its source and its object file."""
-    definitions = (f"-DMPCGEN_PRECISION={precision}", f'-DMPCGEN_DIGEST="{digest}"')
+    definitions = [f"-DMPCGEN_PRECISION={precision}"]
+    if precision == toolchain.precisions[0]:
+        definitions.append(f'-DMPCGEN_DIGEST="{digest}"')
     return [*toolchain.command, *toolchain.compile_flags, *definitions, f"-I{HEADER_FOLDER}", "-c"]
 
 

@@ -303,7 +303,7 @@ static int examine_batch(const examine_arguments *a, void *workspace, void *stre
   return (int)cudaGetLastError();
 }
 
-#if MPCGEN_PRECISION == 64
+#ifdef MPCGEN_DIGEST /* of a library's object files in one */
 const char *mpcgen_cuda_message(int error) { return cudaGetErrorString((cudaError_t)error); }
 const char *mpcgen_build_digest(void) { return MPCGEN_DIGEST; }
 #endif
