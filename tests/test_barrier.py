@@ -164,7 +164,7 @@ def test_a_start_at_a_bound_far_from_zero_has_slack_in_single_precision(bound):
     (u,) = problem.controls("u", **bound)
     problem.dynamics = [u / 1000]
     problem.stage_cost = problem.terminal_cost = (x**2 - 4.04) ** 2
-    mpc = compiled(problem).MPC(smoothing=1e-6, smooth="solve", on_unconverged="raise")
+    mpc = compiled(problem, ("float32",)).MPC(smoothing=1e-6, smooth="solve", on_unconverged="raise")
     solution = mpc(torch.zeros(2, 1))
     assert (solution.u.abs() > 2000).all()
 
