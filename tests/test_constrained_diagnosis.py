@@ -21,6 +21,15 @@ def solution(module):
     return module.MPC(on_unconverged="raise")(starts)
 
 
+def test_where_converged_keeps_multipliers_by_name(module):
+    mpc = module.MPC(on_unconverged="ignore")
+    solution = mpc(torch.tensor([[0.1, 0.0], [float("nan"), 0.0]], dtype=torch.float64))
+    masked = solution.where_converged()
+    assert masked.duals.keys() == solution.duals.keys()
+    for name, value in masked.duals.items():
+        assert torch.equal(value[0], solution.duals[name][0]) and (value[1] == 0).all()
+
+
 def test_rows_have_the_values_and_bounds_of_their_stages(solution):
     velocity = solution.rows["velocity"]
     assert velocity.values.shape == (2, 40, 1)

@@ -302,5 +302,7 @@ def test_where_converged_keeps_shapes_and_flags_and_leaves_solved_problems_alone
         assert torch.equal(value[::2], before[::2]) and value.shape == before.shape
         assert not value.is_floating_point() or (value[1] == 7).all()
     assert torch.equal(masked.status, solution.status)
-    with pytest.raises(ExaminationError):
+    with pytest.raises(ExaminationError, match="where_converged has put numbers in that solve nothing"):
         masked.multipliers  # noqa: B018
+    with pytest.raises(ExaminationError):
+        pickle.loads(pickle.dumps(masked)).multipliers  # noqa: B018

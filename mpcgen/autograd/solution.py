@@ -111,8 +111,8 @@ class Solution(_Asked, Outputs):
     def where_converged(self, otherwise: float = 0.0) -> Solution:
         """The same solution with ``otherwise`` for every number of the problems that did not converge.
 
-        Shapes, status and iterations stay, gradients too; those of the other problems end here. It cannot be
-        examined, since the numbers put in solve nothing: ask this one for its multipliers.
+        Shapes, status and iterations stay, gradients too; those of the other problems end here. With constraints its
+        `duals` are there. It cannot be examined, since the numbers put in solve nothing: ask this one.
         """
         kept = self.converged
 
@@ -122,7 +122,7 @@ class Solution(_Asked, Outputs):
             return value.where(kept.reshape(kept.shape + (1,) * (value.ndim - kept.ndim)), otherwise)
 
         masks = [value if value is None else masked(value) for value in _tensors(self)]
-        return Solution(*masks)  # type: ignore[arg-type]
+        return Solution.of(tuple(masks), self._origin, None, MASKED)  # type: ignore[arg-type]
 
     @property
     def duals(self) -> Duals:
@@ -239,6 +239,10 @@ class Solution(_Asked, Outputs):
         if self._examined is not None:
             return self._examined
         origin = self._known_origin()
+        if self._versions == MASKED:
+            raise ExaminationError(
+                "where_converged has put numbers in that solve nothing; ask the solution that it was called on"
+            )
         if self._versions is not None:
             for name, version in zip(("x", "u", "status"), self._versions, strict=True):
                 if versions_of((getattr(self, name),)) not in (None, (version,)):
@@ -259,9 +263,12 @@ class Solution(_Asked, Outputs):
         return self._origin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Solution.of, (_tensors(self), self._origin, self._history)
+        origin = None if self._versions == MASKED else self._origin
+        return Solution.of, (_tensors(self), origin, self._history)
 
 
+MASKED: tuple[int, ...] = ()
+"""In the place of versions, of a solution with numbers put in."""
 FRESH = (0, 0, 0)
 """Versions of x, u and status that nobody but the kernels has written."""
 
