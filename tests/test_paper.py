@@ -16,17 +16,23 @@ from examples.paper.comparison import claims_of, page_table, table
 from examples.paper.figure3 import agrees
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of all experiments, since figure 6 shows trials of figure 4."""
+    return tmp_path_factory.mktemp("paper")
+
+
 # torch loads its rules for forward mode at their first use, with a warning about itself
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", paper.EXPERIMENTS)
-def test_short_experiment_bears_out_its_claims(name, tmp_path):
-    result = CliRunner().invoke(paper.main, [name, "--quick", "--output", str(tmp_path)])
+def test_short_experiment_bears_out_its_claims(name, folder):
+    result = CliRunner().invoke(paper.main, [name, "--quick", "--output", str(folder)])
     assert result.exit_code == 0, result.output
-    record = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     assert record["claims"] and record["rows"]
     assert all(claim["holds"] for claim in record["claims"])
     for suffix in (".png", ".svg", ".csv"):
-        assert (tmp_path / name).with_suffix(suffix).stat().st_size > 200
+        assert (folder / name).with_suffix(suffix).stat().st_size > 200
 
 
 def test_a_claim_that_fails_fails_the_command(tmp_path, monkeypatch):
