@@ -208,10 +208,12 @@ def quick_claims(trials: Mapping[Cell, Trial]) -> list[Claim]:
     claims = []
     for system in SYSTEMS:
         network = loss[system, "nn"]
-        for method in ("sysid", "mpc.dx"):
-            text = f"{system}: test loss of {method} {loss[system, method]:.2g}, 1000 times below nn's {network:.2g}"
-            claims.append(Claim(text, 1000 * loss[system, method] < network))
-        for method in ("mpc.cost", "mpc.cost.dx"):
-            text = f"{system}: test loss of {method} {loss[system, method]:.2g}, below nn's {network:.2g}"
-            claims.append(Claim(text, loss[system, method] < network))
+        for method in ("sysid", "mpc.dx", "mpc.cost", "mpc.cost.dx"):
+            found = loss.get((system, method))
+            if found is None:  # the short version leaves some out
+                continue
+            times = 1000 if method in ("sysid", "mpc.dx") else 1
+            share = "1000 times " if times == 1000 else ""
+            text = f"{system}: test loss of {method} {found:.2g}, {share}below nn's {network:.2g}"
+            claims.append(Claim(text, times * found < network))
     return claims
