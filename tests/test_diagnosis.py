@@ -95,7 +95,8 @@ def test_the_report_says_which_bound_is_nearest_to_switching(car):
 
 def test_a_stalled_float32_batch_is_sent_to_float64(car):
     x0 = car.starts(16, 0)
-    single = car.mpc(tol=1e-9, on_unconverged="ignore")(x0.float())
+    # with the exact Hessian the limit of the precision is a solution
+    single = car.mpc(tol=1e-9, hessian="gauss_newton", on_unconverged="ignore")(x0.float())
     assert (single.status == Status.STALLED).sum() > 2
     assert any("x0.double()" in hint for hint in mpcgen.diagnose(single).hints)
     assert not any("x0.double()" in hint for hint in mpcgen.diagnose(car.mpc()(x0)).hints)

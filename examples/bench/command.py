@@ -11,7 +11,6 @@ import click
 from rich.console import Console
 
 from examples.bench.cells import select
-from examples.bench.gallery_report import main_gallery
 from examples.bench.packages import Packages
 from examples.bench.picture import draw
 from examples.bench.results import Results
@@ -82,6 +81,10 @@ def main(**options: Any) -> None:
     own = {name: options.pop(name) for name in ("count", "peer_count", "methods")}
     if options.pop("gallery"):
         shared = {name: options[name] for name in ("problems", "tol", "seed", "picture", "output")}
+        from examples.bench.gallery_report import (
+            main_gallery,
+        )  # needs CasADi and numpy, which the rest does without
+
         main_gallery(**shared, **own)
     elif any(value not in (None, ()) for value in own.values()):
         raise ParameterError("--count, --peer-count and --method are options of --gallery; give that too")

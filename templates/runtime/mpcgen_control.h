@@ -22,8 +22,8 @@
 #define AFTER_REFUSAL R(0.3)
 #define AFTER_NONE R(0.25) /* the first weight after one was refused down to none */
 #define LEAST_SECOND_ORDER R(0.05)
-#define LEAST_BEND R(1e-2) /* share of the slope by which a first model has to bend: at a minimum without bounds it is 0.5 */
-enum { PATIENCE = 6, MOST_TROUBLES = 8, MOST_PASSES = 100 };
+#define LEAST_BEND R(1e-2) /* share of the slope by which a model has to bend: at a minimum without bounds it is 0.5 */
+enum { PATIENCE = 6, MOST_TROUBLES = 8, FEW_PASSES = 15, MOST_PASSES = 100 };
 
 /* A change of the cost below this is rounding. */
 INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
@@ -157,13 +157,15 @@ INLINE void keep_residual(solver_state *s) {
   s->summary.residual = lane_select(lanes->certifying, lanes->best_residual, s->summary.residual);
 }
 
-/* Whether box-DDP is the method for a lane: not where refused steps prevail, or small ones are many; nor where the
- * Gauss-Newton model of the first trajectory is not convex, or so nearly linear that all controls go to their bounds. Of
+/* Whether box-DDP is the method for a lane: not where refused steps prevail, or small ones are many; nor where after the
+ * passes that most problems take the model is not convex, or so nearly linear that all controls go to their bounds. Of
  * linear dynamics that model is exact, and box-DDP the method for all. */
 INLINE mask gets_on(const solver_state *s) {
   const lane_progress *lanes = &s->lanes;
   const mask bent = lane_and(s->summary.convex, lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend));
-  const mask fit = lane_or(bent, lane_not(lanes->begins));
+  const mask judged = lane_not(lane_or(lane_more(ALL_COUNTS(FEW_PASSES), lanes->iterations),
+                                       lane_more(lanes->iterations, ALL_COUNTS(FEW_PASSES))));
+  const mask fit = lane_or(bent, lane_not(judged));
   const mask calm = lane_le(s->regularisation, ALL(LARGEST_REGULARISATION));
   const mask young = lane_more(ALL_COUNTS(MOST_PASSES), lanes->iterations);
   return lane_and(lane_and(fit, calm), lane_and(young, lane_more(ALL_COUNTS(MOST_TROUBLES), lanes->troubles)));

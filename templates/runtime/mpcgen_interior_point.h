@@ -203,9 +203,9 @@ RARE void store_duals(const barrier_state *s, const solve_arguments *a, int k, s
  * dynamics; and with its mark, so that box-DDP goes on, if there are iterations left. Returns whether it does. */
 RARE int leave_rollout(barrier_state *s, const solve_arguments *a, int k, int status) {
   const int64_t problem = s->problem[k];
-  const int leaves = is_later_run(a) && status != CONVERGED && status != NOT_A_MINIMUM;
-  if (!leaves) return 0;
   const int mark = a->status[problem], before = HANDED_OVER - mark, iterations = lane_count(&s->lanes.iterations, k);
+  const int ended = status == CONVERGED || (status == NOT_A_MINIMUM && before != DIVERGED);
+  if (!is_later_run(a) || ended) return 0;
   const int goes_on = before != DIVERGED && iterations < a->max_iterations;
   team_meet(); /* all have read what there is */
   TEAM_LEADER {
