@@ -206,8 +206,9 @@ def test_a_rollout_that_overflows_diverges_on_both(pendulum, host):
 @both_precisions
 def test_the_cpus_solution_is_a_warm_start(name, dtype, host):
     given = inputs(CASES[name](), dtype, SMALL_BATCH)
-    cold = solve(CASES[name]().module, given)
-    warm = solve(host(name), {**given, "u_init": cold.u})
+    # in float32 the interior point, to which a problem may be left, ends at a coarser cost than box-DDP
+    cold = solve(CASES[name]().module, given, method="ddp")
+    warm = solve(host(name), {**given, "u_init": cold.u}, method="ddp")
     assert (warm.status == Status.CONVERGED).all()
     assert warm.iterations.double().mean() <= cold.iterations.double().mean()
     error = (warm.cost - cold.cost).abs() / cold.cost.abs().clamp(min=1e-3)

@@ -158,11 +158,11 @@ INLINE void keep_residual(solver_state *s) {
 }
 
 /* Whether box-DDP is the method for a lane: not where refused steps prevail, or small ones are many; nor where after the
- * passes that most problems take the model is not convex, or so nearly linear that all controls go to their bounds. Of
- * linear dynamics that model is exact, and box-DDP the method for all. */
+ * passes that most problems take the model is so nearly linear that all controls go to their bounds. Of linear dynamics
+ * that model is exact, and box-DDP the method for all. */
 INLINE mask gets_on(const solver_state *s) {
   const lane_progress *lanes = &s->lanes;
-  const mask bent = lane_and(s->summary.convex, lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend));
+  const mask bent = lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend);
   const mask judged = lane_not(lane_or(lane_more(ALL_COUNTS(FEW_PASSES), lanes->iterations),
                                        lane_more(lanes->iterations, ALL_COUNTS(FEW_PASSES))));
   const mask fit = lane_or(bent, lane_not(judged));
