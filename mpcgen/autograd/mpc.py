@@ -37,7 +37,7 @@ class MPC(torch.nn.Module):
 
     method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto". Where only controls are
     bounded, "auto" begins with box-DDP, and leaves to the interior point, from the same start, the problems in which
-    refused steps prevail, whose first model is not convex or next to linear, or which diverge; what that does not
+    refused steps prevail, whose model is next to linear after 15 passes, or which diverge; what that does not
     solve either, box-DDP goes on with, as with all problems whose dynamics are linear.
     Iterations are those of both. With ``hessian="gauss_newton"`` or
     ``smooth="solve"`` it is box-DDP, with other constraints the interior point, which alone knows them. That
