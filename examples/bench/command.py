@@ -81,9 +81,8 @@ def main(**options: Any) -> None:
     own = {name: options.pop(name) for name in ("count", "peer_count", "methods")}
     if options.pop("gallery"):
         shared = {name: options[name] for name in ("problems", "tol", "seed", "picture", "output")}
-        from examples.bench.gallery_report import (
-            main_gallery,
-        )  # needs CasADi and numpy, which the rest does without
+        # Needs CasADi and numpy, which the rest does without.
+        from examples.bench.gallery_report import main_gallery
 
         main_gallery(**shared, **own)
     elif any(value not in (None, ()) for value in own.values()):

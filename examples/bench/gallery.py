@@ -195,11 +195,10 @@ def _ours(
     options = {"method": method, "tol": settings.tol, "max_iterations": settings.max_iterations}
     mpc = mpcgen.compile(spec, dtypes=("float64",), progress=False).MPC(on_unconverged="ignore", **options)
     parameters = {name: torch.as_tensor(value) for name, value in entry.parameters.items()}
-    mpc(
-        torch.as_tensor(x0[:1]), u_init=torch.as_tensor(u[:1]), horizon=entry.horizon, **parameters
-    )  # what is lazy
+    starts, u_init = torch.as_tensor(x0), torch.as_tensor(u)
+    mpc(starts[:1], u_init=u_init[:1], horizon=entry.horizon, **parameters)  # what is lazy
     began = time.perf_counter()
-    sol = mpc(torch.as_tensor(x0), u_init=torch.as_tensor(u), horizon=entry.horizon, **parameters)
+    sol = mpc(starts, u_init=u_init, horizon=entry.horizon, **parameters)
     seconds = time.perf_counter() - began
     names = Counter(Status(int(status)).name for status in sol.status)
     solved = (sol.status == Status.CONVERGED).numpy()

@@ -17,10 +17,6 @@ Form = str
 """``"integral"`` or ``"sum"``."""
 
 
-def _number(text: str) -> sp.Float:
-    return sp.Float(text)
-
-
 def _pose(
     problem: mpcgen.Problem,
     rates: Sequence[sp.Expr],
@@ -55,7 +51,7 @@ def rayleigh(form: Form) -> mpcgen.Problem:
     problem = mpcgen.Problem(f"rayleigh_{form}", horizon=90)
     x1, x2 = problem.states("x1 x2")
     (u,) = problem.controls("u", lower=-1, upper=1)
-    rates = [x2, -x1 + x2 * (_number("1.4") - _number("0.14") * x2**2) + 4 * u]
+    rates = [x2, -x1 + x2 * (sp.Float("1.4") - sp.Float("0.14") * x2**2) + 4 * u]
     return _pose(problem, rates, u**2 + x1**2, 4.5 / 90, 2, form)
 
 
@@ -88,17 +84,17 @@ def jensen_reactor() -> mpcgen.Problem:
     x = problem.states([f"x{i}" for i in range(1, 9)])
     u = problem.controls([f"u{i}" for i in range(1, 5)], lower=[0] * 4, upper=[20, 6, 4, 20])
     flow = u[0] + u[1] + u[3]
-    r12 = _number("17.6") * x[0] * x[1]
+    r12 = sp.Float("17.6") * x[0] * x[1]
     r23 = x[1] * x[2]
-    r45 = _number("51.3") * x[3] * x[4]
+    r45 = sp.Float("51.3") * x[3] * x[4]
     r16 = x[0] * x[5] * u[2]
     profit = (
-        _number("5.8") * (flow * x[0] - u[3])
-        - _number("3.7") * u[0]
-        - _number("4.1") * u[1]
+        sp.Float("5.8") * (flow * x[0] - u[3])
+        - sp.Float("3.7") * u[0]
+        - sp.Float("4.1") * u[1]
         + flow * (23 * x[3] + 11 * x[4] + 28 * x[5] + 35 * x[6])
         - 5 * u[2] ** 2
-        - _number("0.099")
+        - sp.Float("0.099")
     )
     rates = [
         u[3] - flow * x[0] - r12 - 23 * r16,
@@ -121,7 +117,7 @@ def crane(form: Form) -> mpcgen.Problem:
     x = problem.states("place speed rope rope_speed swing swing_rate")
     u = problem.controls("push pull", lower=[-2, -2], upper=[2, 2])
     _, speed, rope, rope_speed, swing, swing_rate = x
-    force = _number("9.81") * sp.sin(swing) + sp.cos(swing) * u[0] + 2 * rope_speed * swing_rate
+    force = sp.Float("9.81") * sp.sin(swing) + sp.cos(swing) * u[0] + 2 * rope_speed * swing_rate
     rates = [speed, u[0], rope_speed, u[1], swing_rate, -force / rope]
     aim, weight = (2, 0, 2, 0, 0, 0), (1, 2, 2, 1, 1, 4)
     running = sum(w * (s - a) ** 2 for w, s, a in zip(weight, x, aim, strict=True))
@@ -133,8 +129,8 @@ def ball_on_plate() -> mpcgen.Problem:
     problem = mpcgen.Problem("ball_on_plate", horizon=10)
     x1, x2 = problem.states("x1 x2")
     (u,) = problem.controls("u", lower=-0.0524, upper=0.0524)
-    cost = 50 * (x1 + _number("0.2")) ** 2 + 5 * x2**2
-    rates = [x2 - _number("0.04") * u, -_number("7.01") * u]
+    cost = 50 * (x1 + sp.Float("0.2")) ** 2 + 5 * x2**2
+    rates = [x2 - sp.Float("0.04") * u, -sp.Float("7.01") * u]
     return _pose(problem, rates, cost + 90 * u**2, 0.3 / 10, 1, "integral", terminal=cost)
 
 
@@ -143,7 +139,7 @@ def acrobot() -> mpcgen.Problem:
     problem = mpcgen.Problem("acrobot", horizon=60)
     angle, elbow, rate, elbow_rate = problem.states("angle elbow rate elbow_rate")
     (torque,) = problem.controls("torque", lower=-10, upper=10)
-    half, g = sp.Rational(1, 2), _number("9.8")
+    half, g = sp.Rational(1, 2), sp.Float("9.8")
     c2, s2 = sp.cos(elbow), sp.sin(elbow)
     d11, d12, d22 = half**2 + 1 + half**2 + c2 + 2, half**2 + half * c2 + 1, half**2 + 1
     b1 = half * s2 * elbow_rate * (elbow_rate + 2 * rate) - (half + 1) * g * sp.sin(angle)
@@ -164,7 +160,7 @@ def rocket_landing() -> mpcgen.Problem:
     problem = mpcgen.Problem("rocket_landing", horizon=50)
     x, z, vx, vz, tilt, rate, mass = problem.states("x z vx vz tilt rate mass")
     throttle, gimbal = problem.controls("throttle gimbal", lower=[0.3, -0.2], upper=[1, 0.2])
-    force, g = 25_000 * throttle, _number("9.81")
+    force, g = 25_000 * throttle, sp.Float("9.81")
     rates = [
         vx,
         vz,

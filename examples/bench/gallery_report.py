@@ -155,11 +155,10 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     """Write the performance profile; the ending of ``path`` says its format."""
     picture = figure(figsize=(7, 4.5), layout="constrained")
     ax: Any = picture.subplots()
+    grid = np.geomspace(1, MOST_RATIO, 200)
     for solver, ratios in profile(outcomes).items():
         if len(ratios):
-            share = np.searchsorted(ratios, grid := np.geomspace(1, MOST_RATIO, 200), side="right") / len(
-                ratios
-            )
+            share = np.searchsorted(ratios, grid, side="right") / len(ratios)
             ax.step(grid, 100 * share, where="post", label=solver)
     ax.set(xscale="log", xlim=(1, MOST_RATIO), ylim=(0, 101), ylabel="% of the starts solved")
     ax.set(xlabel="iterations, at most so many times those of the best solver", title="Gallery")

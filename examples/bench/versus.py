@@ -30,16 +30,8 @@ WORKER = Path(__file__).parent / "versus_worker.py"
 def prepare(root: Path, folder: Path, names: list[str]) -> None:
     """Build the examples of a checkout with its own mpcgen."""
     for name in names:
-        command = [
-            sys.executable,
-            "-m",
-            "mpcgen",
-            "build",
-            str(root / "examples" / f"{name}.py"),
-            "-o",
-            str(folder),
-        ]
-        script = f"import sys; from mpcgen.cli import main; sys.argv = {command[2:]!r}; main()"
+        arguments = ["mpcgen", "build", str(root / "examples" / f"{name}.py"), "-o", str(folder)]
+        script = f"import sys; from mpcgen.cli import main; sys.argv = {arguments!r}; main()"
         done = subprocess.run(
             [sys.executable, "-c", script], cwd=folder, env=_environment(root), capture_output=True
         )

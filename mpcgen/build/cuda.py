@@ -27,10 +27,10 @@ from mpcgen.build.extension import write_sources
 from mpcgen.build.toolchain import run_compiler, split_command
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, CompilerNotFoundError
-from mpcgen.runtime.loading import DTYPES, interface_name, library_name
+from mpcgen.runtime.loading import DTYPES, bits_of, interface_name, library_name
 
 DEFAULT_ARCHITECTURES = ("sm_80+PTX",)
-PRECISIONS = (64, 32)
+PRECISIONS = tuple(map(bits_of, DTYPES))
 HOST_COMPILERS = ("g++", "clang++", "c++")
 # Not --use_fast_math: it would round sin, division and square root otherwise than the CPU does.
 BASE_FLAGS = ("-std=c++20", "-DMPCGEN_CUDA=1")
@@ -75,7 +75,7 @@ class CudaToolchain:
     @property
     def precisions(self) -> tuple[int, ...]:
         """Bits of a number in each compilation."""
-        return tuple(int(name.removeprefix("float")) for name in self.dtypes)
+        return tuple(map(bits_of, self.dtypes))
 
     @property
     def is_shim(self) -> bool:

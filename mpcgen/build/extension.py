@@ -9,7 +9,7 @@ from mpcgen.build.toolchain import SINGLE_FLAGS, Toolchain, find_toolchain
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError
 from mpcgen.runtime import interrupts
-from mpcgen.runtime.loading import extension_name
+from mpcgen.runtime.loading import bits_of, extension_name
 
 VARIANTS = (
     ("f64_batch", ("-DMPCGEN_PRECISION=64", "-DMPCGEN_BATCH=1")),
@@ -90,7 +90,7 @@ def _variant_commands(
 
 def _variants(toolchain: Toolchain) -> list[tuple[str, tuple[str, ...]]]:
     """Those of the precisions that are wanted."""
-    wanted = tuple(f"f{name.removeprefix('float')}_" for name in toolchain.dtypes)
+    wanted = tuple(f"f{bits_of(dtype)}_" for dtype in toolchain.dtypes)
     return [variant for variant in VARIANTS if variant[0].startswith(wanted)]
 
 

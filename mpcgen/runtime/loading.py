@@ -47,6 +47,11 @@ class Library:
         return c_stem(self.name)
 
 
+def bits_of(dtype: str) -> int:
+    """Bits of a number of one of `DTYPES`, by which C calls a precision."""
+    return int(dtype.removeprefix("float"))
+
+
 def load(package_file: str, name: str, source_digest: str) -> Library:
     """Check and load the extension of a generated package; or, where it has none, its CUDA library.
 

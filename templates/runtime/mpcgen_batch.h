@@ -95,11 +95,11 @@ static size_t solve_part(const solve_arguments *a) {
 
 static size_t solve_workspace(const solve_arguments *a) { return (size_t)solve_threads(a) * solve_part(a); }
 
-/* Problems that box-DDP has left to the interior point. */
-static int64_t handed_over(const solve_arguments *a) {
-  int64_t count = 0;
-  for (int64_t problem = 0; problem < a->batch; problem++) count += is_handed_over(a, problem);
-  return count;
+/* Whether box-DDP has left a problem to the interior point. */
+static int any_handed_over(const solve_arguments *a) {
+  for (int64_t problem = 0; problem < a->batch; problem++)
+    if (is_handed_over(a, problem)) return 1;
+  return 0;
 }
 
 /* Solves the batch by one method; returns 0, or STOPPED, as the other entry points do. */

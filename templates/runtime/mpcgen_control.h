@@ -163,9 +163,7 @@ INLINE void keep_residual(solver_state *s) {
 INLINE mask gets_on(const solver_state *s) {
   const lane_progress *lanes = &s->lanes;
   const mask bent = lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend);
-  const mask judged = lane_not(lane_or(lane_more(ALL_COUNTS(FEW_PASSES), lanes->iterations),
-                                       lane_more(lanes->iterations, ALL_COUNTS(FEW_PASSES))));
-  const mask fit = lane_or(bent, lane_not(judged));
+  const mask fit = lane_or(bent, lane_not(same_count(lanes->iterations, FEW_PASSES)));
   const mask calm = lane_le(s->regularisation, ALL(LARGEST_REGULARISATION));
   const mask young = lane_more(ALL_COUNTS(MOST_PASSES), lanes->iterations);
   return lane_and(lane_and(fit, calm), lane_and(young, lane_more(ALL_COUNTS(MOST_TROUBLES), lanes->troubles)));

@@ -171,14 +171,12 @@ static int solve_by_one_method(const solve_arguments *a, void *workspace, void *
 }
 
 static int64_t solve_workspace(const solve_arguments *a) {
-  int64_t most = solve_workspace_of(a);
-  if (CONSTRAINED || a->method != HAND_OVER) return most;
+  const int64_t own = solve_workspace_of(a); /* and that of box-DDP resumed */
+  if (CONSTRAINED || a->method != HAND_OVER || own < 0) return own;
   solve_arguments rest = *a;
-  for (rest.method = REMAINING; rest.method <= RESUMED && most >= 0; rest.method++) {
-    const int64_t size = solve_workspace_of(&rest);
-    if (size < 0 || size > most) most = size;
-  }
-  return most;
+  rest.method = REMAINING;
+  const int64_t others = solve_workspace_of(&rest);
+  return others < 0 || others > own ? others : own;
 }
 
 /* As on the host; but nobody waits to hear whether anything is left: the later kernels find out. */

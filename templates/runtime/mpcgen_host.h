@@ -25,7 +25,7 @@ static int solve_batch(const solve_arguments *a) {
   int code = solve_by_one_method(a);
   if (a->method != HAND_OVER) return code;
   solve_arguments rest = *a;
-  for (rest.method = REMAINING; rest.method <= RESUMED && !code && handed_over(a); rest.method++)
+  for (rest.method = REMAINING; rest.method <= RESUMED && !code && any_handed_over(a); rest.method++)
     code = solve_by_one_method(&rest);
   return code;
 }

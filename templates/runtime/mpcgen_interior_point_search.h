@@ -190,10 +190,6 @@ INLINE mask in_filter(const barrier_progress *lanes, real gap, real value) {
   return found;
 }
 
-INLINE mask same_count(counts a, int b) {
-  return lane_not(lane_or(lane_more(a, ALL_COUNTS(b)), lane_more(ALL_COUNTS(b), a)));
-}
-
 /* Adds the iterate's pair to the filters of some lanes, in the place of their oldest. */
 OUTLINED void add_to_filter(barrier_progress *lanes, mask where, real gap, real value) {
   KEEP_LOOP for (int i = 0; i < FILTER_PAIRS; i++) {

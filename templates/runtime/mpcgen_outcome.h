@@ -40,6 +40,10 @@ INLINE int is_handed_over(const solve_arguments *a, int64_t problem) { return a-
 /* Whether other runs over this batch were before, so that only marked problems are left. */
 INLINE int is_later_run(const solve_arguments *a) { return !CONSTRAINED && (a->method == REMAINING || a->method == RESUMED); }
 
+INLINE mask same_count(counts a, int b) {
+  return lane_not(lane_or(lane_more(a, ALL_COUNTS(b)), lane_more(ALL_COUNTS(b), a)));
+}
+
 /* How the lanes' problems have ended, where they have; `open` are those not decided yet. */
 typedef struct {
   counts status;

@@ -78,8 +78,8 @@ FUNCTION void slopes_of_substeps(stored_reals state, stored_reals control, store
 #endif
 
 /* F, the gradient of cost + lambda'f, and the Hessian of cost + weight lambda'f, where a cost that a state carries is
- * one. What a multiplier is worth before a
- * step is linear in it, so that the weighted one is followed, and the rest beside it. */
+ * one. What a multiplier is worth before a step is linear in it, so that the weighted one is followed, and the rest beside
+ * it. */
 FUNCTION void expand_substeps(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
                               real weight, const real *restrict costate, stage_model *restrict q) {
   enum { ROWS = NBOTH + NMOVING };
