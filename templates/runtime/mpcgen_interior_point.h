@@ -14,6 +14,26 @@
 #define SCATTERED 0.5           /* share of half a control's range by which a later attempt moves its start */
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 
+#if CONSTRAINED
+/* Readies a row of a lane. */
+RARE void begin_row(reals row, int k) {
+  lane_set(row + LOW_SLACK, k, 1);
+  lane_set(row + HIGH_SLACK, k, 1);
+  lane_set(row + D_LOW_SLACK, k, 0);
+  lane_set(row + D_HIGH_SLACK, k, 0);
+  lane_set(row + LOW_MULTIPLIER, k, 0);
+  lane_set(row + HIGH_MULTIPLIER, k, 0);
+#if SOFT_ROWS
+  lane_set(row + LOW_EXCESS, k, 1);
+  lane_set(row + HIGH_EXCESS, k, 1);
+  lane_set(row + D_LOW_EXCESS, k, 0);
+  lane_set(row + D_HIGH_EXCESS, k, 0);
+  lane_set(row + LOW_HOLD, k, 0);
+  lane_set(row + HIGH_HOLD, k, 0);
+#endif
+}
+#endif
+
 /* Readies a lane for an attempt at its problem, from the controls that the call gives. */
 RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_t problem, int attempt) {
   barrier_progress *lanes = &s->lanes;
@@ -29,22 +49,9 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(s->lower_multiplier + i, k, 0);
     lane_set(s->upper_multiplier + i, k, 0);
   }
-  TEAM_FOR(i, s->horizon * NPATH + NEND) {
-    lane_set(s->low_slack + i, k, 1);
-    lane_set(s->high_slack + i, k, 1);
-    lane_set(s->d_low_slack + i, k, 0);
-    lane_set(s->d_high_slack + i, k, 0);
-    lane_set(s->low_multiplier + i, k, 0);
-    lane_set(s->high_multiplier + i, k, 0);
-#if SOFT_ROWS
-    lane_set(s->low_excess + i, k, 1);
-    lane_set(s->high_excess + i, k, 1);
-    lane_set(s->d_low_excess + i, k, 0);
-    lane_set(s->d_high_excess + i, k, 0);
-    lane_set(s->low_hold + i, k, 0);
-    lane_set(s->high_hold + i, k, 0);
+#if CONSTRAINED
+  TEAM_FOR(i, s->horizon * NPATH + NEND) begin_row(s->row + i * ROW_REALS, k);
 #endif
-  }
   TEAM_LEADER {
     for (int i = 0; i < NU; i++) lane_set(&s->unit[i], k, 1);
     for (int i = 0; i < FILTER_PAIRS; i++) {
@@ -116,6 +123,7 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   good &= bounds_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
 #if CONSTRAINED
   good &= rows_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
+  TEAM_LEADER load_limits(s);
 #endif
   good = team_all(good & begin_attempt(s, a, k, problem, 0));
   if (a->initial_states && good) good = load_guess(s, a, k, problem);
@@ -192,8 +200,9 @@ RARE void store_duals(const barrier_state *s, const solve_arguments *a, int k, s
     for (int i = 0; i < (t < last ? NU : 0); i++)
       to[i] = lane_get(s->upper_multiplier + t * NU + i, k) - lane_get(s->lower_multiplier + t * NU + i, k);
     scalar *rows = to + row_column(t == last);
-    for (int i = 0; i < row_count(s, t); i++)
-      rows[i] = lane_get(s->high_multiplier + t * NPATH + i, k) - lane_get(s->low_multiplier + t * NPATH + i, k);
+    reals row = first_row(s, t);
+    for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS)
+      rows[i] = lane_get(row + HIGH_MULTIPLIER, k) - lane_get(row + LOW_MULTIPLIER, k);
   }
   ((scalar *)a->violation)[problem] = lane_get(&s->point.violation, k);
 }

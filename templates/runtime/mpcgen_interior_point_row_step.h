@@ -12,6 +12,13 @@ INLINE void shorten(mask on, real value, real change, real least, real *length) 
   if (lane_any(shorter)) *length = lane_select(shorter, (least - ALL(1)) * value / change, *length);
 }
 
+INLINE void shorten_for_sides(real low, real d_low, real high, real d_high, real least, real *length) {
+  const mask by_low = lane_lt(low + *length * d_low, least * low), by_high = lane_lt(high + *length * d_high, least * high);
+  if (!lane_any(lane_or(by_low, by_high))) return;
+  shorten(lane_all(), low, d_low, least, length);
+  shorten(lane_all(), high, d_high, least, length);
+}
+
 /* A multiplier within the factor `range` of mu over its slack. Hardly any is not: no division for the others. */
 INLINE real keep_near(mask on, real multiplier, real slack, real mu, real range) {
   const real product = slack * multiplier, narrow = ALL(1) / range;
@@ -31,7 +38,7 @@ typedef struct {
 } side_step;
 
 INLINE side_step step_of_side(const barrier_state *s, const row_side *side, real inverse, real change) {
-  const real z = side->multiplier, delta = side->delta, beyond = side->lack + change;
+  const real z = side->multiplier, delta = side->delta, beyond = side->beyond + side->slack + change;
   const real d_multiplier = (z * (beyond - side->slack) + s->mu) * inverse;
   const real d_slack = (delta * s->mu - side->slack * (delta * z + beyond)) * inverse;
   const side_step step = {where_on(side->on, d_slack), where_on(side->on, d_multiplier)};
@@ -40,31 +47,30 @@ INLINE side_step step_of_side(const barrier_state *s, const row_side *side, real
 
 /* The slope of half the rows' squares along the step of a restoration. */
 RARE real restoring_slope(const barrier_state *s, int t, const real *change) {
-  row_limits limits;
+  reals row = first_row(s, t), limit = first_limit(s, t);
   real slope = ALL(0);
-  read_limits(s, t, &limits);
-  for (int i = 0; i < row_count(s, t); i++) {
-    const row_room r = room_of(&limits, t, i);
-    slope += restoring_pull(s, &r, t * NPATH + i).force * change[i];
+  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room r = room_of(limit);
+    slope += restoring_pull(s, &r, row).force * change[i];
   }
   return slope;
 }
 
 #if SOFT_ROWS
 /* The step of the excesses of a row for one of its multipliers. */
-INLINE void soften_step(barrier_state *s, const row_room *r, const row_excess *excess, int at, real d_low_multiplier,
+INLINE void soften_step(barrier_state *s, const row_room *r, const row_excess *excess, reals row, real d_low_multiplier,
                         real d_high_multiplier, real *slack_share, real *slope) {
-  const excess_step low = step_of_excess(&r->price, excess->has_low, excess->low_give, excess->low, s->low_hold[at],
+  const excess_step low = step_of_excess(&r->price, excess->has_low, excess->low_give, excess->low, row[LOW_HOLD],
                                          d_low_multiplier, s->mu, slack_share);
-  const excess_step high = step_of_excess(&r->price, excess->has_high, excess->high_give, excess->high, s->high_hold[at],
+  const excess_step high = step_of_excess(&r->price, excess->has_high, excess->high_give, excess->high, row[HIGH_HOLD],
                                           d_high_multiplier, s->mu, slack_share);
   const mask soft_low = lane_and(excess->has_low, r->price.soft), soft_high = lane_and(excess->has_high, r->price.soft);
-  shorten(soft_low, s->low_hold[at], low.hold, s->least_share, &s->dual_length);
-  shorten(soft_high, s->high_hold[at], high.hold, s->least_share, &s->dual_length);
-  s->d_low_excess[at] = low.excess;
-  s->d_high_excess[at] = high.excess;
-  s->d_low_hold[at] = low.hold;
-  s->d_high_hold[at] = high.hold;
+  shorten(soft_low, row[LOW_HOLD], low.hold, s->least_share, &s->dual_length);
+  shorten(soft_high, row[HIGH_HOLD], high.hold, s->least_share, &s->dual_length);
+  row[D_LOW_EXCESS] = low.excess;
+  row[D_HIGH_EXCESS] = high.excess;
+  row[D_LOW_HOLD] = low.hold;
+  row[D_HIGH_HOLD] = high.hold;
   *slope += low.slope + high.slope;
 }
 #endif
@@ -82,29 +88,31 @@ INLINE void find_changes(const barrier_state *s, int t, real *change) {
 /* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. */
 FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *slope) {
   real change[ROWS], share = *slack_share, dual_length = s->dual_length, sum = ALL(0), pushes = ALL(0);
-  row_limits limits;
+  reals row = first_row(s, t), limit = first_limit(s, t);
+  const int count = row_count(s, t);
   find_changes(s, t, change);
-  read_limits(s, t, &limits);
-  for (int i = 0; i < row_count(s, t); i++) {
-    const row_room r = room_of(&limits, t, i);
-    const int at = t * NPATH + i;
-    const row_sides sides = sides_of(s, &r, at);
-    const side_step low = step_of_side(s, &sides.low, s->low_inverse[at], -change[i]);
-    const side_step high = step_of_side(s, &sides.high, s->high_inverse[at], change[i]);
+  for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room r = room_of(limit);
+    const row_sides sides = sides_of(s, &r, row);
+    const side_step low = step_of_side(s, &sides.low, row[LOW_INVERSE], -change[i]);
+    const side_step high = step_of_side(s, &sides.high, row[HIGH_INVERSE], change[i]);
     const real low_ratio = low.slack / sides.low.slack, high_ratio = high.slack / sides.high.slack;
-    const real equal = s->equality_weight * (equality_lack(&r, s->row[at]) + change[i]);
-    s->d_low_slack[at] = low.slack;
-    s->d_high_slack[at] = high.slack;
-    s->d_low_multiplier[at] = low.multiplier;
-    s->d_high_multiplier[at] = lane_select(r.meets, equal, high.multiplier);
-    share = lane_max(-low_ratio, lane_max(-high_ratio, share));
-    shorten(sides.low.on, sides.low.multiplier, low.multiplier, s->least_share, &dual_length);
-    shorten(sides.high.on, sides.high.multiplier, high.multiplier, s->least_share, &dual_length);
+    real d_high = high.multiplier;
+    if (s->equalities) {
+      const real equal = s->equality_weight * (equality_lack(&r, row[ROW_VALUE]) + change[i]);
+      d_high = lane_select(is_equality(&r), equal, d_high);
+    }
+    sum -= (row[HIGH_MULTIPLIER] - row[LOW_MULTIPLIER]) * change[i];
+    row[D_LOW_SLACK] = low.slack;
+    row[D_HIGH_SLACK] = high.slack;
+    row[D_LOW_MULTIPLIER] = low.multiplier;
+    row[D_HIGH_MULTIPLIER] = d_high;
+    share = lane_max(-lane_min(low_ratio, high_ratio), share);
+    shorten_for_sides(sides.low.multiplier, low.multiplier, sides.high.multiplier, high.multiplier, s->least_share, &dual_length);
     pushes += low_ratio + high_ratio;
-    sum -= (s->high_multiplier[at] - s->low_multiplier[at]) * change[i];
 #if SOFT_ROWS
     s->dual_length = dual_length;
-    soften_step(s, &r, &sides.excess, at, low.multiplier, high.multiplier, &share, &sum);
+    soften_step(s, &r, &sides.excess, row, low.multiplier, high.multiplier, &share, &sum);
     dual_length = s->dual_length;
 #endif
   }
@@ -114,86 +122,105 @@ FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *slope) 
   if (lane_any(s->lanes.restoring)) s->violation_slope += restoring_slope(s, t, change);
 }
 
-/* A slack after the step; in restoration only the room that is there, and a little. */
-INLINE real slack_after(const barrier_state *s, const row_room *r, real slack, real change) {
-  return lane_select(lane_and(s->lanes.restoring, is_hard(r)), s->restoring_room, slack + s->length * change);
-}
-
 /* What the rows of a candidate lack at a stage. Of barrier_point; apart, so that it stays in registers. */
 typedef struct {
-  real sum, largest, squares, violation;
+  real sum, largest, squares, least_room;
 } row_lacks;
 
-/* Adds a row, with the slacks and excesses that it then has. */
-INLINE void note_row(row_lacks *lacks, const row_room *r, real row, real low_short, real high_short) {
-  const real unequal = equality_lack(r, row), low = lane_abs(low_short), high = lane_abs(high_short);
-  const real beyond = lane_max(where_on(r->has_upper, row - r->upper), where_on(r->has_lower, r->lower - row));
-  lacks->sum += low + high + lane_abs(unequal);
-  lacks->largest = lane_max(lane_max(low, high), lane_max(lane_abs(unequal), lacks->largest));
-  lacks->squares += low_short * low_short + high_short * high_short + unequal * unequal;
-  lacks->violation = lane_max(where_on(is_hard(r), lane_max(beyond, lane_abs(unequal))), lacks->violation);
+/* A side of a candidate that has `room` left of its bound: the slack is that of the step, let out where there is more room
+ * than that. In restoration only the room that is there, and a little. What it lacks is zero where it is off. */
+typedef struct {
+  real slack, lack;
+} candidate_side;
+
+INLINE candidate_side side_after(const barrier_state *s, const row_room *r, mask on, int restores, real slack, real change,
+                                 real room) {
+  real after = slack + s->length * change;
+  if (restores) after = lane_select(lane_and(on, lane_and(s->lanes.restoring, is_hard(r))), s->restoring_room, after);
+  after = lane_max(after, room);
+  const candidate_side side = {after, where_on(on, after - room)};
+  return side;
+}
+
+INLINE void note_lacks(row_lacks *lacks, int restores, real low, real high) {
+  const real low_size = lane_abs(low), high_size = lane_abs(high);
+  lacks->sum += low_size + high_size;
+  lacks->largest = lane_max(lane_max(low_size, high_size), lacks->largest);
+  if (restores) lacks->squares += low * low + high * high;
+}
+
+INLINE void note_equality(row_lacks *lacks, real lack) {
+  const real size = lane_abs(lack);
+  lacks->sum += size;
+  lacks->largest = lane_max(size, lacks->largest);
+  lacks->squares += lack * lack;
+  lacks->least_room = lane_min(lacks->least_room, -size);
 }
 
 INLINE void add_lacks(barrier_point *p, const row_lacks *lacks) {
   p->gap += lacks->sum;
   p->largest_gap = lane_max(lacks->largest, p->largest_gap);
   p->squares += lacks->squares;
-  p->violation = lane_max(lacks->violation, p->violation);
+  p->violation = lane_max(-lacks->least_room, p->violation);
 }
 
-/* The rows of a candidate at a stage: their slacks after the step, let out where a row has more room than that; what they
- * lack. */
+/* The rows of a candidate at a stage: their slacks after the step; what they lack. The squares are for restoration. */
 FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
   row_lacks lacks = {ALL(0), ALL(0), ALL(0), ALL(0)};
-  row_limits limits;
-  read_limits(s, t, &limits);
-  evaluate_rows(s, t, s->new_path, s->new_u, s->new_row);
-  for (int i = 0; i < row_count(s, t); i++) {
-    const row_room r = room_of(&limits, t, i);
-    const int at = t * NPATH + i;
-    const real row = s->new_row[at];
-    real low_room = row - r.lower, high_room = r.upper - row, low_excess = ALL(0), high_excess = ALL(0);
+  log_sum logs = e->logs;
+  real values[ROWS];
+  reals row = first_row(s, t), limit = first_limit(s, t);
+  const int count = row_count(s, t), restores = lane_any(s->lanes.restoring);
+  evaluate_rows(s, t, s->new_path, s->new_u, values);
+  for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room r = room_of(limit);
+    const real value = values[i];
+    const real low_left = where_on(r.has_lower, value - r.lower), high_left = where_on(r.has_upper, r.upper - value);
+    real low_room = low_left, high_room = high_left, low_excess = ALL(0), high_excess = ALL(0);
 #if SOFT_ROWS
-    low_excess = where_on(r.price.soft, s->low_excess[at] + s->length * s->d_low_excess[at]);
-    high_excess = where_on(r.price.soft, s->high_excess[at] + s->length * s->d_high_excess[at]);
+    low_excess = where_on(lane_and(r.has_lower, r.price.soft), row[LOW_EXCESS] + s->length * row[D_LOW_EXCESS]);
+    high_excess = where_on(lane_and(r.has_upper, r.price.soft), row[HIGH_EXCESS] + s->length * row[D_HIGH_EXCESS]);
     low_room += low_excess;
     high_room += high_excess;
 #endif
-    const real low = lane_max(slack_after(s, &r, s->low_slack[at], s->d_low_slack[at]), low_room);
-    const real high = lane_max(slack_after(s, &r, s->high_slack[at], s->d_high_slack[at]), high_room);
+    const candidate_side low = side_after(s, &r, r.has_lower, restores, row[LOW_SLACK], row[D_LOW_SLACK], low_room);
+    const candidate_side high = side_after(s, &r, r.has_upper, restores, row[HIGH_SLACK], row[D_HIGH_SLACK], high_room);
+    real low_lack = low.lack, high_lack = high.lack;
 #if SOFT_ROWS
-    low_excess = evaluate_excess(s, &r.price, r.has_lower, r.lower - row, low, low_excess, e);
-    high_excess = evaluate_excess(s, &r.price, r.has_upper, row - r.upper, high, high_excess, e);
-    s->new_low_excess[at] = low_excess;
-    s->new_high_excess[at] = high_excess;
+    row[NEW_LOW_EXCESS] = evaluate_excess(s, &r.price, r.has_lower, -low_left, low.slack, low_excess, e);
+    row[NEW_HIGH_EXCESS] = evaluate_excess(s, &r.price, r.has_upper, -high_left, high.slack, high_excess, e);
+    low_lack = where_on(r.has_lower, low.slack - low_left - row[NEW_LOW_EXCESS]);
+    high_lack = where_on(r.has_upper, high.slack - high_left - row[NEW_HIGH_EXCESS]);
 #endif
-    const real low_slack = lane_select(r.has_lower, low, ALL(1)), high_slack = lane_select(r.has_upper, high, ALL(1));
-    s->new_low_slack[at] = low_slack;
-    s->new_high_slack[at] = high_slack;
-    add_logarithms(&e->logs, low_slack, high_slack);
-    note_row(&lacks, &r, row, low_lack(&r, row, low) - low_excess, high_lack(&r, row, high) - high_excess);
+    row[NEW_ROW] = value;
+    row[NEW_LOW_SLACK] = low.slack;
+    row[NEW_HIGH_SLACK] = high.slack;
+    add_logarithms(&logs, low.slack, high.slack);
+    note_lacks(&lacks, restores, low_lack, high_lack);
+    lacks.least_room = lane_min(lacks.least_room, where_on(is_hard(&r), lane_min(low_left, high_left)));
+    if (s->equalities) note_equality(&lacks, equality_lack(&r, value));
   }
+  e->logs = logs;
   add_lacks(&e->point, &lacks);
 }
 
 #if SOFT_ROWS
-RARE void centre_row(barrier_state *s, const row_room *r, mask where, int at) {
-  const real mu = s->lanes.barrier * s->lanes.cost_unit, row = s->row[at];
-  centre_side(s, &r->price, lane_and(where, r->has_lower), r->lower - row, mu, s->low_slack + at, s->low_excess + at,
-              s->low_multiplier + at, s->low_hold + at);
-  centre_side(s, &r->price, lane_and(where, r->has_upper), row - r->upper, mu, s->high_slack + at, s->high_excess + at,
-              s->high_multiplier + at, s->high_hold + at);
+RARE void centre_row(barrier_state *s, const row_room *r, mask where, reals row) {
+  const real mu = s->lanes.barrier * s->lanes.cost_unit, value = row[ROW_VALUE];
+  centre_side(s, &r->price, lane_and(where, r->has_lower), r->lower - value, mu, row + LOW_SLACK, row + LOW_EXCESS,
+              row + LOW_MULTIPLIER, row + LOW_HOLD);
+  centre_side(s, &r->price, lane_and(where, r->has_upper), value - r->upper, mu, row + HIGH_SLACK, row + HIGH_EXCESS,
+              row + HIGH_MULTIPLIER, row + HIGH_HOLD);
 }
 
 /* Lanes where every row is soft, so that any trajectory of the dynamics is feasible. */
 RARE mask all_soft(const barrier_state *s) {
   mask found = lane_all();
   for (int t = 0; t <= s->horizon; t++) {
-    row_limits limits;
-    read_limits(s, t, &limits);
-    for (int i = 0; i < row_count(s, t); i++) {
-      const row_room r = room_of(&limits, t, i);
-      const mask holds = lane_or(r.meets, lane_or(r.has_lower, r.has_upper));
+    reals limit = first_limit(s, t);
+    for (int i = 0; i < row_count(s, t); i++, limit += LIMIT_REALS) {
+      const row_room r = room_of(limit);
+      const mask holds = lane_or(is_equality(&r), lane_or(r.has_lower, r.has_upper));
       found = lane_and(found, lane_not(lane_and(holds, is_hard(&r))));
     }
   }
@@ -205,47 +232,57 @@ RARE mask all_soft(const barrier_state *s) {
 RARE void row_multipliers(barrier_state *s, mask where, real most) {
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
   for (int t = 0; t <= s->horizon; t++) {
-    row_limits limits;
-    read_limits(s, t, &limits);
-    for (int i = 0; i < row_count(s, t); i++) {
-      const row_room r = room_of(&limits, t, i);
-      const int at = t * NPATH + i;
-      const real low = where_on(r.has_lower, lane_min(mu / s->low_slack[at], most));
-      const real high = where_on(r.has_upper, lane_min(mu / s->high_slack[at], most));
-      s->low_multiplier[at] = lane_select(where, low, s->low_multiplier[at]);
-      s->high_multiplier[at] = lane_select(where, high, s->high_multiplier[at]);
+    reals row = first_row(s, t), limit = first_limit(s, t);
+    for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+      const row_room r = room_of(limit);
+      const real low = where_on(r.has_lower, lane_min(mu / row[LOW_SLACK], most));
+      const real high = where_on(r.has_upper, lane_min(mu / row[HIGH_SLACK], most));
+      row[LOW_MULTIPLIER] = lane_select(where, low, row[LOW_MULTIPLIER]);
+      row[HIGH_MULTIPLIER] = lane_select(where, high, row[HIGH_MULTIPLIER]);
 #if SOFT_ROWS
-      centre_row(s, &r, where, at);
+      centre_row(s, &r, where, row);
 #endif
     }
   }
 }
 
-/* The multipliers of the rows of the lanes that took a step, kept near mu over their slacks; equalities' as they are. */
+/* The multipliers of a row's sides in the lanes that took a step, kept near mu over their slacks; those of the others, and
+ * of sides that are off, as they are. */
+typedef struct {
+  real low, high;
+} row_pair;
+
+INLINE row_pair keep_sides_near(mask where, const row_room *r, row_pair multiplier, row_pair slack, real mu, real range) {
+  multiplier.low = keep_near(lane_and(where, r->has_lower), multiplier.low, slack.low, mu, range);
+  multiplier.high = keep_near(lane_and(where, r->has_upper), multiplier.high, slack.high, mu, range);
+  return multiplier;
+}
+
+/* The multipliers of the rows of the lanes that took a step; equalities' as they are after it. */
 FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, real *least, real *largest) {
-  const real mu = s->mu, length = lane_select(where, s->dual_length, ALL(0)), whole = lane_select(where, s->length, ALL(0));
+  const real mu = s->mu, length = where_on(where, s->dual_length), whole = where_on(where, s->length);
   real lowest = *least, highest = *largest;
   for (int t = 0; t <= s->horizon; t++) {
-    row_limits limits;
-    read_limits(s, t, &limits);
-    for (int i = 0; i < row_count(s, t); i++) {
-      const row_room r = room_of(&limits, t, i);
-      const int at = t * NPATH + i;
-      const real low_slack = s->low_slack[at], high_slack = s->high_slack[at], before = s->high_multiplier[at];
-      const real d_low = s->d_low_multiplier[at], d_high = s->d_high_multiplier[at];
-      const real low = keep_near(r.has_lower, s->low_multiplier[at] + length * d_low, low_slack, mu, range);
-      const real high = keep_near(r.has_upper, before + length * d_high, high_slack, mu, range);
-      s->low_multiplier[at] = lane_select(where, where_on(r.has_lower, low), s->low_multiplier[at]);
-      s->high_multiplier[at] =
-          lane_select(where, lane_select(r.meets, before + whole * d_high, where_on(r.has_upper, high)), before);
-      lowest = lane_min(lowest, lane_select(r.has_lower, low_slack * low, ALL(INFINITY)));
-      lowest = lane_min(lowest, lane_select(r.has_upper, high_slack * high, ALL(INFINITY)));
-      highest = lane_max(highest, where_on(r.has_lower, low_slack * low));
-      highest = lane_max(highest, where_on(r.has_upper, high_slack * high));
+    reals row = first_row(s, t), limit = first_limit(s, t);
+    const int count = row_count(s, t);
+    for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
+      const row_room r = room_of(limit);
+      const row_pair slack = {row[LOW_SLACK], row[HIGH_SLACK]};
+      const real before = row[HIGH_MULTIPLIER], d_low = where_on(where, row[D_LOW_MULTIPLIER]);
+      const real d_high = where_on(where, row[D_HIGH_MULTIPLIER]);
+      row_pair z = {row[LOW_MULTIPLIER] + length * d_low, before + length * d_high};
+      z = keep_sides_near(where, &r, z, slack, mu, range);
+      if (s->equalities) z.high = lane_select(is_equality(&r), before + whole * d_high, z.high);
+      row[LOW_MULTIPLIER] = z.low;
+      row[HIGH_MULTIPLIER] = z.high;
+      lowest = lane_min(lowest, lane_max(r.low_off, slack.low * z.low));
+      lowest = lane_min(lowest, lane_max(r.high_off, slack.high * z.high));
+      highest = lane_max(highest, slack.low * z.low);
+      highest = lane_max(highest, where_on(r.has_upper, slack.high * z.high));
 #if SOFT_ROWS
-      step_hold(&r.price, r.has_lower, where, length, s->low_excess[at], s->d_low_hold[at], mu, range, s->low_hold + at,
+      step_hold(&r.price, r.has_lower, where, length, row[LOW_EXCESS], row[D_LOW_HOLD], mu, range, row + LOW_HOLD,
                 &lowest, &highest);
-      step_hold(&r.price, r.has_upper, where, length, s->high_excess[at], s->d_high_hold[at], mu, range, s->high_hold + at,
+      step_hold(&r.price, r.has_upper, where, length, row[HIGH_EXCESS], row[D_HIGH_HOLD], mu, range, row + HIGH_HOLD,
                 &lowest, &highest);
 #endif
     }

@@ -26,18 +26,10 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define MOST_LOOSENESS R(1e4)
 #endif
 
-/* The bounds of a stage's rows, and what exceeding them costs. */
+/* A row's bounds at a stage. Of a side that is off the bound means nothing, and `equal` only something where they meet. */
 typedef struct {
-  real lower[ROWS], upper[ROWS];
-#if SOFT_ROWS
-  real linear[ROWS], quadratic[ROWS];
-#endif
-} row_limits;
-
-/* A row's bounds at a stage. */
-typedef struct {
-  real lower, upper;
-  mask has_lower, has_upper, meets;
+  real lower, upper, low_off, high_off, equal;
+  mask has_lower, has_upper;
 #if SOFT_ROWS
   row_price price;
 #endif
@@ -58,63 +50,98 @@ INLINE mask is_hard(const row_room *r) {
 #endif
 }
 
-INLINE int row_count(const barrier_state *s, int t) { return t < s->horizon ? NPATH : NEND; }
-
 #if CONSTRAINED
-
-INLINE void read_limits(const barrier_state *s, int t, row_limits *limits) {
-  const reals theta_t = stage_row(s->theta_stage, s->rows, t);
-  EACH(i, ROWS) limits->lower[i] = limits->upper[i] = ALL(0);
-  row_bounds_at(s->theta, theta_t, t == s->horizon, limits->lower, limits->upper);
-#if SOFT_ROWS
-  EACH(i, ROWS) limits->linear[i] = limits->quadratic[i] = ALL(0);
-  row_weights_at(s->theta, theta_t, t == s->horizon, limits->linear, limits->quadratic);
-#endif
-}
 
 #if SOFT_ROWS
 /* What exceeding a row costs. A row without any price is off; one whose bounds meet has two sides. */
-INLINE void find_price(real linear, real quadratic, row_room *r) {
+INLINE void find_price(reals limit, real linear, real quadratic, mask *has_lower, mask *has_upper, mask *meets) {
   const mask soft = lane_finite(linear), priced = lane_lt(ALL(0), linear + quadratic);
-  const row_price price = {where_on(soft, linear), where_on(soft, quadratic), soft};
-  r->price = price;
-  r->has_lower = lane_and(priced, lane_or(r->has_lower, lane_and(soft, r->meets)));
-  r->has_upper = lane_and(priced, lane_or(r->has_upper, lane_and(soft, r->meets)));
-  r->meets = lane_and(r->meets, lane_not(soft));
+  limit[LINEAR] = linear;
+  limit[QUADRATIC] = where_on(soft, quadratic);
+  *has_lower = lane_and(priced, lane_or(*has_lower, lane_and(soft, *meets)));
+  *has_upper = lane_and(priced, lane_or(*has_upper, lane_and(soft, *meets)));
+  *meets = lane_and(*meets, lane_not(soft));
 }
 #endif
 
-/* Rows that read no control do not hold at x_0, which is given. */
-INLINE row_room room_of(const row_limits *limits, int t, int i) {
-  const real lower = limits->lower[i], upper = limits->upper[i];
-  const mask here = t > 0 || i < NMIXED ? lane_all() : lane_none();
-  const real size = lane_max(lane_abs(lower), lane_abs(upper));
-  const mask near = lane_le(upper - lower, ALL(8 * SCALAR_EPSILON) * size);
-  const mask meets = lane_and(here, lane_and(near, lane_finite(size))), apart = lane_and(here, lane_not(meets));
-  row_room room;
-  room.lower = lower;
-  room.upper = upper;
-  room.meets = meets;
-  room.has_lower = lane_and(apart, lane_finite(lower));
-  room.has_upper = lane_and(apart, lane_finite(upper));
+/* For how many stages a row's limits at stage t stand. */
+INLINE int limit_stages(const barrier_state *s, int t, int i) {
+  const int first = i < NMIXED && t < s->horizon ? 0 : 1; /* x_0 has no rows of states */
+  return s->rows == 1 && t < s->horizon ? s->horizon - first : t >= first;
+}
+
+/* The limits of a stage's rows from the parameters; returns how many sides they have in all stages that they stand for, and
+ * notes whether any is an equality. */
+RARE real find_limits(barrier_state *s, int t) {
+  const reals theta_t = stage_row(s->theta_stage, s->rows, t);
+  real lower[ROWS], upper[ROWS], sides = ALL(0);
+  reals limit = first_limit(s, t);
+  EACH(i, ROWS) lower[i] = upper[i] = ALL(0);
+  row_bounds_at(s->theta, theta_t, t == s->horizon, lower, upper);
 #if SOFT_ROWS
-  find_price(limits->linear[i], limits->quadratic[i], &room);
+  real linear[ROWS], quadratic[ROWS];
+  EACH(i, ROWS) linear[i] = quadratic[i] = ALL(0);
+  row_weights_at(s->theta, theta_t, t == s->horizon, linear, quadratic);
+#endif
+  for (int i = 0; i < (t < s->horizon ? NPATH : NEND); i++, limit += LIMIT_REALS) {
+    const real size = lane_max(lane_abs(lower[i]), lane_abs(upper[i]));
+    mask meets = lane_and(lane_le(upper[i] - lower[i], ALL(8 * SCALAR_EPSILON) * size), lane_finite(size));
+    mask has_lower = lane_and(lane_not(meets), lane_finite(lower[i]));
+    mask has_upper = lane_and(lane_not(meets), lane_finite(upper[i]));
+#if SOFT_ROWS
+    find_price(limit, linear[i], quadratic[i], &has_lower, &has_upper, &meets);
+#endif
+    limit[LOWER] = lower[i];
+    limit[UPPER] = upper[i];
+    limit[LOW_OFF] = lane_select(has_lower, ALL(0), ALL(INFINITY));
+    limit[HIGH_OFF] = lane_select(has_upper, ALL(0), ALL(INFINITY));
+    limit[EQUAL] = lane_select(meets, upper[i], ALL(INFINITY));
+    s->equalities |= lane_any(meets);
+    const real stages = ALL(limit_stages(s, t, i));
+    sides += where_on(has_lower, stages) + where_on(lane_or(has_upper, meets), stages);
+  }
+  return sides;
+}
+
+/* The same of all stages, after a lane has loaded its parameters. */
+RARE void load_limits(barrier_state *s) {
+  s->row_sides = ALL(0);
+  s->equalities = 0;
+  for (int t = 0; t < s->horizon; t += s->rows > 1 ? 1 : s->horizon) s->row_sides += find_limits(s, t);
+  s->row_sides += find_limits(s, s->horizon);
+}
+
+INLINE row_room room_of(reals limit) {
+  row_room room;
+  room.lower = limit[LOWER];
+  room.upper = limit[UPPER];
+  room.low_off = limit[LOW_OFF];
+  room.high_off = limit[HIGH_OFF];
+  room.equal = limit[EQUAL];
+  room.has_lower = lane_le(room.low_off, ALL(0));
+  room.has_upper = lane_le(room.high_off, ALL(0));
+#if SOFT_ROWS
+  const mask soft = lane_finite(limit[LINEAR]);
+  const row_price price = {where_on(soft, limit[LINEAR]), limit[QUADRATIC], soft};
+  room.price = price;
 #endif
   return room;
 }
 
-FUNCTION void evaluate_rows(const barrier_state *s, int t, stored_reals path, stored_reals u, reals rows) {
+INLINE mask is_equality(const row_room *r) { return lane_lt(r->equal, ALL(INFINITY)); }
+
+FUNCTION void evaluate_rows(const barrier_state *s, int t, stored_reals path, stored_reals u, real *rows) {
   const reals theta_t = stage_row(s->theta_stage, s->rows, t);
   if (t < s->horizon)
-    stage_rows(path + t * PAIR, u + t * NU, s->theta, theta_t, rows + t * NPATH);
+    stage_rows(path + t * PAIR, u + t * NU, s->theta, theta_t, rows);
   else
-    terminal_rows(path + t * PAIR, s->theta, theta_t, rows + t * NPATH);
+    terminal_rows(path + t * PAIR, s->theta, theta_t, rows);
 }
 
 /* What a side lacks: zero where it is off. */
 INLINE real high_lack(const row_room *r, real row, real slack) { return where_on(r->has_upper, row - r->upper + slack); }
 INLINE real low_lack(const row_room *r, real row, real slack) { return where_on(r->has_lower, r->lower - row + slack); }
-INLINE real equality_lack(const row_room *r, real row) { return where_on(r->meets, row - r->upper); }
+INLINE real equality_lack(const row_room *r, real row) { return where_on(is_equality(r), row - r->equal); }
 
 #if SOFT_ROWS
 /* The excesses of a row's sides; they are off where these are hard. In restoration soft sides take no part. */
@@ -124,36 +151,37 @@ typedef struct {
   side_give low_give, high_give;
 } row_excess;
 
-INLINE row_excess excess_of(const barrier_state *s, const row_room *r, int at) {
+INLINE row_excess excess_of(const barrier_state *s, const row_room *r, reals row) {
   const row_price *price = &r->price;
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
   const mask rests = lane_and(price->soft, s->lanes.restoring);
   const mask low = lane_and(r->has_lower, lane_not(rests)), high = lane_and(r->has_upper, lane_not(rests));
-  const real low_excess = s->low_excess[at], high_excess = s->high_excess[at];
+  const real low_excess = row[LOW_EXCESS], high_excess = row[HIGH_EXCESS];
   const row_excess excess = {
       low, high, low_excess, high_excess,
-      give_of(price, low, low_excess, s->low_hold[at], s->low_multiplier[at], mu),
-      give_of(price, high, high_excess, s->high_hold[at], s->high_multiplier[at], mu),
+      give_of(price, low, low_excess, row[LOW_HOLD], row[LOW_MULTIPLIER], mu),
+      give_of(price, high, high_excess, row[HIGH_HOLD], row[HIGH_MULTIPLIER], mu),
   };
   return excess;
 }
 #endif
 
-/* A side at the iterate: what it lacks and how it gives way, its slack and its multiplier, which is zero where it is off. */
+/* A side at the iterate: how far the row is beyond its bound, its slack and its multiplier, which is zero where it is off;
+ * how it gives way. Where it is off, `beyond` means nothing. */
 typedef struct {
   mask on;
-  real lack, slack, multiplier, delta;
+  real beyond, slack, multiplier, delta;
 } row_side;
 
-INLINE row_side low_side(const barrier_state *s, const row_room *r, int at) {
-  const real slack = s->low_slack[at], multiplier = where_on(r->has_lower, s->low_multiplier[at]);
-  const row_side side = {r->has_lower, low_lack(r, s->row[at], slack), slack, multiplier, s->delta};
+INLINE row_side low_side(const barrier_state *s, const row_room *r, reals row) {
+  const real multiplier = where_on(r->has_lower, row[LOW_MULTIPLIER]);
+  const row_side side = {r->has_lower, r->lower - row[ROW_VALUE], row[LOW_SLACK], multiplier, s->delta};
   return side;
 }
 
-INLINE row_side high_side(const barrier_state *s, const row_room *r, int at) {
-  const real slack = s->high_slack[at], multiplier = where_on(r->has_upper, s->high_multiplier[at]);
-  const row_side side = {r->has_upper, high_lack(r, s->row[at], slack), slack, multiplier, s->delta};
+INLINE row_side high_side(const barrier_state *s, const row_room *r, reals row) {
+  const real multiplier = where_on(r->has_upper, row[HIGH_MULTIPLIER]);
+  const row_side side = {r->has_upper, row[ROW_VALUE] - r->upper, row[HIGH_SLACK], multiplier, s->delta};
   return side;
 }
 
@@ -164,17 +192,17 @@ typedef struct {
 #endif
 } row_sides;
 
-INLINE row_sides sides_of(const barrier_state *s, const row_room *r, int at) {
+INLINE row_sides sides_of(const barrier_state *s, const row_room *r, reals row) {
   row_sides sides;
-  sides.low = low_side(s, r, at);
-  sides.high = high_side(s, r, at);
+  sides.low = low_side(s, r, row);
+  sides.high = high_side(s, r, row);
 #if SOFT_ROWS
-  const row_excess e = excess_of(s, r, at);
+  const row_excess e = excess_of(s, r, row);
   sides.excess = e;
   sides.low.on = e.has_low;
   sides.high.on = e.has_high;
-  sides.low.lack -= e.low + e.low_give.moved;
-  sides.high.lack -= e.high + e.high_give.moved;
+  sides.low.beyond -= e.low + e.low_give.moved;
+  sides.high.beyond -= e.high + e.high_give.moved;
   sides.low.delta += e.low_give.give;
   sides.high.delta += e.high_give.give;
 #endif
@@ -188,7 +216,7 @@ typedef struct {
 
 INLINE side_terms terms_of(const barrier_state *s, const row_side *side) {
   const real z = side->multiplier, inverse = ALL(1) / (side->slack + side->delta * z);
-  const side_terms terms = {inverse, z * inverse, where_on(side->on, (z * (side->lack - side->slack) + s->mu) * inverse)};
+  const side_terms terms = {inverse, z * inverse, where_on(side->on, (z * side->beyond + s->mu) * inverse)};
   return terms;
 }
 
@@ -197,23 +225,23 @@ typedef struct {
   real stiffness, force;
 } row_pull;
 
-INLINE row_pull restoring_pull(const barrier_state *s, const row_room *r, int at) {
-  const real row = s->row[at], low = where_on(is_hard(r), lane_max(low_lack(r, row, s->low_slack[at]), ALL(0)));
-  const real high = where_on(is_hard(r), lane_max(high_lack(r, row, s->high_slack[at]), ALL(0)));
+INLINE row_pull restoring_pull(const barrier_state *s, const row_room *r, reals row) {
+  const real value = row[ROW_VALUE];
+  const real low = where_on(is_hard(r), lane_max(low_lack(r, value, row[LOW_SLACK]), ALL(0)));
+  const real high = where_on(is_hard(r), lane_max(high_lack(r, value, row[HIGH_SLACK]), ALL(0)));
   const mask counts_low = lane_lt(ALL(0), low), counts_high = lane_lt(ALL(0), high);
-  const real sides = where_on(counts_low, ALL(1)) + where_on(counts_high, ALL(1)) + where_on(r->meets, ALL(1));
-  const row_pull pull = {s->row_unit * sides, s->row_unit * (high - low + equality_lack(r, row))};
+  const real sides = where_on(counts_low, ALL(1)) + where_on(counts_high, ALL(1)) + where_on(is_equality(r), ALL(1));
+  const row_pull pull = {s->row_unit * sides, s->row_unit * (high - low + equality_lack(r, value))};
   return pull;
 }
 
 /* In the lanes that restore, what the rows of a stage add is this. */
 RARE void add_restoring_rows(const barrier_state *s, int t, row_terms *terms) {
   const mask restoring = s->lanes.restoring;
-  row_limits limits;
-  read_limits(s, t, &limits);
-  for (int i = 0; i < row_count(s, t); i++) {
-    const row_room r = room_of(&limits, t, i);
-    const row_pull pull = restoring_pull(s, &r, t * NPATH + i);
+  reals row = first_row(s, t), limit = first_limit(s, t);
+  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room r = room_of(limit);
+    const row_pull pull = restoring_pull(s, &r, row);
     terms->dual[i] = lane_select(restoring, ALL(0), terms->dual[i]);
     terms->stiffness[i] = lane_select(restoring, pull.stiffness, terms->stiffness[i]);
     terms->force[i] = lane_select(restoring, pull.force, terms->force[i]);
@@ -221,50 +249,53 @@ RARE void add_restoring_rows(const barrier_state *s, int t, row_terms *terms) {
 }
 
 /* Sizes of a stage's multipliers, and their products with the slacks. Of barrier_summary; apart, so that it stays in
- * registers. */
+ * registers. A side that is off has the multiplier zero, and is left out of the least product by its infinite `off`. */
 typedef struct {
-  real multiplier_sum, sides, least_product, largest_product;
+  real multiplier_sum, least_product, largest_product;
 } row_sizes;
 
-INLINE void note_sides(row_sizes *sizes, const row_room *r, real low, real high, const row_sides *sides) {
-  const real low_product = low * sides->low.slack, high_product = high * sides->high.slack;
-  sizes->multiplier_sum += low + lane_abs(high);
-  sizes->sides += where_on(r->has_lower, ALL(1)) + where_on(lane_or(r->has_upper, r->meets), ALL(1));
-  sizes->least_product = lane_min(sizes->least_product, lane_select(r->has_lower, low_product, ALL(INFINITY)));
-  sizes->least_product = lane_min(sizes->least_product, lane_select(r->has_upper, high_product, ALL(INFINITY)));
-  sizes->largest_product = lane_max(sizes->largest_product, where_on(r->has_lower, low_product));
-  sizes->largest_product = lane_max(sizes->largest_product, where_on(r->has_upper, high_product));
+INLINE void note_side(row_sizes *sizes, real off, const row_side *side) {
+  const real product = side->multiplier * side->slack;
+  sizes->least_product = lane_min(sizes->least_product, lane_max(off, product));
+  sizes->largest_product = lane_max(sizes->largest_product, product);
 }
 
 INLINE void add_sizes(barrier_summary *summary, const row_sizes *sizes) {
   summary->multiplier_sum += sizes->multiplier_sum;
-  summary->sides += sizes->sides;
   summary->least_product = lane_min(summary->least_product, sizes->least_product);
   summary->largest_product = lane_max(summary->largest_product, sizes->largest_product);
 }
 
 /* What the rows of a stage add to its model, and the sizes of multipliers and products into what a sweep finds. */
 FUNCTION void add_rows(barrier_state *s, int t, row_terms *terms) {
-  row_sizes sizes = {ALL(0), ALL(0), ALL(INFINITY), ALL(0)};
-  row_limits limits;
-  read_limits(s, t, &limits);
-  for (int i = 0; i < row_count(s, t); i++) {
-    const row_room r = room_of(&limits, t, i);
-    const int at = t * NPATH + i;
-    const row_sides sides = sides_of(s, &r, at);
+  row_sizes sizes = {ALL(0), ALL(INFINITY), ALL(0)};
+  reals row = first_row(s, t), limit = first_limit(s, t);
+  const int count = row_count(s, t);
+  for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room r = room_of(limit);
+    const row_sides sides = sides_of(s, &r, row);
     const side_terms of_low = terms_of(s, &sides.low), of_high = terms_of(s, &sides.high);
-    const real low = s->low_multiplier[at], high = s->high_multiplier[at], equal = where_on(r.meets, s->equality_weight);
-    s->low_inverse[at] = of_low.inverse;
-    s->high_inverse[at] = of_high.inverse;
+    const real low = row[LOW_MULTIPLIER], high = row[HIGH_MULTIPLIER];
+    real stiffness = of_low.weight + of_high.weight, force = of_high.force - of_low.force;
+    if (s->equalities) {
+      const real equal = where_on(is_equality(&r), s->equality_weight);
+      stiffness += equal;
+      force += equal * equality_lack(&r, row[ROW_VALUE]);
+    }
+    row[LOW_INVERSE] = of_low.inverse;
+    row[HIGH_INVERSE] = of_high.inverse;
     terms->dual[i] = high - low;
-    terms->stiffness[i] = lane_select(s->lanes.begins, ALL(0), of_low.weight + of_high.weight + equal);
-    terms->force[i] = of_high.force - of_low.force + equal * equality_lack(&r, s->row[at]);
-    note_sides(&sizes, &r, low, high, &sides);
+    terms->stiffness[i] = lane_select(s->lanes.begins, ALL(0), stiffness);
+    terms->force[i] = force;
+    sizes.multiplier_sum += low + lane_abs(high);
+    note_side(&sizes, r.low_off, &sides.low);
+    note_side(&sizes, r.high_off, &sides.high);
 #if SOFT_ROWS
-    note_excess(&s->summary, &r.price, r.has_lower, s->low_excess[at], s->low_hold[at], low);
-    note_excess(&s->summary, &r.price, r.has_upper, s->high_excess[at], s->high_hold[at], high);
+    note_excess(&s->summary, &r.price, r.has_lower, row[LOW_EXCESS], row[LOW_HOLD], low);
+    note_excess(&s->summary, &r.price, r.has_upper, row[HIGH_EXCESS], row[HIGH_HOLD], high);
 #endif
   }
+  for (int i = count; i < ROWS; i++) terms->dual[i] = terms->stiffness[i] = terms->force[i] = ALL(0);
   add_sizes(&s->summary, &sizes);
   if (lane_any(s->lanes.restoring)) add_restoring_rows(s, t, terms);
 }

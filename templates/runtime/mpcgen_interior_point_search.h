@@ -152,15 +152,18 @@ OUTLINED void adopt_candidates(barrier_state *s, mask where) {
   const int states = s->horizon * PAIR + NX, controls = s->horizon * NU;
   for (int i = 0; i < states; i++) s->path[i] = lane_select(where, s->new_path[i], s->path[i]);
   for (int i = 0; i < controls; i++) s->u[i] = lane_select(where, s->new_u[i], s->u[i]);
-  for (int i = 0; i < s->horizon * NPATH + NEND; i++) {
-    s->row[i] = lane_select(where, s->new_row[i], s->row[i]);
-    s->low_slack[i] = lane_select(where, s->new_low_slack[i], s->low_slack[i]);
-    s->high_slack[i] = lane_select(where, s->new_high_slack[i], s->high_slack[i]);
+#if CONSTRAINED
+  reals row = s->row;
+  for (int i = 0; i < s->horizon * NPATH + NEND; i++, row += ROW_REALS) {
+    row[ROW_VALUE] = lane_select(where, row[NEW_ROW], row[ROW_VALUE]);
+    row[LOW_SLACK] = lane_select(where, row[NEW_LOW_SLACK], row[LOW_SLACK]);
+    row[HIGH_SLACK] = lane_select(where, row[NEW_HIGH_SLACK], row[HIGH_SLACK]);
 #if SOFT_ROWS
-    s->low_excess[i] = lane_select(where, s->new_low_excess[i], s->low_excess[i]);
-    s->high_excess[i] = lane_select(where, s->new_high_excess[i], s->high_excess[i]);
+    row[LOW_EXCESS] = lane_select(where, row[NEW_LOW_EXCESS], row[LOW_EXCESS]);
+    row[HIGH_EXCESS] = lane_select(where, row[NEW_HIGH_EXCESS], row[HIGH_EXCESS]);
 #endif
   }
+#endif
   select_point(&s->point, &s->candidate, where);
 }
 

@@ -68,6 +68,51 @@ typedef struct {
   mask finite, convex;
 } barrier_summary;
 
+/* What a row has in the workspace, side by side, since all is read where any is. A step of something is its name after D_. */
+enum {
+  ROW_VALUE,
+  LOW_SLACK,
+  HIGH_SLACK,
+  LOW_MULTIPLIER,
+  HIGH_MULTIPLIER, /* of an equality: its own */
+  LOW_INVERSE,     /* 1 / (slack + delta multiplier), from the sweep */
+  HIGH_INVERSE,
+  D_LOW_SLACK,
+  D_HIGH_SLACK,
+  D_LOW_MULTIPLIER,
+  D_HIGH_MULTIPLIER,
+  NEW_ROW,         /* of the candidate */
+  NEW_LOW_SLACK,
+  NEW_HIGH_SLACK,
+#if SOFT_ROWS
+  LOW_EXCESS,      /* by how much it may be exceeded */
+  HIGH_EXCESS,
+  NEW_LOW_EXCESS,
+  NEW_HIGH_EXCESS,
+  D_LOW_EXCESS,
+  D_HIGH_EXCESS,
+  LOW_HOLD,        /* multipliers of the excesses */
+  HIGH_HOLD,
+  D_LOW_HOLD,
+  D_HIGH_HOLD,
+#endif
+  ROW_REALS
+};
+
+/* A row's bounds, as rows and their steps read them, found when a problem is loaded. */
+enum {
+  LOWER,
+  UPPER,
+  LOW_OFF,  /* zero where the side is on, infinite where it is off */
+  HIGH_OFF,
+  EQUAL,    /* the value where the bounds meet; infinite elsewhere */
+#if SOFT_ROWS
+  LINEAR,
+  QUADRATIC, /* prices; those of a hard row are infinite and zero */
+#endif
+  LIMIT_REALS
+};
+
 /* The workspace of LANES problems. A step of something is its name after d_. */
 #define BARRIER_ARRAYS(ARRAY)                                                  \
   ARRAY(theta, NTHETA + NPREPARED)                                             \
@@ -88,30 +133,8 @@ typedef struct {
   ARRAY(d_lower, n * NU)               /* steps of the multipliers */          \
   ARRAY(d_upper, n * NU)                                                       \
   ARRAY(gradient, n * NU)              /* dL/du, bounds aside */               \
-  ARRAY(row, n * NPATH + NEND)         /* of constraints, and what is theirs */ \
-  ARRAY(new_row, n * NPATH + NEND)                                             \
-  ARRAY(low_slack, n * NPATH + NEND)                                           \
-  ARRAY(high_slack, n * NPATH + NEND)                                          \
-  ARRAY(new_low_slack, n * NPATH + NEND)                                       \
-  ARRAY(new_high_slack, n * NPATH + NEND)                                      \
-  ARRAY(low_inverse, n * NPATH + NEND) /* 1 / (slack + delta multiplier), from the sweep */ \
-  ARRAY(high_inverse, n * NPATH + NEND)                                        \
-  ARRAY(d_low_slack, n * NPATH + NEND)                                         \
-  ARRAY(d_high_slack, n * NPATH + NEND)                                        \
-  ARRAY(low_multiplier, n * NPATH + NEND)                                      \
-  ARRAY(high_multiplier, n * NPATH + NEND) /* of an equality: its own */       \
-  ARRAY(d_low_multiplier, n * NPATH + NEND)                                    \
-  ARRAY(d_high_multiplier, n * NPATH + NEND)                                   \
-  ARRAY(low_excess, SOFT_REALS)        /* of soft rows: by how much they may be exceeded */ \
-  ARRAY(high_excess, SOFT_REALS)                                               \
-  ARRAY(new_low_excess, SOFT_REALS)                                            \
-  ARRAY(new_high_excess, SOFT_REALS)                                           \
-  ARRAY(d_low_excess, SOFT_REALS)                                              \
-  ARRAY(d_high_excess, SOFT_REALS)                                             \
-  ARRAY(low_hold, SOFT_REALS)          /* multipliers of the excesses */       \
-  ARRAY(high_hold, SOFT_REALS)                                                 \
-  ARRAY(d_low_hold, SOFT_REALS)                                                \
-  ARRAY(d_high_hold, SOFT_REALS)                                               \
+  ARRAY(row, (n * NPATH + NEND) * ROW_REALS)   /* of constraints: see first_row */ \
+  ARRAY(limit, (rows > 1 ? n * NPATH + NEND : NPATH + NEND) * LIMIT_REALS) /* their bounds: see first_limit */ \
   ARRAY(gain, n * NU * NX)             /* the policy, with the step */         \
   ARRAY(step, n * NU)
 
@@ -120,6 +143,8 @@ typedef struct {
   int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
   scalar initial_barrier;           /* mu of an attempt that begins at a solution */
   BARRIER_ARRAYS(DECLARE_ARRAY)
+  int equalities;                   /* whether any lane's rows have bounds that meet */
+  real row_sides;                   /* sides of rows that are on, equalities included */
   real unit[NU];                    /* of a control that has no range */
   real length, dual_length;         /* of the step: of x, u and the costates; of the multipliers */
   real slope;                       /* of the barrier function along the step, in units of cost */
@@ -152,6 +177,8 @@ FUNCTION void lay_out_barrier(barrier_state *s, const solve_arguments *a, reals 
   s->rows = (int)rows;
   s->shared_loaded = 0;
   s->initial_barrier = (scalar)a->initial_barrier;
+  s->equalities = 0;
+  s->row_sides = ALL(0);
   BARRIER_ARRAYS(PLACE_ARRAY)
 }
 
@@ -187,6 +214,18 @@ INLINE real above(const control_room *room, real u) { return lane_select(room->h
 INLINE real where_on(mask on, real value) { return lane_select(on, value, ALL(0)); }
 
 INLINE reals path_at(const barrier_state *s, int t) { return s->path + t * PAIR; }
+
+/* The first row of a stage, each ROW_REALS behind the one before, and their number: mixed ones, then those of states, which
+ * x_0 has not; at the end those of states and those of the end. */
+INLINE reals first_row(const barrier_state *s, int t) { return s->row + t * NPATH * ROW_REALS; }
+
+INLINE int row_count(const barrier_state *s, int t) { return t == 0 ? NMIXED : t < s->horizon ? NPATH : NEND; }
+
+/* The limits of a stage's first row, each LIMIT_REALS behind the one before. */
+INLINE reals first_limit(const barrier_state *s, int t) {
+  const int first = s->rows > 1 ? t * NPATH : t == s->horizon ? NPATH : 0;
+  return s->limit + first * LIMIT_REALS;
+}
 
 /* The gap of stage t of a path. */
 INLINE real gap_at(in_reals path, int t, int i) { return path[t * PAIR + NX + i] - path[(t + 1) * PAIR + i]; }

@@ -113,9 +113,10 @@ INLINE void add_gap(const barrier_state *s, int t, value_model *value) {
   }
 }
 
-INLINE void clear_barrier_summary(barrier_summary *summary) {
+INLINE void clear_barrier_summary(barrier_summary *summary, real sides) {
   summary->dual_x = summary->dual_u = summary->gradient_sum = ALL(0);
-  summary->multiplier_sum = summary->costate_sum = summary->sides = ALL(0);
+  summary->multiplier_sum = summary->costate_sum = ALL(0);
+  summary->sides = sides;
   summary->least_product = ALL(INFINITY);
   summary->largest_product = ALL(0);
   summary->finite = summary->convex = lane_all();
@@ -165,15 +166,20 @@ INLINE void expand_stage(barrier_state *s, int t, const value_model *value, stag
 }
 
 /* One backward sweep at the accepted trajectories. */
-FUNCTION void barrier_sweep(barrier_state *s) {
+SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
   const int last = s->horizon;
   ready_pass(s);
   const real state_shift = shift_of(s) * unless_restoring(s, s->lanes.on_states);
+#if MODEL_IN_REGISTERS
+  value_model present, *value = &present;
+  stage_model stage, *q = &stage;
+#else
   value_model *value = &s->value;
   stage_model *q = &s->model;
+#endif
   real largest[NU], stiffest[NU];
   EACH(i, NU) largest[i] = stiffest[i] = ALL(0);
-  clear_barrier_summary(&s->summary);
+  clear_barrier_summary(&s->summary, s->row_sides);
   s->weight = lane_select(s->lanes.restoring, ALL(0), s->lanes.second_order);
   expand_last(s, value);
   EACH(i, NX) value->hessian[TRIANGLE(i, i)] += state_shift;

@@ -16,7 +16,8 @@ RARE int load_multipliers(barrier_state *s, const solve_arguments *a, int k, int
 #if CONSTRAINED
   const scalar *duals = (const scalar *)a->initial_duals + problem * a->initial_duals_stride;
   for (int t = 0; t <= n; t++)
-    good &= load_row(s->high_multiplier + t * NPATH, k, duals + t * NDUAL + row_column(t == n), row_count(s, t), 0);
+    for (int i = 0; i < row_count(s, t); i++)
+      good &= load_row(first_row(s, t) + i * ROW_REALS + HIGH_MULTIPLIER, k, duals + t * NDUAL + row_column(t == n) + i, 1, 0);
 #endif
   return good;
 }
@@ -64,29 +65,27 @@ INLINE void excess_near(const row_price *price, mask where, real room, real mult
 /* Slacks and multipliers of the rows of a solution at a stage. */
 FUNCTION void rows_near(barrier_state *s, mask where, int t) {
   const real mu = s->lanes.barrier, cost_unit = s->lanes.cost_unit;
-  row_limits limits;
-  read_limits(s, t, &limits);
-  for (int i = 0; i < row_count(s, t); i++) {
-    const row_room room = room_of(&limits, t, i), *r = &room;
-    const int at = t * NPATH + i;
-    const real row = s->row[at], dual = s->high_multiplier[at], pressure = dual / cost_unit;
-    real low_room = where_on(r->has_lower, row - r->lower), high_room = where_on(r->has_upper, r->upper - row);
+  reals row = first_row(s, t), limit = first_limit(s, t);
+  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room room = room_of(limit), *r = &room;
+    const real value = row[ROW_VALUE], dual = row[HIGH_MULTIPLIER], pressure = dual / cost_unit;
+    real low_room = where_on(r->has_lower, value - r->lower), high_room = where_on(r->has_upper, r->upper - value);
 #if SOFT_ROWS
     excess_near(&r->price, lane_and(where, r->has_lower), low_room, lane_max(-dual, ALL(0)), mu, cost_unit,
-                s->low_excess + at, s->low_hold + at);
+                row + LOW_EXCESS, row + LOW_HOLD);
     excess_near(&r->price, lane_and(where, r->has_upper), high_room, lane_max(dual, ALL(0)), mu, cost_unit,
-                s->high_excess + at, s->high_hold + at);
+                row + HIGH_EXCESS, row + HIGH_HOLD);
     low_room = lane_select(r->price.soft, lane_max(low_room, ALL(0)), low_room);
     high_room = lane_select(r->price.soft, lane_max(high_room, ALL(0)), high_room);
 #endif
     const real low = lane_select(r->has_lower, slack_near(low_room, lane_max(-pressure, ALL(0)), mu), ALL(1));
     const real high = lane_select(r->has_upper, slack_near(high_room, lane_max(pressure, ALL(0)), mu), ALL(1));
-    s->low_slack[at] = lane_select(where, low, s->low_slack[at]);
-    s->high_slack[at] = lane_select(where, high, s->high_slack[at]);
+    row[LOW_SLACK] = lane_select(where, low, row[LOW_SLACK]);
+    row[HIGH_SLACK] = lane_select(where, high, row[HIGH_SLACK]);
     const real of_low = where_on(r->has_lower, mu * cost_unit / low);
     const real of_high = where_on(r->has_upper, mu * cost_unit / high);
-    s->low_multiplier[at] = lane_select(where, of_low, s->low_multiplier[at]);
-    s->high_multiplier[at] = lane_select(where, lane_select(r->meets, dual, of_high), dual);
+    row[LOW_MULTIPLIER] = lane_select(where, of_low, row[LOW_MULTIPLIER]);
+    row[HIGH_MULTIPLIER] = lane_select(where, lane_select(is_equality(r), dual, of_high), dual);
   }
 }
 #endif

@@ -45,6 +45,16 @@ typedef struct {
   real offset[NX];
 } value_model;
 
+/* Whether a backward sweep keeps a stage's model and value function in registers, as far as there are: the function
+ * that makes the model is then part of the sweep's loop. */
+#define MODEL_IN_REGISTERS (LANES > 1 && SMALL_STAGE && !LINEAR_DYNAMICS)
+
+#if MODEL_IN_REGISTERS
+#define SWEEP_FUNCTION FUNCTION __attribute__((flatten))
+#else
+#define SWEEP_FUNCTION FUNCTION
+#endif
+
 /* What a stage asks of its controls: argmin of qu'step + step'Quu step / 2 over those that are free, and the factor of
  * their block of Quu, by which they follow the state. */
 typedef struct {

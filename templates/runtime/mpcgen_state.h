@@ -34,10 +34,6 @@ typedef struct {
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
 } sweep_summary;
 
-/* Whether the backward sweep keeps a stage's model and value function in registers, as far as there are: the function
- * that makes the model is then part of the sweep's loop. */
-#define MODEL_IN_REGISTERS (LANES > 1 && SMALL_STAGE && !LINEAR_DYNAMICS)
-
 /* A solver's workspace: LANES problems, however large the batch. */
 #define SOLVER_ARRAYS(ARRAY)                                             \
   ARRAY(theta, NTHETA + NPREPARED)                                       \

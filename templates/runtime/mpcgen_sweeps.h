@@ -229,12 +229,6 @@ INLINE void ddp_value(ddp_state *d, int t, const stage_model *q, const control_p
 #define SWEEP(part) ddp_##part
 #include "mpcgen_riccati.h"
 
-#if MODEL_IN_REGISTERS
-#define SWEEP_FUNCTION FUNCTION __attribute__((flatten))
-#else
-#define SWEEP_FUNCTION FUNCTION
-#endif
-
 /* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */
 SWEEP_FUNCTION void backward_sweep(solver_state *s) {
   const int last = s->horizon;
