@@ -39,7 +39,10 @@ def test_costs_without_curvature_are_solved():
     module, x0, u, optimum = catalyst()
     sol = module.MPC(on_unconverged="ignore")(x0, u_init=u)
     assert (sol.status == Status.CONVERGED).all()
-    torch.testing.assert_close(sol.cost, torch.full_like(sol.cost, optimum), rtol=1e-7, atol=0)
+    torch.testing.assert_close(sol.cost, torch.full_like(sol.cost, optimum), rtol=1e-9, atol=0)
+    off_bounds = torch.minimum(sol.u - sol.lower, sol.upper - sol.u)
+    assert (off_bounds == 0).double().mean() > 0.3
+    assert not ((off_bounds > 0) & (off_bounds < 1e-6)).any()
     alone = module.MPC(on_unconverged="ignore", method="ddp")(x0, u_init=u)
     assert (alone.status != Status.CONVERGED).all()
 

@@ -18,14 +18,11 @@ def both(name, dtype=torch.float64, **options):
 @pytest.mark.parametrize("name", NONLINEAR)
 def test_it_finds_the_optimum_that_box_ddp_finds(name):
     ddp, ipm = both(name)
-    # mu ends at a tenth of the tolerance, and each active bound costs its multiple; most problems have one minimum
-    same = (ipm.cost - ddp.cost).abs() <= 1e-7 * (1 + ddp.cost.abs())
+    # most problems have one minimum; box-DDP takes the last steps to it, whose tolerance is 1e-8
+    same = (ipm.cost - ddp.cost).abs() <= 1e-10 * (1 + ddp.cost.abs())
     assert same.double().mean() >= 0.95
-    # a bound that barely pushes lets its control go as far as the square root of mu over the curvature
-    errors = (ipm.u - ddp.u)[same].abs()
-    assert errors.max() < 1e-3
-    assert (errors < 1e-5).double().mean() > 0.98
-    torch.testing.assert_close(ipm.costates[same], ddp.costates[same], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ipm.u[same], ddp.u[same], rtol=0, atol=1e-6)
+    torch.testing.assert_close(ipm.costates[same], ddp.costates[same], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NONLINEAR)
@@ -33,10 +30,10 @@ def test_what_it_returns_obeys_the_dynamics_and_the_bounds(name):
     e = example(name)
     x0 = e.starts(BATCH, 0)
     ipm = e.mpc(method="interior_point")(x0)
-    assert (ipm.u > ipm.lower).all() and (ipm.u < ipm.upper).all()
+    assert (ipm.u >= ipm.lower).all() and (ipm.u <= ipm.upper).all()
     rolled = e.mpc(max_iterations=0, on_unconverged="ignore")(x0, u_init=ipm.u)
-    torch.testing.assert_close(ipm.x, rolled.x, rtol=0, atol=1e-6)
-    torch.testing.assert_close(ipm.cost, rolled.cost, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(ipm.x, rolled.x, rtol=0, atol=1e-9)
+    torch.testing.assert_close(ipm.cost, rolled.cost, rtol=1e-12, atol=1e-12)
 
 
 def test_a_lane_does_not_see_its_neighbours():
@@ -53,7 +50,7 @@ def test_a_lane_does_not_see_its_neighbours():
 def test_float32_reaches_what_float32_can():
     for name in NONLINEAR:
         ddp, ipm = both(name, torch.float32)
-        same = (ipm.cost - ddp.cost).abs() <= 1e-3 * (1 + ddp.cost.abs())
+        same = (ipm.cost - ddp.cost).abs() <= 1e-5 * (1 + ddp.cost.abs())
         assert same.double().mean() >= 0.95
 
 

@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "4ae50b5817e3209c0dfe8e17364fe26c7187a250433defd64d0262c7ef57e96d"),
+    library=load(__file__, "building", "6180cc4bd00e0382a950631fb49f9786b3c2d314fac86f50b238664fb1a144c5"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "a01c57d4a04833691963e84fc83aef693b243d6b54296553fdb43ad69ef3004b"),
+    library=load(__file__, "car", "a02c358f4ece58d6875b342c13e56066168575932e37f8d6d9ffeb742a7b9b7a"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "98d21ca3f42e7385653b279e85222dc19764ffebf467331788de8a8847b38065"),
+    library=load(__file__, "cartpole", "13dba631ca94a3efae34b5e9e7a823f844d2ce9352cd923285565fd9e2f06cf5"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "c1b3da153c1f9df39b006d3e62dbc6cda8fa06c95b3980e39f02a2a8c9cad502"),
+    library=load(__file__, "landing", "eb5fae22aa4965458d3c35f60af139b03f267685cbe745515555f0013cb091c0"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

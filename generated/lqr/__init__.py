@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "c0ebe869e1b421b1306a106e22b48807fb27fcf07363db4e816d4e6b9b032553"),
+    library=load(__file__, "lqr", "bcf8cbd7f7d65e350b63db631cf0c486a4133b0d2579d19a955b846edae9dd8d"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

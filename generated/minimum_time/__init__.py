@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "c8625d064b39d9126304737ddb3f1a29267ada9c94e34b129477cbf47cd8a1ba"),
+    library=load(__file__, "minimum_time", "a21255d99e7753952f582936697b26391f746b842e0d71b2f9b49be55c428050"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

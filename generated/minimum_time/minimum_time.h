@@ -43,7 +43,7 @@ typedef struct {
   int32_t certify;                   /* 1: check the second-order condition before a problem counts as solved */
   int32_t threads;
   int32_t constant_parameters;       /* 1: each parameter has one value for all stages, and no axis of stages */
-  int32_t method;                    /* 0: box-DDP; 1: interior point; 2: first the one, then the other */
+  int32_t method;                    /* 0: box-DDP; 1: interior point; 2: first the one, then the other; 5: the latter, polished */
   double tolerance;                  /* on the KKT residual */
   double barrier;                    /* mu of a log-barrier in place of the bounds; 0: the bounds themselves */
   const void *initial_state;         /* (batch, 3) */

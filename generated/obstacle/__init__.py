@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "48dbdb5e03d3200fa7b6f3d8683c783d5f5e7ba0607c71a4c377f5514c556ada"),
+    library=load(__file__, "obstacle", "5233f43c9ba50dafe87780e331ae5c745974ca3512d9e6f00353b8f5bf839395"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

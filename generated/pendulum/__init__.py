@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "8dd915bbcbb5a0cd46d617b4c991b76026acb4173a8e62b881ad26c62eb5e8dc"),
+    library=load(__file__, "pendulum", "1f7ae6ed8d400ded5c29e92d17e603adbae8366a5bf3e9cd067380b403b27497"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "1845becae662a1d21f4497b19fc464ed0bc9147067ee344e81dc85e03d413593"),
+    library=load(__file__, "quadrotor", "97b3d8ff0fef9ec387ad6c67a8ee8ded1a6b3cc1f1314f7c2bf35cfbb23e3ce6"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

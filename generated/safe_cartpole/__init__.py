@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "a10f12d96f71454a903e659a89bdbb12b7a60425d8792e4ae4114a4b6ef8298f"),
+    library=load(__file__, "safe_cartpole", "c9cda09a0cdb4fb1e2a177af57b94ba0de2eaebdc56c4f2f77d7304aed86ddfd"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -38,10 +38,11 @@ class MPC(torch.nn.Module):
     method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto". Where only controls are
     bounded, "auto" begins with box-DDP, and leaves to the interior point, from the same start, the problems in which
     refused steps prevail, whose model is next to linear after 15 passes, or which diverge; what that does not solve
-    either, box-DDP goes on with, as with all problems whose dynamics are linear. Iterations are those of both. With
-    ``hessian="gauss_newton"`` or ``smooth="solve"`` it is box-DDP, with other constraints the interior point, which
-    alone knows them. That ends where its errors are at most ``tol``, with the cost in units that make the first
-    trajectory's 100 and controls in units of their range; ``sol.residual`` is the largest of them, and
+    either, box-DDP goes on with, as with all problems whose dynamics are linear. What the interior point solves,
+    box-DDP polishes in some two iterations, so that controls lie on their bounds and states are a rollout's. Iterations
+    are those of both. With ``hessian="gauss_newton"`` or ``smooth="solve"`` it is box-DDP, with other constraints the
+    interior point, which alone knows them. That ends where its errors are at most ``tol``, with the cost in units that
+    make the first trajectory's 100 and controls in units of their range; ``sol.residual`` is the largest of them, and
     ``sol.iterations`` counts Newton steps. It has the exact Hessian only.
 
     tol: KKT residual at which a problem counts as solved, max |u - clip(u - dL/du, lower, upper)|, in the units of u

@@ -24,13 +24,16 @@ NEAR_A_SOLUTION = {torch.float64: 1e-6, torch.float32: 1e-4}
 """The barrier parameter of the interior point where it starts near a solution, in units of some 1/1000 of the cost."""
 
 
-_BOX_DDP, _INTERIOR_POINT, _HAND_OVER = range(3)
-"""What the argument struct calls a method; the last is box-DDP, and the interior point where that does not get on."""
+_BOX_DDP, _INTERIOR_POINT, _HAND_OVER, _POLISHED = 0, 1, 2, 5
+"""What the argument struct calls a method; _HAND_OVER is box-DDP, and the interior point where that does not get on,
+_POLISHED the interior point, whose solutions box-DDP then polishes, as it knows bounds of controls alone."""
 
 
 def _method(options: Options, constrained: bool) -> int:
-    if options.is_interior_point or constrained:
+    if constrained:
         return _INTERIOR_POINT
+    if options.is_interior_point:
+        return _POLISHED
     return _HAND_OVER if options.hands_over else _BOX_DDP
 
 

@@ -95,6 +95,7 @@ FUNCTION mask accept_candidates(solver_state *s) {
   const mask refused = lane_and(stepped, lane_not(good));
   const mask accepted = lane_or(good, lane_and(lanes->busy, lanes->begins));
   lanes->iterations -= stepped;
+  lanes->unmoved = lane_and(lanes->unmoved, lane_not(lane_and(good, lane_finite(lanes->cost))));
   note_troubles(lanes, good, refused);
   lower_regularisation(s, lane_and(good, lane_not(lanes->refused)));
   refuse(s, refused);
@@ -171,7 +172,7 @@ INLINE mask gets_on(const solver_state *s) {
 
 /* After a sweep: which lanes have finished, and with which status; the others go on. Even a solution whose model
  * overflowed is swept again, for its gains. */
-FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, int certify) {
+FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   lane_progress *lanes = &s->lanes;
   note_overflow(s);
   verdict v = {ALL_COUNTS(UNFINISHED), lane_and(lanes->busy, lane_not(lanes->overflowed))};
@@ -186,7 +187,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, in
 
   const mask whole = LINEAR_DYNAMICS ? lane_all() : lane_le(ALL(1), s->second_order); /* all second derivatives */
   const mask exact = lane_and(whole, lane_eq(s->regularisation, ALL(0)));
-  const mask done = lane_and(small, worthless(s, tolerance));
+  const mask done = lane_and(lane_and(small, lane_not(lanes->unmoved)), worthless(s, tolerance));
   const mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
   /* Newton's method comes to a stop at rounding, Gauss and Newton's may where it is slow. */
   const mask solved = s->exact_hessian || LINEAR_DYNAMICS ? lane_or(done, stuck) : done;
@@ -199,7 +200,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int max_iterations, in
   s->regularisation = lane_select(uncertain, ALL(0), s->regularisation);
 
   const mask going = lane_and(v.open, lane_not(uncertain));
-  mask may_go_on = lane_more(ALL_COUNTS(max_iterations), lanes->iterations);
+  mask may_go_on = lane_more(lanes->last, lanes->iterations);
   if (s->hands_over && !LINEAR_DYNAMICS) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
   const mask hopeless = lane_lt(ALL(LARGEST_REGULARISATION), s->regularisation);

@@ -171,21 +171,20 @@ static int solve_by_one_method(const solve_arguments *a, void *workspace, void *
 }
 
 static int64_t solve_workspace(const solve_arguments *a) {
-  const int64_t own = solve_workspace_of(a); /* and that of box-DDP resumed */
-  if (CONSTRAINED || a->method != HAND_OVER || own < 0) return own;
-  solve_arguments rest = *a;
-  rest.method = REMAINING;
-  const int64_t others = solve_workspace_of(&rest);
-  return others < 0 || others > own ? others : own;
+  int64_t most = 0;
+  for (solve_arguments run = *a; run.method >= 0; run.method = next_run(run.method)) {
+    const int64_t own = solve_workspace_of(&run);
+    if (own < 0) return own;
+    if (own > most) most = own;
+  }
+  return most;
 }
 
 /* As on the host; but nobody waits to hear whether anything is left: the later kernels find out. */
 static int solve_batch(const solve_arguments *a, void *workspace, void *stream) {
-  int code = solve_by_one_method(a, workspace, stream);
-  if (CONSTRAINED || a->method != HAND_OVER) return code;
-  solve_arguments rest = *a;
-  for (rest.method = REMAINING; rest.method <= RESUMED && !code; rest.method++)
-    code = solve_by_one_method(&rest, workspace, stream);
+  int code = 0;
+  for (solve_arguments run = *a; run.method >= 0 && !code; run.method = next_run(run.method))
+    code = solve_by_one_method(&run, workspace, stream);
   return code;
 }
 

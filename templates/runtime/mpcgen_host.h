@@ -20,13 +20,12 @@ IN_A_WORKSPACE(differentiate, gradient, differentiate_batch)
 IN_A_WORKSPACE(tangent, tangent, tangent_batch)
 IN_A_WORKSPACE(examine, examine, examine_batch)
 
-/* Solves the batch. What box-DDP hands over is for the interior point, and what that does not solve for box-DDP again. */
+/* Solves the batch. What box-DDP hands over is for the interior point; what that solves, and what it does not, for
+ * box-DDP again. */
 static int solve_batch(const solve_arguments *a) {
-  int code = solve_by_one_method(a);
-  if (a->method != HAND_OVER) return code;
-  solve_arguments rest = *a;
-  for (rest.method = REMAINING; rest.method <= RESUMED && !code && any_handed_over(a); rest.method++)
-    code = solve_by_one_method(&rest);
+  solve_arguments run = *a;
+  int code = solve_by_one_method(&run);
+  while (!code && (run.method = next_run(run.method)) >= 0 && any_handed_over(a)) code = solve_by_one_method(&run);
   return code;
 }
 

@@ -242,7 +242,7 @@ RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int 
   TEAM_LEADER {
     ((scalar *)a->cost)[problem] = lane_get(&s->point.cost, k);
     ((scalar *)a->residual)[problem] = lane_get(&s->residual, k);
-    a->status[problem] = status;
+    a->status[problem] = left_to_polish(a, status);
     a->iterations[problem] = lane_count(&s->lanes.iterations, k);
     lane_mark(&s->lanes.busy, k, 0);
   }

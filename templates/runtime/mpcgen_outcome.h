@@ -5,11 +5,22 @@
 #include "mpcgen_problem.h"
 
 /* What an argument struct calls a method. HAND_OVER is box-DDP, which leaves marks where it does not get on; REMAINING is
- * the interior point for the problems that have such marks; RESUMED is box-DDP again, for those that still have them. */
-enum { BOX_DDP = 0, INTERIOR_POINT = 1, HAND_OVER = 2, REMAINING = 3, RESUMED = 4 };
+ * the interior point for the problems that have such marks; RESUMED is box-DDP again, for those that still have them, and
+ * for the interior point's solutions, which it polishes. POLISHED is the interior point before RESUMED. */
+enum { BOX_DDP = 0, INTERIOR_POINT = 1, HAND_OVER = 2, REMAINING = 3, RESUMED = 4, POLISHED = 5 };
+
+INLINE int begins_with_interior_point(const solve_arguments *a) {
+  return a->method == INTERIOR_POINT || a->method == POLISHED;
+}
 
 /* Problems with constraints have one method. */
-#define BY_INTERIOR_POINT(a) (CONSTRAINED || (a)->method == INTERIOR_POINT || (a)->method == REMAINING)
+#define BY_INTERIOR_POINT(a) (CONSTRAINED || begins_with_interior_point(a) || (a)->method == REMAINING)
+
+/* The run that follows this one over the same batch, or -1. */
+INLINE int next_run(int method) {
+  if (CONSTRAINED) return -1;
+  return method == HAND_OVER ? REMAINING : method == REMAINING || method == POLISHED ? RESUMED : -1;
+}
 
 typedef struct {
   const solve_arguments *arguments;
@@ -26,7 +37,7 @@ enum {
   NOT_A_MINIMUM = 5,
   INFEASIBLE = 6,
 };
-enum { UNFINISHED = -1, HANDED_OVER = -2 }; /* the latter less the status that box-DDP left the problem with */
+enum { UNFINISHED = -1, HANDED_OVER = -2 }; /* the latter less the status that the problem was left with */
 
 /* The status that box-DDP leaves a problem with: a mark where the interior point is to go on. Not where it has come to
  * the end of its precision, which is a solution but for rounding. */
@@ -35,10 +46,20 @@ INLINE int left_with(const solve_arguments *a, int status, int iterations) {
   return a->method == HAND_OVER && unsolved && iterations < a->max_iterations ? HANDED_OVER - status : status;
 }
 
+/* The status that the interior point leaves a problem with: a mark where box-DDP is to polish the solution. */
+INLINE int left_to_polish(const solve_arguments *a, int status) {
+  return next_run(a->method) == RESUMED && status == CONVERGED ? HANDED_OVER - CONVERGED : status;
+}
+
 INLINE int is_handed_over(const solve_arguments *a, int64_t problem) { return a->status[problem] <= HANDED_OVER; }
 
 /* Whether other runs over this batch were before, so that only marked problems are left. */
 INLINE int is_later_run(const solve_arguments *a) { return !CONSTRAINED && (a->method == REMAINING || a->method == RESUMED); }
+
+/* Whether box-DDP polishes what the interior point has found. */
+INLINE int is_polished(const solve_arguments *a, int64_t problem) {
+  return is_later_run(a) && a->status[problem] == HANDED_OVER - CONVERGED;
+}
 
 INLINE mask same_count(counts a, int b) {
   return lane_not(lane_or(lane_more(a, ALL_COUNTS(b)), lane_more(ALL_COUNTS(b), a)));

@@ -8,8 +8,29 @@
 
 #include "mpcgen_control.h"
 
+enum { POLISHING = 6 }; /* iterations that box-DDP has to polish a solution: it takes two, or cannot */
+
+/* Leaves a problem with the interior point's solution unless box-DDP has made a better one of it: solved, to more
+ * digits, and no dearer than what the interior point leaves of gaps explains. Returns whether it does. */
+FUNCTION int leave_unpolished(solver_state *s, const solve_arguments *a, int k, int status) {
+  const int64_t problem = s->problem[k];
+  if (!is_polished(a, problem)) return 0;
+  const scalar dearer = lane_get(&s->lanes.cost, k) - ((const scalar *)a->cost)[problem];
+  const scalar explained = LIBM(sqrt)((scalar)a->tolerance) * lane_get(&s->lanes.cost_scale, k);
+  const int leaves = status != CONVERGED || !(dearer <= explained);
+  team_meet(); /* all have read what there is */
+  if (!leaves) return 0;
+  TEAM_LEADER {
+    a->status[problem] = CONVERGED;
+    a->iterations[problem] = lane_count(&s->lanes.iterations, k);
+    lane_mark(&s->lanes.busy, k, 0);
+  }
+  return 1;
+}
+
 /* Writes a lane's result, which leaves the lane idle. */
 FUNCTION void finish(solver_state *s, const solve_arguments *a, int k, int status) {
+  if (leave_unpolished(s, a, k, status)) return;
   const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
   store_row((scalar *)a->states + problem * (n + 1) * NX, s->x, k, (n + 1) * NX);
   store_row((scalar *)a->controls + problem * n * NU, s->u, k, n * NU);
@@ -42,7 +63,7 @@ FUNCTION counts conclude(solver_state *s, const solve_arguments *a) {
   keep_residual(s);
   if (a->history) write_history(s, a);
   /* With linear dynamics what the last sweep found is the exact condition. */
-  return review(s, (scalar)a->tolerance, a->max_iterations, LINEAR_DYNAMICS || a->certify);
+  return review(s, (scalar)a->tolerance, LINEAR_DYNAMICS || a->certify);
 }
 
 /* Keeps of a rollout that overflowed what is finite: the states up to the first stage where one is not, NaN behind it.
@@ -54,6 +75,31 @@ FUNCTION void write_overflow(const solver_state *s, const solve_arguments *a, in
     const scalar value = lane_get(&s->new_x[i], k);
     if (!isfinite(value)) break;
     states[i] = value;
+  }
+}
+
+/* Lets a lane begin at the interior point's solution: rolls its policy out, as the dynamics may be too unstable for its
+ * controls alone, and takes a step, which puts controls on their bounds. */
+FUNCTION void begin_polishing(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
+  const size_t n = (size_t)s->horizon, p = (size_t)problem;
+  lane_progress *lanes = &s->lanes;
+  load_row(s->x, k, (const scalar *)a->states + p * (n + 1) * NX, (int)(n + 1) * NX, 0);
+  load_row(s->gain, k, (const scalar *)a->gains + p * n * NU * NX, (int)n * NU * NX, 0);
+  TEAM_FOR(i, n * NU) {
+    lane_set(s->step + i, k, 0);
+    lane_set(s->gradient + i, k, 0);
+  }
+  TEAM_LEADER {
+    const int last = a->iterations[problem] + POLISHING;
+    if (last < a->max_iterations) lane_recount(&lanes->last, k, last);
+    lane_mark(&lanes->begins, k, 0);
+    lane_mark(&lanes->unmoved, k, 1);
+    lane_set(&lanes->cost, k, (scalar)INFINITY);
+    lane_set(&lanes->first_scale, k, 0);
+    lane_set(&s->length, k, 1);
+    lane_set(&s->second_order, k, 1);
+    lane_set(&s->summary.slope, k, 0); /* of the sweep whose policy is rolled out: it promises nothing */
+    lane_set(&s->summary.bend, k, 0);
   }
 }
 
@@ -92,6 +138,8 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
     lane_mark(&lanes->overflowed, k, 0);
     lane_mark(&lanes->refused, k, 0);
     lane_mark(&lanes->cautious, k, 0);
+    lane_mark(&lanes->unmoved, k, 0);
+    lane_recount(&lanes->last, k, a->max_iterations);
     lane_recount(&lanes->iterations, k, resumed ? a->iterations[problem] : 0);
     lane_recount(&lanes->troubles, k, 0);
     lane_recount(&lanes->unproductive, k, 0);
@@ -99,6 +147,8 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
     lane_set(&s->regularisation, k, 0);
     lane_set(&s->second_order, k, 0);
   }
+  team_meet();
+  if (is_polished(a, problem)) begin_polishing(s, a, k, problem);
   team_meet();
   return lane_test(&lanes->busy, k);
 }

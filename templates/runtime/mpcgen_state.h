@@ -16,8 +16,10 @@ typedef struct {
   mask certifying;      /* solved: sweeps once more, with the exact Hessian */
   mask overflowed;      /* the last sweep's model overflowed, and its policy is not to be rolled out */
   mask refused;         /* the last step was refused */
+  mask unmoved;         /* begins at a solution of the interior point's, and has made no step from it yet */
   mask cautious;        /* since the last accepted step, one with second derivatives was refused, or overflowed */
   counts iterations;
+  counts last;          /* iterations after which the lane gives up */
   counts troubles;      /* steps that were refused, less those that were accepted; not below zero */
   counts unproductive;  /* passes with a step below rounding since the residual last halved */
   real cost;            /* of the accepted trajectory, its barrier included */
