@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpcgen.diagnosis.diagnose import diagnose
     from mpcgen.diagnosis.plot import plot
     from mpcgen.problem.casadi_model import casadi_cost, casadi_expressions, casadi_model
+    from mpcgen.problem.implicit import implicit_midpoint, radau
     from mpcgen.problem.integrators import euler, midpoint, rk4
     from mpcgen.problem.linear_quadratic import lqr
     from mpcgen.problem.loading import load_problem
@@ -49,12 +50,14 @@ _LAZY: dict[str, str | None] = {
     "compile": "mpcgen.build.driver",
     "diagnose": "mpcgen.diagnosis.diagnose",
     "euler": "mpcgen.problem.integrators",
+    "implicit_midpoint": "mpcgen.problem.implicit",
     "load_problem": "mpcgen.problem.loading",
     "lookup": "mpcgen.problem.tables",
     "lqr": "mpcgen.problem.linear_quadratic",
     "mechanics": "mpcgen.problem.mechanics",
     "midpoint": "mpcgen.problem.integrators",
     "plot": "mpcgen.diagnosis.plot",
+    "radau": "mpcgen.problem.implicit",
     "reference": None,
     "rk4": "mpcgen.problem.integrators",
     "running_cost": "mpcgen.problem.running",
@@ -84,12 +87,14 @@ __all__ = [
     "compile",
     "diagnose",
     "euler",
+    "implicit_midpoint",
     "load_problem",
     "lookup",
     "lqr",
     "mechanics",
     "midpoint",
     "plot",
+    "radau",
     "reference",
     "rk4",
     "running_cost",

@@ -123,8 +123,8 @@ class Examination:
     rule of the gradient: a bound is active where u - dL/du does not lie strictly inside. margins: |dL/du| where
     a bound is active (units of cost per control), the distance to the nearest bound where none is (units of the
     control), inf where there is no bound to reach or where both bounds are equal. NaN (active: 0) for problems
-    that ended as INVALID_INPUT or DIVERGED. Of a solution by the log-barrier at mu (``smooth="solve"``) the rule marks
-    the bounds with a slack of at most sqrt(mu), by whose force mu / slack they hold; nothing there has a kink.
+    that ended as INVALID_INPUT, DIVERGED or MODEL. Of a solution by the log-barrier at mu (``smooth="solve"``) the rule
+    marks the bounds with a slack of at most sqrt(mu), by whose force mu / slack they hold; nothing there has a kink.
     """
 
     multipliers: Tensor

@@ -60,7 +60,7 @@ class Solution(_Asked, Outputs):
     (...) int32 passes; residual: (...) KKT residual max |u - clip(u - dL/du, lower, upper)|; costates: (..., N+1, n)
     multipliers dL/dx_t of the dynamics; gains: (..., N, m, n) du_t/dx_t of the optimal policy, zero for controls
     held at a bound. No control needs a derivative at x_0: where one is not finite there, costates and gains of
-    stage 0 are not either. Of an INVALID_INPUT or DIVERGED problem every number is NaN, but for what x says of a
+    stage 0 are not either. Of an INVALID_INPUT, DIVERGED or MODEL problem every number is NaN, but for what x says of a
     rollout before it overflowed.
 
     With constraints, `duals` has their multipliers by name and `violation` the most that one is exceeded by; they are
@@ -71,7 +71,7 @@ class Solution(_Asked, Outputs):
     was changed in place since the solve. See also `mpcgen.diagnose` and `mpcgen.plot`. A solution can be pickled;
     one returned from a function under torch.func.vmap or torch.compile answers as well.
 
-    Problems without a trajectory (INVALID_INPUT, DIVERGED) have NaN in x, u and cost, and so has every mean over
+    Problems without a trajectory (INVALID_INPUT, DIVERGED, MODEL) have NaN in x, u and cost, and so has every mean over
     them: take ``sol.u[sol.converged].mean()``, or let `where_converged` put a number in their place.
     """
 

@@ -1,4 +1,4 @@
-"""Where a problem that ended as DIVERGED failed: the first stage and the state that is not finite."""
+"""Where a problem that ended as DIVERGED or MODEL failed: the stage and, of the former, what is not finite."""
 
 from __future__ import annotations
 
@@ -30,6 +30,19 @@ def describe_failure(x: Tensor, costates: Tensor, gains: Tensor, problem: int, s
             stage = horizon - 1 - curved // (m * n)
             return f"the second derivatives are not finite at stage {stage} or the next"
     return "all states are finite, but the cost is not"
+
+
+def describe_step(x: Tensor, costates: Tensor, problem: int) -> str:
+    """Say at which stage a MODEL problem's implicit step found no solution; arguments as for `describe_failure`."""
+    rows = x.reshape(-1, *x.shape[-2:])[problem]
+    first = _first(rows)
+    if first is not None:
+        return f"the step from stage {first // x.shape[-1] - 1} has no solution"
+    # Iterates that do not obey the dynamics are finite; derivatives, made from the last stage backward, are not.
+    last = _first(costates.reshape(-1, *costates.shape[-2:])[problem].flip(0))
+    if last is None:
+        return "a step has no solution"
+    return f"the step from stage {x.shape[-2] - 1 - last // x.shape[-1]} has no solution"
 
 
 def _first(values: Tensor) -> int | None:

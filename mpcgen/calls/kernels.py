@@ -16,7 +16,7 @@ from mpcgen.calls.devices import Device, device_of
 from mpcgen.calls.options import Options
 from mpcgen.calls.solver import Solver
 from mpcgen.runtime.controller import Controller
-from mpcgen.runtime.status import Status
+from mpcgen.runtime.status import WITHOUT_VALUE, Status
 
 Tensors = tuple[Tensor, ...]
 LOST = 2
@@ -140,7 +140,7 @@ def _usable_statuses(unconverged_gradient: str, is_barrier: bool, device: torch.
     """What `usable` says of each status: one look-up, where comparisons would take longer than a small problem."""
     table = dict.fromkeys(Status, 0) | {Status.CONVERGED: 1}
     if unconverged_gradient == "keep":
-        table = {status: int(status not in (Status.INVALID_INPUT, Status.DIVERGED)) for status in Status}
+        table = {status: int(status not in WITHOUT_VALUE) for status in Status}
     elif unconverged_gradient == "zero" and not is_barrier:
         table[Status.NOT_A_MINIMUM] = 2
     with torch.inference_mode(False):

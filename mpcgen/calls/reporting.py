@@ -26,7 +26,7 @@ def report_statuses(
 ) -> None:
     """Warn or raise if any entry of ``status`` is not zero.
 
-    failure: what of a DIVERGED problem, given its place in the flat batch, is not finite, and where.
+    failure: what of a DIVERGED or MODEL problem, given its place in the flat batch, is not finite, and where.
     """
     if on_unconverged == "ignore":
         return
@@ -34,10 +34,12 @@ def report_statuses(
     if failed:
         counts = [(Status(s), int((status == s).sum())) for s in Status if s != Status.CONVERGED]
         parts = [f"{count} {s.name}: {s.meaning}; {s.advice}" for s, count in counts if count]
-        if failure is not None and bool((status == Status.DIVERGED).any()):
-            first = int((status.flatten() == Status.DIVERGED).nonzero()[0])
+        broken = ((status == Status.DIVERGED) | (status == Status.MODEL)).flatten()
+        if failure is not None and bool(broken.any()):
+            first = int(broken.nonzero()[0])
             where = "" if status.numel() == 1 else f" of problem {first}"
-            parts.append(f"First to diverge{where}: {failure(first)}")
+            how = "diverge" if status.flatten()[first] == Status.DIVERGED else "fail"
+            parts.append(f"First to {how}{where}: {failure(first)}")
         _say(
             f"{name}: {failed} of {status.numel()} problems did not converge. "
             + ". ".join(parts)

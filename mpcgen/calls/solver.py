@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mpcgen.calls.arguments import Start
 from mpcgen.calls.devices import Device
-from mpcgen.calls.failures import describe_failure
+from mpcgen.calls.failures import describe_failure, describe_step
 from mpcgen.calls.options import Options
 from mpcgen.errors import LayoutError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import OUTPUTS, sizes_of
+from mpcgen.runtime.status import Status
 
 _STARTS = ("initial_controls", "initial_states", "initial_costates", "initial_duals")
 """Members of the solver's argument struct, in the order of `Start`."""
@@ -144,6 +145,8 @@ class Solver:
         x, _, _, status, _, _, costates, gains, *_ = outputs
 
         def failure(problem: int) -> str:
+            if int(status.flatten()[problem]) == Status.MODEL:
+                return describe_step(x, costates, problem)
             return describe_failure(x, costates, gains, problem, self._states)
 
         self._device.report_statuses(status, self._options.on_unconverged, failure)

@@ -12,9 +12,9 @@ from mpcgen.calls.options import as_count
 from mpcgen.errors import DtypeError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import Outputs
-from mpcgen.runtime.status import Status
+from mpcgen.runtime.status import WITHOUT_VALUE, Status
 
-_UNFIT = (Status.INVALID_INPUT, Status.DIVERGED, Status.INFEASIBLE)
+_UNFIT = (*WITHOUT_VALUE, Status.INFEASIBLE)
 _NOTHING = Start()
 
 

@@ -17,7 +17,7 @@ from mpcgen.derivative.kernels import Kernels
 from mpcgen.derivative.matrices import product_count
 from mpcgen.errors import InternalError
 from mpcgen.ir.function import Function
-from mpcgen.ir.model import Model
+from mpcgen.ir.model import Implicit, Model
 from mpcgen.ir.printer import number
 from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import degree, flops
@@ -188,7 +188,7 @@ def _kernel_context(kernels: Kernels, economy: Economy, schedules: Schedules) ->
     }
 
 
-def _loop_sizes(kernels: Kernels) -> dict[str, int | str] | None:
+def _loop_sizes(kernels: Kernels) -> dict[str, object] | None:
     """Of a loop over substeps: how many, the scheme, what moves, what is held, and where in (x, u) both are."""
     loop = kernels.loop
     if loop is None:
@@ -204,6 +204,20 @@ def _loop_sizes(kernels: Kernels) -> dict[str, int | str] | None:
         "costs": int(loop.costs),
         "carried": ", ".join(str(int(state)) for state in loop.carried),
         "places": ", ".join(map(str, (*substeps.moving, *loop.held))),
+        "implicit": _implicit(substeps.implicit),
+    }
+
+
+def _implicit(implicit: Implicit | None) -> dict[str, int | str] | None:
+    """The stage equations of an implicit scheme."""
+    if implicit is None:
+        return None
+    return {
+        "newton": implicit.newton,
+        "matrix": ", ".join(repr(entry) for row in implicit.matrix for entry in row),
+        "start": repr(1 - sum(implicit.final)),
+        "final": ", ".join(map(repr, implicit.final)),
+        "mass": ", ".join(str(int(not zero)) for zero in implicit.algebraic),
     }
 
 
@@ -219,7 +233,10 @@ def _row_sizes(model: Model) -> dict[str, int] | None:
         "terminal": len(model.terminal),
         "soft": int(model.has_soft_rows),
         "vary": int(any(not value.is_const for value in varying)),
-        "linear": int(degree((*model.next_state, *rows.values), (*model.states, *model.controls)) <= 1),
+        "linear": int(
+            not (model.substeps and model.substeps.implicit)
+            and degree((*model.next_state, *rows.values), (*model.states, *model.controls)) <= 1
+        ),
     }
 
 

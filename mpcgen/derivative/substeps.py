@@ -17,6 +17,7 @@ from mpcgen.derivative.derivation import Derivation
 from mpcgen.derivative.forward import tangents
 from mpcgen.derivative.matrices import Matrix, dot, lower_triangle, triangle_labels
 from mpcgen.derivative.reverse import gradient
+from mpcgen.errors import SpecError
 from mpcgen.ir import Expr, flops, substitute, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model, Rows, Substeps
@@ -25,6 +26,10 @@ from mpcgen.stages.contract import COMPOSED
 
 LOOPED_FROM = 400
 """Operations of a stage's substeps, written out, from which on they are a loop."""
+
+
+NEWTON_STEPS = 4
+"""That a step of an implicit scheme takes as a rule."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,14 @@ class Loop:
 
     def functions(self) -> tuple[Function, ...]:
         """The functions of the right-hand side, then all others."""
+        implicit = self.substeps.implicit is not None
         outer = (
             replace(function, name=function.name.replace("stage_", "outer_", 1))
             if function.name in COMPOSED
             else function
             for function in self.outer.functions()
         )
-        return (*self.rates.functions(self.costs), *outer)
+        return (*self.rates.functions(self.costs, implicit), *outer)
 
     @property
     def accumulators(self) -> tuple[int, ...]:
@@ -87,6 +93,12 @@ class Loop:
         n, width = len(self.substeps.moving), len(self.substeps.moving) + len(self.held)
         products = n * width * (3 * width + 2 * n)
         slopes = len(self.substeps.share)
+        if self.substeps.implicit is not None:
+            unknowns = n * slopes
+            newton = slopes * counts[table.NEWTON] + unknowns**2 * (2 * unknowns / 3 + 4)
+            linearised = slopes * (counts[table.SLOPES] + counts[table.CURVATURE] + products)
+            solved = unknowns**2 * (2 * unknowns / 3 + 2 * width)
+            return self.substeps.count * round(2 * NEWTON_STEPS * newton + linearised + solved)
         return self.substeps.count * slopes * (2 * counts[table.VALUES] + counts[table.CURVATURE] + products)
 
 
@@ -94,22 +106,32 @@ def loop_of(model: Model) -> Loop | None:
     """The loop that a model's substeps are worth, or None where they are written out.
 
     They are written out where that is short, where the rates are linear, and where the cost is not linear in
-    the running costs.
+    the running costs; those of an implicit scheme never are. Raises `SpecError` for such a scheme with such a cost.
     """
     substeps = model.substeps
-    if substeps is None or not substeps.moving or flops(model.next_state) < LOOPED_FROM:
+    if substeps is None or not substeps.moving:
+        return None
+    implicit = substeps.implicit is not None
+    if not implicit and flops(model.next_state) < LOOPED_FROM:
         return None
     graph, tau = model.graph, (*model.states, *model.controls)
     slopes = gradient(substeps.cost, substeps.sums)
     if not {*tau, *substeps.sums}.isdisjoint(symbols_of(slopes)):
-        return None
+        if not implicit:
+            return None
+        raise SpecError(
+            "the stage cost is not linear in its running costs, as an implicit integrator needs it; multiply inside of "
+            "running_cost, or make the running cost a state with a cost"
+        )
     cost = dot(graph, slopes, substeps.increments)
     read = {*symbols_of((*substeps.changes, cost))}
     held = tuple(i for i, symbol in enumerate(tau) if symbol in read and i not in substeps.moving)
     if not held:
-        return None
+        if not implicit:
+            return None
+        held = (len(model.states),)  # arrays have at least one entry
     rates = RateDerivation(_inside(model, substeps, held, cost), -1)
-    if "exact" not in rates.kinds:
+    if "exact" not in rates.kinds and not implicit:
         return None
     nothing = dict.fromkeys(substeps.sums, graph.const(0.0))
     (stage_cost,) = substitute((substeps.cost,), nothing)
@@ -166,21 +188,30 @@ class RateDerivation(Derivation):
             table.BOTH: both,
             f"TRIANGLE({table.BOTH}, 0)": triangle_labels(both),
             f"NMOVING * ({table.BOTH})": tuple(f"{x}, {name}" for x in self.x_names for name in both),
+            f"{table.MOVING} * {table.MOVING}": tuple(
+                f"{x}, {z}" for x in self.x_names for z in self.x_names
+            ),
         }
 
-    def functions(self, costs: bool = False) -> tuple[Function, ...]:
+    def functions(self, costs: bool = False, implicit: bool = False) -> tuple[Function, ...]:
         """All functions of the right-hand side, in the order of the text. ``costs``: see `Loop`."""
         model, n = self.model, len(self.x_names)
         seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
         return (
             self.function(table.VALUES, change=model.next_state, cost=(model.stage_cost,)),
-            *(() if costs else (self._first(),)),  # the Gauss-Newton model of costs has curvature
+            *((self._newton(n),) if implicit else ()),
+            # The Gauss-Newton model of costs has curvature.
+            *((self._first(),) if implicit or not costs else ()),
             self._second(),
             self.function("rate_tangent", d_change=tangents(model.next_state, seeds)),
             self._gradient(seeds),
             self._change(),
             self._forward(n),
         )
+
+    def _newton(self, n: int) -> Function:
+        square = tuple(chain(*(row[:n] for row in self.F)))
+        return self.function(table.NEWTON, change=self.model.next_state, J=square)
 
     def _first(self) -> Function:
         return self.function(table.SLOPES, F=tuple(chain(*self.FJ)), slope=self._lagrangian_gradient())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mpcgen.autograd.examination import ExaminationError
 from mpcgen.autograd.solution import Solution
-from mpcgen.calls.failures import describe_failure
+from mpcgen.calls.failures import describe_failure, describe_step
 from mpcgen.diagnosis.report import Activity, Index, Margin, Outcome, Quantiles, Report, StatusCount
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.status import Status
@@ -102,6 +102,8 @@ def _worst(solution: Solution) -> tuple[Outcome, ...]:
 
 def _failure(solution: Solution, problem: int, status: Status) -> str:
     """What of a problem, by its place in the flat batch, is not finite, or which row it exceeds most; else ""."""
+    if status == Status.MODEL:
+        return describe_step(solution.x, solution.costates, problem)
     if status != Status.DIVERGED:
         return _violated(solution, problem)
     try:

@@ -31,7 +31,8 @@ class Quantiles:
 class Outcome:
     """How the problem at ``index`` of the batch ended.
 
-    failure: what of a DIVERGED one is not finite, and where; of others the row that is exceeded most.
+    failure: what of a DIVERGED one is not finite, and where; of a MODEL one the step; of others the row that is
+        exceeded most.
     """
 
     index: Index

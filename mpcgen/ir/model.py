@@ -41,10 +41,26 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Implicit:
+    """The stage equations of an implicit scheme, and how they are solved.
+
+    Stage i is at Z_i with E (Z_i - z) = sum of matrix[i][j] k(Z_j); the step ends at z + sum of final[i] (Z_i - z). E
+    is the identity but for a zero for each state that is ``algebraic``, of which k is a residual. ``newton``: most
+    steps.
+    """
+
+    matrix: tuple[tuple[float, ...], ...]
+    final: tuple[float, ...]
+    algebraic: tuple[bool, ...]
+    newton: int
+
+
+@dataclass(frozen=True)
 class Substeps:
-    """Integration in ``count`` equal steps, beside `Model.next_state`, which has them written out.
+    """Integration in ``count`` equal steps, beside `Model.next_state`, which has explicit ones written out.
 
     Each step has the scheme's stages: stage i is at z + reach[i] k_(i-1), and the step ends at z + sum of share[i] k_i.
+    Of an ``implicit`` scheme see there; ``reach`` is empty, and `Model.next_state` a symbol for what a step changes.
     ``moving``: positions of the states z that a step changes. ``changes``: k, their rates times the step's length.
     ``sums``: symbols of the integrals of running costs, whose ``increments`` are like k; ``cost`` is the stage cost
     that reads the sums. ``others``: the next state of all that a step does not change, and 0 for what it does.
@@ -59,6 +75,7 @@ class Substeps:
     increments: tuple[Expr, ...]
     cost: Expr
     others: tuple[Expr, ...]
+    implicit: Implicit | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def _rank_at(model: Model, mixed: Sequence[Expr], state: Sequence[Expr], seed: i
 
     def rows(control: Expr, change: float) -> list[float]:
         here = point | {control: point[control] + change}
-        values = evaluate([*mixed, *model.next_state], here)
+        values = evaluate([*mixed, *_following(model)], here)
         following = dict(zip(model.states, values[len(mixed) :], strict=True))
         return [*values[: len(mixed)], *evaluate(state, here | following)]
 
@@ -70,6 +70,15 @@ def _rank_at(model: Model, mixed: Sequence[Expr], state: Sequence[Expr], seed: i
             return 0
         columns.append([_quotient(*pair) for pair in zip(*sides, strict=True)])
     return _rank([list(row) for row in zip(*columns, strict=True)])
+
+
+def _following(model: Model) -> list[Expr]:
+    """Next states; of an implicit integrator those of one explicit Euler step, which controls reach no further."""
+    following, substeps = list(model.next_state), model.substeps
+    if substeps is not None and substeps.implicit is not None:
+        for i, change in zip(substeps.moving, substeps.changes, strict=True):
+            following[i] = model.states[i] + change
+    return following
 
 
 def _parameter_values(signature: Signature, generator: random.Random) -> list[float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from mpcgen.errors import SpecError
-from mpcgen.problem.spec import SCHEMES, DynamicsSpec
+from mpcgen.problem.spec import MOST_NEWTON_STEPS, SCHEMES, DynamicsSpec
 from mpcgen.problem.values import as_expression, as_integer, as_mapping, as_vector
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ def euler(
     problem: "Problem", rhs: Any, dt: Any, substeps: int = 1, discrete: Mapping[Any, Any] | None = None
 ) -> DynamicsSpec:
     """Explicit Euler: x[t+1] = x + dt f(x, u). Arguments as for `rk4`."""
-    return _integrate(problem, rhs, dt, substeps, "euler", discrete)
+    return integrated(problem, rhs, dt, substeps, "euler", discrete)
 
 
 def midpoint(
     problem: "Problem", rhs: Any, dt: Any, substeps: int = 1, discrete: Mapping[Any, Any] | None = None
 ) -> DynamicsSpec:
     """Explicit midpoint rule: x[t+1] = x + dt f(x + dt/2 f(x, u), u). Arguments as for `rk4`."""
-    return _integrate(problem, rhs, dt, substeps, "midpoint", discrete)
+    return integrated(problem, rhs, dt, substeps, "midpoint", discrete)
 
 
 def rk4(
@@ -52,10 +52,10 @@ def rk4(
         SpecError: wrong number of rows, dt <= 0, substeps < 1, discrete rows of what is no state.
 
     """
-    return _integrate(problem, rhs, dt, substeps, "rk4", discrete)
+    return integrated(problem, rhs, dt, substeps, "rk4", discrete)
 
 
-def _integrate(
+def integrated(
     problem: "Problem",
     rhs: Any,
     dt: Any,
@@ -63,38 +63,75 @@ def _integrate(
     scheme: str,
     discrete: Mapping[Any, Any] | None = None,
     what: str | None = None,
+    residual: Mapping[Any, Any] | None = None,
+    newton: int = MOST_NEWTON_STEPS,
 ) -> DynamicsSpec:
+    """Return dynamics whose rows are rates, but for those of ``discrete`` and ``residual``; arguments as for `rk4`.
+
+    what: whose rows they are, for a message.
+    """
     held = discrete_rows(problem, discrete, f"discrete= of {scheme}")
-    rows = _mixed_rows(problem, held, rhs, what or f"the right-hand side given to {scheme}")
+    zero = algebraic_rows(problem, residual, held, f"residual= of {scheme}")
+    rows = _mixed_rows(problem, held | zero, rhs, what or f"the right-hand side given to {scheme}")
     flags = tuple(state in held for state in problem.state_symbols) if held else ()
+    algebraic = tuple(state in zero for state in problem.state_symbols) if zero else ()
     step = as_expression(dt, f"dt of {scheme}")
     if not step.free_symbols and not (step.is_positive and step.is_finite):
         raise SpecError(f"dt of {scheme} is {step}; expected a positive, finite duration")
-    return DynamicsSpec(rows, scheme, step, as_integer(substeps, f"substeps of {scheme}", 1), flags)
+    return DynamicsSpec(
+        rows,
+        scheme,
+        step,
+        as_integer(substeps, f"substeps of {scheme}", 1),
+        flags,
+        algebraic,
+        as_integer(newton, f"newton of {scheme}", 1),
+    )
 
 
 def discrete_rows(problem: "Problem", discrete: Any, what: str) -> dict[sp.Symbol, sp.Expr]:
     """Return next states by state, of what a user wrote; None is none."""
-    if discrete is None:
+    rows = _rows_by_state(problem, discrete, what, "{u_last: u}, the next state by state", "discrete row")
+    if rows and len(rows) == len(problem.state_symbols):
+        raise SpecError(f"{what} has all states; assign the next state itself to problem.dynamics")
+    return rows
+
+
+def algebraic_rows(
+    problem: "Problem", residual: Any, held: Mapping[sp.Symbol, sp.Expr], what: str
+) -> dict[sp.Symbol, sp.Expr]:
+    """Return residuals by state, of what a user wrote; None is none. ``held``: discrete rows."""
+    rows = _rows_by_state(problem, residual, what, "{y: y**2 - x}, what is zero, by state", "residual")
+    for state in rows:
+        if state in held:
+            raise SpecError(f"state {state} has a row in discrete= and one in residual=; give it one of them")
+    if rows and len(rows) + len(held) == len(problem.state_symbols):
+        raise SpecError(
+            f"{what} leaves no state that has a rate; expected at least one row in the right-hand side"
+        )
+    return rows
+
+
+def _rows_by_state(
+    problem: "Problem", rows: Any, what: str, example: str, kind: str
+) -> dict[sp.Symbol, sp.Expr]:
+    if rows is None:
         return {}
-    example = "{u_last: u}, the next state by state"
     names = ", ".join(problem.state_names)
-    for state in as_mapping(discrete, what, example):
+    for state in as_mapping(rows, what, example):
         if isinstance(state, str) or state not in problem.state_symbols:
             raise SpecError(
                 f"{what} has {state!r}; expected states of the problem, the symbols {names}: {example}"
             )
-    if discrete and len(discrete) == len(problem.state_symbols):
-        raise SpecError(f"{what} has all states; assign the next state itself to problem.dynamics")
-    return {state: as_expression(row, f"the discrete row of {state}") for state, row in discrete.items()}
+    return {state: as_expression(row, f"the {kind} of {state}") for state, row in rows.items()}
 
 
 def _mixed_rows(
     problem: "Problem", held: Mapping[sp.Symbol, sp.Expr], rows: Any, what: str
 ) -> tuple[sp.Expr, ...]:
-    """A row per state: those that are held, and the others in order."""
+    """A row per state: those that have a row already, ``held``, and the others in order."""
     others = tuple(state.name for state in problem.state_symbols if state not in held)
-    given = iter(dynamics_rows(rows, others, what, "that discrete= leaves " if held else ""))
+    given = iter(dynamics_rows(rows, others, what, "that discrete= and residual= leave " if held else ""))
     return tuple(held[state] if state in held else next(given) for state in problem.state_symbols)
 
 
@@ -123,7 +160,7 @@ def dynamics_of(
         raise SpecError(f"the scheme of {what} is {scheme!r}; expected one of {', '.join(SCHEMES)}")
     if dt is None:
         raise SpecError(f"{what} with scheme {scheme!r} needs dt, the duration of one stage")
-    return _integrate(problem, rows, dt, substeps, scheme, discrete, what)
+    return integrated(problem, rows, dt, substeps, scheme, discrete, what)
 
 
 def dynamics_rows(rows: Any, states: tuple[str, ...], what: str, which: str = "") -> tuple[sp.Expr, ...]:

@@ -14,19 +14,21 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.ir.expr import Expr, Graph
-from mpcgen.ir.model import Model, Rows, Substeps
+from mpcgen.ir.model import Implicit, Model, Rows, Substeps
 from mpcgen.ir.recognise import recognise
 from mpcgen.ir.walk import substitute
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
 from mpcgen.problem.linear_system import Solution, split
 from mpcgen.problem.running import running_costs
-from mpcgen.problem.schemes import TABLEAUS, one_step, repeated
+from mpcgen.problem.schemes import STAGE_EQUATIONS, TABLEAUS, one_step, repeated
 from mpcgen.problem.signature import signature
-from mpcgen.problem.spec import Constraint, DynamicsSpec, Spec
+from mpcgen.problem.spec import IMPLICIT, Constraint, DynamicsSpec, Spec
 
 MOST_KEPT = 8192
 """Numbers that a stage's substeps may leave for derivatives to go back through: half a megabyte of a thread's stack."""
+MOST_UNKNOWNS = 90
+"""Unknowns of an implicit step: their matrix takes as much."""
 
 
 def lower(
@@ -118,11 +120,14 @@ def _integrated(
     flags = (*dynamics.is_discrete, *(False for _ in sums))
     moving = [i for i, discrete in enumerate(flags) if not discrete]
     rates, places = [rows[i] for i in moving], [symbols[i] for i in moving]
-    if dynamics.substeps * len(moving) > MOST_KEPT:
+    kept = len(moving) * (len(STAGE_EQUATIONS[dynamics.scheme][1]) + 1 if dynamics.scheme in IMPLICIT else 1)
+    if dynamics.substeps * kept > MOST_KEPT:
         raise SpecError(
-            f"the dynamics have {dynamics.substeps} substeps of {len(moving)} numbers in a stage; at most "
-            f"{MOST_KEPT // len(moving)} are possible: take more, shorter stages"
+            f"the dynamics have {dynamics.substeps} substeps of {kept} numbers in a stage; at most "
+            f"{MOST_KEPT // kept} are possible: take more, shorter stages"
         )
+    if dynamics.scheme in IMPLICIT:
+        return _implicitly(dynamics, rows, known, cost, dt)
     step = one_step(dynamics.scheme, rates, places, dt, dynamics.substeps)
     following = list(rows)
     for i, value in zip(moving, repeated(step, places, dynamics.substeps), strict=True):
@@ -144,6 +149,50 @@ def _integrated(
         others=tuple(zero if i in changed else following[i] for i in range(n)),
     )
     return following, substeps
+
+
+def _implicitly(
+    dynamics: DynamicsSpec,
+    rows: Sequence[Expr],
+    known: tuple[tuple[Expr, ...], tuple[Expr, ...]],
+    cost: Expr,
+    dt: Expr,
+) -> tuple[list[Expr], Substeps]:
+    """The same of an implicit scheme: a symbol for each state that moves, and for each sum of costs."""
+    states, sums = known
+    graph, n = cost.graph, len(states)
+    zero, h = graph.const(0.0), dt / float(dynamics.substeps)
+    still = [row.is_zero and not zero_row for row, zero_row in zip(rows, dynamics.is_algebraic, strict=False)]
+    moving = tuple(i for i, discrete in enumerate(dynamics.is_discrete) if not discrete and not still[i])
+    if not moving:
+        raise SpecError(
+            f"{dynamics.scheme} has nothing to integrate: all rates are zero; assign the next state to problem.dynamics"
+        )
+    matrix, share, final = STAGE_EQUATIONS[dynamics.scheme]
+    if len(moving) * len(share) > MOST_UNKNOWNS:
+        raise SpecError(
+            f"a step of {dynamics.scheme} has {len(moving) * len(share)} unknowns for {len(moving)} states that move; "
+            f"at most {MOST_UNKNOWNS} are possible"
+        )
+    moved = {i: graph.symbol(f"after.{states[i].value}") for i in moving}
+    others = [rows[i] if dynamics.is_discrete[i] else state for i, state in enumerate(states)]
+    following = [moved.get(i, others[i]) for i in range(n)]
+    algebraic = tuple(dynamics.is_algebraic[i] for i in moving)
+    substeps = Substeps(
+        count=dynamics.substeps,
+        reach=(),
+        share=share,
+        moving=moving,
+        changes=tuple(
+            rows[i] if zero_row else h * rows[i] for i, zero_row in zip(moving, algebraic, strict=True)
+        ),
+        sums=sums,
+        increments=tuple(h * rows[n + i] for i in range(len(sums))),
+        cost=cost,
+        others=tuple(zero if i in moved else others[i] for i in range(n)),
+        implicit=Implicit(matrix, final, algebraic, dynamics.newton),
+    )
+    return [*following, *(graph.symbol(f"after.{total.value}") for total in sums)], substeps
 
 
 def _lower_rows(

@@ -1,9 +1,10 @@
-"""Explicit integrators, composed on the graph: the right-hand side is lowered once and substituted.
+"""Integrators. Explicit ones are composed on the graph: the right-hand side is lowered once and substituted.
 
-Each takes the right-hand side dx/dt (n expressions), the states x (n symbols) and the step h, and returns
+Each of those takes the right-hand side dx/dt (n expressions), the states x (n symbols) and the step h, and returns
 the n states one step later, the controls held.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from mpcgen.errors import SpecError
@@ -43,6 +44,25 @@ TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """The same as coefficients: how far a stage is from the first along the slope of the one before, and the share that
 each slope has in the step."""
+
+
+_ROOT = math.sqrt(6)
+STAGE_EQUATIONS: dict[str, tuple[tuple[tuple[float, ...], ...], tuple[float, ...], tuple[float, ...]]] = {
+    "implicit_midpoint": (((0.5,),), (1.0,), (2.0,)),
+    "radau3": (((5 / 12, -1 / 12), (3 / 4, 1 / 4)), (3 / 4, 1 / 4), (0.0, 1.0)),
+    "radau5": (
+        (
+            ((88 - 7 * _ROOT) / 360, (296 - 169 * _ROOT) / 1800, (-2 + 3 * _ROOT) / 225),
+            ((296 + 169 * _ROOT) / 1800, (88 + 7 * _ROOT) / 360, (-2 - 3 * _ROOT) / 225),
+            ((16 - _ROOT) / 36, (16 + _ROOT) / 36, 1 / 9),
+        ),
+        ((16 - _ROOT) / 36, (16 + _ROOT) / 36, 1 / 9),
+        (0.0, 0.0, 1.0),
+    ),
+}
+"""Implicit integrators: the matrix A and the weights b of a stage's slopes, and b'A^-1, the weights of its states.
+
+Radau IIA: Hairer and Wanner 1996, Solving Ordinary Differential Equations II, tables IV.5.5 and IV.5.6."""
 
 
 def one_step(

@@ -10,7 +10,10 @@ import sympy as sp
 
 from mpcgen.errors import SpecError
 
-SCHEMES = ("discrete", "euler", "midpoint", "rk4")
+EXPLICIT = ("euler", "midpoint", "rk4")
+IMPLICIT = ("radau3", "radau5", "implicit_midpoint")
+SCHEMES = ("discrete", *EXPLICIT, *IMPLICIT)
+MOST_NEWTON_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class DynamicsSpec:
     For ``scheme != "discrete"``, ``expressions`` are dx/dt; one stage spans ``dt`` (a number or an
     expression in parameters and states that stay) in ``substeps`` equal steps of the scheme, with the control held.
     ``discrete`` marks rows that are the next state all the same, of the stage's first state; () marks none.
+    ``algebraic`` marks rows that are zero at every stage of an implicit scheme, in place of a rate; () marks none.
+    ``newton``: most Newton steps of an implicit scheme's step.
     """
 
     expressions: tuple[sp.Expr, ...]
@@ -62,6 +67,13 @@ class DynamicsSpec:
     dt: sp.Expr | None = None
     substeps: int = 1
     discrete: tuple[bool, ...] = ()
+    algebraic: tuple[bool, ...] = ()
+    newton: int = MOST_NEWTON_STEPS
+
+    @property
+    def is_algebraic(self) -> tuple[bool, ...]:
+        """Whether each row is an equation, which the scheme's stages obey."""
+        return self.algebraic or (False,) * len(self.expressions)
 
     @property
     def is_discrete(self) -> tuple[bool, ...]:
@@ -161,7 +173,8 @@ class Spec:
         dynamics = self.dynamics
         if dynamics.scheme != "discrete":
             lines.append(f"  {dynamics.scheme}, dt = {dynamics.dt}, substeps = {dynamics.substeps}")
-        heads = ("x[t+1]" if discrete else "dx/dt" for discrete in dynamics.is_discrete)
+        kinds = zip(dynamics.is_discrete, dynamics.is_algebraic, strict=True)
+        heads = ("x[t+1]" if discrete else "0 for" if algebraic else "dx/dt" for discrete, algebraic in kinds)
         rows = zip(heads, self.states, dynamics.expressions, strict=True)
         lines += [f"  {head}[{state}] = {row}" for head, state, row in rows]
         lines += [f"  stage cost     {self.stage_cost}", f"  terminal cost  {self.terminal_cost}"]
@@ -175,6 +188,15 @@ def require_unconstrained(spec: Spec, what: str) -> None:
         raise SpecError(
             f"problem {spec.name!r} has constraints ({names}), and {what} knows bounds of controls alone; "
             "`mpcgen inspect` shows what it would have to take"
+        )
+
+
+def require_explicit(spec: Spec, what: str) -> None:
+    """Raise SpecError for an implicit integrator, whose steps ``what`` does not solve."""
+    if spec.dynamics.scheme in IMPLICIT:
+        raise SpecError(
+            f"problem {spec.name!r} is integrated by {spec.dynamics.scheme}, and {what} knows explicit integrators "
+            f"alone ({', '.join(EXPLICIT)})"
         )
 
 

@@ -4,6 +4,7 @@
 """
 
 import math
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -106,7 +107,7 @@ def _check_constraint(constraint: "Constraint") -> None:
 
 
 def _check_dynamics(dynamics: "DynamicsSpec") -> None:
-    from mpcgen.problem.spec import SCHEMES
+    from mpcgen.problem.spec import IMPLICIT, SCHEMES
 
     rows = dynamics.expressions
     _expect(isinstance(rows, tuple), "the dynamics", rows, "a tuple of expressions")
@@ -118,12 +119,19 @@ def _check_dynamics(dynamics: "DynamicsSpec") -> None:
     else:
         _check_expression(dynamics.dt, f"dt of {dynamics.scheme}")
     as_integer(dynamics.substeps, f"substeps of {dynamics.scheme}", 1)
-    flags = dynamics.discrete
-    _expect(
-        isinstance(flags, tuple)
-        and all(isinstance(flag, bool) for flag in flags)
-        and (not flags or (len(flags) == len(rows) and dynamics.scheme != "discrete")),
-        "discrete of the dynamics",
-        flags,
-        "() or, for a scheme that integrates, a tuple of a bool per row",
-    )
+    as_integer(dynamics.newton, f"newton of {dynamics.scheme}", 1)
+    for field, having, kind in (
+        ("discrete", SCHEMES[1:], "a scheme that integrates"),
+        ("algebraic", IMPLICIT, "an implicit scheme"),
+    ):
+        flags = getattr(dynamics, field)
+        _expect(
+            isinstance(flags, tuple)
+            and all(isinstance(flag, bool) for flag in flags)
+            and (not flags or (len(flags) == len(rows) and dynamics.scheme in having)),
+            f"{field} of the dynamics",
+            flags,
+            f"() or, for {kind}, a tuple of a bool per row",
+        )
+    both = any(map(and_, dynamics.is_discrete, dynamics.algebraic))
+    _expect(not both, "algebraic of the dynamics", dynamics.algebraic, "no row that is discrete, too")

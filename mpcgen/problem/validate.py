@@ -129,7 +129,7 @@ def _check_running(spec: Spec) -> None:
     if found and spec.dynamics.dt is None:
         raise SpecError(
             f"the stage cost contains {short_text(found[0])}, and the dynamics are discrete: there is no time to "
-            "integrate it over; give the dynamics by rk4, midpoint or euler, or the cost per stage"
+            "integrate it over; give the dynamics by rk4, radau or another scheme, or the cost per stage"
         )
     for node in found:
         if running_costs(node.args[0]):
@@ -138,8 +138,11 @@ def _check_running(spec: Spec) -> None:
 
 def _still(spec: Spec) -> list[sp.Symbol]:
     """States that stay as they are."""
-    rows = zip(spec.states, spec.dynamics.expressions, spec.dynamics.is_discrete, strict=True)
-    differences = ((state, row - (state if discrete else 0)) for state, row, discrete in rows)
+    dynamics = spec.dynamics
+    rows = zip(spec.states, dynamics.expressions, dynamics.is_discrete, dynamics.is_algebraic, strict=True)
+    differences = (
+        (state, row - (state if discrete else 0)) for state, row, discrete, zero in rows if not zero
+    )
     return [state for state, difference in differences if difference.is_Number and difference.is_zero]
 
 

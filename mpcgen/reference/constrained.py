@@ -11,7 +11,7 @@ from torch import Tensor
 from mpcgen.calls.arguments import Call, Start, at_each_stage, make_call
 from mpcgen.calls.reporting import report_statuses
 from mpcgen.problem.lowering import lower_spec
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import Spec, require_explicit
 from mpcgen.reference.interior_point import Result, Settings, differentiable, solve
 from mpcgen.reference.module import SupportsSpec, check_options
 from mpcgen.reference.program import Program
@@ -57,6 +57,7 @@ class InteriorPoint(torch.nn.Module):
         check_options(tol, max_iterations, {"on_unconverged": on_unconverged})
         self.tol, self.max_iterations, self.on_unconverged = tol, max_iterations, on_unconverged
         spec = problem if isinstance(problem, Spec) else problem.spec()
+        require_explicit(spec, "mpcgen.reference.InteriorPoint")
         self.model = lower_spec(spec)
         self.description = self.model.signature
 

@@ -13,7 +13,7 @@ from mpcgen.calls.arguments import Call, Start, at_each_stage, make_call
 from mpcgen.calls.reporting import report_statuses
 from mpcgen.errors import ParameterError
 from mpcgen.problem.lowering import lower_spec
-from mpcgen.problem.spec import Spec, require_unconstrained
+from mpcgen.problem.spec import Spec, require_explicit, require_unconstrained
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import (
     Policy,
@@ -84,6 +84,7 @@ class MPC(torch.nn.Module):
         self.differentiable, self.on_unconverged = differentiable, on_unconverged
         spec = problem if isinstance(problem, Spec) else problem.spec()
         require_unconstrained(spec, "box-iLQR (use mpcgen.reference.InteriorPoint)")
+        require_explicit(spec, "box-iLQR in PyTorch")
         self.functions = Functions(lower_spec(spec))
         self.description = self.functions.model.signature
 

@@ -21,11 +21,11 @@ from mpcgen.calls.watching import is_forward_mode, is_traced
 from mpcgen.errors import ParameterError
 from mpcgen.problem.lowering import lower_spec
 from mpcgen.problem.signature import signature
-from mpcgen.problem.spec import Spec, require_unconstrained
+from mpcgen.problem.spec import Spec, require_explicit, require_unconstrained
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import Trajectory, backward_recursion, follow, rollout
 from mpcgen.runtime.controller import Controller, Description
-from mpcgen.runtime.status import Status
+from mpcgen.runtime.status import WITHOUT_VALUE, Status
 
 _SECOND_ORDER_STEPS = tuple((curvature, 1.0) for curvature in (1.0, 0.7, 0.49, 0.3))
 _FIRST_ORDER_STEPS = tuple((0.0, 0.5**halvings) for halvings in range(10))
@@ -40,6 +40,7 @@ _SYMBOLIC_TRANSFORM = (
 @functools.lru_cache(maxsize=16)
 def _functions(spec: Spec) -> Functions:
     require_unconstrained(spec, 'gradient="unrolled"')
+    require_explicit(spec, 'gradient="unrolled"')
     return Functions(lower_spec(spec))
 
 
@@ -108,7 +109,7 @@ class Unrolled:
         if not torch.is_grad_enabled():
             return outputs
         status = outputs[3]
-        index = ((status != Status.INVALID_INPUT) & (status != Status.DIVERGED)).nonzero()[:, 0]
+        index = torch.stack([status != bad for bad in WITHOUT_VALUE]).all(0).nonzero()[:, 0]
         if not len(index):
             return outputs
         problems = self._problems(call).select(index).with_bounds()

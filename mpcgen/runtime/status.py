@@ -16,6 +16,7 @@ class Status(IntEnum):
     DIVERGED = 4
     NOT_A_MINIMUM = 5
     INFEASIBLE = 6
+    MODEL = 7
 
     @property
     def meaning(self) -> str:
@@ -28,6 +29,8 @@ class Status(IntEnum):
         return _TABLE[self][1]
 
 
+WITHOUT_VALUE = (Status.INVALID_INPUT, Status.DIVERGED, Status.MODEL)
+"""Of problems whose results are NaN."""
 _TABLE = {
     Status.CONVERGED: (
         "the KKT residual is at most tol, or as small as the precision allows, and the solution is a strict local "
@@ -51,7 +54,8 @@ _TABLE = {
     Status.DIVERGED: (
         "the rollout of the initial controls, or a derivative along the trajectory, is NaN or infinite",
         "start from other controls (u_init), shorten the horizon, give an explicit integrator (euler, midpoint, rk4) "
-        "more substeps or a smaller dt, or keep the model away from its singularities",
+        "more substeps or a smaller dt, a stiff model an implicit one (radau), or keep the model away from its "
+        "singularities",
     ),
     Status.NOT_A_MINIMUM: (
         "the KKT conditions hold, but the Hessian of the Lagrangian is not positive definite on the free controls: "
@@ -62,6 +66,11 @@ _TABLE = {
         "no point was found that obeys the dynamics and the constraints, and no step from it "
         "lowers the violation",
         "loosen a constraint, make it soft, start from other controls (u_init), or a nearer x0",
+    ),
+    Status.MODEL: (
+        "an implicit step of the model has no solution that Newton's method finds",
+        "start from other controls (u_init), give the integrator more substeps or a smaller dt, or keep the model away "
+        "from its singularities",
     ),
 }
 

@@ -2,8 +2,9 @@
 
 The moving states z change by k(z, v) in a step's time; v is what a stage holds, controls and other states. c(z, v) is
 what the running costs add in that time, weighted by ``share``, the part that a slope has in a step. Loops over a step's
-slopes and over a stage's steps compose them, forwards and backwards (`mpcgen_runge_kutta.h`, `mpcgen_substeps.h`). The
-outer functions are those of a stage without the moving states' rows and without the running costs.
+slopes and over a stage's steps compose them, forwards and backwards (`mpcgen_runge_kutta.h`, of implicit schemes
+`mpcgen_implicit.h`; `mpcgen_substeps.h`). The outer functions are those of a stage without the moving states' rows and
+without the running costs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ MOVING, HELD = "NMOVING", "NHELD"
 """Sizes of z and v."""
 BOTH = "NMOVING + NHELD"
 VALUES = "rate_values"
+NEWTON = "rate_newton"
 SLOPES = "rate_slopes"
 CURVATURE = "rate_curvature"
 _POINT = (
@@ -52,6 +54,10 @@ def rate_functions() -> Iterator[StageFunction]:
     cost = slot("real *restrict cost", "cost", "1", "share c")
     change = slot("real *restrict change", "change", MOVING, "k")
     yield StageFunction(VALUES, "change k of the moving states, and share c", _POINT, (change, cost))
+    square = slot("real *restrict J", "J", f"{MOVING} * {MOVING}", "dk/dz, row by row")
+    yield StageFunction(
+        NEWTON, "change k of the moving states, and dk/dz", _POINT[:-1], (change, square), inline=False
+    )
     yield StageFunction(
         SLOPES, "first derivatives of k and share c", (*_POINT, _COSTATE), (_MATRIX, _SLOPE), inline=False
     )

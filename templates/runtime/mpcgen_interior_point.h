@@ -213,17 +213,24 @@ RARE void store_duals(const barrier_state *s, const solve_arguments *a, int k, s
 RARE int leave_rollout(barrier_state *s, const solve_arguments *a, int k, int status) {
   const int64_t problem = s->problem[k];
   const int mark = a->status[problem], before = HANDED_OVER - mark, iterations = lane_count(&s->lanes.iterations, k);
-  const int ended = status == CONVERGED || (status == NOT_A_MINIMUM && before != DIVERGED);
+  const int ended = status == CONVERGED || (status == NOT_A_MINIMUM && !has_no_value(before));
   if (!is_later_run(a) || ended) return 0;
-  const int goes_on = before != DIVERGED && iterations < a->max_iterations;
+  const int goes_on = !has_no_value(before) && iterations < a->max_iterations;
   team_meet(); /* all have read what there is */
   TEAM_LEADER {
-    a->status[problem] = goes_on ? mark : before == DIVERGED || status == DIVERGED ? before : status;
+    a->status[problem] = goes_on ? mark : has_no_value(before) || has_no_value(status) ? before : status;
     a->iterations[problem] = iterations;
     lane_mark(&s->lanes.busy, k, 0);
   }
   team_meet();
   return 1;
+}
+
+/* The status of a lane whose iterate has no value. */
+RARE int how_broken(const barrier_state *s, int k) {
+  for (int t = 0; t < s->horizon; t++)
+    if (broken_at(s->path + t * PAIR + NX, k) == MODEL) return MODEL;
+  return DIVERGED;
 }
 
 /* Writes a lane's result, which leaves the lane idle. */
@@ -242,7 +249,7 @@ RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int 
   TEAM_LEADER {
     ((scalar *)a->cost)[problem] = lane_get(&s->point.cost, k);
     ((scalar *)a->residual)[problem] = lane_get(&s->residual, k);
-    a->status[problem] = left_to_polish(a, status);
+    a->status[problem] = left_to_polish(a, status == DIVERGED ? how_broken(s, k) : status);
     a->iterations[problem] = lane_count(&s->lanes.iterations, k);
     lane_mark(&s->lanes.busy, k, 0);
   }

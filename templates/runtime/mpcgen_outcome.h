@@ -36,13 +36,28 @@ enum {
   DIVERGED = 4,
   NOT_A_MINIMUM = 5,
   INFEASIBLE = 6,
+  MODEL = 7,
 };
 enum { UNFINISHED = -1, HANDED_OVER = -2 }; /* the latter less the status that the problem was left with */
+
+/* Whether a problem ended where its model has no value, and all that is left of it is NaN. */
+INLINE int has_no_value(int status) { return status == DIVERGED || status == MODEL; }
+
+/* The status of a problem whose next state is the first of a rollout that is not finite: where an implicit step found no
+ * solution, it has left NaN in what moves. */
+FUNCTION int broken_at(in_reals next, int k) {
+#if defined IMPLICIT && IMPLICIT
+  for (int i = 0; i < NMOVING; i++)
+    if (isnan(lane_get(next + PLACES[i], k))) return MODEL;
+#endif
+  (void)next, (void)k;
+  return DIVERGED;
+}
 
 /* The status that box-DDP leaves a problem with: a mark where the interior point is to go on. Not where it has come to
  * the end of its precision, which is a solution but for rounding. */
 INLINE int left_with(const solve_arguments *a, int status, int iterations) {
-  const int unsolved = status == MAX_ITERATIONS || status == DIVERGED;
+  const int unsolved = status == MAX_ITERATIONS || has_no_value(status);
   return a->method == HAND_OVER && unsolved && iterations < a->max_iterations ? HANDED_OVER - status : status;
 }
 

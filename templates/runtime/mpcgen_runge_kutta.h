@@ -10,11 +10,10 @@
 #ifndef MPCGEN_RUNGE_KUTTA_H
 #define MPCGEN_RUNGE_KUTTA_H
 
-#include "mpcgen_stage.h"
+#include "mpcgen_step_products.h"
 
-enum { NBOTH = NMOVING + NHELD };
+enum { STEP_TRACE = NMOVING }; /* what is kept of a step: the state that it starts from */
 
-INLINE real slope_share(int i) { return ALL(SHARE[i]); }
 INLINE real slope_reach(int i) { return ALL(i < NSLOPES ? REACH[i] : 0); }
 
 /* Where the slopes are taken, (NSLOPES, NMOVING), and the sum of the slopes; returns the cost. */
@@ -33,59 +32,16 @@ INLINE real step_points(const real *moving, const real *held, stored_reals theta
   return total;
 }
 
+/* Fills what a trace has besides the state that the step starts from: nothing. */
+INLINE void complete_trace(const real *moving, const real *held, stored_reals theta, stored_reals theta_t) {
+  (void)moving, (void)held, (void)theta, (void)theta_t;
+}
+
 INLINE void step_values(const real *moving, const real *held, stored_reals theta, stored_reals theta_t, real *next,
                         real *cost) {
   real points[NSLOPES * NMOVING], sum[NMOVING];
   *cost = step_points(moving, held, theta, theta_t, points, sum);
   EACH(j, NMOVING) next[j] = moving[j] + sum[j];
-}
-
-/* A tile of B P, P = [A; 0 I]: the rows of B from `B` on, columns j to j + columns. */
-ALWAYS_INLINE void chain_tile(const real *B, int rows, const real *A, int j, int columns, real *result) {
-  real sums[TILE][TILE], left[TILE];
-  EACH(r, rows) EACH(c, columns) sums[r][c] = j + c < NMOVING ? ALL(0) : B[r * NBOTH + j + c];
-  for (int k = 0; k < NMOVING; k++) {
-    EACH(r, rows) left[r] = B[r * NBOTH + k];
-    add_outer(sums, left, rows, A + k * NBOTH + j, columns);
-  }
-  EACH(r, rows) EACH(c, columns) result[r * NBOTH + j + c] = sums[r][c];
-}
-
-ALWAYS_INLINE void chain_rows(const real *B, int rows, const real *A, real *result) {
-  for (int j = 0; j < WHOLE_TILES(NBOTH); j += TILE) chain_tile(B, rows, A, j, TILE, result);
-  if (NBOTH % TILE) chain_tile(B, rows, A, WHOLE_TILES(NBOTH), NBOTH % TILE, result);
-}
-
-/* result = B P for `count` rows. */
-ALWAYS_INLINE void chain(const real *B, int count, const real *A, real *result) {
-  for (int i = 0; i < WHOLE_TILES(count); i += TILE) chain_rows(B + i * NBOTH, TILE, A, result + i * NBOTH);
-  const int i = WHOLE_TILES(count);
-  if (count % TILE) chain_rows(B + i * NBOTH, count % TILE, A, result + i * NBOTH);
-}
-
-/* H += a tile of P'B on or below the diagonal of H, a triangle. */
-ALWAYS_INLINE void curve_tile(const real *B, const real *A, int i, int rows, int j, int columns, real *H) {
-  real sums[TILE][TILE];
-  EACH(r, rows) EACH(c, columns) sums[r][c] = i + r < NMOVING ? ALL(0) : B[(i + r) * NBOTH + j + c];
-  for (int k = 0; k < NMOVING; k++) add_outer(sums, A + k * NBOTH + i, rows, B + k * NBOTH + j, columns);
-  EACH(r, rows) EACH(c, columns) if (i != j || c <= r) H[TRIANGLE(i + r, j + c)] += sums[r][c];
-}
-
-ALWAYS_INLINE void curve_columns(const real *B, const real *A, int j, int columns, real *H) {
-  curve_tile(B, A, j, columns, j, columns, H);
-  for (int i = j + TILE; i < WHOLE_TILES(NBOTH); i += TILE) curve_tile(B, A, i, TILE, j, columns, H);
-  if (NBOTH % TILE && columns == TILE) curve_tile(B, A, WHOLE_TILES(NBOTH), NBOTH % TILE, j, columns, H);
-}
-
-/* H += P'B, H symmetric, a triangle. */
-ALWAYS_INLINE void curve(const real *B, const real *A, real *H) {
-  for (int j = 0; j < WHOLE_TILES(NBOTH); j += TILE) curve_columns(B, A, j, TILE, H);
-  if (NBOTH % TILE) curve_columns(B, A, WHOLE_TILES(NBOTH), NBOTH % TILE, H);
-}
-
-/* All of a symmetric matrix from its triangle. */
-INLINE void unfold(const real *triangle, real *full) {
-  EACH(i, NBOTH) EACH(j, NBOTH) full[i * NBOTH + j] = triangle[SYMMETRIC(i, j)];
 }
 
 /* What multiplies k_i: lambda by its share, and by its reach what multiplies the next slope's point. */
@@ -154,9 +110,9 @@ FUNCTION void step_curvature(const real *moving, const real *held, stored_reals 
 }
 
 /* Where the slopes are taken and the change of that along d; phi and its change. */
-INLINE void step_tangent(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
-                         const real *d_moving, const real *d_held, real *points, real *d_points, real *next,
-                         real *d_next) {
+INLINE void tangent_points(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                           const real *d_moving, const real *d_held, real *points, real *d_points, real *next,
+                           real *d_next) {
   real d_change[NMOVING];
   step_points(moving, held, theta, theta_t, points, next);
   EACH(j, NMOVING) {
@@ -173,6 +129,13 @@ INLINE void step_tangent(const real *moving, const real *held, stored_reals thet
   }
 }
 
+/* phi and its change along d. */
+INLINE void step_tangent(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                         const real *d_moving, const real *d_held, real *next, real *d_next) {
+  real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING];
+  tangent_points(moving, held, theta, theta_t, d_moving, d_held, points, d_points, next, d_next);
+}
+
 /* Adds the gradient by theta of d'grad(c + lambda'phi) + d_lambda'phi + loss_cost (c + lambda'phi); gives that by
  * (z, v), and the gradient of c + lambda'phi by z. */
 FUNCTION void step_gradient(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
@@ -180,7 +143,7 @@ FUNCTION void step_gradient(const real *moving, const real *held, stored_reals t
                             const real *loss_cost, reals g_theta, reals g_theta_t, real *g, real *before) {
   real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING], next[NMOVING], d_next[NMOVING];
   real multiplier[NMOVING], d_multiplier[NMOVING], slope[NMOVING], d_slope[NMOVING], part[NBOTH];
-  step_tangent(moving, held, theta, theta_t, d_moving, d_held, points, d_points, next, d_next);
+  tangent_points(moving, held, theta, theta_t, d_moving, d_held, points, d_points, next, d_next);
   EACH(j, NMOVING) {
     slope[j] = d_slope[j] = ALL(0);
     before[j] = costate[j];
@@ -199,9 +162,9 @@ FUNCTION void step_gradient(const real *moving, const real *held, stored_reals t
 }
 
 /* Where the slopes are taken and the change of that along d_theta and a change of z; phi, and the change of phi and c. */
-INLINE void step_change(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
-                        const real *d_moving, stored_reals d_theta, stored_reals d_theta_t, real *points,
-                        real *d_points, real *next, real *d_next, real *d_cost) {
+INLINE void change_points(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                          const real *d_moving, stored_reals d_theta, stored_reals d_theta_t, real *points,
+                          real *d_points, real *next, real *d_next, real *d_cost) {
   real d_change[NMOVING], part;
   step_points(moving, held, theta, theta_t, points, next);
   EACH(j, NMOVING) {
@@ -220,14 +183,22 @@ INLINE void step_change(const real *moving, const real *held, stored_reals theta
   }
 }
 
+/* phi, and the change of phi and c along d_theta and a change of z. */
+INLINE void step_change(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+                        const real *d_moving, stored_reals d_theta, stored_reals d_theta_t, real *next, real *d_next,
+                        real *d_cost) {
+  real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING];
+  change_points(moving, held, theta, theta_t, d_moving, d_theta, d_theta_t, points, d_points, next, d_next, d_cost);
+}
+
 /* The gradient of c + lambda'phi by z, and the change of that by (z, v) along d_theta, d_lambda and a change of z. */
 FUNCTION void step_forward(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                            const real *costate, const real *d_moving, const real *d_costate, stored_reals d_theta,
                            stored_reals d_theta_t, real *before, real *d_slope) {
   real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING], next[NMOVING], d_next[NMOVING], d_cost;
   real multiplier[NMOVING], d_multiplier[NMOVING], slope[NMOVING], part[NBOTH];
-  step_change(moving, held, theta, theta_t, d_moving, d_theta, d_theta_t, points, d_points, next, d_next,
-              &d_cost);
+  change_points(moving, held, theta, theta_t, d_moving, d_theta, d_theta_t, points, d_points, next, d_next,
+                &d_cost);
   EACH(j, NMOVING) slope[j] = ALL(0), before[j] = costate[j];
   EACH(j, NBOTH) part[j] = ALL(0), d_slope[j] = j < NMOVING ? d_costate[j] : ALL(0);
   KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {

@@ -69,13 +69,13 @@ FUNCTION counts conclude(solver_state *s, const solve_arguments *a) {
 /* Keeps of a rollout that overflowed what is finite: the states up to the first stage where one is not, NaN behind it.
  * They tell where the model fails. */
 FUNCTION void write_overflow(const solver_state *s, const solve_arguments *a, int k) {
-  write_nothing(a, s->problem[k], s->horizon, left_with(a, DIVERGED, 0));
-  scalar *states = (scalar *)a->states + (size_t)s->problem[k] * ((size_t)s->horizon + 1) * NX;
-  for (int i = 0; i < (s->horizon + 1) * NX; i++) {
-    const scalar value = lane_get(&s->new_x[i], k);
-    if (!isfinite(value)) break;
-    states[i] = value;
-  }
+  const int count = (s->horizon + 1) * NX;
+  int finite = 0;
+  while (finite < count && isfinite(lane_get(&s->new_x[finite], k))) finite++;
+  const int status = finite < count ? broken_at(s->new_x + finite / NX * NX, k) : DIVERGED;
+  write_nothing(a, s->problem[k], s->horizon, left_with(a, status, 0));
+  scalar *states = (scalar *)a->states + (size_t)s->problem[k] * (size_t)count;
+  for (int i = 0; i < finite; i++) states[i] = lane_get(&s->new_x[i], k);
 }
 
 /* Lets a lane begin at the interior point's solution: rolls its policy out, as the dynamics may be too unstable for its

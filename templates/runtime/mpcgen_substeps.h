@@ -10,7 +10,14 @@
 #ifndef MPCGEN_SUBSTEPS_H
 #define MPCGEN_SUBSTEPS_H
 
+#ifndef IMPLICIT
+#define IMPLICIT 0
+#endif
+#if IMPLICIT
+#include "mpcgen_implicit.h"
+#else
 #include "mpcgen_runge_kutta.h"
+#endif
 
 INLINE real value_at_place(in_reals state, in_reals control, int i) {
   return PLACES[i] < NX ? state[PLACES[i]] : control[PLACES[i] - NX];
@@ -21,17 +28,18 @@ INLINE void gather(in_reals state, in_reals control, real *moving, real *held) {
   EACH(i, NHELD) held[i] = value_at_place(state, control, NMOVING + i);
 }
 
-/* The moving states before each substep. */
+/* The traces of all substeps: each has the moving states before it, then what else a step keeps. */
 INLINE void substep_path(stored_reals theta, stored_reals theta_t, const real *held, real *path) {
   real cost;
   KEEP_LOOP for (int k = 0; k < SUBSTEPS - 1; k++)
-    step_values(path + k * NMOVING, held, theta, theta_t, path + (k + 1) * NMOVING, &cost);
+    step_values(path + k * STEP_TRACE, held, theta, theta_t, path + (k + 1) * STEP_TRACE, &cost);
+  complete_trace(path + (SUBSTEPS - 1) * STEP_TRACE, held, theta, theta_t);
 }
 
 /* Next moving states, and the integral of running costs. */
 FUNCTION void advance_substeps(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
                                reals next_state, real *cost) {
-  real held[NHELD], present[NMOVING], next[NMOVING], part;
+  real held[NHELD], present[STEP_TRACE], next[NMOVING], part;
   gather(state, control, present, held);
   KEEP_LOOP for (int k = 0; k < SUBSTEPS; k++) {
     step_values(present, held, theta, theta_t, next, &part);
@@ -57,7 +65,7 @@ INLINE void scatter(const real *F, const real *slope, stage_model *q) {
 /* F, and the gradient of lambda'f. */
 FUNCTION void slopes_of_substeps(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
                                  const real *restrict costate, stage_model *restrict q) {
-  real held[NHELD], path[SUBSTEPS * NMOVING], A[NMOVING * NBOTH], F[NMOVING * NBOTH], product[NMOVING * NBOTH];
+  real held[NHELD], path[SUBSTEPS * STEP_TRACE], A[NMOVING * NBOTH], F[NMOVING * NBOTH], product[NMOVING * NBOTH];
   real along[NMOVING], part[NBOTH], slope[NBOTH];
   gather(state, control, path, held);
   substep_path(theta, theta_t, held, path);
@@ -65,7 +73,7 @@ FUNCTION void slopes_of_substeps(stored_reals state, stored_reals control, store
   EACH(i, NBOTH) slope[i] = ALL(0);
   KEEP_LOOP for (int k = SUBSTEPS - 1; k >= 0; k--) {
     const int last = k == SUBSTEPS - 1;
-    step_slopes(path + k * NMOVING, held, theta, theta_t, along, last ? F : A, part);
+    step_slopes(path + k * STEP_TRACE, held, theta, theta_t, along, last ? F : A, part);
     if (!last) {
       chain(F, NMOVING, A, product);
       copy_reals(F, product, NMOVING * NBOTH);
@@ -83,7 +91,7 @@ FUNCTION void slopes_of_substeps(stored_reals state, stored_reals control, store
 FUNCTION void expand_substeps(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
                               real weight, const real *restrict costate, stage_model *restrict q) {
   enum { ROWS = NBOTH + NMOVING };
-  real held[NHELD], path[SUBSTEPS * NMOVING], A[NMOVING * NBOTH], S[TRIANGLE(NBOTH, 0)];
+  real held[NHELD], path[SUBSTEPS * STEP_TRACE], A[NMOVING * NBOTH], S[TRIANGLE(NBOTH, 0)];
   real both[ROWS * NBOTH], product[ROWS * NBOTH]; /* H, then F */
   real weighted[NMOVING], rest[NMOVING], part[NBOTH], slope[NBOTH];
   real *const F = both + NBOTH * NBOTH;
@@ -95,7 +103,7 @@ FUNCTION void expand_substeps(stored_reals state, stored_reals control, stored_r
   }
   EACH(i, NBOTH) slope[i] = ALL(0);
   KEEP_LOOP for (int k = SUBSTEPS - 1; k >= 0; k--) {
-    step_curvature(path + k * NMOVING, held, theta, theta_t, weighted, A, S, part);
+    step_curvature(path + k * STEP_TRACE, held, theta, theta_t, weighted, A, S, part);
     if (k == SUBSTEPS - 1) {
       copy_reals(F, A, NMOVING * NBOTH);
     } else {
@@ -121,12 +129,11 @@ FUNCTION void expand_substeps(stored_reals state, stored_reals control, stored_r
 /* F d: the differential of the moving states. */
 FUNCTION void tangent_of_substeps(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
                                   in_reals d_state, in_reals d_control, out_reals d_next) {
-  real held[NHELD], d_held[NHELD], present[NMOVING], next[NMOVING], d_present[NMOVING], d_after[NMOVING];
-  real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING];
+  real held[NHELD], d_held[NHELD], present[STEP_TRACE], next[NMOVING], d_present[NMOVING], d_after[NMOVING];
   gather(state, control, present, held);
   gather(d_state, d_control, d_present, d_held);
   KEEP_LOOP for (int k = 0; k < SUBSTEPS; k++) {
-    step_tangent(present, held, theta, theta_t, d_present, d_held, points, d_points, next, d_after);
+    step_tangent(present, held, theta, theta_t, d_present, d_held, next, d_after);
     EACH(i, NMOVING) present[i] = next[i], d_present[i] = d_after[i];
   }
   EACH(i, NMOVING) d_next[PLACES[i]] = d_present[i];
@@ -139,18 +146,18 @@ FUNCTION void gradient_of_substeps(stored_reals state, stored_reals control, sto
                                    stored_reals costate, const real *restrict d_state, const real *restrict d_control,
                                    const real *restrict d_costate, const real *restrict loss_cost, reals g_theta,
                                    reals g_theta_t, real *restrict g_control) {
-  real held[NHELD], d_held[NHELD], path[SUBSTEPS * NMOVING], d_path[SUBSTEPS * NMOVING];
-  real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING];
+  real held[NHELD], d_held[NHELD], path[SUBSTEPS * STEP_TRACE], d_path[SUBSTEPS * NMOVING];
   real along[NMOVING], d_along[NMOVING], before[NMOVING], g[NBOTH];
   gather(state, control, path, held);
   gather(d_state, d_control, d_path, d_held);
   KEEP_LOOP for (int k = 0; k < SUBSTEPS - 1; k++) {
-    real *const at = path + k * NMOVING, *const d_at = d_path + k * NMOVING;
-    step_tangent(at, held, theta, theta_t, d_at, d_held, points, d_points, at + NMOVING, d_at + NMOVING);
+    real *const at = path + k * STEP_TRACE, *const d_at = d_path + k * NMOVING;
+    step_tangent(at, held, theta, theta_t, d_at, d_held, at + STEP_TRACE, d_at + NMOVING);
   }
+  complete_trace(path + (SUBSTEPS - 1) * STEP_TRACE, held, theta, theta_t);
   EACH(i, NMOVING) along[i] = costate[PLACES[i]], d_along[i] = d_costate[PLACES[i]];
   KEEP_LOOP for (int k = SUBSTEPS - 1; k >= 0; k--) {
-    step_gradient(path + k * NMOVING, held, theta, theta_t, along, d_path + k * NMOVING, d_held, d_along, loss_cost,
+    step_gradient(path + k * STEP_TRACE, held, theta, theta_t, along, d_path + k * NMOVING, d_held, d_along, loss_cost,
                   g_theta, g_theta_t, g, before);
     EACH(i, NMOVING) along[i] = before[i], d_along[i] = g[i] - *loss_cost * before[i];
     EACH(i, NHELD) if (PLACES[NMOVING + i] >= NX) g_control[PLACES[NMOVING + i] - NX] += g[NMOVING + i];
@@ -161,16 +168,14 @@ FUNCTION void gradient_of_substeps(stored_reals state, stored_reals control, sto
 FUNCTION void forward_of_substeps(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
                                   const real *restrict costate, stored_reals d_theta, stored_reals d_theta_t,
                                   reals r_state, reals r_control, reals affine, real *restrict d_cost) {
-  real held[NHELD], path[(SUBSTEPS + 1) * NMOVING], d_path[(SUBSTEPS + 1) * NMOVING], part;
-  real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING];
+  real held[NHELD], path[(SUBSTEPS + 1) * STEP_TRACE], d_path[(SUBSTEPS + 1) * NMOVING], part;
   real along[NMOVING], d_along[NMOVING], before[NMOVING], d_slope[NBOTH];
   const real *const d_end = d_path + SUBSTEPS * NMOVING;
   gather(state, control, path, held);
   EACH(i, NMOVING) d_path[i] = ALL(0);
   KEEP_LOOP for (int k = 0; k < SUBSTEPS; k++) {
-    real *const at = path + k * NMOVING, *const d_at = d_path + k * NMOVING;
-    step_change(at, held, theta, theta_t, d_at, d_theta, d_theta_t, points, d_points, at + NMOVING, d_at + NMOVING,
-                &part);
+    real *const at = path + k * STEP_TRACE, *const d_at = d_path + k * NMOVING;
+    step_change(at, held, theta, theta_t, d_at, d_theta, d_theta_t, at + STEP_TRACE, d_at + NMOVING, &part);
     *d_cost += part;
   }
   EACH(i, NMOVING) {
@@ -180,7 +185,7 @@ FUNCTION void forward_of_substeps(stored_reals state, stored_reals control, stor
     *d_cost += along[i] * d_end[i];
   }
   KEEP_LOOP for (int k = SUBSTEPS - 1; k >= 0; k--) {
-    step_forward(path + k * NMOVING, held, theta, theta_t, along, d_path + k * NMOVING, d_along, d_theta, d_theta_t,
+    step_forward(path + k * STEP_TRACE, held, theta, theta_t, along, d_path + k * NMOVING, d_along, d_theta, d_theta_t,
                  before, d_slope);
     EACH(i, NMOVING) along[i] = before[i], d_along[i] = d_slope[i];
     EACH(i, NHELD) {

@@ -1,0 +1,68 @@
+"""Implicit integrators: for stiff models, algebraic equations, and mechanics over long times."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mpcgen.errors import SpecError
+from mpcgen.problem.integrators import integrated
+from mpcgen.problem.spec import MOST_NEWTON_STEPS, DynamicsSpec
+
+if TYPE_CHECKING:
+    from mpcgen.problem.problem import Problem
+
+_ORDERS = (3, 5)
+
+
+def radau(
+    problem: "Problem",
+    rhs: Any,
+    dt: Any,
+    order: int = 5,
+    substeps: int = 1,
+    discrete: Mapping[Any, Any] | None = None,
+    residual: Mapping[Any, Any] | None = None,
+    newton: int = MOST_NEWTON_STEPS,
+) -> DynamicsSpec:
+    """Radau IIA, L-stable: for stiff models, whose fast modes decay in much less than ``dt``, the control held.
+
+    A step solves its stage equations by Newton's method down to rounding; derivatives are those of the solution. A step
+    that finds none ends its problem with `Status.MODEL` where it is one of the initial controls; where it is one of a
+    trial, the trial is refused. Hairer and Wanner 1996, Solving Ordinary Differential Equations II, IV.5.
+
+    Args:
+        problem: whose states ``rhs`` differentiates.
+        rhs: (n) dx/dt, a row for each state that has a rate, in order.
+        dt: as for `mpcgen.rk4`.
+        order: 5, with three stages, or 3, with two.
+        substeps: equal integration steps in one stage, at least 1.
+        discrete: as for `mpcgen.rk4`.
+        residual: for algebraic states, ``{y: y**2 + y - x}``: what is zero at every stage of a step and at its end. It
+            has to determine the algebraic states (index 1). What x_0 says of them is where Newton's method starts.
+        newton: most Newton steps of one integration step.
+
+    Returns:
+        A value to assign to ``problem.dynamics``.
+
+    Raises:
+        SpecError: another order, wrong number of rows, dt <= 0, substeps < 1, newton < 1, rows of what is no state.
+
+    """
+    if isinstance(order, bool) or order not in _ORDERS:
+        raise SpecError(f"order of radau is {order!r}; expected one of {', '.join(map(str, _ORDERS))}")
+    return integrated(problem, rhs, dt, substeps, f"radau{order}", discrete, residual=residual, newton=newton)
+
+
+def implicit_midpoint(
+    problem: "Problem",
+    rhs: Any,
+    dt: Any,
+    substeps: int = 1,
+    discrete: Mapping[Any, Any] | None = None,
+    newton: int = MOST_NEWTON_STEPS,
+) -> DynamicsSpec:
+    """Implicit midpoint rule: x[t+1] = x + dt f((x + x[t+1]) / 2, u). Symplectic, second order.
+
+    For mechanics: the energy of a conservative system does not drift. Stiff modes do not decay with it; take `radau`.
+    Arguments as for `radau`.
+    """
+    return integrated(problem, rhs, dt, substeps, "implicit_midpoint", discrete, newton=newton)

@@ -1,0 +1,205 @@
+/* The equations that the slopes of an implicit step obey, linearised: a dense matrix for each lane, its factors, and how
+ * far Newton's method gets with them.
+ *
+ * Stage i of a step from z, the rest v held, is at Z_i with E (Z_i - z) = sum of a_ij k(Z_j, v). E is the identity but for
+ * a zero for each state whose k is a residual (MASS). MATRIX has a. The matrix of the equations is E - a_ij J_j in its
+ * block (i, j), with J_j = dk/dz at Z_j.
+ */
+#ifndef MPCGEN_STAGE_EQUATIONS_H
+#define MPCGEN_STAGE_EQUATIONS_H
+
+#include "mpcgen_step_products.h"
+
+enum { NUNKNOWNS = NSLOPES * NMOVING, PAIRS = NUNKNOWNS * (NUNKNOWNS - 1) / 2 };
+
+INLINE real stage_weight(int i, int j) { return ALL(MATRIX[i * NSLOPES + j]); }
+
+/* L and U in place, L with a unit diagonal, of the rows after exchanges; each lane has its own exchanges. */
+typedef struct {
+  real matrix[NUNKNOWNS * NUNKNOWNS], inverse_pivot[NUNKNOWNS];
+  mask exchanged[PAIRS + 1];
+} stage_factors;
+
+INLINE void exchange(real *a, real *b, mask where, int count) {
+  for (int j = 0; j < count; j++) {
+    const real first = a[j], second = b[j];
+    a[j] = lane_select(where, second, first);
+    b[j] = lane_select(where, first, second);
+  }
+}
+
+/* Factors f->matrix, the largest entry of a column as its pivot: rows are compared one by one, and exchanged. */
+FUNCTION void factor_stages(stage_factors *f) {
+  mask *exchanged = f->exchanged;
+  KEEP_LOOP for (int k = 0; k < NUNKNOWNS; k++) {
+    real *const pivot_row = f->matrix + k * NUNKNOWNS;
+    KEEP_LOOP for (int r = k + 1; r < NUNKNOWNS; r++) {
+      real *const row = f->matrix + r * NUNKNOWNS;
+      const mask larger = lane_lt(lane_abs(pivot_row[k]), lane_abs(row[k]));
+      *exchanged++ = larger;
+      if (lane_any(larger)) exchange(pivot_row, row, larger, NUNKNOWNS);
+    }
+    const real inverse = ALL(1) / pivot_row[k];
+    f->inverse_pivot[k] = inverse;
+    KEEP_LOOP for (int r = k + 1; r < NUNKNOWNS; r++) {
+      real *const row = f->matrix + r * NUNKNOWNS;
+      const real multiple = row[k] * inverse;
+      row[k] = multiple;
+      for (int j = k + 1; j < NUNKNOWNS; j++) row[j] -= multiple * pivot_row[j];
+    }
+  }
+}
+
+/* to -= factor * from. */
+INLINE void subtract_multiple(real *to, real factor, const real *from, int count) {
+  for (int j = 0; j < count; j++) to[j] -= factor * from[j];
+}
+
+/* Solves with the matrix for `width` right-hand sides, (NUNKNOWNS, width), in place. */
+ALWAYS_INLINE void solve_stages(const stage_factors *f, real *right, int width) {
+  const mask *exchanged = f->exchanged;
+  KEEP_LOOP for (int k = 0; k < NUNKNOWNS; k++)
+    KEEP_LOOP for (int r = k + 1; r < NUNKNOWNS; r++) {
+      const mask where = *exchanged++;
+      if (lane_any(where)) exchange(right + k * width, right + r * width, where, width);
+    }
+  KEEP_LOOP for (int r = 1; r < NUNKNOWNS; r++)
+    KEEP_LOOP for (int c = 0; c < r; c++)
+      subtract_multiple(right + r * width, f->matrix[r * NUNKNOWNS + c], right + c * width, width);
+  KEEP_LOOP for (int r = NUNKNOWNS - 1; r >= 0; r--) {
+    KEEP_LOOP for (int c = r + 1; c < NUNKNOWNS; c++)
+      subtract_multiple(right + r * width, f->matrix[r * NUNKNOWNS + c], right + c * width, width);
+    for (int j = 0; j < width; j++) right[r * width + j] *= f->inverse_pivot[r];
+  }
+}
+
+/* Solves with the transposed matrix, in place. */
+FUNCTION void solve_stages_transposed(const stage_factors *f, real *right) {
+  KEEP_LOOP for (int r = 0; r < NUNKNOWNS; r++) {
+    right[r] *= f->inverse_pivot[r];
+    for (int c = r + 1; c < NUNKNOWNS; c++) right[c] -= f->matrix[r * NUNKNOWNS + c] * right[r];
+  }
+  KEEP_LOOP for (int r = NUNKNOWNS - 1; r > 0; r--)
+    for (int c = 0; c < r; c++) right[c] -= f->matrix[r * NUNKNOWNS + c] * right[r];
+  const mask *exchanged = f->exchanged + PAIRS;
+  KEEP_LOOP for (int k = NUNKNOWNS - 1; k >= 0; k--)
+    KEEP_LOOP for (int r = NUNKNOWNS - 1; r > k; r--) {
+      const mask where = *--exchanged;
+      exchange(right + k, right + r, where, 1);
+    }
+}
+
+/* The matrix of the equations, of J_j whose rows are `stride` apart, and whole matrices NMOVING times that. */
+INLINE void assemble_stages(const real *J, int stride, real *matrix) {
+  KEEP_LOOP for (int i = 0; i < NSLOPES; i++)
+    KEEP_LOOP for (int r = 0; r < NMOVING; r++)
+      KEEP_LOOP for (int j = 0; j < NSLOPES; j++) {
+        real *const to = matrix + (i * NMOVING + r) * NUNKNOWNS + j * NMOVING;
+        const real weight = stage_weight(i, j), *const row = J + (j * NMOVING + r) * stride;
+        for (int c = 0; c < NMOVING; c++) to[c] = -weight * row[c];
+        if (i == j) to[r] += ALL(MASS[r]);
+      }
+}
+
+/* ---- Newton's method ---- */
+
+#define NEWTON_ROUNDING R(8)          /* roundings of a residual's terms that it may be of, or a step of its state */
+#define NEWTON_LITTLE LIBM(sqrt)(SCALAR_EPSILON) /* relative size of steps, or a residual in that of its terms, that
+                                                    may be all that rounding allows if they do not fall */
+
+/* How far the lanes have come with a step's equations. */
+typedef struct {
+  real step;      /* the largest change of an unknown in the last Newton step, relative to its state's size */
+  real residual;  /* the largest of a row, relative to its terms */
+  mask open;      /* goes on */
+  mask converged;
+} newton_progress;
+
+/* The residuals of the equations at z + W, and the largest relative to the terms that a rounding is of: those of a
+ * row's sum, and what a rounding of the states makes of them. k, J: (NSLOPES, ...) at z + W. */
+INLINE real stage_residuals(const real *at, const real *change, const real *k, const real *J, real *residual) {
+  real largest = ALL(0);
+  KEEP_LOOP for (int i = 0; i < NSLOPES; i++)
+    KEEP_LOOP for (int r = 0; r < NMOVING; r++) {
+      const real moved = ALL(MASS[r]) * change[i * NMOVING + r];
+      real sum = -moved, terms = lane_abs(moved);
+      KEEP_LOOP for (int j = 0; j < NSLOPES; j++) {
+        const real weight = stage_weight(i, j), *const row = J + (j * NMOVING + r) * NMOVING;
+        real sensitivity = lane_abs(k[j * NMOVING + r]);
+        for (int c = 0; c < NMOVING; c++) sensitivity += lane_abs(row[c] * at[j * NMOVING + c]);
+        sum += weight * k[j * NMOVING + r];
+        terms += lane_abs(weight) * sensitivity;
+      }
+      residual[i * NMOVING + r] = sum;
+      /* zero of zero is no residual; NaN stays one */
+      const real share = lane_select(lane_eq(sum, ALL(0)), ALL(0), lane_abs(sum) / terms);
+      largest = lane_maximum(share, largest);
+    }
+  return largest;
+}
+
+/* Takes the step of the lanes that go on; returns its largest entry relative to its state's size. */
+INLINE real take_newton_step(const real *z, const real *step, mask open, real *change) {
+  real largest = ALL(0);
+  KEEP_LOOP for (int r = 0; r < NMOVING; r++) {
+    real size = lane_abs(z[r]), most = ALL(0);
+    for (int i = 0; i < NSLOPES; i++) {
+      real *const w = &change[i * NMOVING + r];
+      *w = lane_select(open, *w + step[i * NMOVING + r], *w);
+      size = lane_max(lane_abs(*w), size);
+      most = lane_maximum(lane_abs(step[i * NMOVING + r]), most);
+    }
+    largest = lane_maximum(lane_select(lane_eq(most, ALL(0)), ALL(0), most / size), largest);
+  }
+  return largest;
+}
+
+/* Whether a value is rounding: at once, or because it is little and does not fall. */
+INLINE mask at_rounding(real value, real before) {
+  const mask stays = lane_and(lane_le(value, ALL(NEWTON_LITTLE)), lane_le(R(0.5) * before, value));
+  return lane_or(lane_le(value, ALL(NEWTON_ROUNDING * SCALAR_EPSILON)), stays);
+}
+
+/* Whether the step after two of these sizes is rounding, since it falls with the square of the last one. */
+INLINE mask last_step(real step, real before) {
+  const real ratio = step / before;
+  const mask quadratic = lane_le(step * ratio * ratio, ALL(SCALAR_EPSILON));
+  return lane_and(lane_le(step, ALL(NEWTON_LITTLE)), lane_and(quadratic, lane_lt(before, ALL(INFINITY))));
+}
+
+INLINE void conclude_lanes(newton_progress *n, mask where) {
+  n->converged = lane_or(n->converged, lane_and(n->open, where));
+  n->open = lane_and(n->open, lane_not(where));
+}
+
+/* Solves for the states at a step's stages, (NSLOPES, NMOVING), from z in all; NaN where NEWTON steps do not. From f(z)
+ * as first slope Newton's method would diverge more often than from none (Robertson's kinetics). A lane that has
+ * converged keeps what it has, whatever its neighbours need. Out of line, so that a rollout and derivatives solve alike. */
+OUTLINED void solve_newton(const real *z, const real *held, stored_reals theta, stored_reals theta_t, real *points) {
+  real change[NUNKNOWNS], k[NUNKNOWNS], J[NUNKNOWNS * NMOVING], step[NUNKNOWNS];
+  stage_factors f;
+  newton_progress n = {ALL(INFINITY), ALL(INFINITY), lane_all(), lane_none()};
+  for (int i = 0; i < NUNKNOWNS; i++) change[i] = ALL(0);
+  KEEP_LOOP for (int count = 0; count <= NEWTON; count++) {
+    KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
+      real *const at = points + i * NMOVING;
+      EACH(j, NMOVING) at[j] = z[j] + change[i * NMOVING + j];
+      rate_newton(at, held, theta, theta_t, k + i * NMOVING, J + i * NMOVING * NMOVING);
+    }
+    const real residual = stage_residuals(points, change, k, J, step);
+    conclude_lanes(&n, at_rounding(residual, n.residual));
+    if (count == NEWTON || !lane_any(n.open)) break;
+    n.residual = residual;
+    assemble_stages(J, NMOVING, f.matrix);
+    factor_stages(&f);
+    solve_stages(&f, step, 1);
+    const real size = take_newton_step(z, step, n.open, change);
+    conclude_lanes(&n, last_step(size, n.step));
+    n.step = size;
+    if (!lane_any(n.open)) break;
+  }
+  for (int i = 0; i < NUNKNOWNS; i++)
+    points[i] = lane_select(n.converged, z[i % NMOVING] + change[i], ALL(NAN));
+}
+
+#endif
