@@ -67,7 +67,32 @@ def substeps(running=True):
     return problem
 
 
+def implicit(scheme="radau", running=True):
+    """Implicit steps, whose equations are solved, beside states that are held, change once a stage or are algebraic."""
+    problem = mpcgen.Problem("implicit", horizon=4)
+    rate, price = problem.parameters("rate price", default=[1.0, 0.5])
+    load = problem.parameter("load", default=0.3, per_stage=True)
+    x, last, v, y = problem.states("x last v y", upper=[2, sp.oo, rate, sp.oo])
+    (a,) = problem.controls("a", lower=-1, upper=1)
+    rates = {x: v * sp.cos(x) + y, v: a * sp.exp(-rate * v) + last * sp.sin(x * v) - 30 * (v - load * x)}
+    equation = {y: y + y**3 - x * rate - a}
+    more = {"substeps": 2, "discrete": {last: a * x}}
+    if scheme == "radau":
+        problem.dynamics = mpcgen.radau(problem, [*rates.values()], dt=rate / 3, residual=equation, **more)
+    else:
+        rhs = [*rates.values(), -10 * equation[y]]
+        problem.dynamics = mpcgen.implicit_midpoint(problem, rhs, dt=rate / 3, **more)
+    problem.stage_cost = x**2 * a + last * v
+    if running:
+        problem.stage_cost = problem.stage_cost + price * mpcgen.running_cost(a**2 + sp.sin(v) * y * load)
+    problem.terminal_cost = v**4 + y**2
+    problem.constraint("power", a * v * rate, upper=load, soft=price)
+    return problem
+
+
 CASES = {
+    "radau": (implicit, False),
+    "implicit midpoint": (lambda: implicit("implicit_midpoint", running=False), False),
     "substeps": (substeps, False),
     "substeps without a running cost": (lambda: substeps(running=False), False),
     "everything": (everything, False),

@@ -55,7 +55,8 @@ class Functions:
         rate = ca.Function("rate", [ca.vertcat(self._x, sums), self._u, self._theta], [rates])
         start = ca.vertcat(self._x, ca.DM.zeros(len(running)))
         dt = translate(dynamics.dt)
-        end = discretise(rate, dynamics.scheme, start, self._u, self._theta, dt, dynamics.substeps)
+        algebraic = [i for i, flag in enumerate(dynamics.is_algebraic) if flag]
+        end = discretise(rate, dynamics.scheme, start, self._u, self._theta, dt, dynamics.substeps, algebraic)
         for i, node in enumerate(running):
             translate.know(node, end[self.n + i])
         return ca.vertcat(*(rows[i] if flag else end[i] for i, flag in enumerate(flags)))

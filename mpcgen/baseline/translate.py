@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import casadi as ca
+import numpy as np
 import sympy as sp
 
 from mpcgen.errors import SpecError, UnsupportedExpressionError
@@ -136,17 +137,37 @@ def _leaf(node: sp.Basic) -> ca.SX:
     )
 
 
+_COLLOCATION = {"radau3": (2, "radau"), "radau5": (3, "radau"), "implicit_midpoint": (1, "legendre")}
+"""Implicit schemes as collocation: how many points in a step, and which."""
+_NEWTON_STEPS = 12
+"""Steps that are written out; by the last two derivatives are exact."""
+
+
 def discretise(
-    rate: ca.Function, scheme: str, x: ca.SX, u: ca.SX, theta: ca.SX, dt: ca.SX, substeps: int
+    rate: ca.Function,
+    scheme: str,
+    x: ca.SX,
+    u: ca.SX,
+    theta: ca.SX,
+    dt: ca.SX,
+    substeps: int,
+    algebraic: Sequence[int] = (),
 ) -> ca.SX:
     """State after ``dt`` under dx/dt = rate(x, u, theta), by ``substeps`` equal steps with u held.
 
-    ``scheme`` is "euler", "midpoint" (explicit) or "rk4" (the classical one). Raises `SpecError` for another.
+    ``scheme`` is one of `mpcgen.problem.spec.SCHEMES`. ``algebraic``: rows that are zero in place of a rate,
+    which implicit schemes know. Raises `SpecError` for another scheme.
     """
     steps = {"euler": _euler, "midpoint": _midpoint, "rk4": _rk4}
-    if scheme not in steps:
-        raise SpecError(f"unknown integration scheme {scheme!r}; expected one of {', '.join(steps)}")
     h = dt / substeps
+    if scheme in _COLLOCATION:
+        step = _collocation(rate, *_COLLOCATION[scheme], (u, theta), algebraic)
+        for _ in range(substeps):
+            x = step(x, u, theta, h)
+        return x
+    if scheme not in steps:
+        known = ", ".join((*steps, *_COLLOCATION))
+        raise SpecError(f"unknown integration scheme {scheme!r}; expected one of {known}")
     for _ in range(substeps):
         x = steps[scheme](lambda state: rate(state, u, theta), x, h)
     return x
@@ -166,3 +187,29 @@ def _rk4(rate: Callable[[ca.SX], ca.SX], x: ca.SX, h: ca.SX) -> ca.SX:
     k3 = rate(x + h / 2 * k2)
     k4 = rate(x + h * k3)
     return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+def _collocation(
+    rate: ca.Function, degree: int, points: str, held: tuple[ca.SX, ca.SX], algebraic: Sequence[int]
+) -> ca.Function:
+    """(x, u, theta, h) -> the end of a step, by Newton's method on a polynomial's values at the points."""
+    slopes, ends, _ = ca.collocation_coeff(ca.collocation_points(degree, points))
+    slopes, ends = np.asarray(slopes), np.asarray(ends).ravel()
+    n = rate.numel_out(0)
+    x, h = ca.SX.sym("x", n), ca.SX.sym("h")
+    values = ca.SX.sym("values", n, degree)
+    path = ca.horzcat(x, values)
+    columns = []
+    for j in range(degree):
+        right = rate(values[:, j], *held)
+        left = path @ slopes[:, j]
+        rows = (right[i] if i in algebraic else left[i] - h * right[i] for i in range(n))
+        columns.append(ca.vertcat(*rows))
+    residual, unknowns = ca.vertcat(*columns), ca.vec(values)
+    change = ca.solve(ca.jacobian(residual, unknowns), residual)
+    newton = ca.Function("newton", [unknowns, x, *held, h], [unknowns - change])
+    found = ca.repmat(x, degree, 1)
+    for _ in range(_NEWTON_STEPS):
+        found = newton(found, x, *held, h)
+    end = ca.horzcat(x, ca.reshape(found, n, degree)) @ ends
+    return ca.Function("step", [x, *held, h], [end])
