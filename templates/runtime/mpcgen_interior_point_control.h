@@ -159,7 +159,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const real relative = lane_max(e.dual, product_error(&e, ALL(0))) * (R(tolerance) / allowed);
   const real rounding = R(16) * gap_rounding(s, &s->point) / ALL(s->horizon);
   s->residual = lane_max(relative, lane_select(lane_le(e.gap, rounding), ALL(0), e.gap));
-  const mask sound = lane_finite(s->residual);
+  const mask sound = lane_and(lane_finite(s->residual), lane_finite(s->point.gap));
   const mask solved = lane_and(lane_le(s->residual, ALL(tolerance)), lane_and(sound, lane_not(lanes->restoring)));
   const mask positive = lane_and(s->summary.convex, s->summary.finite);
   const mask plain = lane_and(lane_eq(lanes->shift, ALL(0)), lane_eq(lanes->second_order, ALL(1)));
