@@ -193,8 +193,8 @@ def _collocation(
     rate: ca.Function, degree: int, points: str, held: tuple[ca.SX, ca.SX], algebraic: Sequence[int]
 ) -> ca.Function:
     """(x, u, theta, h) -> the end of a step, by Newton's method on a polynomial's values at the points."""
-    slopes, ends, _ = ca.collocation_coeff(ca.collocation_points(degree, points))
-    slopes, ends = np.asarray(slopes), np.asarray(ends).ravel()
+    coefficients = ca.collocation_coeff(ca.collocation_points(degree, points))
+    slopes, ends = np.asarray(coefficients[0]), np.asarray(coefficients[1]).ravel()
     n = rate.numel_out(0)
     x, h = ca.SX.sym("x", n), ca.SX.sym("h")
     values = ca.SX.sym("values", n, degree)
