@@ -211,3 +211,27 @@ def test_sinc_has_its_derivatives_at_and_near_0(at):
         else [float(sp.diff(quotient, a, k).evalf(60, subs={a: sp.Float(at, 60)})) for k in (1, 2)]
     )
     assert evaluate([first, second], {symbols[0]: at}) == pytest.approx(exact, rel=64 * EPS, abs=8 * EPS)
+
+
+@pytest.mark.parametrize(
+    ("expression", "at", "value", "slope"),
+    [
+        (sp.acot(a), 0.0, np.pi / 2, -1.0),
+        (sp.acot(a), 1e300, 1e-300, 0.0),
+        (sp.acot(a), -2.0, float(sp.acot(-2)), -0.2),
+        (sp.acot(2 * sp.Heaviside(a) * sp.Max(0, a)), -1.0, np.pi / 2, 0.0),
+        (a ** sp.Rational(3, 4) * sp.Heaviside(a), -1.4, 0.0, 0.0),
+        (sp.log(a) * sp.Heaviside(a - 1), -1.4, 0.0, 0.0),
+        (3 * sp.sqrt(a) * (2 * sp.Max(0, a) * sp.Heaviside(a)) / b, -4.0, 0.0, 0.0),
+        (3 * sp.sqrt(a) * (2 * sp.Max(0, a) * sp.Heaviside(a)) / b, 4.0, 24.0, 9.0),
+        (sp.sqrt(a) * sp.Piecewise((0, a < 0), (a, True)), -4.0, 0.0, 0.0),
+    ],
+)
+def test_values_and_slopes_where_a_factor_has_none(expression, at, value, slope):
+    """A branch of 0 masks what stands beside it, as in CasADi; acot is smooth where its argument is 0."""
+    graph = Graph()
+    inputs = {symbol: graph.symbol(symbol.name) for symbol in (a, b)}
+    (result,) = lower([expression], graph, inputs)
+    known = {inputs[a]: at, inputs[b]: 2.0}
+    outputs = evaluate([result, *gradient(result, [inputs[a]])], known)
+    assert outputs == pytest.approx([value, slope], rel=1e-14, abs=0)

@@ -42,14 +42,14 @@ def _without_sign(graph: Graph, expr: Expr) -> Expr | None:
     return None
 
 
-def _guarded(expr: Expr) -> bool:
+def has_zero_branch(expr: Expr) -> bool:
     """Whether ``expr`` is a select with a zero branch, as the derivative of a branch is."""
     return expr.op == "select" and (is_const(expr.args[1], 0.0) or is_const(expr.args[2], 0.0))
 
 
 def _merge_selects(graph: Graph, op: str, a: Expr, b: Expr) -> Expr | None:
     """Join select(c, p, 0) and select(c, 0, q): the sum of two branches' derivatives is one select."""
-    if _guarded(a) and _guarded(b) and a.args[0] is b.args[0]:
+    if has_zero_branch(a) and has_zero_branch(b) and a.args[0] is b.args[0]:
         return graph.select(
             a.args[0], graph.apply(op, a.args[1], b.args[1]), graph.apply(op, a.args[2], b.args[2])
         )

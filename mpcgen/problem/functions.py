@@ -85,6 +85,12 @@ def _sinc(apply: Apply, x: Any) -> Any:
     return apply("select", apply("lt", square, 1.0), series, apply("div", apply("sin", x), x))
 
 
+def _arc_cotangent(apply: Apply, x: Any) -> Any:
+    """Sympy's, which is atan(1/x) and jumps at 0; written so, it would have no derivative there."""
+    side = apply("select", apply("lt", x, 0.0), -1.0, 1.0)
+    return apply("atan2", side, apply("mul", side, x))
+
+
 def _cube_root(apply: Apply, x: Any) -> Any:
     return apply("mul", apply("sign", x), apply("pow", apply("abs", x), 1.0 / 3.0))
 
@@ -132,7 +138,7 @@ _FUNCTIONS |= {
     sp.coth: _reciprocal_of("tanh"),
     sp.asec: _of_reciprocal("acos"),
     sp.acsc: _of_reciprocal("asin"),
-    sp.acot: _of_reciprocal("atan"),
+    sp.acot: _arc_cotangent,
     sp.asech: _of_reciprocal("acosh"),
     sp.acsch: _of_reciprocal("asinh"),
     sp.acoth: _of_reciprocal("atanh"),
