@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "6180cc4bd00e0382a950631fb49f9786b3c2d314fac86f50b238664fb1a144c5"),
+    library=load(__file__, "building", "a4204a3e2688724f333c339480cddae3cd0918f56e249ced6d802e126829d13f"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

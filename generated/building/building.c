@@ -922,19 +922,21 @@ int MPCGEN_ENTRY(building_examine)(const building_examine_arguments *arguments, 
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(building_solve)(const building_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(building_differentiate)(const building_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(building_tangent)(const building_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(building_examine)(const building_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

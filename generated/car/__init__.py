@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "a02c358f4ece58d6875b342c13e56066168575932e37f8d6d9ffeb742a7b9b7a"),
+    library=load(__file__, "car", "6debfbd373460e56356ed3af419af1bf3a068771abb0ddfa0ba62afa967364a7"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -946,19 +946,27 @@ int MPCGEN_ENTRY(car_examine)(const car_examine_arguments *arguments, void *work
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(car_solve)(const car_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_INTERIOR_POINT)
+int MPCGEN_ENTRY(car_interior_point)(const car_solve_arguments *arguments) {
+  return solve_batch(arguments);
+}
+#endif
+
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(car_differentiate)(const car_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(car_tangent)(const car_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(car_examine)(const car_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "13dba631ca94a3efae34b5e9e7a823f844d2ce9352cd923285565fd9e2f06cf5"),
+    library=load(__file__, "cartpole", "af4fbf43a45a977d1e8a1914dc77aeda133b497b9e24f5163ca45a39f6061204"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -985,19 +985,27 @@ int MPCGEN_ENTRY(cartpole_examine)(const cartpole_examine_arguments *arguments, 
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(cartpole_solve)(const cartpole_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_INTERIOR_POINT)
+int MPCGEN_ENTRY(cartpole_interior_point)(const cartpole_solve_arguments *arguments) {
+  return solve_batch(arguments);
+}
+#endif
+
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(cartpole_differentiate)(const cartpole_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(cartpole_tangent)(const cartpole_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(cartpole_examine)(const cartpole_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

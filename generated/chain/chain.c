@@ -23050,19 +23050,27 @@ int MPCGEN_ENTRY(chain_examine)(const chain_examine_arguments *arguments, void *
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(chain_solve)(const chain_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_INTERIOR_POINT)
+int MPCGEN_ENTRY(chain_interior_point)(const chain_solve_arguments *arguments) {
+  return solve_batch(arguments);
+}
+#endif
+
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(chain_differentiate)(const chain_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(chain_tangent)(const chain_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(chain_examine)(const chain_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

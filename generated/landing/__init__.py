@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "eb5fae22aa4965458d3c35f60af139b03f267685cbe745515555f0013cb091c0"),
+    library=load(__file__, "landing", "dd2475584e88904df3218359a221cea096498ad57c89a23f8a512edaaa086b73"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

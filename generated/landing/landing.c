@@ -1548,19 +1548,21 @@ int MPCGEN_ENTRY(landing_examine)(const landing_examine_arguments *arguments, vo
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(landing_solve)(const landing_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(landing_differentiate)(const landing_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(landing_tangent)(const landing_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(landing_examine)(const landing_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

@@ -57,7 +57,7 @@ typedef struct {
   int32_t certify;                   /* 1: check the second-order condition before a problem counts as solved */
   int32_t threads;
   int32_t constant_parameters;       /* 1: each parameter has one value for all stages, and no axis of stages */
-  int32_t method;                    /* 0: box-DDP; 1: interior point; 2: first the one, then the other; 5: the latter, polished */
+  int32_t method;                    /* 0: box-DDP; 1: interior point; 2 and 5: the same, but may leave problems */
   double tolerance;                  /* on the KKT residual */
   double barrier;                    /* mu of a log-barrier in place of the bounds; 0: the bounds themselves */
   const void *initial_state;         /* (batch, 7) */
@@ -151,7 +151,7 @@ typedef struct {
   void *row_upper;                   /* out: (batch, N+1, 12) */
 } landing_examine_arguments;
 
-/* Solve a batch. Return 0, or 1 if memory was refused. */
+/* Solve a batch. Return 0, 1 if memory was refused, or 2 if the call was interrupted. */
 int landing_solve_f64_batch(const landing_solve_arguments *arguments);
 int landing_solve_f64_single(const landing_solve_arguments *arguments);
 int landing_solve_f32_batch(const landing_solve_arguments *arguments);

@@ -900,19 +900,27 @@ int MPCGEN_ENTRY(lqr_examine)(const lqr_examine_arguments *arguments, void *work
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(lqr_solve)(const lqr_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_INTERIOR_POINT)
+int MPCGEN_ENTRY(lqr_interior_point)(const lqr_solve_arguments *arguments) {
+  return solve_batch(arguments);
+}
+#endif
+
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(lqr_differentiate)(const lqr_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(lqr_tangent)(const lqr_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(lqr_examine)(const lqr_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

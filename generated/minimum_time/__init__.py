@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "a21255d99e7753952f582936697b26391f746b842e0d71b2f9b49be55c428050"),
+    library=load(__file__, "minimum_time", "7b04c078de2b24dac1218aaae82ac7efa2b13efefbaa2c2d7202f6c829893949"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

@@ -999,19 +999,21 @@ int MPCGEN_ENTRY(minimum_time_examine)(const minimum_time_examine_arguments *arg
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(minimum_time_solve)(const minimum_time_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(minimum_time_differentiate)(const minimum_time_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(minimum_time_tangent)(const minimum_time_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(minimum_time_examine)(const minimum_time_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "5233f43c9ba50dafe87780e331ae5c745974ca3512d9e6f00353b8f5bf839395"),
+    library=load(__file__, "obstacle", "26968ddc6476226c642c49632730eb26428a793c3cbd9c0fe344f7716201c4b4"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

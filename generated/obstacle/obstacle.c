@@ -1189,19 +1189,21 @@ int MPCGEN_ENTRY(obstacle_examine)(const obstacle_examine_arguments *arguments, 
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(obstacle_solve)(const obstacle_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(obstacle_differentiate)(const obstacle_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(obstacle_tangent)(const obstacle_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(obstacle_examine)(const obstacle_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "1f7ae6ed8d400ded5c29e92d17e603adbae8366a5bf3e9cd067380b403b27497"),
+    library=load(__file__, "pendulum", "d780c94e9ba0a0945e2aecb3bcafefc753e4b866898afc0522efccf0d7311270"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

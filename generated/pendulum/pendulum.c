@@ -609,19 +609,27 @@ int MPCGEN_ENTRY(pendulum_examine)(const pendulum_examine_arguments *arguments, 
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(pendulum_solve)(const pendulum_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_INTERIOR_POINT)
+int MPCGEN_ENTRY(pendulum_interior_point)(const pendulum_solve_arguments *arguments) {
+  return solve_batch(arguments);
+}
+#endif
+
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(pendulum_differentiate)(const pendulum_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(pendulum_tangent)(const pendulum_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(pendulum_examine)(const pendulum_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

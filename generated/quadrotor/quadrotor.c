@@ -7875,19 +7875,27 @@ int MPCGEN_ENTRY(quadrotor_examine)(const quadrotor_examine_arguments *arguments
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(quadrotor_solve)(const quadrotor_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_INTERIOR_POINT)
+int MPCGEN_ENTRY(quadrotor_interior_point)(const quadrotor_solve_arguments *arguments) {
+  return solve_batch(arguments);
+}
+#endif
+
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(quadrotor_differentiate)(const quadrotor_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(quadrotor_tangent)(const quadrotor_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(quadrotor_examine)(const quadrotor_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "c9cda09a0cdb4fb1e2a177af57b94ba0de2eaebdc56c4f2f77d7304aed86ddfd"),
+    library=load(__file__, "safe_cartpole", "a16fc62abeafa5d66c3c2a99dd57510efec7d22df6bcd289ec6ebe14dd2a4364"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -927,19 +927,21 @@ int MPCGEN_ENTRY(safe_cartpole_examine)(const safe_cartpole_examine_arguments *a
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(safe_cartpole_solve)(const safe_cartpole_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(safe_cartpole_differentiate)(const safe_cartpole_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(safe_cartpole_tangent)(const safe_cartpole_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(safe_cartpole_examine)(const safe_cartpole_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

@@ -39,6 +39,11 @@ def build_digest(rendered: Rendered, toolchain: HasIdentity, headers: Path = HEA
     return _sha256(parts)
 
 
+def folder_digest(folder: Path) -> str:
+    """Sha256 (hex) over a folder's files."""
+    return _sha256(_folder_parts(folder))
+
+
 def spec_key(fingerprint: str, toolchain: HasIdentity) -> str:
     """Sha256 (hex) over a specification's fingerprint, mpcgen's own sources and templates, and the toolchain."""
     parts = [fingerprint, *_SOURCES]

@@ -24,12 +24,13 @@ from mpcgen.build.installing import install, install_lock, require_ours
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.progress import Report, reporter
 from mpcgen.build.toolchain import Toolchain, find_toolchain
+from mpcgen.build.units import obtain_unit, recipe, report_to
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, SpecError
 from mpcgen.problem.fingerprint import fingerprint
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
-from mpcgen.runtime.loading import DTYPES, extension_name, file_sha256, interface_name, library_name
+from mpcgen.runtime.loading import DTYPES, bits_of, extension_name, file_sha256, interface_name, library_name
 
 DEFAULT_DIRECTORY = "generated"
 _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
@@ -109,11 +110,12 @@ def _toolchains(
     architectures: Sequence[str] | None,
     cuda_kernel: str,
     dtypes: Sequence[Any] = DTYPES,
+    on_demand: bool = False,
 ) -> list[Toolchain | CudaToolchain]:
     constrained = bool(spec.constraints)
     kernel = choose_kernel(len(spec.states), len(spec.controls), cuda_kernel, constrained)
     find: dict[str, Callable[[], Toolchain | CudaToolchain]] = {
-        "cpu": lambda: find_toolchain(march),
+        "cpu": lambda: replace(find_toolchain(march), on_demand=on_demand),
         "cuda": lambda: replace(find_cuda_toolchain(architectures), kernel=kernel),
         "cuda-host": lambda: replace(find_shim_toolchain(), kernel=kernel),
     }
@@ -166,21 +168,28 @@ def compile(
     architectures: Sequence[str] | None = None,
     cuda_kernel: str = "auto",
     dtypes: Sequence[Any] = DTYPES,
+    on_demand: bool = True,
     report: Report | None = None,
     progress: bool | None = None,
 ) -> ModuleType:
     """Build ``problem`` into the user's cache and import it; the module's ``MPC`` is the controller.
 
     It does in a notebook what `build`, whose options it takes, does for the command line. The same problem gives
-    the same module. progress: whether the steps of a build that is not in the cache, and so takes more than a second,
-    are printed to standard error, unless ``report`` gets them; by default on a terminal and in a notebook.
+    the same module. on_demand: for the CPU only the solver for batches is compiled now, in the first of ``dtypes``;
+    what else the kernels can (single problems, derivatives, the other precision, the interior point where box-DDP does
+    not get on) follows with the first call that asks for it, which then takes some seconds longer, and gives the same
+    results. False compiles all now, as `build` does: where later calls must not wait, or find no compiler.
+    progress: whether the steps of a build that is not in the cache, and so takes more than a second, are printed to
+    standard error, unless ``report`` gets them; by default on a terminal and in a notebook.
     """
     say = reporter(report, progress)
     spec = _spec(problem)
     entries = [
         _obtain(spec, spec_key(fingerprint(spec), toolchain), toolchain, False, say)
-        for toolchain in _toolchains(spec, targets, march, architectures, cuda_kernel, dtypes)
+        for toolchain in _toolchains(spec, targets, march, architectures, cuda_kernel, dtypes, on_demand)
     ]
+    for entry in entries:
+        report_to(entry.manifest.digest, say)
     label = "_".join(entry.manifest.digest[:8] for entry in entries)
     folder = entries[0].path
     if len(entries) > 1:
@@ -243,6 +252,8 @@ def _obtain(
         return _read_entry(path, toolchain.kind, from_cache=True)
     say(f"deriving and rendering {spec.name}")
     rendered = render_for(spec, toolchain)
+    if isinstance(toolchain, Toolchain) and not rendered.parts:
+        toolchain = replace(toolchain, on_demand=False)
     digest = build_digest(rendered, toolchain)
     with _written(cache.cache_root(), _CACHE_REMEDY):
         if force:
@@ -266,7 +277,13 @@ def _make(
             resources = compile_cuda_library(rendered, folder, digest, toolchain, report=say)
             return _cuda_manifest(folder, rendered, toolchain, key, digest, resources)
         compile_extension(rendered, folder, digest, toolchain=toolchain, report=say)
-        return _manifest(folder, rendered, toolchain, key, digest)
+        manifest = _manifest(folder, rendered, toolchain, key, digest)
+        if toolchain.on_demand:
+            # So that a text that does not compile is known now, and the first call does not wait.
+            first = f"f{bits_of(toolchain.dtypes[0])}_batch"
+            report_to(digest, None)
+            obtain_unit(folder, asdict(manifest), "solve", first)
+        return manifest
 
     return cache.make_entry(rendered.name, digest, fill)
 
@@ -287,6 +304,7 @@ def _manifest(folder: Path, rendered: Rendered, toolchain: Toolchain, key: str, 
         sizes=dict(rendered.sizes),
         files=_hashes(folder, rendered, extension_name(rendered.name)),
         dtypes=toolchain.dtypes,
+        on_demand=recipe(toolchain) if toolchain.on_demand else {},
     )
 
 

@@ -17,6 +17,7 @@ class Manifest:
     ``files`` maps every file of the package to its sha256, the library included. ``kind``: cpu, cuda or cuda-host.
     ``dtypes``: the precisions it was compiled in. ``kernel``: of a CUDA library, what works on a problem, a "thread" or
     a "warp".
+    ``on_demand``: how kernels are compiled when they are first called (`mpcgen.build.units`); empty where all are.
     ``resources``: of a CUDA library, what each kernel takes of a multiprocessor (`mpcgen.build.cuda.Resources`).
     """
 
@@ -38,6 +39,7 @@ class Manifest:
     kind: str = "cpu"
     kernel: str = ""
     resources: tuple[dict[str, int | str], ...] = ()
+    on_demand: dict[str, str | list[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def text(self) -> str:

@@ -74,12 +74,16 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler, a target, whether glibc's vector math library can be linked, and the precisions to compile."""
+    """A compiler, a target, whether glibc's vector math library can be linked, and the precisions to compile.
+
+    ``on_demand``: kernels are compiled when they are first called.
+    """
 
     compiler: Compiler
     target: Target
     libmvec: bool
     dtypes: tuple[str, ...] = DTYPES
+    on_demand: bool = False
 
     kind: ClassVar[str] = "cpu"
 
@@ -130,7 +134,8 @@ class Toolchain:
             *self.link_flags,
             *self.libraries,
         )
-        return "\n".join((self.compiler.identity, self.target.name, *self.dtypes, *flags))
+        when = ("on demand",) if self.on_demand else ()
+        return "\n".join((self.compiler.identity, self.target.name, *self.dtypes, *when, *flags))
 
 
 def find_toolchain(march: str | None = None) -> Toolchain:

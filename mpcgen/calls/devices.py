@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -17,10 +17,19 @@ from mpcgen.calls.reporting import Deferred, Report, report_singular, report_sta
 from mpcgen.errors import DeviceError, InternalError, ParameterError
 from mpcgen.runtime import interrupts
 from mpcgen.runtime.controller import Controller
-from mpcgen.runtime.loading import Library, kinds_in, load_kind
+from mpcgen.runtime.loading import Function, Library, kinds_in, load_kind
 
 Entry = Callable[[Any], None]
 """Takes an argument struct; raises what its call ends in."""
+
+BOX_DDP, INTERIOR_POINT, HAND_OVER, _REMAINING, _RESUMED, POLISHED = range(6)
+"""What an argument struct calls a method, as in `mpcgen_outcome.h`. HAND_OVER is box-DDP, and the interior point where
+that does not get on, POLISHED the interior point, whose solutions box-DDP then polishes, as it knows bounds of controls
+alone."""
+_NEXT = {HAND_OVER: _REMAINING, _REMAINING: _RESUMED, POLISHED: _RESUMED}
+"""What follows a method that leaves problems."""
+_LEFT_OVER = 3
+"""What an entry point returns that leaves problems (`mpcgen_batch.h`)."""
 
 
 class Device(Protocol):
@@ -71,7 +80,7 @@ def _make(controller: Controller, device: torch.device) -> Device:
     check_built(controller, device)
     library = controller.library
     if device.type == "cpu":
-        return Cpu(library) if library.kind == "cpu" else Cuda(library, device)
+        return Cpu(library, bool(controller.constraints)) if library.kind == "cpu" else Cuda(library, device)
     if library.kind != "cuda":
         library = load_kind(library.path.parent, library.name, library.manifest["source_digest"], "cuda")
     return Cuda(library, device)
@@ -92,8 +101,8 @@ class Cpu:
 
     device = torch.device("cpu")
 
-    def __init__(self, library: Library) -> None:
-        self.ffi, self._library = library.ffi, library
+    def __init__(self, library: Library, constrained: bool) -> None:
+        self.ffi, self._library, self._constrained = library.ffi, library, constrained
 
     def arguments(self, verb: str) -> Any:
         """See `Device`."""
@@ -101,22 +110,53 @@ class Cpu:
 
     def entry(self, verb: str, dtype: torch.dtype, batch: int) -> Entry:
         """See `Device`: the scalar variant for a single problem, else the vector one."""
-        name, bits = self._library.name, torch.finfo(dtype).bits
-        function = getattr(
-            self._library.lib, f"{self._library.prefix}_{verb}_f{bits}_{'single' if batch == 1 else 'batch'}"
-        )
+        variant = f"f{torch.finfo(dtype).bits}_{'single' if batch == 1 else 'batch'}"
+        function = self._library.function(verb, variant)
+        if verb == "solve" and not self._constrained:
+            return self._solve(function, variant)
 
         def call(arguments: Any) -> None:
             code = function(arguments)
-            if not code:
-                return
-            if code == interrupts.STOPPED:
-                interrupts.end_call()
-            if code == 1:
-                raise MemoryError(f"{name}: the system refused the memory to {verb} this batch")
-            raise InternalError(f"{name}: unknown return code {code} from {verb}")
+            if code:
+                self._refuse(verb, code)
 
         return call
+
+    def _solve(self, box_ddp: Function, variant: str) -> Entry:
+        """Return the entry point of a problem that two methods solve: what one leaves is for the other."""
+        by_interior_point = (INTERIOR_POINT, POLISHED, _REMAINING)
+
+        def run(arguments: Any, method: int) -> int:
+            if method in by_interior_point:
+                return self._library.function("interior_point", variant)(arguments)
+            return box_ddp(arguments)
+
+        def call(arguments: Any) -> None:
+            method = arguments.method
+            code = run(arguments, method)
+            if code == _LEFT_OVER:
+                code = follow(arguments, method)
+            if code:
+                self._refuse("solve", code)
+
+        def follow(arguments: Any, method: int) -> int:
+            code, following = _LEFT_OVER, method
+            while code == _LEFT_OVER:
+                following = _NEXT[following]
+                arguments.method = following
+                code = run(arguments, following)
+            arguments.method = method  # the struct is used again
+            return code
+
+        return call
+
+    def _refuse(self, verb: str, code: int) -> NoReturn:
+        """Raise what an entry point ended in."""
+        if code == interrupts.STOPPED:
+            interrupts.end_call()
+        if code == 1:
+            raise MemoryError(f"{self._library.name}: the system refused the memory to {verb} this batch")
+        raise InternalError(f"{self._library.name}: unknown return code {code} from {verb}")
 
     def report_statuses(self, status: Tensor, how: str, failure: Callable[[int], str]) -> None:
         """See `Device`."""

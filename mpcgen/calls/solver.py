@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.calls.arguments import Start
-from mpcgen.calls.devices import Device
+from mpcgen.calls.devices import BOX_DDP, HAND_OVER, INTERIOR_POINT, POLISHED, Device
 from mpcgen.calls.failures import describe_failure, describe_step
 from mpcgen.calls.options import Options
 from mpcgen.errors import LayoutError
@@ -25,17 +25,12 @@ NEAR_A_SOLUTION = {torch.float64: 1e-6, torch.float32: 1e-4}
 """The barrier parameter of the interior point where it starts near a solution, in units of some 1/1000 of the cost."""
 
 
-_BOX_DDP, _INTERIOR_POINT, _HAND_OVER, _POLISHED = 0, 1, 2, 5
-"""What the argument struct calls a method; _HAND_OVER is box-DDP, and the interior point where that does not get on,
-_POLISHED the interior point, whose solutions box-DDP then polishes, as it knows bounds of controls alone."""
-
-
 def _method(options: Options, constrained: bool) -> int:
     if constrained:
-        return _INTERIOR_POINT
+        return INTERIOR_POINT
     if options.is_interior_point:
-        return _POLISHED
-    return _HAND_OVER if options.hands_over else _BOX_DDP
+        return POLISHED
+    return HAND_OVER if options.hands_over else BOX_DDP
 
 
 class Solver:

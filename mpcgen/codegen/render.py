@@ -24,6 +24,7 @@ from mpcgen.ir.walk import degree, flops
 from mpcgen.passes.economy import Economy
 from mpcgen.runtime.naming import c_stem
 from mpcgen.runtime.outputs import OUTPUTS
+from mpcgen.runtime.parts import PARTS, parts_of
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, ROWS
 
@@ -37,13 +38,16 @@ compiler is asked for all that it can do.
 The registers bring 7 % on pendulum (174 operations), 6 % on car (361) and 2 to 5 % on cartpole (456), where half of the
 stores go. Above, there are too few. For the compiler see `LARGE_FLAGS` in `mpcgen.build.toolchain`.
 """
-VERBS = (
-    {"name": "solve", "arguments": "solve"},
-    {"name": "differentiate", "arguments": "gradient"},
-    {"name": "tangent", "arguments": "tangent"},
-    {"name": "examine", "arguments": "examine"},
-)
-"""The entry points: what they do, and the name of their argument struct."""
+ARGUMENTS = {
+    "solve": "solve",
+    "interior_point": "solve",
+    "differentiate": "gradient",
+    "tangent": "tangent",
+    "examine": "examine",
+}
+"""Of each entry point the name of its argument struct."""
+VERBS = tuple({"name": verb, "arguments": ARGUMENTS[verb]} for verb in ARGUMENTS if verb != "interior_point")
+"""The entry points for CUDA, which has both methods in one."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def render(kernels: Kernels, economy: Economy, schedules: Schedules) -> Rendered
     source = _fill(C_KERNELS, context)
     package = _fill(PYTHON_PACKAGE, shared | _package_context(kernels, source_digest(header, source)))
     texts = ((f"{stem}.h", header), (f"{stem}.c", source), ("__init__.py", package))
-    return Rendered(name, texts, header, source, bool(context["small"]), _figures(kernels, economy))
+    parts = parts_of(kernels.model.constrained)
+    return Rendered(name, texts, header, source, bool(context["small"]), _figures(kernels, economy), parts)
 
 
 def _header_context(kernels: Kernels) -> dict[str, object]:
@@ -182,10 +187,29 @@ def _kernel_context(kernels: Kernels, economy: Economy, schedules: Schedules) ->
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
         "verbs": VERBS,
+        "parts": _parts(model.constrained),
         "loop": _loop_sizes(kernels),
         "rate_functions": [function for function in functions if function.name.startswith("rate_")],
         "functions": [function for function in functions if not function.name.startswith("rate_")],
     }
+
+
+def _parts(constrained: bool) -> list[dict[str, object]]:
+    """The parts that are compiled apart: the macro of each, and its entry points with the runs that they are."""
+    return [
+        {
+            "macro": f"PART_{part.upper()}",
+            "verbs": [
+                {
+                    "name": verb,
+                    "arguments": ARGUMENTS[verb],
+                    "run": "solve" if verb == "interior_point" else verb,
+                }
+                for verb in PARTS[part]
+            ],
+        }
+        for part in parts_of(constrained)
+    ]
 
 
 def _loop_sizes(kernels: Kernels) -> dict[str, object] | None:

@@ -35,7 +35,8 @@ class Rendered:
     the text of ``<stem>.h``, whose part between `CDEF_BEGIN` and `CDEF_END` is the cdef; ``source`` is the
     text of ``<stem>.c``, compiled once per precision and once each for batches and for single problems.
     ``small``: a stage is few operations (`SMALL_STAGE`), for which the compiler is asked for all that it can do.
-    ``sizes`` are figures worth showing (states, controls, operations...); they go to the manifest.
+    ``sizes`` are figures worth showing (states, controls, operations...); they go to the manifest. ``parts``: what is
+    compiled apart, of `mpcgen.runtime.parts.PARTS`; a text of another kind has none, and is compiled whole.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Rendered:
     source: str
     small: bool
     sizes: tuple[tuple[str, int | float | str], ...] = ()
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         texts = dict(self.files)

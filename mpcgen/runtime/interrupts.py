@@ -7,6 +7,7 @@ and `signal.set_wakeup_fd` stay as the program has them.
 """
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -15,25 +16,40 @@ from mpcgen.errors import InternalError
 STOPPED = 2
 """What an entry point returns whose call was stopped, as in `mpcgen_parallel.h`."""
 
-CDEF = 'void mpcgen_watch_signals(void);\nextern "Python" int mpcgen_asked(void);'
+CDEF = 'uintptr_t mpcgen_use_pool(uintptr_t pool);\nextern "Python" int mpcgen_asked(void);'
 """What an extension declares for `watch`, in cffi's language."""
 
 GLUE = """
-__attribute__((weak, visibility("hidden"))) int (*mpcgen_poll)(void);
+__attribute__((weak)) void *mpcgen_join(void *pool, int (*poll)(void));
 static int mpcgen_asked(void);
-static void mpcgen_watch_signals(void) { mpcgen_poll = mpcgen_asked; }
+static uintptr_t mpcgen_use_pool(uintptr_t pool)
+{
+    return mpcgen_join ? (uintptr_t)mpcgen_join((void *)pool, mpcgen_asked) : pool;
+}
 """
-"""What it defines besides, in C."""
+"""What it defines besides, in C; a library without kernels of its own has no pool."""
 
 _GO_ON, _STOP, _ASK_NO_MORE = 0, 1, -1
 _raised: list[BaseException] = []
 """What handlers raised whose calls have not returned yet: one, but for handlers that call kernels themselves."""
 
 
+_lock = threading.Lock()
+_pool = 0
+"""Address of the pool of threads that all kernels of this process share: the first library's (`mpcgen_parallel.h`)."""
+
+
 def watch(ffi: Any, lib: Any) -> None:
-    """Let an extension's kernels ask whether to go on."""
+    """Let an extension's kernels ask whether to go on, and use the process's threads."""
     ffi.def_extern(name="mpcgen_asked", onerror=_keep)(_ask)
-    lib.mpcgen_watch_signals()
+    join_pool(lib.mpcgen_use_pool)
+
+
+def join_pool(join: Callable[[int], int]) -> None:
+    """Let a library's kernels use the process's threads. join: takes the pool, or 0, and returns what is used."""
+    global _pool
+    with _lock:
+        _pool = join(_pool)
 
 
 def end_call() -> NoReturn:

@@ -18,8 +18,9 @@ from mpcgen.errors import StaleBuildError
 from mpcgen.runtime import interrupts
 from mpcgen.runtime.cpu import describe_cpu, missing_features
 from mpcgen.runtime.naming import c_stem
+from mpcgen.runtime.units import Units
 
-ABI = 8
+ABI = 9
 """Version of the C interface between the generated extensions and this package's runtime."""
 
 MANIFEST_FILES = {"cpu": "build.json", "cuda": "cuda.json", "cuda-host": "cuda-host.json"}
@@ -30,9 +31,16 @@ EXT_SUFFIX = EXTENSION_SUFFIXES[0]
 """What an extension of this Python is called, e.g. ``.cpython-311-x86_64-linux-gnu.so``."""
 
 
+Function = Callable[[Any], int]
+"""An entry point: takes an argument struct, returns 0 or a code."""
+
+
 @dataclass(frozen=True)
 class Library:
-    """A loaded library: cffi's ``ffi`` and ``lib``, its manifest, its path, and its kind: cpu, cuda or cuda-host."""
+    """A loaded library: cffi's ``ffi`` and ``lib``, its manifest, its path, and its kind: cpu, cuda or cuda-host.
+
+    ``units``: kernels that are compiled when they are first called; None where ``lib`` has all.
+    """
 
     name: str
     ffi: Any
@@ -40,11 +48,19 @@ class Library:
     manifest: Mapping[str, Any]
     path: Path
     kind: str = "cpu"
+    units: Units | None = None
 
     @property
     def prefix(self) -> str:
         """What its C functions and types begin with."""
         return c_stem(self.name)
+
+    def function(self, verb: str, variant: str) -> Function:
+        """Return an entry point, for a CPU. variant: such as f64_batch."""
+        if self.units is not None:
+            return self.units.function(verb, variant)
+        function: Function = getattr(self.lib, f"{self.prefix}_{verb}_{variant}")
+        return function
 
 
 def bits_of(dtype: str) -> int:
@@ -97,7 +113,8 @@ def load_kind(folder: Path, name: str, source_digest: str, kind: str) -> Library
         )
     if kind == "cpu":
         interrupts.watch(ffi, lib)
-    return Library(name, ffi, lib, manifest, path, kind)
+    units = Units(folder, manifest, ffi, lib) if manifest["on_demand"] else None
+    return Library(name, ffi, lib, manifest, path, kind, units)
 
 
 def file_sha256(path: Path) -> str:
@@ -182,6 +199,7 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "cpu_features": _is_names,
     "files": _is_files,
     "dtypes": _is_dtypes,
+    "on_demand": lambda value: isinstance(value, dict) and all(map(_is_text, value)),
 }
 """What loading reads of a manifest, and whether a value can be that."""
 

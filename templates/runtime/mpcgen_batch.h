@@ -7,14 +7,21 @@
 #define MPCGEN_BATCH_H
 
 #include "mpcgen_parallel.h"
+#include "mpcgen_parts.h"
 
+#if HAS_PART(PART_SENSITIVITIES)
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
+#include "mpcgen_tangent.h"
+#endif
+#define HAS_BOX_DDP (HAS_PART(PART_SOLVE) && !CONSTRAINED)
+#define HAS_INTERIOR_POINT (CONSTRAINED ? HAS_PART(PART_SOLVE) : HAS_PART(PART_INTERIOR_POINT))
+#if HAS_INTERIOR_POINT
 #include "mpcgen_interior_point.h"
-#if !CONSTRAINED
+#endif
+#if HAS_BOX_DDP
 #include "mpcgen_solver.h"
 #endif
-#include "mpcgen_tangent.h"
 
 enum { SOLVE_PASSES = 8, SENSITIVITY_PASSES = 2 }; /* sweeps over the stages that a problem is likely to take */
 #define LEAST_WORK (2e5 * LANES) /* operations that are worth a thread: some 100 us of a core */
@@ -53,6 +60,7 @@ static void *take_part(worker_parts *parts, size_t state, size_t count, reals *a
   return part;
 }
 
+#if HAS_BOX_DDP || HAS_INTERIOR_POINT
 /* ---- solve ---- */
 
 typedef struct {
@@ -64,7 +72,7 @@ static int solve_threads(const solve_arguments *a) {
   return useful_threads(a->batch, a->horizon, SOLVE_PASSES, a->threads);
 }
 
-#if !CONSTRAINED
+#if HAS_BOX_DDP
 static void *solve_worker(void *shared) {
   solve_work *work = shared;
   const solve_arguments *a = work->job.arguments;
@@ -76,6 +84,7 @@ static void *solve_worker(void *shared) {
 }
 #endif
 
+#if HAS_INTERIOR_POINT
 static void *interior_point_worker(void *shared) {
   solve_work *work = shared;
   const solve_arguments *a = work->job.arguments;
@@ -85,34 +94,45 @@ static void *interior_point_worker(void *shared) {
   run_interior_point(s, &work->job);
   return NULL;
 }
+#endif
 
 static size_t solve_part(const solve_arguments *a) {
-#if !CONSTRAINED
-  if (!BY_INTERIOR_POINT(a)) return part_bytes(sizeof(solver_state), solver_reals(a));
+#if HAS_INTERIOR_POINT
+  if (BY_INTERIOR_POINT(a)) return part_bytes(sizeof(barrier_state), barrier_reals(a));
 #endif
-  return part_bytes(sizeof(barrier_state), barrier_reals(a));
+#if HAS_BOX_DDP
+  return part_bytes(sizeof(solver_state), solver_reals(a));
+#endif
 }
 
 static size_t solve_workspace(const solve_arguments *a) { return (size_t)solve_threads(a) * solve_part(a); }
 
-/* Whether box-DDP has left a problem to the interior point. */
+/* Whether a run has left problems for another method. */
 static int any_handed_over(const solve_arguments *a) {
   for (int64_t problem = 0; problem < a->batch; problem++)
     if (is_handed_over(a, problem)) return 1;
   return 0;
 }
 
-/* Solves the batch by one method; returns 0, or STOPPED, as the other entry points do. */
-static int run_solve(const solve_arguments *a, void *workspace) {
-  solve_work work = {.job = {.arguments = a, .queue.count = a->batch}, .parts.at = workspace};
-#if CONSTRAINED
-  const work_function work_on = interior_point_worker;
-#else
-  const work_function work_on = BY_INTERIOR_POINT(a) ? interior_point_worker : solve_worker;
+static work_function solver_of(const solve_arguments *a) {
+#if HAS_INTERIOR_POINT
+  if (BY_INTERIOR_POINT(a)) return interior_point_worker;
 #endif
-  return run_workers(work_on, &work, &work.job.queue, solve_threads(a));
+#if HAS_BOX_DDP
+  return solve_worker;
+#endif
 }
 
+/* Solves the batch by one method; returns 0, STOPPED, or LEFT_OVER where problems are left for `next_run`. */
+enum { LEFT_OVER = 3 };
+static int run_solve(const solve_arguments *a, void *workspace) {
+  solve_work work = {.job = {.arguments = a, .queue.count = a->batch}, .parts.at = workspace};
+  const int code = run_workers(solver_of(a), &work, &work.job.queue, solve_threads(a));
+  return code == 0 && next_run(a->method) >= 0 && any_handed_over(a) ? LEFT_OVER : code;
+}
+#endif
+
+#if HAS_PART(PART_SENSITIVITIES)
 /* ---- reverse mode: the batch is cut into blocks that depend on nothing but its size, and the gradients of shared
  * parameters are summed inside a block and then over the blocks in order, so that no sum depends on the threads ---- */
 
@@ -282,5 +302,6 @@ static int run_examine(const examine_arguments *a, void *workspace) {
   }
   return 0;
 }
+#endif
 
 #endif

@@ -98,7 +98,7 @@ typedef real *reals;
 #define in_reals const real *
 #define out_reals real *
 #define INLINE static inline
-#define FUNCTION static
+#define FUNCTION static __attribute__((unused)) /* by some of the parts that are compiled apart */
 #define OUTLINED static __attribute__((noinline)) /* several callers, and no hurry: gcc would copy it into each */
 /* Off the hot path: small, and soon compiled. To gcc whatever calls it in every pass is off it, too: call it on a condition. */
 #define RARE static __attribute__((noinline, cold))

@@ -2,6 +2,7 @@
 #ifndef MPCGEN_OUTCOME_H
 #define MPCGEN_OUTCOME_H
 
+#include "mpcgen_parts.h"
 #include "mpcgen_problem.h"
 
 /* What an argument struct calls a method. HAND_OVER is box-DDP, which leaves marks where it does not get on; REMAINING is
@@ -13,8 +14,14 @@ INLINE int begins_with_interior_point(const solve_arguments *a) {
   return a->method == INTERIOR_POINT || a->method == POLISHED;
 }
 
-/* Problems with constraints have one method. */
-#define BY_INTERIOR_POINT(a) (CONSTRAINED || begins_with_interior_point(a) || (a)->method == REMAINING)
+/* Problems with constraints have one method, and a part that is compiled apart has one. */
+#if CONSTRAINED || MPCGEN_PART == PART_INTERIOR_POINT
+#define BY_INTERIOR_POINT(a) ((void)(a), 1)
+#elif MPCGEN_PART == PART_SOLVE
+#define BY_INTERIOR_POINT(a) ((void)(a), 0)
+#else
+#define BY_INTERIOR_POINT(a) (begins_with_interior_point(a) || (a)->method == REMAINING)
+#endif
 
 /* The run that follows this one over the same batch, or -1. */
 INLINE int next_run(int method) {

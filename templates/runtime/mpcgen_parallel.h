@@ -5,10 +5,10 @@
  * variable. Meanwhile it yields its core again and again to whoever wants it, torch's threads among them. The caller
  * does not wait for a thread that has not woken when the work is done. Workers pull pieces of work from an atomic
  * counter; what a piece computes does not depend on who computes it: rounding and the flushing of denormals are the
- * caller's everywhere. A fork's child has no threads, and begins with none. Each of an extension's four variants has a
- * pool of its own.
+ * caller's everywhere. A fork's child has no threads, and begins with none. A process has one pool, whatever the number of
+ * libraries with kernels: `mpcgen_join` makes one use another's.
  *
- * A call that takes long can be stopped: the calling thread, and no other, asks `mpcgen_poll` every ASK_NS whether to go
+ * A call that takes long can be stopped: the calling thread, and no other, asks `poll` every ASK_NS whether to go
  * on, and all of the call's threads leave when the answer is no. So a host language can attend to its signals meanwhile.
  * Short calls do not as much as read the clock for that. */
 #ifndef MPCGEN_PARALLEL_H
@@ -23,10 +23,6 @@
 
 enum { MAX_THREADS = 256, CACHE_LINE = 64, PATIENCE_NS = 200000, ASK_NS = 80000000 };
 #define ASK_WORK 4e6 /* operations of a vector after which a worker looks at the clock: some milliseconds */
-
-/* Whether a call that takes long is to go on: 0, or 1 to stop it; -1 not to be asked again. NULL: nobody asks. Called
- * with no lock held, and may call the kernels. Weak, since each variant's object file has one: a library has one. */
-__attribute__((weak, visibility("hidden"))) int (*mpcgen_poll)(void);
 
 typedef struct {
   _Atomic int64_t next;
@@ -44,26 +40,49 @@ static inline int64_t take(work_queue *queue) {
 
 typedef void *(*work_function)(void *);
 
-static struct {
+/* Libraries of one interface share it (ABI in mpcgen.runtime.loading): a change here is a new interface. */
+typedef struct {
   pthread_mutex_t lock;
   pthread_cond_t offered, finished;
-  int threads;          /* that exist */
-  int taken;            /* a call has the pool */
-  atomic_int vacancies; /* threads that may still join the call */
-  atomic_int working;   /* threads that did */
+  pthread_once_t watched; /* forks are */
+  int threads;            /* that exist */
+  int taken;              /* a call has the pool */
+  atomic_int vacancies;   /* threads that may still join the call */
+  atomic_int working;     /* threads that did */
   work_function work;
   void *shared;
   fenv_t environment; /* of the caller: a thread has its own since it was made */
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .offered = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
-static pthread_once_t pool_once = PTHREAD_ONCE_INIT;
+  /* Whether a call that takes long is to go on: 0, or 1 to stop it; -1 not to be asked again. NULL: nobody asks.
+   * Called with no lock held, and may call the kernels. */
+  int (*poll)(void);
+} thread_pool;
+
+/* Weak, since each object file has them: a library has one of each. */
+#define ONE_PER_LIBRARY __attribute__((weak, visibility("hidden")))
+ONE_PER_LIBRARY thread_pool mpcgen_own_pool = {
+    .lock = PTHREAD_MUTEX_INITIALIZER,
+    .offered = PTHREAD_COND_INITIALIZER,
+    .finished = PTHREAD_COND_INITIALIZER,
+    .watched = PTHREAD_ONCE_INIT,
+};
+ONE_PER_LIBRARY thread_pool *mpcgen_pool = &mpcgen_own_pool;
+
+/* Lets this library's kernels use the pool of another, where one is given, and returns the one that they use. `poll`:
+ * who is asked whether a call is to go on, for all that share the pool. Before the first call of a kernel. */
+void *mpcgen_join(void *pool, int (*poll)(void));
+__attribute__((weak, visibility("protected"))) void *mpcgen_join(void *pool, int (*poll)(void)) {
+  if (pool) mpcgen_pool = pool;
+  mpcgen_pool->poll = poll;
+  return mpcgen_pool;
+}
 
 static void forget_pool(void) {
-  pthread_mutex_init(&pool.lock, NULL);
-  pthread_cond_init(&pool.offered, NULL);
-  pthread_cond_init(&pool.finished, NULL);
-  pool.threads = pool.taken = 0;
-  atomic_store(&pool.vacancies, 0);
-  atomic_store(&pool.working, 0);
+  pthread_mutex_init(&mpcgen_pool->lock, NULL);
+  pthread_cond_init(&mpcgen_pool->offered, NULL);
+  pthread_cond_init(&mpcgen_pool->finished, NULL);
+  mpcgen_pool->threads = mpcgen_pool->taken = 0;
+  atomic_store(&mpcgen_pool->vacancies, 0);
+  atomic_store(&mpcgen_pool->working, 0);
 }
 
 static int64_t nanoseconds(void) {
@@ -76,7 +95,7 @@ static int64_t nanoseconds(void) {
 static void ask_in_time(work_queue *queue) {
   int64_t now = nanoseconds();
   if (queue->due != 0 && now >= queue->due) {
-    const int answer = mpcgen_poll();
+    const int answer = mpcgen_pool->poll();
     if (answer > 0) atomic_store(&queue->stopped, 1);
     now = answer < 0 ? INT64_MAX - ASK_NS : nanoseconds();
   } else if (queue->due != 0) {
@@ -92,7 +111,7 @@ static inline int interrupted(work_queue *queue, double *since, double operation
   *since += operations;
   if (*since < ASK_WORK) return 0;
   *since = 0;
-  if (!mpcgen_poll || !pthread_equal(queue->caller, pthread_self())) return 0;
+  if (!mpcgen_pool->poll || !pthread_equal(queue->caller, pthread_self())) return 0;
   ask_in_time(queue);
   return atomic_load_explicit(&queue->stopped, memory_order_relaxed);
 }
@@ -107,44 +126,44 @@ static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_pool); }
 
 static void *pool_thread(void *unused) {
   (void)unused;
-  pthread_mutex_lock(&pool.lock);
+  pthread_mutex_lock(&mpcgen_pool->lock);
   for (;;) {
-    while (pool.vacancies == 0) pthread_cond_wait(&pool.offered, &pool.lock);
-    pool.vacancies--;
-    pool.working++;
-    const work_function work = pool.work;
-    void *shared = pool.shared;
-    fesetenv(&pool.environment);
-    pthread_mutex_unlock(&pool.lock);
+    while (mpcgen_pool->vacancies == 0) pthread_cond_wait(&mpcgen_pool->offered, &mpcgen_pool->lock);
+    mpcgen_pool->vacancies--;
+    mpcgen_pool->working++;
+    const work_function work = mpcgen_pool->work;
+    void *shared = mpcgen_pool->shared;
+    fesetenv(&mpcgen_pool->environment);
+    pthread_mutex_unlock(&mpcgen_pool->lock);
     work(shared);
-    pthread_mutex_lock(&pool.lock);
-    if (--pool.working == 0) pthread_cond_signal(&pool.finished);
-    pthread_mutex_unlock(&pool.lock);
-    yield_until(&pool.vacancies, 0);
-    pthread_mutex_lock(&pool.lock);
+    pthread_mutex_lock(&mpcgen_pool->lock);
+    if (--mpcgen_pool->working == 0) pthread_cond_signal(&mpcgen_pool->finished);
+    pthread_mutex_unlock(&mpcgen_pool->lock);
+    yield_until(&mpcgen_pool->vacancies, 0);
+    pthread_mutex_lock(&mpcgen_pool->lock);
   }
   return NULL;
 }
 
 /* Offers the call's work to `helpers` threads; returns 0 if another call has them. */
 static int take_pool(work_function work, void *shared, int helpers) {
-  pthread_once(&pool_once, watch_forks);
-  pthread_mutex_lock(&pool.lock);
-  const int mine = !pool.taken;
+  pthread_once(&mpcgen_pool->watched, watch_forks);
+  pthread_mutex_lock(&mpcgen_pool->lock);
+  const int mine = !mpcgen_pool->taken;
   if (mine) {
     pthread_t handle;
-    while (pool.threads < helpers && pthread_create(&handle, NULL, pool_thread, NULL) == 0) {
+    while (mpcgen_pool->threads < helpers && pthread_create(&handle, NULL, pool_thread, NULL) == 0) {
       pthread_detach(handle);
-      pool.threads++;
+      mpcgen_pool->threads++;
     }
-    pool.taken = 1;
-    pool.work = work;
-    pool.shared = shared;
-    fegetenv(&pool.environment);
-    pool.vacancies = helpers < pool.threads ? helpers : pool.threads;
-    for (int i = 0; i < pool.vacancies; i++) pthread_cond_signal(&pool.offered);
+    mpcgen_pool->taken = 1;
+    mpcgen_pool->work = work;
+    mpcgen_pool->shared = shared;
+    fegetenv(&mpcgen_pool->environment);
+    mpcgen_pool->vacancies = helpers < mpcgen_pool->threads ? helpers : mpcgen_pool->threads;
+    for (int i = 0; i < mpcgen_pool->vacancies; i++) pthread_cond_signal(&mpcgen_pool->offered);
   }
-  pthread_mutex_unlock(&pool.lock);
+  pthread_mutex_unlock(&mpcgen_pool->lock);
   return mine;
 }
 
@@ -157,28 +176,28 @@ static void wait_for_finish(void) {
     end.tv_nsec -= 1000000000;
     end.tv_sec += 1;
   }
-  pthread_cond_timedwait(&pool.finished, &pool.lock, &end);
+  pthread_cond_timedwait(&mpcgen_pool->finished, &mpcgen_pool->lock, &end);
 }
 
 /* Turns away the threads that have not joined the call, and waits for the others. */
 static void give_back_pool(work_queue *queue) {
-  pthread_mutex_lock(&pool.lock);
-  pool.vacancies = 0;
-  pthread_mutex_unlock(&pool.lock);
-  yield_until(&pool.working, 1);
-  pthread_mutex_lock(&pool.lock);
-  while (pool.working > 0) {
-    if (!mpcgen_poll) {
-      pthread_cond_wait(&pool.finished, &pool.lock);
+  pthread_mutex_lock(&mpcgen_pool->lock);
+  mpcgen_pool->vacancies = 0;
+  pthread_mutex_unlock(&mpcgen_pool->lock);
+  yield_until(&mpcgen_pool->working, 1);
+  pthread_mutex_lock(&mpcgen_pool->lock);
+  while (mpcgen_pool->working > 0) {
+    if (!mpcgen_pool->poll) {
+      pthread_cond_wait(&mpcgen_pool->finished, &mpcgen_pool->lock);
       continue;
     }
     wait_for_finish();
-    pthread_mutex_unlock(&pool.lock);
+    pthread_mutex_unlock(&mpcgen_pool->lock);
     ask_in_time(queue);
-    pthread_mutex_lock(&pool.lock);
+    pthread_mutex_lock(&mpcgen_pool->lock);
   }
-  pool.taken = 0;
-  pthread_mutex_unlock(&pool.lock);
+  mpcgen_pool->taken = 0;
+  pthread_mutex_unlock(&mpcgen_pool->lock);
 }
 
 /* Runs `work(shared)`, which takes its pieces from the queue, on up to `threads` threads, the calling one included:

@@ -1,0 +1,21 @@
+"""The parts of a controller's kernels that are compiled apart (`mpcgen_parts.h`), and who calls which."""
+
+PARTS = {
+    "solve": ("solve",),
+    "interior_point": ("interior_point",),
+    "sensitivities": ("differentiate", "tangent", "examine"),
+}
+"""Entry points by part: the method that a problem starts with, the other one, and what is asked of solutions."""
+
+BITS = {part: 1 << place for place, part in enumerate(PARTS)}
+"""Each part's value of ``MPCGEN_PART``."""
+
+
+def parts_of(constrained: bool) -> tuple[str, ...]:
+    """The parts that a problem has: one with constraints starts with the interior point."""
+    return tuple(part for part in PARTS if not (constrained and part == "interior_point"))
+
+
+def part_of(verb: str) -> str:
+    """The part that has an entry point."""
+    return next(part for part, verbs in PARTS.items() if verb in verbs)

@@ -1,0 +1,145 @@
+"""Kernels that are compiled when they are first called: which, when, and that nothing else depends on it."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+import sympy as sp
+import torch
+
+import mpcgen
+from mpcgen.build import cache, driver, units
+from mpcgen.errors import BuildError, StaleBuildError
+
+
+def problem(weight=0.5):
+    p = mpcgen.Problem("on_demand", horizon=4)
+    (x,), (u,) = p.states("x"), p.controls("u", lower=-1, upper=1)
+    p.dynamics = [x + 0.3 * sp.sin(u)]
+    p.stage_cost = x**2 + weight * u**2
+    p.terminal_cost = x**2
+    return p
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory):
+    """A cache of its own, so that what is in it says what was compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPCGEN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def module(cached):
+    return mpcgen.compile(problem())
+
+
+def compiled():
+    """Parts of variants that the cache holds."""
+    return {path.stem.split("-", 2)[2] for path in (cache.cache_root() / "units").glob("*.so")}
+
+
+X0 = torch.tensor([[0.5], [-2.0], [3.0]], dtype=torch.float64)
+
+
+def test_each_part_is_compiled_when_it_is_first_called(module):
+    assert compiled() == {"f64_batch-solve"}
+    mpc = module.MPC()
+    mpc(X0)
+    assert compiled() == {"f64_batch-solve"}
+    mpc(X0[0])
+    assert compiled() == {"f64_batch-solve", "f64_single-solve"}
+    mpc(X0.clone().requires_grad_()).cost.sum().backward()
+    assert compiled() == {"f64_batch-solve", "f64_single-solve", "f64_batch-sensitivities"}
+    module.MPC(method="interior_point")(X0[0])
+    assert compiled() == {
+        "f64_batch-solve", "f64_single-solve", "f64_batch-sensitivities", "f64_single-interior_point"
+    }  # fmt: skip
+
+
+def test_results_are_those_of_a_package_that_is_compiled_whole(module):
+    whole = mpcgen.compile(problem(), on_demand=False)
+    for options in ({}, {"method": "interior_point"}):
+        grown = []
+        for each in (module, whole):
+            x0 = X0.clone().requires_grad_()
+            solution = each.MPC(**options)(x0)
+            solution.u.sum().backward()
+            single = each.MPC(**options)(X0[1])
+            grown.append((solution.x, solution.u, solution.iterations, x0.grad, single.u))
+        for one, other in zip(*grown, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_threads_that_ask_at_once_get_one_library(module, monkeypatch):
+    calls = []
+    compile_one = units._compile
+    monkeypatch.setattr(units, "_compile", lambda *given: (calls.append(given[2:4]), compile_one(*given)))
+    results = [None] * 4
+
+    def solve(place):
+        results[place] = module.MPC()(X0.float()).u
+
+    workers = [threading.Thread(target=solve, args=(place,)) for place in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert calls == [("solve", "f32_batch")]
+    assert all(torch.equal(results[0], result) for result in results)
+
+
+def test_another_process_finds_the_package_and_compiles_what_it_needs(module, tmp_path):
+    (tmp_path / "mpc.pickle").write_bytes(pickle.dumps(module.MPC()))
+    script = (
+        "import pickle, sys, torch; mpc = pickle.load(open(sys.argv[1], 'rb')); assert 'sympy' not in sys.modules; "
+        "print(mpc(torch.tensor([[0.5], [-2.0]], dtype=torch.float64).requires_grad_()).u.sum().item()); "
+        "assert 'sympy' not in sys.modules"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "mpc.pickle")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout
+    assert float(printed) == pytest.approx(module.MPC()(X0[:2]).u.sum().item(), abs=1e-12)
+
+
+def test_a_library_that_someone_changed_is_compiled_anew(cached):
+    fresh = mpcgen.compile(problem(0.25))
+    (path,) = (cache.cache_root() / "units").glob(f"*{fresh.CONTROLLER.library.manifest['digest']}*.so")
+    path.write_bytes(b"no library")
+    assert fresh.MPC()(X0).converged.all()
+
+
+def test_without_its_text_a_package_says_what_to_do(cached):
+    lost = mpcgen.compile(problem(0.125))
+    lost.MPC()(X0)
+    shutil.rmtree(lost.CONTROLLER.library.path.parent)
+    assert lost.MPC()(X0).converged.all()
+    with pytest.raises(StaleBuildError, match=r"is gone or changed; call mpcgen\.compile again$"):
+        lost.MPC()(X0[0])
+    assert mpcgen.compile(problem(0.125)) is lost
+    assert lost.MPC()(X0[0]).converged
+
+
+def test_headers_of_another_version_are_not_mixed_in(cached, monkeypatch):
+    old = mpcgen.compile(problem(0.75))
+    monkeypatch.setattr(units, "folder_digest", lambda folder: "another")
+    with pytest.raises(StaleBuildError, match="mpcgen was updated"):
+        old.MPC()(X0[0])
+
+
+def test_a_compiler_that_fails_is_quoted(cached, monkeypatch):
+    mpc = mpcgen.compile(problem(1.25)).MPC()
+    library = mpc.controller.library
+    monkeypatch.setitem(library.manifest["on_demand"], "compiler", ["false"])
+    with pytest.raises(BuildError, match="exit code 1"):
+        mpc(X0[0])
+    monkeypatch.undo()
+
+
+def test_on_demand_is_for_compile(module, tmp_path):
+    built = driver.build(problem(), tmp_path)
+    assert json.loads((built.path / "build.json").read_text())["on_demand"] == {}
