@@ -20,10 +20,11 @@ def arm():
     problem = mpcgen.Problem("units", horizon=10)
     position, speed = problem.states("position speed")
     a, s, goal, weight = problem.parameters("a s goal weight", default=[1.0, 1.0, 1.0, 0.1])
+    offset = problem.parameter("offset", default=0.0)
     (u,) = problem.controls("u", lower=-a, upper=a)
     problem.dynamics = [position + speed / 2, speed + u / a / 2 - sp.sin(position) / 50]
     running = (position - goal) ** 2 + speed**2 / 10 + weight * (u / a) ** 2
-    problem.stage_cost = s * running
+    problem.stage_cost = s * running + offset
     problem.terminal_cost = s * (10 * (position - goal) ** 2 + speed**2)
     return compiled(problem, ("float64", "float32"))
 
@@ -79,3 +80,39 @@ def test_a_car_in_newtons_is_driven(speed, dtype):
     judge(sol, a, dtype, 1e-5 if dtype == torch.float64 else 1e-2)
     if speed == 14.9:
         assert abs(float(sol.u[0, 0, 0]) - 160.801) < 1e-4 * 160
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-5), (torch.float32, 2e-2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_unit_gives_the_same_gradients(kind, dtype, error):
+    a, s = grid(dtype)
+    goal, weight, start = KINDS[kind]
+    weight = torch.tensor(weight, dtype=dtype)
+    x0 = torch.tensor([start, 0.0], dtype=dtype).repeat(len(a), 1).requires_grad_()
+    goals = torch.full_like(a, goal).requires_grad_()
+    sol = arm().MPC(on_unconverged="ignore")(x0, a=a, s=s, goal=goals, weight=weight)
+    share = sol.u[..., 0] / a[:, None]
+    (share * torch.linspace(1, 2, 10, dtype=dtype)).sum().backward(retain_graph=True)
+    of_controls = torch.cat([x0.grad, goals.grad[:, None]], 1).double()
+    x0.grad = goals.grad = None
+    (sol.cost / s).sum().backward()
+    of_cost = torch.cat([x0.grad, goals.grad[:, None]], 1).double()
+    for found in (of_controls, of_cost):
+        assert (found - found[0]).abs().max() <= error * found[0].abs().max(), (
+            (found - found[0]).abs().amax(1)
+        )
+    held = (sol.u.detach().abs()[..., 0] == a[:, None]).sum(1)
+    assert (held == held[0]).all()
+    assert torch.equal(sol.active, sol.active[:1].expand_as(sol.active))
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_constant_in_the_cost_changes_what_rounding_forces_alone(kind, offset):
+    goal, weight, start = (torch.tensor(value, dtype=torch.float64) for value in KINDS[kind])
+    x0 = torch.stack([start, torch.zeros_like(start)])
+    offsets = torch.tensor([0.0, offset], dtype=torch.float64)
+    sol = arm().MPC(on_unconverged="ignore")(x0.expand(2, 2), goal=goal, weight=weight, offset=offsets)
+    assert (sol.status == Status.CONVERGED).all(), sol.status
+    torch.testing.assert_close(sol.u[1], sol.u[0], rtol=0, atol=1e-6)
+    assert sol.residual[1] <= 1e-8

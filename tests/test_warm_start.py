@@ -176,6 +176,22 @@ def test_states_to_start_from():
     assert torch.equal(both.u[0], both.u[2])
 
 
+def test_states_to_start_from_where_controls_alone_have_bounds():
+    pendulum = example("pendulum")
+    x0 = pendulum.starts(BATCH, 0)
+    mpc, cold = pendulum.mpc(), pendulum.mpc()(x0)
+    upright = torch.zeros(3, dtype=torch.float64)
+    upright[0] = 1
+    straight = torch.linspace(0, 1, cold.x.shape[-2], dtype=torch.float64)[:, None, None]
+    guessed = mpc(x0, x_init=((1 - straight) * x0 + straight * upright).movedim(0, 1))
+    assert (guessed.status == Status.CONVERGED).all()
+    same = (guessed.cost - cold.cost).abs() <= 1e-9 * cold.cost.abs()
+    assert same.double().mean() > 0.8
+    near = mpc(x0, x_init=cold.x, u_init=cold.u)
+    torch.testing.assert_close(near.u, cold.u, rtol=0, atol=1e-6)
+    assert not torch.equal(near.iterations, cold.iterations)
+
+
 def test_no_gradient_flows_through_a_start():
     make = problems.linear_quadratic
     mpc = controller(make)
@@ -277,5 +293,7 @@ def test_wrong_states_get_a_sentence():
 
 
 def test_box_ddp_refuses_states(pendulum):
-    with pytest.raises(mpcgen.ParameterError, match="x_init is for method='interior_point'"):
-        pendulum.mpc()(pendulum.starts(1, 0), x_init=torch.zeros(1, 20, 2).double())
+    with pytest.raises(
+        mpcgen.ParameterError, match="x_init is for the interior point; box-DDP, which method='ddp'"
+    ):
+        pendulum.mpc(method="ddp")(pendulum.starts(1, 0), x_init=torch.zeros(1, 20, 3).double())

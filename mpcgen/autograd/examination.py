@@ -6,6 +6,7 @@ torch.compile, by the registered operators below.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -191,6 +192,13 @@ def rows_of(values: Tensor, lower: Tensor, upper: Tensor, dual: Tensor, reserve:
     return Rows(values, lower, upper, dual, active, margins, reserve)
 
 
+def _near_a_bound(u: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The distance from which a control is not at a bound, whatever dL/du: half of the digits of its range or size."""
+    room = upper - lower
+    size = torch.where(room.isfinite(), room, u.abs())
+    return math.sqrt(torch.finfo(u.dtype).eps) * size
+
+
 def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor | None = None) -> Examination:
     """Examine solutions x (..., N+1, n), u (..., N, m), status (...), and of rows duals (..., N+1, rows)."""
     x, u, status = x.detach(), u.detach(), status.detach()
@@ -203,9 +211,9 @@ def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor 
     multipliers, lower, upper = (t.reshape(u.shape) for t in found[:3])
     values, row_lower, row_upper, reserve = (t.reshape(duals.shape) for t in found[3:])
     rows = rows_of(values, row_lower, row_upper, duals, reserve)
-    target = u - multipliers
-    low = (target <= lower) & (multipliers >= 0)
-    high = (upper <= target) & ~low
+    near = torch.full_like(u, torch.inf) if duals.shape[-1] else _near_a_bound(u, lower, upper)
+    low = (u - lower <= torch.minimum(multipliers, near)) & (multipliers >= 0)
+    high = (upper - u <= torch.minimum(-multipliers, near)) & (multipliers <= 0) & ~low
     active = high.to(torch.int8) - low.to(torch.int8)
     distance = torch.minimum(u - lower, upper - u)
     margins = torch.where(low | high, multipliers.abs(), distance).masked_fill(lower == upper, torch.inf)

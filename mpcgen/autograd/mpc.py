@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,11 +14,12 @@ from torch.nn.utils import parametrize
 
 from mpcgen.autograd import copying, functions, library
 from mpcgen.autograd.examination import origin_of, record
+from mpcgen.autograd.restarts import best_start
 from mpcgen.autograd.solution import Solution
 from mpcgen.calls import learnable
 from mpcgen.calls.arguments import Call, Start, explained, make_call
 from mpcgen.calls.direct import Direct
-from mpcgen.calls.options import Options
+from mpcgen.calls.options import Options, checked_count
 from mpcgen.calls.warm_start import make_start
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.controller import Controller
@@ -62,6 +64,11 @@ class MPC(torch.nn.Module):
     `torch.get_num_threads()`. history: keep cost and residual of every pass in ``sol.history``, at the price of
     solving twice.
 
+    restarts: solve each problem from so many random controls besides, and keep the best by status, violation and cost;
+    gradients are those of that solution, as of any other. ``sol.restarts`` says how many starts converged, which one
+    won, and how many minima there are. ``seed`` chooses the controls, which do not depend on a problem's place in the
+    batch. They are solved as one batch, ``restarts`` times as large.
+
     smoothing: mu > 0 replaces the bounds by their log-barrier, so that gradients do not jump when the active set
     changes (Frey et al. 2025). smooth: where. "differential": in the gradients only; the solution stays that of the
     hard bounds. "solve": in the solver too, which then minimises the cost - mu sum(log(u - lower) + log(upper - u))
@@ -101,6 +108,8 @@ class MPC(torch.nn.Module):
         threads: int | None = None,
         history: bool = False,
         method: str = "auto",
+        restarts: int = 0,
+        seed: int = 0,
         unroll: int = 0,
         problem: Any = None,
         learn: learnable.Learn = (),
@@ -113,6 +122,7 @@ class MPC(torch.nn.Module):
         if not isinstance(history, bool):
             raise ParameterError(f"history={history!r}; True or False is expected")
         self.history = history
+        self.restarts, self.seed = checked_count("restarts", restarts, 0), checked_count("seed", seed, 0)
         self.key = library.register(self.controller)
         if self.controller.constraints:
             if method == "ddp":
@@ -134,6 +144,7 @@ class MPC(torch.nn.Module):
             method,
         )
         self.options_text = self.options.text
+        self.quiet_text = replace(self.options, on_unconverged="ignore").text
         self.direct = Direct()
         self.unrolled = None
         if gradient == "unrolled" or unroll or problem is not None:
@@ -158,14 +169,14 @@ class MPC(torch.nn.Module):
 
         u_init: (..., N, m) controls to start from, default zeros; clipped to the bounds. x_init: (..., N+1, n) states
         to start from, default the rollout of u_init; x0 takes the place of the first, and they need not obey the
-        dynamics. Box-DDP, which always rolls out, refuses them. warm_start: a solution of this controller, of nearly
-        the same problem, whose leading dimensions broadcast; moved forward by ``shift`` stages (default 1), the last
-        ones repeated. Box-DDP takes its controls, the interior point its states, costates and multipliers too, which
-        leave it a handful of iterations; where they lead nowhere, and where a problem had no solution, it begins as
-        without. No gradient flows through any of these. horizon: N, default that of what the solver starts from,
-        else the spec's. parameters: by name, of shape (..., [stages,] *shape); omitted ones take
-        their learned values, else their defaults. A per-stage one of just its ``shape`` has that value at every
-        stage. Leading dimensions broadcast.
+        dynamics: the interior point begins there, with method="auto" too. Box-DDP, which always rolls out, refuses
+        them. warm_start: a solution of this controller, of nearly the same problem, whose leading dimensions
+        broadcast; moved forward by ``shift`` stages (default 1), the last ones repeated. Box-DDP takes its controls,
+        the interior point its states, costates and multipliers too, which leave it a handful of iterations; where
+        they lead nowhere, and where a problem had no solution, it begins as without. No gradient flows through any of
+        these. horizon: N, default that of what the solver starts from, else the spec's. parameters: by name, of shape
+        (..., [stages,] *shape); omitted ones take their learned values, else their defaults. A per-stage one of just
+        its ``shape`` has that value at every stage. Leading dimensions broadcast.
 
         Raises ShapeError, DtypeError, DeviceError, LayoutError, ParameterError before anything is computed, and
         UnconvergedError if ``on_unconverged="raise"``. Warns with `mpcgen.UnconvergedWarning`.
@@ -179,10 +190,10 @@ class MPC(torch.nn.Module):
             parameters = learnable.with_learned(self, self.controller, self.learned, parameters, x0)
         if learnable.is_autocast(x0):
             x0, u_init, x_init, parameters = learnable.leave_autocast(x0, u_init, x_init, parameters)
-        start = make_start(self.controller, self.options.is_interior_point, u_init, x_init, warm_start, shift)
+        start = make_start(self.controller, self.options, u_init, x_init, warm_start, shift)
         if torch.compiler.is_compiling():
             return self._checked(x0, start, horizon, parameters)
-        if self.unrolled is None and not self.history:
+        if self.unrolled is None and not self.history and not self.restarts:
             solved = self.direct.solve(self.controller, self.options, x0, start, horizon, parameters)
             if solved is not None:
                 outputs, flat = solved
@@ -197,9 +208,24 @@ class MPC(torch.nn.Module):
     def _checked(self, x0: Any, start: Start, horizon: Any, parameters: Mapping[str, Any]) -> Solution:
         """Check the call, solve it, and remember where the solution comes from."""
         call = make_call(self.controller, x0, start, horizon, parameters)
+        restarts = None
+        if self.restarts:
+            by_interior_point = self.options.is_interior_point
+            call, restarts = best_start(
+                self.key, by_interior_point, call, self.restarts, self.seed, self._solve_quietly
+            )
         outputs = self._solve(call)
         origin = origin_of(self.key, self.options_text, call.parameters)
-        return Solution.of(outputs, origin, record(origin, call) if self.history else None)
+        return Solution.of(outputs, origin, record(origin, call) if self.history else None, None, restarts)
+
+    def _solve_quietly(
+        self, horizon: int, x0: Tensor, start: Start, parameters: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Outputs of `kernels.solve` of a flat batch, whose failures nobody is told of."""
+        text = self.quiet_text
+        if torch.compiler.is_compiling():
+            return tuple(library.solve(self.key, text, horizon, x0, *start, list(parameters)))
+        return functions.solve(self.key, text, horizon, x0, start, parameters)
 
     def _solve(self, call: Call) -> tuple[Tensor, ...]:
         """Outputs of `kernels.solve` with the call's leading dimensions."""

@@ -18,6 +18,7 @@ from mpcgen.autograd.examination import (
     examine,
     versions_of,
 )
+from mpcgen.autograd.restarts import Restarts
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import OUTPUTS, Outputs
 from mpcgen.runtime.status import Status
@@ -44,9 +45,10 @@ def duals_by_name(controller: Controller, rows: Tensor) -> dict[str, Tensor]:
 class _Asked:
     """What is kept beside a solution's tensors, so that it can answer questions about itself."""
 
-    __slots__ = ("_examined", "_history", "_origin", "_versions")
+    __slots__ = ("_examined", "_history", "_origin", "_restarts", "_versions")
     _origin: Origin | None
     _history: History | None
+    _restarts: Restarts | None
     _examined: Examination | None
     _versions: tuple[int, ...] | None
 
@@ -84,6 +86,7 @@ class Solution(_Asked, Outputs):
         origin: Origin | None,
         history: History | None = None,
         versions: tuple[int, ...] | None = None,
+        restarts: Restarts | None = None,
     ) -> Solution:
         """A solution that knows where it comes from.
 
@@ -92,7 +95,7 @@ class Solution(_Asked, Outputs):
         solution = Solution(*outputs)
         if versions is None:
             versions = versions_of((solution.x, solution.u, solution.status))
-        _remember(solution, origin, history, versions)
+        _remember(solution, origin, history, versions, restarts)
         return solution
 
     @staticmethod
@@ -179,6 +182,11 @@ class Solution(_Asked, Outputs):
         return self._history
 
     @property
+    def restarts(self) -> Restarts | None:
+        """What became of the starts of ``MPC(restarts=k)``; None without, and behind `torch.compile` and `vmap`."""
+        return self._restarts
+
+    @property
     def multipliers(self) -> Tensor:
         """dL/du, (..., N, m): zero up to the residual for free controls, else the force on the active bound.
 
@@ -201,7 +209,8 @@ class Solution(_Asked, Outputs):
     def active(self) -> Tensor:
         """Active set, int8 (..., N, m): -1 at the lower bound, +1 at the upper bound, 0 free.
 
-        The gradient's rule: a bound is active where u - dL/du does not lie strictly inside it.
+        A bound is active where u lies on it, or within rounding of it and u - dL/du not strictly inside it. With other
+        constraints u - dL/du decides alone, as the interior point keeps away from bounds.
         """
         return self._examination().active
 
@@ -233,6 +242,7 @@ class Solution(_Asked, Outputs):
             origin,
             self._history,
             self._versions,
+            self._restarts,
         )
 
     def _examination(self) -> Examination:
@@ -264,7 +274,7 @@ class Solution(_Asked, Outputs):
 
     def __reduce__(self) -> tuple[Any, ...]:
         origin = None if self._versions == MASKED else self._origin
-        return Solution.of, (_tensors(self), origin, self._history)
+        return Solution.of, (_tensors(self), origin, self._history, None, self._restarts)
 
 
 MASKED: tuple[int, ...] = ()
@@ -274,11 +284,16 @@ FRESH = (0, 0, 0)
 
 
 def _remember(
-    solution: Solution, origin: Origin | None, history: History | None, versions: tuple[int, ...] | None
+    solution: Solution,
+    origin: Origin | None,
+    history: History | None,
+    versions: tuple[int, ...] | None,
+    restarts: Restarts | None = None,
 ) -> None:
     # outside the instance's dictionary, so that the fields stay the tensors of the batch and nothing else
     object.__setattr__(solution, "_origin", origin)
     object.__setattr__(solution, "_history", history)
+    object.__setattr__(solution, "_restarts", restarts)
     object.__setattr__(solution, "_examined", None)
     object.__setattr__(solution, "_versions", versions)
 

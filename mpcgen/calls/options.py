@@ -74,13 +74,7 @@ class Options:
                 )
 
     def _check_count(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        count = as_count(value)
-        if count is None or count < least:
-            raise ParameterError(f"{name}={value!r}; a whole number of at least {least} is expected")
-        if count >= 2**31:
-            raise ParameterError(f"{name}={value!r}; a number below 2**31 is expected")
-        object.__setattr__(self, name, count)
+        object.__setattr__(self, name, checked_count(name, getattr(self, name), least))
 
     @property
     def is_interior_point(self) -> bool:
@@ -110,6 +104,16 @@ class Options:
     def from_text(text: str) -> Options:
         """Read back `text`."""
         return Options(**json.loads(text))
+
+
+def checked_count(name: str, value: Any, least: int) -> int:
+    """The whole number that an option has; raises ParameterError where it is none, or less than ``least``."""
+    count = as_count(value)
+    if count is None or count < least:
+        raise ParameterError(f"{name}={value!r}; a whole number of at least {least} is expected")
+    if count >= 2**31:
+        raise ParameterError(f"{name}={value!r}; a number below 2**31 is expected")
+    return count
 
 
 def as_count(value: Any) -> int | None:

@@ -25,10 +25,11 @@ NEAR_A_SOLUTION = {torch.float64: 1e-6, torch.float32: 1e-4}
 """The barrier parameter of the interior point where it starts near a solution, in units of some 1/1000 of the cost."""
 
 
-def _method(options: Options, constrained: bool) -> int:
+def _method(options: Options, start: Start, constrained: bool) -> int:
     if constrained:
         return INTERIOR_POINT
-    if options.is_interior_point:
+    is_state_guess = start.x is not None and start.costates is None
+    if options.is_interior_point or is_state_guess:
         return POLISHED
     return HAND_OVER if options.hands_over else BOX_DDP
 
@@ -98,7 +99,7 @@ class Solver:
             "exact_hessian": options.hessian == "exact",
             "certify": options.hessian == "exact" or options.gradient == "exact",
             "tolerance": options.tolerance(dtype),
-            "method": _method(options, rows > 0),
+            "method": _method(options, start, rows > 0),
             "barrier": options.smoothing if options.smooth == "solve" else 0.0,
             "initial_state_stride": n,
             "constant_parameters": constant_parameters,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.calls.arguments import Start
-from mpcgen.calls.options import as_count
+from mpcgen.calls.options import Options, as_count
 from mpcgen.errors import DtypeError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import Outputs
@@ -20,7 +20,7 @@ _NOTHING = Start()
 
 def make_start(
     controller: Controller,
-    is_interior_point: bool,
+    options: Options,
     u_init: Tensor | None,
     x_init: Tensor | None,
     warm_start: Any,
@@ -32,9 +32,10 @@ def make_start(
     if warm_start is None:
         if shift is not None:
             raise ParameterError(f"{controller.name}: shift={shift!r} without warm_start=, which it shifts")
-        if not is_interior_point:
+        if not (options.is_interior_point or options.hands_over):
             raise ParameterError(
-                f"{controller.name}: x_init is for method='interior_point'; box-DDP starts at the rollout of u_init"
+                f"{controller.name}: x_init is for the interior point; box-DDP, which method={options.method!r} "
+                "with these options is, starts at the rollout of u_init"
             )
         return Start(u_init, x_init)
     for name, value in (("u_init", u_init), ("x_init", x_init)):
@@ -42,7 +43,7 @@ def make_start(
             raise ParameterError(
                 f"{controller.name}: {name} beside warm_start, which has controls and states of its own; leave one out"
             )
-    return _near(controller, is_interior_point, warm_start, shift)
+    return _near(controller, options.is_interior_point, warm_start, shift)
 
 
 def _near(controller: Controller, is_interior_point: bool, solution: Any, shift: int | None) -> Start:

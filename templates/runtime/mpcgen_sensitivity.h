@@ -12,15 +12,23 @@
 
 #include "mpcgen_dual_differentials.h"
 
-/* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. A
- * bound is active where u - dL/du does not lie strictly inside it. */
-FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, mask *is_free) {
+/* Whether a bound holds a control that is at a distance from it and pushes on it with a force: where it lies on the bound,
+ * or a Newton step leads there, which depends on no unit. */
+INLINE mask holds(real distance, real force, real curvature) {
+  const mask reached = lane_and(lane_lt(ALL(0), curvature), lane_le(curvature * distance, force));
+  return lane_and(lane_le(ALL(0), force), lane_or(lane_le(distance, ALL(0)), reached));
+}
+
+/* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. With other
+ * constraints Quu has their weights, which are larger than a multiplier by any factor, and one stands for it. */
+FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, const real *quu, mask *is_free) {
   real lower[NU], upper[NU];
   stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
   for (int i = 0; i < NU; i++) {
-    const real u = s->u[t * NU + i], g = gradient_u[i], target = u - g;
-    const mask low = lane_and(lane_le(target, lower[i]), lane_le(ALL(0), g));
-    const mask high = lane_and(lane_le(upper[i], target), lane_not(low));
+    const real u = s->u[t * NU + i], g = gradient_u[i];
+    const real curvature = CONSTRAINED ? ALL(1) : quu[TRIANGLE(i, i)];
+    const mask low = holds(u - lower[i], g, curvature);
+    const mask high = lane_and(holds(upper[i] - u, -g, curvature), lane_not(low));
     s->multiplier[t * NU + i] = g;
     if (s->barrier) {
       const real below = u - lower[i], above = upper[i] - u;
@@ -104,8 +112,8 @@ FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *
                                  control_problem *p) {
   real pushed[NU];
   const reals step = s->step + k * NU;
-  examine_bounds(s, k, q->gradient_u, p->is_free);
   copy_uu(q, p->quu);
+  examine_bounds(s, k, q->gradient_u, p->quu, p->is_free);
 #if CONSTRAINED
   if (change)
     keep_controls(s, k, q);

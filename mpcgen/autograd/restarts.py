@@ -1,0 +1,150 @@
+"""Several starts of each problem of a batch, of which the best solution is kept; see `MPC(restarts=k)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mpcgen.autograd.examination import examine_flat
+from mpcgen.calls.arguments import Call, Start
+from mpcgen.runtime.outputs import Outputs
+from mpcgen.runtime.status import Status
+
+SAME_MINIMUM = 1e-6
+"""Relative difference of costs up to which two solutions are one minimum's, and the earlier start's is kept."""
+
+_ORDER = (
+    Status.CONVERGED,
+    Status.NOT_A_MINIMUM,
+    Status.STALLED,
+    Status.MAX_ITERATIONS,
+    Status.INFEASIBLE,
+    Status.DIVERGED,
+    Status.INVALID_INPUT,
+)
+"""From the best outcome to the worst."""
+
+Solve = Callable[[int, Tensor, Start, tuple[Tensor, ...]], tuple[Tensor, ...]]
+"""(horizon, x0, start, parameters) to the outputs of a flat batch, without gradients."""
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """What became of the starts of each problem, leading dimensions ... of the batch.
+
+    tried: starts of each problem, the given one among them. solved: (...) int64, how many converged. winner: (...)
+    int64, which was kept, 0 being the given one. minima: (...) int64, different costs among those that converged.
+    iterations: (...) int32, of the winner; ``sol.iterations`` is of the solve that follows, from its solution.
+    """
+
+    tried: int
+    solved: Tensor
+    winner: Tensor
+    minima: Tensor
+    iterations: Tensor
+
+
+def best_start(
+    key: str, is_interior_point: bool, call: Call, count: int, seed: int, solve: Solve
+) -> tuple[Call, Restarts]:
+    """Solve a call from its start and from ``count`` random ones; returns the call from the best solution.
+
+    The random controls are the same for every problem, so that its place in the batch does not matter: uniform within
+    the bounds, or as far about the given controls as those of the first solution are large, where a control has not
+    two; at every second start a control has one value for all stages.
+    """
+    parameters = tuple(p.detach() for p in call.parameters)
+    x0, size = call.x0.detach(), call.x0.shape[0]
+    with torch.no_grad():
+        first = solve(call.horizon, x0, call.start, parameters)
+        controls = _random_controls(key, call, first, parameters, count, seed)
+        repeated = tuple(_repeat(p, count) if p.shape[0] == size else p for p in parameters)
+        others = solve(call.horizon, _repeat(x0, count), Start(controls.flatten(0, 1)), repeated)
+        found = Outputs(
+            *(
+                torch.cat([one[None], other.reshape(count, *one.shape)])
+                for one, other in zip(first, others, strict=True)
+            )
+        )
+        winner, restarts = _judge(found, call.batch_shape)
+    start = Start(_of_winner(found.u, winner))
+    if is_interior_point:
+        duals = found.row_duals
+        has_rows = duals is not None and duals.numel() > 0
+        start = Start(
+            start.u,
+            _of_winner(found.x, winner),
+            _of_winner(found.costates, winner),
+            _of_winner(duals, winner) if duals is not None and has_rows else None,
+        )
+    return Call(call.batch_shape, call.horizon, call.x0, start, call.parameters), restarts
+
+
+def _repeat(value: Tensor, count: int) -> Tensor:
+    """(B, ...) to (count B, ...), start by start."""
+    return value.expand(count, *value.shape).flatten(0, 1)
+
+
+def _random_controls(
+    key: str, call: Call, first: tuple[Tensor, ...], parameters: tuple[Tensor, ...], count: int, seed: int
+) -> Tensor:
+    """(count, B, N, m) controls to start from."""
+    x, u, status = first[0], first[1], first[3]
+    horizon, m = u.shape[-2:]
+    nothing = torch.zeros_like
+    duals = first[8] if len(first) > 8 else u.new_empty(len(u), 0, 0)
+    held = call.x0.detach()[:, None].expand_as(x)
+    _, lower, upper, *_ = examine_flat(
+        key, held, nothing(u), nothing(status), nothing(duals), list(parameters)
+    )
+    shares = _shares(count, horizon, m, seed, u)[:, None]
+    base = nothing(u) if call.start.u is None else call.start.u.detach()
+    reach = u.abs().nan_to_num(0.0, 0.0, 0.0).amax(-2, keepdim=True)
+    reach = torch.where(reach > 0, reach, torch.ones_like(reach))
+    bounded = (upper - lower).isfinite()
+    within = lower + shares * (upper - lower)
+    return torch.where(bounded, within, base + (2 * shares - 1) * reach)
+
+
+def _shares(count: int, horizon: int, m: int, seed: int, like: Tensor) -> Tensor:
+    """(count, N, m) numbers in [0, 1): a hash of start, stage, control and seed, which torch's tracers can follow."""
+    starts = torch.arange(count, device=like.device)[:, None, None]
+    stages = torch.arange(horizon, device=like.device)[None, :, None] * (starts % 2)
+    controls = torch.arange(m, device=like.device)
+    number = (starts * horizon + stages) * m + controls + 1 + seed * 7_919
+    for factor in (2_654_435_761, 2_246_822_519):
+        number = (number * factor) % 2**32
+        number = number ^ (number >> 15)
+    return (number.double() / 2**32).to(like.dtype)
+
+
+def _of_winner(value: Tensor, winner: Tensor) -> Tensor:
+    """(starts, B, ...) to (B, ...)."""
+    index = winner.reshape(1, -1, *[1] * (value.ndim - 2))
+    return torch.take_along_dim(value, index, 0)[0]
+
+
+def _judge(found: Outputs, batch_shape: torch.Size) -> tuple[Tensor, Restarts]:
+    """Which start of each problem is best, (B,): by status, violation and cost; of equals the first."""
+    starts = found.status.shape[0]
+    order = torch.tensor([_ORDER.index(s) for s in Status], device=found.status.device)
+    rank = order[found.status.long()]
+    solved = rank == 0
+    open_ones = rank == rank.amin(0)
+    violation = found.row_violation
+    if violation is not None and violation.numel() > 0:
+        exceeded = violation[..., 0].nan_to_num(torch.inf).masked_fill(solved | ~open_ones, 0.0)
+        open_ones = open_ones & (exceeded <= exceeded.masked_fill(~open_ones, torch.inf).amin(0))
+    cost = found.cost.nan_to_num(torch.inf, torch.inf).masked_fill(~open_ones, torch.inf)
+    least = cost.amin(0)
+    near = torch.where(least.isfinite(), least + SAME_MINIMUM * least.abs(), least)
+    places = torch.arange(starts, device=cost.device)[:, None]
+    winner = torch.where(open_ones & (cost <= near), places, starts).amin(0)
+    sorted_costs = found.cost.masked_fill(~solved, torch.inf).sort(0).values
+    before, after = sorted_costs[:-1], sorted_costs[1:]
+    further = after.isfinite() & (after - before > SAME_MINIMUM * after.abs())
+    numbers = (solved.sum(0), winner, solved.any(0) + further.sum(0), _of_winner(found.iterations, winner))
+    return winner, Restarts(starts, *(number.reshape(batch_shape) for number in numbers))
