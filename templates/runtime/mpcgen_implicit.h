@@ -68,25 +68,30 @@ FUNCTION void linearise_stages(const real *trace, const real *held, stored_reals
   factor_stages(&s->factors);
 }
 
-/* right_i = E first + sum of a_ij changes_j, for `width` numbers of each state. */
-INLINE void stage_sums(const real *first, const real *changes, int width, real *right) {
+/* right_i = E first + sum of a_ij changes_j. */
+INLINE void stage_sums(const real *first, const real *changes, real *right) {
   for (int i = 0; i < NSLOPES; i++)
-    for (int r = 0; r < NMOVING; r++)
-      for (int c = 0; c < width; c++) {
-        real sum = ALL(MASS[r]) * first[r * width + c];
-        for (int j = 0; j < NSLOPES; j++) sum += stage_weight(i, j) * changes[(j * NMOVING + r) * width + c];
-        right[(i * NMOVING + r) * width + c] = sum;
-      }
+    for (int r = 0; r < NMOVING; r++) {
+      real sum = ALL(MASS[r]) * first[r];
+      for (int j = 0; j < NSLOPES; j++) sum += stage_weight(i, j) * changes[j * NMOVING + r];
+      right[i * NMOVING + r] = sum;
+    }
 }
 
 /* X_i = dZ_i/d(z, v), (NSLOPES, NMOVING, NBOTH), and F = d phi/d(z, v). */
 FUNCTION void stage_slopes(const linear_stages *s, real *X, real *F) {
-  real first[NMOVING * NBOTH], held_part[NUNKNOWNS * NBOTH];
+  real first[NMOVING * NBOTH];
   for (int r = 0; r < NMOVING; r++)
     for (int c = 0; c < NBOTH; c++) first[r * NBOTH + c] = ALL(c == r);
-  for (int r = 0; r < NUNKNOWNS; r++)
-    for (int c = 0; c < NBOTH; c++) held_part[r * NBOTH + c] = c < NMOVING ? ALL(0) : s->A[r * NBOTH + c];
-  stage_sums(first, held_part, NBOTH, X);
+  for (int i = 0; i < NSLOPES; i++)
+    for (int r = 0; r < NMOVING; r++) {
+      real *const right = X + (i * NMOVING + r) * NBOTH;
+      for (int c = 0; c < NMOVING; c++) right[c] = ALL(MASS[r] * (c == r));
+      for (int c = NMOVING; c < NBOTH; c++) {
+        right[c] = ALL(0);
+        for (int j = 0; j < NSLOPES; j++) right[c] += stage_weight(i, j) * s->A[(j * NMOVING + r) * NBOTH + c];
+      }
+    }
   solve_stages(&s->factors, X, NBOTH);
   last_of(first, X, NBOTH, F);
 }
@@ -149,7 +154,7 @@ INLINE void stage_tangents(const linear_stages *s, const real *d_moving, const r
     changes[r] = ALL(0);
     for (int c = 0; c < NHELD; c++) changes[r] += s->A[r * NBOTH + NMOVING + c] * d_held[c];
   }
-  stage_sums(d_moving, changes, 1, d_points);
+  stage_sums(d_moving, changes, d_points);
   solve_stages(&s->factors, d_points, 1);
 }
 
@@ -208,7 +213,7 @@ FUNCTION void stage_changes(const linear_stages *s, const real *trace, const rea
     rate_change(trace + (i + 1) * NMOVING, held, theta, theta_t, &share, nothing, d_theta, d_theta_t,
                 changes + i * NMOVING, &part);
   }
-  stage_sums(d_moving, changes, 1, d_points);
+  stage_sums(d_moving, changes, d_points);
   solve_stages(&s->factors, d_points, 1);
 }
 

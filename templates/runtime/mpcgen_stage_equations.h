@@ -118,17 +118,20 @@ typedef struct {
 /* The residuals of the equations at z + W, and the largest relative to the terms that a rounding is of: those of a
  * row's sum, and what a rounding of the states makes of them. k, J: (NSLOPES, ...) at z + W. */
 INLINE real stage_residuals(const real *at, const real *change, const real *k, const real *J, real *residual) {
-  real largest = ALL(0);
+  real largest = ALL(0), sizes[NUNKNOWNS];
+  for (int r = 0; r < NUNKNOWNS; r++) {
+    const real *const state = at + r / NMOVING * NMOVING;
+    sizes[r] = lane_abs(k[r]);
+    for (int c = 0; c < NMOVING; c++) sizes[r] += lane_abs(J[r * NMOVING + c] * state[c]);
+  }
   KEEP_LOOP for (int i = 0; i < NSLOPES; i++)
     KEEP_LOOP for (int r = 0; r < NMOVING; r++) {
       const real moved = ALL(MASS[r]) * change[i * NMOVING + r];
       real sum = -moved, terms = lane_abs(moved);
-      KEEP_LOOP for (int j = 0; j < NSLOPES; j++) {
-        const real weight = stage_weight(i, j), *const row = J + (j * NMOVING + r) * NMOVING;
-        real sensitivity = lane_abs(k[j * NMOVING + r]);
-        for (int c = 0; c < NMOVING; c++) sensitivity += lane_abs(row[c] * at[j * NMOVING + c]);
+      for (int j = 0; j < NSLOPES; j++) {
+        const real weight = stage_weight(i, j);
         sum += weight * k[j * NMOVING + r];
-        terms += lane_abs(weight) * sensitivity;
+        terms += lane_abs(weight) * sizes[j * NMOVING + r];
       }
       residual[i * NMOVING + r] = sum;
       /* zero of zero is no residual; NaN stays one */
@@ -184,6 +187,11 @@ OUTLINED void solve_newton(const real *z, const real *held, stored_reals theta, 
     KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
       real *const at = points + i * NMOVING;
       EACH(j, NMOVING) at[j] = z[j] + change[i * NMOVING + j];
+      if (count == 0 && i > 0) { /* all at z */
+        copy_reals(k + i * NMOVING, k, NMOVING);
+        copy_reals(J + i * NMOVING * NMOVING, J, NMOVING * NMOVING);
+        continue;
+      }
       rate_newton(at, held, theta, theta_t, k + i * NMOVING, J + i * NMOVING * NMOVING);
     }
     const real residual = stage_residuals(points, change, k, J, step);
