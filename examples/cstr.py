@@ -11,7 +11,7 @@ import mpcgen
 
 DT = 0.1  # min, one stage
 
-problem = mpcgen.Problem("cstr", horizon=30)
+problem = mpcgen.Problem("cstr", horizon=20)
 concentration, temperature = problem.states("concentration temperature")  # mol/l, K
 (coolant,) = problem.controls("coolant", lower=280.0, upper=320.0)  # K
 flow = problem.parameter("flow", default=1.0)  # 1/min, of the tank's volume

@@ -24,8 +24,8 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "aedefe9b75160b72ff5e4814b4332907e2478c4fc257a4c38a4fb8ce0bd664e8"),
-    horizon=30,
+    library=load(__file__, "cstr", "48e03384674f5ada45fc44c1df472730add5e5f758c78e48c35e4cb78952149f"),
+    horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),
     parameters=(

@@ -4,7 +4,7 @@
  *
  *   states    2: concentration, temperature
  *   controls  1: coolant
- *   default horizon 30 (any horizon is taken at run time)
+ *   default horizon 20 (any horizon is taken at run time)
  *
  * The file holds what depends on the problem: its functions and their derivatives, straight-line over the lane
  * type `real`. The algorithms that read them are in mpcgen_solver.h, mpcgen_gradient.h and mpcgen_tangent.h. The build
@@ -780,19 +780,27 @@ int MPCGEN_ENTRY(cstr_examine)(const cstr_examine_arguments *arguments, void *wo
 #else
 #include "mpcgen_host.h"
 
+#if HAS_PART(PART_SOLVE)
 int MPCGEN_ENTRY(cstr_solve)(const cstr_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+#endif
 
+#if HAS_PART(PART_INTERIOR_POINT)
+int MPCGEN_ENTRY(cstr_interior_point)(const cstr_solve_arguments *arguments) {
+  return solve_batch(arguments);
+}
+#endif
+
+#if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(cstr_differentiate)(const cstr_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
 }
-
 int MPCGEN_ENTRY(cstr_tangent)(const cstr_tangent_arguments *arguments) {
   return tangent_batch(arguments);
 }
-
 int MPCGEN_ENTRY(cstr_examine)(const cstr_examine_arguments *arguments) {
   return examine_batch(arguments);
 }
+#endif
 #endif

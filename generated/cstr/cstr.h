@@ -42,7 +42,7 @@ typedef struct {
   int32_t certify;                   /* 1: check the second-order condition before a problem counts as solved */
   int32_t threads;
   int32_t constant_parameters;       /* 1: each parameter has one value for all stages, and no axis of stages */
-  int32_t method;                    /* 0: box-DDP; 1: interior point; 2: first the one, then the other; 5: the latter, polished */
+  int32_t method;                    /* 0: box-DDP; 1: interior point; 2 and 5: the same, but may leave problems */
   double tolerance;                  /* on the KKT residual */
   double barrier;                    /* mu of a log-barrier in place of the bounds; 0: the bounds themselves */
   const void *initial_state;         /* (batch, 2) */
@@ -124,11 +124,18 @@ typedef struct {
   void *upper;                       /* out: (batch, N, 1) */
 } cstr_examine_arguments;
 
-/* Solve a batch. Return 0, or 1 if memory was refused. */
+/* Solve a batch. Return 0, 1 if memory was refused, 2 if the call was interrupted, or 3 where problems are left: then
+ * interior_point is to follow method 2 with method 3, and solve with method 4 both 3 and 5. */
 int cstr_solve_f64_batch(const cstr_solve_arguments *arguments);
 int cstr_solve_f64_single(const cstr_solve_arguments *arguments);
 int cstr_solve_f32_batch(const cstr_solve_arguments *arguments);
 int cstr_solve_f32_single(const cstr_solve_arguments *arguments);
+
+/* Solve a batch by the interior point: methods 1, 5, and 3 for what was left. Return as above. */
+int cstr_interior_point_f64_batch(const cstr_solve_arguments *arguments);
+int cstr_interior_point_f64_single(const cstr_solve_arguments *arguments);
+int cstr_interior_point_f32_batch(const cstr_solve_arguments *arguments);
+int cstr_interior_point_f32_single(const cstr_solve_arguments *arguments);
 
 /* Differentiate a loss through the solutions of a batch. Return 0, or 1 if memory was refused. */
 int cstr_differentiate_f64_batch(const cstr_gradient_arguments *arguments);
