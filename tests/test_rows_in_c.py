@@ -76,7 +76,7 @@ def implicit(scheme="radau", running=True):
     (a,) = problem.controls("a", lower=-1, upper=1)
     rates = {x: v * sp.cos(x) + y, v: a * sp.exp(-rate * v) + last * sp.sin(x * v) - 30 * (v - load * x)}
     equation = {y: y + y**3 - x * rate - a}
-    more = {"substeps": 2, "discrete": {last: a * x}}
+    more = {"substeps": 1 if scheme == "radau" else 2, "discrete": {last: a * x}}
     if scheme == "radau":
         problem.dynamics = mpcgen.radau(problem, [*rates.values()], dt=rate / 3, residual=equation, **more)
     else:

@@ -47,7 +47,7 @@ def mechanics(
         constants: expressions or numbers by symbol, ``{m: mass, g: 9.81}``. A symbol that is not named is the parameter
             of its name. States, controls and parameters of the problem may be in the equations as they are.
         rates: dx/dt of states that are not the mechanism's, such as a motor's current.
-        scheme: "rk4", "midpoint" or "euler".
+        scheme: "rk4", "midpoint", "euler", "implicit_midpoint", "radau3" or "radau5".
         dt: duration of a stage.
         substeps: as for `mpcgen.rk4`.
         discrete: the next value of states that are neither the mechanism's nor have rates, ``{torque_last: torque}``.

@@ -12,7 +12,14 @@
 
 #include "mpcgen_step_products.h"
 
-enum { STEP_TRACE = NMOVING }; /* what is kept of a step: the state that it starts from */
+/* What is kept of a step: where its slopes are taken, the first at the state that it starts from; or that state alone,
+ * where all steps' points would be much, or a thread of a device kept them. */
+#if MPCGEN_CUDA
+#define KEEPS_POINTS 0
+#else
+#define KEEPS_POINTS (SUBSTEPS * NSLOPES * NMOVING <= 2048)
+#endif
+enum { STEP_TRACE = KEEPS_POINTS ? NSLOPES * NMOVING : NMOVING };
 
 INLINE real slope_reach(int i) { return ALL(i < NSLOPES ? REACH[i] : 0); }
 
@@ -32,16 +39,33 @@ INLINE real step_points(const real *moving, const real *held, stored_reals theta
   return total;
 }
 
-/* Fills what a trace has besides the state that the step starts from: nothing. */
-INLINE void complete_trace(const real *moving, const real *held, stored_reals theta, stored_reals theta_t) {
-  (void)moving, (void)held, (void)theta, (void)theta_t;
+/* Where the slopes of a step are taken; `scratch`: for points that its trace does not have. */
+INLINE const real *points_of(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
+                             real *scratch) {
+#if KEEPS_POINTS
+  (void)held, (void)theta, (void)theta_t, (void)scratch;
+  return trace;
+#else
+  real sum[NMOVING];
+  step_points(trace, held, theta, theta_t, scratch, sum);
+  return scratch;
+#endif
 }
 
-INLINE void step_values(const real *moving, const real *held, stored_reals theta, stored_reals theta_t, real *next,
+INLINE void step_values(real *trace, const real *held, stored_reals theta, stored_reals theta_t, real *next,
                         real *cost) {
   real points[NSLOPES * NMOVING], sum[NMOVING];
-  *cost = step_points(moving, held, theta, theta_t, points, sum);
-  EACH(j, NMOVING) next[j] = moving[j] + sum[j];
+  *cost = step_points(trace, held, theta, theta_t, KEEPS_POINTS ? trace : points, sum);
+  EACH(j, NMOVING) next[j] = trace[j] + sum[j];
+}
+
+/* Fills what a trace has besides the state that the step starts from. */
+INLINE void complete_trace(real *trace, const real *held, stored_reals theta, stored_reals theta_t) {
+#if KEEPS_POINTS
+  real sum[NMOVING];
+  step_points(trace, held, theta, theta_t, trace, sum);
+#endif
+  (void)trace, (void)held, (void)theta, (void)theta_t;
 }
 
 /* What multiplies k_i: lambda by its share, and by its reach what multiplies the next slope's point. */
@@ -76,10 +100,10 @@ ALWAYS_INLINE void compose_slopes(const real *A, const real *S, real *F, real *H
 
 #if !SUBSTEP_COSTS
 /* F = d phi/d(z, v), and the gradient of lambda'phi by (z, v). */
-FUNCTION void step_slopes(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+FUNCTION void step_slopes(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
                           const real *costate, real *F, real *slope) {
-  real points[NSLOPES * NMOVING], sum[NMOVING], A[NSLOPES * NMOVING * NBOTH], multiplier[NMOVING], part[NBOTH];
-  step_points(moving, held, theta, theta_t, points, sum);
+  real scratch[NSLOPES * NMOVING], A[NSLOPES * NMOVING * NBOTH], multiplier[NMOVING], part[NBOTH];
+  const real *const points = points_of(trace, held, theta, theta_t, scratch);
   EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
   KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
     const real share = slope_share(i);
@@ -92,11 +116,11 @@ FUNCTION void step_slopes(const real *moving, const real *held, stored_reals the
 #endif
 
 /* F, the Hessian of c + lambda'phi (lower triangle), and its gradient by (z, v). */
-FUNCTION void step_curvature(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
+FUNCTION void step_curvature(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
                              const real *costate, real *F, real *H, real *slope) {
-  real points[NSLOPES * NMOVING], sum[NMOVING], A[NSLOPES * NMOVING * NBOTH], S[NSLOPES * TRIANGLE(NBOTH, 0)];
+  real scratch[NSLOPES * NMOVING], A[NSLOPES * NMOVING * NBOTH], S[NSLOPES * TRIANGLE(NBOTH, 0)];
   real multiplier[NMOVING], part[NBOTH];
-  step_points(moving, held, theta, theta_t, points, sum);
+  const real *const points = points_of(trace, held, theta, theta_t, scratch);
   EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
   KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
     const real share = slope_share(i);
