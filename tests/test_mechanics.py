@@ -201,7 +201,7 @@ BAD = {
     ),
     "scheme": (
         {"scheme": "discrete", "dt": None},
-        "is 'discrete'; expected one of euler, midpoint, rk4: a mechanism moves in continuous time",
+        "is 'discrete'; expected one of euler, midpoint, rk4, radau3, radau5, implicit_midpoint: a mechanism moves in",
     ),
     "no q": ({"q": None}, r"q= of mechanics is None; expected a mapping, such as \{q1: angle\}"),
     "list": (

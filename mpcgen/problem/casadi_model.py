@@ -46,7 +46,7 @@ def casadi_model(
         u: the input that is the control (m); None for a function without.
         parameters: the other inputs by parameter: ``{"mass": 2}``. A parameter that the problem does not have yet is
             declared in the input's shape: a symbol, a vector or a matrix.
-        scheme: "discrete" if the output is the next state; "rk4", "midpoint" or "euler" if it is dx/dt.
+        scheme: "discrete" if the output is the next state; "rk4" or another of `mpcgen.mechanics` if it is dx/dt.
         dt: duration of a stage, for all but "discrete".
         substeps: as for `mpcgen.rk4`.
         output: the output (n), by number or name.
