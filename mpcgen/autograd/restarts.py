@@ -16,16 +16,9 @@ from mpcgen.runtime.status import Status
 SAME_MINIMUM = 1e-6
 """Relative difference of costs up to which two solutions are one minimum's, and the earlier start's is kept."""
 
-_ORDER = (
-    Status.CONVERGED,
-    Status.NOT_A_MINIMUM,
-    Status.STALLED,
-    Status.MAX_ITERATIONS,
-    Status.INFEASIBLE,
-    Status.DIVERGED,
-    Status.INVALID_INPUT,
-)
-"""From the best outcome to the worst."""
+_ORDER = (Status.CONVERGED, Status.NOT_A_MINIMUM, Status.STALLED, Status.MAX_ITERATIONS, Status.INFEASIBLE)
+"""From the best outcome to the worst; behind these come those without a trajectory."""
+_RANK = [_ORDER.index(status) if status in _ORDER else len(_ORDER) for status in Status]
 
 Solve = Callable[[int, Tensor, Start, tuple[Tensor, ...]], tuple[Tensor, ...]]
 """(horizon, x0, start, parameters) to the outputs of a flat batch, without gradients."""
@@ -130,7 +123,7 @@ def _of_winner(value: Tensor, winner: Tensor) -> Tensor:
 def _judge(found: Outputs, batch_shape: torch.Size) -> tuple[Tensor, Restarts]:
     """Which start of each problem is best, (B,): by status, violation and cost; of equals the first."""
     starts = found.status.shape[0]
-    order = torch.tensor([_ORDER.index(s) for s in Status], device=found.status.device)
+    order = torch.tensor(_RANK, device=found.status.device)
     rank = order[found.status.long()]
     solved = rank == 0
     open_ones = rank == rank.amin(0)

@@ -13,15 +13,13 @@ from torch import Tensor
 from mpcgen.autograd.examination import ExaminationError
 from mpcgen.autograd.solution import Solution
 from mpcgen.calls.failures import describe_failure, describe_step
+from mpcgen.diagnosis.lacking import lacking
 from mpcgen.diagnosis.report import Activity, Index, Margin, Outcome, Quantiles, Report, StatusCount
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.status import Status
 
 SHOWN = 5
 """Worst problems and smallest margins that a report lists."""
-
-_MOSTLY = 0.1
-"""Share of a batch from which on an outcome gets a hint of its own."""
 
 
 def diagnose(solution: Solution, *, file: TextIO | None = None) -> Report:
@@ -40,7 +38,8 @@ def _examine(solution: Solution) -> Report:
     counts = tuple(StatusCount(s, int((status == s).sum())) for s in Status if bool((status == s).any()))
     activity: tuple[Activity, ...] = ()
     margins: tuple[Margin, ...] = ()
-    unexamined, hints = None, _status_hints(solution)
+    unexamined: str | None = None
+    hints: list[str] = []
     try:
         activity, margins = _activity(solution), _margins(solution)
         hints += _gradient_hints(solution)
@@ -57,6 +56,7 @@ def _examine(solution: Solution) -> Report:
         residual=_quantiles(solution.residual),
         iterations=_quantiles(solution.iterations),
         worst=_worst(solution),
+        lacking=lacking(solution, _tolerance(solution)),
         activity=activity,
         margins=margins,
         unexamined=unexamined,
@@ -211,28 +211,6 @@ def _violated(solution: Solution, problem: int) -> str:
         return ""
     stage, label = held.places[int(column)]
     return f"{label} at stage {stage} is outside of its bounds by {float(most):.2g}"
-
-
-def _status_hints(solution: Solution) -> list[str]:
-    status, total = solution.status, solution.status.numel()
-    stalled = int((status == Status.STALLED).sum())
-    late = status == Status.MAX_ITERATIONS
-    hints = []
-    if stalled > _MOSTLY * total and solution.u.dtype == torch.float32:
-        hints.append(f"{stalled} of {total} problems stalled in float32; solve in float64: pass x0.double()")
-    tolerance = _tolerance(solution)
-    if int(late.sum()) > _MOSTLY * total and tolerance is not None:
-        near = int((solution.residual[late] < math.sqrt(tolerance)).sum())
-        verdict = (
-            "raise max_iterations a little"
-            if 2 * near >= int(late.sum())
-            else "raise max_iterations, and see whether a better start (u_init) helps"
-        )
-        hints.append(
-            f"{int(late.sum())} problems ran out of iterations, {near} of them with a residual below "
-            f"sqrt(tol) = {math.sqrt(tolerance):.0e}: {verdict}"
-        )
-    return hints
 
 
 def _gradient_hints(solution: Solution) -> list[str]:

@@ -43,6 +43,15 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Lack:
+    """What so many problems lack that did not converge, and what to try first."""
+
+    what: str
+    count: int
+    advice: str
+
+
+@dataclass(frozen=True)
 class Activity:
     """Shares, 0 to 1, of all stages of all problems at which a control or a row is at its lower and its upper bound."""
 
@@ -72,7 +81,8 @@ class Report:
 
     tolerance: KKT residual asked for, None where unknown. worst: the largest residuals among the problems that
     did not converge, those without a residual first. activity: by control. margins: the smallest of the problems
-    that converged, one for each problem, smallest first. unexamined: why activity and margins are not known, else
+    that converged, one for each problem, smallest first. lacking: what unconverged problems lack, each counted once.
+    unexamined: why activity and margins are not known, else
     None. hints: what to look at, most important first.
     """
 
@@ -85,6 +95,7 @@ class Report:
     residual: Quantiles
     iterations: Quantiles
     worst: tuple[Outcome, ...]
+    lacking: tuple[Lack, ...]
     activity: tuple[Activity, ...]
     margins: tuple[Margin, ...]
     unexamined: str | None
@@ -101,6 +112,7 @@ class Report:
             self._statuses(),
             self._numbers(),
             self._worst(),
+            self._lacking(),
             self._bounds(),
             self._hints(),
         )
@@ -144,6 +156,14 @@ class Report:
             for o in self.worst
         ]
         return ["worst problems", *rows]
+
+    def _lacking(self) -> list[str]:
+        if not self.lacking:
+            return []
+        lines = ["what the unconverged problems lack"]
+        for lack in self.lacking:
+            lines += [f"{lack.count:>7} {lack.what}", f"{'':>7} -> {lack.advice}"]
+        return lines
 
     def _bounds(self) -> list[str]:
         if self.unexamined is not None:
