@@ -16,16 +16,16 @@
 
 #if CONSTRAINED
 /* Readies a row of a lane. */
-RARE void begin_row(reals row, int k) {
-  lane_set(row + LOW_SLACK, k, 1);
-  lane_set(row + HIGH_SLACK, k, 1);
+RARE void begin_row(const barrier_state *s, reals row, int k) {
+  lane_set(row + s->at_iterate + LOW_SLACK, k, 1);
+  lane_set(row + s->at_iterate + HIGH_SLACK, k, 1);
   lane_set(row + D_LOW_SLACK, k, 0);
   lane_set(row + D_HIGH_SLACK, k, 0);
   lane_set(row + LOW_MULTIPLIER, k, 0);
   lane_set(row + HIGH_MULTIPLIER, k, 0);
 #if SOFT_ROWS
-  lane_set(row + LOW_EXCESS, k, 1);
-  lane_set(row + HIGH_EXCESS, k, 1);
+  lane_set(row + s->at_iterate + LOW_EXCESS, k, 1);
+  lane_set(row + s->at_iterate + HIGH_EXCESS, k, 1);
   lane_set(row + D_LOW_EXCESS, k, 0);
   lane_set(row + D_HIGH_EXCESS, k, 0);
   lane_set(row + LOW_HOLD, k, 0);
@@ -50,7 +50,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(s->upper_multiplier + i, k, 0);
   }
 #if CONSTRAINED
-  TEAM_FOR(i, s->horizon * NPATH + NEND) begin_row(s->row + i * ROW_REALS, k);
+  TEAM_FOR(i, s->horizon * NPATH + NEND) begin_row(s, s->row + i * ROW_REALS, k);
 #endif
   TEAM_LEADER {
     for (int i = 0; i < NU; i++) lane_set(&s->unit[i], k, 1);
@@ -151,10 +151,11 @@ RARE void scatter_controls(barrier_state *s, int t, const control_room *room) {
 
 /* The controls of the lanes that begin, moved inside their bounds. */
 RARE void start_inside(barrier_state *s) {
+  const int scatters = CONSTRAINED && lane_any(lane_and(s->lanes.begins, lane_more(s->lanes.attempt, ALL_COUNTS(1))));
   for (int t = 0; t < s->horizon; t++) {
     control_room room[NU];
     find_room(s, t, room);
-    if (CONSTRAINED) scatter_controls(s, t, room);
+    if (scatters) scatter_controls(s, t, room);
     EACH(i, NU) {
       const control_room *r = &room[i];
       real u = s->u[t * NU + i];

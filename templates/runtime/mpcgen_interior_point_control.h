@@ -226,9 +226,18 @@ OUTLINED void step_multipliers(barrier_state *s, mask where, barrier_errors *e) 
   e->largest_product = largest * over;
 }
 
-INLINE void step_costates(barrier_state *s, mask where) {
-  for (int i = NX; i < (s->horizon + 1) * NX; i++)
-    s->costate[i] = lane_select(where, s->costate[i] + s->length * s->d_costate[i], s->costate[i]);
+/* The step of the costates, d_lambda = V dx + (v - lambda). */
+FUNCTION void step_costates(barrier_state *s, mask where) {
+  for (int t = 1; t <= s->horizon; t++) {
+    const reals costate = s->costate + t * NX;
+    real d_x[NX], change[NX];
+    EACH(i, NX) {
+      d_x[i] = s->d_x[t * NX + i];
+      change[i] = s->offset[t * NX + i];
+    }
+    add_symmetric_product(s->hessian + t * NXX, d_x, change);
+    EACH(i, NX) costate[i] = lane_select(where, costate[i] + s->length * change[i], costate[i]);
+  }
 }
 
 /* Memory of the regularisation: more after a step that had to be short, or a rollout, less after a long one. With
@@ -294,6 +303,7 @@ INLINE mask enter_restoration(barrier_state *s, mask stuck) {
   if (!lane_any(enters)) return enters;
   /* Slacks as restoration has them. What soft rows lack needs no restoration: their excesses take it. */
   s->length = lane_select(enters, ALL(0), s->length);
+  s->moves = enters;
   evaluate_step(s);
   adopt_candidates(s, enters);
 #if SOFT_ROWS

@@ -99,7 +99,7 @@ FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *slope) 
     const real low_ratio = low.slack / sides.low.slack, high_ratio = high.slack / sides.high.slack;
     real d_high = high.multiplier;
     if (s->equalities) {
-      const real equal = s->equality_weight * (equality_lack(&r, row[ROW_VALUE]) + change[i]);
+      const real equal = s->equality_weight * (equality_lack(&r, row[s->at_iterate + ROW_VALUE]) + change[i]);
       d_high = lane_select(is_equality(&r), equal, d_high);
     }
     sum -= (row[HIGH_MULTIPLIER] - row[LOW_MULTIPLIER]) * change[i];
@@ -135,7 +135,7 @@ typedef struct {
 
 INLINE candidate_side side_after(const barrier_state *s, const row_room *r, mask on, int restores, real slack, real change,
                                  real room) {
-  real after = slack + s->length * change;
+  real after = slack + s->length * where_on(s->moves, change);
   if (restores) after = lane_select(lane_and(on, lane_and(s->lanes.restoring, is_hard(r))), s->restoring_room, after);
   after = lane_max(after, room);
   const candidate_side side = {after, where_on(on, after - room)};
@@ -178,23 +178,23 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
     const real low_left = where_on(r.has_lower, value - r.lower), high_left = where_on(r.has_upper, r.upper - value);
     real low_room = low_left, high_room = high_left, low_excess = ALL(0), high_excess = ALL(0);
 #if SOFT_ROWS
-    low_excess = where_on(lane_and(r.has_lower, r.price.soft), row[LOW_EXCESS] + s->length * row[D_LOW_EXCESS]);
-    high_excess = where_on(lane_and(r.has_upper, r.price.soft), row[HIGH_EXCESS] + s->length * row[D_HIGH_EXCESS]);
+    low_excess = where_on(lane_and(r.has_lower, r.price.soft), row[s->at_iterate + LOW_EXCESS] + s->length * where_on(s->moves, row[D_LOW_EXCESS]));
+    high_excess = where_on(lane_and(r.has_upper, r.price.soft), row[s->at_iterate + HIGH_EXCESS] + s->length * where_on(s->moves, row[D_HIGH_EXCESS]));
     low_room += low_excess;
     high_room += high_excess;
 #endif
-    const candidate_side low = side_after(s, &r, r.has_lower, restores, row[LOW_SLACK], row[D_LOW_SLACK], low_room);
-    const candidate_side high = side_after(s, &r, r.has_upper, restores, row[HIGH_SLACK], row[D_HIGH_SLACK], high_room);
+    const candidate_side low = side_after(s, &r, r.has_lower, restores, row[s->at_iterate + LOW_SLACK], row[D_LOW_SLACK], low_room);
+    const candidate_side high = side_after(s, &r, r.has_upper, restores, row[s->at_iterate + HIGH_SLACK], row[D_HIGH_SLACK], high_room);
     real low_lack = low.lack, high_lack = high.lack;
 #if SOFT_ROWS
-    row[NEW_LOW_EXCESS] = evaluate_excess(s, &r.price, r.has_lower, -low_left, low.slack, low_excess, e);
-    row[NEW_HIGH_EXCESS] = evaluate_excess(s, &r.price, r.has_upper, -high_left, high.slack, high_excess, e);
-    low_lack = where_on(r.has_lower, low.slack - low_left - row[NEW_LOW_EXCESS]);
-    high_lack = where_on(r.has_upper, high.slack - high_left - row[NEW_HIGH_EXCESS]);
+    row[s->at_candidate + LOW_EXCESS] = evaluate_excess(s, &r.price, r.has_lower, -low_left, low.slack, low_excess, e);
+    row[s->at_candidate + HIGH_EXCESS] = evaluate_excess(s, &r.price, r.has_upper, -high_left, high.slack, high_excess, e);
+    low_lack = where_on(r.has_lower, low.slack - low_left - row[s->at_candidate + LOW_EXCESS]);
+    high_lack = where_on(r.has_upper, high.slack - high_left - row[s->at_candidate + HIGH_EXCESS]);
 #endif
-    row[NEW_ROW] = value;
-    row[NEW_LOW_SLACK] = low.slack;
-    row[NEW_HIGH_SLACK] = high.slack;
+    row[s->at_candidate + ROW_VALUE] = value;
+    row[s->at_candidate + LOW_SLACK] = low.slack;
+    row[s->at_candidate + HIGH_SLACK] = high.slack;
     add_logarithms(&logs, low.slack, high.slack);
     note_lacks(&lacks, restores, low_lack, high_lack);
     lacks.least_room = lane_min(lacks.least_room, where_on(is_hard(&r), lane_min(low_left, high_left)));
@@ -206,10 +206,10 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
 
 #if SOFT_ROWS
 RARE void centre_row(barrier_state *s, const row_room *r, mask where, reals row) {
-  const real mu = s->lanes.barrier * s->lanes.cost_unit, value = row[ROW_VALUE];
-  centre_side(s, &r->price, lane_and(where, r->has_lower), r->lower - value, mu, row + LOW_SLACK, row + LOW_EXCESS,
+  const real mu = s->lanes.barrier * s->lanes.cost_unit, value = row[s->at_iterate + ROW_VALUE];
+  centre_side(s, &r->price, lane_and(where, r->has_lower), r->lower - value, mu, row + s->at_iterate + LOW_SLACK, row + s->at_iterate + LOW_EXCESS,
               row + LOW_MULTIPLIER, row + LOW_HOLD);
-  centre_side(s, &r->price, lane_and(where, r->has_upper), value - r->upper, mu, row + HIGH_SLACK, row + HIGH_EXCESS,
+  centre_side(s, &r->price, lane_and(where, r->has_upper), value - r->upper, mu, row + s->at_iterate + HIGH_SLACK, row + s->at_iterate + HIGH_EXCESS,
               row + HIGH_MULTIPLIER, row + HIGH_HOLD);
 }
 
@@ -235,8 +235,8 @@ RARE void row_multipliers(barrier_state *s, mask where, real most) {
     reals row = first_row(s, t), limit = first_limit(s, t);
     for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
       const row_room r = room_of(limit);
-      const real low = where_on(r.has_lower, lane_min(mu / row[LOW_SLACK], most));
-      const real high = where_on(r.has_upper, lane_min(mu / row[HIGH_SLACK], most));
+      const real low = where_on(r.has_lower, lane_min(mu / row[s->at_iterate + LOW_SLACK], most));
+      const real high = where_on(r.has_upper, lane_min(mu / row[s->at_iterate + HIGH_SLACK], most));
       row[LOW_MULTIPLIER] = lane_select(where, low, row[LOW_MULTIPLIER]);
       row[HIGH_MULTIPLIER] = lane_select(where, high, row[HIGH_MULTIPLIER]);
 #if SOFT_ROWS
@@ -267,7 +267,7 @@ FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, rea
     const int count = row_count(s, t);
     for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
       const row_room r = room_of(limit);
-      const row_pair slack = {row[LOW_SLACK], row[HIGH_SLACK]};
+      const row_pair slack = {row[s->at_iterate + LOW_SLACK], row[s->at_iterate + HIGH_SLACK]};
       const real before = row[HIGH_MULTIPLIER], d_low = where_on(where, row[D_LOW_MULTIPLIER]);
       const real d_high = where_on(where, row[D_HIGH_MULTIPLIER]);
       row_pair z = {row[LOW_MULTIPLIER] + length * d_low, before + length * d_high};
@@ -280,9 +280,9 @@ FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, rea
       highest = lane_max(highest, slack.low * z.low);
       highest = lane_max(highest, where_on(r.has_upper, slack.high * z.high));
 #if SOFT_ROWS
-      step_hold(&r.price, r.has_lower, where, length, row[LOW_EXCESS], row[D_LOW_HOLD], mu, range, row + LOW_HOLD,
+      step_hold(&r.price, r.has_lower, where, length, row[s->at_iterate + LOW_EXCESS], row[D_LOW_HOLD], mu, range, row + LOW_HOLD,
                 &lowest, &highest);
-      step_hold(&r.price, r.has_upper, where, length, row[HIGH_EXCESS], row[D_HIGH_HOLD], mu, range, row + HIGH_HOLD,
+      step_hold(&r.price, r.has_upper, where, length, row[s->at_iterate + HIGH_EXCESS], row[D_HIGH_HOLD], mu, range, row + HIGH_HOLD,
                 &lowest, &highest);
 #endif
     }

@@ -156,7 +156,7 @@ INLINE row_excess excess_of(const barrier_state *s, const row_room *r, reals row
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
   const mask rests = lane_and(price->soft, s->lanes.restoring);
   const mask low = lane_and(r->has_lower, lane_not(rests)), high = lane_and(r->has_upper, lane_not(rests));
-  const real low_excess = row[LOW_EXCESS], high_excess = row[HIGH_EXCESS];
+  const real low_excess = row[s->at_iterate + LOW_EXCESS], high_excess = row[s->at_iterate + HIGH_EXCESS];
   const row_excess excess = {
       low, high, low_excess, high_excess,
       give_of(price, low, low_excess, row[LOW_HOLD], row[LOW_MULTIPLIER], mu),
@@ -175,13 +175,13 @@ typedef struct {
 
 INLINE row_side low_side(const barrier_state *s, const row_room *r, reals row) {
   const real multiplier = where_on(r->has_lower, row[LOW_MULTIPLIER]);
-  const row_side side = {r->has_lower, r->lower - row[ROW_VALUE], row[LOW_SLACK], multiplier, s->delta};
+  const row_side side = {r->has_lower, r->lower - row[s->at_iterate + ROW_VALUE], row[s->at_iterate + LOW_SLACK], multiplier, s->delta};
   return side;
 }
 
 INLINE row_side high_side(const barrier_state *s, const row_room *r, reals row) {
   const real multiplier = where_on(r->has_upper, row[HIGH_MULTIPLIER]);
-  const row_side side = {r->has_upper, row[ROW_VALUE] - r->upper, row[HIGH_SLACK], multiplier, s->delta};
+  const row_side side = {r->has_upper, row[s->at_iterate + ROW_VALUE] - r->upper, row[s->at_iterate + HIGH_SLACK], multiplier, s->delta};
   return side;
 }
 
@@ -226,9 +226,9 @@ typedef struct {
 } row_pull;
 
 INLINE row_pull restoring_pull(const barrier_state *s, const row_room *r, reals row) {
-  const real value = row[ROW_VALUE];
-  const real low = where_on(is_hard(r), lane_max(low_lack(r, value, row[LOW_SLACK]), ALL(0)));
-  const real high = where_on(is_hard(r), lane_max(high_lack(r, value, row[HIGH_SLACK]), ALL(0)));
+  const real value = row[s->at_iterate + ROW_VALUE];
+  const real low = where_on(is_hard(r), lane_max(low_lack(r, value, row[s->at_iterate + LOW_SLACK]), ALL(0)));
+  const real high = where_on(is_hard(r), lane_max(high_lack(r, value, row[s->at_iterate + HIGH_SLACK]), ALL(0)));
   const mask counts_low = lane_lt(ALL(0), low), counts_high = lane_lt(ALL(0), high);
   const real sides = where_on(counts_low, ALL(1)) + where_on(counts_high, ALL(1)) + where_on(is_equality(r), ALL(1));
   const row_pull pull = {s->row_unit * sides, s->row_unit * (high - low + equality_lack(r, value))};
@@ -280,7 +280,7 @@ FUNCTION void add_rows(barrier_state *s, int t, row_terms *terms) {
     if (s->equalities) {
       const real equal = where_on(is_equality(&r), s->equality_weight);
       stiffness += equal;
-      force += equal * equality_lack(&r, row[ROW_VALUE]);
+      force += equal * equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
     }
     row[LOW_INVERSE] = of_low.inverse;
     row[HIGH_INVERSE] = of_high.inverse;
@@ -291,8 +291,8 @@ FUNCTION void add_rows(barrier_state *s, int t, row_terms *terms) {
     note_side(&sizes, r.low_off, &sides.low);
     note_side(&sizes, r.high_off, &sides.high);
 #if SOFT_ROWS
-    note_excess(&s->summary, &r.price, r.has_lower, row[LOW_EXCESS], row[LOW_HOLD], low);
-    note_excess(&s->summary, &r.price, r.has_upper, row[HIGH_EXCESS], row[HIGH_HOLD], high);
+    note_excess(&s->summary, &r.price, r.has_lower, row[s->at_iterate + LOW_EXCESS], row[LOW_HOLD], low);
+    note_excess(&s->summary, &r.price, r.has_upper, row[s->at_iterate + HIGH_EXCESS], row[HIGH_HOLD], high);
 #endif
   }
   for (int i = count; i < ROWS; i++) terms->dual[i] = terms->stiffness[i] = terms->force[i] = ALL(0);

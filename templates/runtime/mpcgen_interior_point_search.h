@@ -38,8 +38,10 @@ OUTLINED void evaluate_stage(barrier_state *s, int t, evaluation *e) {
   const reals x = s->new_path + t * PAIR, u = s->new_u + t * NU;
   barrier_point *p = &e->point;
   real cost;
+  control_room room[NU]; /* found here and not handed on: of bounds that are constants nothing is left to compute */
+  find_room(s, t, room);
   EACH(i, NU) {
-    const control_room *r = &e->room[i];
+    const control_room *r = &room[i];
     u[i] = keep_inside(r, u[i]);
     add_logarithms(&e->logs, lane_select(r->has_lower, (u[i] - r->lower) * r->over_unit, ALL(1)),
                    lane_select(r->has_upper, (r->upper - u[i]) * r->over_unit, ALL(1)));
@@ -82,7 +84,9 @@ OUTLINED void end_evaluation(barrier_state *s, evaluation *e) {
 }
 
 /* In restoration controls are projected on their bounds, and keep some room for the barrier that follows. */
-RARE void keep_restoring(barrier_state *s, int t, const control_room *room) {
+RARE void keep_restoring(barrier_state *s, int t) {
+  control_room room[NU];
+  find_room(s, t, room);
   EACH(i, NU) {
     const control_room *r = &room[i];
     const real margin = s->restoring_room * r->unit, u = s->new_u[t * NU + i];
@@ -92,17 +96,20 @@ RARE void keep_restoring(barrier_state *s, int t, const control_room *room) {
   }
 }
 
-/* Evaluates the iterate and `length` times the step. */
+INLINE real moved(const barrier_state *s, real from, real step) {
+  return lane_select(s->moves, from + s->length * step, from);
+}
+
+/* Evaluates the iterate and `length` times the step; in the lanes that do not move the iterate alone. */
 OUTLINED void evaluate_step(barrier_state *s) {
   evaluation e;
   begin_evaluation(&e);
   for (int t = 0; t <= s->horizon; t++) {
-    EACH(i, NX) s->new_path[t * PAIR + i] = s->path[t * PAIR + i] + s->length * s->d_x[t * NX + i];
+    EACH(i, NX) s->new_path[t * PAIR + i] = moved(s, s->path[t * PAIR + i], s->d_x[t * NX + i]);
     if (t > 0) evaluate_gap(s, t - 1, &e.point);
     if (t == s->horizon) break;
-    find_room(s, t, e.room);
-    EACH(i, NU) s->new_u[t * NU + i] = s->u[t * NU + i] + s->length * s->d_u[t * NU + i];
-    if (CONSTRAINED && lane_any(s->lanes.restoring)) keep_restoring(s, t, e.room);
+    EACH(i, NU) s->new_u[t * NU + i] = moved(s, s->u[t * NU + i], s->d_u[t * NU + i]);
+    if (CONSTRAINED && lane_any(s->lanes.restoring)) keep_restoring(s, t);
     evaluate_stage(s, t, &e);
   }
   end_evaluation(s, &e);
@@ -113,12 +120,14 @@ OUTLINED void evaluate_step(barrier_state *s) {
 RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold, mask stay) {
   evaluation e;
   begin_evaluation(&e);
+  s->moves = lane_all();
   EACH(i, NX) s->new_path[i] = s->path[i];
   for (int t = 0; t < s->horizon; t++) {
     const reals x = s->new_path + t * PAIR, next = x + PAIR;
-    find_room(s, t, e.room);
+    control_room room[NU];
+    find_room(s, t, room);
     EACH(i, NU) {
-      const control_room *r = &e.room[i];
+      const control_room *r = &room[i];
       const int at = t * NU + i;
       real change = length * s->step[at];
       EACH(j, NX) change += s->gain[at * NX + j] * (x[j] - s->path[t * PAIR + j]);
@@ -126,7 +135,7 @@ RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_giv
       change = lane_select(r->has_upper, lane_min(change, most * (r->upper - s->u[at])), change);
       s->new_u[at] = s->u[at] + lane_select(as_given, ALL(0), change);
     }
-    if (CONSTRAINED && lane_any(s->lanes.restoring)) keep_restoring(s, t, e.room);
+    if (CONSTRAINED && lane_any(s->lanes.restoring)) keep_restoring(s, t);
     evaluate_stage(s, t, &e);
     EACH(i, NX) next[i] = lane_select(stay, s->path[(t + 1) * PAIR + i], lane_select(hold, x[i], x[NX + i]));
     evaluate_gap(s, t, &e.point);
@@ -155,15 +164,33 @@ OUTLINED void adopt_candidates(barrier_state *s, mask where) {
 #if CONSTRAINED
   reals row = s->row;
   for (int i = 0; i < s->horizon * NPATH + NEND; i++, row += ROW_REALS) {
-    row[ROW_VALUE] = lane_select(where, row[NEW_ROW], row[ROW_VALUE]);
-    row[LOW_SLACK] = lane_select(where, row[NEW_LOW_SLACK], row[LOW_SLACK]);
-    row[HIGH_SLACK] = lane_select(where, row[NEW_HIGH_SLACK], row[HIGH_SLACK]);
+    row[s->at_iterate + ROW_VALUE] = lane_select(where, row[s->at_candidate + ROW_VALUE], row[s->at_iterate + ROW_VALUE]);
+    row[s->at_iterate + LOW_SLACK] = lane_select(where, row[s->at_candidate + LOW_SLACK], row[s->at_iterate + LOW_SLACK]);
+    row[s->at_iterate + HIGH_SLACK] = lane_select(where, row[s->at_candidate + HIGH_SLACK], row[s->at_iterate + HIGH_SLACK]);
 #if SOFT_ROWS
-    row[LOW_EXCESS] = lane_select(where, row[NEW_LOW_EXCESS], row[LOW_EXCESS]);
-    row[HIGH_EXCESS] = lane_select(where, row[NEW_HIGH_EXCESS], row[HIGH_EXCESS]);
+    row[s->at_iterate + LOW_EXCESS] = lane_select(where, row[s->at_candidate + LOW_EXCESS], row[s->at_iterate + LOW_EXCESS]);
+    row[s->at_iterate + HIGH_EXCESS] = lane_select(where, row[s->at_candidate + HIGH_EXCESS], row[s->at_iterate + HIGH_EXCESS]);
 #endif
   }
 #endif
+  select_point(&s->point, &s->candidate, where);
+}
+
+/* The same where those of all lanes that move do, and those of the others are their iterates. That takes no copy: what
+ * evaluates a point once more finds the same numbers. But soft rows and restoration move slacks that are at rest. */
+INLINE void exchange_candidates(barrier_state *s, mask where) {
+  const reals path = s->path, u = s->u;
+  const int now = s->at_iterate;
+  if (SOFT_ROWS || s->restores) {
+    adopt_candidates(s, where);
+    return;
+  }
+  s->path = s->new_path;
+  s->new_path = path;
+  s->u = s->new_u;
+  s->new_u = u;
+  s->at_iterate = s->at_candidate;
+  s->at_candidate = now;
   select_point(&s->point, &s->candidate, where);
 }
 
@@ -254,14 +281,18 @@ INLINE mask judge_candidates(const barrier_state *s, const measure *m, mask *kee
 FUNCTION mask search_lengths(barrier_state *s, mask pending) {
   const mask all = pending;
   const measure m = measure_of(s);
-  s->length = s->longest;
+  s->moves = pending;
+  s->length = where_on(pending, s->longest);
   for (int halving = 0; halving < HALVINGS && lane_any(pending); halving++) {
     mask keep;
     evaluate_step(s);
     const mask good = lane_and(pending, judge_candidates(s, &m, &keep));
     add_to_filter(&s->lanes, lane_and(good, keep), m.gap, m.merit);
-    if (lane_any(good)) adopt_candidates(s, good);
     pending = lane_and(pending, lane_not(good));
+    if (halving == 0 && !lane_any(pending))
+      exchange_candidates(s, good);
+    else if (lane_any(good))
+      adopt_candidates(s, good);
     s->length = lane_select(pending, R(0.5) * s->length, s->length);
   }
   return lane_and(all, lane_not(pending));

@@ -68,12 +68,22 @@ typedef struct {
   mask finite, convex;
 } barrier_summary;
 
-/* What a row has in the workspace, side by side, since all is read where any is. A step of something is its name after D_. */
+/* What a row has at a point, the iterate or the candidate. */
 enum {
   ROW_VALUE,
   LOW_SLACK,
   HIGH_SLACK,
-  LOW_MULTIPLIER,
+#if SOFT_ROWS
+  LOW_EXCESS, /* by how much it may be exceeded */
+  HIGH_EXCESS,
+#endif
+  POINT_REALS
+};
+
+/* What it has in the workspace, side by side, since all is read where any is: two points, of which now the one is the
+ * iterate and now the other; and the rest. A step of something is its name after D_. */
+enum {
+  LOW_MULTIPLIER = 2 * POINT_REALS,
   HIGH_MULTIPLIER, /* of an equality: its own */
   LOW_INVERSE,     /* 1 / (slack + delta multiplier), from the sweep */
   HIGH_INVERSE,
@@ -81,17 +91,10 @@ enum {
   D_HIGH_SLACK,
   D_LOW_MULTIPLIER,
   D_HIGH_MULTIPLIER,
-  NEW_ROW,         /* of the candidate */
-  NEW_LOW_SLACK,
-  NEW_HIGH_SLACK,
 #if SOFT_ROWS
-  LOW_EXCESS,      /* by how much it may be exceeded */
-  HIGH_EXCESS,
-  NEW_LOW_EXCESS,
-  NEW_HIGH_EXCESS,
   D_LOW_EXCESS,
   D_HIGH_EXCESS,
-  LOW_HOLD,        /* multipliers of the excesses */
+  LOW_HOLD, /* multipliers of the excesses */
   HIGH_HOLD,
   D_LOW_HOLD,
   D_HIGH_HOLD,
@@ -120,7 +123,6 @@ enum {
   ARRAY(path, (n + 1) * PAIR)          /* of the iterate, as u is */           \
   ARRAY(new_path, (n + 1) * PAIR)      /* of the candidate, as new_u is */     \
   ARRAY(costate, (n + 1) * NX)                                                 \
-  ARRAY(d_costate, (n + 1) * NX)                                               \
   ARRAY(dual_residual, (n + 1) * NX)   /* dL/dx */                             \
   ARRAY(d_x, (n + 1) * NX)                                                     \
   ARRAY(offset, (n + 1) * NX)          /* v - lambda, beside V = hessian */    \
@@ -143,9 +145,12 @@ typedef struct {
   int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
   scalar initial_barrier;           /* mu of an attempt that begins at a solution */
   BARRIER_ARRAYS(DECLARE_ARRAY)
+  int at_iterate, at_candidate;     /* where rows have the iterate, and where the candidate: 0 and POINT_REALS, or not */
+  int begins, restores;             /* whether any lane does, in the present pass */
   int equalities;                   /* whether any lane's rows have bounds that meet */
   real row_sides;                   /* sides of rows that are on, equalities included */
   real unit[NU];                    /* of a control that has no range */
+  mask moves;                       /* lanes whose candidate is another point; those of the others are their iterates */
   real length, dual_length;         /* of the step: of x, u and the costates; of the multipliers */
   real slope;                       /* of the barrier function along the step, in units of cost */
   real longest;                     /* what the slacks allow of the step */
@@ -177,6 +182,8 @@ FUNCTION void lay_out_barrier(barrier_state *s, const solve_arguments *a, reals 
   s->rows = (int)rows;
   s->shared_loaded = 0;
   s->initial_barrier = (scalar)a->initial_barrier;
+  s->at_iterate = 0;
+  s->at_candidate = POINT_REALS;
   s->equalities = 0;
   s->row_sides = ALL(0);
   BARRIER_ARRAYS(PLACE_ARRAY)
@@ -255,7 +262,6 @@ INLINE real logarithm(const log_sum *logs) {
 typedef struct {
   barrier_point point;
   log_sum logs;
-  control_room room[NU];
 } evaluation;
 
 #endif

@@ -15,6 +15,8 @@
  * cost however small their violation; the share of a control's range, and the slack of a row, that are left to the barrier
  * after it. */
 INLINE void ready_pass(barrier_state *s) {
+  s->begins = lane_any(s->lanes.begins);
+  s->restores = CONSTRAINED && lane_any(s->lanes.restoring);
   s->mu = s->lanes.barrier * s->lanes.cost_unit;
   s->row_unit = s->lanes.cost_unit;
   if (!CONSTRAINED) return;
@@ -27,11 +29,11 @@ INLINE void ready_pass(barrier_state *s) {
 
 /* In restoration there is no barrier: controls that press against their bounds are held there. */
 INLINE real unless_restoring(const barrier_state *s, real value) {
-  return CONSTRAINED ? lane_select(s->lanes.restoring, ALL(0), value) : value;
+  return s->restores ? lane_select(s->lanes.restoring, ALL(0), value) : value;
 }
 
 INLINE mask held_in_restoration(const barrier_state *s, const control_room *r, real near_low, real near_high, real slope) {
-  if (!CONSTRAINED) return lane_none();
+  if (!s->restores) return lane_none();
   const real room = R(4) * s->restoring_room * r->unit;
   const mask low = lane_and(r->has_lower, lane_and(lane_le(near_low, room), lane_lt(ALL(0), slope)));
   const mask high = lane_and(r->has_upper, lane_and(lane_le(near_high, room), lane_lt(slope, ALL(0))));
@@ -41,7 +43,7 @@ INLINE mask held_in_restoration(const barrier_state *s, const control_room *r, r
 /* What is added to the Hessian's diagonal over controls in units of their range; in restoration some of it always. */
 INLINE real shift_of(const barrier_state *s) {
   const real shift = s->lanes.shift * s->row_unit;
-  if (!CONSTRAINED) return shift;
+  if (!s->restores) return shift;
   const real least = ALL(RESTORATION_SHIFT) * lane_min(ALL(1), s->point.gap) * s->row_unit;
   return shift + lane_select(s->lanes.restoring, least, ALL(0));
 }
@@ -76,17 +78,22 @@ INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu,
   }
 }
 
+/* The costates of an iterate, as they are, where a sweep has found others: in lanes that want them those that it has found,
+ * as far as they are finite. In restoration the cost's are none. */
+INLINE real costate_of(const barrier_state *s, real iterate, real found) {
+  return lane_select(s->lanes.adjoint, lane_select(lane_finite(found), found, ALL(0)), iterate);
+}
+
 /* Takes over the costates of a trajectory where they are wanted, notes dL/dx, and turns the offset of the value
  * function from that of lambda_t as the sweep has it to that of the iterate's. */
-INLINE void meet_costates(barrier_state *s, int t, value_model *value) {
+INLINE void meet_costates(barrier_state *s, int t, int adopts, value_model *value) {
   barrier_summary *summary = &s->summary;
-  real largest = ALL(0), size = ALL(0); /* of the stage, and not through memory */
-  mask finite = lane_all();
+  real largest = ALL(0), size = ALL(0), overflow = ALL(0); /* of the stage, and not through memory */
   EACH(i, NX) {
     const int at = t * NX + i;
-    const real found = value->costate[i], sound = lane_select(lane_finite(found), found, ALL(0));
-    const real iterate = lane_select(s->lanes.adjoint, sound, s->costate[at]);
-    const real costate = CONSTRAINED ? lane_select(s->lanes.restoring, ALL(0), iterate) : iterate;
+    const real found = value->costate[i];
+    const real iterate = adopts ? costate_of(s, s->costate[at], found) : s->costate[at];
+    const real costate = unless_restoring(s, iterate);
     const real residual = t > 0 ? found - costate : ALL(0);
     s->costate[at] = t > 0 ? iterate : found;
     s->dual_residual[at] = residual;
@@ -95,22 +102,21 @@ INLINE void meet_costates(barrier_state *s, int t, value_model *value) {
     s->offset[at] = value->offset[i];
     largest = lane_max(lane_abs(residual), largest);
     size += lane_abs(costate);
-    finite = lane_and(finite, lane_finite(found));
+    overflow += ALL(0) * found; /* NaN where one is not finite */
   }
   if (t > 0) { /* what has no derivative at x_0 only has not reached a control */
     summary->dual_x = lane_max(largest, summary->dual_x);
     summary->costate_sum += size;
-    summary->finite = lane_and(summary->finite, finite);
+    summary->finite = lane_and(summary->finite, lane_eq(overflow, ALL(0)));
   }
   EACH(i, NXX) s->hessian[t * NXX + i] = value->hessian[i]; /* of a copy gcc makes a slow instruction */
 }
 
 /* Adds V c: the gap of the stage before moves the point at which the value function is met. */
 INLINE void add_gap(const barrier_state *s, int t, value_model *value) {
-  EACH(j, NX) {
-    const real gap = gap_at(s->path, t - 1, j);
-    EACH(i, NX) value->offset[i] += value->hessian[SYMMETRIC(i, j)] * gap;
-  }
+  real gap[NX];
+  EACH(i, NX) gap[i] = gap_at(s->path, t - 1, i);
+  add_symmetric_product(value->hessian, gap, value->offset);
 }
 
 INLINE void clear_barrier_summary(barrier_summary *summary, real sides) {
@@ -167,7 +173,7 @@ INLINE void expand_stage(barrier_state *s, int t, const value_model *value, stag
 
 /* One backward sweep at the accepted trajectories. */
 SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
-  const int last = s->horizon;
+  const int last = s->horizon, adopts = lane_any(s->lanes.adjoint);
   ready_pass(s);
   const real state_shift = shift_of(s) * unless_restoring(s, s->lanes.on_states);
 #if MODEL_IN_REGISTERS
@@ -184,7 +190,7 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
   expand_last(s, value);
   EACH(i, NX) value->hessian[TRIANGLE(i, i)] += state_shift;
   for (int t = last;; t--) {
-    meet_costates(s, t, value);
+    meet_costates(s, t, adopts, value);
     if (t == 0) break;
     const int k = t - 1;
     real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
@@ -193,13 +199,13 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
     expand_stage(s, k, value, q);
     EACH(i, NX) q->hessian[TRIANGLE(i, i)] += state_shift;
     add_bounds(s, k, q, quu, qu, is_free);
-    measure_controls(s, k, quu, largest, stiffest);
+    if (s->begins) measure_controls(s, k, quu, largest, stiffest);
     s->summary.convex = lane_and(s->summary.convex, factor_free(quu, is_free, unit_lower, inverse_pivot));
     solve_free(unit_lower, inverse_pivot, is_free, qu, s->step + k * NU);
     feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + k * NU * NX);
     update_value(q, quu, qu, s->gain + k * NU * NX, s->step + k * NU, value);
   }
-  if (lane_any(s->lanes.begins)) find_units(s, largest, stiffest);
+  if (s->begins) find_units(s, largest, stiffest);
 }
 
 /* The part of a stage's controls in the step: how far the slacks and multipliers let it go, and its slope. */
@@ -225,18 +231,15 @@ INLINE void control_step(barrier_state *s, int t, real *slack_share, real *slope
   }
 }
 
-/* d_lambda = V dx + (v - lambda) at a stage, and what its states add to the slope of the cost: the gradient of the
- * cost along the step is that of L, less lambda'(F dw) at each stage. */
-INLINE void costate_step(barrier_state *s, int t, real *slope) {
+/* What a stage's states add to the slope of the cost: the gradient of the cost along the step is that of L, less
+ * lambda'(F dw) at each stage. */
+INLINE real state_slope(const barrier_state *s, int t) {
   real sums[2] = {ALL(0), ALL(0)};
   EACH(i, NX) {
-    real sum = s->offset[t * NX + i];
-    EACH(j, NX) sum += s->hessian[t * NXX + SYMMETRIC(i, j)] * s->d_x[t * NX + j];
-    s->d_costate[t * NX + i] = sum;
     sums[0] += s->dual_residual[t * NX + i] * s->d_x[t * NX + i];
     sums[1] += s->costate[t * NX + i] * gap_at(s->path, t - 1, i);
   }
-  *slope += sums[0] + sums[1];
+  return sums[0] + sums[1];
 }
 
 /* The step: the policy through the linear model of the dynamics, which closes the gaps; how long it may be. */
@@ -259,7 +262,7 @@ OUTLINED void barrier_step(barrier_state *s) {
 #if CONSTRAINED
     row_step(s, t, &slack_share, &slope);
 #endif
-    costate_step(s, t + 1, &slope);
+    slope += state_slope(s, t + 1);
   }
 #if CONSTRAINED
   row_step(s, s->horizon, &slack_share, &slope);

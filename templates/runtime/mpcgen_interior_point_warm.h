@@ -68,20 +68,20 @@ FUNCTION void rows_near(barrier_state *s, mask where, int t) {
   reals row = first_row(s, t), limit = first_limit(s, t);
   for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room room = room_of(limit), *r = &room;
-    const real value = row[ROW_VALUE], dual = row[HIGH_MULTIPLIER], pressure = dual / cost_unit;
+    const real value = row[s->at_iterate + ROW_VALUE], dual = row[HIGH_MULTIPLIER], pressure = dual / cost_unit;
     real low_room = where_on(r->has_lower, value - r->lower), high_room = where_on(r->has_upper, r->upper - value);
 #if SOFT_ROWS
     excess_near(&r->price, lane_and(where, r->has_lower), low_room, lane_max(-dual, ALL(0)), mu, cost_unit,
-                row + LOW_EXCESS, row + LOW_HOLD);
+                row + s->at_iterate + LOW_EXCESS, row + LOW_HOLD);
     excess_near(&r->price, lane_and(where, r->has_upper), high_room, lane_max(dual, ALL(0)), mu, cost_unit,
-                row + HIGH_EXCESS, row + HIGH_HOLD);
+                row + s->at_iterate + HIGH_EXCESS, row + HIGH_HOLD);
     low_room = lane_select(r->price.soft, lane_max(low_room, ALL(0)), low_room);
     high_room = lane_select(r->price.soft, lane_max(high_room, ALL(0)), high_room);
 #endif
     const real low = lane_select(r->has_lower, slack_near(low_room, lane_max(-pressure, ALL(0)), mu), ALL(1));
     const real high = lane_select(r->has_upper, slack_near(high_room, lane_max(pressure, ALL(0)), mu), ALL(1));
-    row[LOW_SLACK] = lane_select(where, low, row[LOW_SLACK]);
-    row[HIGH_SLACK] = lane_select(where, high, row[HIGH_SLACK]);
+    row[s->at_iterate + LOW_SLACK] = lane_select(where, low, row[s->at_iterate + LOW_SLACK]);
+    row[s->at_iterate + HIGH_SLACK] = lane_select(where, high, row[s->at_iterate + HIGH_SLACK]);
     const real of_low = where_on(r->has_lower, mu * cost_unit / low);
     const real of_high = where_on(r->has_upper, mu * cost_unit / high);
     row[LOW_MULTIPLIER] = lane_select(where, of_low, row[LOW_MULTIPLIER]);

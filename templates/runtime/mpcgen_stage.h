@@ -108,6 +108,19 @@ INLINE void symmetric_times(const real *matrix, in_reals vector, real *result) {
   }
 }
 
+/* result += a symmetric (NX, NX) matrix times a vector; each entry is read once. */
+INLINE void add_symmetric_product(in_reals matrix, const real *vector, real *result) {
+  EACH(i, NX) {
+    real sum = result[i] + matrix[TRIANGLE(i, i)] * vector[i];
+    EACH(j, i) {
+      const real entry = matrix[TRIANGLE(i, j)];
+      sum += entry * vector[j];
+      result[j] += entry * vector[i];
+    }
+    result[i] = sum;
+  }
+}
+
 /* Which components may move, and the bound that each of the others goes to: those whose gradient pushes outward
  * and whose distance to the bound is next to nothing beside what the gradient asks for. Exactly at the bound would
  * be too narrow: a component a hair inside it would block every step of the others (Bertsekas 1982). A bound at
