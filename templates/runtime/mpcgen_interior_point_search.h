@@ -12,8 +12,8 @@ enum { HALVINGS = 13 };
 
 /* Keeps a control so far inside its bounds that rounding leaves it a slack; puts one that is held on its bound. */
 INLINE real keep_inside(const control_room *room, real u) {
-  const real low = room->lower + ALL(4 * SCALAR_EPSILON) * lane_max(lane_abs(room->lower), room->unit);
-  const real high = room->upper - ALL(4 * SCALAR_EPSILON) * lane_max(lane_abs(room->upper), room->unit);
+  const real low = room->lower + ALL(4 * SCALAR_EPSILON) * larger(lane_abs(room->lower), room->unit);
+  const real high = room->upper - ALL(4 * SCALAR_EPSILON) * larger(lane_abs(room->upper), room->unit);
   const real inside = lane_min(lane_select(room->has_lower, lane_max(u, low), u),
                                lane_select(room->has_upper, high, ALL(INFINITY)));
   return lane_select(room->is_free, inside, room->lower);

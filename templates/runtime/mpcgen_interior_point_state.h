@@ -196,12 +196,16 @@ typedef struct {
   real unit, over_unit;    /* D: half of the range, or what stands for it; and 1/D */
 } control_room;
 
+/* The larger of two numbers. Of constants the compiler knows which it is, as it does not of lane_max, an instruction: and
+ * where bounds are constants nothing is left to compute of what follows from them. */
+INLINE real larger(real a, real b) { return lane_select(lane_lt(a, b), b, a); }
+
 INLINE void find_room(const barrier_state *s, int t, control_room *room) {
   real lower[NU], upper[NU];
   stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
   EACH(i, NU) {
     control_room *r = &room[i];
-    const real size = lane_max(lane_abs(lower[i]), lane_abs(upper[i])), half = R(0.5) * (upper[i] - lower[i]);
+    const real size = larger(lane_abs(lower[i]), lane_abs(upper[i])), half = R(0.5) * (upper[i] - lower[i]);
     const mask bounded = lane_finite(half);
     const mask meets = lane_and(bounded, lane_le(half, ALL(8 * SCALAR_EPSILON) * size));
     r->lower = lower[i];
