@@ -108,7 +108,8 @@ FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *slope) 
     row[D_LOW_MULTIPLIER] = low.multiplier;
     row[D_HIGH_MULTIPLIER] = d_high;
     share = lane_max(-lane_min(low_ratio, high_ratio), share);
-    shorten_for_sides(sides.low.multiplier, low.multiplier, sides.high.multiplier, high.multiplier, s->least_share, &dual_length);
+    shorten_for_sides(sides.low.multiplier, low.multiplier, sides.high.multiplier, high.multiplier, s->least_share,
+                      &dual_length);
     pushes += low_ratio + high_ratio;
 #if SOFT_ROWS
     s->dual_length = dual_length;
@@ -142,6 +143,12 @@ INLINE candidate_side side_after(const barrier_state *s, const row_room *r, mask
   return side;
 }
 
+#if SOFT_ROWS
+INLINE real excess_after(const barrier_state *s, const row_room *r, mask on, real excess, real change) {
+  return where_on(lane_and(on, r->price.soft), excess + s->length * where_on(s->moves, change));
+}
+#endif
+
 INLINE void note_lacks(row_lacks *lacks, int restores, real low, real high) {
   const real low_size = lane_abs(low), high_size = lane_abs(high);
   lacks->sum += low_size + high_size;
@@ -174,27 +181,30 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
   evaluate_rows(s, t, s->new_path, s->new_u, values);
   for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);
+    const reals now = row + s->at_iterate, then = row + s->at_candidate;
     const real value = values[i];
     const real low_left = where_on(r.has_lower, value - r.lower), high_left = where_on(r.has_upper, r.upper - value);
-    real low_room = low_left, high_room = high_left, low_excess = ALL(0), high_excess = ALL(0);
+    real low_room = low_left, high_room = high_left;
 #if SOFT_ROWS
-    low_excess = where_on(lane_and(r.has_lower, r.price.soft), row[s->at_iterate + LOW_EXCESS] + s->length * where_on(s->moves, row[D_LOW_EXCESS]));
-    high_excess = where_on(lane_and(r.has_upper, r.price.soft), row[s->at_iterate + HIGH_EXCESS] + s->length * where_on(s->moves, row[D_HIGH_EXCESS]));
+    real low_excess = excess_after(s, &r, r.has_lower, now[LOW_EXCESS], row[D_LOW_EXCESS]);
+    real high_excess = excess_after(s, &r, r.has_upper, now[HIGH_EXCESS], row[D_HIGH_EXCESS]);
     low_room += low_excess;
     high_room += high_excess;
 #endif
-    const candidate_side low = side_after(s, &r, r.has_lower, restores, row[s->at_iterate + LOW_SLACK], row[D_LOW_SLACK], low_room);
-    const candidate_side high = side_after(s, &r, r.has_upper, restores, row[s->at_iterate + HIGH_SLACK], row[D_HIGH_SLACK], high_room);
+    const candidate_side low = side_after(s, &r, r.has_lower, restores, now[LOW_SLACK], row[D_LOW_SLACK], low_room);
+    const candidate_side high = side_after(s, &r, r.has_upper, restores, now[HIGH_SLACK], row[D_HIGH_SLACK], high_room);
     real low_lack = low.lack, high_lack = high.lack;
 #if SOFT_ROWS
-    row[s->at_candidate + LOW_EXCESS] = evaluate_excess(s, &r.price, r.has_lower, -low_left, low.slack, low_excess, e);
-    row[s->at_candidate + HIGH_EXCESS] = evaluate_excess(s, &r.price, r.has_upper, -high_left, high.slack, high_excess, e);
-    low_lack = where_on(r.has_lower, low.slack - low_left - row[s->at_candidate + LOW_EXCESS]);
-    high_lack = where_on(r.has_upper, high.slack - high_left - row[s->at_candidate + HIGH_EXCESS]);
+    low_excess = evaluate_excess(s, &r.price, r.has_lower, -low_left, low.slack, low_excess, &e->point, &logs);
+    high_excess = evaluate_excess(s, &r.price, r.has_upper, -high_left, high.slack, high_excess, &e->point, &logs);
+    low_lack = where_on(r.has_lower, low.slack - low_left - low_excess);
+    high_lack = where_on(r.has_upper, high.slack - high_left - high_excess);
+    then[LOW_EXCESS] = low_excess;
+    then[HIGH_EXCESS] = high_excess;
 #endif
-    row[s->at_candidate + ROW_VALUE] = value;
-    row[s->at_candidate + LOW_SLACK] = low.slack;
-    row[s->at_candidate + HIGH_SLACK] = high.slack;
+    then[ROW_VALUE] = value;
+    then[LOW_SLACK] = low.slack;
+    then[HIGH_SLACK] = high.slack;
     add_logarithms(&logs, low.slack, high.slack);
     note_lacks(&lacks, restores, low_lack, high_lack);
     lacks.least_room = lane_min(lacks.least_room, where_on(is_hard(&r), lane_min(low_left, high_left)));
@@ -206,10 +216,11 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
 
 #if SOFT_ROWS
 RARE void centre_row(barrier_state *s, const row_room *r, mask where, reals row) {
-  const real mu = s->lanes.barrier * s->lanes.cost_unit, value = row[s->at_iterate + ROW_VALUE];
-  centre_side(s, &r->price, lane_and(where, r->has_lower), r->lower - value, mu, row + s->at_iterate + LOW_SLACK, row + s->at_iterate + LOW_EXCESS,
+  const reals now = row + s->at_iterate;
+  const real mu = s->lanes.barrier * s->lanes.cost_unit, value = now[ROW_VALUE];
+  centre_side(s, &r->price, lane_and(where, r->has_lower), r->lower - value, mu, now + LOW_SLACK, now + LOW_EXCESS,
               row + LOW_MULTIPLIER, row + LOW_HOLD);
-  centre_side(s, &r->price, lane_and(where, r->has_upper), value - r->upper, mu, row + s->at_iterate + HIGH_SLACK, row + s->at_iterate + HIGH_EXCESS,
+  centre_side(s, &r->price, lane_and(where, r->has_upper), value - r->upper, mu, now + HIGH_SLACK, now + HIGH_EXCESS,
               row + HIGH_MULTIPLIER, row + HIGH_HOLD);
 }
 
@@ -267,7 +278,8 @@ FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, rea
     const int count = row_count(s, t);
     for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
       const row_room r = room_of(limit);
-      const row_pair slack = {row[s->at_iterate + LOW_SLACK], row[s->at_iterate + HIGH_SLACK]};
+      const reals now = row + s->at_iterate;
+      const row_pair slack = {now[LOW_SLACK], now[HIGH_SLACK]};
       const real before = row[HIGH_MULTIPLIER], d_low = where_on(where, row[D_LOW_MULTIPLIER]);
       const real d_high = where_on(where, row[D_HIGH_MULTIPLIER]);
       row_pair z = {row[LOW_MULTIPLIER] + length * d_low, before + length * d_high};
@@ -280,9 +292,9 @@ FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, rea
       highest = lane_max(highest, slack.low * z.low);
       highest = lane_max(highest, where_on(r.has_upper, slack.high * z.high));
 #if SOFT_ROWS
-      step_hold(&r.price, r.has_lower, where, length, row[s->at_iterate + LOW_EXCESS], row[D_LOW_HOLD], mu, range, row + LOW_HOLD,
+      step_hold(&r.price, r.has_lower, where, length, now[LOW_EXCESS], row[D_LOW_HOLD], mu, range, row + LOW_HOLD,
                 &lowest, &highest);
-      step_hold(&r.price, r.has_upper, where, length, row[s->at_iterate + HIGH_EXCESS], row[D_HIGH_HOLD], mu, range, row + HIGH_HOLD,
+      step_hold(&r.price, r.has_upper, where, length, now[HIGH_EXCESS], row[D_HIGH_HOLD], mu, range, row + HIGH_HOLD,
                 &lowest, &highest);
 #endif
     }

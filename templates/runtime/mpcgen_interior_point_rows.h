@@ -174,14 +174,16 @@ typedef struct {
 } row_side;
 
 INLINE row_side low_side(const barrier_state *s, const row_room *r, reals row) {
+  const reals now = row + s->at_iterate;
   const real multiplier = where_on(r->has_lower, row[LOW_MULTIPLIER]);
-  const row_side side = {r->has_lower, r->lower - row[s->at_iterate + ROW_VALUE], row[s->at_iterate + LOW_SLACK], multiplier, s->delta};
+  const row_side side = {r->has_lower, r->lower - now[ROW_VALUE], now[LOW_SLACK], multiplier, s->delta};
   return side;
 }
 
 INLINE row_side high_side(const barrier_state *s, const row_room *r, reals row) {
+  const reals now = row + s->at_iterate;
   const real multiplier = where_on(r->has_upper, row[HIGH_MULTIPLIER]);
-  const row_side side = {r->has_upper, row[s->at_iterate + ROW_VALUE] - r->upper, row[s->at_iterate + HIGH_SLACK], multiplier, s->delta};
+  const row_side side = {r->has_upper, now[ROW_VALUE] - r->upper, now[HIGH_SLACK], multiplier, s->delta};
   return side;
 }
 

@@ -104,15 +104,14 @@ RARE soft_side centre_of(const row_price *p, real beyond, real mu) {
  * soft sides rest, it is what the slack leaves open. The cost has the price of what is beyond the bound; that of an excess
  * above it is for the merit. */
 INLINE real evaluate_excess(const barrier_state *s, const row_price *price, mask on, real beyond, real slack, real excess,
-                            evaluation *e) {
-  barrier_point *p = &e->point;
+                            barrier_point *p, log_sum *logs) {
   const mask soft = lane_and(on, price->soft);
   const real least = lane_select(s->lanes.restoring, beyond + slack, excess), found = lane_max(excess, least);
   const real cost = where_on(soft, price_of(price, lane_max(beyond, ALL(0))));
   p->cost += cost;
   p->cost_scale += cost;
   p->surcharge += where_on(soft, price_of(price, found)) - cost;
-  add_logarithms(&e->logs, lane_select(soft, found, ALL(1)), ALL(1));
+  add_logarithms(logs, lane_select(soft, found, ALL(1)), ALL(1));
   return where_on(soft, found);
 }
 
