@@ -235,3 +235,10 @@ def test_values_and_slopes_where_a_factor_has_none(expression, at, value, slope)
     known = {inputs[a]: at, inputs[b]: 2.0}
     outputs = evaluate([result, *gradient(result, [inputs[a]])], known)
     assert outputs == pytest.approx([value, slope], rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize("function", [lambda z: sp.atan2(z, 1), lambda z: sp.atan2(1, z), sp.acot])
+def test_the_check_for_jumps_finds_no_value_where_there_is_no_real_one(function):
+    assert continuity.value_at(function(sp.sqrt(a)), {a: continuity.number(-2.0)}) is None
+    value = continuity.value_at(function(sp.sqrt(a)), {a: continuity.number(4.0)})
+    assert float(value) == pytest.approx(float(function(sp.Integer(2))), rel=1e-15)

@@ -33,6 +33,13 @@ _ABSOLUTE, _RELATIVE = _MP.mpf("1e-9"), _MP.mpf("1e-6")
 _BASES = 4
 _SCAN = tuple(_MP.mpf(sign * value) for value in (0.001, 0.03, 0.3, 1, 3, 10, 100, 10000) for sign in (-1, 1))
 
+
+def _atan2(y: Any, x: Any) -> Any:
+    if isinstance(y, _MP.mpc) or isinstance(x, _MP.mpc):
+        raise ValueError(f"atan2 of {y} and {x}, which are not both real")
+    return _MP.atan2(y, x)
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -41,6 +48,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "pow": _MP.power,
     "abs": abs,
     "sign": _MP.sign,
+    "atan2": _atan2,
     "length": _MP.sqrt,
     "min": min,
     "max": max,
@@ -53,7 +61,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "not": lambda a: not a,
 }
 """What the meanings of `mpcgen.problem.functions` are written in, for numbers with 50 digits."""
-_SAME_NAME = "sqrt exp expm1 log log1p sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh erf"
+_SAME_NAME = "sqrt exp expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf"
 OPERATIONS |= {name: getattr(_MP, name) for name in _SAME_NAME.split()}
 
 _Point = dict[sp.Symbol, Any]
