@@ -79,6 +79,14 @@ SIMPLIFICATIONS = {
         lambda g, x, y: g.select(g.lt(x, y), g.select(g.lt(x, y), x, 1), g.select(g.lt(x, y), 2, y)),
         lambda g, x, y: g.select(g.lt(x, y), x, y),
     ),
+    "select(c, x, 0) * y": (
+        lambda g, x, y: g.select(g.lt(x, y), x, 0) * y,
+        lambda g, x, y: g.select(g.lt(x, y), x * y, 0),
+    ),
+    "y * select(c, 0, x)": (
+        lambda g, x, y: y * g.select(g.lt(x, y), 0, x),
+        lambda g, x, y: g.select(g.lt(x, y), 0, x * y),
+    ),
     "select(c, 1, 0) * y": (
         lambda g, x, y: g.select(g.lt(x, y), 1, 0) * y,
         lambda g, x, y: g.select(g.lt(x, y), y, 0),

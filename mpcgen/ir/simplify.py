@@ -121,15 +121,16 @@ def _scale(graph: Graph, factor: Expr, b: Expr) -> Expr | None:
 
 
 def _mask(graph: Graph, a: Expr, b: Expr) -> Expr | None:
-    """select(c, 1, 0)*b is select(c, b, 0), and select(c, 0, 1)*b is select(c, 0, b)."""
-    if a.op != "select":
+    """select(c, p, 0)*b is select(c, p*b, 0): where a branch is 0 the product is, whatever b is.
+
+    So a branch that is not taken, and its derivatives, need not be finite.
+    """
+    if not has_zero_branch(a):
         return None
     condition, then, other = a.args
-    if is_const(then, 1.0) and is_const(other, 0.0):
-        return graph.select(condition, b, other)
-    if is_const(then, 0.0) and is_const(other, 1.0):
-        return graph.select(condition, then, b)
-    return None
+    if is_const(other, 0.0):
+        return graph.select(condition, graph.mul(then, b), other)
+    return graph.select(condition, then, graph.mul(other, b))
 
 
 def _div(graph: Graph, a: Expr, b: Expr) -> Expr | None:
