@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "af4fbf43a45a977d1e8a1914dc77aeda133b497b9e24f5163ca45a39f6061204"),
+    library=load(__file__, "cartpole", "f229d9d6a68ede1ae23ebe2f47300deac90e8309b93fecce4937ddf66b6d5e1c"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "dd2475584e88904df3218359a221cea096498ad57c89a23f8a512edaaa086b73"),
+    library=load(__file__, "landing", "398060e900aef1ed5770ffe821d3790b4a055d5cf783772e0392047878866299"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

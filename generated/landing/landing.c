@@ -564,7 +564,7 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of cost + weight (lambda'f + dual'rows), plus
  * J' stiffness J of the rows. */
-FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
+EXPANSION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
     const value_model *restrict value, const real *restrict dual, const real *restrict stiffness,
     const real *restrict force, stage_model *restrict q) {

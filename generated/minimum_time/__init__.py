@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "7b04c078de2b24dac1218aaae82ac7efa2b13efefbaa2c2d7202f6c829893949"),
+    library=load(__file__, "minimum_time", "0927cbcb2cc34dca4b1ce0f318299bba33bf7eb6c0a90ef0547ad6b0254beebc"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

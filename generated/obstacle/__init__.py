@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "26968ddc6476226c642c49632730eb26428a793c3cbd9c0fe344f7716201c4b4"),
+    library=load(__file__, "obstacle", "c97d57f7805ec88c5b4f43057c875cd3bf765d74a3589cf1d6cf44005fcfb676"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

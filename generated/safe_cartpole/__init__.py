@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "a16fc62abeafa5d66c3c2a99dd57510efec7d22df6bcd289ec6ebe14dd2a4364"),
+    library=load(__file__, "safe_cartpole", "03e0b2d497245681a674f358afd6c11fdfa887bde2452324836a42c974e15093"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -124,16 +124,13 @@ class Cpu:
 
     def _solve(self, box_ddp: Function, variant: str) -> Entry:
         """Return the entry point of a problem that two methods solve: what one leaves is for the other."""
-        by_interior_point = (INTERIOR_POINT, POLISHED, _REMAINING)
 
-        def run(arguments: Any, method: int) -> int:
-            if method in by_interior_point:
-                return self._library.function("interior_point", variant)(arguments)
-            return box_ddp(arguments)
+        def by_interior_point(arguments: Any) -> int:
+            return self._library.function("interior_point", variant)(arguments)
 
         def call(arguments: Any) -> None:
             method = arguments.method
-            code = run(arguments, method)
+            code = box_ddp(arguments) if method in (HAND_OVER, BOX_DDP) else by_interior_point(arguments)
             if code == _LEFT_OVER:
                 code = follow(arguments, method)
             if code:
@@ -142,9 +139,8 @@ class Cpu:
         def follow(arguments: Any, method: int) -> int:
             code, following = _LEFT_OVER, method
             while code == _LEFT_OVER:
-                following = _NEXT[following]
-                arguments.method = following
-                code = run(arguments, following)
+                arguments.method = following = _NEXT[following]
+                code = by_interior_point(arguments) if following == _REMAINING else box_ddp(arguments)
             arguments.method = method  # the struct is used again
             return code
 

@@ -15,6 +15,7 @@
 #define INLINE static __device__ __forceinline__
 #define FUNCTION [[maybe_unused]] static __device__
 #define OUTLINED FUNCTION
+#define EXPANSION FUNCTION
 #define RARE FUNCTION
 #define COUNT [[maybe_unused]] static __host__ __device__ /* how much memory something needs: asked on both sides */
 #define TABLE static __device__ const
