@@ -108,7 +108,7 @@ typedef real *reals;
 #define OUTLINED static __attribute__((noinline)) /* several callers, and no hurry: gcc would copy it into each */
 /* Off the hot path: small, and soon compiled. To gcc whatever calls it in every pass is off it, too: call it on a condition. */
 #define RARE static __attribute__((noinline, cold))
-#define COUNT static /* how much memory something needs: asked on a device and by its host */
+#define COUNT FUNCTION /* how much memory something needs: asked on a device and by its host */
 #define TABLE static const
 
 /* Element access: pointers to `real` seen as LANES consecutive scalars (vectors may alias their elements). */

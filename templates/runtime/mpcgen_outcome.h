@@ -10,7 +10,7 @@
  * for the interior point's solutions, which it polishes. POLISHED is the interior point before RESUMED. */
 enum { BOX_DDP = 0, INTERIOR_POINT = 1, HAND_OVER = 2, REMAINING = 3, RESUMED = 4, POLISHED = 5 };
 
-INLINE int begins_with_interior_point(const solve_arguments *a) {
+COUNT int begins_with_interior_point(const solve_arguments *a) {
   return a->method == INTERIOR_POINT || a->method == POLISHED;
 }
 
@@ -24,7 +24,7 @@ INLINE int begins_with_interior_point(const solve_arguments *a) {
 #endif
 
 /* The run that follows this one over the same batch, or -1. */
-INLINE int next_run(int method) {
+COUNT int next_run(int method) {
   if (CONSTRAINED) return -1;
   return method == HAND_OVER ? REMAINING : method == REMAINING || method == POLISHED ? RESUMED : -1;
 }
