@@ -24,7 +24,9 @@ from mpcgen.errors import SecondDerivativeError, TracingError
 from mpcgen.runtime.outputs import DIFFERENTIABLE, OUTPUTS
 
 Tensors = tuple[Tensor, ...]
-_STARTS = len(Start._fields)
+_X0 = 5
+_PARAMETERS = _X0 + 1 + len(Start._fields)
+"""Places of x0 and of the first parameter among the arguments of `Solve`."""
 
 
 @never_compiled
@@ -32,15 +34,31 @@ def solve(key: str, options: str, horizon: int, x0: Tensor, start: Start, parame
     """Solve a flat batch, differentiable with respect to x0 and the parameters; see `kernels.solve`."""
     if is_traced() or not all(type(t) in PLAIN for t in (x0, *start, *parameters) if t is not None):
         return tuple(library.solve(key, options, horizon, x0, *start, list(parameters)))
-    recorded = torch.is_grad_enabled() and (x0.requires_grad or any(p.requires_grad for p in parameters))
-    if recorded or is_forward_mode():
-        return _apply(Solve, None, key, options, horizon, x0, *start, *parameters)
+    if _is_recorded(x0, parameters):
+        return _apply(Solve, None, None, key, options, horizon, x0, *start, *parameters)
     return _solve_here(key, options, horizon, x0, *start, *parameters)
 
 
+@never_compiled
+def attach(key: str, options: str, outputs: Tensors, x0: Tensor, parameters: Tensors) -> Tensors:
+    """Outputs that a quiet solve of a flat batch has found, differentiable as those of `solve`, and reported."""
+    if is_traced() or not all(type(t) in PLAIN for t in (x0, *outputs, *parameters)):
+        return tuple(library.attach(key, options, list(outputs), x0, list(parameters)))
+    if _is_recorded(x0, parameters):
+        horizon = outputs[1].shape[1]
+        return _apply(Solve, None, outputs, key, options, horizon, x0, *Start(), *parameters)
+    return kernels.attach(library.controller_of(key), Options.from_text(options), outputs)
+
+
+def _is_recorded(x0: Tensor, parameters: Tensors) -> bool:
+    recorded = torch.is_grad_enabled() and (x0.requires_grad or any(p.requires_grad for p in parameters))
+    return recorded or is_forward_mode()
+
+
 def _solve_here(key: str, options: str, horizon: int, x0: Tensor, *tensors: Any) -> Tensors:
-    chosen, start = Options.from_text(options), Start(*tensors[:_STARTS])
-    return kernels.solve(library.controller_of(key), chosen, horizon, x0, start, tensors[_STARTS:])
+    starts = len(Start._fields)
+    chosen, start = Options.from_text(options), Start(*tensors[:starts])
+    return kernels.solve(library.controller_of(key), chosen, horizon, x0, start, tensors[starts:])
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -68,31 +86,36 @@ def _below_autograd(operator: Any, keyset: Any, *arguments: Any) -> Any:
 
 
 class Solve(torch.autograd.Function):
-    """(keyset, key, options, horizon, x0, *start, *parameters) -> outputs of `kernels.solve`, flat batch.
+    """(keyset, found, key, options, horizon, x0, *start, *parameters) -> outputs of `kernels.solve`, flat batch.
 
     keyset: the dispatcher's, of a call that came through the operator; None for one that nothing but autograd sees.
+    found: the outputs, where they are known already; None for those that are to be computed.
     """
 
     @staticmethod
     @never_compiled
-    def forward(keyset: Any, *arguments: Any) -> Tensors:
-        """Run the solver."""
+    def forward(keyset: Any, found: Tensors | None, key: str, options: str, *arguments: Any) -> Tensors:
+        """Run the solver, where there are no outputs yet."""
         if keyset is None:
-            return _solve_here(*arguments)
-        plain, tensors = arguments[:4], arguments[4:]
-        start, parameters = list(tensors[:_STARTS]), list(tensors[_STARTS:])
-        return tuple(_below_autograd(library.solve, keyset, *plain, *start, parameters))
+            if found is None:
+                return _solve_here(key, options, *arguments)
+            return kernels.attach(library.controller_of(key), Options.from_text(options), found)
+        horizon, x0, *tensors = arguments
+        start, parameters = tensors[: len(Start._fields)], tensors[len(Start._fields) :]
+        if found is not None:
+            return tuple(_below_autograd(library.attach, keyset, key, options, found, x0, parameters))
+        return tuple(_below_autograd(library.solve, keyset, key, options, horizon, x0, *start, parameters))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Keep the solution and the parameters: nothing that grows with the iterations."""
-        ctx.is_direct, ctx.names = inputs[0] is None, inputs[1:3]
+        ctx.is_direct, ctx.names = inputs[0] is None, inputs[2:4]
         constants = [out for place, out in enumerate(output) if place not in DIFFERENTIABLE]
         ctx.mark_non_differentiable(*constants)
         ctx.set_materialize_grads(False)
         x, u, _, status = output[:4]
         duals = output[8]
-        parameters = inputs[5 + _STARTS :]
+        parameters = inputs[_PARAMETERS:]
         ctx.save_for_backward(x, u, status, duals, *parameters)
         ctx.save_for_forward(x, u, status, duals, *parameters)
 
@@ -113,15 +136,15 @@ class Solve(torch.autograd.Function):
         else:
             found = library.differentiate(*ctx.names, x, u, status, *wanted, duals, parameters)
         g_x0, *gradients = found
-        return (None, None, None, None, g_x0, *[None] * _STARTS, *gradients)
+        return (*[None] * _X0, g_x0, *[None] * len(Start._fields), *gradients)
 
     @staticmethod
     @never_compiled
     def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
         """Forward mode."""
         x, u, status, duals, *parameters = ctx.saved_tensors
-        moved = list(changes[5 + _STARTS :])
-        found = library.tangent(*ctx.names, x, u, status, changes[4], duals, parameters, moved)
+        moved = list(changes[_PARAMETERS:])
+        found = library.tangent(*ctx.names, x, u, status, changes[_X0], duals, parameters, moved)
         changed = dict(zip(DIFFERENTIABLE, found, strict=True))
         return tuple(changed.get(place) for place in range(len(OUTPUTS)))
 
@@ -182,8 +205,17 @@ def _solve_rule(
 ) -> Tensors:
     start = (u_init, x_init, costates, duals)
     if _is_watched(x0, *parameters):
-        return _apply(Solve, keyset, key, options, horizon, x0, *start, *parameters)
+        return _apply(Solve, keyset, None, key, options, horizon, x0, *start, *parameters)
     return _below_autograd(library.solve, keyset, key, options, horizon, x0, *start, parameters)
+
+
+def _attach_rule(
+    keyset: Any, key: str, options: str, outputs: list[Tensor], x0: Tensor, parameters: list[Tensor]
+) -> Tensors:
+    if _is_watched(x0, *parameters):
+        horizon = outputs[1].shape[1]
+        return _apply(Solve, keyset, outputs, key, options, horizon, x0, *Start(), *parameters)
+    return _below_autograd(library.attach, keyset, key, options, outputs, x0, parameters)
 
 
 def _last_rule(operator: Any) -> Any:
@@ -229,6 +261,7 @@ def _old_vmap_rule(vmap: Any) -> Any:
 
 
 library.differentiable(library.solve, _solve_rule)
+library.differentiable(library.attach, _attach_rule)
 for _operator in (library.differentiate, library.tangent):
     library.differentiable(_operator, _last_rule(_operator))
 library.mapped_by_autograd(library.differentiate, _old_vmap_rule(library._vmap_differentiate))

@@ -147,6 +147,47 @@ solve = define(
 """Operator form of `kernels.solve`; start: as `Start` has them."""
 
 
+# ---- attach ---------------------------------------------------------------------------------------------------------
+
+
+def _attach(
+    controller: str, options: str, outputs: Sequence[Tensor], x0: Tensor, parameters: Sequence[Tensor]
+) -> Tensors:
+    return kernels.attach(controller_of(controller), Options.from_text(options), tuple(outputs))
+
+
+def _fake_attach(
+    controller: str, options: str, outputs: Sequence[Tensor], x0: Tensor, parameters: Sequence[Tensor]
+) -> Tensors:
+    return tuple(out.new_empty(out.shape) for out in outputs)
+
+
+def _vmap_attach(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    controller: str,
+    options: str,
+    outputs: Sequence[Tensor],
+    x0: Tensor,
+    parameters: Sequence[Tensor],
+) -> tuple[Tensors, tuple[int, ...]]:
+    size, batch = info.batch_size, batch_of(x0, in_dims[3])
+    found = [own(t, d, size, batch) for t, d in zip(outputs, each(outputs, in_dims[2]), strict=True)]
+    x0 = own(x0, in_dims[3], size, batch)
+    attached = attach(controller, options, found, x0, fold_each(parameters, in_dims[4], size, batch))
+    return tuple(unfold(out, size, batch) for out in attached), (0,) * len(attached)
+
+
+attach = define(
+    "attach(str controller, str options, Tensor[] outputs, Tensor x0, Tensor[] parameters) "
+    f"-> ({', '.join('Tensor' for _ in OUTPUTS)})",
+    _attach,
+    _fake_attach,
+    _vmap_attach,
+)
+"""Operator form of `kernels.attach`: outputs found before, with the derivatives of `solve` at them."""
+
+
 # ---- reverse mode ---------------------------------------------------------------------------------------------------
 
 

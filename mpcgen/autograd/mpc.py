@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from mpcgen.autograd import copying, functions, library
 from mpcgen.autograd.examination import origin_of, record
-from mpcgen.autograd.restarts import best_start
+from mpcgen.autograd.restarts import Tries, try_starts
 from mpcgen.autograd.solution import Solution
 from mpcgen.calls import learnable
 from mpcgen.calls.arguments import Call, Start, explained, make_call
@@ -65,9 +65,12 @@ class MPC(torch.nn.Module):
     solving twice.
 
     restarts: solve each problem from so many random controls besides, and keep the best by status, violation and cost;
-    gradients are those of that solution, as of any other. ``sol.restarts`` says how many starts converged, which one
-    won, and how many minima there are. ``seed`` chooses the controls, which do not depend on a problem's place in the
-    batch. They are solved as one batch, ``restarts`` times as large.
+    what is returned is that solution itself, never worse than the given start's, and gradients are its own.
+    ``sol.restarts`` says how many starts converged, which one won, how many minima there are, and how many iterations
+    all starts took; ``sol.iterations`` are the winner's. ``seed`` chooses the controls, which do not depend on a
+    problem's place in the batch. They are solved as one batch, ``restarts`` times as large; the first call needs the
+    kernels' derivatives, which have the bounds. With ``gradient="unrolled"`` the winner is solved anew from its start,
+    whose passes are differentiated.
 
     smoothing: mu > 0 replaces the bounds by their log-barrier, so that gradients do not jump when the active set
     changes (Frey et al. 2025). smooth: where. "differential": in the gradients only; the solution stays that of the
@@ -144,7 +147,8 @@ class MPC(torch.nn.Module):
             method,
         )
         self.options_text = self.options.text
-        self.quiet_text = replace(self.options, on_unconverged="ignore").text
+        quiet = replace(self.options, on_unconverged="ignore")
+        self.quiet_texts = quiet.text, replace(quiet, max_iterations=0).text
         self.direct = Direct()
         self.unrolled = None
         if gradient == "unrolled" or unroll or problem is not None:
@@ -208,24 +212,31 @@ class MPC(torch.nn.Module):
     def _checked(self, x0: Any, start: Start, horizon: Any, parameters: Mapping[str, Any]) -> Solution:
         """Check the call, solve it, and remember where the solution comes from."""
         call = make_call(self.controller, x0, start, horizon, parameters)
-        restarts = None
-        if self.restarts:
-            by_interior_point = self.options.is_interior_point
-            call, restarts = best_start(
-                self.key, by_interior_point, call, self.restarts, self.seed, self._solve_quietly
-            )
-        outputs = self._solve(call)
         origin = origin_of(self.key, self.options_text, call.parameters)
-        return Solution.of(outputs, origin, record(origin, call) if self.history else None, None, restarts)
+        if not self.restarts:
+            outputs = self._solve(call)
+            return Solution.of(outputs, origin, record(origin, call) if self.history else None)
+        tries = try_starts(self.key, self.options, call, self.restarts, self.seed, self._solve_quietly)
+        outputs = self._solve(tries.winners) if self.unrolled is not None else self._attach(tries)
+        history = tries.of_winners(*(record(origin, each) for each in tries.calls)) if self.history else None
+        return Solution.of(outputs, origin, history, None, tries.restarts)
 
-    def _solve_quietly(
-        self, horizon: int, x0: Tensor, start: Start, parameters: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def _solve_quietly(self, call: Call, only_rollout: bool) -> tuple[Tensor, ...]:
         """Outputs of `kernels.solve` of a flat batch, whose failures nobody is told of."""
-        text = self.quiet_text
+        plain = (self.key, self.quiet_texts[only_rollout], call.horizon, call.x0)
         if torch.compiler.is_compiling():
-            return tuple(library.solve(self.key, text, horizon, x0, *start, list(parameters)))
-        return functions.solve(self.key, text, horizon, x0, start, parameters)
+            return tuple(library.solve(*plain, *call.start, list(call.parameters)))
+        return functions.solve(*plain, call.start, call.parameters)
+
+    def _attach(self, tries: Tries) -> tuple[Tensor, ...]:
+        """The outputs of the winners, differentiable, with the call's leading dimensions."""
+        call, found = tries.winners, tries.outputs
+        if torch.compiler.is_compiling():
+            parameters = list(call.parameters)
+            outputs = library.attach(self.key, self.options_text, list(found), call.x0, parameters)
+        else:
+            outputs = functions.attach(self.key, self.options_text, found, call.x0, call.parameters)
+        return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
 
     def _solve(self, call: Call) -> tuple[Tensor, ...]:
         """Outputs of `kernels.solve` with the call's leading dimensions."""

@@ -133,19 +133,21 @@ class Solver:
         struct.threads = 1 if self._batch == 1 else self._options.thread_count()
         self._entry(struct)
         if self._batch > 1 or not outputs[3].is_cpu or struct.status[0]:
-            self._report(outputs)
+            report(self._device, self._options, self._states, outputs)
         self._spare.append(arguments)
         return (*outputs, *self._nothing)
 
-    def _report(self, outputs: Sequence[Tensor]) -> None:
-        x, _, _, status, _, _, costates, gains, *_ = outputs
 
-        def failure(problem: int) -> str:
-            if int(status.flatten()[problem]) == Status.MODEL:
-                return describe_step(x, costates, problem)
-            return describe_failure(x, costates, gains, problem, self._states)
+def report(device: Device, options: Options, states: tuple[str, ...], outputs: Sequence[Tensor]) -> None:
+    """Warn or raise where problems did not converge, as asked; outputs: of a solve, states: their names."""
+    x, _, _, status, _, _, costates, gains, *_ = outputs
 
-        self._device.report_statuses(status, self._options.on_unconverged, failure)
+    def failure(problem: int) -> str:
+        if int(status.flatten()[problem]) == Status.MODEL:
+            return describe_step(x, costates, problem)
+        return describe_failure(x, costates, gains, problem, states)
+
+    device.report_statuses(status, options.on_unconverged, failure)
 
 
 class _Arguments:
