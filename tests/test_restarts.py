@@ -191,10 +191,11 @@ def test_a_problem_without_a_trajectory_keeps_its_status():
 
 @pytest.mark.parametrize("method", ["auto", "interior_point"])
 def test_a_minimum_whose_cost_is_zero_is_one(method):
-    best = without_values().MPC(restarts=8, method=method)(torch.zeros(2, 1, dtype=torch.float64))
-    assert best.restarts.solved.min() >= 2
-    assert (best.restarts.minima == 1).all()
+    best = wells().MPC(restarts=12, method=method)(torch.ones(2, 1, dtype=torch.float64), tilt=0.0)
+    assert best.restarts.solved.min() >= 4
+    assert best.restarts.minima.tolist() == [2, 2]  # the other is beyond the hill
     assert best.cost.abs().max() < 1e-8
+    assert (best.restarts.winner == 0).all()
 
 
 def test_seeds_share_no_controls():
