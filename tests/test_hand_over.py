@@ -72,6 +72,18 @@ def test_iterations_of_both_methods_count_and_are_recorded():
         assert sol.history.cost[problem, done + 1 :].isnan().all()
 
 
+def test_polishing_takes_no_iteration_that_is_not_allowed():
+    """Its place in the history would be the next problem's."""
+    case = example("pendulum")
+    mpc = functools.partial(case.module.MPC, method="interior_point", on_unconverged="ignore", history=True)
+    x0 = case.starts(COUNT, 3)
+    whole = mpc()(x0)
+    for allowed in range(int(whole.iterations.min()) - 3, int(whole.iterations.max())):
+        sol = mpc(max_iterations=allowed)(x0)
+        assert (sol.iterations <= allowed).all()
+        assert torch.equal(sol.history.cost[:, 0], whole.history.cost[:, 0])
+
+
 def test_a_problem_that_neither_solves_is_left_with_a_rollout():
     sol = solved_long(max_iterations=40)
     open_ones = sol.status == Status.MAX_ITERATIONS

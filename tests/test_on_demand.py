@@ -4,9 +4,11 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import warnings
 
 import pytest
 import sympy as sp
@@ -14,7 +16,7 @@ import torch
 
 import mpcgen
 from mpcgen.build import cache, driver, units
-from mpcgen.errors import BuildError, StaleBuildError
+from mpcgen.errors import BuildError, CompilerNotFoundError, StaleBuildError
 
 
 def problem(weight=0.5):
@@ -131,13 +133,48 @@ def test_headers_of_another_version_are_not_mixed_in(cached, monkeypatch):
         old.MPC()(X0[0])
 
 
-def test_a_compiler_that_fails_is_quoted(cached, monkeypatch):
+def test_a_compiler_that_is_gone_is_named_with_a_remedy(cached, monkeypatch):
     mpc = mpcgen.compile(problem(1.25)).MPC()
     library = mpc.controller.library
     monkeypatch.setitem(library.manifest["on_demand"], "compiler", ["false"])
+    with pytest.raises(CompilerNotFoundError, match=r"not compiled yet.*call mpcgen\.compile again"):
+        mpc(X0[0])
+
+
+def test_another_version_of_the_compiler_is_not_mixed_in(cached, monkeypatch):
+    mpc = mpcgen.compile(problem(1.5)).MPC()
+    monkeypatch.setitem(mpc.controller.library.manifest, "compiler", "cc; cc 1.0; x86_64")
+    with pytest.raises(StaleBuildError, match=r"was made with cc; cc 1\.0.* now is .*mpcgen\.compile again"):
+        mpc(X0[0])
+
+
+def test_text_that_does_not_compile_is_quoted(cached, monkeypatch):
+    mpc = mpcgen.compile(problem(1.75)).MPC()
+    monkeypatch.setitem(mpc.controller.library.manifest, "flags", ["-DMPCGEN_LAYOUT_H"])
     with pytest.raises(BuildError, match="exit code 1"):
         mpc(X0[0])
-    monkeypatch.undo()
+
+
+def test_a_fork_while_a_part_is_compiled_leaves_the_child_free_to_compile(cached, monkeypatch):
+    mpc = mpcgen.compile(problem(2.25)).MPC()
+    compiling, compile_one = threading.Event(), units._compile
+
+    def slow(*given):
+        compiling.set()
+        compile_one(*given)
+
+    monkeypatch.setattr(units, "_compile", slow)
+    worker = threading.Thread(target=lambda: mpc(X0[0]))
+    worker.start()
+    compiling.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 says what is tested
+        child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        os._exit(0 if mpc(X0.float()).converged.all() else 1)
+    worker.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_on_demand_is_for_compile(module, tmp_path):

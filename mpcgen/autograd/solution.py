@@ -62,8 +62,9 @@ class Solution(_Asked, Outputs):
     (...) int32 passes; residual: (...) KKT residual max |u - clip(u - dL/du, lower, upper)|; costates: (..., N+1, n)
     multipliers dL/dx_t of the dynamics; gains: (..., N, m, n) du_t/dx_t of the optimal policy, zero for controls
     held at a bound. No control needs a derivative at x_0: where one is not finite there, costates and gains of
-    stage 0 are not either. Of an INVALID_INPUT, DIVERGED or MODEL problem every number is NaN, but for what x says of a
-    rollout before it overflowed.
+    stage 0 are not either. An INVALID_INPUT, DIVERGED or MODEL problem has NaN for numbers, but for what x, costates
+    and gains say of where its model fails; and where box-DDP's rollout has a value and its derivatives have none, u and
+    cost are the rollout's.
 
     With constraints, `duals` has their multipliers by name and `violation` the most that one is exceeded by; they are
     kept in row_duals, (..., N+1, rows), and row_violation, which are empty without.
@@ -73,8 +74,8 @@ class Solution(_Asked, Outputs):
     was changed in place since the solve. See also `mpcgen.diagnose` and `mpcgen.plot`. A solution can be pickled;
     one returned from a function under torch.func.vmap or torch.compile answers as well.
 
-    Problems without a trajectory (INVALID_INPUT, DIVERGED, MODEL) have NaN in x, u and cost, and so has every mean over
-    them: take ``sol.u[sol.converged].mean()``, or let `where_converged` put a number in their place.
+    Problems without a solution (INVALID_INPUT, DIVERGED, MODEL) have NaN in u and cost as a rule, and so has every mean
+    over them: take ``sol.u[sol.converged].mean()``, or let `where_converged` put a number in their place.
     """
 
     def __post_init__(self) -> None:

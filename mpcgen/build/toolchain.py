@@ -161,7 +161,7 @@ def find_compiler() -> Compiler:
     for command in candidates:
         path = shutil.which(command[0])
         if path is not None:
-            return _identify((path, *command[1:]))
+            return identify((path, *command[1:]))
     looked_for = f"CC={named}" if named else ", ".join(COMPILERS)
     raise CompilerNotFoundError(
         f"no C compiler found: looked for {looked_for} on the PATH ({os.environ.get('PATH', '')!r}). "
@@ -200,7 +200,8 @@ def run_compiler(command: list[str], directory: Path | None = None) -> subproces
         ) from error
 
 
-def _identify(command: tuple[str, ...]) -> Compiler:
+def identify(command: tuple[str, ...]) -> Compiler:
+    """The compiler that a command starts. Raises CompilerNotFoundError where it is none."""
     answers = []
     for option in ("--version", "-dumpmachine"):
         process = run_compiler([*command, option])

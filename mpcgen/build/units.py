@@ -11,8 +11,8 @@ from mpcgen.build.compiling import run_one
 from mpcgen.build.digest import folder_digest
 from mpcgen.build.extension import HEADER_FOLDER, unit_flags
 from mpcgen.build.progress import Report, reporter
-from mpcgen.build.toolchain import Toolchain
-from mpcgen.errors import BuildError, StaleBuildError
+from mpcgen.build.toolchain import Toolchain, identify
+from mpcgen.errors import BuildError, CompilerNotFoundError, StaleBuildError
 from mpcgen.runtime.loading import file_sha256
 from mpcgen.runtime.naming import c_stem
 
@@ -68,10 +68,28 @@ _LIBRARY = "unit.so"
 
 def _compile(folder: Path, manifest: Mapping[str, Any], part: str, variant: str, scratch: Path) -> None:
     with_what = manifest["on_demand"]
+    _require_compiler(manifest)
     compiler, source = with_what["compiler"], folder.resolve() / f"{c_stem(manifest['problem'])}.c"
     flags = [*manifest["flags"], *unit_flags(variant, part)]
     run_one([*compiler, *flags, "-c", str(source), "-o", "unit.o"], scratch)
     run_one([*compiler, *with_what["link_flags"], "unit.o", "-o", _LIBRARY, *with_what["libraries"]], scratch)
+
+
+def _require_compiler(manifest: Mapping[str, Any]) -> None:
+    """Raise unless the compiler is the one that the package was made for."""
+    name, command = manifest["problem"], tuple(manifest["on_demand"]["compiler"])
+    remedy = "set CC to a compiler and call mpcgen.compile again, with on_demand=False where later calls find no compiler"
+    try:
+        found = identify(command).identity
+    except CompilerNotFoundError as error:
+        raise CompilerNotFoundError(
+            f"kernels of {name} that were not compiled yet cannot be: {error}; {remedy}"
+        ) from error
+    if found != manifest["compiler"]:
+        raise StaleBuildError(
+            f"kernels of {name} that were not compiled yet cannot be: the package was made with "
+            f"{manifest['compiler']}, and {' '.join(command)} now is {found}; {remedy}"
+        )
 
 
 def _move(library: Path, path: Path) -> None:

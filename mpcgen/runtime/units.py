@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,12 +25,25 @@ CDEF = "int mpcgen_call(uintptr_t entry, void *arguments);\nuintptr_t mpcgen_ask
 """The same in cffi's language."""
 
 
+_lock = threading.RLock()
+"""Held while a unit is compiled and loaded."""
+
+
+def _forget_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    # Another thread may hold it at a fork, and the child has no such thread to let it go.
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
 class Units:
     """The units of a package; several threads may ask for one at once, and it is compiled once."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], ffi: Any, lib: Any) -> None:
         self._folder, self._manifest, self._ffi, self._lib = folder, manifest, ffi, lib
-        self._lock = threading.RLock()
         self._functions: dict[tuple[str, str], Callable[[Any], int]] = {}
 
     def function(self, verb: str, variant: str) -> Callable[[Any], int]:
@@ -37,7 +51,7 @@ class Units:
         found = self._functions.get((verb, variant))
         if found is not None:
             return found
-        with self._lock:
+        with _lock:
             if (verb, variant) not in self._functions:
                 self._load(part_of(verb), variant)
             return self._functions[verb, variant]

@@ -234,9 +234,20 @@ RARE int how_broken(const barrier_state *s, int k) {
   return DIVERGED;
 }
 
+/* Makes NaN of what nobody is to take for a result; states, costates and gains tell where the model fails. */
+RARE void withhold(const solve_arguments *a, size_t problem, int horizon) {
+  const size_t count = (size_t)horizon * NU;
+  for (size_t i = 0; i < count; i++) ((scalar *)a->controls)[problem * count + i] = (scalar)NAN;
+  ((scalar *)a->cost)[problem] = ((scalar *)a->residual)[problem] = (scalar)NAN;
+#if CONSTRAINED
+  ((scalar *)a->violation)[problem] = (scalar)NAN;
+#endif
+}
+
 /* Writes a lane's result, which leaves the lane idle. */
 RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
   if (leave_rollout(s, a, k, status)) return;
+  if (status == DIVERGED) status = how_broken(s, k);
   const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
   scalar *states = (scalar *)a->states + problem * (n + 1) * NX;
   for (size_t t = 0; t <= n; t++) store_row(states + t * NX, s->path + t * PAIR, k, NX);
@@ -250,8 +261,10 @@ RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int 
   TEAM_LEADER {
     ((scalar *)a->cost)[problem] = lane_get(&s->point.cost, k);
     ((scalar *)a->residual)[problem] = lane_get(&s->residual, k);
-    a->status[problem] = left_to_polish(a, status == DIVERGED ? how_broken(s, k) : status);
-    a->iterations[problem] = lane_count(&s->lanes.iterations, k);
+    const int iterations = lane_count(&s->lanes.iterations, k);
+    if (has_no_value(status)) withhold(a, problem, s->horizon);
+    a->status[problem] = left_to_polish(a, status, iterations);
+    a->iterations[problem] = iterations;
     lane_mark(&s->lanes.busy, k, 0);
   }
   team_meet();

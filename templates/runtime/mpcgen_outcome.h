@@ -68,9 +68,11 @@ INLINE int left_with(const solve_arguments *a, int status, int iterations) {
   return a->method == HAND_OVER && unsolved && iterations < a->max_iterations ? HANDED_OVER - status : status;
 }
 
-/* The status that the interior point leaves a problem with: a mark where box-DDP is to polish the solution. */
-INLINE int left_to_polish(const solve_arguments *a, int status) {
-  return next_run(a->method) == RESUMED && status == CONVERGED ? HANDED_OVER - CONVERGED : status;
+/* The status that the interior point leaves a problem with: a mark where box-DDP is to polish the solution, which takes
+ * an iteration at least. */
+INLINE int left_to_polish(const solve_arguments *a, int status, int iterations) {
+  const int polishes = next_run(a->method) == RESUMED && status == CONVERGED && iterations < a->max_iterations;
+  return polishes ? HANDED_OVER - CONVERGED : status;
 }
 
 INLINE int is_handed_over(const solve_arguments *a, int64_t problem) { return a->status[problem] <= HANDED_OVER; }
