@@ -116,3 +116,32 @@ def test_a_constant_in_the_cost_changes_what_rounding_forces_alone(kind, offset)
     assert (sol.status == Status.CONVERGED).all(), sol.status
     torch.testing.assert_close(sol.u[1], sol.u[0], rtol=0, atol=1e-6)
     assert sol.residual[1] <= 1e-8
+
+
+@functools.cache
+def limited_arm():
+    """The arm's like with a limit of speed, from starts of which some meet it and some the bounds of the control."""
+    problem = mpcgen.Problem("limited_arm", horizon=10)
+    position, speed = problem.states("position speed", lower=[-sp.oo, -0.6], upper=[sp.oo, 0.6])
+    a, s = problem.parameters("a s", default=[1.0, 1.0])
+    (u,) = problem.controls("u", lower=-a, upper=a)
+    problem.dynamics = [position + speed / 5, speed + (sp.sin(position) / 2 + u / a) / 5]
+    problem.stage_cost = s * (position**2 + speed**2 / 10 + (u / a) ** 2 / 20)
+    problem.terminal_cost = s * (5 * position**2 + speed**2)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(40, 2, generator=generator, dtype=torch.float64)
+    return compiled(problem), (2 * draws - 1) * torch.tensor([1.5, 0.5])
+
+
+def test_gradients_beside_other_constraints_depend_on_no_unit():
+    module, starts = limited_arm()
+    gradients, at_bounds = [], []
+    for a, s in [(1.0, 1.0), (1e6, 1.0), (1e-6, 1.0), (1.0, 1e6), (1.0, 1e-6), (1e4, 1e-4)]:
+        x0 = starts.clone().requires_grad_()
+        sol = module.MPC(on_unconverged="raise")(x0, a=a, s=s)
+        (gradient,) = torch.autograd.grad((sol.u / a).sum(), x0)
+        gradients.append(gradient)
+        at_bounds.append((sol.u.abs() / a > 1 - 1e-6).any(dim=(1, 2)))
+    assert 4 < at_bounds[0].sum() < 36
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-5, atol=1e-5)

@@ -78,7 +78,7 @@ def _compile(folder: Path, manifest: Mapping[str, Any], part: str, variant: str,
 def _require_compiler(manifest: Mapping[str, Any]) -> None:
     """Raise unless the compiler is the one that the package was made for."""
     name, command = manifest["problem"], tuple(manifest["on_demand"]["compiler"])
-    remedy = "set CC to a compiler and call mpcgen.compile again, with on_demand=False where later calls find no compiler"
+    remedy = "set CC and call mpcgen.compile again, with on_demand=False where later calls find no compiler"
     try:
         found = identify(command).identity
     except CompilerNotFoundError as error:

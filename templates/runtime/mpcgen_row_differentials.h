@@ -107,6 +107,7 @@ FUNCTION void weigh_rows(sensitivity_state *s) {
   terminal_cost(s->x + s->horizon * NX, s->theta, stage_row(s->theta_stage, s->rows, s->horizon), &cost);
   scale += lane_abs(cost);
   const real unit = lane_select(lane_lt(ALL(0), scale), scale / R(100), ALL(1));
+  s->cost_unit = unit;
   for (int t = 0; t <= s->horizon; t++) {
     rows_of_stage rows;
     read_rows(s, t, &rows);

@@ -19,14 +19,27 @@ INLINE mask holds(real distance, real force, real curvature) {
   return lane_and(lane_le(ALL(0), force), lane_or(lane_le(distance, ALL(0)), reached));
 }
 
-/* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. With other
- * constraints Quu has their weights, which are larger than a multiplier by any factor, and one stands for it. */
+/* The curvature by which a force on a control is weighed against its distance from a bound. With other constraints Quu
+ * has their weights, which are larger than a multiplier by any factor: then it is that of a cost of this size over the
+ * control's range, and one where a side is open. */
+INLINE real curvature_of(const sensitivity_state *s, real own, real range) {
+#if CONSTRAINED
+  const real half = range / R(2);
+  (void)own;
+  return lane_select(lane_and(lane_lt(ALL(0), half), lane_finite(half)), s->cost_unit / (half * half), ALL(1));
+#else
+  (void)s, (void)range;
+  return own;
+#endif
+}
+
+/* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. */
 FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, const real *quu, mask *is_free) {
   real lower[NU], upper[NU];
   stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
   for (int i = 0; i < NU; i++) {
     const real u = s->u[t * NU + i], g = gradient_u[i];
-    const real curvature = CONSTRAINED ? ALL(1) : quu[TRIANGLE(i, i)];
+    const real curvature = curvature_of(s, quu[TRIANGLE(i, i)], upper[i] - lower[i]);
     const mask low = holds(u - lower[i], g, curvature);
     const mask high = lane_and(holds(upper[i] - u, -g, curvature), lane_not(low));
     s->multiplier[t * NU + i] = g;
