@@ -170,7 +170,7 @@ def test_mistakes_are_told():
         r"discrete= of rk4 has u; expected states of the problem, the symbols x, v: \{u_last: u\}", control
     )
     refused("has all states; assign the next state itself", everything)
-    refused(r"has 2 rows for the 1 state that discrete= leaves \(x\)", too_many)
+    refused(r"has 2 rows for the 1 state that discrete= and residual= leave \(x\)", too_many)
 
 
 @pytest.mark.parametrize(

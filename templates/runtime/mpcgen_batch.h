@@ -119,6 +119,7 @@ static work_function solver_of(const solve_arguments *a) {
   if (BY_INTERIOR_POINT(a)) return interior_point_worker;
 #endif
 #if HAS_BOX_DDP
+  (void)a;
   return solve_worker;
 #endif
 }
