@@ -18,6 +18,17 @@ MANY, STAGES = 300_000, 200_000
 """Cartpoles, and stages of one, that LONG takes half a second for, or longer."""
 
 
+@pytest.fixture(autouse=True)
+def compiled_before(cartpole, pendulum):
+    """All that is called here is compiled before a signal comes, which would end the compiler."""
+    function, verbs = cartpole.module.CONTROLLER.library.function, ("solve", "interior_point")
+    for variant in ("f64_batch", "f64_single", "f32_batch", "f32_single"):
+        for verb in verbs:
+            function(verb, variant)
+    pendulum.module.CONTROLLER.library.function("solve", "f64_single")
+    pendulum.module.CONTROLLER.library.function("differentiate", "f64_batch")
+
+
 class AlarmError(Exception):
     """What a handler raises."""
 
