@@ -223,10 +223,7 @@ class MPC(torch.nn.Module):
 
     def _solve_quietly(self, call: Call, only_rollout: bool) -> tuple[Tensor, ...]:
         """Outputs of `kernels.solve` of a flat batch, whose failures nobody is told of."""
-        plain = (self.key, self.quiet_texts[only_rollout], call.horizon, call.x0)
-        if torch.compiler.is_compiling():
-            return tuple(library.solve(*plain, *call.start, list(call.parameters)))
-        return functions.solve(*plain, call.start, call.parameters)
+        return self._flat(self.quiet_texts[only_rollout], call)
 
     def _attach(self, tries: Tries) -> tuple[Tensor, ...]:
         """The outputs of the winners, differentiable, with the call's leading dimensions."""
@@ -242,16 +239,16 @@ class MPC(torch.nn.Module):
         """Outputs of `kernels.solve` with the call's leading dimensions."""
         if self.unrolled is not None:
             outputs = self.unrolled.solve(self.controller, self.options, call)
-        elif torch.compiler.is_compiling():
-            parameters = list(call.parameters)
-            outputs = library.solve(
-                self.key, self.options_text, call.horizon, call.x0, *call.start, parameters
-            )
         else:
-            outputs = functions.solve(
-                self.key, self.options_text, call.horizon, call.x0, call.start, call.parameters
-            )
+            outputs = self._flat(self.options_text, call)
         return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
+
+    def _flat(self, options: str, call: Call) -> tuple[Tensor, ...]:
+        """Outputs of `kernels.solve` of a flat batch. options: as text."""
+        plain = (self.key, options, call.horizon, call.x0)
+        if torch.compiler.is_compiling():
+            return tuple(library.solve(*plain, *call.start, list(call.parameters)))
+        return functions.solve(*plain, call.start, call.parameters)
 
     def extra_repr(self) -> str:
         """Sizes, options and what is learned."""

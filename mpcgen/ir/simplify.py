@@ -117,7 +117,7 @@ def _scale(graph: Graph, factor: Expr, b: Expr) -> Expr | None:
         product = factor.value * b.args[0].value
         if _is_normal(product):  # an overflow or underflow here could be avoided by multiplying x first
             return graph.mul(graph.const(product), b.args[1])
-    return None
+    return _mask(graph, b, factor)
 
 
 def _mask(graph: Graph, a: Expr, b: Expr) -> Expr | None:

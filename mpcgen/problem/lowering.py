@@ -16,7 +16,6 @@ from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.ir.expr import Expr, Graph
 from mpcgen.ir.model import Implicit, Model, Rows, Substeps
 from mpcgen.ir.recognise import recognise
-from mpcgen.ir.simplify import has_zero_branch, is_const
 from mpcgen.ir.walk import substitute
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
@@ -300,10 +299,7 @@ def _number(node: sp.Expr) -> float:
 
 
 def _product(graph: Graph, node: sp.Mul, args: Sequence[Expr]) -> Expr:
-    """Coefficient * (numerator / denominator): the sign and the constants stay outside, 1/d is shared.
-
-    Where a factor is a branch of 0, the product is, whatever the others are: x**0.75 * Heaviside(x) at negative x.
-    """
+    """Coefficient * (numerator / denominator): the sign and the constants stay outside, 1/d is shared."""
     coefficient = graph.const(1.0)
     numerator: list[Expr] = []
     denominator: list[Expr] = []
@@ -312,19 +308,7 @@ def _product(graph: Graph, node: sp.Mul, args: Sequence[Expr]) -> Expr:
             coefficient = graph.apply("div" if _is_divisor(factor) else "mul", coefficient, arg)
         else:
             (denominator if _is_divisor(factor) else numerator).append(arg)
-    product = reduce(mul, map(_nonzero_branch, numerator)) if numerator else graph.const(1.0)
+    product = reduce(mul, numerator) if numerator else graph.const(1.0)
     if denominator:
         product = graph.div(product, reduce(mul, denominator))
-    product = graph.mul(coefficient, product)
-    for arg in filter(has_zero_branch, numerator):
-        condition, then, _ = arg.args
-        first_is_zero = is_const(then, 0.0)
-        product = graph.select(condition, *((0.0, product) if first_is_zero else (product, 0.0)))
-    return product
-
-
-def _nonzero_branch(factor: Expr) -> Expr:
-    if not has_zero_branch(factor):
-        return factor
-    _, then, other = factor.args
-    return other if is_const(then, 0.0) else then
+    return graph.mul(coefficient, product)
