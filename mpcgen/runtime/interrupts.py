@@ -6,13 +6,13 @@ that is the main thread: Ctrl-C's, which raises KeyboardInterrupt, or a program'
 and `signal.set_wakeup_fd` stay as the program has them.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
 from mpcgen.errors import InternalError
+from mpcgen.runtime.forks import Lock
 
 STOPPED = 2
 """What an entry point returns whose call was stopped, as in `mpcgen_parallel.h`."""
@@ -35,18 +35,9 @@ _raised: list[BaseException] = []
 """What handlers raised whose calls have not returned yet: one, but for handlers that call kernels themselves."""
 
 
-_lock = threading.RLock()  # a handler that runs meanwhile may load a library
+_lock = Lock()  # reentrant: a handler that runs meanwhile may load a library
 _pool = 0
 """Address of the pool of threads that all kernels of this process share: the first library's (`mpcgen_parallel.h`)."""
-
-
-def _forget_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)  # whose thread may not be there in the child
 
 
 def watch(ffi: Any, lib: Any) -> None:

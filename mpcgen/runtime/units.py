@@ -2,13 +2,12 @@
 
 import ctypes
 import functools
-import os
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mpcgen.runtime import interrupts
+from mpcgen.runtime.forks import Lock
 from mpcgen.runtime.naming import c_stem
 from mpcgen.runtime.parts import PARTS, part_of
 
@@ -25,18 +24,8 @@ CDEF = "int mpcgen_call(uintptr_t entry, void *arguments);\nuintptr_t mpcgen_ask
 """The same in cffi's language."""
 
 
-_lock = threading.RLock()
+_lock = Lock()
 """Held while a unit is compiled and loaded."""
-
-
-def _forget_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    # Another thread may hold it at a fork, and the child has no such thread to let it go.
-    os.register_at_fork(after_in_child=_forget_lock)
 
 
 class Units:
