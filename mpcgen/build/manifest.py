@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpcgen.runtime.loading import ABI, EXT_SUFFIX, MANIFEST_FILES, damaged_field, file_sha256, library_name
+from mpcgen.runtime.loading import ABI, EXT_SUFFIX, MANIFEST_FILES, damaged_field, has_sha256, library_name
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,4 @@ class Manifest:
         """Whether ``folder`` holds every file of this build unchanged, for this Python and interface."""
         if self.abi != ABI or self.python != EXT_SUFFIX or self.library not in self.files:
             return False
-        return all(_has_sha256(folder / file, digest) for file, digest in self.files.items())
-
-
-def _has_sha256(path: Path, digest: str) -> bool:
-    try:
-        return file_sha256(path) == digest
-    except OSError:
-        return False
+        return all(has_sha256(folder / file, digest) for file, digest in self.files.items())

@@ -13,7 +13,7 @@ from mpcgen.build.extension import HEADER_FOLDER, unit_flags
 from mpcgen.build.progress import Report, reporter
 from mpcgen.build.toolchain import Toolchain, identify
 from mpcgen.errors import BuildError, CompilerNotFoundError, StaleBuildError
-from mpcgen.runtime.loading import file_sha256
+from mpcgen.runtime.loading import file_sha256, has_sha256
 from mpcgen.runtime.naming import c_stem
 
 _reports: dict[str, Report | None] = {}
@@ -102,7 +102,7 @@ def _move(library: Path, path: Path) -> None:
 
 def _is_intact(path: Path) -> bool:
     try:
-        return _sum_of(path).read_text(encoding="utf-8") == file_sha256(path)
+        return has_sha256(path, _sum_of(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
 
@@ -113,7 +113,7 @@ def _sum_of(path: Path) -> Path:
 
 def _require_unchanged(folder: Path, manifest: Mapping[str, Any]) -> None:
     for file, recorded in manifest["files"].items():
-        if not (folder / file).is_file() or file_sha256(folder / file) != recorded:
+        if not has_sha256(folder / file, recorded):
             raise StaleBuildError(
                 f"{manifest['problem']}: kernels that were not compiled yet cannot be, since {folder / file} is gone "
                 f"or changed; call mpcgen.compile again"

@@ -123,6 +123,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def has_sha256(path: Path, digest: str) -> bool:
+    """Whether there is a file whose bytes have this sha256."""
+    try:
+        return file_sha256(path) == digest
+    except OSError:
+        return False
+
+
 def extension_name(name: str) -> str:
     """File name of a problem's extension for this Python."""
     return f"_{c_stem(name)}{EXT_SUFFIX}"
