@@ -33,13 +33,14 @@ def prepare(root: Path, folder: Path, names: list[str]) -> None:
         arguments = ["mpcgen", "build", str(root / "examples" / f"{name}.py"), "-o", str(folder)]
         script = f"import sys; from mpcgen.cli import main; sys.argv = {arguments!r}; main()"
         done = subprocess.run(
-            [sys.executable, "-c", script], cwd=folder, env=_environment(root), capture_output=True
+            [sys.executable, "-c", script], cwd=folder, env=environment(root), capture_output=True
         )
         if done.returncode:
             raise SystemExit(f"{root}: {name} is not built:\n{done.stdout.decode()}{done.stderr.decode()}")
 
 
-def _environment(root: Path) -> dict[str, str]:
+def environment(root: Path) -> dict[str, str]:
+    """Of a process that imports a checkout's mpcgen."""
     return {**os.environ, "PYTHONPATH": str(root)}
 
 
@@ -53,7 +54,7 @@ class Build:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=_environment(root),
+            env=environment(root),
             cwd=folder,
         )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from examples.bench.timing import load_average, machine_name
-from examples.bench.versus import PROBLEMS, ROOT, checkout
+from examples.bench.versus import PROBLEMS, ROOT, checkout, environment
 
 STEPS = ("first solve", "first gradient", "solve again", "gradient again")
 SCRIPT = """
@@ -45,11 +44,11 @@ print(json.dumps([[b - a for a, b in zip(imported, at)] for at in (solved, learn
 def measure(root: Path, name: str) -> list[tuple[float, float]]:
     """Seconds by the wall and of CPU up to each of `STEPS`, torch's import aside."""
     with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "PYTHONPATH": str(root), "MPCGEN_CACHE_DIR": cache}
+        surroundings = environment(root) | {"MPCGEN_CACHE_DIR": cache}
         command = [sys.executable, "-c", SCRIPT, str(root / "examples" / f"{name}.py")]
         times: list[tuple[float, float]] = []
         for _ in range(2):
-            done = subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
+            done = subprocess.run(command, cwd=cache, env=surroundings, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"{root}: {name}:\n{done.stderr}")
             times += [(wall, cpu) for wall, cpu in json.loads(done.stdout)]
