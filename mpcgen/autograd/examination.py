@@ -121,7 +121,7 @@ class Examination:
     """Bounds and what they do; (..., N, m) each.
 
     multipliers: dL/du. lower, upper: bounds. active: int8, -1 at the lower bound, +1 at the upper, 0 free, by the
-    rule of the gradient: a bound is active where u - dL/du does not lie strictly inside. margins: |dL/du| where
+    rule that `Solution.active` states. margins: |dL/du| where
     a bound is active (units of cost per control), the distance to the nearest bound where none is (units of the
     control), inf where there is no bound to reach or where both bounds are equal. NaN (active: 0) for problems
     that ended as INVALID_INPUT, DIVERGED or MODEL. Of a solution by the log-barrier at mu (``smooth="solve"``) the rule

@@ -111,6 +111,17 @@ FUNCTION void stage_multipliers(const linear_stages *s, const real *last, const 
     }
 }
 
+/* A gradient by (z, v), of what has the gradient `last` by the end of the step, before the slopes' part. */
+INLINE void begin_slope(const real *last, real *slope) {
+  EACH(j, NBOTH) slope[j] = j < NMOVING ? last[j] : ALL(0);
+}
+
+/* slope += sum of A_i'eta_i. */
+INLINE void add_multiplied(const linear_stages *s, const real *eta, real *slope) {
+  for (int r = 0; r < NUNKNOWNS; r++)
+    for (int j = 0; j < NBOTH; j++) slope[j] += s->A[r * NBOTH + j] * eta[r];
+}
+
 #if !SUBSTEP_COSTS
 /* F = d phi/d(z, v), and the gradient of lambda'phi by (z, v). */
 FUNCTION void step_slopes(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
@@ -120,9 +131,8 @@ FUNCTION void step_slopes(const real *trace, const real *held, stored_reals thet
   linearise_stages(trace, held, theta, theta_t, &s);
   stage_slopes(&s, X, F);
   stage_multipliers(&s, costate, s.cost_slopes, NBOTH, eta);
-  EACH(j, NBOTH) slope[j] = j < NMOVING ? costate[j] : ALL(0);
-  for (int r = 0; r < NUNKNOWNS; r++)
-    for (int j = 0; j < NBOTH; j++) slope[j] += s.A[r * NBOTH + j] * eta[r];
+  begin_slope(costate, slope);
+  add_multiplied(&s, eta, slope);
 }
 #endif
 
@@ -135,7 +145,7 @@ FUNCTION void step_curvature(const real *trace, const real *held, stored_reals t
   linearise_stages(trace, held, theta, theta_t, &s);
   stage_slopes(&s, X, F);
   stage_multipliers(&s, costate, s.cost_slopes, NBOTH, eta);
-  EACH(j, NBOTH) slope[j] = j < NMOVING ? costate[j] : ALL(0);
+  begin_slope(costate, slope);
   for (int j = 0; j < TRIANGLE(NBOTH, 0); j++) H[j] = ALL(0);
   KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
     const real share = slope_share(i);
@@ -248,7 +258,7 @@ FUNCTION void step_forward(const real *trace, const real *held, stored_reals the
   stage_changes(&s, trace, held, theta, theta_t, d_moving, d_theta, d_theta_t, d_points);
   stage_multipliers(&s, costate, s.cost_slopes, NBOTH, eta);
   EACH(j, NMOVING) before[j] = costate[j];
-  EACH(j, NBOTH) d_slope[j] = j < NMOVING ? d_costate[j] : ALL(0);
+  begin_slope(d_costate, d_slope);
   KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
     const real share = slope_share(i);
     rate_forward(trace + (i + 1) * NMOVING, held, theta, theta_t, &share, eta + i * NMOVING, d_points + i * NMOVING,
@@ -257,8 +267,7 @@ FUNCTION void step_forward(const real *trace, const real *held, stored_reals the
     EACH(j, NBOTH) d_slope[j] += along[i * NBOTH + j];
   }
   stage_multipliers(&s, d_costate, along, NBOTH, d_eta);
-  for (int r = 0; r < NUNKNOWNS; r++)
-    for (int j = 0; j < NBOTH; j++) d_slope[j] += s.A[r * NBOTH + j] * d_eta[r];
+  add_multiplied(&s, d_eta, d_slope);
 }
 
 #endif

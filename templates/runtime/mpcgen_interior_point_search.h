@@ -164,13 +164,8 @@ OUTLINED void adopt_candidates(barrier_state *s, mask where) {
 #if CONSTRAINED
   reals row = s->row;
   for (int i = 0; i < s->horizon * NPATH + NEND; i++, row += ROW_REALS) {
-    row[s->at_iterate + ROW_VALUE] = lane_select(where, row[s->at_candidate + ROW_VALUE], row[s->at_iterate + ROW_VALUE]);
-    row[s->at_iterate + LOW_SLACK] = lane_select(where, row[s->at_candidate + LOW_SLACK], row[s->at_iterate + LOW_SLACK]);
-    row[s->at_iterate + HIGH_SLACK] = lane_select(where, row[s->at_candidate + HIGH_SLACK], row[s->at_iterate + HIGH_SLACK]);
-#if SOFT_ROWS
-    row[s->at_iterate + LOW_EXCESS] = lane_select(where, row[s->at_candidate + LOW_EXCESS], row[s->at_iterate + LOW_EXCESS]);
-    row[s->at_iterate + HIGH_EXCESS] = lane_select(where, row[s->at_candidate + HIGH_EXCESS], row[s->at_iterate + HIGH_EXCESS]);
-#endif
+    const reals now = row + s->at_iterate, then = row + s->at_candidate;
+    EACH(j, POINT_REALS) now[j] = lane_select(where, then[j], now[j]);
   }
 #endif
   select_point(&s->point, &s->candidate, where);

@@ -24,8 +24,8 @@ RARE int load_multipliers(barrier_state *s, const solve_arguments *a, int k, int
 
 /* The slack s of a side at distance `room` with multiplier `pressure`, moved along s - z = room - pressure to s z = mu. */
 INLINE real slack_near(real room, real pressure, real mu) {
-  const real gap = room - pressure, larger = R(0.5) * (lane_abs(gap) + lane_sqrt(gap * gap + R(4) * mu));
-  return lane_select(lane_lt(ALL(0), gap), larger, mu / larger);
+  const real gap = room - pressure, far = R(0.5) * (lane_abs(gap) + lane_sqrt(gap * gap + R(4) * mu));
+  return lane_select(lane_lt(ALL(0), gap), far, mu / far);
 }
 
 /* Controls of a solution, moved inside their bounds by what their multipliers, which are dL/du, leave them. */

@@ -19,6 +19,10 @@ typedef struct {
 #define ROW_BOUNDS_VARY 0
 #define LINEAR_CONSTRAINTS 0
 #endif
+/* One with implicit steps says so. */
+#ifndef IMPLICIT
+#define IMPLICIT 0
+#endif
 #define NPATH (NMIXED + NSTATE)                      /* rows of a stage with controls, mixed ones first */
 #define NEND (NSTATE + NTERMINAL)                    /* rows of the last state, those of states first */
 #define NDUAL (NU + NMIXED + NSTATE + NTERMINAL)     /* multipliers of a stage in memory: bounds of controls first */

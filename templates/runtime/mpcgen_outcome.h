@@ -53,7 +53,7 @@ INLINE int has_no_value(int status) { return status == DIVERGED || status == MOD
 /* The status of a problem whose next state is the first of a rollout that is not finite: where an implicit step found no
  * solution, it has left NaN in what moves. */
 FUNCTION int broken_at(in_reals next, int k) {
-#if defined IMPLICIT && IMPLICIT
+#if IMPLICIT
   for (int i = 0; i < NMOVING; i++)
     if (isnan(lane_get(next + PLACES[i], k))) return MODEL;
 #endif

@@ -10,8 +10,8 @@
 
 enum { POLISHING = 6 }; /* iterations that box-DDP has to polish a solution: it takes two, or cannot */
 
-/* Leaves a problem with the interior point's solution unless box-DDP has made a better one of it: solved, to more
- * digits, and no dearer than what the interior point leaves of gaps explains. Returns whether it does. */
+/* Leaves a problem with the interior point's solution unless box-DDP has solved it, too, and no dearer than what the
+ * interior point leaves of gaps explains. Returns whether it does. */
 FUNCTION int leave_unpolished(solver_state *s, const solve_arguments *a, int k, int status) {
   const int64_t problem = s->problem[k];
   if (!is_polished(a, problem)) return 0;

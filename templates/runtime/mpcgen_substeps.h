@@ -10,9 +10,6 @@
 #ifndef MPCGEN_SUBSTEPS_H
 #define MPCGEN_SUBSTEPS_H
 
-#ifndef IMPLICIT
-#define IMPLICIT 0
-#endif
 #if IMPLICIT
 #include "mpcgen_implicit.h"
 #else
