@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 DEMO_EXAMPLES := pendulum cartpole obstacle
-EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor chain landing safe_cartpole building minimum_time cstr
+EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor chain landing safe_cartpole building minimum_time cstr arm
 
 .PHONY: demo measure bench gallery gradient-accuracy measure-torch paper test golden lint clean
 

@@ -21,7 +21,7 @@ from examples.gradients import compare_gradients, with_bound_parameters
 from mpcgen.baseline import Baseline
 
 ROOT = Path(__file__).resolve().parent.parent
-SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain", "cstr")
+SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain", "cstr", "arm")
 CONSTRAINED = ("obstacle", "landing", "safe_cartpole", "building", "minimum_time")
 
 

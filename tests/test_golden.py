@@ -10,7 +10,7 @@ from mpcgen.compiler import render_spec
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain")
-EXAMPLES += ("obstacle", "landing", "safe_cartpole", "building", "minimum_time", "cstr")
+EXAMPLES += ("obstacle", "landing", "safe_cartpole", "building", "minimum_time", "cstr", "arm")
 UPDATE = "if the change is meant, run `make golden` and commit generated/"
 MOST_LINES_SHOWN = 40
 
