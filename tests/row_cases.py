@@ -131,7 +131,9 @@ class Witness:
 
     def __init__(self, spec):
         functions = Functions(spec)
+        self.functions = functions
         self.x, self.u, self.theta = functions._x, functions._u, functions._theta
+        self.unknowns = ca.SX(0, 1) if functions._implicit is None else functions._implicit.unknowns
         self.tau, self.f = functions._tau, functions._next
         self.cost, self.terminal_cost = functions._stage, functions._terminal
         translate = Translator(functions._symbols())
@@ -148,8 +150,9 @@ class Witness:
 
     def at(self, point, *expressions):
         """Values at (x, u, theta), as flat arrays."""
-        function = ca.Function("value", [self.x, self.u, self.theta], [ca.densify(e) for e in expressions])
-        values = function.call([ca.DM(part) for part in point])
+        inputs = [self.x, self.u, self.theta, self.unknowns]
+        function = ca.Function("value", inputs, [ca.densify(e) for e in expressions])
+        values = function.call([*map(ca.DM, point), self.functions.unknowns(*point)])
         return [np.asarray(value) for value in values]
 
 

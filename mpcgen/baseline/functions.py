@@ -1,15 +1,17 @@
 """CasADi functions of one stage: the model, the costs, the bounds, and CasADi's derivatives of them."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import casadi as ca
 import numpy as np
 
+from mpcgen.baseline.collocation import Collocation, ImplicitSteps
 from mpcgen.baseline.parameters import Array, parameter_size
 from mpcgen.baseline.rows import Rows
 from mpcgen.baseline.translate import Translator, discretise
 from mpcgen.problem.running import running_costs
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import IMPLICIT, Spec
 
 
 class Functions:
@@ -28,8 +30,9 @@ class Functions:
         self._theta, self._lam = ca.SX.sym("theta", self.n_theta), ca.SX.sym("lam", self.n)
         self._tau = ca.vertcat(self._x, self._u)
         translate = Translator(self._symbols())
-        self._next = self._dynamics(translate)
-        self._stage = translate(spec.stage_cost)
+        self._implicit: ImplicitSteps | None = None
+        self._end, self._ending = self._integrated(translate)
+        self._next, self._stage = self._ending(self._end, self._x, self._u, self._theta)
         self._terminal = translate(spec.terminal_cost)
         self._lower = translate.vector([control.lower for control in spec.controls])
         self._upper = translate.vector([control.upper for control in spec.controls])
@@ -42,27 +45,66 @@ class Functions:
         names += [symbol for parameter in self.spec.parameters for symbol in parameter.symbols]
         return dict(zip(names, ca.vertsplit(ca.vertcat(self._tau, self._theta)), strict=True))
 
-    def _dynamics(self, translate: Translator) -> ca.SX:
+    def _integrated(self, translate: Translator) -> tuple[ca.SX, ca.Function]:
+        """Where the integration ends, and (end, x, u, theta) -> next state and stage cost."""
         dynamics = self.spec.dynamics
+        symbols = self._x, self._u, self._theta
         rows = translate.vector(dynamics.expressions)
-        if dynamics.scheme == "discrete":
-            return rows
         running = running_costs(self.spec.stage_cost)
         flags = dynamics.is_discrete
+        end = ca.SX.sym("end", self.n + len(running))
+        for i, node in enumerate(running):
+            translate.know(node, end[self.n + i])
+        following = ca.vertcat(*(rows[i] if flag else end[i] for i, flag in enumerate(flags)))
+        if dynamics.scheme == "discrete":
+            following = rows
+        cost = translate(self.spec.stage_cost)
+        ending = ca.Function("ending", [end, *symbols], [following, cost])
+        start = ca.vertcat(self._x, ca.DM.zeros(len(running)))
+        if dynamics.scheme == "discrete":
+            return start, ending
         held = [0 if flag else rows[i] for i, flag in enumerate(flags)]
         rates = ca.vertcat(*held, translate.vector([node.args[0] for node in running]))
         sums = ca.SX.sym("sums", len(running))
         rate = ca.Function("rate", [ca.vertcat(self._x, sums), self._u, self._theta], [rates])
-        start = ca.vertcat(self._x, ca.DM.zeros(len(running)))
-        dt = translate(dynamics.dt)
-        algebraic = [i for i, flag in enumerate(dynamics.is_algebraic) if flag]
-        end = discretise(rate, dynamics.scheme, start, self._u, self._theta, dt, dynamics.substeps, algebraic)
-        for i, node in enumerate(running):
-            translate.know(node, end[self.n + i])
-        return ca.vertcat(*(rows[i] if flag else end[i] for i, flag in enumerate(flags)))
+        dt, substeps = translate(dynamics.dt), dynamics.substeps
+        if dynamics.scheme in IMPLICIT:
+            algebraic = [i for i, flag in enumerate(dynamics.is_algebraic) if flag]
+            step = Collocation(rate, dynamics.scheme, algebraic)
+            self._implicit = ImplicitSteps(step, substeps, start, dt / substeps, symbols)
+            return self._implicit.exact_end, ending
+        return discretise(rate, dynamics.scheme, start, self._u, self._theta, dt, substeps), ending
 
-    def _stage_function(self, name: str, *results: ca.SX) -> ca.Function:
-        return ca.Function(name, [self._x, self._u, self._theta], list(results))
+    @cached_property
+    def unknowns(self) -> ca.Function:
+        """(x, u, theta) -> what an implicit scheme solves for in a stage, (k, 1); of others (0, 1)."""
+        if self._implicit is not None:
+            return self._implicit.solution
+        return ca.Function("unknowns", [self._x, self._u, self._theta], [ca.SX(0, 1)])
+
+    @cached_property
+    def lifted(self) -> ca.Function:
+        """(x, u, theta, unknowns) -> next state, stage cost, what is zero (k, 1), for a program that has unknowns."""
+        end, unknowns, residual = self._end, ca.SX(0, 1), ca.SX(0, 1)
+        if self._implicit is not None:
+            end, unknowns, residual = (
+                self._implicit.end,
+                self._implicit.unknowns,
+                self._implicit.residual,
+            )
+        following, cost = self._ending(end, self._x, self._u, self._theta)
+        arguments = [self._x, self._u, self._theta, unknowns]
+        return ca.Function("lifted", arguments, [following, cost, residual])
+
+    def _stage_function(self, name: str, *results: ca.SX, more: Sequence[ca.SX] = ()) -> ca.Function:
+        """(x, u, theta, *more) -> results, at the solution of an implicit scheme."""
+        arguments = [self._x, self._u, self._theta]
+        if self._implicit is None:
+            return ca.Function(name, [*arguments, *more], list(results))
+        inner = ca.Function(name, [*arguments, self._implicit.unknowns, *more], list(results))
+        given = [ca.MX.sym(f"given_{i}", symbol.sparsity()) for i, symbol in enumerate((*arguments, *more))]
+        x, u, theta, *rest = given
+        return ca.Function(name, given, inner.call([x, u, theta, self.unknowns(x, u, theta), *rest]))
 
     @property
     def _lagrangian(self) -> ca.SX:
@@ -122,15 +164,14 @@ class Functions:
     @cached_property
     def lagrangian_hessian(self) -> ca.Function:
         """(x, u, theta, lam) -> (n+m, n+m) Hessian of stage cost + lam . f."""
-        arguments = [self._x, self._u, self._theta, self._lam]
-        return ca.Function("lagrangian_hessian", arguments, [ca.hessian(self._lagrangian, self._tau)[0]])
+        hessian = ca.hessian(self._lagrangian, self._tau)[0]
+        return self._stage_function("lagrangian_hessian", hessian, more=[self._lam])
 
     @cached_property
     def lagrangian_D_tau_theta(self) -> ca.Function:  # noqa: N802
         """(x, u, theta, lam) -> (n+m, n_theta) mixed second derivative of stage cost + lam . f."""
-        arguments = [self._x, self._u, self._theta, self._lam]
         mixed = ca.jacobian(ca.gradient(self._lagrangian, self._tau), self._theta)
-        return ca.Function("lagrangian_D_tau_theta", arguments, [mixed])
+        return self._stage_function("lagrangian_D_tau_theta", mixed, more=[self._lam])
 
     @cached_property
     def terminal_cost_D_x(self) -> ca.Function:  # noqa: N802

@@ -1,8 +1,9 @@
 """The optimal control problem as one nonlinear program: direct multiple shooting, in the order that fatrop wants.
 
-Variables run x_0, v_0, x_1, v_1, ..., x_N, v_N. v_t has the controls and, of each soft row of that stage, by how
-much it is below its lower and above its upper bound; v_N has these alone. Constraints run stage by stage, the defect
-x_{t+1} - f first; x_0 is an equality constraint of the first stage.
+Variables run x_0, v_0, x_1, v_1, ..., x_N, v_N. v_t has the controls, the unknowns of an implicit integrator and, of
+each soft row of that stage, by how much it is below its lower and above its upper bound; v_N has these last alone.
+Constraints run stage by stage, the defect x_{t+1} - f first; x_0 is an equality constraint of the first stage. An
+integrator's equations come next, the rows last.
 """
 
 from __future__ import annotations
@@ -52,9 +53,15 @@ class Program:
 
     @cached_property
     def widths(self) -> list[int]:
-        """Length of v_t: controls and two excesses of each soft row."""
-        m, N = self.functions.m, self.horizon
-        return [(m if t < N else 0) + 2 * int(self._soft(t).sum()) for t in range(N + 1)]
+        """Length of v_t: controls, unknowns of the integrator and two excesses of each soft row."""
+        N = self.horizon
+        own = self.functions.m + self._unknowns
+        return [(own if t < N else 0) + 2 * int(self._soft(t).sum()) for t in range(N + 1)]
+
+    @property
+    def _unknowns(self) -> int:
+        """How many numbers an implicit integrator solves for in a stage, by as many equations."""
+        return int(self.functions.unknowns.numel_out(0))
 
     @cached_property
     def problem(self) -> dict[str, Any]:
@@ -69,10 +76,14 @@ class Program:
         for t in range(N + 1):
             u = v[t][: functions.m] if t < N else ca.MX(functions.m, 1)
             if t < N:
-                cost += functions.stage_cost(x[t], u, theta[:, t])
-                constraints.append(x[t + 1] - functions.f(x[t], u, theta[:, t]))
+                unknowns = v[t][functions.m : functions.m + self._unknowns]
+                following, price, equations = functions.lifted(x[t], u, theta[:, t], unknowns)
+                cost += price
+                constraints.append(x[t + 1] - following)
             if t == 0:
                 constraints.append(x[0] - x_init)
+            if t < N and self._unknowns:
+                constraints.append(equations)
             if len(self.kept[t]):
                 values, price = self._relaxed(t, x[t], u, theta[:, t], v[t])
                 constraints.append(values)
@@ -105,14 +116,17 @@ class Program:
         n, N = self.functions.n, self.horizon
         equality: list[bool] = []
         for t in range(N + 1):
-            equality += [True] * ((n if t < N else 0) + (n if t == 0 else 0))
+            equality += [True] * ((n + self._unknowns if t < N else 0) + (n if t == 0 else 0))
             equality += self.rows(t).equality[self.kept[t]].tolist()
         return {
             "structure_detection": "manual",
             "N": N,
             "nx": [n] * (N + 1),
             "nu": self.widths,
-            "ng": [len(kept) + (n if t == 0 else 0) for t, kept in enumerate(self.kept)],
+            "ng": [
+                len(kept) + (n if t == 0 else 0) + (self._unknowns if t < N else 0)
+                for t, kept in enumerate(self.kept)
+            ],
             "equality": equality,
         }
 
@@ -130,26 +144,33 @@ class Program:
         constraints: list[tuple[Array, Array]] = []
         for t in range(N + 1):
             free, equal = np.full(n, np.inf), np.zeros(n)
+            unknown = np.full(self._unknowns, np.inf)
             excess = np.full(2 * int(self._soft(t).sum()), np.inf)
             variables.append((-free, free))
             if t < N:
-                variables.append((lower[t], upper[t]))
+                variables += [(lower[t], upper[t]), (-unknown, unknown)]
                 constraints.append((equal, equal))
             if t == 0:
                 constraints.append((equal, equal))
+            if t < N:
+                constraints.append((np.zeros(self._unknowns), np.zeros(self._unknowns)))
             variables.append((0 * np.ones_like(excess), excess))
             constraints.append((rows[t].lower[self.kept[t]], rows[t].upper[self.kept[t]]))
         lows, highs = (np.concatenate([pair[side] for pair in variables]) for side in (0, 1))
         from_, to = (np.concatenate([pair[side] for pair in constraints]) for side in (0, 1))
         return Bounds(lows, highs, from_, to)
 
-    def start(self, x: Array, u: Array) -> Array:
-        """All variables at a trajectory (N+1, n), (N, m), with no excess."""
+    def start(self, x: Array, u: Array, theta: Array) -> Array:
+        """All variables at a trajectory (N+1, n), (N, m) with theta (n_theta, N+1), with no excess."""
         parts = []
+        m = self.functions.m
         for t, width in enumerate(self.widths):
             v = np.zeros(width)
             if t < self.horizon:
-                v[: self.functions.m] = u[t]
+                v[:m] = u[t]
+                v[m : m + self._unknowns] = np.asarray(
+                    self.functions.unknowns(x[t], u[t], theta[:, t])
+                ).ravel()
             parts += [x[t], v]
         return np.concatenate(parts)
 
@@ -174,6 +195,8 @@ class Program:
             if t == 0:
                 costates[0] = -multipliers[at : at + n]
                 at += n
+            if t < N:
+                at += self._unknowns
             own = np.zeros(self.rows(t).count)
             own[self.kept[t]] = multipliers[at : at + len(self.kept[t])]
             at += len(self.kept[t])

@@ -132,7 +132,7 @@ class Baseline:
             bounds = _tightened(bounds)
         began = time.perf_counter()
         result = self._solver(
-            x0=self.program.start(x, u),
+            x0=self.program.start(x, u, theta),
             p=np.concatenate([start, theta.ravel(order="F")]),
             lbx=bounds.lower_variables,
             ubx=bounds.upper_variables,

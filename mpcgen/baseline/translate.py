@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import casadi as ca
-import numpy as np
 import sympy as sp
 
+from mpcgen.baseline.collocation import SCHEMES, Collocation
 from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.problem.functions import MEANINGS, arguments
 from mpcgen.problem.imported import Call, Imported
@@ -137,12 +137,6 @@ def _leaf(node: sp.Basic) -> ca.SX:
     )
 
 
-_COLLOCATION = {"radau3": (2, "radau"), "radau5": (3, "radau"), "implicit_midpoint": (1, "legendre")}
-"""Implicit schemes as collocation: how many points in a step, and which."""
-_NEWTON_STEPS = 12
-"""Steps that are written out; by the last two derivatives are exact."""
-
-
 def discretise(
     rate: ca.Function,
     scheme: str,
@@ -160,13 +154,13 @@ def discretise(
     """
     steps = {"euler": _euler, "midpoint": _midpoint, "rk4": _rk4}
     h = dt / substeps
-    if scheme in _COLLOCATION:
-        step = _collocation(rate, *_COLLOCATION[scheme], (u, theta), algebraic)
+    if scheme in SCHEMES:
+        step = Collocation(rate, scheme, algebraic)
         for _ in range(substeps):
-            x = step(x, u, theta, h)
+            x = step.end(step.solved(x, u, theta, h), x)
         return x
     if scheme not in steps:
-        known = ", ".join((*steps, *_COLLOCATION))
+        known = ", ".join((*steps, *SCHEMES))
         raise SpecError(f"unknown integration scheme {scheme!r}; expected one of {known}")
     for _ in range(substeps):
         x = steps[scheme](lambda state: rate(state, u, theta), x, h)
@@ -187,29 +181,3 @@ def _rk4(rate: Callable[[ca.SX], ca.SX], x: ca.SX, h: ca.SX) -> ca.SX:
     k3 = rate(x + h / 2 * k2)
     k4 = rate(x + h * k3)
     return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-
-
-def _collocation(
-    rate: ca.Function, degree: int, points: str, held: tuple[ca.SX, ca.SX], algebraic: Sequence[int]
-) -> ca.Function:
-    """(x, u, theta, h) -> the end of a step, by Newton's method on a polynomial's values at the points."""
-    coefficients = ca.collocation_coeff(ca.collocation_points(degree, points))
-    slopes, ends = np.asarray(coefficients[0]), np.asarray(coefficients[1]).ravel()
-    n = rate.numel_out(0)
-    x, h = ca.SX.sym("x", n), ca.SX.sym("h")
-    values = ca.SX.sym("values", n, degree)
-    path = ca.horzcat(x, values)
-    columns = []
-    for j in range(degree):
-        right = rate(values[:, j], *held)
-        left = path @ slopes[:, j]
-        rows = (right[i] if i in algebraic else left[i] - h * right[i] for i in range(n))
-        columns.append(ca.vertcat(*rows))
-    residual, unknowns = ca.vertcat(*columns), ca.vec(values)
-    change = ca.solve(ca.jacobian(residual, unknowns), residual)
-    newton = ca.Function("newton", [unknowns, x, *held, h], [unknowns - change])
-    found = ca.repmat(x, degree, 1)
-    for _ in range(_NEWTON_STEPS):
-        found = newton(found, x, *held, h)
-    end = ca.horzcat(x, ca.reshape(found, n, degree)) @ ends
-    return ca.Function("step", [x, *held, h], [end])
