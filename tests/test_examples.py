@@ -238,6 +238,25 @@ def test_constrained_examples_are_solved_from_random_starts_as_ipopt_solves_them
     assert same >= 2  # the others end in another minimum
 
 
+def test_a_landing_that_no_thrust_can_save_ends_with_the_least_violation_found():
+    """The glide slope's margin is concave, so its linearisation at the start bounds it, under all of the thrust too."""
+    module = importlib.import_module("examples.landing")
+    x0 = module.initial_states(64)[38:39]
+    east, north, height, *rates, mass = x0[0].tolist()
+    across = math.sqrt(east**2 + north**2 + 1)
+    slope = np.array([-0.8 * east / across, -0.8 * north / across, 1])
+    margin, rate, t = height - 0.8 * across + module.TIP, slope @ rates, 5.5
+    lightest = mass - 14 * t / 2200  # t, of the mass, with all of the thrust for as long
+    strongest = np.linalg.norm(slope) * 14 / lightest - 3.71 * slope[2]
+    assert margin + rate * t + strongest * t**2 / 2 < 0
+    mpc = mpcgen.compile(module.problem, dtypes=("float64",)).MPC(max_iterations=600, on_unconverged="ignore")
+    solution = mpc(x0.expand(2, 7))
+    assert (solution.status == mpcgen.Status.INFEASIBLE).all()
+    assert (solution.violation < 2).all()  # kN: some attempts end at 10,000 times that
+    largest = torch.stack([rows.violation.amax() for rows in solution.rows.values()]).amax()
+    assert solution.violation.amax().item() == pytest.approx(largest.item(), rel=1e-9)
+
+
 def test_the_least_time_is_that_of_full_power_and_full_brake():
     module = importlib.import_module("examples.minimum_time")
     mpc = mpcgen.compile(module.problem, dtypes=("float64",)).MPC(on_unconverged="raise")

@@ -133,15 +133,19 @@ def limited_arm():
     return compiled(problem), (2 * draws - 1) * torch.tensor([1.5, 0.5])
 
 
-def test_gradients_beside_other_constraints_depend_on_no_unit():
+def test_gradients_and_active_sets_beside_other_constraints_depend_on_no_unit():
     module, starts = limited_arm()
-    gradients, at_bounds = [], []
+    gradients, at_bounds, actives = [], [], []
     for a, s in [(1.0, 1.0), (1e6, 1.0), (1e-6, 1.0), (1.0, 1e6), (1.0, 1e-6), (1e4, 1e-4)]:
         x0 = starts.clone().requires_grad_()
         sol = module.MPC(on_unconverged="raise")(x0, a=a, s=s)
         (gradient,) = torch.autograd.grad((sol.u / a).sum(), x0)
         gradients.append(gradient)
         at_bounds.append((sol.u.abs() / a > 1 - 1e-6).any(dim=(1, 2)))
+        actives.append(torch.cat([sol.active, sol.rows["speed"].active], 2))
+    for active in actives[1:]:
+        assert torch.equal(active, actives[0])
+    assert actives[0].unique().tolist() == [-1, 0, 1]
     assert 4 < at_bounds[0].sum() < 36
     for gradient in gradients[1:]:
         torch.testing.assert_close(gradient, gradients[0], rtol=1e-5, atol=1e-5)

@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "a4204a3e2688724f333c339480cddae3cd0918f56e249ced6d802e126829d13f"),
+    library=load(__file__, "building", "42922890d1cb359be1201f5932a5e18917f4cd726d6112858b61d3a44be2069e"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -140,6 +140,7 @@ typedef struct {
   void *row_values;                  /* out: (batch, N+1, 2): rows, where their multipliers are in `duals` */
   void *row_lower;                   /* out: (batch, N+1, 2): their bounds */
   void *row_upper;                   /* out: (batch, N+1, 2) */
+  void *cost_unit;                   /* out: (batch): what multipliers are weighed against distances by */
   void *row_reserve;                 /* out: (batch, N+1, 2): what a row's price is above |dual|; inf: hard */
 } building_examine_arguments;
 

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "398060e900aef1ed5770ffe821d3790b4a055d5cf783772e0392047878866299"),
+    library=load(__file__, "landing", "d40c1d6aebe7b4615a06740efcb4f4775ef85414777e99951292d32197bdc887"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

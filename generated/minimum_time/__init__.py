@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "0927cbcb2cc34dca4b1ce0f318299bba33bf7eb6c0a90ef0547ad6b0254beebc"),
+    library=load(__file__, "minimum_time", "a218516571bf8b8791187518b1e5d7eecb63446b9856a398822fe2ad3939a28f"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "c97d57f7805ec88c5b4f43057c875cd3bf765d74a3589cf1d6cf44005fcfb676"),
+    library=load(__file__, "obstacle", "7f107a15aba32f136003e61fc31487919a8581d54db073ae1ee5192a8051549c"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -141,6 +141,7 @@ typedef struct {
   void *row_values;                  /* out: (batch, N+1, 8): rows, where their multipliers are in `duals` */
   void *row_lower;                   /* out: (batch, N+1, 8): their bounds */
   void *row_upper;                   /* out: (batch, N+1, 8) */
+  void *cost_unit;                   /* out: (batch): what multipliers are weighed against distances by */
 } obstacle_examine_arguments;
 
 /* Solve a batch. Return 0, 1 if memory was refused, or 2 if the call was interrupted. */

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "03e0b2d497245681a674f358afd6c11fdfa887bde2452324836a42c974e15093"),
+    library=load(__file__, "safe_cartpole", "e3fda89aecef4d6c0cfddbe64616e4f6949075cd5703427962823baed19ef3b7"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -22,6 +22,9 @@ from mpcgen.calls.options import Options
 from mpcgen.errors import MpcgenError
 from mpcgen.runtime.controller import Controller
 
+MOST_PRODUCT = 1e7
+"""No multiplier times the room it has left is more than one over so many units of the cost at a solution."""
+
 
 class ExaminationError(MpcgenError, ValueError):
     """A solution that cannot be examined any more, or never could."""
@@ -147,6 +150,9 @@ class Rows:
     A soft row is exceeded where it is active and not at its bound. reserve: by how much its multiplier falls short of
     the price of more excess, linear + quadratic e, which is 0 where it is exceeded by e; inf for hard rows. Its margin
     is the least of |dual| and reserve where it is at a bound, and the excess where it is exceeded.
+
+    unit: a hundredth of the sizes of the cost's terms, or 1e7 times the largest product of a multiplier and the room
+    that it leaves, by which distances are weighed against multipliers.
     """
 
     values: Tensor
@@ -156,6 +162,7 @@ class Rows:
     active: Tensor
     margins: Tensor
     reserve: Tensor
+    unit: Tensor
 
     @property
     def soft(self) -> Tensor:
@@ -170,18 +177,19 @@ class Rows:
     @property
     def exceeded(self) -> Tensor:
         """Which soft rows are exceeded, rather than held at their bound, (..., stages, rows)."""
-        return self.soft & (self.violation > self.reserve.clamp(min=0))
+        return self.soft & (self.unit * self.violation > self.reserve.clamp(min=0))
 
     def select(self, stages: range, columns: slice) -> Rows:
         """Those of some stages and columns."""
         return Rows(*(getattr(self, f.name)[..., stages.start : stages.stop, columns] for f in fields(self)))
 
 
-def rows_of(values: Tensor, lower: Tensor, upper: Tensor, dual: Tensor, reserve: Tensor) -> Rows:
-    """What the rows' bounds do, by the same rule as those of controls: active where value + dual is not inside."""
-    target = values + dual
-    high = (target >= upper) & (dual >= 0)
-    low = (target <= lower) & (dual <= 0) & ~high
+def rows_of(
+    values: Tensor, lower: Tensor, upper: Tensor, dual: Tensor, reserve: Tensor, unit: Tensor
+) -> Rows:
+    """What the rows' bounds do: active where the distance, times the cost's unit, is at most the multiplier."""
+    high = (unit * (upper - values) <= dual) & (dual >= 0)
+    low = (unit * (values - lower) <= -dual) & (dual <= 0) & ~high
     active = high.to(torch.int8) - low.to(torch.int8)
     distance = torch.minimum(values - lower, upper - values)
     hard = torch.where(low | high, dual.abs(), distance).masked_fill(lower == upper, torch.inf)
@@ -189,7 +197,7 @@ def rows_of(values: Tensor, lower: Tensor, upper: Tensor, dual: Tensor, reserve:
     # meet, and to the one at its whole price
     corner = torch.minimum(dual.abs().masked_fill(lower == upper, torch.inf), reserve.abs())
     margins = torch.where(reserve.isfinite(), distance.abs() + corner, hard)
-    return Rows(values, lower, upper, dual, active, margins, reserve)
+    return Rows(values, lower, upper, dual, active, margins, reserve, unit.expand_as(values))
 
 
 def _near_a_bound(u: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -197,6 +205,25 @@ def _near_a_bound(u: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     room = upper - lower
     size = torch.where(room.isfinite(), room, u.abs())
     return math.sqrt(torch.finfo(u.dtype).eps) * size
+
+
+def _unit(unit: Tensor, *held: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    """The cost's unit, (..., 1, 1), or where the cost is next to nothing what the solver has left of it.
+
+    held: values, lower and upper bounds and multipliers, (..., stages, entries) each.
+    """
+    for values, lower, upper, dual in held:
+        room = torch.where(dual > 0, upper - values, values - lower).clamp(min=0)
+        product = torch.where((dual != 0) & room.isfinite(), dual.abs() * room, 0.0)
+        if product.shape[-1]:
+            unit = torch.maximum(unit, MOST_PRODUCT * product.amax((-2, -1), keepdim=True))
+    return unit
+
+
+def _curvature(unit: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """By what a control's distance from a bound is weighed against dL/du beside rows, as its gradients are."""
+    half = (upper - lower) / 2
+    return torch.where(half.isfinite() & (half > 0), unit / half**2, 1)
 
 
 def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor | None = None) -> Examination:
@@ -209,11 +236,18 @@ def examine(origin: Origin, x: Tensor, u: Tensor, status: Tensor, duals: Tensor 
     flat = (t.reshape(shape.numel(), *t.shape[len(shape) :]) for t in (x, u, status, duals))
     found = examine_flat(origin.key, *flat, parameters)
     multipliers, lower, upper = (t.reshape(u.shape) for t in found[:3])
-    values, row_lower, row_upper, reserve = (t.reshape(duals.shape) for t in found[3:])
-    rows = rows_of(values, row_lower, row_upper, duals, reserve)
-    near = torch.full_like(u, torch.inf) if duals.shape[-1] else _near_a_bound(u, lower, upper)
-    low = (u - lower <= torch.minimum(multipliers, near)) & (multipliers >= 0)
-    high = (upper - u <= torch.minimum(-multipliers, near)) & (multipliers <= 0) & ~low
+    values, row_lower, row_upper, reserve = (t.reshape(duals.shape) for t in found[3:7])
+    unit = _unit(
+        found[7].reshape(*shape, 1, 1), (values, row_lower, row_upper, duals), (u, lower, upper, -multipliers)
+    )
+    rows = rows_of(values, row_lower, row_upper, duals, reserve, unit)
+    if duals.shape[-1]:
+        near = torch.full_like(u, torch.inf)
+        pull = multipliers / _curvature(unit, lower, upper)
+    else:
+        near, pull = _near_a_bound(u, lower, upper), multipliers
+    low = (u - lower <= torch.minimum(pull, near)) & (multipliers >= 0)
+    high = (upper - u <= torch.minimum(-pull, near)) & (multipliers <= 0) & ~low
     active = high.to(torch.int8) - low.to(torch.int8)
     distance = torch.minimum(u - lower, upper - u)
     margins = torch.where(low | high, multipliers.abs(), distance).masked_fill(lower == upper, torch.inf)
@@ -229,7 +263,9 @@ def _examine(
 def _fake_examine(
     controller: str, x: Tensor, u: Tensor, status: Tensor, duals: Tensor, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    return tuple(like.new_empty(like.shape) for like in (u, u, u, duals, duals, duals, duals))
+    return tuple(
+        like.new_empty(like.shape) for like in (u, u, u, duals, duals, duals, duals, status.to(u.dtype))
+    )
 
 
 def _vmap_examine(
@@ -245,17 +281,17 @@ def _vmap_examine(
     size, batch = info.batch_size, batch_of(u, in_dims[2])
     solution = (own(t, d, size, batch) for t, d in zip((x, u, status, duals), in_dims[1:5], strict=True))
     folded = fold_each(parameters, in_dims[5], size, batch)
-    return tuple(unfold(t, size, batch) for t in examine_flat(controller, *solution, folded)), (0,) * 7
+    return tuple(unfold(t, size, batch) for t in examine_flat(controller, *solution, folded)), (0,) * 8
 
 
 examine_flat = library.define(
     "examine(str controller, Tensor x, Tensor u, Tensor status, Tensor duals, Tensor[] parameters) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _examine,
     _fake_examine,
     _vmap_examine,
 )
-"""Operator form of `kernels.examine`: dL/du, lower and upper bounds, (B, N, m) each."""
+"""Operator form of `kernels.examine`: dL/du, lower and upper bounds, (B, N, m) each, rows', the cost's unit."""
 
 
 @dataclass(frozen=True)

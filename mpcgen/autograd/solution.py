@@ -211,7 +211,8 @@ class Solution(_Asked, Outputs):
         """Active set, int8 (..., N, m): -1 at the lower bound, +1 at the upper bound, 0 free.
 
         A bound is active where u lies on it, or within rounding of it and u - dL/du not strictly inside it. With other
-        constraints u - dL/du decides alone, as the interior point keeps away from bounds.
+        constraints, where the interior point keeps away from bounds, the distance as a share of half of the range,
+        times a hundredth of the sizes of the cost's terms, must be at most dL/du times half of the range.
         """
         return self._examination().active
 

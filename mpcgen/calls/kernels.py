@@ -271,7 +271,8 @@ def examine(
 ) -> Tensors:
     """dL/du, lower and upper bounds, (B, N, m) each, and of rows values, bounds and reserve, like duals (B, N+1, rows).
 
-    The reserve is what a soft row's price is above its multiplier, and inf where no row is soft. NaN for problems
+    Then the cost's unit, (B,), by which multipliers are weighed against distances, 1 where there are no rows. The
+    reserve is what a soft row's price is above its multiplier, and inf where no row is soft. NaN for problems
     without a trajectory; rows are empty where there are no constraints.
     """
     x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
@@ -279,6 +280,7 @@ def examine(
     like = u.new_empty(len(u), 0, 0) if duals is None else duals
     soft = any(constraint.soft for constraint in controller.constraints)
     rows = tuple(torch.full_like(like, float("nan")) for _ in range(4 if soft else 3))
+    unit = u.new_ones(len(u))
     device = device_of(controller, x)
     wanted = usable(status, Options(unconverged_gradient="keep"))
     duals = _dense_duals(duals)
@@ -299,8 +301,10 @@ def examine(
     if duals is not None:
         names = ("row_values", "row_lower", "row_upper", "row_reserve")
         fields |= {name: _pointer(device, out) for name, out in zip(names, rows, strict=False)}
+        fields["cost_unit"] = _pointer(device, unit)
     _run(device, "examine", "examine", x, fields)
-    return (*outputs, *rows) if soft else (*outputs, *rows, torch.full_like(like, float("inf")))
+    reserve = rows[3:] if soft else (torch.full_like(like, float("inf")),)
+    return *outputs, *rows[:3], *reserve, unit
 
 
 def _poison(tensors: Tensors, where: Tensor) -> None:

@@ -61,6 +61,10 @@ FUNCTION void store_examined_rows(const sensitivity_state *s, const examine_argu
 
 /* Values and bounds of all rows of one vector of problems; those of states at stage 0, too, where they need not hold. */
 FUNCTION void examine_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first) {
+  TEAM_LEADER {
+    for (int k = 0; k < LANES && first + k < a->batch; k++)
+      if (lane_test(&s->usable, k)) ((scalar *)a->cost_unit)[first + k] = lane_get(&s->cost_unit, k);
+  }
   TEAM_FOR(t, s->horizon + 1) store_examined_rows(s, a, first, t);
 }
 #endif

@@ -130,6 +130,7 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   TEAM_LEADER {
     s->problem[k] = problem;
     lane_mark(&s->lanes.busy, k, good);
+    lane_set(&s->lanes.least_violation, k, (scalar)INFINITY);
     lane_recount(&s->lanes.iterations, k, is_later_run(a) ? a->iterations[problem] : 0);
   }
   team_meet();
@@ -244,10 +245,8 @@ RARE void withhold(const solve_arguments *a, size_t problem, int horizon) {
 #endif
 }
 
-/* Writes a lane's result, which leaves the lane idle. */
-RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
-  if (leave_rollout(s, a, k, status)) return;
-  if (status == DIVERGED) status = how_broken(s, k);
+/* Writes what a lane has. */
+RARE void store_iterate(const barrier_state *s, const solve_arguments *a, int k) {
   const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
   scalar *states = (scalar *)a->states + problem * (n + 1) * NX;
   for (size_t t = 0; t <= n; t++) store_row(states + t * NX, s->path + t * PAIR, k, NX);
@@ -257,10 +256,21 @@ RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int 
 #if CONSTRAINED
   TEAM_LEADER store_duals(s, a, k, problem);
 #endif
-  team_meet(); /* all have read which problem it is */
   TEAM_LEADER {
     ((scalar *)a->cost)[problem] = lane_get(&s->point.cost, k);
     ((scalar *)a->residual)[problem] = lane_get(&s->residual, k);
+  }
+}
+
+/* Writes a lane's result, which leaves the lane idle. One without a feasible point is that of the attempt that came nearest. */
+RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
+  if (leave_rollout(s, a, k, status)) return;
+  if (status == DIVERGED) status = how_broken(s, k);
+  const size_t problem = (size_t)s->problem[k];
+  const int nearer = lane_get(&s->point.violation, k) < lane_get(&s->lanes.least_violation, k);
+  if (nearer || status != INFEASIBLE) store_iterate(s, a, k);
+  team_meet(); /* all have read which problem it is */
+  TEAM_LEADER {
     const int iterations = lane_count(&s->lanes.iterations, k);
     if (has_no_value(status)) withhold(a, problem, s->horizon);
     a->status[problem] = left_to_polish(a, status, iterations);
@@ -297,6 +307,17 @@ FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
   return lane_any(s->lanes.busy);
 }
 
+/* Keeps what an attempt that found no feasible point ends with, unless one before came nearer. */
+RARE void keep_nearest(barrier_state *s, const solve_arguments *a, int k) {
+  const scalar violation = lane_get(&s->point.violation, k);
+  const int nearer = lane_test(&s->lanes.unrestorable, k) && violation < lane_get(&s->lanes.least_violation, k);
+  if (nearer) store_iterate(s, a, k);
+  team_meet(); /* all have read what came nearest */
+  TEAM_LEADER {
+    if (nearer) lane_set(&s->lanes.least_violation, k, violation);
+  }
+}
+
 /* Lanes that have made no end of it for long begin anew, and those that found no feasible point where one may be
  * elsewhere; one that began at a solution after fewer passes than others, as if there were none. */
 FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
@@ -309,6 +330,7 @@ FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
     const int late =
         lane_test(&s->lanes.busy, k) && !last && attempt <= MOST_ATTEMPTS && (lost || passes >= patience);
     team_meet(); /* all have read how often it began */
+    if (CONSTRAINED && late) keep_nearest(s, a, k);
     if (late) begin_attempt(s, a, k, s->problem[k], attempt);
   }
   team_meet();

@@ -42,6 +42,7 @@ typedef struct {
   real best_gap, best_error; /* since the last change of the barrier or of shift_first */
   counts stale;        /* passes in which neither has fallen */
   real violation_at_start, violation_at_entry; /* of the attempt, and of restoration */
+  real least_violation; /* of the attempts that found no feasible point: the results have that one's */
   counts restorations, restoring_failures;
   real moved;          /* size of the last step, or 0 where there was none; */
   real linear_dual;    /* and what it should have left of the dual residual */
