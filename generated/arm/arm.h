@@ -157,6 +157,7 @@ typedef struct {
   void *row_values;                  /* out: (batch, N+1, 18): rows, where their multipliers are in `duals` */
   void *row_lower;                   /* out: (batch, N+1, 18): their bounds */
   void *row_upper;                   /* out: (batch, N+1, 18) */
+  void *cost_unit;                   /* out: (batch): what multipliers are weighed against distances by */
 } arm_examine_arguments;
 
 /* Solve a batch. Return 0, 1 if memory was refused, or 2 if the call was interrupted. */
