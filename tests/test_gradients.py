@@ -259,8 +259,9 @@ def papers_gradient(case: Example, done: Differentiated, b: int, held: np.ndarra
 def test_the_papers_gradient_is_the_one_without_the_curvature_of_the_dynamics(name):
     case, count = example(name), {"pendulum": 16, "cartpole": 6, "car": 4}[name]
     x0, values = case.starts(count, 0), leaves(case, count, {})
-    done = differentiate(case.mpc(gradient="gauss_newton"), x0, values, cost=False)
-    exact = differentiate(case.mpc(), x0, values, cost=False)
+    # the costates of the solver and those under a policy are one at the solution only
+    done = differentiate(case.mpc(gradient="gauss_newton", tol=1e-10), x0, values, cost=False)
+    exact = differentiate(case.mpc(tol=1e-10), x0, values, cost=False)
     differences = []
     for b in range(count):
         expected = papers_gradient(case, done, b, witness(case, exact, b).active != 0)

@@ -11,6 +11,7 @@ from mpcgen import Status
 from mpcgen.autograd import library
 from mpcgen.autograd.restarts import _shares
 from tests.controllers import compiled
+from tests.test_unstable import falling, fast_pendulum
 
 # what torch itself does when it is first asked for forward mode
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
@@ -32,23 +33,6 @@ def wells_problem():
 @functools.cache
 def wells():
     return compiled(wells_problem())
-
-
-@functools.cache
-def fast_pendulum():
-    """From upright it falls e times as far in 0.16 s, so that controls alone do not hold 6 s of a trajectory."""
-    problem = mpcgen.Problem("fast_pendulum", horizon=60)
-    angle, rate = problem.states("angle rate")
-    (torque,) = problem.controls("torque", lower=-6, upper=6)
-    problem.dynamics = mpcgen.rk4(problem, [rate, 40 * sp.sin(angle) + 8 * torque], dt=0.1)
-    problem.stage_cost = 5 * (1 - sp.cos(angle)) + rate**2 / 10 + torque**2 / 100
-    problem.terminal_cost = 50 * (1 - sp.cos(angle)) + rate**2
-    return compiled(problem)
-
-
-def falling():
-    angles = torch.linspace(-3.1, 3.1, 24, dtype=torch.float64)[[1, 3, 4, 19, 22]]
-    return torch.stack([angles, torch.zeros_like(angles)], -1)
 
 
 def batch(count=6):

@@ -5,6 +5,11 @@
  * paper leaves out). Its linear terms are the loss's cotangents in reverse mode (mpcgen_gradient.h), and the change
  * of the KKT conditions along a change of the parameters in forward mode (mpcgen_tangent.h).
  *
+ * The costates are those under the sweep's policy, lambda_t = dL/dx + K' dL/du with dL/du of the controls that are free.
+ * At the solution that is zero, but found without the policy, the costates of an unstable system magnify rounding as its
+ * states do, by any factor over many stages, until free controls seem to push. What the policy's part leaves of dL/dx is
+ * a linear term, so that at any point the differentials are those without it.
+ *
  * With smoothing mu > 0 the bounds act through a log-barrier instead: each bound with slack s and multiplier z,
  * moved to s z = mu, adds its stiffness z / s to Quu, and no control is held. */
 #ifndef MPCGEN_SENSITIVITY_H
@@ -33,7 +38,8 @@ INLINE real curvature_of(const sensitivity_state *s, real own, real range) {
 #endif
 }
 
-/* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. */
+/* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. Leaves what of
+ * dL/du no bound answers for. */
 FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, const real *quu, mask *is_free) {
   real lower[NU], upper[NU];
   stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
@@ -43,8 +49,10 @@ FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u
     const mask low = holds(u - lower[i], g, curvature);
     const mask high = lane_and(holds(upper[i] - u, -g, curvature), lane_not(low));
     s->multiplier[t * NU + i] = g;
+    s->rest[t * NU + i] = lane_select(lane_or(low, high), ALL(0), g);
     if (s->barrier) {
       const real below = u - lower[i], above = upper[i] - u;
+      s->rest[t * NU + i] = g - s->smoothing / below + s->smoothing / above;
       s->at_lower[t * NU + i] = s->smoothing / below / below;
       s->at_upper[t * NU + i] = s->smoothing / above / above;
       is_free[i] = lane_all();
@@ -120,6 +128,9 @@ FUNCTION void change_bounds(sensitivity_state *s, int t, parameter_change *chang
   }
 }
 
+/* Whether dL/du of free controls counts: as a linear term in reverse mode, in the change of the cost in forward mode. */
+INLINE int rest_counts(const sensitivity_state *s) { return s->barrier || !(s->smoothing > 0); }
+
 /* The policy of a stage for the differentials under the model q: fixes what holds a control, solves for the rest. */
 FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *change, stage_model *q,
                                  control_problem *p) {
@@ -142,7 +153,7 @@ FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *
      * sought, to second order, and not that of the one found. Beside a barrier it is the barrier's force. */
     const real rest = lane_select(p->is_free[i], s->loss_cost * q->gradient_u[i], ALL(0));
     /* In reverse mode what an earlier sweep has added is still there. */
-    if ((s->barrier || !(s->smoothing > 0)) && (change || s->sweep == 0)) s->linear_u[k * NU + i] += rest;
+    if (rest_counts(s) && (change || s->sweep == 0)) s->linear_u[k * NU + i] += rest;
     p->qu[i] = s->linear_u[k * NU + i] + q->offset_u[i];
     pushed[i] += p->qu[i];
   }
@@ -171,6 +182,7 @@ FUNCTION void drop_singular(sensitivity_state *s) {
     s->step[i] = lane_select(s->regular, s->step[i], ALL(0));
     s->linear_u[i] = lane_select(s->regular, s->linear_u[i], ALL(0));
   }
+  TEAM_FOR(i, n * NX) s->slope[i] = lane_select(s->regular, s->slope[i], ALL(0));
   TEAM_FOR(i, n * NPATH + NEND) s->d_dual[i] = lane_select(s->regular, s->d_dual[i], ALL(0));
   TEAM_FOR(i, SOFT_REALS) s->row_moved[i] = lane_select(s->regular, s->row_moved[i], ALL(0));
   TEAM_FOR(i, BOUND_DUALS * n) s->bound_push[i] = lane_select(s->regular, s->bound_push[i], ALL(0));
@@ -189,6 +201,18 @@ INLINE void note_not_finite(sensitivity_state *s, in_reals found, size_t count) 
 INLINE int what_is_lost(const sensitivity_state *s, int k) {
   if (!lane_test(&s->usable, k) || lane_test(&s->regular, k)) return 0;
   return lane_test(&s->given, k) ? !lane_test(&s->envelope, k) : 2;
+}
+
+/* Adds to entry i of the costate at stage t what the policy adds, and makes a linear term of what that leaves of dL/dx. That
+ * of a singular sweep is none, and of a problem of which the cost's gradient alone is wanted, that at these controls. */
+INLINE void follow_costate(sensitivity_state *s, int t, int i, value_model *value) {
+  real sum = ALL(0);
+  for (int a = 0; a < NU; a++) sum += s->gain[(t * NU + a) * NX + i] * s->rest[t * NU + a];
+  const mask follows = lane_and(lane_and(s->regular, lane_not(s->envelope)), lane_finite(sum));
+  sum = lane_select(follows, sum, ALL(0));
+  s->slope[t * NX + i] = -sum;
+  value->costate[i] += sum;
+  if (rest_counts(s)) value->offset[i] -= s->loss_cost * sum;
 }
 
 typedef struct {
@@ -226,6 +250,7 @@ INLINE void differential_policy(differential_state *d, int t, stage_model *q, co
 INLINE void differential_value(differential_state *d, int t, const stage_model *q, const control_problem *p,
                                value_model *value) {
   follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, value);
+  for (int i = 0; i < NX; i++) follow_costate(d->s, t, i, value);
 }
 
 #define SWEEP(part) differential_##part

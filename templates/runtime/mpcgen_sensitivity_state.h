@@ -24,6 +24,8 @@ enum { BOUND_DUALS = CONSTRAINED ? NU : 0, BOUND_MODEL = NX + NU + 1 };
   ARRAY(linear_u, n * NU)                                                                                 \
   ARRAY(held, n * NU)            /* value of d_u where a bound holds it; zero in reverse mode */          \
   ARRAY(multiplier, n * NU)      /* dL/du, nonzero where a bound is active */                             \
+  ARRAY(rest, n * NU)            /* its part that vanishes at the exact solution */                       \
+  ARRAY(slope, n * NX)           /* dL/dx that costates under a policy leave: -gain' rest */              \
   ARRAY(step, n * NU)            /* policy of the differentials, as gain is */                            \
   ARRAY(at_lower, n * NU)        /* one where the bound is active, else zero; smoothed: its stiffness */  \
   ARRAY(at_upper, n * NU)                                                                                 \

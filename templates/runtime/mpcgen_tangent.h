@@ -58,10 +58,12 @@ FUNCTION void load_change(tangent_state *f, const tangent_arguments *a, int k, i
   }
 }
 
-/* What the controls of a stage add to the change of the cost: dL/du of a free one, as in reverse mode. */
-INLINE real free_controls_cost(const sensitivity_state *s, int t, in_reals d_u) {
+/* What a stage adds to the change of the cost: dL/du of free controls, and what their policy leaves of dL/dx, as in reverse
+ * mode. */
+INLINE real stage_cost_change(const sensitivity_state *s, int t, in_reals d_x, in_reals d_u) {
   real sum = ALL(0);
-  if (s->smoothing > 0 && !s->barrier) return sum;
+  if (!rest_counts(s)) return sum;
+  for (int i = 0; i < NX; i++) sum += s->slope[t * NX + i] * d_x[i];
   for (int i = 0; i < NU; i++) {
     const real stiffness = s->barrier ? ALL(0) : s->at_lower[t * NU + i] + s->at_upper[t * NU + i];
     const mask held = lane_lt(ALL(0), stiffness);
@@ -86,7 +88,7 @@ FUNCTION void tangent_forward(tangent_state *f) {
 #if CONSTRAINED
     change_bound_duals(s, t, d_x, d_u, f->d_bounds);
 #endif
-    f->change.cost += free_controls_cost(s, t, d_u);
+    f->change.cost += stage_cost_change(s, t, d_x, d_u);
   }
 }
 

@@ -86,6 +86,12 @@ FUNCTION void team_costates(const team_path *p, const team_memory *m) {
   }
 }
 
+/* Both triangles of the value function's Hessian, as the products read it. */
+FUNCTION void team_square(const value_model *value, team_memory *m) {
+  TEAM_FOR(e, NX * NX) m->square[e] = value->hessian[SYMMETRIC(e / NX, e % NX)];
+  team_meet();
+}
+
 #if !CONSTRAINED
 /* Expands all stages, a lane each, and the last one. The Hessians are the cost's, and the models' gradients lack
  * F' lambda_{t+1}, which team_products adds; with a positive weight, the Lagrangian's of cost + weight lambda'f. These
@@ -99,8 +105,7 @@ FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_
                               value->costate);
   team_meet();
   TEAM_FOR(i, NX) p->costate[last * NX + i] = value->costate[i];
-  TEAM_FOR(e, NX * NX) m->square[e] = value->hessian[SYMMETRIC(e / NX, e % NX)];
-  team_meet();
+  team_square(value, m);
 #if !LINEAR_DYNAMICS
   if (weight > 0) {
     team_costates(p, m);

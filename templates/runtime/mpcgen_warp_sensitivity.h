@@ -32,12 +32,40 @@ FUNCTION void team_change_stages(sensitivity_state *s, parameter_change *change,
   team_meet();
 }
 
+/* How a sweep comes by the costates. Their policy is known in the sweep alone, and dynamics that magnify rounding need it:
+ * there the leader expands stage by stage. Others are expanded before, a lane a stage, with costates by the dynamics. */
+typedef enum {
+  FOUND_BEFORE,     /* the models' gradients are complete, or the change of the parameters needed them */
+  SUMMED_BY_SWEEP,  /* from models that need none: the gradients lack F' lambda */
+  FOLLOWED_BY_LEADER
+} costate_source;
+
 typedef struct {
   sensitivity_state *s;
   parameter_change *change;
   team_memory *m;
+  int exact;    /* the Hessians are the Lagrangian's */
   int complete; /* whether the stages' gradients are */
+  costate_source costates;
 } team_differential_state;
+
+/* A stage's derivatives with what its rows add; by `exact`, with the curvature of dynamics and rows. */
+FUNCTION void expand_stage(const sensitivity_state *s, int t, int exact, const real *costate, stage_model *q) {
+  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+#if CONSTRAINED
+  real dual[MOST_DIFFERENTIAL_ROWS], weight[MOST_DIFFERENTIAL_ROWS], force[MOST_DIFFERENTIAL_ROWS];
+  model_rows(s, t, dual, weight, force);
+#endif
+#if !LINEAR_DYNAMICS
+  const real whole = 1;
+  if (exact) {
+    stage_derivatives_exact(x, u, s->theta, theta_t, &whole, costate, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
+    return;
+  }
+#endif
+  (void)exact;
+  stage_derivatives_gauss_newton(x, u, s->theta, theta_t, costate, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
+}
 
 INLINE void team_differential_keep(team_differential_state *d, int t, const value_model *value) {
   sensitivity_state *s = d->s;
@@ -50,9 +78,15 @@ INLINE void team_differential_keep(team_differential_state *d, int t, const valu
 
 INLINE void team_differential_model(team_differential_state *d, int t, value_model *value, stage_model *q) {
   const team_memory *m = d->m;
-  if (d->change)
+  if (d->costates == FOLLOWED_BY_LEADER) {
+    TEAM_LEADER {
+      if (d->change) change_stage(d->s, t, value, d->change);
+      expand_stage(d->s, t, d->exact, value->costate, team_model(m, t));
+    }
+  } else if (d->change) {
     TEAM_FOR(i, NX)
       for (int j = 0; j < NX; j++) value->offset[i] += m->square[i * NX + j] * d->s->affine[t * NX + j];
+  }
   team_meet();
   team_products(t, d->complete, d->m, value, q);
 }
@@ -64,6 +98,9 @@ INLINE void team_differential_policy(team_differential_state *d, int t, stage_mo
 INLINE void team_differential_value(team_differential_state *d, int t, const stage_model *q, const control_problem *p,
                                     value_model *value) {
   team_follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, d->m, value);
+  if (d->costates == FOUND_BEFORE) return;
+  TEAM_FOR(i, NX) follow_costate(d->s, t, i, value);
+  team_meet();
 }
 
 #define SWEEP(part) team_differential_##part
@@ -86,59 +123,84 @@ FUNCTION void team_differentials(const sensitivity_state *s, const team_memory *
   }
 }
 
-#if CONSTRAINED
-/* Expands all stages, a lane each, with what the rows add; by `exact`, with the curvature of dynamics and rows. Before the
- * costates are known the models' gradients lack F' lambda. */
-FUNCTION void team_expand_rows(const sensitivity_state *s, int exact, int costates_known, team_memory *m) {
-  TEAM_FOR(t, s->horizon) {
-    const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
-    const real *costate = costates_known ? &s->costate[(t + 1) * NX] : NO_COSTATE;
-    real dual[MOST_DIFFERENTIAL_ROWS], weight[MOST_DIFFERENTIAL_ROWS], force[MOST_DIFFERENTIAL_ROWS];
-    model_rows(s, t, dual, weight, force);
-#if !LINEAR_DYNAMICS
-    const real whole = 1;
-    if (exact) {
-      stage_derivatives_exact(x, u, s->theta, theta_t, &whole, costate, dual, weight, force, team_model(m, t));
-      continue;
-    }
-#endif
-    (void)exact;
-    stage_derivatives_gauss_newton(x, u, s->theta, theta_t, costate, dual, weight, force, team_model(m, t));
+FUNCTION void clear_slopes(sensitivity_state *s) {
+  TEAM_FOR(i, s->horizon * NX) s->slope[i] = 0;
+  team_meet();
+}
+
+/* Whether costates without a policy magnify rounding, of the largest one's size at each stage, to the root of it. Of models
+ * whose F is known; `errors` are (N+1, NX). */
+FUNCTION int team_magnifies(const team_path *p, team_memory *m, reals errors) {
+  real *largest = m->image; /* free between sweeps */
+  int small = 1;
+  TEAM_FOR(j, NX) {
+    largest[j] = 0;
+    for (int t = 0; t <= p->horizon; t++) largest[j] = lane_max(largest[j], lane_abs(p->costate[t * NX + j]));
   }
+  for (int t = p->horizon; t >= 0; t--) {
+    TEAM_FOR(j, NX) {
+      const real grown = t < p->horizon ? column_times(team_model(m, t)->F, j, errors + (t + 1) * NX) : 0;
+      errors[t * NX + j] = grown + SCALAR_EPSILON * largest[j];
+      small = small && lane_abs(errors[t * NX + j]) <= LIBM(sqrt)(SCALAR_EPSILON) * largest[j];
+    }
+    team_meet();
+  }
+  return !team_all(small);
+}
+
+/* Forward mode: the linear terms of the stages, or, where the sweep makes these, of the last one. */
+FUNCTION void team_change(team_differential_state *d) {
+  if (d->costates != FOLLOWED_BY_LEADER) {
+    team_change_stages(d->s, d->change, d->m);
+    return;
+  }
+  TEAM_LEADER {
+    d->change->cost = 0;
+    change_last(d->s, d->change);
+  }
+  team_meet();
+}
+
+#if CONSTRAINED
+/* Expands all stages, a lane each. Before the costates are known the models' gradients lack F' lambda. */
+FUNCTION void team_expand_rows(const sensitivity_state *s, int exact, int costates_known, team_memory *m) {
+  TEAM_FOR(t, s->horizon)
+    expand_stage(s, t, exact, costates_known ? &s->costate[(t + 1) * NX] : NO_COSTATE, team_model(m, t));
+  team_meet();
 }
 
 /* The value function of the last stage, and the models of all; with them, where it is the first time, the costates. */
-FUNCTION void team_expand_differentials(sensitivity_state *s, int exact, parameter_change *change, team_memory *m) {
+FUNCTION void team_expand_differentials(team_differential_state *d) {
+  sensitivity_state *s = d->s;
   const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
-  TEAM_LEADER last_differential(s, exact, &s->value);
+  TEAM_LEADER last_differential(s, d->exact, &s->value);
   team_meet();
   if (s->sweep == 0) {
     TEAM_FOR(i, NX) s->costate[s->horizon * NX + i] = s->value.costate[i];
-    team_expand_rows(s, 0, 0, m);
-    team_meet();
-    team_costates(&path, m);
+    team_expand_rows(s, 0, 0, d->m);
+    team_costates(&path, d->m);
+    if (team_magnifies(&path, d->m, d->m->d_states)) d->costates = FOLLOWED_BY_LEADER;
   }
-  if (change) {
-    team_change_stages(s, change, m);
-    TEAM_LEADER last_differential(s, exact, &s->value);
+  if (d->change) {
+    team_change(d);
+    TEAM_LEADER last_differential(s, d->exact, &s->value);
   }
-  team_expand_rows(s, exact, 1, m);
+  if (d->costates != FOLLOWED_BY_LEADER) team_expand_rows(s, d->exact, 1, d->m);
   team_meet();
-  TEAM_FOR(e, NX * NX) m->square[e] = s->value.hessian[SYMMETRIC(e / NX, e % NX)];
-  team_meet();
+  team_square(&s->value, d->m);
 }
 
 /* sensitivity_backward, divided; `initial` is the change of x_0, or NULL. */
 FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
                                         const real *initial, team_memory *m) {
-  team_differential_state d = {s, change, m, 1};
+  team_differential_state d = {s, change, m, exact_hessian, 1, FOUND_BEFORE};
   TEAM_LEADER s->regular = lane_all(), weigh_rows(s);
-  team_meet();
+  clear_slopes(s);
   if (!change) push_rows(s);
   for (int sweep = 0; sweep < SWEEPS; sweep++) {
     TEAM_LEADER s->sweep = sweep;
     team_meet();
-    team_expand_differentials(s, exact_hessian, change, m);
+    team_expand_differentials(&d);
     team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
     TEAM_FOR(i, NX) m->d_states[i] = initial ? initial[i] : 0;
     team_meet();
@@ -153,16 +215,32 @@ FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian,
   team_meet();
 }
 #else
+/* Expands the stages, and finds the costates as the sweep needs them. */
+FUNCTION void team_expand_differentials(team_differential_state *d) {
+  sensitivity_state *s = d->s;
+  const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
+  d->complete = team_expand(&path, d->exact, d->m, &s->value);
+  if (!d->change && !d->complete) {
+    d->costates = SUMMED_BY_SWEEP;
+    return;
+  }
+  if (!d->complete) team_costates(&path, d->m);
+  if (team_magnifies(&path, d->m, d->m->d_states)) {
+    d->complete = 1;
+    d->costates = FOLLOWED_BY_LEADER;
+  }
+  if (d->change) team_change(d);
+}
+
 /* sensitivity_backward, divided. */
 FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
                                         const real *initial, team_memory *m) {
-  const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
-  team_differential_state d = {s, change, m, 0};
+  team_differential_state d = {s, change, m, exact_hessian, 1, FOUND_BEFORE};
   (void)initial;
-  d.complete = team_expand(&path, exact_hessian, m, &s->value);
-  if (change && !d.complete) team_costates(&path, m);
-  if (change) team_change_stages(s, change, m);
+  clear_slopes(s);
+  team_expand_differentials(&d);
   TEAM_LEADER s->regular = lane_all();
+  team_meet();
   TEAM_FOR(i, NX) s->value.offset[i] = s->linear_x[s->horizon * NX + i];
   team_meet();
   team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
@@ -269,7 +347,7 @@ FUNCTION void team_tangent(tangent_state *f, const tangent_arguments *a, int64_t
 #endif
     TEAM_LEADER {
       for (int i = 0; i < NX; i++) f->change.cost += s->costate[i] * f->initial[i];
-      for (int t = 0; t < s->horizon; t++) f->change.cost += free_controls_cost(s, t, f->d_controls + t * NU);
+      for (int t = 0; t < s->horizon; t++) f->change.cost += stage_cost_change(s, t, f->d_states + t * NX, f->d_controls + t * NU);
       note_not_finite(s, &f->change.cost, 1);
     }
   } else {

@@ -1,0 +1,80 @@
+"""Dynamics that magnify a rounding error to the size of the solution over the horizon: differentials are exact all the same.
+
+Costates found backwards along such a trajectory are as wrong as a state rolled out along it, so that free controls seem to
+push on bounds; those under the policy are right.
+"""
+
+import functools
+
+import pytest
+import sympy as sp
+import torch
+
+import mpcgen
+from tests.controllers import compiled
+
+# what torch itself does when it is first asked for forward mode
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+
+
+def fast_pendulum_problem():
+    """From upright it falls e times as far in 0.16 s: e^37 over 6 s, so that controls alone do not hold a trajectory."""
+    problem = mpcgen.Problem("fast_pendulum", horizon=60)
+    angle, rate = problem.states("angle rate")
+    (torque,) = problem.controls("torque", lower=-6, upper=6)
+    problem.dynamics = mpcgen.rk4(problem, [rate, 40 * sp.sin(angle) + 8 * torque], dt=0.1)
+    problem.stage_cost = 5 * (1 - sp.cos(angle)) + rate**2 / 10 + torque**2 / 100
+    problem.terminal_cost = 50 * (1 - sp.cos(angle)) + rate**2
+    return problem
+
+
+@functools.cache
+def fast_pendulum():
+    return compiled(fast_pendulum_problem())
+
+
+def falling():
+    """Starts of which the second is not solved, and the last two mirror the first and the third."""
+    angles = torch.linspace(-3.1, 3.1, 24, dtype=torch.float64)[[1, 3, 4, 19, 22]]
+    return torch.stack([angles, torch.zeros_like(angles)], -1)
+
+
+def compiled_for(target):
+    if target == "cpu":
+        return fast_pendulum()
+    spec = fast_pendulum_problem().spec()
+    return mpcgen.compile(spec, targets=("cuda-host",), cuda_kernel=target, dtypes=torch.float64)
+
+
+@pytest.mark.parametrize("target", ["cpu", "thread", "warp"])
+def test_gradients_are_the_differences_of_the_solutions(target):
+    mpc = compiled_for(target).MPC()
+    x0 = falling()[[0, 2, 3, 4]].requires_grad_()
+    weight = torch.linspace(-1, 1, 60, dtype=torch.float64)
+
+    def measure(x):
+        sol = mpc(x)
+        return sol.cost, sol.u[:, :, 0] @ weight
+
+    sol = mpc(x0)
+    (cost_slope,) = torch.autograd.grad(sol.cost.sum(), x0)
+    torch.testing.assert_close(cost_slope, sol.costates[:, 0], rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(cost_slope[:2], -cost_slope[[3, 2]], rtol=1e-7, atol=1e-7)
+    (control_slope,) = torch.autograd.grad(measure(x0)[1].sum(), x0)
+    direction = torch.tensor([1.0, 0.0], dtype=torch.float64).expand_as(x0).contiguous()
+    changes = torch.func.jvp(measure, (x0.detach(),), (direction,))[1]
+    near = {"x_init": sol.x.detach(), "u_init": sol.u.detach()}
+    with torch.no_grad():
+        above, below = (mpc(x0 + step * direction, **near) for step in (1e-6, -1e-6))
+    for slope, change, difference in (
+        (cost_slope, changes[0], above.cost - below.cost),
+        (control_slope, changes[1], (above.u - below.u)[:, :, 0] @ weight),
+    ):
+        torch.testing.assert_close(change, slope[:, 0], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(difference / 2e-6, slope[:, 0], rtol=1e-6, atol=1e-6)
+
+
+def test_no_free_control_pushes():
+    sol = fast_pendulum().MPC()(falling()[[0, 2, 3, 4]])
+    assert (sol.multipliers.abs()[sol.active == 0] < 1e-7).all()
+    assert sol.active.abs().sum(1).eq(1).all()
