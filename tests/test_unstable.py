@@ -1,7 +1,7 @@
 """Dynamics that magnify a rounding error to the size of the solution over the horizon: differentials are exact all the same.
 
-Costates found backwards along such a trajectory are as wrong as a state rolled out along it, so that free controls seem to
-push on bounds; those under the policy are right.
+Costates found backwards along such a trajectory are as wrong as a state rolled out along it, so that free controls seem
+to push on bounds; those under the policy are right.
 """
 
 import functools
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWar
 
 
 def fast_pendulum_problem():
-    """From upright it falls e times as far in 0.16 s: e^37 over 6 s, so that controls alone do not hold a trajectory."""
+    """From upright it falls e times as far in 0.16 s: e^37 over 6 s; controls alone do not hold a trajectory."""
     problem = mpcgen.Problem("fast_pendulum", horizon=60)
     angle, rate = problem.states("angle rate")
     (torque,) = problem.controls("torque", lower=-6, upper=6)
