@@ -1,4 +1,4 @@
-"""Dynamics that magnify a rounding error to the size of the solution over the horizon: differentials are exact all the same.
+"""Dynamics that magnify a rounding error to the size of the solution over the horizon have exact differentials.
 
 Costates found backwards along such a trajectory are as wrong as a state rolled out along it, so that free controls seem
 to push on bounds; those under the policy are right.
