@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mpcgen.problem.loading import load_problem
     from mpcgen.problem.mechanics import mechanics
     from mpcgen.problem.problem import Problem
+    from mpcgen.problem.rates import rate
     from mpcgen.problem.running import running_cost
     from mpcgen.problem.solve import solve
     from mpcgen.problem.tables import lookup
@@ -58,6 +59,7 @@ _LAZY: dict[str, str | None] = {
     "midpoint": "mpcgen.problem.integrators",
     "plot": "mpcgen.diagnosis.plot",
     "radau": "mpcgen.problem.implicit",
+    "rate": "mpcgen.problem.rates",
     "reference": None,
     "rk4": "mpcgen.problem.integrators",
     "running_cost": "mpcgen.problem.running",
@@ -95,6 +97,7 @@ __all__ = [
     "midpoint",
     "plot",
     "radau",
+    "rate",
     "reference",
     "rk4",
     "running_cost",

@@ -90,7 +90,38 @@ def implicit(scheme="radau", running=True):
     return problem
 
 
+def residual():
+    """The same, its rates in residuals, one of them cubic, each with another state's; two of them are explicit."""
+    problem = mpcgen.Problem("residual", horizon=4)
+    rate, price = problem.parameters("rate price", default=[1.0, 0.5])
+    load = problem.parameter("load", default=0.3, per_stage=True)
+    x, last, v, w, y, z = problem.states("x last v w y z", upper=[2, sp.oo, rate, sp.oo, sp.oo, sp.oo])
+    (a,) = problem.controls("a", lower=-1, upper=1)
+    dx, dv, dw, dz = map(mpcgen.rate, (x, v, w, z))
+    equations = {
+        x: (1 + x**2) * dv + 0.1 * dv**3 * rate - a - last * sp.sin(x * v) + dx / 4,
+        v: rate * dx - v * sp.cos(x) - y + 0.3 * dw + dz * load,
+        w: dw + dw**3 / 5 + w - x * a,
+        y: y + y**3 - x * rate - a + dv,
+    }
+    problem.dynamics = mpcgen.radau(
+        problem,
+        [sp.cos(z) * w + a],
+        dt=rate / 3,
+        order=3,
+        substeps=2,
+        discrete={last: a * x},
+        residual=equations,
+    )
+    effort = mpcgen.running_cost(a**2 + sp.sin(v) * y * load)
+    problem.stage_cost = x**2 * a + last * v + price * effort
+    problem.terminal_cost = v**4 + y**2 + z
+    problem.constraint("power", a * v * rate, upper=load, soft=price)
+    return problem
+
+
 CASES = {
+    "residual": (residual, False),
     "radau": (implicit, False),
     "implicit midpoint": (lambda: implicit("implicit_midpoint", running=False), False),
     "substeps": (substeps, False),

@@ -21,7 +21,8 @@ _EXACT = 2
 class Collocation:
     """One step of ``scheme`` under dx/dt = rate(x, u, theta); rows in ``algebraic`` are zero in place of a rate.
 
-    x and values are (n,) and (n k,), h is the step's duration.
+    A rate with a fourth argument is given dx/dt, which these rows may read. x and values are (n,) and (n k,), h is the
+    step's duration.
     """
 
     def __init__(self, rate: ca.Function, scheme: str, algebraic: Sequence[int] = ()) -> None:
@@ -34,7 +35,8 @@ class Collocation:
         path = ca.horzcat(x, values)
         columns = []
         for j in range(degree):
-            right, left = rate(values[:, j], u, theta), path @ slopes[:, j]
+            left = path @ slopes[:, j]
+            right = rate(*(values[:, j], u, theta, left / h)[: rate.n_in()])
             rows = (right[i] if i in algebraic else left[i] - h * right[i] for i in range(n))
             columns.append(ca.vertcat(*rows))
         residual, unknowns = ca.vertcat(*columns), ca.vec(values)

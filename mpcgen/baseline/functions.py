@@ -10,6 +10,7 @@ from mpcgen.baseline.collocation import Collocation, ImplicitSteps
 from mpcgen.baseline.parameters import Array, parameter_size
 from mpcgen.baseline.rows import Rows
 from mpcgen.baseline.translate import Translator, discretise
+from mpcgen.problem.rates import rates_of
 from mpcgen.problem.running import running_costs
 from mpcgen.problem.spec import IMPLICIT, Spec
 
@@ -29,6 +30,7 @@ class Functions:
         self._x, self._u = ca.SX.sym("x", self.n), ca.SX.sym("u", self.m)
         self._theta, self._lam = ca.SX.sym("theta", self.n_theta), ca.SX.sym("lam", self.n)
         self._tau = ca.vertcat(self._x, self._u)
+        self._rates = ca.SX.sym("rates", self.n)
         translate = Translator(self._symbols())
         self._implicit: ImplicitSteps | None = None
         self._end, self._ending = self._integrated(translate)
@@ -43,7 +45,8 @@ class Functions:
     def _symbols(self) -> dict:
         names = [*self.spec.states, *(control.symbol for control in self.spec.controls)]
         names += [symbol for parameter in self.spec.parameters for symbol in parameter.symbols]
-        return dict(zip(names, ca.vertsplit(ca.vertcat(self._tau, self._theta)), strict=True))
+        names += rates_of(self.spec.states)
+        return dict(zip(names, ca.vertsplit(ca.vertcat(self._tau, self._theta, self._rates)), strict=True))
 
     def _integrated(self, translate: Translator) -> tuple[ca.SX, ca.Function]:
         """Where the integration ends, and (end, x, u, theta) -> next state and stage cost."""
@@ -66,13 +69,16 @@ class Functions:
         held = [0 if flag else rows[i] for i, flag in enumerate(flags)]
         rates = ca.vertcat(*held, translate.vector([node.args[0] for node in running]))
         sums = ca.SX.sym("sums", len(running))
-        rate = ca.Function("rate", [ca.vertcat(self._x, sums), self._u, self._theta], [rates])
+        arguments = [ca.vertcat(self._x, sums), self._u, self._theta]
         dt, substeps = translate(dynamics.dt), dynamics.substeps
         if dynamics.scheme in IMPLICIT:
             algebraic = [i for i, flag in enumerate(dynamics.is_algebraic) if flag]
+            changes = ca.vertcat(self._rates, ca.SX.sym("costs", len(running)))
+            rate = ca.Function("rate", [*arguments, changes], [rates])
             step = Collocation(rate, dynamics.scheme, algebraic)
             self._implicit = ImplicitSteps(step, substeps, start, dt / substeps, symbols)
             return self._implicit.exact_end, ending
+        rate = ca.Function("rate", arguments, [rates])
         return discretise(rate, dynamics.scheme, start, self._u, self._theta, dt, substeps), ending
 
     @cached_property

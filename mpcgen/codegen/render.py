@@ -223,11 +223,12 @@ def _loop_sizes(kernels: Kernels) -> dict[str, object] | None:
         "slopes": len(substeps.share),
         "reach": ", ".join(map(repr, substeps.reach)),
         "share": ", ".join(map(repr, substeps.share)),
-        "moving": len(substeps.moving),
+        "moving": substeps.width,
+        "hidden": len(substeps.hidden),
         "held": len(loop.held),
         "costs": int(loop.costs),
         "carried": ", ".join(str(int(state)) for state in loop.carried),
-        "places": ", ".join(map(str, (*substeps.moving, *loop.held))),
+        "places": ", ".join(map(str, (*substeps.moving, *(-1 for _ in substeps.hidden), *loop.held))),
         "implicit": _implicit(substeps.implicit),
     }
 

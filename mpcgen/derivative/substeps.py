@@ -60,7 +60,8 @@ class Loop:
     @property
     def accumulators(self) -> tuple[int, ...]:
         """States that move and only accumulate cost."""
-        return tuple(i for i, carried in zip(self.substeps.moving, self.carried, strict=True) if carried)
+        visible = self.carried[: len(self.substeps.moving)]
+        return tuple(i for i, carried in zip(self.substeps.moving, visible, strict=True) if carried)
 
     @property
     def costs(self) -> bool:
@@ -71,15 +72,16 @@ class Loop:
     def F(self) -> Matrix:  # noqa: N802
         """(n, n + m) df/d(x, u): 0 where it is always zero, a symbol where the loop computes it."""
         tau, n = len(self.outer.tau), len(self.outer.x_names)
-        moving = self.substeps.moving
-        places = (*moving, *self.held)
-        reads = {i: {i} for i in range(tau)}
-        for _ in range(n):  # more slopes reach nothing new, and fewer are not used
+        moving, hidden = self.substeps.moving, len(self.substeps.hidden)
+        inside = (*moving, *range(tau, tau + hidden))
+        places = (*inside, *self.held)
+        reads = {i: {i} for i in range(tau)} | {tau + i: set() for i in range(hidden)}
+        for _ in range(n + hidden):  # more slopes reach nothing new, and fewer are not used
             step = {
                 i: reads[i].union(
                     *(reads[j] for j, entry in zip(places, row, strict=True) if not entry.is_zero)
                 )
-                for i, row in zip(moving, self.rates.F, strict=True)
+                for i, row in zip(inside, self.rates.F, strict=True)
             }
             reads |= step
         zero, graph = self.outer.graph.const(0.0), self.outer.graph
@@ -90,7 +92,7 @@ class Loop:
 
     def operations(self, counts: dict[str, int]) -> int:
         """Of the loops of a rollout and an expansion, given those of functions."""
-        n, width = len(self.substeps.moving), len(self.substeps.moving) + len(self.held)
+        n, width = self.substeps.width, self.substeps.width + len(self.held)
         products = n * width * (3 * width + 2 * n)
         slopes = len(self.substeps.share)
         if self.substeps.implicit is not None:
@@ -144,7 +146,7 @@ def _inside(model: Model, substeps: Substeps, held: Sequence[int], cost: Expr) -
     tau, graph = (*model.states, *model.controls), model.graph
     return replace(
         model,
-        states=tuple(model.states[i] for i in substeps.moving),
+        states=(*(model.states[i] for i in substeps.moving), *substeps.hidden),
         controls=tuple(tau[i] for i in held),
         next_state=substeps.changes,
         stage_cost=graph.symbol("share.cost") * cost,
@@ -165,10 +167,11 @@ def _carried(outside: Model, substeps: Substeps, read: set[Expr]) -> tuple[bool,
     read = read | {*symbols_of((*outside.next_state, outside.stage_cost, *rows))}
     moving = [outside.states[i] for i in substeps.moving]
     prices = gradient(outside.terminal_cost, moving)
-    return tuple(
+    carried = (
         state not in read and not price.is_zero and {*outside.states}.isdisjoint(symbols_of([price]))
         for state, price in zip(moving, prices, strict=True)
     )
+    return (*carried, *(False for _ in substeps.hidden))
 
 
 class RateDerivation(Derivation):

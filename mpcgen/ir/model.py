@@ -62,6 +62,9 @@ class Substeps:
     Each step has the scheme's stages: stage i is at z + reach[i] k_(i-1), and the step ends at z + sum of share[i] k_i.
     Of an ``implicit`` scheme see there; ``reach`` is empty, and `Model.next_state` a symbol for what a step changes.
     ``moving``: positions of the states z that a step changes. ``changes``: k, their rates times the step's length.
+    ``hidden``: symbols of what a step of an implicit scheme solves for besides, the changes in it of the first moving
+    states, whose rates residuals read. They are algebraic states that no stage keeps; ``changes`` has their residuals
+    last, as `Implicit` has.
     ``sums``: symbols of the integrals of running costs, whose ``increments`` are like k; ``cost`` is the stage cost
     that reads the sums. ``others``: the next state of all that a step does not change, and 0 for what it does.
     """
@@ -76,6 +79,12 @@ class Substeps:
     cost: Expr
     others: tuple[Expr, ...]
     implicit: Implicit | None = None
+    hidden: tuple[Expr, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers that a step changes, hidden ones included."""
+        return len(self.moving) + len(self.hidden)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 
 from mpcgen.errors import SpecError
-from mpcgen.ir import Expr, evaluate
+from mpcgen.ir import Expr, evaluate, substitute
 from mpcgen.ir.model import Model, Rows
 from mpcgen.ir.signature import Signature
 from mpcgen.problem.lowering import lower_spec
@@ -73,10 +73,16 @@ def _rank_at(model: Model, mixed: Sequence[Expr], state: Sequence[Expr], seed: i
 
 
 def _following(model: Model) -> list[Expr]:
-    """Next states; of an implicit integrator those of one explicit Euler step, which controls reach no further."""
+    """Next states; of an implicit integrator those of one explicit Euler step, which controls reach no further.
+
+    Where a rate is unknown, its residual at no change takes its place.
+    """
     following, substeps = list(model.next_state), model.substeps
     if substeps is not None and substeps.implicit is not None:
-        for i, change in zip(substeps.moving, substeps.changes, strict=True):
+        moving = len(substeps.moving)
+        changes = [*substeps.changes[moving:], *substeps.changes[len(substeps.hidden) : moving]]
+        changes = substitute(changes, dict.fromkeys(substeps.hidden, model.graph.const(0.0)))
+        for i, change in zip(substeps.moving, changes, strict=True):
             following[i] = model.states[i] + change
     return following
 

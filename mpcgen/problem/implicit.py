@@ -1,6 +1,6 @@
 """Implicit integrators: for stiff models, algebraic equations, and mechanics over long times."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpcgen.errors import SpecError
@@ -20,7 +20,7 @@ def radau(
     order: int = 5,
     substeps: int = 1,
     discrete: Mapping[Any, Any] | None = None,
-    residual: Mapping[Any, Any] | None = None,
+    residual: Mapping[Any, Any] | Sequence[Any] | None = None,
     newton: int = MOST_NEWTON_STEPS,
 ) -> DynamicsSpec:
     """Radau IIA, L-stable: for stiff models, whose fast modes decay in much less than ``dt``, the control held.
@@ -31,13 +31,16 @@ def radau(
 
     Args:
         problem: whose states ``rhs`` differentiates.
-        rhs: (n) dx/dt, a row for each state that has a rate, in order.
+        rhs: (n) dx/dt, a row for each state without a residual, in order; None where there is none.
         dt: as for `mpcgen.rk4`.
         order: 5, with three stages, or 3, with two.
         substeps: equal integration steps in one stage, at least 1.
         discrete: as for `mpcgen.rk4`.
-        residual: for algebraic states, ``{y: y**2 + y - x}``: what is zero at every stage of a step and at its end. It
-            has to determine the algebraic states (index 1). What x_0 says of them is where Newton's method starts.
+        residual: what is zero at every stage of a step and at its end, by state: ``{y: y**2 + y - x}``, or a list, of
+            all states that are integrated. Residuals may read rates, ``mpcgen.rate(x)``: F(dx/dt, x, u) = 0. A state
+            with a residual whose rate none of them reads is algebraic. Together they have to determine algebraic
+            states and rates, or states in place of rates (index 1). What x_0 says of an algebraic state is where
+            Newton's method starts.
         newton: most Newton steps of one integration step.
 
     Returns:
@@ -45,6 +48,7 @@ def radau(
 
     Raises:
         SpecError: another order, wrong number of rows, dt <= 0, substeps < 1, newton < 1, rows of what is no state.
+            Where residuals cannot determine what they have to, the specification is refused.
 
     """
     if isinstance(order, bool) or order not in _ORDERS:

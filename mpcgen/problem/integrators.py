@@ -4,17 +4,21 @@ The ODE is kept as written; the scheme is composed later, on the expression grap
 right-hand side share their text. Expanding it in sympy would not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
 from mpcgen.errors import SpecError
+from mpcgen.problem.rates import rates_of
 from mpcgen.problem.spec import MOST_NEWTON_STEPS, SCHEMES, DynamicsSpec
 from mpcgen.problem.values import as_expression, as_integer, as_mapping, as_vector
+from mpcgen.problem.walks import symbols_in
 
 if TYPE_CHECKING:
     from mpcgen.problem.problem import Problem
+
+_LEFT = "that discrete= and residual= leave "
 
 
 def euler(
@@ -63,7 +67,7 @@ def integrated(
     scheme: str,
     discrete: Mapping[Any, Any] | None = None,
     what: str | None = None,
-    residual: Mapping[Any, Any] | None = None,
+    residual: Mapping[Any, Any] | Sequence[Any] | None = None,
     newton: int = MOST_NEWTON_STEPS,
 ) -> DynamicsSpec:
     """Return dynamics whose rows are rates, but for those of ``discrete`` and ``residual``; arguments as for `rk4`.
@@ -72,7 +76,9 @@ def integrated(
     """
     held = discrete_rows(problem, discrete, f"discrete= of {scheme}")
     zero = algebraic_rows(problem, residual, held, f"residual= of {scheme}")
-    rows = _mixed_rows(problem, held | zero, rhs, what or f"the right-hand side given to {scheme}")
+    rows = _mixed_rows(
+        problem, held | zero, [] if rhs is None else rhs, what or f"the right-hand side given to {scheme}"
+    )
     flags = tuple(state in held for state in problem.state_symbols) if held else ()
     algebraic = tuple(state in zero for state in problem.state_symbols) if zero else ()
     step = as_expression(dt, f"dt of {scheme}")
@@ -100,14 +106,23 @@ def discrete_rows(problem: "Problem", discrete: Any, what: str) -> dict[sp.Symbo
 def algebraic_rows(
     problem: "Problem", residual: Any, held: Mapping[sp.Symbol, sp.Expr], what: str
 ) -> dict[sp.Symbol, sp.Expr]:
-    """Return residuals by state, of what a user wrote; None is none. ``held``: discrete rows."""
+    """Return residuals by state, of what a user wrote; None is none. ``held``: discrete rows.
+
+    A list has a residual for each state without a discrete row.
+    """
+    if isinstance(residual, list | tuple | sp.MatrixBase):
+        others = [state for state in problem.state_symbols if state not in held]
+        entries = dynamics_rows(residual, tuple(state.name for state in others), what, _LEFT if held else "")
+        residual = dict(zip(others, entries, strict=True))
     rows = _rows_by_state(problem, residual, what, "{y: y**2 - x}, what is zero, by state", "residual")
     for state in rows:
         if state in held:
             raise SpecError(f"state {state} has a row in discrete= and one in residual=; give it one of them")
-    if rows and len(rows) + len(held) == len(problem.state_symbols):
+    has_rates = not symbols_in(*rows.values()).isdisjoint(rates_of(problem.state_symbols))
+    if rows and not has_rates and len(rows) + len(held) == len(problem.state_symbols):
         raise SpecError(
-            f"{what} leaves no state that has a rate; expected at least one row in the right-hand side"
+            f"{what} leaves no state that has a rate; expected at least one row in the right-hand side, or a residual "
+            "that reads a rate, as mpcgen.rate(x) - v does"
         )
     return rows
 
@@ -131,7 +146,9 @@ def _mixed_rows(
 ) -> tuple[sp.Expr, ...]:
     """A row per state: those that have a row already, ``held``, and the others in order."""
     others = tuple(state.name for state in problem.state_symbols if state not in held)
-    given = iter(dynamics_rows(rows, others, what, "that discrete= and residual= leave " if held else ""))
+    if held and not others and not len(as_vector(rows, what)):
+        return tuple(held[state] for state in problem.state_symbols)
+    given = iter(dynamics_rows(rows, others, what, _LEFT if held else ""))
     return tuple(held[state] if state in held else next(given) for state in problem.state_symbols)
 
 
@@ -166,7 +183,7 @@ def dynamics_of(
 def dynamics_rows(rows: Any, states: tuple[str, ...], what: str, which: str = "") -> tuple[sp.Expr, ...]:
     """Return one expression per state; SpecError where the count differs. ``which`` says of which states."""
     entries = as_vector(rows, what)
-    if not states:
+    if not states and not which:
         raise SpecError(f"{what} is given before any state: call problem.states('x v ...') first")
     if len(entries) != len(states):
         raise SpecError(

@@ -6,6 +6,7 @@ The sympy expression is walked as a graph, so that what it shares stays shared; 
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import mul
 
@@ -20,10 +21,12 @@ from mpcgen.ir.walk import substitute
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
 from mpcgen.problem.linear_system import Solution, split
+from mpcgen.problem.rates import rate, unknown_rates
 from mpcgen.problem.running import running_costs
 from mpcgen.problem.schemes import STAGE_EQUATIONS, TABLEAUS, one_step, repeated
 from mpcgen.problem.signature import signature
 from mpcgen.problem.spec import IMPLICIT, Constraint, DynamicsSpec, Spec
+from mpcgen.problem.walks import symbols_in
 
 MOST_KEPT = 8192
 """Numbers that a stage's substeps may leave for derivatives to go back through: half a megabyte of a thread's stack."""
@@ -77,13 +80,15 @@ def lower_spec(spec: Spec) -> Model:
     parameters = declare([symbol for parameter in spec.parameters for symbol in parameter.symbols])
     running = {node: graph.symbol(f"running.{i}") for i, node in enumerate(running_costs(spec.stage_cost))}
     costs = lower([spec.stage_cost, spec.terminal_cost], graph, table, running)
+    unknown_changes = _declare_rates(spec, graph, table)
     rows = lower([*spec.dynamics.expressions, *(node.args[0] for node in running)], graph, table)
     stage_cost, terminal_cost, *rows = recognise([*costs, *rows], parameters)
     next_state, substeps = rows, None
     if spec.dynamics.dt is not None:
         (dt,) = lower([spec.dynamics.dt], graph, table)
         sums = tuple(running.values())
-        next_state, substeps = _integrated(spec.dynamics, rows, (states, sums), stage_cost, dt)
+        known = _Known(states, sums, unknown_changes)
+        next_state, substeps = _integrated(spec.dynamics, rows, known, stage_cost, dt)
         integrals = substitute(next_state[len(states) :], dict.fromkeys(sums, graph.const(0.0)))
         (stage_cost,) = substitute((stage_cost,), dict(zip(sums, integrals, strict=True)))
     return Model(
@@ -104,23 +109,51 @@ def lower_spec(spec: Spec) -> Model:
     )
 
 
+@dataclass(frozen=True)
+class _Known:
+    """Symbols of the states, of sums of costs, and of the changes of states whose rates residuals leave unknown."""
+
+    states: tuple[Expr, ...]
+    sums: tuple[Expr, ...]
+    changes: Mapping[int, Expr]
+
+
+def _declare_rates(spec: Spec, graph: Graph, table: dict[sp.Symbol, Expr]) -> dict[int, Expr]:
+    """Say what stands for the rates that residuals read; return the changes in a step that are unknown, by state."""
+    dynamics = spec.dynamics
+    unknown = unknown_rates(spec.states, dynamics)
+    changes = {i: graph.symbol(f"change.{spec.states[i].name}") for i in unknown}
+    if unknown:
+        (dt,) = lower([dynamics.dt], graph, table)
+        h = dt / float(dynamics.substeps)
+        table.update({rate(spec.states[i]): change / h for i, change in changes.items()})
+    if any(dynamics.is_algebraic):
+        read = symbols_in(*dynamics.expressions)
+        given = [i for i, state in enumerate(spec.states) if rate(state) in read and i not in changes]
+        rows = lower([dynamics.expressions[i] for i in given], graph, table)
+        table.update({rate(spec.states[i]): row for i, row in zip(given, rows, strict=True)})
+    return changes
+
+
 def _integrated(
     dynamics: DynamicsSpec,
     rows: Sequence[Expr],
-    known: tuple[tuple[Expr, ...], tuple[Expr, ...]],
+    known: _Known,
     cost: Expr,
     dt: Expr,
 ) -> tuple[list[Expr], Substeps | None]:
     """What becomes of the states, whose rates are the rows unless these are discrete, and of sums of costs.
 
-    known: the symbols of states and sums. cost: the stage cost, which reads the sums.
+    cost: the stage cost, which reads the sums.
     """
-    states, sums = known
+    states, sums = known.states, known.sums
     symbols, n = (*states, *sums), len(states)
     flags = (*dynamics.is_discrete, *(False for _ in sums))
     moving = [i for i, discrete in enumerate(flags) if not discrete]
     rates, places = [rows[i] for i in moving], [symbols[i] for i in moving]
-    kept = len(moving) * (len(STAGE_EQUATIONS[dynamics.scheme][1]) + 1 if dynamics.scheme in IMPLICIT else 1)
+    kept = (len(moving) + len(known.changes)) * (
+        len(STAGE_EQUATIONS[dynamics.scheme][1]) + 1 if dynamics.scheme in IMPLICIT else 1
+    )
     if dynamics.substeps * kept > MOST_KEPT:
         raise SpecError(
             f"the dynamics have {dynamics.substeps} substeps of {kept} numbers in a stage; at most "
@@ -154,43 +187,49 @@ def _integrated(
 def _implicitly(
     dynamics: DynamicsSpec,
     rows: Sequence[Expr],
-    known: tuple[tuple[Expr, ...], tuple[Expr, ...]],
+    known: _Known,
     cost: Expr,
     dt: Expr,
 ) -> tuple[list[Expr], Substeps]:
     """The same of an implicit scheme: a symbol for each state that moves, and for each sum of costs."""
-    states, sums = known
+    states, sums, hidden = known.states, known.sums, known.changes
     graph, n = cost.graph, len(states)
     zero, h = graph.const(0.0), dt / float(dynamics.substeps)
     still = [row.is_zero and not zero_row for row, zero_row in zip(rows, dynamics.is_algebraic, strict=False)]
-    moving = tuple(i for i, discrete in enumerate(dynamics.is_discrete) if not discrete and not still[i])
+    moves = [i for i, discrete in enumerate(dynamics.is_discrete) if not discrete and not still[i]]
+    moving = (*hidden, *(i for i in moves if i not in hidden))
     if not moving:
         raise SpecError(
             f"{dynamics.scheme} has nothing to integrate: all rates are zero; assign the next state to problem.dynamics"
         )
     matrix, share, final = STAGE_EQUATIONS[dynamics.scheme]
-    if len(moving) * len(share) > MOST_UNKNOWNS:
+    unknowns = (len(moving) + len(hidden)) * len(share)
+    if unknowns > MOST_UNKNOWNS:
+        also = f" and {len(hidden)} of their rates" if hidden else ""
         raise SpecError(
-            f"a step of {dynamics.scheme} has {len(moving) * len(share)} unknowns for {len(moving)} states that move; "
-            f"at most {MOST_UNKNOWNS} are possible"
+            f"a step of {dynamics.scheme} has {unknowns} unknowns for {len(moving)} states that move{also}; at most "
+            f"{MOST_UNKNOWNS} are possible"
         )
     moved = {i: graph.symbol(f"after.{states[i].value}") for i in moving}
     others = [rows[i] if dynamics.is_discrete[i] else state for i, state in enumerate(states)]
     following = [moved.get(i, others[i]) for i in range(n)]
-    algebraic = tuple(dynamics.is_algebraic[i] for i in moving)
+    algebraic = tuple(dynamics.is_algebraic[i] and i not in hidden for i in moving)
+    changes = (
+        hidden[i] if i in hidden else rows[i] if zero_row else h * rows[i]
+        for i, zero_row in zip(moving, algebraic, strict=True)
+    )
     substeps = Substeps(
         count=dynamics.substeps,
         reach=(),
         share=share,
         moving=moving,
-        changes=tuple(
-            rows[i] if zero_row else h * rows[i] for i, zero_row in zip(moving, algebraic, strict=True)
-        ),
+        changes=(*changes, *(rows[i] for i in hidden)),
         sums=sums,
         increments=tuple(h * rows[n + i] for i in range(len(sums))),
         cost=cost,
         others=tuple(zero if i in moved else others[i] for i in range(n)),
-        implicit=Implicit(matrix, final, algebraic, dynamics.newton),
+        implicit=Implicit(matrix, final, (*algebraic, *(True for _ in hidden)), dynamics.newton),
+        hidden=tuple(hidden.values()),
     )
     return [*following, *(graph.symbol(f"after.{total.value}") for total in sums)], substeps
 

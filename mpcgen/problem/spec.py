@@ -59,6 +59,7 @@ class DynamicsSpec:
     expression in parameters and states that stay) in ``substeps`` equal steps of the scheme, with the control held.
     ``discrete`` marks rows that are the next state all the same, of the stage's first state; () marks none.
     ``algebraic`` marks rows that are zero at every stage of an implicit scheme, in place of a rate; () marks none.
+    They may read rates, the symbols that `mpcgen.rate` gives.
     ``newton``: most Newton steps of an implicit scheme's step.
     """
 

@@ -11,6 +11,7 @@ from mpcgen.problem.continuity import check_continuous
 from mpcgen.problem.expressions import LOST_VELOCITY, check_supported, is_partial, short_text
 from mpcgen.problem.freedom import check_freedom
 from mpcgen.problem.names import near_name
+from mpcgen.problem.rates import rate, rates_of, undetermined
 from mpcgen.problem.running import RunningCost, running_costs
 from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 from mpcgen.problem.structure import check_structure
@@ -58,6 +59,7 @@ class _Reader:
         self._kinds.update((control.symbol, "control") for control in spec.controls)
         for parameter in spec.parameters:
             self._kinds.update((symbol, "parameter") for symbol in parameter.symbols)
+        self._kinds.update(dict.fromkeys(rates_of(spec.states), "rate"))
         self._supported: set[sp.Basic] = set()
 
     def read(self, expression: sp.Expr, place: str, kinds: tuple[str, ...]) -> None:
@@ -104,7 +106,9 @@ def _check_dynamics(spec: Spec, reader: _Reader) -> None:
             "set it again with one row per state"
         )
     for index, (row, state) in enumerate(zip(dynamics.expressions, spec.states, strict=True)):
-        reader.read(row, f"dynamics row {index} (state {state})", ("state", "control", "parameter"))
+        kinds = ("state", "control", "parameter") + (("rate",) if dynamics.is_algebraic[index] else ())
+        reader.read(row, f"dynamics row {index} (state {state})", kinds)
+    _check_residuals(spec)
     dt = dynamics.dt
     if dt is not None:
         reader.read(dt, f"dt of {dynamics.scheme}", ("state", "parameter"))
@@ -121,6 +125,24 @@ def _check_dynamics(spec: Spec, reader: _Reader) -> None:
                 f"dt of {dynamics.scheme} is {dt}, which is {value} at the parameters' defaults; "
                 "expected a positive duration"
             )
+
+
+def _check_residuals(spec: Spec) -> None:
+    """Residuals read rates of states that are integrated, and may determine what they have to."""
+    dynamics = spec.dynamics
+    read = symbols_in(*dynamics.expressions)
+    for state, discrete in zip(spec.states, dynamics.is_discrete, strict=True):
+        if discrete and rate(state) in read:
+            raise SpecError(
+                f"a residual reads {rate(state)}, and {state} has a discrete row: it is not integrated, and has no rate"
+            )
+    state = undetermined(spec.states, dynamics)
+    if state is not None:
+        raise SpecError(
+            f"the residuals do not determine state {state.name!r} beside the others: there are as many residuals as "
+            "states that have one, and each is to determine one of them or its rate; write a residual that reads "
+            f"{state.name} or mpcgen.rate({state.name})"
+        )
 
 
 def _check_running(spec: Spec) -> None:
@@ -230,7 +252,7 @@ def _check_controls_matter(spec: Spec) -> None:
     reached = symbols_in(spec.stage_cost, spec.terminal_cost, *constrained)
     pending = [state for state in spec.states if state in reached]
     while pending:
-        fresh = symbols_in(rows[pending.pop()]) - reached
+        fresh = _read(rows[pending.pop()], spec) - reached
         reached |= fresh
         pending.extend(state for state in spec.states if state in fresh)
     idle = [control.symbol.name for control in spec.controls if control.symbol not in reached]
@@ -246,6 +268,12 @@ def _check_controls_matter(spec: Spec) -> None:
         )
 
 
+def _read(row: sp.Expr, spec: Spec) -> set[sp.Symbol]:
+    """What a row of the dynamics reads; who reads a state's rate reads what the state does."""
+    states = rates_of(spec.states)
+    return {states.get(symbol, symbol) for symbol in symbols_in(row)}
+
+
 def _check_velocities(spec: Spec) -> None:
     """A state that stays as it is beside one that nothing reads: what a velocity leaves that was evaluated to 0."""
     rows = dict(zip(spec.states, spec.dynamics.expressions, strict=True))
@@ -257,7 +285,7 @@ def _check_velocities(spec: Spec) -> None:
         *(row for constraint in spec.constraints for row in constraint.rows),
     )
     for state, row in rows.items():
-        read |= symbols_in(row) - {state}
+        read |= _read(row, spec) - {state}
     unread = [state for state in spec.states if state not in read and state not in still]
     if still and unread:
         raise SpecError(

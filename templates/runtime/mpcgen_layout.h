@@ -23,6 +23,10 @@ typedef struct {
 #ifndef IMPLICIT
 #define IMPLICIT 0
 #endif
+/* One that solves for rates says how many. */
+#ifndef NHIDDEN
+#define NHIDDEN 0
+#endif
 #define NPATH (NMIXED + NSTATE)                      /* rows of a stage with controls, mixed ones first */
 #define NEND (NSTATE + NTERMINAL)                    /* rows of the last state, those of states first */
 #define NDUAL (NU + NMIXED + NSTATE + NTERMINAL)     /* multipliers of a stage in memory: bounds of controls first */

@@ -54,7 +54,7 @@ INLINE int has_no_value(int status) { return status == DIVERGED || status == MOD
  * solution, it has left NaN in what moves. */
 FUNCTION int broken_at(in_reals next, int k) {
 #if IMPLICIT
-  for (int i = 0; i < NMOVING; i++)
+  for (int i = 0; i < NMOVING - NHIDDEN; i++)
     if (isnan(lane_get(next + PLACES[i], k))) return MODEL;
 #endif
   (void)next, (void)k;

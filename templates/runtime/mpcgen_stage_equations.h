@@ -107,6 +107,9 @@ INLINE void assemble_stages(const real *J, int stride, real *matrix) {
 #define NEWTON_LITTLE LIBM(sqrt)(SCALAR_EPSILON) /* relative size of steps, or a residual in that of its terms, that
                                                     may be all that rounding allows if they do not fall */
 
+#define NEWTON_LEAST (SCALAR_LEAST / SCALAR_EPSILON) /* below which a number has no rounding of its own: a mode that
+                                                        has died away */
+
 /* How far the lanes have come with a step's equations. */
 typedef struct {
   real step;      /* the largest change of an unknown in the last Newton step, relative to its state's size */
@@ -115,6 +118,12 @@ typedef struct {
   mask converged;
 } newton_progress;
 
+/* Of what size a moving state is for rounding. A hidden one is the change of the state NVISIBLE places before it, and is
+ * not known better than that state, of which it is a rounding at rest. */
+INLINE real state_size(const real *state, int i) {
+  return i < NVISIBLE ? lane_abs(state[i]) : lane_max(lane_abs(state[i]), lane_abs(state[i - NVISIBLE]));
+}
+
 /* The residuals of the equations at z + W, and the largest relative to the terms that a rounding is of: those of a
  * row's sum, and what a rounding of the states makes of them. k, J: (NSLOPES, ...) at z + W. */
 INLINE real stage_residuals(const real *at, const real *change, const real *k, const real *J, real *residual) {
@@ -122,7 +131,7 @@ INLINE real stage_residuals(const real *at, const real *change, const real *k, c
   for (int r = 0; r < NUNKNOWNS; r++) {
     const real *const state = at + r / NMOVING * NMOVING;
     sizes[r] = lane_abs(k[r]);
-    for (int c = 0; c < NMOVING; c++) sizes[r] += lane_abs(J[r * NMOVING + c] * state[c]);
+    for (int c = 0; c < NMOVING; c++) sizes[r] += lane_abs(J[r * NMOVING + c]) * state_size(state, c);
   }
   KEEP_LOOP for (int i = 0; i < NSLOPES; i++)
     KEEP_LOOP for (int r = 0; r < NMOVING; r++) {
@@ -134,9 +143,7 @@ INLINE real stage_residuals(const real *at, const real *change, const real *k, c
         terms += lane_abs(weight) * sizes[j * NMOVING + r];
       }
       residual[i * NMOVING + r] = sum;
-      /* zero of zero is no residual; NaN stays one */
-      const real share = lane_select(lane_eq(sum, ALL(0)), ALL(0), lane_abs(sum) / terms);
-      largest = lane_maximum(share, largest);
+      largest = lane_maximum(lane_abs(sum) / lane_max(terms, ALL(NEWTON_LEAST)), largest); /* NaN stays */
     }
   return largest;
 }
@@ -145,14 +152,14 @@ INLINE real stage_residuals(const real *at, const real *change, const real *k, c
 INLINE real take_newton_step(const real *z, const real *step, mask open, real *change) {
   real largest = ALL(0);
   KEEP_LOOP for (int r = 0; r < NMOVING; r++) {
-    real size = lane_abs(z[r]), most = ALL(0);
+    real size = state_size(z, r), most = ALL(0);
     for (int i = 0; i < NSLOPES; i++) {
       real *const w = &change[i * NMOVING + r];
       *w = lane_select(open, *w + step[i * NMOVING + r], *w);
       size = lane_max(lane_abs(*w), size);
       most = lane_maximum(lane_abs(step[i * NMOVING + r]), most);
     }
-    largest = lane_maximum(lane_select(lane_eq(most, ALL(0)), ALL(0), most / size), largest);
+    largest = lane_maximum(most / lane_max(size, ALL(NEWTON_LEAST)), largest);
   }
   return largest;
 }

@@ -4,7 +4,7 @@
 
 #include "mpcgen_stage.h"
 
-enum { NBOTH = NMOVING + NHELD };
+enum { NBOTH = NMOVING + NHELD, NVISIBLE = NMOVING - NHIDDEN };
 
 INLINE real slope_share(int i) { return ALL(SHARE[i]); }
 

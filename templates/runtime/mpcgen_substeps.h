@@ -1,7 +1,8 @@
 /* A stage that is integrated in SUBSTEPS equal steps: values and derivatives, composed in a loop of those of one.
  *
  * A step takes the moving states z to phi(z, v) and adds c(z, v) to the stage's cost; v is what the stage holds,
- * controls and other states. PLACES says where z and then v are in (x, u). The functions below add the loop's share to
+ * controls and other states. PLACES says where z and then v are in (x, u); the last NHIDDEN of z are in neither, start
+ * from 0 and matter to no other stage. The functions below add the loop's share to
  * what the outer functions have written: of the moving rows these have written zeros.
  *
  * Backwards, a step is composed with all that follow it, P = d(phi, v)/d(z, v) = [A; 0 I]: the matrix F of the end
@@ -16,7 +17,11 @@
 #include "mpcgen_runge_kutta.h"
 #endif
 
+/* Whether one of (z, v) is in (x, u). */
+INLINE int is_visible(int i) { return i < NVISIBLE || i >= NMOVING; }
+
 INLINE real value_at_place(in_reals state, in_reals control, int i) {
+  if (!is_visible(i)) return ALL(0);
   return PLACES[i] < NX ? state[PLACES[i]] : control[PLACES[i] - NX];
 }
 
@@ -24,6 +29,9 @@ INLINE void gather(in_reals state, in_reals control, real *moving, real *held) {
   EACH(i, NMOVING) moving[i] = value_at_place(state, control, i);
   EACH(i, NHELD) held[i] = value_at_place(state, control, NMOVING + i);
 }
+
+/* What multiplies the end of a moving state. `costate`: real pointers or workspaces' places alike. */
+#define costate_at(costate, i) (is_visible(i) ? (costate)[PLACES[i]] : ALL(0))
 
 /* The traces of all substeps: each has the moving states before it, then what else a step keeps. */
 INLINE void substep_path(stored_reals theta, stored_reals theta_t, const real *held, real *path) {
@@ -43,13 +51,13 @@ FUNCTION void advance_substeps(stored_reals state, stored_reals control, stored_
     EACH(i, NMOVING) present[i] = next[i];
     *cost += part;
   }
-  EACH(i, NMOVING) next_state[PLACES[i]] = present[i];
+  EACH(i, NVISIBLE) next_state[PLACES[i]] = present[i];
 }
 
 /* Adds the derivatives of the end by (z, v) to those of a stage. `slope`: gradient by z, then by v. */
 INLINE void scatter(const real *F, const real *slope, stage_model *q) {
-  EACH(i, NMOVING) EACH(j, NBOTH) q->F[PLACES[i] * NTAU + PLACES[j]] = F[i * NBOTH + j];
-  EACH(i, NBOTH) {
+  EACH(i, NVISIBLE) EACH(j, NBOTH) if (is_visible(j)) q->F[PLACES[i] * NTAU + PLACES[j]] = F[i * NBOTH + j];
+  EACH(i, NBOTH) if (is_visible(i)) {
     real *to = PLACES[i] < NX ? &q->costate[PLACES[i]] : &q->gradient_u[PLACES[i] - NX];
     *to += slope[i];
   }
@@ -66,7 +74,7 @@ FUNCTION void slopes_of_substeps(stored_reals state, stored_reals control, store
   real along[NMOVING], part[NBOTH], slope[NBOTH];
   gather(state, control, path, held);
   substep_path(theta, theta_t, held, path);
-  EACH(i, NMOVING) along[i] = costate[PLACES[i]];
+  EACH(i, NMOVING) along[i] = costate_at(costate, i);
   EACH(i, NBOTH) slope[i] = ALL(0);
   KEEP_LOOP for (int k = SUBSTEPS - 1; k >= 0; k--) {
     const int last = k == SUBSTEPS - 1;
@@ -95,8 +103,8 @@ FUNCTION void expand_substeps(stored_reals state, stored_reals control, stored_r
   gather(state, control, path, held);
   substep_path(theta, theta_t, held, path);
   EACH(i, NMOVING) {
-    weighted[i] = CARRIED[i] ? costate[PLACES[i]] : weight * costate[PLACES[i]];
-    rest[i] = costate[PLACES[i]] - weighted[i];
+    weighted[i] = CARRIED[i] ? costate_at(costate, i) : weight * costate_at(costate, i);
+    rest[i] = costate_at(costate, i) - weighted[i];
   }
   EACH(i, NBOTH) slope[i] = ALL(0);
   KEEP_LOOP for (int k = SUBSTEPS - 1; k >= 0; k--) {
@@ -120,7 +128,8 @@ FUNCTION void expand_substeps(stored_reals state, stored_reals control, stored_r
     EACH(i, NHELD) slope[NMOVING + i] += part[NMOVING + i] + others[NMOVING + i];
   }
   scatter(F, slope, q);
-  EACH(i, NBOTH) for (int j = 0; j <= i; j++) q->hessian[SYMMETRIC(PLACES[i], PLACES[j])] += both[i * NBOTH + j];
+  EACH(i, NBOTH) for (int j = 0; j <= i; j++)
+    if (is_visible(i) && is_visible(j)) q->hessian[SYMMETRIC(PLACES[i], PLACES[j])] += both[i * NBOTH + j];
 }
 
 /* F d: the differential of the moving states. */
@@ -133,7 +142,7 @@ FUNCTION void tangent_of_substeps(stored_reals state, stored_reals control, stor
     step_tangent(present, held, theta, theta_t, d_present, d_held, next, d_after);
     EACH(i, NMOVING) present[i] = next[i], d_present[i] = d_after[i];
   }
-  EACH(i, NMOVING) d_next[PLACES[i]] = d_present[i];
+  EACH(i, NVISIBLE) d_next[PLACES[i]] = d_present[i];
 }
 
 /* The gradient by parameters and controls of what stage_gradient says. The value and its change along d are followed
@@ -152,7 +161,7 @@ FUNCTION void gradient_of_substeps(stored_reals state, stored_reals control, sto
     step_tangent(at, held, theta, theta_t, d_at, d_held, at + STEP_TRACE, d_at + NMOVING);
   }
   complete_trace(path + (SUBSTEPS - 1) * STEP_TRACE, held, theta, theta_t);
-  EACH(i, NMOVING) along[i] = costate[PLACES[i]], d_along[i] = d_costate[PLACES[i]];
+  EACH(i, NMOVING) along[i] = costate_at(costate, i), d_along[i] = costate_at(d_costate, i);
   KEEP_LOOP for (int k = SUBSTEPS - 1; k >= 0; k--) {
     step_gradient(path + k * STEP_TRACE, held, theta, theta_t, along, d_path + k * NMOVING, d_held, d_along, loss_cost,
                   g_theta, g_theta_t, g, before);
@@ -175,9 +184,8 @@ FUNCTION void forward_of_substeps(stored_reals state, stored_reals control, stor
     step_change(at, held, theta, theta_t, d_at, d_theta, d_theta_t, at + STEP_TRACE, d_at + NMOVING, &part);
     *d_cost += part;
   }
-  EACH(i, NMOVING) {
-    along[i] = costate[PLACES[i]];
-    d_along[i] = ALL(0);
+  EACH(i, NMOVING) along[i] = costate_at(costate, i), d_along[i] = ALL(0);
+  EACH(i, NVISIBLE) {
     affine[PLACES[i]] = d_end[i];
     *d_cost += along[i] * d_end[i];
   }
@@ -191,7 +199,7 @@ FUNCTION void forward_of_substeps(stored_reals state, stored_reals control, stor
       else r_control[place - NX] += d_slope[NMOVING + i];
     }
   }
-  EACH(i, NMOVING) r_state[PLACES[i]] += d_along[i];
+  EACH(i, NVISIBLE) r_state[PLACES[i]] += d_along[i];
 }
 
 #endif
