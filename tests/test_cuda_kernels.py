@@ -33,7 +33,7 @@ from mpcgen.runtime.loading import DTYPES
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 CASES = {
-    **{name: functools.partial(example, name) for name in (*NONLINEAR, "lqr", "quadrotor")},
+    **{name: functools.partial(example, name) for name in (*NONLINEAR, "lqr")},
     "car_bounds": functools.partial(with_bound_parameters, "car", DTYPES),
 }
 COST = {torch.float64: 1e-9, torch.float32: 1e-4}

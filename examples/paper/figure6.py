@@ -42,7 +42,7 @@ def advantage(losses: Mapping[Cell, Any]) -> list[Claim]:
     """Return how far the methods with and without structure are apart, with the most trajectories."""
     claims = []
     largest = max(c.trajectories for c in losses)
-    for system in SYSTEMS:
+    for system in dict.fromkeys(c.system for c in losses):
         of = {
             c.method: v
             for c, v in losses.items()
