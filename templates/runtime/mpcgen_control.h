@@ -23,7 +23,9 @@
 #define AFTER_NONE R(0.25) /* the first weight after one was refused down to none */
 #define LEAST_SECOND_ORDER R(0.05)
 #define LEAST_BEND R(1e-2) /* share of the slope by which a model has to bend: at a minimum without bounds it is 0.5 */
-enum { PATIENCE = 6, MOST_TROUBLES = 8, FEW_PASSES = 15, MOST_PASSES = 100 };
+#define LITTLE_BEND R(0.05)  /* below that share a model is nearly linear: its step ends at bounds, or far away */
+enum { PATIENCE = 6, FEW_PASSES = 15, MOST_PASSES = 100 };
+enum { REFUSED = 2, REFUSED_UNBENT = 3, REFUSED_CONCAVE = 1, ACCEPTED = 4, MOST_TROUBLES = 14 }; /* see note_troubles */
 
 /* A change of the cost below this is rounding. */
 INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
@@ -79,10 +81,14 @@ INLINE void find_share(solver_state *s, mask stepped) {
   s->promise = lane_select(shorter, s->share * s->promise, s->promise);
 }
 
-/* Keeps count of refused steps against accepted ones: where they prevail, box-DDP does not get on. */
-INLINE void note_troubles(lane_progress *lanes, mask accepted, mask refused) {
-  const mask fewer = lane_and(accepted, lane_more(lanes->troubles, ALL_COUNTS(0)));
-  lanes->troubles += fewer - refused; /* a mask's lanes are -1 where it holds */
+/* Keeps count of refused steps against accepted ones: where they prevail, box-DDP does not get on. A refused step counts
+ * for more where the model that it was from is nearly linear, and so has no length of its own, or is not convex. */
+INLINE void note_troubles(solver_state *s, mask accepted, mask refused) {
+  const mask unbent = lane_and(refused, lane_lt(s->summary.bend, -LITTLE_BEND * s->summary.slope));
+  const mask concave = lane_and(refused, lane_not(s->summary.convex));
+  const counts fewer = s->lanes.troubles - lane_and(ALL_COUNTS(ACCEPTED), accepted);
+  s->lanes.troubles = lane_and(fewer, lane_more(fewer, ALL_COUNTS(0))) + lane_and(ALL_COUNTS(REFUSED), refused) +
+                      lane_and(ALL_COUNTS(REFUSED_UNBENT), unbent) + lane_and(ALL_COUNTS(REFUSED_CONCAVE), concave);
 }
 
 /* Which lanes' candidates become their trajectories; sets up the next step of all. */
@@ -96,7 +102,7 @@ FUNCTION mask accept_candidates(solver_state *s) {
   const mask accepted = lane_or(good, lane_and(lanes->busy, lanes->begins));
   lanes->iterations -= stepped;
   lanes->unmoved = lane_and(lanes->unmoved, lane_not(lane_and(good, lane_finite(lanes->cost))));
-  note_troubles(lanes, good, refused);
+  note_troubles(s, good, refused);
   lower_regularisation(s, lane_and(good, lane_not(lanes->refused)));
   refuse(s, refused);
   lanes->refused = lane_or(refused, lane_and(lanes->refused, lane_not(accepted)));

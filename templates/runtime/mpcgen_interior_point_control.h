@@ -7,9 +7,11 @@
 
 #define COST_IN_UNITS R(CONSTRAINED ? 1000 : 100) /* of the first trajectory: what makes a barrier of one a mild one */
 #define FIRST_BARRIER R(1)
-#define FIRST_SHIFT R(1e-4)
+#define FIRST_SHIFT R(1e-4)           /* shifts but those of MOST_MEMORY and HOPELESS_SHIFT are times shift_unit */
 #define SHIFT_AFTER_FAILURE R(1e-3)
 #define LEAST_SHIFT R(1e-7)
+#define LEAST_SHIFT_UNIT 1e-10
+#define SHORT_STEP 0.2                /* share of what the slacks allow of a step */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
 #define LEAST_TOLERANCE R(1e-12)
@@ -53,11 +55,22 @@ INLINE real product_error(const barrier_errors *e, real mu) {
   return lane_max(lane_max(e->largest_product - mu, mu - e->least_product), ALL(0)) / e->product_scale;
 }
 
+/* The present cost as a share of the first, at most one. */
+INLINE real share_left(const barrier_state *s) {
+  const real cost = (s->point.cost_scale + s->summary.gradient_sum) / s->lanes.cost_unit;
+  return lane_min(ALL(1), cost / COST_IN_UNITS);
+}
+
 /* What the dual part has to come down to: the tolerance, of a cost that has fallen below its first a share. */
 INLINE real dual_tolerance(const barrier_state *s, scalar tolerance) {
-  const real cost = (s->point.cost_scale + s->summary.gradient_sum) / s->lanes.cost_unit;
   const real least = ALL(LEAST_TOLERANCE + 100 * SCALAR_EPSILON);
-  return lane_max(least, R(tolerance) * lane_min(ALL(1), cost / COST_IN_UNITS));
+  return lane_max(least, R(tolerance) * share_left(s));
+}
+
+/* What shifts are counted in: they stand beside a Hessian, which shrinks with the cost, and one that a first cost of 1e4
+ * times the present asks for would leave steps as short as a gradient's. With constraints the Hessian is the rows'. */
+INLINE real shift_unit(const barrier_state *s) {
+  return CONSTRAINED ? ALL(1) : lane_max(ALL(LEAST_SHIFT_UNIT), share_left(s));
 }
 
 INLINE void forget_best(barrier_progress *lanes, mask where) {
@@ -144,7 +157,7 @@ INLINE void convexify_next(barrier_state *s, mask refused) {
   const real now = lanes->shift;
   const mask flat = lane_and(lane_lt(ALL(0), lanes->second_order), lane_not(lane_or(lanes->shift_first, lanes->restoring)));
   const mask leaves_out = CONSTRAINED ? lane_and(refused, flat) : lane_none();
-  const real raised = lane_select(lane_lt(ALL(0), now), R(8) * now, ALL(FIRST_SHIFT));
+  const real raised = lane_select(lane_lt(ALL(0), now), R(8) * now, FIRST_SHIFT * shift_unit(s));
   lanes->shift = lane_select(lane_and(refused, lane_not(leaves_out)), raised, now);
   lanes->second_order = lane_select(leaves_out, ALL(0), lanes->second_order);
 }
@@ -245,12 +258,12 @@ FUNCTION void step_costates(barrier_state *s, mask where) {
  * them were no use, they often are not in the next pass, which would sweep twice to find out. */
 INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled) {
   const real now = s->lanes.shift, share = s->length / s->longest;
-  const mask short_step = CONSTRAINED ? lane_none() : lane_or(rolled, lane_and(stepped, lane_lt(share, ALL(0.3))));
+  const mask short_step = CONSTRAINED ? lane_none() : lane_or(rolled, lane_and(stepped, lane_lt(share, ALL(SHORT_STEP))));
   const mask long_step = CONSTRAINED ? stepped : lane_and(stepped, lane_lt(ALL(0.9), share));
   const real more = lane_max(now, lane_min(R(4) * now, ALL(MOST_MEMORY)));
   const real less = R(1. / 3) * now;
-  const real raised = lane_select(lane_lt(ALL(0), now), more, ALL(FIRST_SHIFT));
-  const real lowered = lane_select(lane_lt(less, ALL(LEAST_SHIFT)), ALL(0), less);
+  const real raised = lane_select(lane_lt(ALL(0), now), more, FIRST_SHIFT * shift_unit(s));
+  const real lowered = lane_select(lane_lt(less, LEAST_SHIFT * shift_unit(s)), ALL(0), less);
   s->lanes.shift = lane_select(short_step, raised, lane_select(long_step, lowered, now));
   const real fuller = lane_min(ALL(1), s->lanes.second_order + SECOND_ORDER_RISE);
   s->lanes.second_order = lane_select(stepped, fuller, s->lanes.second_order);
@@ -273,7 +286,7 @@ INLINE real expected_dual(barrier_state *s, mask ready, mask stepped, real dual)
 /* No length would do, and there is no gap to close: regularise, and after some failures forget the filter. */
 INLINE void note_failures(barrier_state *s, mask failed, mask moved) {
   const real now = s->lanes.shift;
-  const real raised = lane_select(lane_lt(ALL(0), now), R(10) * now, ALL(SHIFT_AFTER_FAILURE));
+  const real raised = lane_select(lane_lt(ALL(0), now), R(10) * now, SHIFT_AFTER_FAILURE * shift_unit(s));
   s->lanes.shift = lane_select(failed, raised, now);
   s->lanes.failures = lane_and(s->lanes.failures - failed, lane_not(moved));
   empty_filter(&s->lanes, lane_and(failed, lane_more(s->lanes.failures, ALL_COUNTS(2))));

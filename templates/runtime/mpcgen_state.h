@@ -20,7 +20,7 @@ typedef struct {
   mask cautious;        /* since the last accepted step, one with second derivatives was refused, or overflowed */
   counts iterations;
   counts last;          /* iterations after which the lane gives up */
-  counts troubles;      /* steps that were refused, less those that were accepted; not below zero */
+  counts troubles;      /* refused steps, less accepted ones, by what they count: see note_troubles; not below zero */
   counts unproductive;  /* passes with a step below rounding since the residual last halved */
   real cost;            /* of the accepted trajectory, its barrier included */
   real barrier_cost;
