@@ -1,6 +1,7 @@
 """The generated C functions of constrained problems, against CasADi's derivatives of the specification."""
 
 import shutil
+from pathlib import Path
 
 import casadi as ca
 import constrained_problems as problems
@@ -10,10 +11,12 @@ import sympy as sp
 from row_cases import Case, Compiled
 
 import mpcgen
+from examples.links import links
 from mpcgen.build.toolchain import COMPILERS
 from mpcgen.compiler import Compilation
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C compiler on this machine")
+CHAIN = Path(__file__).parent.parent / "examples" / "chain.py"
 TOLERANCE = 1e-9  # of numbers of size one after at most a thousand operations
 
 
@@ -120,7 +123,16 @@ def residual():
     return problem
 
 
+def one_dense_step():
+    """Four links on a cart: one step of rk4, whose slopes are a loop."""
+    problem = links(4, horizon=4)
+    rate, force = problem.state_symbols[5], problem.control_symbols[0]
+    problem.constraint("power", rate * force, upper=50)
+    return problem
+
+
 CASES = {
+    "one dense step": (one_dense_step, False),
     "residual": (residual, False),
     "radau": (implicit, False),
     "implicit midpoint": (lambda: implicit("implicit_midpoint", running=False), False),
@@ -354,6 +366,14 @@ def test_differentials_of_bounds_and_weights(case, what, fields):
         got = case.call(f"{prefix}row_{what}_forward", *inputs, sizes=[k, k])
         close(got[0], d_first)
         close(got[1], d_second)
+
+
+def test_slopes_of_a_dense_step_are_a_loop_and_of_a_sparse_one_are_not():
+    dense, sparse = (
+        Compilation(spec).derived.loop
+        for spec in (one_dense_step().spec(), mpcgen.load_problem(CHAIN).spec())
+    )
+    assert dense.substeps.count == 1 and sparse is None
 
 
 def test_a_bound_of_a_state_costs_three_additions_in_the_quadratic_model():

@@ -94,7 +94,7 @@ class Model:
     ``parameters`` are the symbols of all parameters' entries, flat and in order; ``next_state`` is the discrete
     map after integration; ``lower`` and ``upper`` depend on parameters only and may be ±inf. Constraints come as rows:
     ``mixed`` ones, which read controls, hold at stages 0..N-1, ``state_rows`` at stages 1..N, ``terminal`` at stage N.
-    ``substeps``: of dynamics that are integrated in more than one step.
+    ``substeps``: of dynamics that are integrated in more than one step, or in one of more than one slope.
     """
 
     graph: Graph

@@ -165,7 +165,7 @@ def _integrated(
     following = list(rows)
     for i, value in zip(moving, repeated(step, places, dynamics.substeps), strict=True):
         following[i] = value
-    if dynamics.substeps == 1:
+    if dynamics.substeps == 1 and dynamics.scheme == "euler":
         return following, None
     zero, h = cost.graph.const(0.0), dt / float(dynamics.substeps)
     changed = tuple(i for i in moving if i < n and not rows[i].is_zero)
