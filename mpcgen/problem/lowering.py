@@ -151,14 +151,7 @@ def _integrated(
     flags = (*dynamics.is_discrete, *(False for _ in sums))
     moving = [i for i, discrete in enumerate(flags) if not discrete]
     rates, places = [rows[i] for i in moving], [symbols[i] for i in moving]
-    kept = (len(moving) + len(known.changes)) * (
-        len(STAGE_EQUATIONS[dynamics.scheme][1]) + 1 if dynamics.scheme in IMPLICIT else 1
-    )
-    if dynamics.substeps * kept > MOST_KEPT:
-        raise SpecError(
-            f"the dynamics have {dynamics.substeps} substeps of {kept} numbers in a stage; at most "
-            f"{MOST_KEPT // kept} are possible: take more, shorter stages"
-        )
+    _check_kept(dynamics, len(moving) + len(known.changes))
     if dynamics.scheme in IMPLICIT:
         return _implicitly(dynamics, rows, known, cost, dt)
     step = one_step(dynamics.scheme, rates, places, dt, dynamics.substeps)
@@ -184,6 +177,27 @@ def _integrated(
     return following, substeps
 
 
+def _check_kept(dynamics: DynamicsSpec, width: int) -> None:
+    """Refuse what derivatives would have to go back through too much of. ``width``: numbers that a step changes."""
+    kept = width * (len(STAGE_EQUATIONS[dynamics.scheme][1]) + 1 if dynamics.scheme in IMPLICIT else 1)
+    if dynamics.substeps * kept > MOST_KEPT:
+        raise SpecError(
+            f"the dynamics have {dynamics.substeps} substeps of {kept} numbers in a stage; at most "
+            f"{MOST_KEPT // kept} are possible: take more, shorter stages"
+        )
+
+
+def _check_unknowns(scheme: str, moving: int, hidden: int) -> None:
+    """Refuse stage equations that would be too large, of states that move and of their unknown rates."""
+    unknowns = (moving + hidden) * len(STAGE_EQUATIONS[scheme][1])
+    if unknowns > MOST_UNKNOWNS:
+        also = f" and {hidden} of their rates" if hidden else ""
+        raise SpecError(
+            f"a step of {scheme} has {unknowns} unknowns for {moving} states that move{also}; at most "
+            f"{MOST_UNKNOWNS} are possible"
+        )
+
+
 def _implicitly(
     dynamics: DynamicsSpec,
     rows: Sequence[Expr],
@@ -203,13 +217,7 @@ def _implicitly(
             f"{dynamics.scheme} has nothing to integrate: all rates are zero; assign the next state to problem.dynamics"
         )
     matrix, share, final = STAGE_EQUATIONS[dynamics.scheme]
-    unknowns = (len(moving) + len(hidden)) * len(share)
-    if unknowns > MOST_UNKNOWNS:
-        also = f" and {len(hidden)} of their rates" if hidden else ""
-        raise SpecError(
-            f"a step of {dynamics.scheme} has {unknowns} unknowns for {len(moving)} states that move{also}; at most "
-            f"{MOST_UNKNOWNS} are possible"
-        )
+    _check_unknowns(dynamics.scheme, len(moving), len(hidden))
     moved = {i: graph.symbol(f"after.{states[i].value}") for i in moving}
     others = [rows[i] if dynamics.is_discrete[i] else state for i, state in enumerate(states)]
     following = [moved.get(i, others[i]) for i in range(n)]
