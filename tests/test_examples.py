@@ -251,7 +251,9 @@ def test_a_landing_that_no_thrust_can_save_ends_with_the_least_violation_found()
     assert margin + rate * t + strongest * t**2 / 2 < 0
     mpc = mpcgen.compile(module.problem, dtypes=("float64",)).MPC(max_iterations=600, on_unconverged="ignore")
     solution = mpc(x0.expand(2, 7))
-    assert (solution.status == mpcgen.Status.INFEASIBLE).all()
+    # stalled where the last attempt ends with less than a hundredth of what it began with
+    lost = torch.tensor([mpcgen.Status.INFEASIBLE, mpcgen.Status.STALLED])
+    assert torch.isin(solution.status, lost).all()
     assert (solution.violation < 2).all()  # kN: some attempts end at 10,000 times that
     largest = torch.stack([rows.violation.amax() for rows in solution.rows.values()]).amax()
     assert solution.violation.amax().item() == pytest.approx(largest.item(), rel=1e-9)

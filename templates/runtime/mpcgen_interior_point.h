@@ -67,6 +67,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(&lanes->looseness, k, 1);
     lane_set(&lanes->on_states, k, CONSTRAINED || attempt > 1);
     lane_set(&lanes->second_order, k, FIRST_SECOND_ORDER);
+    lane_set(&lanes->rise, k, MOST_RISE);
     lane_set(&lanes->best_gap, k, (scalar)INFINITY);
     lane_set(&lanes->best_error, k, (scalar)INFINITY);
     lane_recount(&lanes->stale, k, 0);
@@ -267,8 +268,8 @@ RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int 
   if (leave_rollout(s, a, k, status)) return;
   if (status == DIVERGED) status = how_broken(s, k);
   const size_t problem = (size_t)s->problem[k];
-  const int nearer = lane_get(&s->point.violation, k) < lane_get(&s->lanes.least_violation, k);
-  if (nearer || status != INFEASIBLE) store_iterate(s, a, k);
+  const int farther = lane_get(&s->lanes.least_violation, k) < lane_get(&s->point.violation, k);
+  if (!farther || (status != INFEASIBLE && status != STALLED)) store_iterate(s, a, k);
   team_meet(); /* all have read which problem it is */
   TEAM_LEADER {
     const int iterations = lane_count(&s->lanes.iterations, k);

@@ -22,7 +22,9 @@
 #define TINY_STEP R(0.1)
 #define LARGE_STEP R(0.5)
 #define RESTORED_MULTIPLIER R(1e3)    /* the largest after restoration */
-#define SECOND_ORDER_RISE R(0.25)     /* of the weight of second derivatives after a step */
+#define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
+#define RISE_AFTER_REFUSAL R(1. / 16) /* where a sweep had to leave them out, the next would soon have to again: slower then, */
+#define RISE_GROWTH R(1.1)            /* and faster with every step */
 #define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 enum { MOST_FAILURES = 14, STALE = 12, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 enum { ATTEMPT = 200, MOST_ATTEMPTS = 3 }; /* iterations until a problem begins anew */
@@ -160,6 +162,7 @@ INLINE void convexify_next(barrier_state *s, mask refused) {
   const real raised = lane_select(lane_lt(ALL(0), now), R(8) * now, FIRST_SHIFT * shift_unit(s));
   lanes->shift = lane_select(lane_and(refused, lane_not(leaves_out)), raised, now);
   lanes->second_order = lane_select(leaves_out, ALL(0), lanes->second_order);
+  lanes->rise = lane_select(leaves_out, ALL(RISE_AFTER_REFUSAL), lanes->rise);
 }
 
 /* After a sweep: which lanes have finished, and with which status; the others go on. */
@@ -265,8 +268,9 @@ INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled) {
   const real raised = lane_select(lane_lt(ALL(0), now), more, FIRST_SHIFT * shift_unit(s));
   const real lowered = lane_select(lane_lt(less, LEAST_SHIFT * shift_unit(s)), ALL(0), less);
   s->lanes.shift = lane_select(short_step, raised, lane_select(long_step, lowered, now));
-  const real fuller = lane_min(ALL(1), s->lanes.second_order + SECOND_ORDER_RISE);
+  const real fuller = lane_min(ALL(1), s->lanes.second_order + s->lanes.rise);
   s->lanes.second_order = lane_select(stepped, fuller, s->lanes.second_order);
+  s->lanes.rise = lane_select(stepped, lane_min(ALL(MOST_RISE), RISE_GROWTH * s->lanes.rise), s->lanes.rise);
 }
 
 /* What the dual residual will be after the step: its linear part shrinks with the step's length, and what is left grows

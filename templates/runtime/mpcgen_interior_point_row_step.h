@@ -257,22 +257,45 @@ RARE void row_multipliers(barrier_state *s, mask where, real most) {
   }
 }
 
-/* The multipliers of a row's sides in the lanes that took a step, kept near mu over their slacks; those of the others, and
- * of sides that are off, as they are. */
 typedef struct {
   real low, high;
 } row_pair;
 
-INLINE row_pair keep_sides_near(mask where, const row_room *r, row_pair multiplier, row_pair slack, real mu, real range) {
-  multiplier.low = keep_near(lane_and(where, r->has_lower), multiplier.low, slack.low, mu, range);
-  multiplier.high = keep_near(lane_and(where, r->has_upper), multiplier.high, slack.high, mu, range);
-  return multiplier;
+/* The least and largest of the products of multipliers and slacks. */
+typedef struct {
+  real least, largest;
+} product_range;
+
+INLINE void note_products(const row_room *r, row_pair slack, row_pair multiplier, product_range *products) {
+  const real low = slack.low * multiplier.low, high = slack.high * multiplier.high;
+  products->least = lane_min(products->least, lane_min(lane_max(r->low_off, low), lane_max(r->high_off, high)));
+  products->largest = lane_max(products->largest, lane_max(low, where_on(r->has_upper, high)));
 }
 
-/* The multipliers of the rows of the lanes that took a step; equalities' as they are after it. */
+/* Keeps multipliers near mu over their slacks in the lanes where some are not. */
+RARE product_range keep_rows_near(barrier_state *s, mask where, real range) {
+  product_range products = {ALL(INFINITY), ALL(0)};
+  for (int t = 0; t <= s->horizon; t++) {
+    reals row = first_row(s, t), limit = first_limit(s, t);
+    for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+      const row_room r = room_of(limit);
+      const reals now = row + s->at_iterate;
+      const row_pair slack = {now[LOW_SLACK], now[HIGH_SLACK]};
+      const row_pair z = {keep_near(lane_and(where, r.has_lower), row[LOW_MULTIPLIER], slack.low, s->mu, range),
+                          keep_near(lane_and(where, r.has_upper), row[HIGH_MULTIPLIER], slack.high, s->mu, range)};
+      row[LOW_MULTIPLIER] = z.low;
+      row[HIGH_MULTIPLIER] = z.high;
+      note_products(&r, slack, z, &products);
+    }
+  }
+  return products;
+}
+
+/* The multipliers of the rows of the lanes that took a step, kept near mu over their slacks; equalities' as they are after
+ * it, those of other lanes and of sides that are off as they are before. */
 FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, real *least, real *largest) {
   const real mu = s->mu, length = where_on(where, s->dual_length), whole = where_on(where, s->length);
-  real lowest = *least, highest = *largest;
+  product_range products = {ALL(INFINITY), ALL(0)};
   for (int t = 0; t <= s->horizon; t++) {
     reals row = first_row(s, t), limit = first_limit(s, t);
     const int count = row_count(s, t);
@@ -283,24 +306,23 @@ FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, rea
       const real before = row[HIGH_MULTIPLIER], d_low = where_on(where, row[D_LOW_MULTIPLIER]);
       const real d_high = where_on(where, row[D_HIGH_MULTIPLIER]);
       row_pair z = {row[LOW_MULTIPLIER] + length * d_low, before + length * d_high};
-      z = keep_sides_near(where, &r, z, slack, mu, range);
       if (s->equalities) z.high = lane_select(is_equality(&r), before + whole * d_high, z.high);
       row[LOW_MULTIPLIER] = z.low;
       row[HIGH_MULTIPLIER] = z.high;
-      lowest = lane_min(lowest, lane_max(r.low_off, slack.low * z.low));
-      lowest = lane_min(lowest, lane_max(r.high_off, slack.high * z.high));
-      highest = lane_max(highest, slack.low * z.low);
-      highest = lane_max(highest, where_on(r.has_upper, slack.high * z.high));
+      note_products(&r, slack, z, &products);
 #if SOFT_ROWS
       step_hold(&r.price, r.has_lower, where, length, now[LOW_EXCESS], row[D_LOW_HOLD], mu, range, row + LOW_HOLD,
-                &lowest, &highest);
+                least, largest);
       step_hold(&r.price, r.has_upper, where, length, now[HIGH_EXCESS], row[D_HIGH_HOLD], mu, range, row + HIGH_HOLD,
-                &lowest, &highest);
+                least, largest);
 #endif
     }
   }
-  *least = lowest;
-  *largest = highest;
+  const mask near = lane_and(lane_le(mu / range, products.least), lane_le(products.largest, mu * range));
+  const mask beyond = lane_and(where, lane_not(near)); /* and no others: they do not depend on their neighbours */
+  if (lane_any(beyond)) products = keep_rows_near(s, beyond, range);
+  *least = lane_min(*least, products.least);
+  *largest = lane_max(*largest, products.largest);
 }
 
 #endif

@@ -27,6 +27,7 @@ typedef struct {
   mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
   mask shift_first;    /* where a Hessian is not convex: shifts it before it leaves the second derivatives out */
   real second_order;   /* weight of the second derivatives of dynamics and rows in the next sweep */
+  real rise;           /* of it after the next step */
   counts iterations;   /* steps of the attempt and of those before it */
   counts attempt, attempt_end;  /* how often it began; the iteration at which it begins anew */
   counts failures;     /* steps in a row that no length made acceptable */
