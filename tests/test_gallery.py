@@ -9,6 +9,8 @@ from click.testing import CliRunner
 
 from examples.bench.gallery import PEER, Outcome, Settings, chosen, compare, entries, measure
 from examples.bench.gallery_report import profile
+from examples.bench.hard_starts import PROBLEMS
+from examples.bench.hard_starts import main as hard_starts
 from mpcgen.cli import main
 from mpcgen.errors import ParameterError
 
@@ -89,3 +91,19 @@ def test_options_of_the_gallery_need_it():
     result = CliRunner().invoke(main, ["bench", "--count", "3"])
     assert result.exit_code == 2
     assert "give that too" in result.output
+
+
+def test_hard_starts_are_counted_by_problem():
+    result = CliRunner().invoke(hard_starts, ["--problem", "pendulum", "--count", "64"])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1].startswith("| pendulum | 64 of 64 | ")
+
+
+@pytest.mark.parametrize("name", ["cartpole", "quadrotor", "crane"])
+def test_hard_starts_are_states_of_their_problem(name):
+    hard = PROBLEMS[name]
+    x0 = hard.draw()(100, 0)
+    assert x0.shape == (100, len(hard.spec().states))
+    unit = {"cartpole": slice(2, 4), "quadrotor": slice(3, 7)}.get(name)
+    if unit is not None:
+        np.testing.assert_allclose((x0[:, unit] ** 2).sum(axis=1), 1, rtol=1e-12)

@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+import sympy as sp
 import torch
 
 import mpcgen
@@ -45,6 +46,27 @@ def test_costs_without_curvature_are_solved():
     assert not ((off_bounds > 0) & (off_bounds < 1e-6)).any()
     alone = module.MPC(on_unconverged="ignore", method="ddp")(x0, u_init=u)
     assert (alone.status != Status.CONVERGED).all()
+
+
+def test_hinges_are_solved_from_cold_starts():
+    """A disc as a steep penalty: far inside, its Hessian is indefinite and large, though the dynamics are linear."""
+    problem = mpcgen.Problem("disc", horizon=40)
+    x, y, vx, vy = problem.states("x y vx vy")
+    ax, ay = problem.controls("ax ay", lower=[-2, -2], upper=[2, 2])
+    half, tenth = sp.Rational(1, 200), sp.Rational(1, 10)
+    problem.dynamics = [
+        x + tenth * vx + half * ax,
+        y + tenth * vy + half * ay,
+        vx + tenth * ax,
+        vy + tenth * ay,
+    ]
+    problem.stage_cost = (ax**2 + ay**2) / 100 + 10_000 * sp.Max(0, 1 - x**2 - y**2) ** 2
+    problem.terminal_cost = 10 * ((x - 2) ** 2 + y**2 + vx**2 + vy**2)
+    x0 = torch.zeros(16, 4, dtype=torch.float64)
+    x0[:, 0], x0[:, 1] = -2, torch.linspace(-0.3, 0.3, 16)
+    sol = compiled(problem).MPC(on_unconverged="ignore", max_iterations=1000)(x0)
+    assert (sol.status == Status.CONVERGED).all()
+    assert (sol.x[..., :2].square().sum(-1) > 0.95).all()
 
 
 def test_long_horizons_are_solved():

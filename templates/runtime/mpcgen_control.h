@@ -165,8 +165,8 @@ INLINE void keep_residual(solver_state *s) {
 }
 
 /* Whether box-DDP is the method for a lane: not where refused steps prevail, or small ones are many; nor where after the
- * passes that most problems take the model is so nearly linear that all controls go to their bounds. Of linear dynamics
- * that model is exact, and box-DDP the method for all. */
+ * passes that most problems take the model is so nearly linear that all controls go to their bounds. Of linear-quadratic
+ * problems that model is exact, and box-DDP the method for all. */
 INLINE mask gets_on(const solver_state *s) {
   const lane_progress *lanes = &s->lanes;
   const mask bent = lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend);
@@ -207,7 +207,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
 
   const mask going = lane_and(v.open, lane_not(uncertain));
   mask may_go_on = lane_more(lanes->last, lanes->iterations);
-  if (s->hands_over && !LINEAR_DYNAMICS) may_go_on = lane_and(may_go_on, gets_on(s));
+  if (s->hands_over && !LINEAR_QUADRATIC) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
   const mask hopeless = lane_lt(ALL(LARGEST_REGULARISATION), s->regularisation);
   decide(&v, lane_and(going, lane_or(stuck, hopeless)), STALLED);
