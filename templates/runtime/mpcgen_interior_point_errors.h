@@ -1,0 +1,94 @@
+/* What an iterate of the interior point lacks of a solution, and how the barrier parameter follows it. */
+#ifndef MPCGEN_INTERIOR_POINT_ERRORS_H
+#define MPCGEN_INTERIOR_POINT_ERRORS_H
+
+#include "mpcgen_interior_point_warm.h"
+
+#define COST_IN_UNITS R(CONSTRAINED ? 1000 : 100) /* of the first trajectory: what makes a barrier of one a mild one */
+#define LEAST_TOLERANCE R(1e-12)
+#define LEAST_SHIFT_UNIT 1e-10
+enum { STALE = 12 }; /* passes without progress */
+
+/* Errors of the first-order conditions, in units of cost; those of multipliers are divided by the multipliers' mean
+ * size where it is above 100 (Waechter and Biegler 2006, equations (5) and (6)). */
+typedef struct {
+  real dual, gap;
+  real least_product, largest_product, product_scale;
+} barrier_errors;
+
+INLINE barrier_errors errors_of(const barrier_state *s) {
+  const barrier_summary *summary = &s->summary;
+  const real over = ALL(1) / s->lanes.cost_unit, sides = summary->sides;
+  const real bounds = summary->multiplier_sum * over, costates = summary->costate_sum * over;
+  const real mean = (bounds + costates) / (sides + ALL(s->horizon * NX));
+  const real dual_scale = lane_max(ALL(1), R(0.01) * mean);
+  const real largest = lane_max(summary->dual_x, summary->dual_u);
+  const barrier_errors e = {
+      largest * over / dual_scale,
+      s->point.largest_gap,
+      summary->least_product * over,
+      summary->largest_product * over,
+      lane_max(ALL(1), R(0.01) * bounds / lane_max(sides, ALL(1))),
+  };
+  return e;
+}
+
+INLINE real product_error(const barrier_errors *e, real mu) {
+  return lane_max(lane_max(e->largest_product - mu, mu - e->least_product), ALL(0)) / e->product_scale;
+}
+
+/* The present cost as a share of the first, at most one. */
+INLINE real share_left(const barrier_state *s) {
+  const real cost = (s->point.cost_scale + s->summary.gradient_sum) / s->lanes.cost_unit;
+  return lane_min(ALL(1), cost / COST_IN_UNITS);
+}
+
+/* What the dual part has to come down to: the tolerance, of a cost that has fallen below its first a share. */
+INLINE real dual_tolerance(const barrier_state *s, scalar tolerance) {
+  const real least = ALL(LEAST_TOLERANCE + 100 * SCALAR_EPSILON);
+  return lane_max(least, R(tolerance) * share_left(s));
+}
+
+/* What shifts are counted in: they stand beside a Hessian, which shrinks with the cost, and one that a first cost of 1e4
+ * times the present asks for would leave steps as short as a gradient's. With constraints the Hessian is the rows'. */
+INLINE real shift_unit(const barrier_state *s) {
+  return CONSTRAINED ? ALL(1) : lane_max(ALL(LEAST_SHIFT_UNIT), share_left(s));
+}
+
+INLINE void forget_best(barrier_progress *lanes, mask where) {
+  lanes->best_gap = lane_select(where, ALL(INFINITY), lanes->best_gap);
+  lanes->best_error = lane_select(where, ALL(INFINITY), lanes->best_error);
+  lanes->stale = lane_and(lanes->stale, lane_not(where));
+}
+
+/* Where neither the gaps nor the errors of the barrier problem have fallen by a fifth for some passes, what is done
+ * about a Hessian that is not convex goes the other way round. */
+INLINE void note_progress(barrier_state *s, mask where, const barrier_errors *e) {
+  barrier_progress *lanes = &s->lanes;
+  const real error = lane_max(lane_max(e->dual, e->gap), product_error(e, lanes->barrier));
+  const mask better = lane_and(where, lane_or(lane_lt(s->point.gap, R(0.8) * lanes->best_gap),
+                                              lane_lt(error, R(0.8) * lanes->best_error)));
+  lanes->best_gap = lane_select(where, lane_min(s->point.gap, lanes->best_gap), lanes->best_gap);
+  lanes->best_error = lane_select(where, lane_min(error, lanes->best_error), lanes->best_error);
+  lanes->stale = lane_and(lanes->stale - where, lane_not(better));
+  const mask flips = lane_and(where, lane_more(lanes->stale, ALL_COUNTS(STALE - 1)));
+  lanes->shift_first ^= flips;
+  forget_best(lanes, flips);
+}
+
+/* Lowers the barrier parameter while the barrier problem is solved to ten times it (same paper, equation (7)). */
+OUTLINED void lower_barrier(barrier_state *s, mask where, const barrier_errors *e, real least) {
+  const real before = s->lanes.barrier;
+  for (int i = 0; i < 4; i++) {
+    const real mu = s->lanes.barrier;
+    const real error = lane_max(lane_max(e->dual, e->gap), product_error(e, mu));
+    const mask solved = lane_and(where, lane_le(error, R(10) * mu));
+    const real lower = lane_max(least, lane_min(R(0.2) * mu, mu * lane_sqrt(mu)));
+    s->lanes.barrier = lane_select(solved, lower, mu);
+  }
+  const mask lowered = lane_lt(s->lanes.barrier, before);
+  empty_filter(&s->lanes, lowered);
+  forget_best(&s->lanes, lowered);
+}
+
+#endif
