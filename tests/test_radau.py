@@ -57,6 +57,20 @@ def test_solutions_obey_the_dynamics_and_the_algebraic_equation(controller):
         np.testing.assert_allclose(x[1:, 2] ** 2, x[1:, 0], rtol=1e-13)
 
 
+def test_gradients_through_two_steps_with_a_running_cost_conserve_mass():
+    """Fast and slow reactions between three species: what is added to one is found in all of them together."""
+    problem = mpcgen.Problem("species", horizon=1)
+    a, b, c = problem.states("a b c")
+    (u,) = problem.controls("u", lower=1, upper=1)
+    fast, slow = 1e3 * u * a - 5e2 * b, b * u
+    problem.dynamics = mpcgen.radau(problem, [-fast, fast - slow, slow], dt=0.05, substeps=2)
+    problem.stage_cost = u**2 + mpcgen.running_cost(b + u)
+    problem.terminal_cost = a**2 + b**2 + c**2
+    x0 = torch.tensor([[0.8, 0.1, 0.0]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(mpcgen.compile(problem, dtypes=torch.float64).MPC()(x0).x[:, -1].sum(), x0)
+    torch.testing.assert_close(slope, torch.ones_like(slope), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("method", ["ddp", "interior_point", "auto"])
 def test_a_step_without_a_solution_ends_its_problem_and_no_other(controller, method):
     mpc = controller.MPC(method=method, on_unconverged="ignore")
