@@ -1,5 +1,6 @@
 """The short way of calls without gradient: the same numbers, checks and warnings as any other call."""
 
+import contextlib
 import copy
 import gc
 import pickle
@@ -77,6 +78,41 @@ def test_per_stage_parameters(lqr):
     assert any(p.per_stage for p in spec.parameters)
     for _ in range(2):
         assert_same(mpc(x0, **values), watched)
+
+
+def test_gradients_are_bit_for_bit_those_of_the_long_way(pendulum):
+    """Which a batch of two dimensions takes."""
+    mpc, x0 = pendulum.mpc(), starts(5)
+    given = {"q": positive(4), "mass": positive(5)}
+    leaves = [v.clone().requires_grad_() for v in (x0, *given.values())]
+
+    def gradients(lead, retain=False):
+        values = dict(zip(given, leaves[1:], strict=True))
+        values["mass"] = values["mass"][lead]
+        sol = mpc(leaves[0][lead], **values)
+        loss = (sol.x**2).sum() + (sol.u * sol.u.detach().cos()).sum() + sol.cost.sum()
+        return torch.autograd.grad(loss, leaves, retain_graph=retain)
+
+    long_way = gradients(None)
+    for _ in range(3):
+        for one, other in zip(gradients(...), long_way, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_graph_that_is_kept_has_its_gradient_twice_also_from_tensors_that_hooks_kept(pendulum):
+    mpc, x0 = pendulum.mpc(), starts(3).requires_grad_()
+    (expected,) = torch.autograd.grad(mpc(x0).cost.sum(), x0)
+    # what the second kind gets back does not lie in memory as it did
+    hooks = torch.autograd.graph.saved_tensors_hooks(_pack, lambda t: t.transpose(0, -1) if t.ndim else t)
+    for context in (contextlib.nullcontext(), hooks):
+        with context:
+            kept = mpc(x0).cost.sum()
+        for _ in range(2):
+            assert torch.equal(torch.autograd.grad(kept, x0, retain_graph=True)[0], expected)
+
+
+def _pack(tensor):
+    return tensor.transpose(0, -1).contiguous() if tensor.ndim else tensor.clone()
 
 
 def test_what_is_wrong_is_refused_after_calls_that_were_right(pendulum):

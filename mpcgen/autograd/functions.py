@@ -19,6 +19,7 @@ from mpcgen.autograd import library
 from mpcgen.calls import kernels
 from mpcgen.calls.arguments import Start
 from mpcgen.calls.options import Options
+from mpcgen.calls.solver import Solver
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
 from mpcgen.errors import SecondDerivativeError, TracingError
 from mpcgen.runtime.outputs import DIFFERENTIABLE, OUTPUTS
@@ -48,6 +49,15 @@ def attach(key: str, options: str, outputs: Tensors, x0: Tensor, parameters: Ten
         horizon = outputs[1].shape[1]
         return _apply(Solve, None, outputs, key, options, horizon, x0, *Start(), *parameters)
     return kernels.attach(library.controller_of(key), Options.from_text(options), outputs)
+
+
+def solve_directly(
+    solver: Solver, key: str, options: str, x0: Tensor, start: Start, parameters: Tensors
+) -> Tensors:
+    """`solve` of a call that nothing traces, by the solver that is ready for it; flat where a gradient is recorded."""
+    if torch.is_grad_enabled() and (x0.requires_grad or any(p.requires_grad for p in parameters)):
+        return _apply(Solve, None, solver, key, options, None, x0, *start, *parameters)
+    return solver(x0, start.given, parameters)
 
 
 def _is_recorded(x0: Tensor, parameters: Tensors) -> bool:
@@ -89,16 +99,22 @@ class Solve(torch.autograd.Function):
     """(keyset, found, key, options, horizon, x0, *start, *parameters) -> outputs of `kernels.solve`, flat batch.
 
     keyset: the dispatcher's, of a call that came through the operator; None for one that nothing but autograd sees.
-    found: the outputs, where they are known already; None for those that are to be computed.
+    found: the outputs, where they are known already; the solver, if it is ready for the call; or None.
     """
 
     @staticmethod
     @never_compiled
-    def forward(keyset: Any, found: Tensors | None, key: str, options: str, *arguments: Any) -> Tensors:
+    def forward(
+        keyset: Any, found: Tensors | Solver | None, key: str, options: str, *arguments: Any
+    ) -> Tensors:
         """Run the solver, where there are no outputs yet."""
         if keyset is None:
             if found is None:
                 return _solve_here(key, options, *arguments)
+            if isinstance(found, Solver):
+                _, x0, *tensors = arguments
+                starts = Start(*tensors[: len(Start._fields)])
+                return found.solve_anew(x0, starts.given, tensors[len(Start._fields) :])
             return kernels.attach(library.controller_of(key), Options.from_text(options), found)
         horizon, x0, *tensors = arguments
         start, parameters = tensors[: len(Start._fields)], tensors[len(Start._fields) :]
@@ -110,6 +126,7 @@ class Solve(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Keep the solution and the parameters: nothing that grows with the iterations."""
         ctx.is_direct, ctx.names = inputs[0] is None, inputs[2:4]
+        ctx.solver = inputs[1] if isinstance(inputs[1], Solver) else None
         constants = [out for place, out in enumerate(output) if place not in DIFFERENTIABLE]
         ctx.mark_non_differentiable(*constants)
         ctx.set_materialize_grads(False)
@@ -129,12 +146,13 @@ class Solve(torch.autograd.Function):
             )
         x, u, status, duals, *parameters = ctx.saved_tensors
         wanted = tuple(cotangents[place] for place in DIFFERENTIABLE)
-        if ctx.is_direct and _is_plain(wanted) and not torch.is_grad_enabled():
-            key, options = ctx.names
-            known, chosen = library.controller_of(key), Options.from_text(options)
-            found = kernels.differentiate(known, chosen, x, u, status, tuple(parameters), wanted, duals)
-        else:
+        if not (ctx.is_direct and _is_plain(wanted) and not torch.is_grad_enabled()):
             found = library.differentiate(*ctx.names, x, u, status, *wanted, duals, parameters)
+        elif ctx.solver is not None:
+            found = ctx.solver.gradient(x, u, status, parameters, wanted, duals)
+        else:
+            known, chosen = library.controller_of(ctx.names[0]), Options.from_text(ctx.names[1])
+            found = kernels.differentiate(known, chosen, x, u, status, tuple(parameters), wanted, duals)
         g_x0, *gradients = found
         return (*[None] * _X0, g_x0, *[None] * len(Start._fields), *gradients)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from mpcgen.calls.arguments import Call, Start, explained, make_call
 from mpcgen.calls.direct import Direct
 from mpcgen.calls.options import Options, checked_count
 from mpcgen.calls.warm_start import make_start
-from mpcgen.errors import ParameterError
+from mpcgen.errors import LayoutError, ParameterError
 from mpcgen.runtime.controller import Controller
 
 
@@ -198,10 +199,14 @@ class MPC(torch.nn.Module):
         if torch.compiler.is_compiling():
             return self._checked(x0, start, horizon, parameters)
         if self.unrolled is None and not self.history and not self.restarts:
-            solved = self.direct.solve(self.controller, self.options, x0, start, horizon, parameters)
-            if solved is not None:
-                outputs, flat = solved
-                return Solution.fresh(outputs, origin_of(self.key, self.options_text, flat))
+            found = self.direct.find(self.controller, self.options, x0, start, horizon, parameters)
+            if found is not None:
+                solver, flat = found
+                with contextlib.suppress(
+                    LayoutError
+                ):  # a tensor without memory, of which the long way knows more
+                    outputs = functions.solve_directly(solver, self.key, self.options_text, x0, start, flat)
+                    return Solution.fresh(outputs, origin_of(self.key, self.options_text, flat))
         guesses = dict(zip(start.names, start, strict=True))
         with explained(self.controller, {"x0": x0, **guesses, **parameters}):
             return self._checked(x0, start, horizon, parameters)

@@ -1,4 +1,4 @@
-"""The short way of calls that nothing watches: what the checks of a call found is kept by the call's signature.
+"""The short way of calls that nothing traces: what the checks of a call found is kept by the call's signature.
 
 The checks in `mpcgen.calls.arguments` look at names, types, shapes, dtypes and devices, never at values. So a call
 with the signature of one that passed would pass again, with the same horizon, batch and sharing of parameters: only
@@ -18,7 +18,6 @@ from mpcgen.calls.arguments import Call, Start, make_call
 from mpcgen.calls.options import Options
 from mpcgen.calls.solver import Solver
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced
-from mpcgen.errors import LayoutError
 from mpcgen.runtime.controller import Controller
 
 MOST_SIGNATURES = 64
@@ -32,11 +31,13 @@ class _Known(NamedTuple):
     """What calls of one signature share.
 
     parameters: flat defaults, None in the place of a given one. given: of each given one place, name, flat shape.
+    is_flat: x0 is (B, n), as what is recorded for a gradient has to be.
     """
 
     solver: Solver
     parameters: tuple[Tensor | None, ...]
     given: tuple[tuple[int, str, tuple[int, ...]], ...]
+    is_flat: bool
 
 
 class Direct:
@@ -48,7 +49,7 @@ class Direct:
     def __reduce__(self) -> tuple[type[Direct], tuple[()]]:
         return Direct, ()
 
-    def solve(
+    def find(
         self,
         controller: Controller,
         options: Options,
@@ -56,10 +57,10 @@ class Direct:
         start: Start,
         horizon: int | None,
         values: Mapping[str, Any],
-    ) -> tuple[Tensors, Tensors] | None:
-        """Outputs of `kernels.solve` with leading dimensions, and the parameters as it takes them.
+    ) -> tuple[Solver, Tensors] | None:
+        """The solver of the call, and the parameters as it takes them.
 
-        None for a call that has to go the long way: it is watched, or its tensors are not as the kernel reads them.
+        None for a call that has to go the long way: it is traced, or its tensors are not as the kernel reads them.
         Raises what `mpcgen.calls.arguments.make_call` raises.
         """
         try:
@@ -78,13 +79,16 @@ class Direct:
             if len(self._known) >= MOST_SIGNATURES:
                 self._known.clear()
             self._known[signature] = known
-        if known is None:
+        if known is None or (not known.is_flat and _is_recorded(x0, values)):
             return None
         try:
-            parameters = _flat_parameters(known, values)
-            return known.solver(x0, start.given, parameters), parameters
-        except (LayoutError, _NoViewError):  # a tensor without memory, of which the long way knows more
+            return known.solver, _flat_parameters(known, values)
+        except _NoViewError:
             return None
+
+
+def _is_recorded(x0: Tensor, values: Mapping[str, Tensor]) -> bool:
+    return torch.is_grad_enabled() and (x0.requires_grad or any(v.requires_grad for v in values.values()))
 
 
 class _NoViewError(Exception):
@@ -123,7 +127,8 @@ def _what_to_keep(
             parameters[place] = None
     if any(not flat.is_contiguous() or flat.data_ptr() != value.data_ptr() for value, flat in pairs):
         return None
-    return _Known(kernels.solver_of(controller, options, call), tuple(parameters), tuple(given))
+    is_flat = x0.ndim == 2 and call.batch_shape == x0.shape[:1]
+    return _Known(kernels.solver_of(controller, options, call), tuple(parameters), tuple(given), is_flat)
 
 
 def _is_readable(tensor: Tensor | None) -> bool:
@@ -135,7 +140,7 @@ def _is_readable(tensor: Tensor | None) -> bool:
 
 
 def _signature(x0: Tensor, start: Start, horizon: int | None, values: Mapping[str, Any]) -> Signature | None:
-    """What the checks depend on; None for a call that is differentiated, or whose tensors the kernel cannot read."""
+    """What the checks depend on; None for a call in forward mode, or whose tensors the kernel cannot read."""
     if (
         type(x0) not in PLAIN
         or not (horizon is None or type(horizon) is int)
@@ -143,7 +148,7 @@ def _signature(x0: Tensor, start: Start, horizon: int | None, values: Mapping[st
         or is_forward_mode()
     ):
         return None
-    dtype, is_recorded = x0.dtype, torch.is_grad_enabled()
+    dtype = x0.dtype
     guesses = start.given
     signature: list[Any] = [dtype, horizon, start.u is None, start.x is None, start.costates is None]
     for value in (x0, *guesses, *values.values()):
@@ -154,7 +159,6 @@ def _signature(x0: Tensor, start: Start, horizon: int | None, values: Mapping[st
             or value.layout is not torch.strided
             or not value.is_contiguous()
             or value.is_neg()
-            or (is_recorded and value.requires_grad)
         ):
             return None
         signature.append(value.shape)

@@ -5,7 +5,6 @@ Parameters are (B, ...) or (1, ...), the latter shared by the batch; everything 
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -13,10 +12,12 @@ from torch import Tensor
 
 from mpcgen.calls.arguments import Call, Start
 from mpcgen.calls.devices import Device, device_of
+from mpcgen.calls.gradient import Gradient
 from mpcgen.calls.options import Options
 from mpcgen.calls.solver import Solver, report
+from mpcgen.calls.struct import dense
+from mpcgen.calls.wanted import poison, usable
 from mpcgen.runtime.controller import Controller
-from mpcgen.runtime.status import WITHOUT_VALUE, Status
 
 Tensors = tuple[Tensor, ...]
 LOST = 2
@@ -62,18 +63,11 @@ def _parameter_fields(controller: Controller, device: Device, parameters: Tensor
 
 def _dense_duals(duals: Tensor | None) -> Tensor | None:
     """Multipliers of rows as the kernels read them; None where there are none."""
-    return None if duals is None or duals.numel() == 0 else _dense(duals)
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """The numbers themselves in memory, row-major; a tensor may only stand for them, as negated or as zeros."""
-    if tensor._is_zerotensor():
-        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-    return tensor.resolve_neg().contiguous()
+    return None if duals is None or duals.numel() == 0 else dense(duals)
 
 
 def _each_dense(parameters: Tensors) -> Tensors:
-    return tuple(map(_dense, parameters))
+    return tuple(map(dense, parameters))
 
 
 def _run(device: Device, verb: str, entry: str, like: Tensor, fields: dict[str, Any]) -> None:
@@ -104,7 +98,7 @@ def solve(
     """
     call = Call(x0.shape[:1], horizon, x0, start, parameters)
     guesses = _each_dense(start.given)
-    return solver_of(controller, options, call)(_dense(x0), guesses, _each_dense(parameters), history)
+    return solver_of(controller, options, call)(dense(x0), guesses, _each_dense(parameters), history)
 
 
 def attach(controller: Controller, options: Options, outputs: Tensors) -> Tensors:
@@ -130,29 +124,6 @@ def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
         call.start,
         constant,
     )
-
-
-def usable(status: Tensor, options: Options) -> Tensor:
-    """int32: 1 for problems that have differentials, 2 where only their cost has, 0 for the others.
-
-    One without a trajectory never has any. Where the KKT conditions hold, but no second-order condition, the cost's
-    gradient by the envelope theorem is exact: it needs no factorisation. With smooth="solve" that is not the cost's.
-    """
-    table = _usable_statuses(options.unconverged_gradient, options.smooth == "solve", status.device)
-    return table.index_select(0, status)
-
-
-@functools.lru_cache(maxsize=64)
-def _usable_statuses(unconverged_gradient: str, is_barrier: bool, device: torch.device) -> Tensor:
-    """What `usable` says of each status: one look-up, where comparisons would take longer than a small problem."""
-    table = dict.fromkeys(Status, 0) | {Status.CONVERGED: 1}
-    if unconverged_gradient == "keep":
-        table = {status: int(status not in WITHOUT_VALUE) for status in Status}
-    elif unconverged_gradient == "zero" and not is_barrier:
-        table[Status.NOT_A_MINIMUM] = 2
-    with torch.inference_mode(False):
-        numbers = [table.get(Status(number), 0) for number in range(max(Status) + 1)]
-        return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
 def _dual_fields(device: Device, duals: Tensor | None) -> dict[str, Any]:
@@ -196,29 +167,17 @@ def differentiate(
 
     duals: (B, N+1, rows) of a problem with constraints, as its cotangent.
     """
-    g_x, g_u, g_cost, *g_duals = (None if g is None else _dense(g) for g in cotangents)
-    x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
-    g_x0 = x.new_empty(x.shape[0], x.shape[2])
-    g_parameters = tuple(torch.zeros_like(p) if x.shape[0] == 0 else torch.empty_like(p) for p in parameters)
-    device = device_of(controller, x)
-    wanted, singular = usable(status, options), torch.empty_like(status)
-    targets = _pointers(device, g_parameters)
-    duals = _dense_duals(duals)
-    fields = _solution_fields(device, options, x, u, wanted, singular, duals)
-    fields |= _parameter_fields(controller, device, parameters) | {
-        "cotangent_states": _pointer(device, g_x),
-        "cotangent_controls": _pointer(device, g_u),
-        "cotangent_cost": _pointer(device, g_cost),
-        "gradient_initial_state": _pointer(device, g_x0),
-        "gradient_parameters": targets,
-    }
-    if duals is not None and g_duals:
-        fields["cotangent_duals"] = _pointer(device, g_duals[0])
-    _run(device, "gradient", "differentiate", x, fields)
-    device.report_singular(singular, options.on_unconverged)
-    if options.unconverged_gradient == "nan":
-        _poison((g_x0, *g_parameters), (wanted == 0) | (singular != 0))
-    return g_x0, *g_parameters
+    gradient = Gradient(
+        controller.dual_count > 0,
+        device_of(controller, x),
+        options,
+        x.dtype,
+        len(x),
+        u.shape[1],
+        _strides(parameters),
+        is_constant(controller, parameters),
+    )
+    return gradient(x, u, status, parameters, cotangents, duals)
 
 
 def tangent(
@@ -233,14 +192,14 @@ def tangent(
     duals: Tensor | None = None,
 ) -> Tensors:
     """Forward mode: changes of x, u, cost and duals along changes of x0 (B, n) and of the parameters."""
-    x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
-    d_x0 = None if d_x0 is None else _dense(d_x0)
-    d_parameters = tuple(None if d is None else _dense(d) for d in d_parameters)
+    x, u, parameters = dense(x), dense(u), _each_dense(parameters)
+    d_x0 = None if d_x0 is None else dense(d_x0)
+    d_parameters = tuple(None if d is None else dense(d) for d in d_parameters)
     d_x, d_u, d_cost = torch.empty_like(x), torch.empty_like(u), x.new_empty(x.shape[0])
     device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
     changes, change_strides = _pointers(device, d_parameters), _stride_array(device, d_parameters)
-    d_duals = x.new_empty(x.shape[0], 0, 0) if duals is None else torch.empty_like(_dense(duals))
+    d_duals = x.new_empty(x.shape[0], 0, 0) if duals is None else torch.empty_like(dense(duals))
     duals = _dense_duals(duals)
     fields = _solution_fields(device, options, x, u, wanted, singular, duals)
     if duals is not None:
@@ -256,8 +215,8 @@ def tangent(
     _run(device, "tangent", "tangent", x, fields)
     device.report_singular(singular, options.on_unconverged)
     if options.unconverged_gradient == "nan":
-        _poison((d_x, d_u, d_duals), (wanted == 0) | (singular != 0))
-        _poison((d_cost,), (wanted == 0) | (singular == LOST))
+        poison((d_x, d_u, d_duals), (wanted == 0) | (singular != 0))
+        poison((d_cost,), (wanted == 0) | (singular == LOST))
     return d_x, d_u, d_cost, d_duals
 
 
@@ -275,7 +234,7 @@ def examine(
     reserve is what a soft row's price is above its multiplier, and inf where no row is soft. NaN for problems
     without a trajectory; rows are empty where there are no constraints.
     """
-    x, u, parameters = _dense(x), _dense(u), _each_dense(parameters)
+    x, u, parameters = dense(x), dense(u), _each_dense(parameters)
     outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
     like = u.new_empty(len(u), 0, 0) if duals is None else duals
     soft = any(constraint.soft for constraint in controller.constraints)
@@ -305,11 +264,3 @@ def examine(
     _run(device, "examine", "examine", x, fields)
     reserve = rows[3:] if soft else (torch.full_like(like, float("inf")),)
     return *outputs, *rows[:3], *reserve, unit
-
-
-def _poison(tensors: Tensors, where: Tensor) -> None:
-    """Put NaN where a problem has no differential; a shared parameter has none if any problem has none."""
-    anywhere = where.any()
-    for g in tensors:  # without asking the device which: that would wait for it
-        own = where.reshape(-1, *[1] * (g.ndim - 1))
-        g.masked_fill_(own if g.shape[0] == len(where) else anywhere, float("nan"))

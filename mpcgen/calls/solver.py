@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +13,12 @@ from torch import Tensor
 from mpcgen.calls.arguments import Start
 from mpcgen.calls.devices import BOX_DDP, HAND_OVER, INTERIOR_POINT, POLISHED, Device
 from mpcgen.calls.failures import describe_failure, describe_step
+from mpcgen.calls.gradient import Gradient
 from mpcgen.calls.options import Options
+from mpcgen.calls.struct import Struct
 from mpcgen.errors import LayoutError
 from mpcgen.runtime.controller import Controller
-from mpcgen.runtime.outputs import OUTPUTS, sizes_of
+from mpcgen.runtime.outputs import DIFFERENTIABLE, OUTPUTS, sizes_of
 from mpcgen.runtime.status import Status
 
 _STARTS = ("initial_controls", "initial_states", "initial_costates", "initial_duals")
@@ -41,9 +44,9 @@ class Solver:
     next, 0 where the batch shares it. start: what calls will start from, of which the presence and the sharing count.
     constant_parameters: each has one value for all stages, and no axis of stages.
 
-    Used for one call where its outputs get gradients: those that a problem has not, and so are empty, are the same in
-    all calls. Several threads may call it at once: each call has an argument struct to itself and leaves it to a later
-    one.
+    Outputs that a problem has not, and so are empty, are the same in all calls, but in those of `solve_anew`, of which
+    outputs may get gradients. Several threads may call it at once: each call has an argument struct to itself and
+    leaves it to a later one.
     """
 
     __slots__ = (
@@ -52,6 +55,8 @@ class Solver:
         "_device",
         "_entry",
         "_fields",
+        "_gradient",
+        "_make_gradient",
         "_nothing",
         "_options",
         "_outputs",
@@ -109,6 +114,10 @@ class Solver:
         for member, guess in given:
             self._fields[f"{member}_stride"] = 0 if guess.shape[0] <= 1 else guess.numel() // guess.shape[0]
         self._starts = tuple(member for member, _ in given)
+        self._gradient: Gradient | None = None
+        self._make_gradient = functools.partial(
+            Gradient, rows > 0, device, options, dtype, self._batch, horizon, strides, constant_parameters
+        )
         self._spare: list[_Arguments] = []
 
     def __call__(
@@ -137,6 +146,24 @@ class Solver:
         self._spare.append(arguments)
         return (*outputs, *self._nothing)
 
+    @property
+    def gradient(self) -> Gradient:
+        """Reverse mode for solutions of these sizes."""
+        if self._gradient is None:
+            self._gradient = self._make_gradient()
+        return self._gradient
+
+    def solve_anew(
+        self, x0: Tensor, start: Sequence[Tensor], parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """The same, and what may get a gradient is this call's own."""
+        outputs = self(x0, start, parameters)
+        if not self._nothing:
+            return outputs
+        places = range(len(outputs) - len(self._nothing), len(outputs))
+        own = (outputs[i].new_empty(outputs[i].shape) if i in DIFFERENTIABLE else outputs[i] for i in places)
+        return (*outputs[: places.start], *own)
+
 
 def report(device: Device, options: Options, states: tuple[str, ...], outputs: Sequence[Tensor]) -> None:
     """Warn or raise where problems did not converge, as asked; outputs: of a solve, states: their names."""
@@ -153,7 +180,7 @@ def report(device: Device, options: Options, states: tuple[str, ...], outputs: S
 class _Arguments:
     """An argument struct of the solver, filled but for the addresses and the threads."""
 
-    __slots__ = ("_history", "_parameters", "_slots", "_starts", "_strides", "_words", "struct")
+    __slots__ = ("_history", "_made", "_parameters", "_slots", "_starts", "struct")
 
     def __init__(
         self,
@@ -163,22 +190,11 @@ class _Arguments:
         addresses: Sequence[str],
         starts: Sequence[str],
     ) -> None:
-        ffi, self.struct = device.ffi, device.arguments("solve")
-        for name, value in fields.items():
-            setattr(self.struct, name, value)
-        self._parameters = ffi.new("uintptr_t[]", len(strides))
-        self._strides = ffi.new("int64_t[]", list(strides))
-        self.struct.parameters = ffi.cast("void *", self._parameters)
-        self.struct.parameter_strides = self._strides
-        # Numbers written over the struct's pointers: cffi casts would cost a quarter of a call's overhead.
-        self._words = ffi.cast("uintptr_t *", self.struct)
-        word, layout = ffi.sizeof("uintptr_t"), ffi.typeof(self.struct).item
-
-        def slot(name: str) -> int:
-            return ffi.offsetof(layout, name) // word
-
-        self._slots = tuple(map(slot, addresses))
-        self._starts, self._history = tuple(map(slot, starts)), slot("history")
+        pointers = {"parameters": len(strides)}
+        self._made = made = Struct(device, "solve", fields, {"parameter_strides": strides}, pointers)
+        self.struct, self._parameters = made.struct, made.array("parameters")
+        self._slots = tuple(map(made.slot, addresses))
+        self._starts, self._history = tuple(map(made.slot, starts)), made.slot("history")
 
     def point_to(
         self,
@@ -189,7 +205,7 @@ class _Arguments:
         history: Tensor | None,
     ) -> None:
         """Let the struct point to these tensors, which have to outlive the call."""
-        words, pointers = self._words, self._parameters
+        words, pointers = self._made.words, self._parameters
         for slot, tensor in zip(self._slots, (x0, *outputs), strict=True):
             words[slot] = tensor.data_ptr() or _no_memory()
         for slot, tensor in zip(self._starts, start, strict=True):

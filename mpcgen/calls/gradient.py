@@ -1,0 +1,125 @@
+"""Reverse mode, made ready for solutions of one size: from call to call only addresses change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mpcgen.calls.devices import Device
+from mpcgen.calls.options import Options
+from mpcgen.calls.struct import Struct, dense
+from mpcgen.calls.wanted import poison, usable
+
+_SOLUTION = ("states", "controls", "usable", "singular", "gradient_initial_state")
+_COTANGENTS = ("cotangent_states", "cotangent_controls", "cotangent_cost")
+
+
+class Gradient:
+    """Gradients of batches of one size, dtype, horizon and sharing of parameters.
+
+    strides: of each parameter, numbers from one problem to the next, 0 where the batch shares it.
+    constant_parameters: each has one value for all stages, and no axis of stages. constrained: solutions have
+    multipliers of rows. Several threads may call it at once.
+    """
+
+    __slots__ = ("_batch", "_constrained", "_device", "_entry", "_fields", "_options", "_spare", "_strides")
+
+    def __init__(
+        self,
+        constrained: bool,
+        device: Device,
+        options: Options,
+        dtype: torch.dtype,
+        batch: int,
+        horizon: int,
+        strides: Sequence[int],
+        constant_parameters: bool,
+    ) -> None:
+        self._constrained, self._device, self._options = constrained, device, options
+        self._batch, self._strides = batch, strides
+        self._entry = device.entry("differentiate", dtype, batch)
+        self._fields = {
+            "batch": batch,
+            "horizon": horizon,
+            "exact_hessian": options.gradient == "exact",
+            "smoothing": options.smoothing,
+            "barrier": options.smooth == "solve",
+            "constant_parameters": constant_parameters,
+        }
+        self._spare: list[_Arguments] = []
+
+    def __call__(
+        self,
+        x: Tensor,
+        u: Tensor,
+        status: Tensor,
+        parameters: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        duals: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Gradients of x0 and of the parameters; all of the size and dtype prepared for.
+
+        cotangents: of x, u, cost and, with constraints, duals.
+        """
+        x, u, parameters = dense(x), dense(u), list(map(dense, parameters))
+        if self._batch == 0:
+            return x.new_empty(0, x.shape[2]), *map(torch.zeros_like, parameters)
+        found = (x.new_empty(x.shape[0], x.shape[2]), *map(torch.empty_like, parameters))
+        wanted, singular = usable(status, self._options), torch.empty_like(status)
+        pushes = [None if g is None else dense(g) for g in cotangents]
+        try:
+            arguments = self._spare.pop()
+        except IndexError:
+            arguments = _Arguments(self._device, self._fields, self._strides, self._constrained)
+        kept = dense(duals) if self._constrained and duals is not None else None
+        arguments.point_to((x, u, wanted, singular, found[0]), pushes, kept, parameters, found[1:])
+        struct = arguments.struct
+        struct.threads = 1 if self._batch == 1 else self._options.thread_count()
+        self._entry(struct)
+        if self._batch > 1 or not status.is_cpu or struct.singular[0]:
+            self._device.report_singular(singular, self._options.on_unconverged)
+        self._spare.append(arguments)
+        if self._options.unconverged_gradient == "nan":
+            poison(found, (wanted == 0) | (singular != 0))
+        return found
+
+
+class _Arguments:
+    """An argument struct of reverse mode, filled but for the addresses and the threads."""
+
+    __slots__ = ("_cotangents", "_duals", "_gradients", "_made", "_parameters", "_solution", "struct")
+
+    def __init__(
+        self, device: Device, fields: Mapping[str, object], strides: Sequence[int], constrained: bool
+    ) -> None:
+        pointers = dict.fromkeys(("parameters", "gradient_parameters"), len(strides))
+        self._made = made = Struct(device, "gradient", fields, {"parameter_strides": strides}, pointers)
+        self.struct = made.struct
+        self._parameters, self._gradients = map(made.array, pointers)
+        self._solution = tuple(map(made.slot, _SOLUTION))
+        self._cotangents = tuple(map(made.slot, _COTANGENTS + ("cotangent_duals",) * constrained))
+        self._duals = made.slot("duals") if constrained else None
+
+    def point_to(
+        self,
+        solution: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        duals: Tensor | None,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+    ) -> None:
+        """Let the struct point to these tensors, which have to outlive the call."""
+        words = self._made.words
+        for slot, tensor in zip(self._solution, solution, strict=True):
+            words[slot] = tensor.data_ptr()
+        for slot, cotangent in zip(
+            self._cotangents, cotangents, strict=False
+        ):  # without constraints none of duals
+            words[slot] = 0 if cotangent is None else cotangent.data_ptr()
+        if self._duals is not None:
+            words[self._duals] = 0 if duals is None else duals.data_ptr()
+        for index, (value, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+            self._parameters[index] = value.data_ptr()
+            self._gradients[index] = gradient.data_ptr()
