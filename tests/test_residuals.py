@@ -140,7 +140,12 @@ def test_a_rate_is_that_of_a_state():
         ({"residual": ["rate(x) - y", "rate(x) - z", "rate(x) + u"]}, None),
         (
             {"residual": ["rate(x) - y", "y - z", "rate(y) - rate(u)"]},
-            "uses the undefined symbol 'rate\\(u\\)'",
+            r"row 2 .* uses rate\(u\), the rate of no state: only states have rates, which are x, y, z",
+        ),
+        ({"residual": ["rate(u) - y", "y - x", "z"]}, r"row 0 .* uses rate\(u\), the rate of no state"),
+        (
+            {"residual": "rate(x)"},
+            r"expected a mapping, such as {y: y\*\*2 - x}, what is zero, by state, or a list",
         ),
         ({"rhs": ["rate(y)"], "residual": {"y": "y - x", "z": "z"}}, "dynamics row 0 .* depends on the rate"),
         ({"discrete": {"z": "u"}, "residual": ["rate(x) - rate(z)", "y"]}, "z has a discrete row"),
@@ -173,3 +178,12 @@ def test_mistakes_are_named(change, said):
         return
     with pytest.raises(mpcgen.SpecError, match=said):
         spec()
+
+
+def test_residuals_are_a_list_a_matrix_or_an_array():
+    problem = mpcgen.Problem("listed", horizon=3)
+    x, y = problem.states("x y")
+    rows = [rate(x) - y, y + x]
+    expected = mpcgen.radau(problem, None, dt=0.1, residual=rows)
+    for given in (sp.Matrix(rows), np.array(rows), tuple(rows)):
+        assert mpcgen.radau(problem, None, dt=0.1, residual=given) == expected

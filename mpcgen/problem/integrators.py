@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from mpcgen.errors import SpecError
-from mpcgen.problem.rates import rates_of
+from mpcgen.problem.rates import is_rate
 from mpcgen.problem.spec import MOST_NEWTON_STEPS, SCHEMES, DynamicsSpec
-from mpcgen.problem.values import as_expression, as_integer, as_mapping, as_vector
+from mpcgen.problem.values import as_expression, as_integer, as_mapping, as_nested, as_vector
 from mpcgen.problem.walks import symbols_in
 
 if TYPE_CHECKING:
@@ -110,15 +110,17 @@ def algebraic_rows(
 
     A list has a residual for each state without a discrete row.
     """
-    if isinstance(residual, list | tuple | sp.MatrixBase):
+    if isinstance(as_nested(residual), list):
         others = [state for state in problem.state_symbols if state not in held]
         entries = dynamics_rows(residual, tuple(state.name for state in others), what, _LEFT if held else "")
         residual = dict(zip(others, entries, strict=True))
-    rows = _rows_by_state(problem, residual, what, "{y: y**2 - x}, what is zero, by state", "residual")
+    rows = _rows_by_state(
+        problem, residual, what, "{y: y**2 - x}, what is zero, by state, or a list", "residual"
+    )
     for state in rows:
         if state in held:
             raise SpecError(f"state {state} has a row in discrete= and one in residual=; give it one of them")
-    has_rates = not symbols_in(*rows.values()).isdisjoint(rates_of(problem.state_symbols))
+    has_rates = any(map(is_rate, symbols_in(*rows.values())))
     if rows and not has_rates and len(rows) + len(held) == len(problem.state_symbols):
         raise SpecError(
             f"{what} leaves no state that has a rate; expected at least one row in the right-hand side, or a residual "

@@ -37,6 +37,11 @@ def rates_of(states: Iterable[sp.Symbol]) -> dict[sp.Symbol, sp.Symbol]:
     return {rate(state): state for state in states}
 
 
+def is_rate(symbol: sp.Symbol) -> bool:
+    """Whether `rate` made a symbol, be it of a state or not."""
+    return symbol.name.startswith("rate(")
+
+
 def unknown_rates(states: Sequence[sp.Symbol], dynamics: DynamicsSpec) -> tuple[int, ...]:
     """Positions of the states whose rate residuals read and no row gives."""
     zero = dynamics.is_algebraic

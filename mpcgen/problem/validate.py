@@ -11,7 +11,7 @@ from mpcgen.problem.continuity import check_continuous
 from mpcgen.problem.expressions import LOST_VELOCITY, check_supported, is_partial, short_text
 from mpcgen.problem.freedom import check_freedom
 from mpcgen.problem.names import near_name
-from mpcgen.problem.rates import rate, rates_of, undetermined
+from mpcgen.problem.rates import is_rate, rate, rates_of, undetermined
 from mpcgen.problem.running import RunningCost, running_costs
 from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 from mpcgen.problem.structure import check_structure
@@ -90,6 +90,11 @@ class _Reader:
             raise SpecError(
                 f"{place} uses a symbol {symbol.name!r} that is not the one declared (its assumptions "
                 f"differ): use the symbol that the problem returned, sp.Symbol({symbol.name!r}, real=True)"
+            )
+        if is_rate(symbol):
+            states = ", ".join(declared.name for declared, kind in self._kinds.items() if kind == "state")
+            raise SpecError(
+                f"{place} uses {symbol.name}, the rate of no state: only states have rates, which are {states}"
             )
         raise SpecError(
             f"{place} uses the undefined symbol {symbol.name!r}: declare it as a state, control or "
