@@ -80,23 +80,34 @@ def test_per_stage_parameters(lqr):
         assert_same(mpc(x0, **values), watched)
 
 
-def test_gradients_are_bit_for_bit_those_of_the_long_way(pendulum):
-    """Which a batch of two dimensions takes."""
-    mpc, x0 = pendulum.mpc(), starts(5)
-    given = {"q": positive(4), "mass": positive(5)}
-    leaves = [v.clone().requires_grad_() for v in (x0, *given.values())]
+@pytest.mark.parametrize("leading", [(), (1,), (5,), (2, 3), (0,), (2, 0)], ids=str)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_are_bit_for_bit_those_of_the_long_way(pendulum, leading, create_graph):
+    """Which a call that keeps its history takes."""
+    long_way, mpc = pendulum.mpc(history=True), pendulum.mpc()
+    leaves = [starts(*leading), positive(4), positive(*leading)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
 
-    def gradients(lead, retain=False):
-        values = dict(zip(given, leaves[1:], strict=True))
-        values["mass"] = values["mass"][lead]
-        sol = mpc(leaves[0][lead], **values)
+    def gradients(module):
+        x0, q, mass = leaves
+        sol = module(x0, q=q, mass=mass)
         loss = (sol.x**2).sum() + (sol.u * sol.u.detach().cos()).sum() + sol.cost.sum()
-        return torch.autograd.grad(loss, leaves, retain_graph=retain)
+        return torch.autograd.grad(loss, leaves, create_graph=create_graph)
 
-    long_way = gradients(None)
+    expected = gradients(long_way)
     for _ in range(3):
-        for one, other in zip(gradients(...), long_way, strict=True):
+        for one, other in zip(gradients(mpc), expected, strict=True):
             assert torch.equal(one, other)
+
+
+def test_gradients_of_several_losses_at_once_are_those_of_each(pendulum):
+    mpc, x0 = pendulum.mpc(), starts(2, 3).requires_grad_()
+    for _ in range(2):
+        u = mpc(x0).u[..., 0, 0]
+        directions = torch.eye(6, dtype=torch.float64).reshape(6, 2, 3)
+        (together,) = torch.autograd.grad(u, x0, directions, retain_graph=True, is_grads_batched=True)
+        for direction, one in zip(directions, together, strict=True):
+            assert torch.equal(torch.autograd.grad(u, x0, direction, retain_graph=True)[0], one)
 
 
 def test_a_graph_that_is_kept_has_its_gradient_twice_also_from_tensors_that_hooks_kept(pendulum):

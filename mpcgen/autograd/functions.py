@@ -54,7 +54,7 @@ def attach(key: str, options: str, outputs: Tensors, x0: Tensor, parameters: Ten
 def solve_directly(
     solver: Solver, key: str, options: str, x0: Tensor, start: Start, parameters: Tensors
 ) -> Tensors:
-    """`solve` of a call that nothing traces, by the solver that is ready for it; flat where a gradient is recorded."""
+    """`solve` of a call that nothing traces, by the solver that is ready for it, with the call's leading dimensions."""
     if torch.is_grad_enabled() and (x0.requires_grad or any(p.requires_grad for p in parameters)):
         return _apply(Solve, None, solver, key, options, None, x0, *start, *parameters)
     return solver(x0, start.given, parameters)
@@ -146,13 +146,17 @@ class Solve(torch.autograd.Function):
             )
         x, u, status, duals, *parameters = ctx.saved_tensors
         wanted = tuple(cotangents[place] for place in DIFFERENTIABLE)
-        if not (ctx.is_direct and _is_plain(wanted) and not torch.is_grad_enabled()):
-            found = library.differentiate(*ctx.names, x, u, status, *wanted, duals, parameters)
-        elif ctx.solver is not None:
-            found = ctx.solver.gradient(x, u, status, parameters, wanted, duals)
+        if ctx.is_direct and _is_plain(wanted) and not torch.is_grad_enabled():
+            if ctx.solver is not None:
+                found = ctx.solver.gradient(x, u, status, parameters, wanted, duals)
+            else:
+                known, chosen = library.controller_of(ctx.names[0]), Options.from_text(ctx.names[1])
+                found = kernels.differentiate(known, chosen, x, u, status, tuple(parameters), wanted, duals)
         else:
-            known, chosen = library.controller_of(ctx.names[0]), Options.from_text(ctx.names[1])
-            found = kernels.differentiate(known, chosen, x, u, status, tuple(parameters), wanted, duals)
+            lead = status.shape
+            flat = (None if t is None else _flat(t, lead) for t in (x, u, status, *wanted, duals))
+            g_x0, *rest = library.differentiate(*ctx.names, *flat, parameters)
+            found = (g_x0.reshape(*lead, x.shape[-1]), *rest)
         g_x0, *gradients = found
         return (*[None] * _X0, g_x0, *[None] * len(Start._fields), *gradients)
 
@@ -165,6 +169,13 @@ class Solve(torch.autograd.Function):
         found = library.tangent(*ctx.names, x, u, status, changes[_X0], duals, parameters, moved)
         changed = dict(zip(DIFFERENTIABLE, found, strict=True))
         return tuple(changed.get(place) for place in range(len(OUTPUTS)))
+
+
+def _flat(tensor: Tensor, lead: torch.Size) -> Tensor:
+    """A tensor with one leading dimension in the place of these."""
+    if len(lead) == 1:
+        return tensor
+    return tensor.reshape(lead.numel(), *tensor.shape[len(lead) :])
 
 
 def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:

@@ -31,13 +31,11 @@ class _Known(NamedTuple):
     """What calls of one signature share.
 
     parameters: flat defaults, None in the place of a given one. given: of each given one place, name, flat shape.
-    is_flat: x0 is (B, n), as what is recorded for a gradient has to be.
     """
 
     solver: Solver
     parameters: tuple[Tensor | None, ...]
     given: tuple[tuple[int, str, tuple[int, ...]], ...]
-    is_flat: bool
 
 
 class Direct:
@@ -79,16 +77,12 @@ class Direct:
             if len(self._known) >= MOST_SIGNATURES:
                 self._known.clear()
             self._known[signature] = known
-        if known is None or (not known.is_flat and _is_recorded(x0, values)):
+        if known is None:
             return None
         try:
             return known.solver, _flat_parameters(known, values)
         except _NoViewError:
             return None
-
-
-def _is_recorded(x0: Tensor, values: Mapping[str, Tensor]) -> bool:
-    return torch.is_grad_enabled() and (x0.requires_grad or any(v.requires_grad for v in values.values()))
 
 
 class _NoViewError(Exception):
@@ -127,8 +121,7 @@ def _what_to_keep(
             parameters[place] = None
     if any(not flat.is_contiguous() or flat.data_ptr() != value.data_ptr() for value, flat in pairs):
         return None
-    is_flat = x0.ndim == 2 and call.batch_shape == x0.shape[:1]
-    return _Known(kernels.solver_of(controller, options, call), tuple(parameters), tuple(given), is_flat)
+    return _Known(kernels.solver_of(controller, options, call), tuple(parameters), tuple(given))
 
 
 def _is_readable(tensor: Tensor | None) -> bool:

@@ -59,14 +59,17 @@ class Gradient:
         cotangents: Sequence[Tensor | None],
         duals: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """Gradients of x0 and of the parameters; all of the size and dtype prepared for.
+        """Gradients of x0 (..., n) and of the parameters; all of the size and dtype prepared for.
 
-        cotangents: of x, u, cost and, with constraints, duals.
+        The solution and its cotangents have any leading dimensions of that size, parameters one. cotangents: of x, u,
+        cost and, with constraints, duals.
         """
         x, u, parameters = dense(x), dense(u), list(map(dense, parameters))
+        g_x0 = x.new_empty(x.shape[:-2] + x.shape[-1:])
         if self._batch == 0:
-            return x.new_empty(0, x.shape[2]), *map(torch.zeros_like, parameters)
-        found = (x.new_empty(x.shape[0], x.shape[2]), *map(torch.empty_like, parameters))
+            return g_x0, *map(torch.zeros_like, parameters)
+        found = (g_x0, *map(torch.empty_like, parameters))
+        status = status.reshape(-1)
         wanted, singular = usable(status, self._options), torch.empty_like(status)
         pushes = [None if g is None else dense(g) for g in cotangents]
         try:
@@ -82,7 +85,7 @@ class Gradient:
             self._device.report_singular(singular, self._options.on_unconverged)
         self._spare.append(arguments)
         if self._options.unconverged_gradient == "nan":
-            poison(found, (wanted == 0) | (singular != 0))
+            poison((g_x0.view(self._batch, -1), *found[1:]), (wanted == 0) | (singular != 0))
         return found
 
 
