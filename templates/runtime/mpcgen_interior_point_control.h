@@ -106,7 +106,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   lanes->second_order = lane_select(uncertain, ALL(1), lanes->second_order);
   convexify_next(s, refused);
   lanes->refused = lane_or(refused, uncertain);
-  decide(&v, lane_and(refused, lane_lt(ALL(HOPELESS_SHIFT), lanes->shift)), STALLED);
+  decide(&v, lane_and(refused, lane_not(lane_le(lanes->shift, ALL(HOPELESS_SHIFT)))), STALLED); /* or no number */
   const mask hopeless = lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES));
   if (CONSTRAINED) {
 #if SOFT_ROWS

@@ -37,10 +37,10 @@ INLINE real product_error(const barrier_errors *e, real mu) {
   return lane_max(lane_max(e->largest_product - mu, mu - e->least_product), ALL(0)) / e->product_scale;
 }
 
-/* The present cost as a share of the first, at most one. */
+/* The present cost as a share of the first, at most one; and one where it is no number, which lane_min's second is. */
 INLINE real share_left(const barrier_state *s) {
   const real cost = (s->point.cost_scale + s->summary.gradient_sum) / s->lanes.cost_unit;
-  return lane_min(ALL(1), cost / COST_IN_UNITS);
+  return lane_min(cost / COST_IN_UNITS, ALL(1));
 }
 
 /* What the dual part has to come down to: the tolerance, of a cost that has fallen below its first a share. */
