@@ -45,7 +45,7 @@ typedef struct {
   scalar *initial, *start, *x, *u, *costates, *gains, *cost, *residual, *history;
   scalar *g_x, *g_u, *g_cost, *g_initial;
   scalar *d_initial, *d_x, *d_u, *d_cost, *multipliers, *lower, *upper;
-  scalar *duals, *violation, *row_values, *row_lower, *row_upper, *row_reserve; /* of problems with constraints */
+  scalar *duals, *violation, *row_values, *row_lower, *row_upper, *row_reserve, *cost_unit; /* of problems with constraints */
   scalar *g_duals, *d_duals;
   int32_t *status, *iterations, *usable, *singular;
 } arrays;
@@ -115,6 +115,7 @@ static arrays make_arrays(int64_t batch, int shared, int constant) {
   a.row_lower = numbers(batch * (HORIZON + 1) * NDUAL);
   a.row_upper = numbers(batch * (HORIZON + 1) * NDUAL);
   a.row_reserve = numbers(batch * (HORIZON + 1) * NDUAL);
+  a.cost_unit = numbers(batch);
   a.status = flags(batch);
   a.iterations = flags(batch);
   a.usable = flags(batch);
@@ -133,7 +134,7 @@ static void free_arrays(arrays *a) {
   scalar *all[] = {a->initial, a->start, a->x,         a->u,         a->costates, a->gains, a->cost,
                    a->residual, a->history, a->g_x,    a->g_u,       a->g_cost,   a->g_initial,
                    a->d_initial, a->d_x,  a->d_u,      a->d_cost,    a->multipliers, a->lower, a->upper,
-                   a->duals,   a->violation, a->row_values, a->row_lower, a->row_upper, a->row_reserve,
+                   a->duals,   a->violation, a->row_values, a->row_lower, a->row_upper, a->row_reserve, a->cost_unit,
                    a->g_duals, a->d_duals};
   int32_t *words[] = {a->status, a->iterations, a->usable, a->singular};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
@@ -259,6 +260,7 @@ static void examine(arrays *a) {
       .row_values = a->row_values,
       .row_lower = a->row_lower,
       .row_upper = a->row_upper,
+      .cost_unit = a->cost_unit,
 #if SOFT_ROWS
       .row_reserve = a->row_reserve,
 #endif

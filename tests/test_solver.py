@@ -233,7 +233,8 @@ def test_the_first_costate_is_the_derivative_of_the_cost(nonlinear):
 
 def test_the_first_gain_is_the_derivative_of_the_first_control(nonlinear):
     x0 = nonlinear.starts(64, 6).requires_grad_()
-    solution = nonlinear.mpc()(x0)
+    # the costates of the solver and those under a policy are one at the solution only
+    solution = nonlinear.mpc(tol=1e-11)(x0)
     m = solution.u.shape[-1]
     rows = [torch.autograd.grad(solution.u[:, 0, i].sum(), x0, retain_graph=True)[0] for i in range(m)]
     slope = torch.stack(rows, dim=1)

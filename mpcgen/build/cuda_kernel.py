@@ -41,7 +41,7 @@ def warp_bytes(n: int, m: int) -> int:
     """
     width = n + m
     matrices = n * (n + 1) // 2 + n * n + 2 * n * width + width * (width + 1) // 2
-    vectors = 5 * n + 2 * width + m * (m + 1) + 5 * m
+    vectors = 6 * n + 2 * width + m * (m + 1) + 5 * m
     return (matrices + vectors) * _DOUBLE_BYTES + _STATE_BYTES
 
 

@@ -203,16 +203,21 @@ INLINE int what_is_lost(const sensitivity_state *s, int k) {
   return lane_test(&s->given, k) ? !lane_test(&s->envelope, k) : 2;
 }
 
-/* Adds to entry i of the costate at stage t what the policy adds, and makes a linear term of what that leaves of dL/dx. That
- * of a singular sweep is none, and of a problem of which the cost's gradient alone is wanted, that at these controls. */
+/* Takes what a policy leaves of dL/dx off the costate, and makes it a linear term, at entry i of stage t. */
+INLINE void take_off_slope(const sensitivity_state *s, int t, int i, value_model *value) {
+  const real slope = s->slope[t * NX + i];
+  value->costate[i] -= slope;
+  if (rest_counts(s)) value->offset[i] += s->loss_cost * slope;
+}
+
+/* Adds to entry i of the costate at stage t what the policy adds. That of a singular sweep is none, and of a problem of
+ * which the cost's gradient alone is wanted, that at these controls. */
 INLINE void follow_costate(sensitivity_state *s, int t, int i, value_model *value) {
   real sum = ALL(0);
   for (int a = 0; a < NU; a++) sum += s->gain[(t * NU + a) * NX + i] * s->rest[t * NU + a];
   const mask follows = lane_and(lane_and(s->regular, lane_not(s->envelope)), lane_finite(sum));
-  sum = lane_select(follows, sum, ALL(0));
-  s->slope[t * NX + i] = -sum;
-  value->costate[i] += sum;
-  if (rest_counts(s)) value->offset[i] -= s->loss_cost * sum;
+  s->slope[t * NX + i] = lane_select(follows, -sum, ALL(0));
+  take_off_slope(s, t, i, value);
 }
 
 typedef struct {

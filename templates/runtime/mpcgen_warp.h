@@ -39,6 +39,7 @@ typedef struct {
   TEAM_GRADIENT_ARRAYS(DECLARE_ARRAY) /* in reverse mode */
   real square[NX * NX];    /* the value function's Hessian, both triangles */
   real image[NX * NTAU];   /* times F */
+  real drift[NX];          /* a costate under a policy less that of the stages' models */
   control_problem controls; /* of the sweep's present stage */
   int64_t problem;         /* the next one, or -1 */
   int status;              /* how the present one ended, or UNFINISHED */
@@ -93,6 +94,23 @@ FUNCTION void team_square(const value_model *value, team_memory *m) {
 }
 
 #if !CONSTRAINED
+/* Expands all stages, a lane each, where the costates are known: the models' gradients are complete. */
+FUNCTION void team_expand_known(const team_path *p, real weight, team_memory *m) {
+  TEAM_FOR(t, p->horizon) {
+    const reals x = p->x + t * NX, u = p->u + t * NU, theta_t = stage_row(p->theta_stage, p->rows, t);
+    const real *costate = &p->costate[(t + 1) * NX];
+#if !LINEAR_DYNAMICS
+    if (weight > 0) {
+      stage_derivatives_exact(x, u, p->theta, theta_t, &weight, costate, team_model(m, t));
+      continue;
+    }
+#endif
+    (void)weight;
+    stage_derivatives_gauss_newton(x, u, p->theta, theta_t, costate, team_model(m, t));
+  }
+  team_meet();
+}
+
 /* Expands all stages, a lane each, and the last one. The Hessians are the cost's, and the models' gradients lack
  * F' lambda_{t+1}, which team_products adds; with a positive weight, the Lagrangian's of cost + weight lambda'f. These
  * need the costates, and those F: all is expanded twice. Returns whether the gradients are complete. */
@@ -106,29 +124,22 @@ FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_
   team_meet();
   TEAM_FOR(i, NX) p->costate[last * NX + i] = value->costate[i];
   team_square(value, m);
-#if !LINEAR_DYNAMICS
-  if (weight > 0) {
-    team_costates(p, m);
-    TEAM_FOR(t, last)
-      stage_derivatives_exact(p->x + t * NX, p->u + t * NU, p->theta, stage_row(p->theta_stage, p->rows, t), &weight,
-                              &p->costate[(t + 1) * NX], team_model(m, t));
-    team_meet();
-    return 1;
-  }
-#endif
-  (void)weight;
-  return 0;
+  if (LINEAR_DYNAMICS || !(weight > 0)) return 0;
+  team_costates(p, m);
+  team_expand_known(p, weight, m);
+  return 1;
 }
 #endif
 
-/* The model of stage t in shared memory: q = H + F'VF with its gradients and offsets. */
-FUNCTION void team_products(int t, int gradients_complete, team_memory *m, const value_model *value, stage_model *q) {
+/* The model of stage t in shared memory: q = H + F'VF with its gradients and offsets. `costate` is what the gradients lack F'
+ * times, or NULL. */
+FUNCTION void team_products(int t, const real *costate, team_memory *m, const value_model *value, stage_model *q) {
   const real *from = &m->models[t * MODEL_REALS];
   real *to = (real *)q;
   TEAM_FOR(i, MODEL_REALS) to[i] = from[i];
   team_meet();
   TEAM_FOR(j, NTAU) {
-    const real rest = gradients_complete ? 0 : column_times(q->F, j, value->costate);
+    const real rest = costate ? column_times(q->F, j, costate) : 0;
     *(j < NX ? &q->costate[j] : &q->gradient_u[j - NX]) += rest;
     real *offset = j < NX ? &q->offset_x[j] : &q->offset_u[j - NX];
     *offset = (NPATH ? *offset : 0) + column_times(q->F, j, value->offset); /* what rows push with, in the model */

@@ -81,6 +81,24 @@ static __global__ void __launch_bounds__(WORK_BLOCK) tangent_kernel(const __grid
   for (int64_t problem = worker_number(); problem < a.batch; problem += stride()) team_tangent(&f, &a, problem, &m);
 }
 
+/* examine_vector for one problem, divided. */
+FUNCTION void team_examine(sensitivity_state *s, const examine_arguments *a, int64_t problem, team_memory *m) {
+  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
+                                 DUALS_OF(a)};
+  const int usable = load_solution(s, &source, 0, problem);
+  team_meet();
+  if (!usable) return;
+  team_sensitivity_backward(s, 1, NULL, NULL, m);
+  TEAM_FOR(t, s->horizon)
+    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);
+  team_meet();
+  store_examined(s, a, 0, problem);
+#if CONSTRAINED
+  examine_rows(s, a, problem);
+#endif
+  team_meet();
+}
+
 static __global__ void __launch_bounds__(WORK_BLOCK) examine_kernel(const __grid_constant__ examine_task task) {
   TEAM_SHARED sensitivity_state s;
   TEAM_SHARED team_memory m;

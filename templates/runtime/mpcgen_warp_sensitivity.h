@@ -32,13 +32,16 @@ FUNCTION void team_change_stages(sensitivity_state *s, parameter_change *change,
   team_meet();
 }
 
-/* How a sweep comes by the costates. Their policy is known in the sweep alone, and dynamics that magnify rounding need it:
- * there the leader expands stage by stage. Others are expanded before, a lane a stage, with costates by the dynamics. */
+/* How a sweep comes by the costates, which are those under its policy. Stages are expanded before it, a lane each: so with
+ * costates without a policy first, of which a sweep makes those with one, and then with these. Where dynamics magnify
+ * rounding the first are no use, and the leader expands stage by stage. */
 typedef enum {
-  FOUND_BEFORE,     /* the models' gradients are complete, or the change of the parameters needed them */
-  SUMMED_BY_SWEEP,  /* from models that need none: the gradients lack F' lambda */
+  FOUND_BEFORE,     /* by a sweep before, with what that has left of dL/dx */
+  FOUND_BY_SWEEP,   /* the models' gradients lack F' lambda, or F' of what lambda has more than theirs */
   FOLLOWED_BY_LEADER
 } costate_source;
+
+enum { BEFORE_SWEEPS = -1 };
 
 typedef struct {
   sensitivity_state *s;
@@ -88,7 +91,8 @@ INLINE void team_differential_model(team_differential_state *d, int t, value_mod
       for (int j = 0; j < NX; j++) value->offset[i] += m->square[i * NX + j] * d->s->affine[t * NX + j];
   }
   team_meet();
-  team_products(t, d->complete, d->m, value, q);
+  const real *lacks = !d->complete ? value->costate : d->costates == FOUND_BY_SWEEP ? d->m->drift : NULL;
+  team_products(t, lacks, d->m, value, q);
 }
 
 INLINE void team_differential_policy(team_differential_state *d, int t, stage_model *q, control_problem *p) {
@@ -98,8 +102,13 @@ INLINE void team_differential_policy(team_differential_state *d, int t, stage_mo
 INLINE void team_differential_value(team_differential_state *d, int t, const stage_model *q, const control_problem *p,
                                     value_model *value) {
   team_follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, d->m, value);
-  if (d->costates == FOUND_BEFORE) return;
-  TEAM_FOR(i, NX) follow_costate(d->s, t, i, value);
+  TEAM_FOR(i, NX) {
+    if (d->costates == FOUND_BEFORE)
+      take_off_slope(d->s, t, i, value);
+    else
+      follow_costate(d->s, t, i, value);
+    d->m->drift[i] = value->costate[i] - d->s->costate[t * NX + i];
+  }
   team_meet();
 }
 
@@ -148,6 +157,17 @@ FUNCTION int team_magnifies(const team_path *p, team_memory *m, reals errors) {
   return !team_all(small);
 }
 
+/* A sweep for the costates under its policy, and what those leave of dL/dx. */
+FUNCTION void team_find_costates(sensitivity_state *s, int complete, team_memory *m) {
+  team_differential_state d = {s, NULL, m, 0, complete, FOUND_BY_SWEEP};
+  TEAM_LEADER s->sweep = BEFORE_SWEEPS;
+  TEAM_FOR(i, NX) m->drift[i] = 0;
+  team_meet();
+  team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
+  TEAM_LEADER s->sweep = 0, s->regular = lane_all();
+  team_meet();
+}
+
 /* Forward mode: the linear terms of the stages, or, where the sweep makes these, of the last one. */
 FUNCTION void team_change(team_differential_state *d) {
   if (d->costates != FOLLOWED_BY_LEADER) {
@@ -179,7 +199,15 @@ FUNCTION void team_expand_differentials(team_differential_state *d) {
     TEAM_FOR(i, NX) s->costate[s->horizon * NX + i] = s->value.costate[i];
     team_expand_rows(s, 0, 0, d->m);
     team_costates(&path, d->m);
-    if (team_magnifies(&path, d->m, d->m->d_states)) d->costates = FOLLOWED_BY_LEADER;
+    if (team_magnifies(&path, d->m, d->m->d_states)) {
+      d->costates = FOLLOWED_BY_LEADER;
+    } else {
+      team_expand_rows(s, d->exact, 1, d->m);
+      team_square(&s->value, d->m);
+      team_find_costates(s, 1, d->m);
+      TEAM_LEADER last_differential(s, d->exact, &s->value);
+      team_meet();
+    }
   }
   if (d->change) {
     team_change(d);
@@ -221,14 +249,18 @@ FUNCTION void team_expand_differentials(team_differential_state *d) {
   const team_path path = {s->horizon, s->rows, s->x, s->u, s->theta, s->theta_stage, s->costate};
   d->complete = team_expand(&path, d->exact, d->m, &s->value);
   if (!d->change && !d->complete) {
-    d->costates = SUMMED_BY_SWEEP;
+    d->costates = FOUND_BY_SWEEP;
     return;
   }
   if (!d->complete) team_costates(&path, d->m);
   if (team_magnifies(&path, d->m, d->m->d_states)) {
-    d->complete = 1;
     d->costates = FOLLOWED_BY_LEADER;
+  } else {
+    team_find_costates(s, d->complete, d->m);
+    team_expand(&path, 0, d->m, &s->value); /* the last stage again; the others are next, with these costates */
+    team_expand_known(&path, d->exact, d->m);
   }
+  d->complete = 1;
   if (d->change) team_change(d);
 }
 
@@ -237,10 +269,9 @@ FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian,
                                         const real *initial, team_memory *m) {
   team_differential_state d = {s, change, m, exact_hessian, 1, FOUND_BEFORE};
   (void)initial;
+  TEAM_LEADER s->sweep = 0, s->regular = lane_all();
   clear_slopes(s);
   team_expand_differentials(&d);
-  TEAM_LEADER s->regular = lane_all();
-  team_meet();
   TEAM_FOR(i, NX) s->value.offset[i] = s->linear_x[s->horizon * NX + i];
   team_meet();
   team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
@@ -357,26 +388,6 @@ FUNCTION void team_tangent(tangent_state *f, const tangent_arguments *a, int64_t
   drop_unusable(f);
   team_meet();
   store_tangents(f, a, 0, problem);
-  team_meet();
-}
-
-/* ---- examination ---- */
-
-/* examine_vector for one problem, divided. */
-FUNCTION void team_examine(sensitivity_state *s, const examine_arguments *a, int64_t problem, team_memory *m) {
-  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
-                                 DUALS_OF(a)};
-  const int usable = load_solution(s, &source, 0, problem);
-  team_meet();
-  if (!usable) return;
-  team_sensitivity_backward(s, 1, NULL, NULL, m);
-  TEAM_FOR(t, s->horizon)
-    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);
-  team_meet();
-  store_examined(s, a, 0, problem);
-#if CONSTRAINED
-  examine_rows(s, a, problem);
-#endif
   team_meet();
 }
 

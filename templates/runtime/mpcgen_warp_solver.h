@@ -19,7 +19,7 @@ INLINE void team_ddp_keep(team_ddp_state *d, int t, const value_model *value) {
 }
 
 INLINE void team_ddp_model(team_ddp_state *d, int t, const value_model *value, stage_model *q) {
-  team_products(t, d->complete, d->m, value, q);
+  team_products(t, d->complete ? NULL : value->costate, d->m, value, q);
 }
 
 INLINE void team_ddp_policy(team_ddp_state *d, int t, const stage_model *q, control_problem *p) {
