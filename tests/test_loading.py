@@ -131,14 +131,14 @@ def test_other_argument_structs_are_another_interface():
     (pool,) = re.findall(
         r"typedef struct \{[^{}]*\} thread_pool;", (templates / "runtime" / "mpcgen_parallel.h").read_text()
     )
-    header += pool
+    header = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", "", header + pool)  # whose braces would end a struct
     structs = re.findall(
         r"typedef struct \{(.*?)\}", re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL), re.DOTALL
     )
     fields = [field.split() for struct in structs for field in struct.split(";")]
     digest = hashlib.sha256(repr(fields).encode()).hexdigest()[:16]
     # Where this fails, raise ABI by one and write both here.
-    assert (loading.ABI, digest) == (10, "572ccefdc51b3a17")
+    assert (loading.ABI, digest) == (10, "f7c452cb80dba48a")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"digest"', '{"problem": "toy"}', "null", "3"])
