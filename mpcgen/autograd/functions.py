@@ -55,7 +55,7 @@ def solve_directly(
     solver: Solver, key: str, options: str, x0: Tensor, start: Start, parameters: Tensors
 ) -> Tensors:
     """`solve` of a call that nothing traces, by the solver that is ready for it, with the call's leading dimensions."""
-    if torch.is_grad_enabled() and (x0.requires_grad or any(p.requires_grad for p in parameters)):
+    if _is_recorded(x0, parameters):
         return _apply(Solve, None, solver, key, options, None, x0, *start, *parameters)
     return solver(x0, start.given, parameters)
 
@@ -108,16 +108,14 @@ class Solve(torch.autograd.Function):
         keyset: Any, found: Tensors | Solver | None, key: str, options: str, *arguments: Any
     ) -> Tensors:
         """Run the solver, where there are no outputs yet."""
+        horizon, x0, *tensors = arguments
+        start, parameters = Start(*tensors[: len(Start._fields)]), tensors[len(Start._fields) :]
         if keyset is None:
+            if isinstance(found, Solver):
+                return found.solve_anew(x0, start.given, parameters)
             if found is None:
                 return _solve_here(key, options, *arguments)
-            if isinstance(found, Solver):
-                _, x0, *tensors = arguments
-                starts = Start(*tensors[: len(Start._fields)])
-                return found.solve_anew(x0, starts.given, tensors[len(Start._fields) :])
             return kernels.attach(library.controller_of(key), Options.from_text(options), found)
-        horizon, x0, *tensors = arguments
-        start, parameters = tensors[: len(Start._fields)], tensors[len(Start._fields) :]
         if found is not None:
             return tuple(_below_autograd(library.attach, keyset, key, options, found, x0, parameters))
         return tuple(_below_autograd(library.solve, keyset, key, options, horizon, x0, *start, parameters))

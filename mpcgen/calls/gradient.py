@@ -117,9 +117,8 @@ class _Arguments:
         words = self._made.words
         for slot, tensor in zip(self._solution, solution, strict=True):
             words[slot] = tensor.data_ptr()
-        for slot, cotangent in zip(
-            self._cotangents, cotangents, strict=False
-        ):  # without constraints none of duals
+        # without constraints there is no place for the last one, of duals
+        for slot, cotangent in zip(self._cotangents, cotangents, strict=False):
             words[slot] = 0 if cotangent is None else cotangent.data_ptr()
         if self._duals is not None:
             words[self._duals] = 0 if duals is None else duals.data_ptr()

@@ -94,23 +94,6 @@ FUNCTION void team_square(const value_model *value, team_memory *m) {
 }
 
 #if !CONSTRAINED
-/* Expands all stages, a lane each, where the costates are known: the models' gradients are complete. */
-FUNCTION void team_expand_known(const team_path *p, real weight, team_memory *m) {
-  TEAM_FOR(t, p->horizon) {
-    const reals x = p->x + t * NX, u = p->u + t * NU, theta_t = stage_row(p->theta_stage, p->rows, t);
-    const real *costate = &p->costate[(t + 1) * NX];
-#if !LINEAR_DYNAMICS
-    if (weight > 0) {
-      stage_derivatives_exact(x, u, p->theta, theta_t, &weight, costate, team_model(m, t));
-      continue;
-    }
-#endif
-    (void)weight;
-    stage_derivatives_gauss_newton(x, u, p->theta, theta_t, costate, team_model(m, t));
-  }
-  team_meet();
-}
-
 /* Expands all stages, a lane each, and the last one. The Hessians are the cost's, and the models' gradients lack
  * F' lambda_{t+1}, which team_products adds; with a positive weight, the Lagrangian's of cost + weight lambda'f. These
  * need the costates, and those F: all is expanded twice. Returns whether the gradients are complete. */
@@ -124,10 +107,18 @@ FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_
   team_meet();
   TEAM_FOR(i, NX) p->costate[last * NX + i] = value->costate[i];
   team_square(value, m);
-  if (LINEAR_DYNAMICS || !(weight > 0)) return 0;
-  team_costates(p, m);
-  team_expand_known(p, weight, m);
-  return 1;
+#if !LINEAR_DYNAMICS
+  if (weight > 0) {
+    team_costates(p, m);
+    TEAM_FOR(t, last)
+      stage_derivatives_exact(p->x + t * NX, p->u + t * NU, p->theta, stage_row(p->theta_stage, p->rows, t), &weight,
+                              &p->costate[(t + 1) * NX], team_model(m, t));
+    team_meet();
+    return 1;
+  }
+#endif
+  (void)weight;
+  return 0;
 }
 #endif
 

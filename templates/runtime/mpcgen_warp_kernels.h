@@ -2,6 +2,7 @@
 #ifndef MPCGEN_WARP_KERNELS_H
 #define MPCGEN_WARP_KERNELS_H
 
+#include "mpcgen_examine.h"
 #include "mpcgen_interior_point.h"
 #include "mpcgen_warp_sensitivity.h"
 #if !CONSTRAINED

@@ -3,7 +3,6 @@
 #ifndef MPCGEN_WARP_SENSITIVITY_H
 #define MPCGEN_WARP_SENSITIVITY_H
 
-#include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
 #include "mpcgen_tangent.h"
 #include "mpcgen_warp.h"
@@ -181,14 +180,14 @@ FUNCTION void team_change(team_differential_state *d) {
   team_meet();
 }
 
-#if CONSTRAINED
 /* Expands all stages, a lane each. Before the costates are known the models' gradients lack F' lambda. */
-FUNCTION void team_expand_rows(const sensitivity_state *s, int exact, int costates_known, team_memory *m) {
+FUNCTION void team_expand_stages(const sensitivity_state *s, int exact, int costates_known, team_memory *m) {
   TEAM_FOR(t, s->horizon)
     expand_stage(s, t, exact, costates_known ? &s->costate[(t + 1) * NX] : NO_COSTATE, team_model(m, t));
   team_meet();
 }
 
+#if CONSTRAINED
 /* The value function of the last stage, and the models of all; with them, where it is the first time, the costates. */
 FUNCTION void team_expand_differentials(team_differential_state *d) {
   sensitivity_state *s = d->s;
@@ -197,12 +196,12 @@ FUNCTION void team_expand_differentials(team_differential_state *d) {
   team_meet();
   if (s->sweep == 0) {
     TEAM_FOR(i, NX) s->costate[s->horizon * NX + i] = s->value.costate[i];
-    team_expand_rows(s, 0, 0, d->m);
+    team_expand_stages(s, 0, 0, d->m);
     team_costates(&path, d->m);
     if (team_magnifies(&path, d->m, d->m->d_states)) {
       d->costates = FOLLOWED_BY_LEADER;
     } else {
-      team_expand_rows(s, d->exact, 1, d->m);
+      team_expand_stages(s, d->exact, 1, d->m);
       team_square(&s->value, d->m);
       team_find_costates(s, 1, d->m);
       TEAM_LEADER last_differential(s, d->exact, &s->value);
@@ -213,7 +212,7 @@ FUNCTION void team_expand_differentials(team_differential_state *d) {
     team_change(d);
     TEAM_LEADER last_differential(s, d->exact, &s->value);
   }
-  if (d->costates != FOLLOWED_BY_LEADER) team_expand_rows(s, d->exact, 1, d->m);
+  if (d->costates != FOLLOWED_BY_LEADER) team_expand_stages(s, d->exact, 1, d->m);
   team_meet();
   team_square(&s->value, d->m);
 }
@@ -258,7 +257,7 @@ FUNCTION void team_expand_differentials(team_differential_state *d) {
   } else {
     team_find_costates(s, d->complete, d->m);
     team_expand(&path, 0, d->m, &s->value); /* the last stage again; the others are next, with these costates */
-    team_expand_known(&path, d->exact, d->m);
+    team_expand_stages(s, d->exact, 1, d->m);
   }
   d->complete = 1;
   if (d->change) team_change(d);
@@ -378,7 +377,8 @@ FUNCTION void team_tangent(tangent_state *f, const tangent_arguments *a, int64_t
 #endif
     TEAM_LEADER {
       for (int i = 0; i < NX; i++) f->change.cost += s->costate[i] * f->initial[i];
-      for (int t = 0; t < s->horizon; t++) f->change.cost += stage_cost_change(s, t, f->d_states + t * NX, f->d_controls + t * NU);
+      for (int t = 0; t < s->horizon; t++)
+        f->change.cost += stage_cost_change(s, t, f->d_states + t * NX, f->d_controls + t * NU);
       note_not_finite(s, &f->change.cost, 1);
     }
   } else {
