@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mpcgen.codegen.render import layout
+from mpcgen.codegen.problem_text import layout
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.derivative.kernels import FUSED_LIMIT, Kernels
 from mpcgen.derivative.matrices import Matrix, hessian, jacobian, product_count

@@ -1,0 +1,168 @@
+"""The part of a C text that depends on the problem: sizes, the parameters' layout, the stage functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
+from mpcgen.codegen.c_substeps import composed_functions
+from mpcgen.codegen.filling import fill
+from mpcgen.derivative.kernels import Kernels
+from mpcgen.derivative.matrices import product_count
+from mpcgen.ir.model import Implicit, Model
+from mpcgen.ir.schedule import Schedules
+from mpcgen.ir.walk import degree, flops
+from mpcgen.passes.economy import Economy
+from mpcgen.stages import StageFunction, contract
+from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, ROWS
+
+C_PROBLEM = "c/problem.c.j2"
+SMALL_STAGE = 500
+"""Operations of a stage's rollout and backward sweep up to which the sweep keeps a stage's model in registers and the
+compiler is asked for all that it can do.
+
+The registers bring 7 % on pendulum (174 operations), 6 % on car (361) and 2 to 5 % on cartpole (456), where half of the
+stores go. Above, there are too few. For the compiler see `LARGE_FLAGS` in `mpcgen.build.toolchain`.
+"""
+
+
+@dataclass(frozen=True)
+class LayoutRow:
+    """A parameter in the kernels: ``size`` numbers from ``offset`` on, in theta or in a row of theta_stage."""
+
+    name: str
+    size: int
+    offset: int
+    per_stage: int
+    in_terminal: int
+    only_bounds: int
+
+
+def problem_text(
+    kernels: Kernels,
+    economy: Economy,
+    schedules: Schedules,
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> str:
+    """Sizes, layout and functions of a problem in C; wanted: which of the stage functions."""
+    model = kernels.model
+    operations = stage_operations(kernels, economy)
+    every = _printed_functions(kernels, schedules, contract(model.constrained))
+    functions = [function for function in every if wanted(function.name)]
+    context = {
+        "n_state": len(model.states),
+        "n_control": len(model.controls),
+        "n_parameters": len(model.signature.parameters),
+        "n_static": len(kernels.static),
+        "n_prepared": economy.prepared,
+        "n_per_stage": len(kernels.per_stage),
+        "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
+        "stage_operations": operations,
+        "small": int(operations <= SMALL_STAGE),
+        "row_sizes": row_sizes(model),
+        "linear": int(not kernels.curved),
+        "quadratic": kernels.quadratic,
+        "looped": int(not kernels.fused),
+        "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
+        "layout": layout(kernels),
+        "loop": _loop_sizes(kernels),
+        "rate_functions": [function for function in functions if function.name.startswith("rate_")],
+        "functions": [function for function in functions if not function.name.startswith("rate_")],
+    }
+    return fill(C_PROBLEM, context)
+
+
+def layout(kernels: Kernels) -> list[LayoutRow]:
+    """Where each parameter lies in the kernels' arrays."""
+    offsets = {False: 0, True: 0}
+    rows = []
+    for p in kernels.model.signature.parameters:
+        size = p.size
+        rows.append(
+            LayoutRow(
+                p.name, size, offsets[p.per_stage], int(p.per_stage), int(p.in_terminal), int(p.only_bounds)
+            )
+        )
+        offsets[p.per_stage] += size
+    return rows
+
+
+def _loop_sizes(kernels: Kernels) -> dict[str, object] | None:
+    """Of a loop over substeps: how many, the scheme, what moves, what is held, and where in (x, u) both are."""
+    loop = kernels.loop
+    if loop is None:
+        return None
+    substeps = loop.substeps
+    return {
+        "count": substeps.count,
+        "slopes": len(substeps.share),
+        "reach": ", ".join(map(repr, substeps.reach)),
+        "share": ", ".join(map(repr, substeps.share)),
+        "moving": substeps.width,
+        "hidden": len(substeps.hidden),
+        "held": len(loop.held),
+        "costs": int(loop.costs),
+        "carried": ", ".join(str(int(state)) for state in loop.carried),
+        "places": ", ".join(map(str, (*substeps.moving, *(-1 for _ in substeps.hidden), *loop.held))),
+        "implicit": _implicit(substeps.implicit),
+    }
+
+
+def _implicit(implicit: Implicit | None) -> dict[str, int | str] | None:
+    """The stage equations of an implicit scheme."""
+    if implicit is None:
+        return None
+    return {
+        "newton": implicit.newton,
+        "matrix": ", ".join(repr(entry) for row in implicit.matrix for entry in row),
+        "start": repr(1 - sum(implicit.final)),
+        "final": ", ".join(map(repr, implicit.final)),
+        "mass": ", ".join(str(int(not zero)) for zero in implicit.algebraic),
+    }
+
+
+def row_sizes(model: Model) -> dict[str, int] | None:
+    """Numbers of rows by group, and what is known of them beforehand; None without constraints."""
+    if not model.constrained:
+        return None
+    rows = model.path_rows + model.terminal
+    varying = (*rows.lower, *rows.upper, *rows.linear, *rows.quadratic)
+    return {
+        "mixed": len(model.mixed),
+        "state": len(model.state_rows),
+        "terminal": len(model.terminal),
+        "soft": int(model.has_soft_rows),
+        "vary": int(any(not value.is_const for value in varying)),
+        "linear": int(
+            not (model.substeps and model.substeps.implicit)
+            and degree((*model.next_state, *rows.values), (*model.states, *model.controls)) <= 1
+        ),
+    }
+
+
+def _printed_functions(
+    kernels: Kernels, schedules: Schedules, table: Mapping[str, StageFunction]
+) -> Iterator[CFunction]:
+    names = {plan.function.name for plan in schedules.plans}
+    for plan in schedules.plans:
+        yield from c_functions(plan, table)
+        for names_by_kind in (EXPAND, DERIVE):
+            if plan.function.name == names_by_kind["gauss_newton"] and names_by_kind["exact"] not in names:
+                yield linear_alias(table)
+    if kernels.loop is not None:
+        yield from composed_functions(table, names)
+
+
+def stage_operations(kernels: Kernels, economy: Economy) -> int:
+    """Roughly what a rollout and a backward sweep do per stage: functions, and products that are loops."""
+    functions = {function.name: function for function in economy.functions}
+    if kernels.loop is not None:
+        return kernels.loop.operations({name: flops(f.expressions()) for name, f in functions.items()})
+
+    def count(name: str) -> int:
+        return flops(functions[name].expressions()) if name in functions else 0
+
+    expansion = max(count(name) for name in (*EXPAND.values(), *DERIVE.values()))
+    products = 0 if kernels.fused else 2 * product_count(kernels.F)
+    return count(DYNAMICS) + count(ROWS) + expansion + products
