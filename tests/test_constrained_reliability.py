@@ -58,7 +58,7 @@ def test_a_convex_infeasible_problem_is_reported_soon():
 
 @pytest.mark.parametrize("linear", [True, False], ids=["linear", "car"])
 def test_what_a_random_rollout_obeys_is_never_called_infeasible(linear):
-    assert constrained_reliability.judge_feasible(linear, 1000) == 0
+    assert constrained_reliability.judge_feasible(linear, 10_000) == 0
 
 
 def test_bounds_of_rows_that_cross_are_that_problems_invalid_input():

@@ -75,6 +75,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_recount(&lanes->restoring_failures, k, 0);
     lane_mark(&lanes->restoring, k, 0);
     lane_mark(&lanes->unrestorable, k, 0);
+    lane_mark(&lanes->violation_first, k, attempt > 0);
     lane_mark(&lanes->shift_first, k, CONSTRAINED && attempt > 1);
     lane_set(&lanes->moved, k, 0);
     lane_set(&lanes->linear_dual, k, 0);

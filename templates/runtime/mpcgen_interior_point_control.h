@@ -221,6 +221,14 @@ INLINE void end_restoration(barrier_state *s, mask leaves) {
   first_multipliers(s, leaves, RESTORED_MULTIPLIER * lanes->cost_unit);
 }
 
+/* Lanes that are to lower the violation before anything else, and have any: their first step is none of the barrier's. */
+INLINE mask violation_first(barrier_state *s, mask ready) {
+  barrier_progress *lanes = &s->lanes;
+  const mask first = lane_and(lane_and(ready, lanes->violation_first), lane_lt(ALL(OPEN_GAP), s->point.gap));
+  lanes->violation_first = lane_and(lanes->violation_first, lane_not(ready));
+  return first;
+}
+
 /* Lanes enter restoration where no step is acceptable and there is something to restore. They leave it where the
  * violation has halved, and the filter has nothing against the point. */
 INLINE mask enter_restoration(barrier_state *s, mask stuck) {
@@ -299,7 +307,8 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
   barrier_step(s);
   mask enters;
-  mask stepped = search_lengths(s, lane_and(ready, lane_not(restored)));
+  const mask first = CONSTRAINED ? violation_first(s, ready) : lane_none();
+  mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))));
 #if CONSTRAINED
   if (lane_any(restored)) stepped = lane_or(stepped, search_restoration(s, restored));
 #endif

@@ -25,6 +25,7 @@ typedef struct {
   mask certifying;     /* solved: sweeps once more, without a shift */
   mask unrestorable;   /* restoration ended where the violation is least, at least nearby */
   mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
+  mask violation_first; /* the attempt begins in restoration: after one that went where the cost leads, and no further */
   mask shift_first;    /* where a Hessian is not convex: shifts it before it leaves the second derivatives out */
   real second_order;   /* weight of the second derivatives of dynamics and rows in the next sweep */
   real rise;           /* of it after the next step */
