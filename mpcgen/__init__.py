@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from mpcgen.problem.running import running_cost
     from mpcgen.problem.solve import solve
     from mpcgen.problem.tables import lookup
+    from mpcgen.problem.torch_model import torch_cost, torch_expressions, torch_model
     from mpcgen.runtime.status import Status, UnconvergedWarning
+    from mpcgen.runtime.weights import torch_parameters
 
 # Public name -> the module that defines it; None: the name is a module itself.
 _LAZY: dict[str, str | None] = {
@@ -64,6 +66,10 @@ _LAZY: dict[str, str | None] = {
     "rk4": "mpcgen.problem.integrators",
     "running_cost": "mpcgen.problem.running",
     "solve": "mpcgen.problem.solve",
+    "torch_cost": "mpcgen.problem.torch_model",
+    "torch_expressions": "mpcgen.problem.torch_model",
+    "torch_model": "mpcgen.problem.torch_model",
+    "torch_parameters": "mpcgen.runtime.weights",
 }
 
 __all__ = [
@@ -102,6 +108,10 @@ __all__ = [
     "rk4",
     "running_cost",
     "solve",
+    "torch_cost",
+    "torch_expressions",
+    "torch_model",
+    "torch_parameters",
 ]
 
 

@@ -1,7 +1,7 @@
 """Sympy expressions to CasADi, and the integration schemes written on CasADi functions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import casadi as ca
 import sympy as sp
@@ -75,7 +75,7 @@ class Translator:
             if node in self._memo:
                 stack.pop()
                 continue
-            children = node.arguments if isinstance(node, Imported) else arguments(node)
+            children = node.arguments if _is_call(node) else arguments(node)
             missing = [child for child in children if child not in self._memo]
             if missing:
                 stack.extend(missing)
@@ -93,7 +93,7 @@ class Translator:
         return ca.vertcat(*(self(expression) for expression in expressions)) if expressions else ca.SX(0, 1)
 
     def _apply(self, node: sp.Basic, values: list[ca.SX]) -> ca.SX:
-        if isinstance(node, Imported):
+        if _is_call(node):
             return self._called(node, values)
         if isinstance(node, Solution):
             return self._solved(node, values)
@@ -119,6 +119,11 @@ class Translator:
                 inputs.append(ca.SX(call.function.sparsity_in(index), column))
             self._calls[call] = call.function.call(inputs)
         return self._calls[call][node.output].nz[node.index]
+
+
+def _is_call(node: sp.Basic) -> TypeGuard[Imported]:
+    """Whether this comes from a function of CasADi; what comes from elsewhere is read as what it has become."""
+    return isinstance(node, Imported) and isinstance(node.call.function, ca.Function)
 
 
 def _leaf(node: sp.Basic) -> ca.SX:

@@ -7,7 +7,6 @@ outputs are counted by nonzeros, column-major, as CasADi does; a structural zero
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,35 +14,15 @@ import sympy as sp
 from sympy.codegen import cfunctions
 from sympy.logic.boolalg import Boolean
 
-from mpcgen.errors import MpcgenError, SpecError, UnsupportedExpressionError
-
-Known = dict[tuple[Any, ...], sp.Basic]
-"""Nodes by instruction and what it reads."""
+from mpcgen.errors import MpcgenError, UnsupportedExpressionError
+from mpcgen.problem.nodes import Known, as_written, constant, extreme
 
 
 class CasadiUnavailableError(MpcgenError, ImportError):
     """CasADi, whose functions are to be read, is not installed."""
 
 
-def _as_written(function: Any) -> Callable[..., Any]:
-    """Apply a sympy class without evaluation."""
-    return lambda *args: function(*args, evaluate=False)
-
-
-def _extreme(function: Any) -> Callable[[sp.Expr, sp.Expr], sp.Expr]:
-    """Min or Max of two in the order given: sympy would sort them, which takes ages where much is shared."""
-
-    def build(a: sp.Expr, b: sp.Expr) -> sp.Expr:
-        if a == b:
-            return a
-        made = sp.Expr.__new__(function, a, b)
-        made._argset = frozenset((a, b))
-        return made
-
-    return build
-
-
-_add, _mul, _pow = _as_written(sp.Add), _as_written(sp.Mul), _as_written(sp.Pow)
+_add, _mul, _pow = as_written(sp.Add), as_written(sp.Mul), as_written(sp.Pow)
 
 NUMBERS: dict[str, Callable[..., sp.Expr]] = {
     "OP_ASSIGN": lambda a: a,
@@ -59,22 +38,22 @@ NUMBERS: dict[str, Callable[..., sp.Expr]] = {
     "OP_POW": _pow,
     "OP_CONSTPOW": _pow,
     "OP_SQRT": lambda a: _pow(a, sp.S.Half),
-    "OP_FABS": _as_written(sp.Abs),
-    "OP_FMIN": _extreme(sp.Min),
-    "OP_FMAX": _extreme(sp.Max),
-    "OP_LOG1P": _as_written(cfunctions.log1p),
-    "OP_EXPM1": _as_written(cfunctions.expm1),
-    "OP_HYPOT": _as_written(cfunctions.hypot),
+    "OP_FABS": as_written(sp.Abs),
+    "OP_FMIN": extreme(sp.Min),
+    "OP_FMAX": extreme(sp.Max),
+    "OP_LOG1P": as_written(cfunctions.log1p),
+    "OP_EXPM1": as_written(cfunctions.expm1),
+    "OP_HYPOT": as_written(cfunctions.hypot),
 }
 """Instructions from numbers to a number, as sympy expressions."""
 _SAME_NAME = "exp log sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh erf sign"
-NUMBERS |= {f"OP_{name.upper()}": _as_written(getattr(sp, name)) for name in _SAME_NAME.split()}
+NUMBERS |= {f"OP_{name.upper()}": as_written(getattr(sp, name)) for name in _SAME_NAME.split()}
 
-COMPARISONS: dict[str, Callable[..., Boolean]] = {"OP_LT": _as_written(sp.Lt), "OP_LE": _as_written(sp.Le)}
+COMPARISONS: dict[str, Callable[..., Boolean]] = {"OP_LT": as_written(sp.Lt), "OP_LE": as_written(sp.Le)}
 """Instructions from numbers to a truth value."""
 
 CONNECTIVES: dict[str, Callable[..., Boolean]] = {
-    "OP_NOT": _as_written(sp.Not),
+    "OP_NOT": as_written(sp.Not),
     "OP_AND": lambda a, b: sp.ITE(a, b, sp.false, evaluate=False),
     "OP_OR": lambda a, b: sp.ITE(a, sp.true, b, evaluate=False),
 }
@@ -178,12 +157,7 @@ class _Reader:
         return outputs
 
     def _constant(self, value: float) -> sp.Expr:
-        if not math.isfinite(value):
-            raise SpecError(
-                f"CasADi function {self.function.name()!r} contains the constant {value}, as 0/0 or log(0) leave one; "
-                "expected finite numbers"
-            )
-        return sp.Integer(int(value)) if value.is_integer() else sp.Float(value)
+        return constant(value, f"CasADi function {self.function.name()!r}")
 
     def _applied(self, code: str, values: Sequence[sp.Basic]) -> sp.Basic:
         """The value of an instruction; equal ones are one object, so that comparing expressions stays quick."""

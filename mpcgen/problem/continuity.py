@@ -19,6 +19,7 @@ from sympy.core.relational import Relational
 from mpcgen.errors import UnsupportedExpressionError
 from mpcgen.problem.expressions import short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, STEPS
+from mpcgen.problem.nodes import Joined
 from mpcgen.problem.spec import Spec
 from mpcgen.problem.walks import inner_first, symbols_in, unique_nodes
 
@@ -279,6 +280,8 @@ def _evaluate(node: sp.Basic, known: dict[sp.Basic, Any]) -> Any:
         # only the branch that holds: the others may be undefined here
         branch = next(pair.expr for pair in node.args if _evaluate(pair.cond, known))
         value = _evaluate(branch, known)
+    elif isinstance(node, Joined):
+        value = _evaluate(node.args[1 if _evaluate(node.args[0], known) else 2], known)
     elif node in (sp.true, sp.false):
         value = bool(node)
     elif isinstance(node, sp.Number | sp.NumberSymbol):

@@ -41,6 +41,7 @@ class Problem:
         self._stage_cost: sp.Expr | None = None
         self._terminal_cost: sp.Expr | None = None
         self._imported_nodes: dict[tuple[Any, ...], sp.Basic] = {}
+        self._modules: dict[str, Any] = {}
         self._spec: Spec | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -92,6 +93,11 @@ class Problem:
     def imported_nodes(self) -> dict[tuple[Any, ...], sp.Basic]:
         """Expressions that imported functions have in common, by operation and arguments."""
         return self._imported_nodes
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """The weights of imported modules that parameters stand for, by the parameter's name."""
+        return self._modules
 
     def find_parameter(self, name: str) -> ParameterSpec | None:
         """Return the parameter of that name, if it has been declared."""
