@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "42922890d1cb359be1201f5932a5e18917f4cd726d6112858b61d3a44be2069e"),
+    library=load(__file__, "building", "073e86cdaec75c43c68cbc1fce2b8a7953f5fad42c5ecc9ad2fc51fa8642c852"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "84d88e8680d4bd05bb1cb60852430271c8169b2038a681c31d9c3b6a1edc1dc6"),
+    library=load(__file__, "car", "78430b498e833199cc9142383cb263f5d192a62153f6056e7c4498a87e38ceca"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

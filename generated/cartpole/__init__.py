@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "f229d9d6a68ede1ae23ebe2f47300deac90e8309b93fecce4937ddf66b6d5e1c"),
+    library=load(__file__, "cartpole", "aeadb21df311e974efdf33848e80f956e1ed3845d6adbdf91cd9a146d3698d4f"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

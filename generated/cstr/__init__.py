@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "48e03384674f5ada45fc44c1df472730add5e5f758c78e48c35e4cb78952149f"),
+    library=load(__file__, "cstr", "986d1dcbee5576e3c80e56135a095ae4d70450f8af6db93190fe78ed476052ac"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

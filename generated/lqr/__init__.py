@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "3bfee39c4df7b93b7cdbd1c0e6689aeb85888e2f780eaf499ab6e1e2a257d5df"),
+    library=load(__file__, "lqr", "72509070ddae6a90b5e6d14aeebfd4a1a31a1190a049e1d13cbb15e2a05ffe77"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

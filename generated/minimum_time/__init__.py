@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "a218516571bf8b8791187518b1e5d7eecb63446b9856a398822fe2ad3939a28f"),
+    library=load(__file__, "minimum_time", "06bb55b7e74a73c837263ca7f8b3c0f9ff93d3e836180abb51bb69de81ffe445"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

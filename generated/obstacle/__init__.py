@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "7f107a15aba32f136003e61fc31487919a8581d54db073ae1ee5192a8051549c"),
+    library=load(__file__, "obstacle", "d33f7755b5ae02c66607521720a2d3751ff73c35eabc7f027e456deaca096c1b"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

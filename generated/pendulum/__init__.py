@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "d72feda158ce727df6ffd617e1c39da1bac86f86299f340a01f4586eb32c3a99"),
+    library=load(__file__, "pendulum", "920a58d6f063fe0ccab24ab01a61651efc7f4662ce607a23d43226c297e2a219"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "e3fda89aecef4d6c0cfddbe64616e4f6949075cd5703427962823baed19ef3b7"),
+    library=load(__file__, "safe_cartpole", "545142120bc1cddc4c57db4d6652f4a0ccbf96e5ceb27d6ab3dbec9b3d73ff80"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

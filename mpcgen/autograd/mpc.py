@@ -7,13 +7,14 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from mpcgen.autograd import copying, functions, library
+from mpcgen.autograd.evaluation import ProblemFunctions
 from mpcgen.autograd.examination import origin_of, record
 from mpcgen.autograd.restarts import Tries, try_starts
 from mpcgen.autograd.solution import Solution
@@ -23,7 +24,6 @@ from mpcgen.calls.direct import Direct
 from mpcgen.calls.options import Options, checked_count
 from mpcgen.calls.warm_start import make_start
 from mpcgen.errors import LayoutError, ParameterError
-from mpcgen.runtime.controller import Controller
 
 
 def _no_such_option(name: str) -> str:
@@ -35,7 +35,7 @@ def _no_such_option(name: str) -> str:
     return f"MPC has no option {name!r}; {hint}its options are {', '.join(options)}"
 
 
-class MPC(torch.nn.Module):
+class MPC(ProblemFunctions):
     """A differentiable model predictive controller; generated packages subclass it.
 
     method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto". Where only controls are
@@ -95,8 +95,6 @@ class MPC(torch.nn.Module):
     no parameter, has no value to start from or one outside its constraint; DtypeError for one that is neither float32
     nor float64.
     """
-
-    controller: ClassVar[Controller]
 
     def __init__(
         self,
