@@ -164,7 +164,7 @@ typedef struct {
   int64_t batch;
   int32_t last;                      /* 1: the last state, which has a cost alone; 0: a stage */
   int32_t threads;
-  const void *const *parameters;     /* 4 pointers, each to (batch, shape): the values of one stage */
+  const void *const *parameters;     /* as for the solver, each to (batch, shape): the values of one stage */
   const int64_t *parameter_strides;  /* as for the solver */
   const void *states;                /* (batch, 12) */
   const void *controls;              /* (batch, 6); NULL for the last state */

@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "073e86cdaec75c43c68cbc1fce2b8a7953f5fad42c5ecc9ad2fc51fa8642c852"),
+    library=load(__file__, "building", "c00b06b1a2ea9c53b94a5154998ce837f434e37a733e124f6543fd6a909ea905"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

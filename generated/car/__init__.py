@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "78430b498e833199cc9142383cb263f5d192a62153f6056e7c4498a87e38ceca"),
+    library=load(__file__, "car", "653165369b3863a7cf81e445570b5c2ea5db246072415aceca6456713572d2fe"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "aeadb21df311e974efdf33848e80f956e1ed3845d6adbdf91cd9a146d3698d4f"),
+    library=load(__file__, "cartpole", "f80823837a25b70917d3eeef113954833180bf0ed5c3764969af194c83250ef7"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -45,7 +45,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "chain", "8dd9ca4e069b4f2b64d4b7a305d203fcd37c3144746f0e5754444a10ea246ca4"),
+    library=load(__file__, "chain", "1e1154553031c401826674bc63af40baac4a56c7e310911b6329de3eb98cabb4"),
     horizon=40,
     states=('x_1', 'y_1', 'z_1', 'x_2', 'y_2', 'z_2', 'x_3', 'y_3', 'z_3', 'x_end', 'y_end', 'z_end', 'vx_1', 'vy_1', 'vz_1', 'vx_2', 'vy_2', 'vz_2', 'vx_3', 'vy_3', 'vz_3'),
     controls=('ux', 'uy', 'uz'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "986d1dcbee5576e3c80e56135a095ae4d70450f8af6db93190fe78ed476052ac"),
+    library=load(__file__, "cstr", "a9369dbb579159f7b7066c3a2d39a0bdce3cc926470d3f2b3f111eb1fa230a49"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

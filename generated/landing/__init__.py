@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "733e4b3a71a3dd6f1c35609d7702042979287538cce28a7218b08a7afe124e2c"),
+    library=load(__file__, "landing", "4426234cca5738feb5fa5dabe2fdf0cc141977d1aa9f415f52ed33b661fe42f2"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

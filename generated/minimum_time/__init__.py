@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "06bb55b7e74a73c837263ca7f8b3c0f9ff93d3e836180abb51bb69de81ffe445"),
+    library=load(__file__, "minimum_time", "2a2e8d751a8fd0bdb8b383a0f0361ecce99917c706784709f65fc8232c3d4e9a"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

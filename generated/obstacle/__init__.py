@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "d33f7755b5ae02c66607521720a2d3751ff73c35eabc7f027e456deaca096c1b"),
+    library=load(__file__, "obstacle", "df1d30eaff8faa23a623c6ed2e94ec39cff03af71112ed91244978b44d40d51d"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

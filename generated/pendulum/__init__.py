@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "920a58d6f063fe0ccab24ab01a61651efc7f4662ce607a23d43226c297e2a219"),
+    library=load(__file__, "pendulum", "d76f80edc1b79f854983d495bb976e8da18f147ab98a464cad4e504937fd3734"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

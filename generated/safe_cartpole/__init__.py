@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "545142120bc1cddc4c57db4d6652f4a0ccbf96e5ceb27d6ab3dbec9b3d73ff80"),
+    library=load(__file__, "safe_cartpole", "da7dbd2cf8d3c6fe9bec31c673637017ab80b93c51612fece271163b5f04b6cb"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),
