@@ -24,7 +24,6 @@ from mpcgen.errors import (
 
 if TYPE_CHECKING:
     import mpcgen.reference as reference
-    from mpcgen.autograd.closed_loop import PerStep
     from mpcgen.build.driver import compile
     from mpcgen.diagnosis.diagnose import diagnose
     from mpcgen.diagnosis.plot import plot
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it; None: the name is a module itself.
 _LAZY: dict[str, str | None] = {
-    "PerStep": "mpcgen.autograd.closed_loop",
     "Problem": "mpcgen.problem.problem",
     "Status": "mpcgen.runtime.status",
     "UnconvergedWarning": "mpcgen.runtime.status",
@@ -82,7 +80,6 @@ __all__ = [
     "InternalError",
     "MpcgenError",
     "ParameterError",
-    "PerStep",
     "Problem",
     "SecondDerivativeError",
     "ShapeError",

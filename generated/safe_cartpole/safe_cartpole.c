@@ -885,7 +885,6 @@ typedef safe_cartpole_solve_arguments solve_arguments;
 typedef safe_cartpole_gradient_arguments gradient_arguments;
 typedef safe_cartpole_tangent_arguments tangent_arguments;
 typedef safe_cartpole_examine_arguments examine_arguments;
-typedef safe_cartpole_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -925,15 +924,6 @@ int MPCGEN_ENTRY(safe_cartpole_examine)(const safe_cartpole_examine_arguments *a
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
-
-int64_t MPCGEN_ENTRY(safe_cartpole_evaluate_workspace)(
-    const safe_cartpole_evaluate_arguments *arguments) {
-  return evaluate_workspace(arguments);
-}
-int MPCGEN_ENTRY(safe_cartpole_evaluate)(const safe_cartpole_evaluate_arguments *arguments, void *workspace,
-    void *stream) {
-  return evaluate_batch(arguments, workspace, stream);
-}
 #else
 #include "mpcgen_host.h"
 
@@ -952,9 +942,6 @@ int MPCGEN_ENTRY(safe_cartpole_tangent)(const safe_cartpole_tangent_arguments *a
 }
 int MPCGEN_ENTRY(safe_cartpole_examine)(const safe_cartpole_examine_arguments *arguments) {
   return examine_batch(arguments);
-}
-int MPCGEN_ENTRY(safe_cartpole_evaluate)(const safe_cartpole_evaluate_arguments *arguments) {
-  return evaluate_batch(arguments);
 }
 #endif
 #endif

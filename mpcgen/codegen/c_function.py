@@ -12,6 +12,7 @@ from mpcgen.ir.schedule import Assign, Load, Schedule, Store
 from mpcgen.passes.parts import Keep, Part, Take, cut
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import DERIVE, EXPAND
+from mpcgen.stages.network import body_functions
 from mpcgen.stages.substeps import rate_functions
 
 WIDTH = 116
@@ -25,9 +26,9 @@ WARP BLOCK zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOP
 control_row copy_uu shared LINEAR_DYNAMICS SMALL_STAGE ALL_COUNTS TEAM TEAM_FOR TEAM_LEADER TEAM_SHARED NMOVING NHELD
 NBOTH NHIDDEN NVISIBLE NSLOPES SUBSTEPS SUBSTEP_COSTS PLACES CARRIED REACH SHARE IMPLICIT NEWTON START MATRIX FINAL
 MASS NUNKNOWNS STEP_TRACE NMIXED NSTATE NTERMINAL NPATH NEND NDUAL CONSTRAINED SOFT_ROWS SOFT_REALS ROW_BOUNDS_VARY
-LINEAR_CONSTRAINTS SCALAR_LEAST
+LINEAR_CONSTRAINTS SCALAR_LEAST NINNER NINPUTS NOUTPUTS NUNITS NWIDEST NLAYERS INPUTS LAYERS NALL
 """
-_OF_RATES = frozenset(stage.name for stage in rate_functions())
+_OF_RATES = frozenset(stage.name for stage in (*rate_functions(), *body_functions()))
 _ARGUMENTS = frozenset(
     name for stage in contract(False).values() if stage.name not in _OF_RATES for name in stage.arguments
 )

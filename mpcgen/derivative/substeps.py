@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 
 from mpcgen.derivative.derivation import Derivation
-from mpcgen.derivative.forward import tangents
-from mpcgen.derivative.matrices import Matrix, dot, lower_triangle, triangle_labels
+from mpcgen.derivative.matrices import Matrix, dot
+from mpcgen.derivative.rates import BodyDerivation, RateDerivation
 from mpcgen.derivative.reverse import gradient
 from mpcgen.errors import SpecError
 from mpcgen.ir import Expr, flops, substitute, symbols_of
@@ -86,10 +85,8 @@ class Loop:
         reads = {i: {i} for i in range(tau)} | {tau + i: set() for i in range(hidden)}
         for _ in range(n + hidden):  # more slopes reach nothing new, and fewer are not used
             step = {
-                i: reads[i].union(
-                    *(reads[j] for j, entry in zip(places, row, strict=True) if not entry.is_zero)
-                )
-                for i, row in zip(inside, self.rates.F, strict=True)
+                i: reads[i].union(*(reads[j] for j, is_read in zip(places, row, strict=True) if is_read))
+                for i, row in zip(inside, self.rates.pattern, strict=True)
             }
             reads |= step
         zero, graph = self.outer.graph.const(0.0), self.outer.graph
@@ -102,14 +99,18 @@ class Loop:
         """Of the loops of a rollout and an expansion, given those of functions."""
         n, width = self.substeps.width, self.substeps.width + len(self.held)
         products = products_of_slope(n, width)
+        values, curvature = (counts[self.rates.own_name(name)] for name in (table.VALUES, table.CURVATURE))
+        if self.substeps.network is not None:
+            values += 2 * self.substeps.network.products
+            curvature += 2 * self.substeps.network.products * (len(self.substeps.network.inputs) + 2)
         slopes = len(self.substeps.share)
         if self.substeps.implicit is not None:
             unknowns = n * slopes
             newton = slopes * counts[table.NEWTON] + unknowns**2 * (2 * unknowns / 3 + 4)
-            linearised = slopes * (counts[table.SLOPES] + counts[table.CURVATURE] + products)
+            linearised = slopes * (counts[table.SLOPES] + curvature + products)
             solved = unknowns**2 * (2 * unknowns / 3 + 2 * width)
             return self.substeps.count * round(2 * NEWTON_STEPS * newton + linearised + solved)
-        return self.substeps.count * slopes * (2 * counts[table.VALUES] + counts[table.CURVATURE] + products)
+        return self.substeps.count * slopes * (2 * values + curvature + products)
 
 
 def loop_of(model: Model) -> Loop | None:
@@ -123,7 +124,9 @@ def loop_of(model: Model) -> Loop | None:
         return None
     implicit = substeps.implicit is not None
     once = not implicit and substeps.count == 1
-    if not implicit and flops(model.next_state) < (SLOPES_LOOPED_FROM if once else LOOPED_FROM):
+    network = substeps.network
+    forced = implicit or network is not None
+    if not forced and flops(model.next_state) < (SLOPES_LOOPED_FROM if once else LOOPED_FROM):
         return None
     graph, tau = model.graph, (*model.states, *model.controls)
     slopes = gradient(substeps.cost, substeps.sums)
@@ -135,16 +138,17 @@ def loop_of(model: Model) -> Loop | None:
             "running_cost, or make the running cost a state with a cost"
         )
     cost = dot(graph, slopes, substeps.increments)
-    read = {*symbols_of((*substeps.changes, cost))}
+    read = {*symbols_of((*substeps.changes, cost)), *(network.inputs if network else ())}
     held = tuple(i for i, symbol in enumerate(tau) if symbol in read and i not in substeps.moving)
     if not held:
-        if not implicit:
+        if not forced:
             return None
         held = (len(model.states),)  # arrays have at least one entry
-    rates = RateDerivation(_inside(model, substeps, held, cost), -1)
-    if "exact" not in rates.kinds and not implicit:
+    inside = _inside(model, substeps, held, cost)
+    rates = RateDerivation(inside, -1) if network is None else BodyDerivation(inside, -1, network)
+    if "exact" not in rates.kinds and not forced:
         return None
-    if once and not _is_dense(rates):
+    if once and not forced and not _is_dense(rates):
         return None
     nothing = dict.fromkeys(substeps.sums, graph.const(0.0))
     (stage_cost,) = substitute((substeps.cost,), nothing)
@@ -169,7 +173,7 @@ def _inside(model: Model, substeps: Substeps, held: Sequence[int], cost: Expr) -
     return replace(
         model,
         states=(*(model.states[i] for i in substeps.moving), *substeps.hidden),
-        controls=tuple(tau[i] for i in held),
+        controls=(*(tau[i] for i in held), *(substeps.network.outputs if substeps.network else ())),
         next_state=substeps.changes,
         stage_cost=graph.symbol("share.cost") * cost,
         terminal_cost=graph.const(0.0),
@@ -194,86 +198,3 @@ def _carried(outside: Model, substeps: Substeps, read: set[Expr]) -> tuple[bool,
         for state, price in zip(moving, prices, strict=True)
     )
     return (*carried, *(False for _ in substeps.hidden))
-
-
-class RateDerivation(Derivation):
-    """The functions of the right-hand side."""
-
-    sizes = (table.MOVING, table.HELD)
-
-    def _groups(self) -> dict[tuple[str, str], tuple[Expr, ...]]:
-        return {**super()._groups(), ("share", "1"): (self.graph.symbol("share.cost"),)}
-
-    def _labels(self) -> dict[str, tuple[str, ...]]:
-        both = (*self.x_names, *self.u_names)
-        return {
-            **super()._labels(),
-            table.MOVING: self.x_names,
-            table.HELD: self.u_names,
-            table.BOTH: both,
-            f"TRIANGLE({table.BOTH}, 0)": triangle_labels(both),
-            f"NMOVING * ({table.BOTH})": tuple(f"{x}, {name}" for x in self.x_names for name in both),
-            f"{table.MOVING} * {table.MOVING}": tuple(
-                f"{x}, {z}" for x in self.x_names for z in self.x_names
-            ),
-        }
-
-    def functions(self, costs: bool = False, implicit: bool = False) -> tuple[Function, ...]:
-        """All functions of the right-hand side, in the order of the text. ``costs``: see `Loop`."""
-        model, n = self.model, len(self.x_names)
-        seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
-        return (
-            self.function(table.VALUES, change=model.next_state, cost=(model.stage_cost,)),
-            *((self._newton(n),) if implicit else ()),
-            # The Gauss-Newton model of costs has curvature.
-            *((self._first(),) if implicit or not costs else ()),
-            self.second,
-            self.function("rate_tangent", d_change=tangents(model.next_state, seeds)),
-            self._gradient(seeds),
-            self._change(),
-            self._forward(n),
-        )
-
-    def _newton(self, n: int) -> Function:
-        square = tuple(chain(*(row[:n] for row in self.F)))
-        return self.function(table.NEWTON, change=self.model.next_state, J=square)
-
-    def _first(self) -> Function:
-        return self.function(table.SLOPES, F=tuple(chain(*self.FJ)), slope=self._lagrangian_gradient())
-
-    @cached_property
-    def second(self) -> Function:
-        """First and second derivatives."""
-        F, H, slopes = self._curvature(self.graph.const(1.0))
-        return self.function(table.CURVATURE, F=tuple(chain(*F)), H=lower_triangle(H), slope=slopes)
-
-    def _gradient(self, seeds: dict[Expr, Expr]) -> Function:
-        lagrangian = self._lagrangian()
-        (along,) = tangents((lagrangian,), seeds)
-        scalar = along + dot(self.graph, self.d_costate, self.images) + self.weight * lagrangian
-        return self.function(
-            "rate_gradient",
-            **self.by_parameters(scalar),
-            g=gradient(scalar, self.tau),
-            before=gradient(lagrangian, self.model.states),
-        )
-
-    def _changes(self, outputs: Sequence[Expr], d_costate: bool) -> list[Expr]:
-        """Tangents along changes of z and the parameters, and of lambda if asked for."""
-        seeds = dict(zip((*self.static, *self.per_stage), (*self.d_static, *self.d_per_stage), strict=True))
-        seeds |= dict(zip(self.model.states, self.d_x, strict=True))
-        if d_costate:
-            seeds |= dict(zip(self.costate, self.d_costate, strict=True))
-        return tangents(outputs, seeds)
-
-    def _change(self) -> Function:
-        *d_change, d_cost = self._changes((*self.model.next_state, self.model.stage_cost), d_costate=False)
-        return self.function("rate_change", d_change=d_change, d_cost=(d_cost,))
-
-    def _forward(self, n: int) -> Function:
-        ways = (
-            (slopes[:n], self._changes(slopes, d_costate=True))
-            for slopes in (self._lagrangian_gradient(), gradient(self._lagrangian(), self.tau))
-        )
-        before, change = min(ways, key=lambda way: flops([*way[0], *way[1]]))
-        return self.function("rate_forward", before=before, d_slope=change)

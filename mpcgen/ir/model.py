@@ -55,6 +55,38 @@ class Implicit:
     newton: int
 
 
+ACTIVATIONS = ("none", "tanh", "sigmoid", "relu", "softplus", "silu", "gelu", "elu")
+"""What a layer may end with, in the order of `mpcgen_network.h`."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """``rows`` x ``columns`` ``weights``, row by row, and a ``bias`` or (), then one of `ACTIVATIONS`.
+
+    Weights are symbols of parameters that lie one after the other, and so are biases.
+    """
+
+    rows: int
+    columns: int
+    weights: tuple[Expr, ...]
+    bias: tuple[Expr, ...]
+    activation: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A chain of layers that is evaluated by loops: ``inputs`` are states or controls, ``outputs`` symbols."""
+
+    inputs: tuple[Expr, ...]
+    layers: tuple[Layer, ...]
+    outputs: tuple[Expr, ...]
+
+    @property
+    def products(self) -> int:
+        """Weights that are no bias."""
+        return sum(layer.rows * layer.columns for layer in self.layers)
+
+
 @dataclass(frozen=True)
 class Substeps:
     """Integration in ``count`` equal steps, beside `Model.next_state`, which has explicit ones written out.
@@ -67,6 +99,7 @@ class Substeps:
     last, as `Implicit` has.
     ``sums``: symbols of the integrals of running costs, whose ``increments`` are like k; ``cost`` is the stage cost
     that reads the sums. ``others``: the next state of all that a step does not change, and 0 for what it does.
+    ``network``: one whose outputs the changes read.
     """
 
     count: int
@@ -80,6 +113,7 @@ class Substeps:
     others: tuple[Expr, ...]
     implicit: Implicit | None = None
     hidden: tuple[Expr, ...] = ()
+    network: Network | None = None
 
     @property
     def width(self) -> int:

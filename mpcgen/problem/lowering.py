@@ -21,6 +21,7 @@ from mpcgen.ir.walk import substitute
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
 from mpcgen.problem.linear_system import Solution, split
+from mpcgen.problem.networks import network_of, one_slope, with_network
 from mpcgen.problem.rates import rate, unknown_rates
 from mpcgen.problem.running import running_costs
 from mpcgen.problem.schemes import STAGE_EQUATIONS, TABLEAUS, one_step, repeated
@@ -82,13 +83,24 @@ def lower_spec(spec: Spec) -> Model:
     costs = lower([spec.stage_cost, spec.terminal_cost], graph, table, running)
     unknown_changes = _declare_rates(spec, graph, table)
     rows = lower([*spec.dynamics.expressions, *(node.args[0] for node in running)], graph, table)
+    looped = network_of(spec, graph, table)
+    by_outputs: list[Expr] = []
+    if looped is not None:
+        known_outputs = dict(looped[1])
+        sources = [*spec.dynamics.expressions, *(node.args[0] for node in running)]
+        by_outputs = recognise(lower(sources, graph, table, known_outputs), parameters)
     stage_cost, terminal_cost, *rows = recognise([*costs, *rows], parameters)
     next_state, substeps = rows, None
+    if looped is not None and spec.dynamics.dt is None:
+        substeps = one_slope(looped[0], by_outputs, rows, states, stage_cost)
     if spec.dynamics.dt is not None:
         (dt,) = lower([spec.dynamics.dt], graph, table)
         sums = tuple(running.values())
         known = _Known(states, sums, unknown_changes)
-        next_state, substeps = _integrated(spec.dynamics, rows, known, stage_cost, dt)
+        next_state, substeps = _integrated(spec.dynamics, rows, known, stage_cost, dt, looped is not None)
+        if looped is not None and substeps is not None:
+            h = dt / float(spec.dynamics.substeps)
+            substeps = with_network(looped[0], substeps, by_outputs, h)
         integrals = substitute(next_state[len(states) :], dict.fromkeys(sums, graph.const(0.0)))
         (stage_cost,) = substitute((stage_cost,), dict(zip(sums, integrals, strict=True)))
     return Model(
@@ -141,10 +153,11 @@ def _integrated(
     known: _Known,
     cost: Expr,
     dt: Expr,
+    looped: bool,
 ) -> tuple[list[Expr], Substeps | None]:
     """What becomes of the states, whose rates are the rows unless these are discrete, and of sums of costs.
 
-    cost: the stage cost, which reads the sums.
+    cost: the stage cost, which reads the sums. looped: whether loops are wanted of a single slope, too.
     """
     states, sums = known.states, known.sums
     symbols, n = (*states, *sums), len(states)
@@ -158,7 +171,7 @@ def _integrated(
     following = list(rows)
     for i, value in zip(moving, repeated(step, places, dynamics.substeps), strict=True):
         following[i] = value
-    if dynamics.substeps == 1 and dynamics.scheme == "euler":
+    if dynamics.substeps == 1 and dynamics.scheme == "euler" and not looped:
         return following, None
     zero, h = cost.graph.const(0.0), dt / float(dynamics.substeps)
     changed = tuple(i for i in moving if i < n and not rows[i].is_zero)

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 from mpcgen.errors import MpcgenError, UnsupportedExpressionError
 from mpcgen.problem.nodes import Nodes
 from mpcgen.problem.torch_elementwise import ELEMENTWISE, RANDOM, REFUSED
+from mpcgen.problem.torch_layers import Layers, layer_of
 from mpcgen.problem.torch_linalg import ROUTINES
 from mpcgen.problem.torch_moves import (
     CASTS,
@@ -61,6 +62,7 @@ class Trace(TorchDispatchMode):
         self.b, self.what, self.dtype = nodes, what, dtype
         self.expressions: list[sp.Basic] = [sp.S.Zero]
         self.numbers: dict[sp.Basic, int] = {sp.S.Zero: 0}
+        self.layers = Layers()
         self.shadows: dict[int, Tensor] = {}
         self.given: set[int] = set()
         self.made: set[int] = set()
@@ -213,14 +215,18 @@ class Trace(TorchDispatchMode):
     def _results(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """The numbers of the results' expressions; NotImplemented for an operation that is not known."""
         if name in ELEMENTWISE:
-            return [self._elementwise(ELEMENTWISE[name], args, without_kind(kwargs))]
+            numbers = self._elementwise(ELEMENTWISE[name], args, without_kind(kwargs))
+            if self.is_traced(args[0]):
+                options = (*args[1:], *without_kind(kwargs).values())
+                self.layers.activated(name, options, self.numbers_of(args[0]), numbers)
+            return [numbers]
         if name in CASTS:
             return [self._cast(func, args, kwargs)]
         if name in MOVES:
             return tensors_in(func(*self._in_numbers(func, name, args), **kwargs))
         given = bound_arguments(func, args, without_kind(kwargs))
         if name in PRODUCTS:
-            return [self._product(PRODUCTS[name], args, kwargs)]
+            return [self._layer(name, args, kwargs, self._product(PRODUCTS[name], args, kwargs))]
         if name in REDUCTIONS:
             return [self._reduced(REDUCTIONS[name], given)]
         if name in SCANS:
@@ -335,6 +341,15 @@ class Trace(TorchDispatchMode):
         pairs = zip(added.reshape(-1).tolist(), grid.reshape(-1).tolist(), strict=True)
         total = [self.b.add(self.b.mul(beta, e[i]), self.b.mul(alpha, e[j])) for i, j in pairs]
         return self.numbered(total, grid.shape)
+
+    def _layer(self, name: str, args: Any, kwargs: dict[str, Any], numbers: Tensor) -> Tensor:
+        """The same numbers, or those of outputs that know the chain of layers that they come from."""
+        parts = None if kwargs else layer_of(name, args, numbers)
+        if parts is None:
+            return numbers
+        vector, matrix, bias = (None if part is None else self.numbers_of(part) for part in parts)
+        added = None if bias is None else bias.expand(numbers.shape)
+        return self.layers.outputs(self, vector, matrix, added, numbers)
 
     def _reduced(self, function: Callable[..., Any], given: dict[str, Any]) -> Tensor:
         first = next(iter(given))  # "self", or what prims call it

@@ -1,0 +1,84 @@
+/* Activations of a network's layers, with first and second derivatives; slopes at kinks are torch's. */
+#ifndef MPCGEN_NETWORK_H
+#define MPCGEN_NETWORK_H
+
+#include "mpcgen_tile.h"
+
+typedef struct {
+  int rows;       /* outputs */
+  int columns;    /* inputs */
+  int weights;    /* where they begin in theta, row by row */
+  int bias;       /* the same, or -1 */
+  int activation; /* one of those below */
+} network_layer;
+
+enum { PLAIN, USES_TANH, USES_SIGMOID, USES_RELU, USES_SOFTPLUS, USES_SILU, USES_GELU, USES_ELU };
+
+#define SOFTPLUS_THRESHOLD 20 /* beyond it torch counts softplus(a) as a */
+
+INLINE real gelu_share(real a) { return R(0.5) * (R(1) + lane_erf(R(0.70710678118654752) * a)); }
+INLINE real elu_below(real a) { return lane_expm1(lane_min(a, ALL(0))); }
+
+/* In place: the activation of `count` numbers. */
+FUNCTION void activate(int activation, int count, real *a) {
+#define VALUES(expression) for (int i = 0; i < count; i++) a[i] = expression
+  const real zero = ALL(0);
+  switch (activation) {
+    case USES_TANH: VALUES(lane_tanh(a[i])); break;
+    case USES_SIGMOID: VALUES(lane_sigmoid(a[i])); break;
+    case USES_RELU: VALUES(lane_maximum(a[i], zero)); break;
+    case USES_SOFTPLUS:
+      VALUES(lane_select(lane_lt(ALL(SOFTPLUS_THRESHOLD), a[i]), a[i], lane_softplus(a[i])));
+      break;
+    case USES_SILU: VALUES(a[i] * lane_sigmoid(a[i])); break;
+    case USES_GELU: VALUES(a[i] * gelu_share(a[i])); break;
+    case USES_ELU: VALUES(lane_select(lane_lt(zero, a[i]), a[i], elu_below(a[i]))); break;
+    default: break;
+  }
+#undef VALUES
+}
+
+/* The same, with first and second derivatives. */
+FUNCTION void activate_curved(int activation, int count, real *a, real *first, real *second) {
+#define UNITS for (int i = 0; i < count; i++)
+  const real zero = ALL(0), one = ALL(1);
+  switch (activation) {
+    case USES_TANH: UNITS {
+      const real h = lane_tanh(a[i]);
+      a[i] = h, first[i] = one - h * h, second[i] = R(-2) * h * first[i];
+    } break;
+    case USES_SIGMOID: UNITS {
+      const real h = lane_sigmoid(a[i]);
+      a[i] = h, first[i] = h * (one - h), second[i] = first[i] * (one - R(2) * h);
+    } break;
+    case USES_RELU: UNITS {
+      first[i] = lane_select(lane_lt(zero, a[i]), one, zero), second[i] = zero;
+      a[i] = lane_maximum(a[i], zero);
+    } break;
+    case USES_SOFTPLUS: UNITS {
+      const mask beyond = lane_lt(ALL(SOFTPLUS_THRESHOLD), a[i]);
+      const real slope = lane_sigmoid(a[i]);
+      first[i] = lane_select(beyond, one, slope), second[i] = lane_select(beyond, zero, slope * (one - slope));
+      a[i] = lane_select(beyond, a[i], lane_softplus(a[i]));
+    } break;
+    case USES_SILU: UNITS {
+      const real x = a[i], share = lane_sigmoid(x), rest = one - share;
+      a[i] = x * share, first[i] = share * (one + x * rest);
+      second[i] = share * rest * (R(2) + x * (rest - share));
+    } break;
+    case USES_GELU: UNITS {
+      const real x = a[i], share = gelu_share(x), density = R(0.39894228040143268) * lane_exp(R(-0.5) * x * x);
+      a[i] = x * share, first[i] = share + x * density, second[i] = density * (R(2) - x * x);
+    } break;
+    case USES_ELU: UNITS {
+      const mask above = lane_lt(zero, a[i]);
+      const real below = elu_below(a[i]);
+      a[i] = lane_select(above, a[i], below);
+      first[i] = lane_select(above, one, one + below), second[i] = lane_select(above, zero, one + below);
+    } break;
+    default: UNITS { first[i] = one, second[i] = zero; } break;
+  }
+#undef UNITS
+}
+
+#endif

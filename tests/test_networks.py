@@ -1,0 +1,136 @@
+"""Networks in dynamics: loops over their layers have the values and derivatives of what is written out."""
+
+import pytest
+import torch
+from torch import nn
+from torch_models import Joined, problem_of
+
+import mpcgen
+from mpcgen.compiler import Compilation
+from mpcgen.ir.model import ACTIVATIONS
+from mpcgen.problem.lowering import lower_spec
+
+HIDDEN = [nn.Tanh(), nn.Sigmoid(), nn.ReLU(), nn.Softplus(), nn.SiLU(), nn.GELU(), nn.ELU()]
+
+
+class Deep(nn.Module):
+    """A layer with each activation, one without a bias, and what is around it."""
+
+    def __init__(self):
+        super().__init__()
+        layers = [nn.Linear(3, 7)]
+        for index, activation in enumerate(HIDDEN):
+            layers += [activation, nn.Linear(7, 2 if index == len(HIDDEN) - 1 else 7, bias=index != 2)]
+        self.net = nn.Sequential(*layers)
+        self.gain = nn.Parameter(torch.tensor([0.4, 0.7]))
+
+    def forward(self, x, u):
+        y = self.net(torch.cat([x, u]))
+        return torch.stack(
+            [x[0] + 0.1 * x[1], x[1] + self.gain[0] * torch.sin(y[0]) + self.gain[1] * y[1] * u[0]]
+        )
+
+
+def layered(module, n, **options):
+    problem = problem_of(module, n, horizon=3, **options)
+    problem.terminal_cost = 3 * sum(x**2 for x in problem.state_symbols)
+    return problem
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """A module, its problem and its controller."""
+    torch.manual_seed(0)
+    module = Deep().double()
+    with torch.no_grad():
+        for parameter in module.net.parameters():
+            parameter.mul_(2.0)
+    problem = layered(module, 2)
+    return module, problem, mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-10, method="ddp")
+
+
+@pytest.fixture(scope="module")
+def integrated():
+    """The same of rates, in two steps, with a cost that is integrated and a state that stays discrete."""
+    torch.manual_seed(1)
+    module = Joined(
+        nn.Sequential(nn.Linear(3, 14), nn.Tanh(), nn.Linear(14, 14), nn.Tanh(), nn.Linear(14, 2))
+    )
+    module = module.double()
+    problem = mpcgen.Problem("integrated", horizon=2)
+    a, b, last = problem.states("a b last")
+    (force,) = problem.controls("force")
+    wide = lambda x, u: module(x[:2], u)  # noqa: E731
+    problem.dynamics = mpcgen.torch_model(
+        problem, wide, "midpoint", 0.2, dict(module.named_parameters()), substeps=2, discrete={last: force}
+    )
+    problem.stage_cost = mpcgen.running_cost(a**2 + b**2) + 0.3 * (force - last) ** 2
+    problem.terminal_cost = a**2 + 2 * b**2
+    return module, problem, mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-10, method="ddp")
+
+
+def losses(mpc, x0, weights):
+    given = {name: tensor.detach().clone().requires_grad_() for name, tensor in weights.items()}
+    start = x0.clone().requires_grad_()
+    solution = mpc(start, **given)
+    (solution.u.square().sum() + solution.x.sum() + solution.cost.sum()).backward()
+    return solution, [start.grad, *(tensor.grad for tensor in given.values())]
+
+
+@pytest.mark.parametrize("which", ["deep", "integrated"])
+def test_solutions_and_gradients_are_those_of_the_reference(which, request):
+    module, problem, mpc = request.getfixturevalue(which)
+    network = lower_spec(problem.spec()).substeps.network
+    assert which == "integrated" or {layer.activation for layer in network.layers} == set(ACTIVATIONS)
+    n = len(problem.state_symbols)
+    x0 = torch.linspace(-0.9, 0.8, 2 * n, dtype=torch.float64).reshape(2, n)
+    weights = mpcgen.torch_parameters(module)
+    solution, own = losses(mpc, x0, weights)
+    reference, implicit = losses(mpcgen.reference.MPC(problem, tol=1e-12, differentiable="last"), x0, weights)
+    assert bool(solution.converged.all())
+    torch.testing.assert_close(solution.x, reference.x, rtol=1e-8, atol=1e-8)
+    for found, exact in zip(own, implicit, strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
+
+
+# torch imports its own deprecated parts when it differentiates forwards.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("which", ["deep", "integrated"])
+def test_forward_mode_is_the_transpose_of_reverse_mode(which, request):
+    module, problem, mpc = request.getfixturevalue(which)
+    n = len(problem.state_symbols)
+    torch.manual_seed(3)
+    weights = {name: tensor.detach() for name, tensor in mpcgen.torch_parameters(module).items()}
+    inputs = {"x0": torch.linspace(-0.9, 0.8, 2 * n, dtype=torch.float64).reshape(2, n), **weights}
+    along = {name: torch.randn_like(tensor) for name, tensor in inputs.items()}
+
+    def controls(given):
+        return mpc(given["x0"], **{name: tensor for name, tensor in given.items() if name != "x0"}).u
+
+    u, change = torch.func.jvp(controls, (inputs,), (along,))
+    seed = torch.randn_like(u)
+    (back,) = torch.func.vjp(controls, inputs)[1](seed)
+    total = sum((back[name] * along[name]).sum() for name in inputs)
+    torch.testing.assert_close((seed * change).sum(), total, rtol=1e-9, atol=1e-9)
+
+
+def test_the_text_does_not_grow_with_the_width():
+    torch.manual_seed(0)
+    texts = []
+    for width in (16, 32):
+        net = nn.Sequential(
+            nn.Linear(3, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2)
+        )
+        texts.append(Compilation(layered(Joined(net.double()), 2).spec()).rendered.c_text)
+    assert abs(len(texts[0]) - len(texts[1])) < 200
+    assert len(texts[1]) < 50_000
+
+
+def test_networks_on_other_things_than_states_and_controls_are_written_out():
+    net = nn.Sequential(nn.Linear(3, 14), nn.Tanh(), nn.Linear(14, 14), nn.Tanh(), nn.Linear(14, 2)).double()
+    plain = lambda x, u: net(torch.cat([x, u]))  # noqa: E731
+    bent = lambda x, u: net(torch.cat([torch.sin(x), u]))  # noqa: E731
+    twice = lambda x, u: plain(x, u) + plain(2 * x, u)  # noqa: E731
+    for function, looped in ((plain, True), (bent, False), (twice, False)):
+        substeps = lower_spec(layered(function, 2, weights=dict(net.named_parameters())).spec()).substeps
+        assert (substeps is not None and substeps.network is not None) == looped
