@@ -24,6 +24,7 @@ from mpcgen.errors import (
 
 if TYPE_CHECKING:
     import mpcgen.reference as reference
+    from mpcgen.autograd.closed_loop import PerStep
     from mpcgen.build.driver import compile
     from mpcgen.diagnosis.diagnose import diagnose
     from mpcgen.diagnosis.plot import plot
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it; None: the name is a module itself.
 _LAZY: dict[str, str | None] = {
+    "PerStep": "mpcgen.autograd.closed_loop",
     "Problem": "mpcgen.problem.problem",
     "Status": "mpcgen.runtime.status",
     "UnconvergedWarning": "mpcgen.runtime.status",
@@ -80,6 +82,7 @@ __all__ = [
     "InternalError",
     "MpcgenError",
     "ParameterError",
+    "PerStep",
     "Problem",
     "SecondDerivativeError",
     "ShapeError",

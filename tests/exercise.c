@@ -27,11 +27,13 @@ IN_WORKSPACE(solve, solve)
 IN_WORKSPACE(differentiate, gradient)
 IN_WORKSPACE(tangent, tangent)
 IN_WORKSPACE(examine, examine)
+IN_WORKSPACE(evaluate, evaluate)
 #else
 #define run_solve solve_batch
 #define run_differentiate differentiate_batch
 #define run_tangent tangent_batch
 #define run_examine examine_batch
+#define run_evaluate evaluate_batch
 #endif
 
 enum { HORIZON = 5, BATCH = 11, SPOILT = 3, STATUSES = 8, MOST_ITERATIONS = 60 };
@@ -47,6 +49,7 @@ typedef struct {
   scalar *d_initial, *d_x, *d_u, *d_cost, *multipliers, *lower, *upper;
   scalar *duals, *violation, *row_values, *row_lower, *row_upper, *row_reserve, *cost_unit; /* of problems with constraints */
   scalar *g_duals, *d_duals;
+  scalar *next, *g_first; /* of a stage by itself */
   int32_t *status, *iterations, *usable, *singular;
 } arrays;
 
@@ -116,6 +119,8 @@ static arrays make_arrays(int64_t batch, int shared, int constant) {
   a.row_upper = numbers(batch * (HORIZON + 1) * NDUAL);
   a.row_reserve = numbers(batch * (HORIZON + 1) * NDUAL);
   a.cost_unit = numbers(batch);
+  a.next = numbers(batch * NX);
+  a.g_first = numbers(batch * NU);
   a.status = flags(batch);
   a.iterations = flags(batch);
   a.usable = flags(batch);
@@ -135,7 +140,7 @@ static void free_arrays(arrays *a) {
                    a->residual, a->history, a->g_x,    a->g_u,       a->g_cost,   a->g_initial,
                    a->d_initial, a->d_x,  a->d_u,      a->d_cost,    a->multipliers, a->lower, a->upper,
                    a->duals,   a->violation, a->row_values, a->row_lower, a->row_upper, a->row_reserve, a->cost_unit,
-                   a->g_duals, a->d_duals};
+                   a->g_duals, a->d_duals, a->next, a->g_first};
   int32_t *words[] = {a->status, a->iterations, a->usable, a->singular};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   for (size_t i = 0; i < sizeof words / sizeof *words; i++) free(words[i]);
@@ -269,6 +274,35 @@ static void examine(arrays *a) {
   require(run_examine(&arguments) == 0, "examine returned an error");
 }
 
+/* The first stage of each problem by itself, or its first state as the last one, with derivatives in both modes. */
+static void evaluate(arrays *a, int last, int threads) {
+  const evaluate_arguments arguments = {
+      .batch = a->batch,
+      .last = last,
+      .threads = threads,
+      .parameters = a->data,
+      .parameter_strides = a->strides,
+      .states = a->initial,
+      .controls = last ? NULL : a->start,
+      .next_states = last ? NULL : a->next,
+      .cost = a->cost,
+      .cotangent_next = last ? NULL : a->g_x,
+      .cotangent_cost = a->g_cost,
+      .gradient_states = a->g_initial,
+      .gradient_controls = last ? NULL : a->g_first,
+      .gradient_parameters = a->gradients,
+      .tangent_states = a->d_initial,
+      .tangent_controls = last ? NULL : a->g_u,
+      .tangent_parameters = (const void *const *)a->data,
+      .tangent_strides = a->strides,
+      .tangent_next = last ? NULL : a->d_x,
+      .tangent_cost = a->d_cost,
+  };
+  require(run_evaluate(&arguments) == 0, "evaluate returned an error");
+  for (int64_t b = 0; b < a->batch; b++)
+    require(isfinite(a->cost[b]) == (b != SPOILT), "a cost is not finite where it should be");
+}
+
 /* What holds of any result; returns a number that depends on every gradient. */
 static double check(const arrays *a, int *met) {
   double sum = 0;
@@ -318,6 +352,10 @@ void EXERCISE(void) {
       change(&a, exact, smoothing, 2);
       examine(&a);
       sum += check(&a, met);
+      if (exact) { /* then each parameter has the value of one stage */
+        evaluate(&a, 0, 2);
+        evaluate(&a, 1, 2);
+      }
       free_arrays(&a);
     }
   }

@@ -237,6 +237,23 @@ def test_smoothed_gradients_are_the_cpus(pendulum, host):
         assert relative(there, here) <= 1e-7
 
 
+def test_a_stage_by_itself_and_its_derivatives_are_the_cpus(pendulum, host):
+    found = []
+    for module in (pendulum.module, host("pendulum")):
+        x = pendulum.starts(140, 0).requires_grad_()
+        u = torch.linspace(-3, 3, 140, dtype=torch.float64)[:, None].requires_grad_()
+        gravity = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
+        mpc = module.MPC()
+        step, last = mpc.step(x, u, gravity=gravity), mpc.terminal_cost(x)
+        ((step.x**2).sum() + step.cost.sum() + last.sum()).backward()
+        forward = functools.partial(mpc.dynamics, u=u.detach())
+        _, change = torch.func.jvp(forward, (x.detach(),), (x.detach(),))
+        values = (step.x.detach(), step.cost.detach(), last.detach())
+        found.append([*values, x.grad, u.grad, gravity.grad, change])
+    for here, there in zip(*found, strict=True):
+        assert relative(there, here) <= 1e-12
+
+
 def test_forward_mode_runs_through_the_module(pendulum, host):
     x0 = pendulum.starts(3, 1)
     with forward_ad.dual_level():

@@ -11517,6 +11517,7 @@ typedef arm_solve_arguments solve_arguments;
 typedef arm_gradient_arguments gradient_arguments;
 typedef arm_tangent_arguments tangent_arguments;
 typedef arm_examine_arguments examine_arguments;
+typedef arm_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -11556,6 +11557,15 @@ int MPCGEN_ENTRY(arm_examine)(const arm_examine_arguments *arguments, void *work
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(arm_evaluate_workspace)(
+    const arm_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(arm_evaluate)(const arm_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -11574,6 +11584,9 @@ int MPCGEN_ENTRY(arm_tangent)(const arm_tangent_arguments *arguments) {
 }
 int MPCGEN_ENTRY(arm_examine)(const arm_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(arm_evaluate)(const arm_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

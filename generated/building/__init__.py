@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "42922890d1cb359be1201f5932a5e18917f4cd726d6112858b61d3a44be2069e"),
+    library=load(__file__, "building", "c00b06b1a2ea9c53b94a5154998ce837f434e37a733e124f6543fd6a909ea905"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -880,6 +880,7 @@ typedef building_solve_arguments solve_arguments;
 typedef building_gradient_arguments gradient_arguments;
 typedef building_tangent_arguments tangent_arguments;
 typedef building_examine_arguments examine_arguments;
+typedef building_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -919,6 +920,15 @@ int MPCGEN_ENTRY(building_examine)(const building_examine_arguments *arguments, 
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(building_evaluate_workspace)(
+    const building_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(building_evaluate)(const building_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -937,6 +947,9 @@ int MPCGEN_ENTRY(building_tangent)(const building_tangent_arguments *arguments) 
 }
 int MPCGEN_ENTRY(building_examine)(const building_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(building_evaluate)(const building_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

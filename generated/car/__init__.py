@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "84d88e8680d4bd05bb1cb60852430271c8169b2038a681c31d9c3b6a1edc1dc6"),
+    library=load(__file__, "car", "653165369b3863a7cf81e445570b5c2ea5db246072415aceca6456713572d2fe"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

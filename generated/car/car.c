@@ -904,6 +904,7 @@ typedef car_solve_arguments solve_arguments;
 typedef car_gradient_arguments gradient_arguments;
 typedef car_tangent_arguments tangent_arguments;
 typedef car_examine_arguments examine_arguments;
+typedef car_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -943,6 +944,15 @@ int MPCGEN_ENTRY(car_examine)(const car_examine_arguments *arguments, void *work
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(car_evaluate_workspace)(
+    const car_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(car_evaluate)(const car_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -967,6 +977,9 @@ int MPCGEN_ENTRY(car_tangent)(const car_tangent_arguments *arguments) {
 }
 int MPCGEN_ENTRY(car_examine)(const car_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(car_evaluate)(const car_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

@@ -123,6 +123,29 @@ typedef struct {
   void *upper;                       /* out: (batch, N, 2) */
 } car_examine_arguments;
 
+typedef struct {
+  int64_t batch;
+  int32_t last;                      /* 1: the last state, which has a cost alone; 0: a stage */
+  int32_t threads;
+  const void *const *parameters;     /* as for the solver, each to (batch, shape): the values of one stage */
+  const int64_t *parameter_strides;  /* as for the solver */
+  const void *states;                /* (batch, 4) */
+  const void *controls;              /* (batch, 2); NULL for the last state */
+  void *next_states;                 /* out: (batch, 4), or NULL */
+  void *cost;                        /* out: (batch), or NULL */
+  const void *cotangent_next;        /* (batch, 4): dloss/dnext, or NULL for zeros */
+  const void *cotangent_cost;        /* (batch): dloss/dcost, or NULL */
+  void *gradient_states;             /* out: (batch, 4), or NULL where no gradient is wanted */
+  void *gradient_controls;           /* out: (batch, 2), or NULL */
+  void *const *gradient_parameters;  /* out: as parameters; one of stride 0 is summed over the batch */
+  const void *tangent_states;        /* (batch, 4): change of the states, or NULL for zeros */
+  const void *tangent_controls;      /* (batch, 2), or NULL */
+  const void *const *tangent_parameters; /* change of each parameter, or NULL */
+  const int64_t *tangent_strides;    /* numbers from one problem to the next; 0: shared by the batch */
+  void *tangent_next;                /* out: (batch, 4), or NULL */
+  void *tangent_cost;                /* out: (batch), or NULL where no tangent is wanted */
+} car_evaluate_arguments;
+
 /* Solve a batch. Return 0, 1 if memory was refused, 2 if the call was interrupted, or 3 where problems are left: then
  * interior_point is to follow method 2 with method 3, and solve with method 4 both 3 and 5. */
 int car_solve_f64_batch(const car_solve_arguments *arguments);
@@ -153,6 +176,12 @@ int car_examine_f64_batch(const car_examine_arguments *arguments);
 int car_examine_f64_single(const car_examine_arguments *arguments);
 int car_examine_f32_batch(const car_examine_arguments *arguments);
 int car_examine_f32_single(const car_examine_arguments *arguments);
+
+/* Next states and costs of a batch of single stages, with derivatives. Return 0, or 1 if memory was refused. */
+int car_evaluate_f64_batch(const car_evaluate_arguments *arguments);
+int car_evaluate_f64_single(const car_evaluate_arguments *arguments);
+int car_evaluate_f32_batch(const car_evaluate_arguments *arguments);
+int car_evaluate_f32_single(const car_evaluate_arguments *arguments);
 /* cffi: end */
 
 #if MPCGEN_CUDA
@@ -176,6 +205,10 @@ int64_t car_examine_workspace_f64_cuda(const car_examine_arguments *arguments);
 int car_examine_f64_cuda(const car_examine_arguments *arguments, void *workspace, void *stream);
 int64_t car_examine_workspace_f32_cuda(const car_examine_arguments *arguments);
 int car_examine_f32_cuda(const car_examine_arguments *arguments, void *workspace, void *stream);
+int64_t car_evaluate_workspace_f64_cuda(const car_evaluate_arguments *arguments);
+int car_evaluate_f64_cuda(const car_evaluate_arguments *arguments, void *workspace, void *stream);
+int64_t car_evaluate_workspace_f32_cuda(const car_evaluate_arguments *arguments);
+int car_evaluate_f32_cuda(const car_evaluate_arguments *arguments, void *workspace, void *stream);
 const char *mpcgen_cuda_message(int error);
 const char *mpcgen_build_digest(void);
 /* cffi cuda: end */

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "f229d9d6a68ede1ae23ebe2f47300deac90e8309b93fecce4937ddf66b6d5e1c"),
+    library=load(__file__, "cartpole", "f80823837a25b70917d3eeef113954833180bf0ed5c3764969af194c83250ef7"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -943,6 +943,7 @@ typedef cartpole_solve_arguments solve_arguments;
 typedef cartpole_gradient_arguments gradient_arguments;
 typedef cartpole_tangent_arguments tangent_arguments;
 typedef cartpole_examine_arguments examine_arguments;
+typedef cartpole_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -982,6 +983,15 @@ int MPCGEN_ENTRY(cartpole_examine)(const cartpole_examine_arguments *arguments, 
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(cartpole_evaluate_workspace)(
+    const cartpole_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(cartpole_evaluate)(const cartpole_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -1006,6 +1016,9 @@ int MPCGEN_ENTRY(cartpole_tangent)(const cartpole_tangent_arguments *arguments) 
 }
 int MPCGEN_ENTRY(cartpole_examine)(const cartpole_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(cartpole_evaluate)(const cartpole_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

@@ -45,7 +45,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "chain", "0c2b9a79a0f9474b6a26c0d310b5dc4b866249021bc82e0dd8dff31b8f8a2b2e"),
+    library=load(__file__, "chain", "1e1154553031c401826674bc63af40baac4a56c7e310911b6329de3eb98cabb4"),
     horizon=40,
     states=('x_1', 'y_1', 'z_1', 'x_2', 'y_2', 'z_2', 'x_3', 'y_3', 'z_3', 'x_end', 'y_end', 'z_end', 'vx_1', 'vy_1', 'vz_1', 'vx_2', 'vy_2', 'vz_2', 'vx_3', 'vy_3', 'vz_3'),
     controls=('ux', 'uy', 'uz'),

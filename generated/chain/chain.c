@@ -23008,6 +23008,7 @@ typedef chain_solve_arguments solve_arguments;
 typedef chain_gradient_arguments gradient_arguments;
 typedef chain_tangent_arguments tangent_arguments;
 typedef chain_examine_arguments examine_arguments;
+typedef chain_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -23047,6 +23048,15 @@ int MPCGEN_ENTRY(chain_examine)(const chain_examine_arguments *arguments, void *
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(chain_evaluate_workspace)(
+    const chain_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(chain_evaluate)(const chain_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -23071,6 +23081,9 @@ int MPCGEN_ENTRY(chain_tangent)(const chain_tangent_arguments *arguments) {
 }
 int MPCGEN_ENTRY(chain_examine)(const chain_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(chain_evaluate)(const chain_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

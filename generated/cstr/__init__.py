@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "48e03384674f5ada45fc44c1df472730add5e5f758c78e48c35e4cb78952149f"),
+    library=load(__file__, "cstr", "a9369dbb579159f7b7066c3a2d39a0bdce3cc926470d3f2b3f111eb1fa230a49"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

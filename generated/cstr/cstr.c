@@ -738,6 +738,7 @@ typedef cstr_solve_arguments solve_arguments;
 typedef cstr_gradient_arguments gradient_arguments;
 typedef cstr_tangent_arguments tangent_arguments;
 typedef cstr_examine_arguments examine_arguments;
+typedef cstr_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -777,6 +778,15 @@ int MPCGEN_ENTRY(cstr_examine)(const cstr_examine_arguments *arguments, void *wo
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(cstr_evaluate_workspace)(
+    const cstr_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(cstr_evaluate)(const cstr_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -801,6 +811,9 @@ int MPCGEN_ENTRY(cstr_tangent)(const cstr_tangent_arguments *arguments) {
 }
 int MPCGEN_ENTRY(cstr_examine)(const cstr_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(cstr_evaluate)(const cstr_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

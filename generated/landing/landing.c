@@ -1506,6 +1506,7 @@ typedef landing_solve_arguments solve_arguments;
 typedef landing_gradient_arguments gradient_arguments;
 typedef landing_tangent_arguments tangent_arguments;
 typedef landing_examine_arguments examine_arguments;
+typedef landing_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -1545,6 +1546,15 @@ int MPCGEN_ENTRY(landing_examine)(const landing_examine_arguments *arguments, vo
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(landing_evaluate_workspace)(
+    const landing_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(landing_evaluate)(const landing_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -1563,6 +1573,9 @@ int MPCGEN_ENTRY(landing_tangent)(const landing_tangent_arguments *arguments) {
 }
 int MPCGEN_ENTRY(landing_examine)(const landing_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(landing_evaluate)(const landing_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "3bfee39c4df7b93b7cdbd1c0e6689aeb85888e2f780eaf499ab6e1e2a257d5df"),
+    library=load(__file__, "lqr", "7f813144fe4f4e7228e3204aa3b99c2f2234d9214270e68e24fd10867e04bcdd"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

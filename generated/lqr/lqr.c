@@ -858,6 +858,7 @@ typedef lqr_solve_arguments solve_arguments;
 typedef lqr_gradient_arguments gradient_arguments;
 typedef lqr_tangent_arguments tangent_arguments;
 typedef lqr_examine_arguments examine_arguments;
+typedef lqr_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -897,6 +898,15 @@ int MPCGEN_ENTRY(lqr_examine)(const lqr_examine_arguments *arguments, void *work
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(lqr_evaluate_workspace)(
+    const lqr_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(lqr_evaluate)(const lqr_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -921,6 +931,9 @@ int MPCGEN_ENTRY(lqr_tangent)(const lqr_tangent_arguments *arguments) {
 }
 int MPCGEN_ENTRY(lqr_examine)(const lqr_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(lqr_evaluate)(const lqr_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "a218516571bf8b8791187518b1e5d7eecb63446b9856a398822fe2ad3939a28f"),
+    library=load(__file__, "minimum_time", "2a2e8d751a8fd0bdb8b383a0f0361ecce99917c706784709f65fc8232c3d4e9a"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

@@ -957,6 +957,7 @@ typedef minimum_time_solve_arguments solve_arguments;
 typedef minimum_time_gradient_arguments gradient_arguments;
 typedef minimum_time_tangent_arguments tangent_arguments;
 typedef minimum_time_examine_arguments examine_arguments;
+typedef minimum_time_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -996,6 +997,15 @@ int MPCGEN_ENTRY(minimum_time_examine)(const minimum_time_examine_arguments *arg
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(minimum_time_evaluate_workspace)(
+    const minimum_time_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(minimum_time_evaluate)(const minimum_time_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -1014,6 +1024,9 @@ int MPCGEN_ENTRY(minimum_time_tangent)(const minimum_time_tangent_arguments *arg
 }
 int MPCGEN_ENTRY(minimum_time_examine)(const minimum_time_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(minimum_time_evaluate)(const minimum_time_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "7f107a15aba32f136003e61fc31487919a8581d54db073ae1ee5192a8051549c"),
+    library=load(__file__, "obstacle", "df1d30eaff8faa23a623c6ed2e94ec39cff03af71112ed91244978b44d40d51d"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -1147,6 +1147,7 @@ typedef obstacle_solve_arguments solve_arguments;
 typedef obstacle_gradient_arguments gradient_arguments;
 typedef obstacle_tangent_arguments tangent_arguments;
 typedef obstacle_examine_arguments examine_arguments;
+typedef obstacle_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -1186,6 +1187,15 @@ int MPCGEN_ENTRY(obstacle_examine)(const obstacle_examine_arguments *arguments, 
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(obstacle_evaluate_workspace)(
+    const obstacle_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(obstacle_evaluate)(const obstacle_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -1204,6 +1214,9 @@ int MPCGEN_ENTRY(obstacle_tangent)(const obstacle_tangent_arguments *arguments) 
 }
 int MPCGEN_ENTRY(obstacle_examine)(const obstacle_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(obstacle_evaluate)(const obstacle_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "d72feda158ce727df6ffd617e1c39da1bac86f86299f340a01f4586eb32c3a99"),
+    library=load(__file__, "pendulum", "d76f80edc1b79f854983d495bb976e8da18f147ab98a464cad4e504937fd3734"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -567,6 +567,7 @@ typedef pendulum_solve_arguments solve_arguments;
 typedef pendulum_gradient_arguments gradient_arguments;
 typedef pendulum_tangent_arguments tangent_arguments;
 typedef pendulum_examine_arguments examine_arguments;
+typedef pendulum_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -606,6 +607,15 @@ int MPCGEN_ENTRY(pendulum_examine)(const pendulum_examine_arguments *arguments, 
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(pendulum_evaluate_workspace)(
+    const pendulum_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(pendulum_evaluate)(const pendulum_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -630,6 +640,9 @@ int MPCGEN_ENTRY(pendulum_tangent)(const pendulum_tangent_arguments *arguments) 
 }
 int MPCGEN_ENTRY(pendulum_examine)(const pendulum_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(pendulum_evaluate)(const pendulum_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

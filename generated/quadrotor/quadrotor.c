@@ -7833,6 +7833,7 @@ typedef quadrotor_solve_arguments solve_arguments;
 typedef quadrotor_gradient_arguments gradient_arguments;
 typedef quadrotor_tangent_arguments tangent_arguments;
 typedef quadrotor_examine_arguments examine_arguments;
+typedef quadrotor_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -7872,6 +7873,15 @@ int MPCGEN_ENTRY(quadrotor_examine)(const quadrotor_examine_arguments *arguments
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(quadrotor_evaluate_workspace)(
+    const quadrotor_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(quadrotor_evaluate)(const quadrotor_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -7896,6 +7906,9 @@ int MPCGEN_ENTRY(quadrotor_tangent)(const quadrotor_tangent_arguments *arguments
 }
 int MPCGEN_ENTRY(quadrotor_examine)(const quadrotor_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(quadrotor_evaluate)(const quadrotor_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "e3fda89aecef4d6c0cfddbe64616e4f6949075cd5703427962823baed19ef3b7"),
+    library=load(__file__, "safe_cartpole", "da7dbd2cf8d3c6fe9bec31c673637017ab80b93c51612fece271163b5f04b6cb"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

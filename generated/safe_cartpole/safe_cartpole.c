@@ -885,6 +885,7 @@ typedef safe_cartpole_solve_arguments solve_arguments;
 typedef safe_cartpole_gradient_arguments gradient_arguments;
 typedef safe_cartpole_tangent_arguments tangent_arguments;
 typedef safe_cartpole_examine_arguments examine_arguments;
+typedef safe_cartpole_evaluate_arguments evaluate_arguments;
 
 #if MPCGEN_CUDA
 #include "mpcgen_cuda.h"
@@ -924,6 +925,15 @@ int MPCGEN_ENTRY(safe_cartpole_examine)(const safe_cartpole_examine_arguments *a
     void *stream) {
   return examine_batch(arguments, workspace, stream);
 }
+
+int64_t MPCGEN_ENTRY(safe_cartpole_evaluate_workspace)(
+    const safe_cartpole_evaluate_arguments *arguments) {
+  return evaluate_workspace(arguments);
+}
+int MPCGEN_ENTRY(safe_cartpole_evaluate)(const safe_cartpole_evaluate_arguments *arguments, void *workspace,
+    void *stream) {
+  return evaluate_batch(arguments, workspace, stream);
+}
 #else
 #include "mpcgen_host.h"
 
@@ -942,6 +952,9 @@ int MPCGEN_ENTRY(safe_cartpole_tangent)(const safe_cartpole_tangent_arguments *a
 }
 int MPCGEN_ENTRY(safe_cartpole_examine)(const safe_cartpole_examine_arguments *arguments) {
   return examine_batch(arguments);
+}
+int MPCGEN_ENTRY(safe_cartpole_evaluate)(const safe_cartpole_evaluate_arguments *arguments) {
+  return evaluate_batch(arguments);
 }
 #endif
 #endif

@@ -35,8 +35,8 @@ def solve(key: str, options: str, horizon: int, x0: Tensor, start: Start, parame
     """Solve a flat batch, differentiable with respect to x0 and the parameters; see `kernels.solve`."""
     if is_traced() or not all(type(t) in PLAIN for t in (x0, *start, *parameters) if t is not None):
         return tuple(library.solve(key, options, horizon, x0, *start, list(parameters)))
-    if _is_recorded(x0, parameters):
-        return _apply(Solve, None, None, key, options, horizon, x0, *start, *parameters)
+    if is_recorded(x0, parameters):
+        return apply(Solve, None, None, key, options, horizon, x0, *start, *parameters)
     return _solve_here(key, options, horizon, x0, *start, *parameters)
 
 
@@ -45,9 +45,9 @@ def attach(key: str, options: str, outputs: Tensors, x0: Tensor, parameters: Ten
     """Outputs that a quiet solve of a flat batch has found, differentiable as those of `solve`, and reported."""
     if is_traced() or not all(type(t) in PLAIN for t in (x0, *outputs, *parameters)):
         return tuple(library.attach(key, options, list(outputs), x0, list(parameters)))
-    if _is_recorded(x0, parameters):
+    if is_recorded(x0, parameters):
         horizon = outputs[1].shape[1]
-        return _apply(Solve, None, outputs, key, options, horizon, x0, *Start(), *parameters)
+        return apply(Solve, None, outputs, key, options, horizon, x0, *Start(), *parameters)
     return kernels.attach(library.controller_of(key), Options.from_text(options), outputs)
 
 
@@ -55,12 +55,13 @@ def solve_directly(
     solver: Solver, key: str, options: str, x0: Tensor, start: Start, parameters: Tensors
 ) -> Tensors:
     """`solve` of a call that nothing traces, by the solver that is ready for it, with the call's leading dimensions."""
-    if _is_recorded(x0, parameters):
-        return _apply(Solve, None, solver, key, options, None, x0, *start, *parameters)
+    if is_recorded(x0, parameters):
+        return apply(Solve, None, solver, key, options, None, x0, *start, *parameters)
     return solver(x0, start.given, parameters)
 
 
-def _is_recorded(x0: Tensor, parameters: Tensors) -> bool:
+def is_recorded(x0: Tensor, parameters: Tensors) -> bool:
+    """Whether autograd records what is computed of these, or forward mode is active."""
     recorded = torch.is_grad_enabled() and (x0.requires_grad or any(p.requires_grad for p in parameters))
     return recorded or is_forward_mode()
 
@@ -71,20 +72,20 @@ def _solve_here(key: str, options: str, horizon: int, x0: Tensor, *tensors: Any)
     return kernels.solve(library.controller_of(key), chosen, horizon, x0, start, tensors[starts:])
 
 
-def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """Apply a function at the present level of autograd, without the part of `Function.apply` for functorch.
 
     That part binds the arguments to the signature anew in each call, which takes longer than a small problem. What
     functorch needs instead is done by the dispatcher, which calls the rules below once for each of its levels.
     """
-    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    plain = super(torch.autograd.Function, function).apply  # type: ignore[misc]
     if torch._C._are_functorch_transforms_active():
         with enable_single_level_autograd_function():
-            return apply(*arguments)
-    return apply(*arguments)
+            return plain(*arguments)
+    return plain(*arguments)
 
 
-def _below_autograd(operator: Any, keyset: Any, *arguments: Any) -> Any:
+def below_autograd(operator: Any, keyset: Any, *arguments: Any) -> Any:
     """Call an operator below the present level of autograd; those further out, of functorch, see it again."""
     below = keyset & torch._C._after_autograd_keyset
     if torch._C._are_functorch_transforms_active():
@@ -117,8 +118,8 @@ class Solve(torch.autograd.Function):
                 return _solve_here(key, options, *arguments)
             return kernels.attach(library.controller_of(key), Options.from_text(options), found)
         if found is not None:
-            return tuple(_below_autograd(library.attach, keyset, key, options, found, x0, parameters))
-        return tuple(_below_autograd(library.solve, keyset, key, options, horizon, x0, *start, parameters))
+            return tuple(below_autograd(library.attach, keyset, key, options, found, x0, parameters))
+        return tuple(below_autograd(library.solve, keyset, key, options, horizon, x0, *start, parameters))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -138,13 +139,10 @@ class Solve(torch.autograd.Function):
     @never_compiled
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Reverse mode."""
-        if torch._C._get_tracing_state() is not None:
-            raise TracingError(
-                "torch.jit.trace cannot record the gradient of a controller; use torch.compile, torch.export or make_fx"
-            )
+        refuse_tracer()
         x, u, status, duals, *parameters = ctx.saved_tensors
         wanted = tuple(cotangents[place] for place in DIFFERENTIABLE)
-        if ctx.is_direct and _is_plain(wanted) and not torch.is_grad_enabled():
+        if ctx.is_direct and is_plain(wanted) and not torch.is_grad_enabled():
             if ctx.solver is not None:
                 found = ctx.solver.gradient(x, u, status, parameters, wanted, duals)
             else:
@@ -176,7 +174,15 @@ def _flat(tensor: Tensor, lead: torch.Size) -> Tensor:
     return tensor.reshape(lead.numel(), *tensor.shape[len(lead) :])
 
 
-def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
+def refuse_tracer() -> None:
+    """Raise TracingError in a backward pass that torch.jit.trace records."""
+    if torch._C._get_tracing_state() is not None:
+        raise TracingError(
+            "torch.jit.trace cannot record the gradient of a controller; use torch.compile, torch.export or make_fx"
+        )
+
+
+def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether nothing traces and every tensor has its numbers in memory, as the kernels need them."""
     return not is_traced() and not any(
         t is not None and (type(t) not in PLAIN or torch._C._functorch.is_legacy_batchedtensor(t))
@@ -190,7 +196,7 @@ class _Last(torch.autograd.Function):
     @staticmethod
     def forward(keyset: Any, operator: Any, structure: Any, *leaves: Any) -> Tensors:
         """Run the operator."""
-        return tuple(_below_autograd(operator, keyset, *_pytree.tree_unflatten(leaves, structure)))
+        return tuple(below_autograd(operator, keyset, *_pytree.tree_unflatten(leaves, structure)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -210,7 +216,7 @@ class _Last(torch.autograd.Function):
 # ---- what the dispatcher calls -------------------------------------------------------------------------------------
 
 
-def _is_watched(*arguments: Any) -> bool:
+def is_watched(*arguments: Any) -> bool:
     """Whether autograd, at the present level of functorch, may record the call or carry tangents through it."""
     # not is_forward_mode: torch.compile enters that behind the back of the module that counts its levels
     return torch._C._is_fwd_grad_enabled() or (
@@ -231,34 +237,34 @@ def _solve_rule(
     parameters: list[Tensor],
 ) -> Tensors:
     start = (u_init, x_init, costates, duals)
-    if _is_watched(x0, *parameters):
-        return _apply(Solve, keyset, None, key, options, horizon, x0, *start, *parameters)
-    return _below_autograd(library.solve, keyset, key, options, horizon, x0, *start, parameters)
+    if is_watched(x0, *parameters):
+        return apply(Solve, keyset, None, key, options, horizon, x0, *start, *parameters)
+    return below_autograd(library.solve, keyset, key, options, horizon, x0, *start, parameters)
 
 
 def _attach_rule(
     keyset: Any, key: str, options: str, outputs: list[Tensor], x0: Tensor, parameters: list[Tensor]
 ) -> Tensors:
-    if _is_watched(x0, *parameters):
+    if is_watched(x0, *parameters):
         horizon = outputs[1].shape[1]
-        return _apply(Solve, keyset, outputs, key, options, horizon, x0, *Start(), *parameters)
-    return _below_autograd(library.attach, keyset, key, options, outputs, x0, parameters)
+        return apply(Solve, keyset, outputs, key, options, horizon, x0, *Start(), *parameters)
+    return below_autograd(library.attach, keyset, key, options, outputs, x0, parameters)
 
 
-def _last_rule(operator: Any) -> Any:
-    """The rule of an operator that has no derivative of its own."""
+def last_rule(operator: Any, as_list: bool) -> Any:
+    """The rule of an operator that has no derivative of its own; as_list: it returns a list."""
 
     def rule(keyset: Any, *arguments: Any) -> Any:
         leaves, structure = _pytree.tree_flatten(arguments)
-        if not _is_watched(*leaves):
-            return _below_autograd(operator, keyset, *arguments)
-        found = _apply(_Last, keyset, operator, structure, *leaves)
-        return list(found) if operator is library.differentiate else found
+        if not is_watched(*leaves):
+            return below_autograd(operator, keyset, *arguments)
+        found = apply(_Last, keyset, operator, structure, *leaves)
+        return list(found) if as_list else found
 
     return rule
 
 
-def _old_vmap_rule(vmap: Any) -> Any:
+def old_vmap_rule(vmap: Any) -> Any:
     """The rule of an operator under `torch.autograd`'s own vectorisation, by its rule under torch.func's.
 
     ``is_grads_batched=True``, ``vectorize=True`` and gradcheck map with the vmap that preceded torch.func.
@@ -290,6 +296,6 @@ def _old_vmap_rule(vmap: Any) -> Any:
 library.differentiable(library.solve, _solve_rule)
 library.differentiable(library.attach, _attach_rule)
 for _operator in (library.differentiate, library.tangent):
-    library.differentiable(_operator, _last_rule(_operator))
-library.mapped_by_autograd(library.differentiate, _old_vmap_rule(library._vmap_differentiate))
-library.mapped_by_autograd(library.tangent, _old_vmap_rule(library._vmap_tangent))
+    library.differentiable(_operator, last_rule(_operator, as_list=_operator is library.differentiate))
+library.mapped_by_autograd(library.differentiate, old_vmap_rule(library._vmap_differentiate))
+library.mapped_by_autograd(library.tangent, old_vmap_rule(library._vmap_tangent))

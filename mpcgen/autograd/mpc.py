@@ -7,23 +7,27 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from mpcgen.autograd import copying, functions, library
+from mpcgen.autograd.closed_loop import ClosedLoop, make_loop
+from mpcgen.autograd.evaluation import ProblemFunctions
 from mpcgen.autograd.examination import origin_of, record
 from mpcgen.autograd.restarts import Tries, try_starts
 from mpcgen.autograd.solution import Solution
 from mpcgen.calls import learnable
 from mpcgen.calls.arguments import Call, Start, explained, make_call
+from mpcgen.calls.devices import device_of
 from mpcgen.calls.direct import Direct
 from mpcgen.calls.options import Options, checked_count
 from mpcgen.calls.warm_start import make_start
+from mpcgen.calls.watching import is_traced
 from mpcgen.errors import LayoutError, ParameterError
-from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.outputs import Outputs
 
 
 def _no_such_option(name: str) -> str:
@@ -35,7 +39,7 @@ def _no_such_option(name: str) -> str:
     return f"MPC has no option {name!r}; {hint}its options are {', '.join(options)}"
 
 
-class MPC(torch.nn.Module):
+class MPC(ProblemFunctions):
     """A differentiable model predictive controller; generated packages subclass it.
 
     method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto". Where only controls are
@@ -96,8 +100,6 @@ class MPC(torch.nn.Module):
     nor float64.
     """
 
-    controller: ClassVar[Controller]
-
     def __init__(
         self,
         *,
@@ -150,7 +152,8 @@ class MPC(torch.nn.Module):
         self.options_text = self.options.text
         quiet = replace(self.options, on_unconverged="ignore")
         self.quiet_texts = quiet.text, replace(quiet, max_iterations=0).text
-        self.direct = Direct()
+        self.quiet = quiet
+        self.direct, self.quiet_direct = Direct(), Direct()
         self.unrolled = None
         if gradient == "unrolled" or unroll or problem is not None:
             from mpcgen.reference.unrolled import Unrolled  # brings sympy, which nothing else here needs
@@ -210,6 +213,73 @@ class MPC(torch.nn.Module):
         guesses = dict(zip(start.names, start, strict=True))
         with explained(self.controller, {"x0": x0, **guesses, **parameters}):
             return self._checked(x0, start, horizon, parameters)
+
+    def closed_loop(
+        self,
+        x0: Tensor,
+        steps: int = 50,
+        *,
+        plant: Any = None,
+        plant_parameters: Mapping[str, Any] | None = None,
+        disturbance: Tensor | None = None,
+        u_init: Tensor | None = None,
+        horizon: int | None = None,
+        **parameters: Any,
+    ) -> ClosedLoop:
+        """Control a plant for so many steps from ``x0`` (..., n): solve, apply the first control, move the plant.
+
+        plant: None, for the controller's own model; another generated controller, for its model with its
+        ``plant_parameters``; or a function of x (..., n) and u (..., m) that returns the next state, in torch.
+        disturbance: (..., steps, n), added to the state after each step. u_init, horizon, parameters: as of a single
+        call; where a parameter is `mpcgen.PerStep(values)`, step t takes ``values[t]``, and so do plant_parameters.
+        Each step starts from the plan before, moved on by a stage, its last row repeated; the plant's stage, and the
+        stage that costs are counted at, are the first of parameters with an axis of stages.
+
+        Returns states (..., steps+1, n), controls (..., steps, m), the status of each solve (..., steps), and the sum
+        of the stage costs (...). A problem that a step does not solve goes on with what the solver has, or, where that
+        is no trajectory, with the plan before; there is one warning, or error, of all steps, by ``on_unconverged``.
+
+        Differentiable, in both modes, with respect to x0, the parameters of controller and plant, and the disturbance;
+        memory is linear in the steps. Raises what a call raises, and ParameterError with ``restarts``.
+        """
+        if self.restarts:
+            raise ParameterError(
+                f"{self.controller.name}: a closed loop starts each step from the plan before; make a controller "
+                f"without restarts={self.restarts} for it"
+            )
+        parameters = learnable.with_learned(self, self.controller, self.learned, parameters, x0)
+        if learnable.is_autocast(x0):
+            x0, u_init, disturbance, parameters = learnable.leave_autocast(
+                x0, u_init, disturbance, parameters
+            )
+        loop, x0 = make_loop(
+            self, self, x0, steps, plant, plant_parameters, disturbance, u_init, horizon, parameters
+        )
+        found = loop.run(x0)
+        if not torch.compiler.is_compiling() and not is_traced():
+            device_of(self.controller, x0).report_statuses(
+                found.status, self.options.on_unconverged, lambda place: f"at step {place % loop.steps}"
+            )
+        return found
+
+    def make_start(self, u_init: Tensor | None, solution: Outputs | None) -> Start:
+        """What a step of a closed loop starts from: a guess, or the solution before it, moved on by a stage."""
+        return make_start(self.controller, self.options, u_init, None, solution, None)
+
+    def solve_quietly(
+        self, x: Tensor, start: Start, horizon: int | None, parameters: Mapping[str, Any]
+    ) -> tuple[Tensor, ...]:
+        """Outputs of a solve with leading dimensions, of whose failures nobody is told."""
+        if self.unrolled is None and not torch.compiler.is_compiling():
+            found = self.quiet_direct.find(self.controller, self.quiet, x, start, horizon, parameters)
+            if found is not None:
+                return functions.solve_directly(found[0], self.key, self.quiet.text, x, start, found[1])
+        call = make_call(self.controller, x, start, horizon, parameters)
+        if self.unrolled is not None:
+            outputs = self.unrolled.solve(self.controller, self.quiet, call)
+        else:
+            outputs = self._flat(self.quiet.text, call)
+        return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
 
     def _example(self) -> str:
         return next((p.name for p in self.controller.parameters), "horizon")

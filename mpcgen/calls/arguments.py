@@ -125,6 +125,46 @@ def make_call(
     )
 
 
+def make_point(
+    controller: Description, x: Tensor, u: Tensor | None, given: Mapping[str, Any]
+) -> tuple[torch.Size, Tensor, Tensor, tuple[Tensor, ...]]:
+    """Check and broadcast state, control and parameters of one stage, or of the last state where ``u`` is None.
+
+    given: by name, (..., *shape) of that stage. Returns the leading dimensions, and flat x (B, n), u (B, m), or (B, 0)
+    at the last state, and parameters, (B, *shape) or (1, *shape) each.
+    """
+    _check_x0(controller, x, "x")
+    check_names(controller, given)
+    leading: dict[str, torch.Size] = {}
+    m = 0 if u is None else len(controller.controls)
+    if u is not None:
+        _check_like_x0(controller, "u", u, x, "x")
+        leading["u"] = _leading(controller, "u", u, (m,))
+    parameters = []
+    absent = _defaults(controller, x, None, frozenset(given))
+    for p in controller.parameters:
+        if p.name not in given:
+            parameters.append(absent[p.name].reshape(1, *p.shape))
+            continue
+        value = _as_tensor(controller, p, given[p.name], x)
+        leading[p.name] = _leading(
+            controller, p.name, value, p.shape, ": a stage by itself has one value of each"
+        )
+        parameters.append(value)
+    batch_shape = _broadcast(controller, x, leading, "x")
+    count, n = math.prod(batch_shape), len(controller.states)
+    flat_u = x.new_empty(count, 0) if u is None else u.expand(*batch_shape, m).reshape(count, m)
+    return (
+        batch_shape,
+        x.expand(*batch_shape, n).reshape(count, n),
+        flat_u,
+        tuple(
+            _flatten(value, p.shape, batch_shape) if p.name in given else value
+            for p, value in zip(controller.parameters, parameters, strict=True)
+        ),
+    )
+
+
 @contextlib.contextmanager
 def explained(controller: Description, given: Mapping[str, Any]) -> Iterator[None]:
     """Let FakeTensors be called among their like; say of other classes of tensors that they refused the solver.
@@ -182,30 +222,32 @@ def _kept_defaults(
         return _make_defaults(parameters, dtype, device, stages)
 
 
-def _check_x0(controller: Description, x0: Tensor) -> None:
+def _check_x0(controller: Description, x0: Tensor, called: str = "x0") -> None:
     n = len(controller.states)
     if not isinstance(x0, Tensor):
         remedy = f"pass a torch tensor of shape (..., {n})"
         if type(x0).__module__.startswith("torch.fx"):
             remedy = "torch.fx.symbolic_trace cannot follow a controller; use torch.export, or make_fx"
-        raise DtypeError(f"{controller.name}: x0 is a {type(x0).__name__}; {remedy}")
+        raise DtypeError(f"{controller.name}: {called} is a {type(x0).__name__}; {remedy}")
     if x0.dtype not in DTYPES:
         raise DtypeError(
-            f"{controller.name}: x0 is {x0.dtype}; float32 or float64 is expected, try x0.double()"
+            f"{controller.name}: {called} is {x0.dtype}; float32 or float64 is expected, try {called}.double()"
         )
     if str(x0.dtype).removeprefix("torch.") not in controller.dtypes:
         raise DtypeError(
-            f"{controller.name}: x0 is {x0.dtype}, but this module was compiled for {' and '.join(controller.dtypes)} "
-            "alone; convert x0, or compile it for both, which is the default of dtypes="
+            f"{controller.name}: {called} is {x0.dtype}, but this module was compiled for "
+            f"{' and '.join(controller.dtypes)} alone; convert {called}, or compile it for both, "
+            "which is the default of dtypes="
         )
     if x0.device.type not in DEVICES:
         raise DeviceError(
-            f"{controller.name}: x0 is on {x0.device}; controllers run on the CPU and on CUDA devices, pass x0.cpu()"
+            f"{controller.name}: {called} is on {x0.device}; controllers run on the CPU and on CUDA devices, pass "
+            f"{called}.cpu()"
         )
-    _check_memory(controller, "x0", x0)
+    _check_memory(controller, called, x0)
     if x0.ndim == 0 or x0.shape[-1] != n:
         raise ShapeError(
-            f"{controller.name}: x0 has shape {tuple(x0.shape)}; (..., {n}) is expected, "
+            f"{controller.name}: {called} has shape {tuple(x0.shape)}; (..., {n}) is expected, "
             f"the states being {', '.join(controller.states)}"
         )
 
@@ -261,16 +303,16 @@ def _stack(value: Any, x0: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=x0.dtype, device=x0.device)
 
 
-def _check_like_x0(controller: Description, name: str, value: Tensor, x0: Tensor) -> None:
+def _check_like_x0(controller: Description, name: str, value: Tensor, x0: Tensor, called: str = "x0") -> None:
     if not isinstance(value, Tensor):
         raise DtypeError(f"{controller.name}: {name} is a {type(value).__name__}; pass a torch tensor")
     if value.dtype != x0.dtype:
         remedy = "convert one with .to(...)"
         if name.startswith("warm_start"):
             remedy = "solve both in one precision, or pass u_init=solution.u.to(...)"
-        raise DtypeError(f"{controller.name}: {name} is {value.dtype}, but x0 is {x0.dtype}; {remedy}")
+        raise DtypeError(f"{controller.name}: {name} is {value.dtype}, but {called} is {x0.dtype}; {remedy}")
     if value.device != x0.device:
-        raise DeviceError(f"{controller.name}: {name} is on {value.device}, but x0 is on {x0.device}")
+        raise DeviceError(f"{controller.name}: {name} is on {value.device}, but {called} is on {x0.device}")
     _check_memory(controller, name, value)
 
 
@@ -329,11 +371,13 @@ def _leading(
     return value.shape[:split]
 
 
-def _broadcast(controller: Description, x0: Tensor, leading: Mapping[str, torch.Size]) -> torch.Size:
+def _broadcast(
+    controller: Description, x0: Tensor, leading: Mapping[str, torch.Size], called: str = "x0"
+) -> torch.Size:
     try:
         return torch.broadcast_shapes(x0.shape[:-1], *leading.values())
     except RuntimeError as error:
-        shapes = [f"x0 {tuple(x0.shape[:-1])}"]
+        shapes = [f"{called} {tuple(x0.shape[:-1])}"]
         shapes += [f"{name} {tuple(shape)}" for name, shape in leading.items() if len(shape)]
         raise ShapeError(
             f"{controller.name}: the leading (batch) dimensions do not broadcast: {', '.join(shapes)}"

@@ -24,7 +24,8 @@ LOST = 2
 """In ``singular``: not even the cost has a gradient."""
 
 
-def _pointer(device: Device, tensor: Tensor | None) -> Any:
+def pointer_to(device: Device, tensor: Tensor | None) -> Any:
+    """A pointer of a struct to a tensor's numbers, or NULL."""
     ffi = device.ffi
     return ffi.NULL if tensor is None else ffi.cast("void *", tensor.data_ptr())
 
@@ -33,17 +34,19 @@ def _flags(device: Device, tensor: Tensor) -> Any:
     return device.ffi.cast("int32_t *", tensor.data_ptr())
 
 
-def _pointers(device: Device, tensors: tuple[Tensor | None, ...]) -> Any:
-    return device.ffi.new("void *[]", [_pointer(device, t) for t in tensors])
+def pointers_to(device: Device, tensors: tuple[Tensor | None, ...]) -> Any:
+    """An array of pointers, which a struct does not keep alive."""
+    return device.ffi.new("void *[]", [pointer_to(device, t) for t in tensors])
 
 
-def _strides(parameters: tuple[Tensor | None, ...]) -> list[int]:
+def strides_of(parameters: tuple[Tensor | None, ...]) -> list[int]:
     """Numbers from one problem to the next; a value that the batch shares has stride zero."""
     return [0 if p is None or p.shape[0] <= 1 else p.numel() // p.shape[0] for p in parameters]
 
 
-def _stride_array(device: Device, parameters: tuple[Tensor | None, ...]) -> Any:
-    return device.ffi.new("int64_t[]", _strides(parameters))
+def stride_array_of(device: Device, parameters: tuple[Tensor | None, ...]) -> Any:
+    """`strides_of` as an array, which a struct does not keep alive."""
+    return device.ffi.new("int64_t[]", strides_of(parameters))
 
 
 def is_constant(controller: Controller, parameters: Tensors) -> bool:
@@ -55,8 +58,8 @@ def is_constant(controller: Controller, parameters: Tensors) -> bool:
 def _parameter_fields(controller: Controller, device: Device, parameters: Tensors) -> dict[str, Any]:
     """What an argument struct says of the parameters; its arrays live as long as this."""
     return {
-        "parameters": _pointers(device, parameters),
-        "parameter_strides": _stride_array(device, parameters),
+        "parameters": pointers_to(device, parameters),
+        "parameter_strides": stride_array_of(device, parameters),
         "constant_parameters": is_constant(controller, parameters),
     }
 
@@ -66,11 +69,12 @@ def _dense_duals(duals: Tensor | None) -> Tensor | None:
     return None if duals is None or duals.numel() == 0 else dense(duals)
 
 
-def _each_dense(parameters: Tensors) -> Tensors:
+def each_dense(parameters: Tensors) -> Tensors:
+    """The parameters as the kernels read them."""
     return tuple(map(dense, parameters))
 
 
-def _run(device: Device, verb: str, entry: str, like: Tensor, fields: dict[str, Any]) -> None:
+def run_entry(device: Device, verb: str, entry: str, like: Tensor, fields: dict[str, Any]) -> None:
     """Fill an argument struct and call an entry point; a batch of none is done at once."""
     batch = like.shape[0]
     if batch == 0:
@@ -97,8 +101,8 @@ def solve(
     and residual by pass.
     """
     call = Call(x0.shape[:1], horizon, x0, start, parameters)
-    guesses = _each_dense(start.given)
-    return solver_of(controller, options, call)(dense(x0), guesses, _each_dense(parameters), history)
+    guesses = each_dense(start.given)
+    return solver_of(controller, options, call)(dense(x0), guesses, each_dense(parameters), history)
 
 
 def attach(controller: Controller, options: Options, outputs: Tensors) -> Tensors:
@@ -110,7 +114,7 @@ def attach(controller: Controller, options: Options, outputs: Tensors) -> Tensor
 
 def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
     """The solver for a call and for others of the same sizes; outputs have the call's leading dimensions."""
-    strides = _strides(call.parameters)
+    strides = strides_of(call.parameters)
     device = device_of(controller, call.x0)
     constant = is_constant(controller, call.parameters)
     return Solver(
@@ -128,7 +132,7 @@ def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
 
 def _dual_fields(device: Device, duals: Tensor | None) -> dict[str, Any]:
     """Multipliers of the rows, which only structs of problems with constraints know; (B, N+1, rows)."""
-    return {} if duals is None else {"duals": _pointer(device, duals)}
+    return {} if duals is None else {"duals": pointer_to(device, duals)}
 
 
 def _solution_fields(
@@ -146,8 +150,8 @@ def _solution_fields(
         "threads": options.thread_count(),
         "smoothing": options.smoothing,
         "barrier": options.smooth == "solve",
-        "states": _pointer(device, x),
-        "controls": _pointer(device, u),
+        "states": pointer_to(device, x),
+        "controls": pointer_to(device, u),
         "usable": _flags(device, wanted),
         "singular": _flags(device, singular),
     }
@@ -174,7 +178,7 @@ def differentiate(
         x.dtype,
         len(x),
         u.shape[1],
-        _strides(parameters),
+        strides_of(parameters),
         is_constant(controller, parameters),
     )
     return gradient(x, u, status, parameters, cotangents, duals)
@@ -192,27 +196,27 @@ def tangent(
     duals: Tensor | None = None,
 ) -> Tensors:
     """Forward mode: changes of x, u, cost and duals along changes of x0 (B, n) and of the parameters."""
-    x, u, parameters = dense(x), dense(u), _each_dense(parameters)
+    x, u, parameters = dense(x), dense(u), each_dense(parameters)
     d_x0 = None if d_x0 is None else dense(d_x0)
     d_parameters = tuple(None if d is None else dense(d) for d in d_parameters)
     d_x, d_u, d_cost = torch.empty_like(x), torch.empty_like(u), x.new_empty(x.shape[0])
     device = device_of(controller, x)
     wanted, singular = usable(status, options), torch.empty_like(status)
-    changes, change_strides = _pointers(device, d_parameters), _stride_array(device, d_parameters)
+    changes, change_strides = pointers_to(device, d_parameters), stride_array_of(device, d_parameters)
     d_duals = x.new_empty(x.shape[0], 0, 0) if duals is None else torch.empty_like(dense(duals))
     duals = _dense_duals(duals)
     fields = _solution_fields(device, options, x, u, wanted, singular, duals)
     if duals is not None:
-        fields["tangent_duals"] = _pointer(device, d_duals)
+        fields["tangent_duals"] = pointer_to(device, d_duals)
     fields |= _parameter_fields(controller, device, parameters) | {
-        "tangent_initial_state": _pointer(device, d_x0),
+        "tangent_initial_state": pointer_to(device, d_x0),
         "tangent_parameters": changes,
         "tangent_strides": change_strides,
-        "tangent_states": _pointer(device, d_x),
-        "tangent_controls": _pointer(device, d_u),
-        "tangent_cost": _pointer(device, d_cost),
+        "tangent_states": pointer_to(device, d_x),
+        "tangent_controls": pointer_to(device, d_u),
+        "tangent_cost": pointer_to(device, d_cost),
     }
-    _run(device, "tangent", "tangent", x, fields)
+    run_entry(device, "tangent", "tangent", x, fields)
     device.report_singular(singular, options.on_unconverged)
     if options.unconverged_gradient == "nan":
         poison((d_x, d_u, d_duals), (wanted == 0) | (singular != 0))
@@ -234,7 +238,7 @@ def examine(
     reserve is what a soft row's price is above its multiplier, and inf where no row is soft. NaN for problems
     without a trajectory; rows are empty where there are no constraints.
     """
-    x, u, parameters = dense(x), dense(u), _each_dense(parameters)
+    x, u, parameters = dense(x), dense(u), each_dense(parameters)
     outputs = tuple(torch.full_like(u, float("nan")) for _ in range(3))
     like = u.new_empty(len(u), 0, 0) if duals is None else duals
     soft = any(constraint.soft for constraint in controller.constraints)
@@ -248,19 +252,19 @@ def examine(
         | _dual_fields(device, duals)
         | {
             "horizon": u.shape[1],
-            "states": _pointer(device, x),
-            "controls": _pointer(device, u),
+            "states": pointer_to(device, x),
+            "controls": pointer_to(device, u),
             "usable": _flags(device, wanted),
         }
     )
     fields |= {
-        name: _pointer(device, out)
+        name: pointer_to(device, out)
         for name, out in zip(("multipliers", "lower", "upper"), outputs, strict=True)
     }
     if duals is not None:
         names = ("row_values", "row_lower", "row_upper", "row_reserve")
-        fields |= {name: _pointer(device, out) for name, out in zip(names, rows, strict=False)}
-        fields["cost_unit"] = _pointer(device, unit)
-    _run(device, "examine", "examine", x, fields)
+        fields |= {name: pointer_to(device, out) for name, out in zip(names, rows, strict=False)}
+        fields["cost_unit"] = pointer_to(device, unit)
+    run_entry(device, "examine", "examine", x, fields)
     reserve = rows[3:] if soft else (torch.full_like(like, float("inf")),)
     return *outputs, *rows[:3], *reserve, unit

@@ -28,6 +28,7 @@ ARGUMENTS = {
     "differentiate": "gradient",
     "tangent": "tangent",
     "examine": "examine",
+    "evaluate": "evaluate",
 }
 """Of each entry point the name of its argument struct."""
 VERBS = tuple({"name": verb, "arguments": ARGUMENTS[verb]} for verb in ARGUMENTS if verb != "interior_point")

@@ -3,9 +3,10 @@
 PARTS = {
     "solve": ("solve",),
     "interior_point": ("interior_point",),
-    "sensitivities": ("differentiate", "tangent", "examine"),
+    "sensitivities": ("differentiate", "tangent", "examine", "evaluate"),
 }
-"""Entry points by part: the method that a problem starts with, the other one, and what is asked of solutions."""
+"""Entry points by part: the method that a problem starts with, the other one, and what is asked of solutions
+and of single stages."""
 
 BITS = {part: 1 << place for place, part in enumerate(PARTS)}
 """Each part's value of ``MPCGEN_PART``."""

@@ -10,6 +10,7 @@
 #include "mpcgen_parts.h"
 
 #if HAS_PART(PART_SENSITIVITIES)
+#include "mpcgen_evaluate.h"
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
 #include "mpcgen_tangent.h"
@@ -302,6 +303,79 @@ static int run_examine(const examine_arguments *a, void *workspace) {
     examine_vector(s, a, first);
   }
   return 0;
+}
+
+/* ---- stages alone ---- */
+
+enum { SUMMED_AT_ONCE = 64 };
+
+typedef struct {
+  const evaluate_arguments *arguments;
+  work_queue queue;
+  worker_parts parts;
+  scalar *sums; /* (batch, STAGE_PARAMETERS): gradients, where they are wanted */
+} evaluate_work;
+
+static int evaluate_threads(const evaluate_arguments *a) { return useful_threads(a->batch, 1, 1, a->threads); }
+
+static size_t evaluate_parts(const evaluate_arguments *a) {
+  return (size_t)evaluate_threads(a) * part_bytes(sizeof(evaluate_state), evaluate_reals());
+}
+
+static size_t evaluate_workspace(const evaluate_arguments *a) {
+  const size_t sums = wants_gradient(a) ? (size_t)a->batch * STAGE_PARAMETERS : 0;
+  return evaluate_parts(a) + whole_lines(sums * sizeof(scalar));
+}
+
+static void *evaluate_worker(void *shared) {
+  evaluate_work *work = shared;
+  reals arrays;
+  evaluate_state *s = take_part(&work->parts, sizeof *s, evaluate_reals(), &arrays);
+  lay_out_evaluate(s, arrays);
+  double since = 0;
+  for (int64_t vector; (vector = take(&work->queue)) >= 0;) {
+    if (interrupted(&work->queue, &since, sweep_operations(1, 1))) break;
+    evaluate_vector(s, work->arguments, vector * LANES, work->sums);
+  }
+  return NULL;
+}
+
+/* A column of the sums: over some problems at a time and then over those, so that rounding stays small. */
+static scalar sum_column(const evaluate_work *work, size_t column) {
+  const int64_t batch = work->arguments->batch;
+  scalar total = 0;
+  for (int64_t first = 0; first < batch; first += SUMMED_AT_ONCE) {
+    scalar sum = 0;
+    for (int64_t i = first; i < batch && i < first + SUMMED_AT_ONCE; i++)
+      sum += work->sums[(size_t)i * STAGE_PARAMETERS + column];
+    total += sum;
+  }
+  return total;
+}
+
+/* Gradients of the parameters that the batch shares. */
+static void sum_stage_gradients(const evaluate_work *work) {
+  const evaluate_arguments *a = work->arguments;
+  for (int p = 0; p < NPARAMETERS; p++) {
+    const parameter_layout *layout = &PARAMETERS[p];
+    const int column = (layout->per_stage ? NTHETA : 0) + layout->offset;
+    scalar *to = a->gradient_parameters[p];
+    if (a->parameter_strides[p] != 0) continue;
+    for (int i = 0; i < layout->size; i++) to[i] = sum_column(work, (size_t)(column + i));
+  }
+}
+
+/* Evaluates a stage of each problem of the batch. */
+static int run_evaluate(const evaluate_arguments *a, void *workspace) {
+  evaluate_work work = {
+      .arguments = a,
+      .queue.count = (a->batch + LANES - 1) / LANES,
+      .parts.at = workspace,
+      .sums = (scalar *)(void *)((char *)workspace + evaluate_parts(a)),
+  };
+  const int code = run_workers(evaluate_worker, &work, &work.queue, evaluate_threads(a));
+  if (code == 0 && wants_gradient(a)) sum_stage_gradients(&work);
+  return code;
 }
 #endif
 

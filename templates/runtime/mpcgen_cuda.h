@@ -67,8 +67,8 @@ template <class pointer_type>
 struct kept {
   pointer_type at[NPARAMETERS + 1];
   template <class source_type>
-  explicit kept(const source_type *source) {
-    for (int p = 0; p < NPARAMETERS; p++) at[p] = source[p];
+  explicit kept(const source_type *source) { /* NULL: none is given */
+    for (int p = 0; p < NPARAMETERS; p++) at[p] = source ? source[p] : pointer_type{};
     at[NPARAMETERS] = {};
   }
 };
@@ -127,6 +127,20 @@ struct tangent_task : batch_task<tangent_arguments> {
 };
 
 struct examine_task : batch_task<examine_arguments> {};
+
+struct evaluate_task : batch_task<evaluate_arguments> {
+  kept<void *> gradients;
+  kept<const void *> changes;
+  kept<int64_t> change_strides;
+  scalar *sums; /* (batch, STAGE_PARAMETERS) */
+  __device__ evaluate_arguments arguments() const {
+    evaluate_arguments a = batch_task::arguments();
+    a.gradient_parameters = gradients.at;
+    a.tangent_parameters = changes.at;
+    a.tangent_strides = change_strides.at;
+    return a;
+  }
+};
 
 #if MPCGEN_WARP
 #include "mpcgen_warp_kernels.h"
@@ -242,34 +256,46 @@ static int64_t gradient_workspace(const gradient_arguments *a) {
   return (workers * each + (groups + (groups + WARP - 1) / WARP) * count) * (int64_t)sizeof(scalar);
 }
 
-/* Adds up the workers' sums, WARP at a time, and writes the gradients of shared parameters. */
-static void sum_over_batch(const gradient_arguments *a, scalar *workspace, cudaStream_t stream) {
-  const int64_t workers = gradient_workers(a), groups = (workers + WARP - 1) / WARP;
-  const int64_t each = (int64_t)gradient_worker_reals(a), count = shared_numbers(a);
-  const int64_t sums_at = (int64_t)gradient_reals(a) - count, apart = INTERLEAVED > 1 ? 1 : each;
-  scalar *to = workspace + workers * each, *other = to + groups * count;
-  sum_task task = {
-      workspace + sums_at * INTERLEAVED, to, groups, workers, count, each * WARP, apart, INTERLEAVED};
+static int any_shared(const int64_t *strides) {
+  int shared = 0;
+  for (int p = 0; p < NPARAMETERS; p++) shared |= strides[p] == 0;
+  return shared;
+}
+
+/* Adds up sums, WARP at a time, by turns into two places, and writes the gradients of shared parameters. */
+static void add_up(sum_task task, scalar *to, scalar *other, const scatter_task &last, cudaStream_t stream) {
+  task.to = to;
   while (1) {
-    launch(sum_kernel, (task.groups * count + BLOCK - 1) / BLOCK, BLOCK, stream, task);
+    launch(sum_kernel, (task.groups * task.count + BLOCK - 1) / BLOCK, BLOCK, stream, task);
     if (task.groups == 1) break;
-    const int64_t sums = task.groups;
+    const int64_t sums = task.groups, count = task.count;
     task = {to, other, (sums + WARP - 1) / WARP, sums, count, WARP * count, count, 1};
     scalar *const swap = to;
     to = other;
     other = swap;
   }
+  scatter_task found = last;
+  found.sums = to;
+  launch(scatter_kernel, (NPARAMETERS + BLOCK - 1) / BLOCK, BLOCK, stream, found);
+}
+
+/* Adds up the workers' sums. */
+static void sum_over_batch(const gradient_arguments *a, scalar *workspace, cudaStream_t stream) {
+  const int64_t workers = gradient_workers(a), groups = (workers + WARP - 1) / WARP;
+  const int64_t each = (int64_t)gradient_worker_reals(a), count = shared_numbers(a);
+  const int64_t sums_at = (int64_t)gradient_reals(a) - count, apart = INTERLEAVED > 1 ? 1 : each;
+  scalar *to = workspace + workers * each;
+  const sum_task task = {
+      workspace + sums_at * INTERLEAVED, to, groups, workers, count, each * WARP, apart, INTERLEAVED};
   const scatter_task last = {to, parameter_rows(a->horizon, a->constant_parameters), kept<int64_t>(a->parameter_strides),
                              kept<void *>(a->gradient_parameters)};
-  launch(scatter_kernel, (NPARAMETERS + BLOCK - 1) / BLOCK, BLOCK, stream, last);
+  add_up(task, to, to + groups * count, last, stream);
 }
 
 static int differentiate_batch(const gradient_arguments *a, void *workspace, void *stream) {
   const gradient_task task = {{a, workspace}, kept<void *>(a->gradient_parameters)};
   launch(gradient_kernel, gradient_workers(a) / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
-  int shared = 0;
-  for (int p = 0; p < NPARAMETERS; p++) shared |= a->parameter_strides[p] == 0;
-  if (shared) sum_over_batch(a, (scalar *)workspace, (cudaStream_t)stream);
+  if (any_shared(a->parameter_strides)) sum_over_batch(a, (scalar *)workspace, (cudaStream_t)stream);
   return (int)cudaGetLastError();
 }
 
@@ -297,6 +323,34 @@ static int examine_batch(const examine_arguments *a, void *workspace, void *stre
   const examine_task task = {{a, workspace}};
   const int64_t workers = striding_workers(a->batch, examine_worker_reals(a));
   launch(examine_kernel, workers / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
+  return (int)cudaGetLastError();
+}
+
+/* ---- stages alone: a worker's part, then the gradients of each problem and their sums ---- */
+
+static int64_t evaluate_workspace(const evaluate_arguments *a) {
+  const int64_t workers = striding_bytes(a->batch, evaluate_reals());
+  if (!wants_gradient(a)) return workers;
+  const int64_t groups = (a->batch + WARP - 1) / WARP, rows = a->batch + groups + (groups + WARP - 1) / WARP;
+  return workers + rows * STAGE_PARAMETERS * (int64_t)sizeof(scalar);
+}
+
+static int evaluate_batch(const evaluate_arguments *a, void *workspace, void *stream) {
+  scalar *const sums = (scalar *)((char *)workspace + striding_bytes(a->batch, evaluate_reals()));
+  const evaluate_task task = {{a, workspace},
+                              kept<void *>(a->gradient_parameters),
+                              kept<const void *>(a->tangent_parameters),
+                              kept<int64_t>(a->tangent_strides),
+                              sums};
+  const int64_t workers = striding_workers(a->batch, evaluate_reals());
+  launch(evaluate_kernel, workers / WORKERS, WORK_BLOCK, (cudaStream_t)stream, task);
+  if (wants_gradient(a) && any_shared(a->parameter_strides)) {
+    const int64_t groups = (a->batch + WARP - 1) / WARP, count = STAGE_PARAMETERS;
+    scalar *const to = sums + a->batch * count;
+    const sum_task each = {sums, to, groups, a->batch, count, WARP * count, count, 1};
+    const scatter_task last = {to, 1, kept<int64_t>(a->parameter_strides), kept<void *>(a->gradient_parameters)};
+    add_up(each, to, to + groups * count, last, (cudaStream_t)stream);
+  }
   return (int)cudaGetLastError();
 }
 

@@ -22,6 +22,7 @@ IN_A_WORKSPACE(solve, solve)
 IN_A_WORKSPACE(differentiate, gradient)
 IN_A_WORKSPACE(tangent, tangent)
 IN_A_WORKSPACE(examine, examine)
+IN_A_WORKSPACE(evaluate, evaluate)
 #endif
 
 #endif

@@ -5,7 +5,7 @@
 
 #define PART_SOLVE 1          /* the method that a problem starts with */
 #define PART_INTERIOR_POINT 2 /* of problems without constraints, which start with box-DDP */
-#define PART_SENSITIVITIES 4  /* both modes of differentiation, and examination */
+#define PART_SENSITIVITIES 4  /* both modes of differentiation, examination, and stages alone */
 
 #ifndef MPCGEN_PART
 #define MPCGEN_PART (PART_SOLVE | PART_INTERIOR_POINT | PART_SENSITIVITIES)

@@ -2,6 +2,7 @@
 #ifndef MPCGEN_THREAD_KERNELS_H
 #define MPCGEN_THREAD_KERNELS_H
 
+#include "mpcgen_evaluate.h"
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
 #include "mpcgen_interior_point.h"
@@ -64,6 +65,15 @@ static __global__ void __launch_bounds__(BLOCK) examine_kernel(const __grid_cons
   memset((void *)&s, 0, sizeof s);
   lay_out_examine(&s, &a, zero_workspace(task.workspace, examine_worker_reals(&a)));
   for (int64_t problem = worker_number(); problem < a.batch; problem += stride()) examine_vector(&s, &a, problem);
+}
+
+static __global__ void __launch_bounds__(BLOCK) evaluate_kernel(const __grid_constant__ evaluate_task task) {
+  const evaluate_arguments a = task.arguments();
+  evaluate_state s;
+  memset((void *)&s, 0, sizeof s);
+  lay_out_evaluate(&s, zero_workspace(task.workspace, evaluate_reals()));
+  for (int64_t problem = worker_number(); problem < a.batch; problem += stride())
+    evaluate_vector(&s, &a, problem, task.sums);
 }
 
 #endif

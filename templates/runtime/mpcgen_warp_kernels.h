@@ -2,6 +2,7 @@
 #ifndef MPCGEN_WARP_KERNELS_H
 #define MPCGEN_WARP_KERNELS_H
 
+#include "mpcgen_evaluate.h"
 #include "mpcgen_examine.h"
 #include "mpcgen_interior_point.h"
 #include "mpcgen_warp_sensitivity.h"
@@ -112,6 +113,20 @@ static __global__ void __launch_bounds__(WORK_BLOCK) examine_kernel(const __grid
   }
   team_meet();
   for (int64_t problem = worker_number(); problem < a.batch; problem += stride()) team_examine(&s, &a, problem, &m);
+}
+
+/* One lane of the warp evaluates a stage, all load and store. */
+static __global__ void __launch_bounds__(WORK_BLOCK) evaluate_kernel(const __grid_constant__ evaluate_task task) {
+  TEAM_SHARED evaluate_state s;
+  const evaluate_arguments a = task.arguments();
+  const reals workspace = zero_workspace(task.workspace, evaluate_reals());
+  TEAM_LEADER {
+    memset((void *)&s, 0, sizeof s);
+    lay_out_evaluate(&s, workspace);
+  }
+  team_meet();
+  for (int64_t problem = worker_number(); problem < a.batch; problem += stride())
+    evaluate_vector(&s, &a, problem, task.sums);
 }
 
 #endif

@@ -1,0 +1,229 @@
+"""Closed loops: a controller and its plant, step after step, differentiable as a whole.
+
+Every step is a solve from the plan before, moved on by a stage, and a step of the plant; both are differentiable, and
+so is what is composed of them, in either mode. What autograd keeps of a step is its plan, so memory is linear in the
+steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from mpcgen.autograd.evaluation import ProblemFunctions
+from mpcgen.calls.arguments import Start, make_call
+from mpcgen.calls.options import as_count
+from mpcgen.errors import DtypeError, ParameterError, ShapeError
+from mpcgen.runtime.controller import Controller
+from mpcgen.runtime.outputs import Outputs
+from mpcgen.runtime.status import WITHOUT_VALUE
+
+Plant = Callable[[Tensor, Tensor], Tensor]
+
+
+class PerStep:
+    """A parameter's value at each step of a closed loop: step t takes ``values[t]``, (..., [stages,] *shape)."""
+
+    def __init__(self, values: Tensor | Sequence[Any]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class ClosedLoop(NamedTuple):
+    """What became of a controller and its plant.
+
+    x: (..., steps+1, n) states. u: (..., steps, m) controls. status: (..., steps) of each solve, `mpcgen.Status`.
+    cost: (...) the sum of the stage costs: the plant's, where it has any, else the controller's.
+    """
+
+    x: Tensor
+    u: Tensor
+    status: Tensor
+    cost: Tensor
+
+
+class Solves(Protocol):
+    """The controller, as a closed loop needs it."""
+
+    @property
+    def controller(self) -> Controller:
+        """What it controls."""
+
+    def make_start(self, u_init: Tensor | None, solution: Outputs | None) -> Start:
+        """What a step starts from: a guess, or the solution before it."""
+
+    def solve_quietly(
+        self, x: Tensor, start: Start, horizon: int | None, parameters: Mapping[str, Any]
+    ) -> tuple[Tensor, ...]:
+        """Outputs of a solve, of whose failures nobody is told."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A closed loop to be run; ``parameters`` and ``plant_parameters`` are by name, some of them `PerStep`."""
+
+    mpc: Solves
+    functions: ProblemFunctions
+    steps: int
+    plant: Plant | ProblemFunctions
+    parameters: Mapping[str, Any]
+    plant_parameters: Mapping[str, Any]
+    disturbance: Tensor | None
+    u_init: Tensor | None
+    horizon: int | None
+
+    def run(self, x0: Tensor) -> ClosedLoop:
+        """All steps from ``x0``; its leading dimensions are those of the whole loop."""
+        start = self.mpc.make_start(self.u_init, None)
+        states, controls, statuses, costs = [x0], [], [], []
+        for t in range(self.steps):
+            x, given = states[-1], _at_step(self.parameters, t)
+            outputs = Outputs(*self.mpc.solve_quietly(x, start, self.horizon, given))
+            u = _first_control(outputs, start.u, x)
+            following, cost = self._move(x, u, given, t)
+            states.append(following if self.disturbance is None else following + self.disturbance[..., t, :])
+            controls.append(u)
+            statuses.append(outputs.status)
+            costs.append(cost)
+            start = self.mpc.make_start(None, outputs)
+        return ClosedLoop(
+            torch.stack(states, -2),
+            torch.stack(controls, -2),
+            torch.stack(statuses, -1),
+            torch.stack(costs, -1).sum(-1),
+        )
+
+    def _move(self, x: Tensor, u: Tensor, given: Mapping[str, Any], t: int) -> tuple[Tensor, Tensor]:
+        """Next state of the plant, and what the step costs."""
+        if isinstance(self.plant, ProblemFunctions):
+            own = given if self.plant is self.functions else _at_step(self.plant_parameters, t)
+            return self.plant.step(x, u, **_of_one_stage(self.plant.controller, own))
+        moved = self.plant(x, u)
+        _check_moved(self.mpc.controller, moved, x)
+        cost = self.functions.stage_cost(x, u, **_of_one_stage(self.mpc.controller, given))
+        return moved, cost
+
+
+def make_loop(
+    mpc: Solves,
+    functions: ProblemFunctions,
+    x0: Tensor,
+    steps: Any,
+    plant: Any,
+    plant_parameters: Mapping[str, Any] | None,
+    disturbance: Any,
+    u_init: Tensor | None,
+    horizon: Any,
+    parameters: Mapping[str, Any],
+) -> tuple[Loop, Tensor]:
+    """Check a closed loop before anything is computed; returns it, and x0 with the loop's leading dimensions."""
+    controller = mpc.controller
+    count = as_count(steps)
+    if count is None or count < 1:
+        raise ParameterError(f"{controller.name}: steps={steps!r}; a whole number of at least 1 is expected")
+    plant = _checked_plant(controller, functions, plant, plant_parameters)
+    for name, value in {**parameters, **(plant_parameters or {})}.items():
+        if isinstance(value, PerStep) and len(value) != count:
+            raise ShapeError(
+                f"{controller.name}: {name} has values for {len(value)} steps; the loop has {count}"
+            )
+    loop = Loop(
+        mpc, functions, count, plant, parameters, plant_parameters or {}, disturbance, u_init, horizon
+    )
+    shape = torch.broadcast_shapes(*_leading(loop, x0))
+    return loop, x0.expand(*shape, x0.shape[-1]).contiguous()
+
+
+def _checked_plant(
+    controller: Controller, functions: ProblemFunctions, plant: Any, given: Mapping[str, Any] | None
+) -> Plant | ProblemFunctions:
+    if given and (plant is None or not isinstance(plant, ProblemFunctions)):
+        raise ParameterError(
+            f"{controller.name}: plant_parameters are those of another generated controller, plant=; "
+            + ("the model itself takes the controller's" if plant is None else "a callable has its own")
+        )
+    if plant is None:
+        return functions
+    if isinstance(plant, ProblemFunctions):
+        sizes = [(len(c.states), len(c.controls)) for c in (plant.controller, controller)]
+        if sizes[0] != sizes[1]:
+            raise ShapeError(
+                f"{controller.name}: the plant {plant.controller.name} has {sizes[0][0]} states and {sizes[0][1]} "
+                f"controls, the controller {sizes[1][0]} and {sizes[1][1]}"
+            )
+        return plant
+    if not callable(plant):
+        raise ParameterError(
+            f"{controller.name}: plant is a {type(plant).__name__}; None for the model itself, another generated "
+            "controller, or a function of x (..., n) and u (..., m) that returns the next state is expected"
+        )
+    return plant
+
+
+def _leading(loop: Loop, x0: Tensor) -> Iterator[torch.Size]:
+    """Leading dimensions of all that has any; raises ShapeError and its kin where a shape is not as it should be."""
+    controller = loop.mpc.controller
+    start = loop.mpc.make_start(loop.u_init, None)
+    for t in range(loop.steps if any(isinstance(v, PerStep) for v in loop.parameters.values()) else 1):
+        yield make_call(controller, x0, start, loop.horizon, _at_step(loop.parameters, t)).batch_shape
+    if isinstance(loop.plant, ProblemFunctions) and loop.plant is not loop.functions:
+        plant = loop.plant.controller
+        for p in plant.parameters:
+            value = _at_step(loop.plant_parameters, 0).get(p.name)
+            if isinstance(value, Tensor):
+                yield value.shape[: max(value.ndim - len(p.shape), 0)]
+    n, found = len(controller.states), loop.disturbance
+    if found is None:
+        return
+    if not isinstance(found, Tensor) or found.dtype != x0.dtype:
+        kind = found.dtype if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise DtypeError(f"{controller.name}: disturbance is {kind}; a tensor of x0's {x0.dtype} is expected")
+    if found.ndim < 2 or tuple(found.shape[-2:]) != (loop.steps, n):
+        raise ShapeError(
+            f"{controller.name}: disturbance has shape {tuple(found.shape)}; (..., {loop.steps}, {n}), what is added "
+            "to the state after each step, is expected"
+        )
+    yield found.shape[:-2]
+
+
+def _at_step(values: Mapping[str, Any], t: int) -> dict[str, Any]:
+    return {name: value.values[t] if isinstance(value, PerStep) else value for name, value in values.items()}
+
+
+def _of_one_stage(controller: Controller, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The first stage's values of parameters that have an axis of stages."""
+    values = dict(given)
+    for p in controller.parameters:
+        value = values.get(p.name)
+        if p.per_stage and isinstance(value, Tensor) and value.ndim > len(p.shape):
+            values[p.name] = value.select(value.ndim - len(p.shape) - 1, 0)
+    return values
+
+
+def _first_control(outputs: Outputs, plan: Tensor | None, x: Tensor) -> Tensor:
+    """The first control of the solution, or of the plan before where a problem has none but a state to go on from."""
+    u = outputs.u[..., 0, :]
+    lacks = outputs.status == WITHOUT_VALUE[0]
+    for status in WITHOUT_VALUE[1:]:
+        lacks = lacks | (outputs.status == status)
+    lacks = lacks & x.detach().isfinite().all(-1)
+    before = torch.zeros_like(u) if plan is None else plan.detach()[..., 0, :].expand(u.shape)
+    return torch.where(lacks[..., None], before, u)
+
+
+def _check_moved(controller: Controller, moved: Any, x: Tensor) -> None:
+    if not isinstance(moved, Tensor):
+        raise DtypeError(
+            f"{controller.name}: the plant returns a {type(moved).__name__}; a tensor is expected"
+        )
+    if moved.shape != x.shape or moved.dtype != x.dtype:
+        raise ShapeError(
+            f"{controller.name}: the plant returns {moved.dtype} of shape {tuple(moved.shape)}; {x.dtype} of shape "
+            f"{tuple(x.shape)}, as the state, is expected"
+        )

@@ -1,0 +1,141 @@
+"""Closed loops: what the same loop written by hand gives, with gradients, for every kind of plant."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import mpcgen
+from mpcgen import Status
+from mpcgen.errors import DtypeError, ParameterError, ShapeError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+
+F64 = torch.float64
+STEPS = 5
+
+
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=F64, requires_grad=True)
+
+
+def by_hand(mpc, x0, move, steps=STEPS, **parameters) -> tuple[Tensor, Tensor, Tensor]:
+    """The loop as a user would write it; move(x, u) gives next state and cost."""
+    states, controls, total, solution = [x0], [], 0.0, None
+    for _ in range(steps):
+        start = {} if solution is None else {"warm_start": solution}
+        solution = mpc(states[-1], **start, **parameters)
+        controls.append(solution.u[:, 0])
+        following, cost = move(states[-1], controls[-1])
+        states.append(following)
+        total = total + cost
+    return torch.stack(states, 1), torch.stack(controls, 1), total
+
+
+def loss(x: Tensor, u: Tensor, cost: Tensor) -> Tensor:
+    return (x**2).sum() + torch.sin(u).sum() + cost.sum()
+
+
+def test_values_and_gradients_are_those_of_the_loop_by_hand(pendulum):
+    mpc, mass = pendulum.mpc(), scalar(1.1)
+    x0 = pendulum.starts(4, 0).requires_grad_()
+    hand = by_hand(mpc, x0, lambda x, u: mpc.step(x, u, mass=mass), mass=mass)
+    found = mpc.closed_loop(x0, STEPS, mass=mass)
+    assert found.x.shape == (4, STEPS + 1, 3) and found.u.shape == (4, STEPS, 1)
+    assert found.status.shape == (4, STEPS) and (found.status == Status.CONVERGED).all()
+    for a, b in zip(hand, (found.x, found.u, found.cost), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
+    ours = torch.autograd.grad(loss(found.x, found.u, found.cost), (x0, mass))
+    theirs = torch.autograd.grad(loss(*hand), (x0, mass))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_plant_may_be_another_controllers_model_or_a_function(pendulum):
+    mpc, plant, x0 = pendulum.mpc(), pendulum.mpc(), pendulum.starts(3, 1)
+    heavy = scalar(1.4)
+    generated = mpc.closed_loop(x0, STEPS, plant=plant, plant_parameters={"mass": heavy})
+    written = mpc.closed_loop(x0, STEPS, plant=lambda x, u: plant.dynamics(x, u, mass=heavy))
+    assert torch.allclose(generated.x, written.x, rtol=1e-12)
+    assert (generated.x - mpc.closed_loop(x0, STEPS).x).abs().max() > 1e-3
+    slopes = [torch.autograd.grad((f.x**2).sum() + f.u.sum(), heavy)[0] for f in (generated, written)]
+    assert torch.allclose(*slopes, rtol=1e-10) and slopes[0] != 0
+    # the stage cost does not read the mass, so that here both are judged alike
+    assert torch.allclose(generated.cost, written.cost, rtol=1e-12)
+
+
+def test_disturbances_and_parameters_of_each_step(pendulum):
+    mpc, x0 = pendulum.mpc(), pendulum.starts(2, 2)
+    push = 0.01 * torch.ones(STEPS, 3, dtype=F64, requires_grad=True)
+    masses = torch.linspace(0.8, 1.2, STEPS, dtype=F64).requires_grad_()
+    found = mpc.closed_loop(x0, STEPS, disturbance=push, mass=mpcgen.PerStep(masses))
+    x = x0
+    for t in range(STEPS):
+        step = mpc.step(x, found.u[:, t], mass=masses[t])
+        x = step.x + push[t]
+        assert torch.allclose(found.x[:, t + 1], x, rtol=1e-13, atol=1e-14)
+    slopes = torch.autograd.grad(found.x[:, -1].sum(), (push, masses))
+    assert all(
+        (slope != 0).flatten(1).any(1).all() if slope.ndim > 1 else (slope != 0).all() for slope in slopes
+    )
+
+
+def test_forward_mode_is_the_transpose_of_reverse_mode(pendulum):
+    mpc, x0 = pendulum.mpc(), pendulum.starts(2, 0)
+
+    def run(x0, mass):
+        found = mpc.closed_loop(x0, 3, mass=mass)
+        return torch.cat([found.x.flatten(), found.u.flatten(), found.cost])
+
+    mass = torch.tensor(1.1, dtype=F64)
+    forward, reverse = (
+        mode(run, argnums=(0, 1))(x0, mass) for mode in (torch.func.jacfwd, torch.func.jacrev)
+    )
+    for a, b in zip(forward, reverse, strict=True):
+        assert torch.allclose(a, b, rtol=1e-8, atol=1e-9)
+
+
+def test_what_is_not_solved_goes_on_and_says_so_and_a_bad_problem_stays_alone(pendulum):
+    mpc = pendulum.module.MPC(max_iterations=1)
+    x0 = pendulum.starts(6, 0)
+    x0[2] = torch.nan
+    with pytest.warns(mpcgen.UnconvergedWarning) as said:
+        found = mpc.closed_loop(x0, STEPS)
+    assert len(said) == 1
+    assert (found.status[2] == Status.INVALID_INPUT).all() and found.x[2].isnan().all()
+    others = [0, 1, 3, 4, 5]
+    assert (found.status[others] == Status.MAX_ITERATIONS).any() and found.x[others].isfinite().all()
+    alone = pendulum.module.MPC(max_iterations=1, on_unconverged="ignore").closed_loop(x0[others], STEPS)
+    assert torch.equal(alone.x, found.x[others]) and torch.equal(alone.status, found.status[others])
+
+
+def test_where_a_step_has_no_solution_the_plan_before_goes_on(pendulum):
+    mpc = pendulum.module.MPC(on_unconverged="ignore")
+    heavy = [1.0, 1.0, -torch.inf, 1.0]  # a mass that no model has
+    x0, plant = pendulum.starts(2, 0), pendulum.mpc()
+    found = mpc.closed_loop(x0, 4, plant=plant, mass=mpcgen.PerStep(torch.tensor(heavy, dtype=F64)))
+    assert (found.status[:, 2] == Status.INVALID_INPUT).all() and (
+        found.status[:, 3] == Status.CONVERGED
+    ).all()
+    first = mpc.closed_loop(x0, 2)
+    plan = mpc(first.x[:, 1], warm_start=mpc(x0)).u
+    assert torch.allclose(found.u[:, 2], plan[:, 1], rtol=1e-9)
+
+
+def test_mistakes_are_named(pendulum):
+    mpc, x0 = pendulum.mpc(), pendulum.starts(2, 0)
+    with pytest.raises(ParameterError, match="steps=0"):
+        mpc.closed_loop(x0, 0)
+    with pytest.raises(ShapeError, match=r"mass has values for 3 steps; the loop has 5"):
+        mpc.closed_loop(x0, STEPS, mass=mpcgen.PerStep([1.0, 1.0, 1.0]))
+    with pytest.raises(ShapeError, match=r"disturbance has shape \(4, 3\)"):
+        mpc.closed_loop(x0, STEPS, disturbance=torch.zeros(4, 3, dtype=F64))
+    with pytest.raises(ParameterError, match="the model itself takes the controller's"):
+        mpc.closed_loop(x0, STEPS, plant_parameters={"mass": 1.0})
+    with pytest.raises(ParameterError, match="plant is a int"):
+        mpc.closed_loop(x0, STEPS, plant=3)
+    with pytest.raises(ShapeError, match=r"the plant returns torch.float64 of shape \(2, 1\)"):
+        mpc.closed_loop(x0, STEPS, plant=lambda x, u: u)
+    with pytest.raises(DtypeError, match="the plant returns a Step"):
+        mpc.closed_loop(x0, STEPS, plant=mpc.step)
+    with pytest.raises(ParameterError, match="without restarts=2"):
+        pendulum.module.MPC(restarts=2).closed_loop(x0, STEPS)
