@@ -209,9 +209,9 @@ def _of_one_stage(controller: Controller, given: Mapping[str, Any]) -> dict[str,
 def _first_control(outputs: Outputs, plan: Tensor | None, x: Tensor) -> Tensor:
     """The first control of the solution, or of the plan before where a problem has none but a state to go on from."""
     u = outputs.u[..., 0, :]
-    lacks = outputs.status == WITHOUT_VALUE[0]
+    lacks = outputs.status == int(WITHOUT_VALUE[0])
     for status in WITHOUT_VALUE[1:]:
-        lacks = lacks | (outputs.status == status)
+        lacks = lacks | (outputs.status == int(status))
     lacks = lacks & x.detach().isfinite().all(-1)
     before = torch.zeros_like(u) if plan is None else plan.detach()[..., 0, :].expand(u.shape)
     return torch.where(lacks[..., None], before, u)

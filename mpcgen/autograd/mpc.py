@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from mpcgen.autograd import copying, functions, library
+from mpcgen.autograd.action_value import broadcast_first, solve_from
 from mpcgen.autograd.closed_loop import ClosedLoop, make_loop
 from mpcgen.autograd.evaluation import ProblemFunctions
 from mpcgen.autograd.examination import origin_of, record
@@ -166,6 +167,7 @@ class MPC(ProblemFunctions):
         self,
         x0: Tensor = None,  # type: ignore[assignment]  # so that its absence is our error, too
         *positional: Any,
+        u0: Tensor | None = None,
         u_init: Tensor | None = None,
         x_init: Tensor | None = None,
         warm_start: Solution | None = None,
@@ -175,6 +177,9 @@ class MPC(ProblemFunctions):
     ) -> Solution:
         """Solve the problems that start at ``x0`` (..., n), a float32 or float64 tensor.
 
+        u0: (..., m), the first control where it is given: ``cost`` is then the Q-value of x0 and u0, differentiable by
+        both. A problem whose u0 is outside its bounds is INVALID_INPUT, one whose u0 breaks a hard constraint
+        INFEASIBLE; soft constraints that it decides are refused. ``gains`` at it are zero, as are the multipliers.
         u_init: (..., N, m) controls to start from, default zeros; clipped to the bounds. x_init: (..., N+1, n) states
         to start from, default the rollout of u_init; x0 takes the place of the first, and they need not obey the
         dynamics: the interior point begins there, with method="auto" too. Box-DDP, which always rolls out, refuses
@@ -199,6 +204,9 @@ class MPC(ProblemFunctions):
         if learnable.is_autocast(x0):
             x0, u_init, x_init, parameters = learnable.leave_autocast(x0, u_init, x_init, parameters)
         start = make_start(self.controller, self.options, u_init, x_init, warm_start, shift)
+        if u0 is not None:
+            with explained(self.controller, {"x0": x0, "u0": u0, **parameters}):
+                return self._with_first_control(x0, u0, start, horizon, parameters)
         if torch.compiler.is_compiling():
             return self._checked(x0, start, horizon, parameters)
         if self.unrolled is None and not self.history and not self.restarts:
@@ -213,6 +221,32 @@ class MPC(ProblemFunctions):
         guesses = dict(zip(start.names, start, strict=True))
         with explained(self.controller, {"x0": x0, **guesses, **parameters}):
             return self._checked(x0, start, horizon, parameters)
+
+    def _with_first_control(
+        self, x0: Tensor, u0: Tensor, start: Start, horizon: Any, parameters: Mapping[str, Any]
+    ) -> Solution:
+        """The solution whose first control is ``u0``, which cannot be examined."""
+        for name in ("restarts", "history"):
+            if getattr(self, name):
+                raise ParameterError(f"{self.controller.name}: u0= is for controllers without {name}=")
+        x0 = broadcast_first(self.controller, x0, u0)
+        call = make_call(self.controller, x0, start, horizon, parameters)
+        first = u0.expand(*call.batch_shape, u0.shape[-1]).reshape(len(call.x0), u0.shape[-1])
+        found = solve_from(self.key, self.controller, self.options, call, first, self._flat_quietly)
+        outputs = tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in found)
+        self._report(outputs[3], lambda place: "the controls that follow u0")
+        return Solution.of(outputs, None)
+
+    def _report(self, status: Tensor, where: Callable[[int], str]) -> None:
+        """Warn or raise where problems did not converge, unless nothing has been computed yet."""
+        if not torch.compiler.is_compiling() and not is_traced():
+            device_of(self.controller, status).report_statuses(status, self.options.on_unconverged, where)
+
+    def _flat_quietly(self, call: Call) -> tuple[Tensor, ...]:
+        """Outputs of a flat call, of whose failures nobody is told."""
+        if self.unrolled is not None:
+            return self.unrolled.solve(self.controller, self.quiet, call)
+        return self._flat(self.quiet_texts[0], call)
 
     def closed_loop(
         self,
@@ -256,10 +290,7 @@ class MPC(ProblemFunctions):
             self, self, x0, steps, plant, plant_parameters, disturbance, u_init, horizon, parameters
         )
         found = loop.run(x0)
-        if not torch.compiler.is_compiling() and not is_traced():
-            device_of(self.controller, x0).report_statuses(
-                found.status, self.options.on_unconverged, lambda place: f"at step {place % loop.steps}"
-            )
+        self._report(found.status, lambda place: f"at step {place % loop.steps}")
         return found
 
     def make_start(self, u_init: Tensor | None, solution: Outputs | None) -> Start:
@@ -273,13 +304,9 @@ class MPC(ProblemFunctions):
         if self.unrolled is None and not torch.compiler.is_compiling():
             found = self.quiet_direct.find(self.controller, self.quiet, x, start, horizon, parameters)
             if found is not None:
-                return functions.solve_directly(found[0], self.key, self.quiet.text, x, start, found[1])
+                return functions.solve_directly(found[0], self.key, self.quiet_texts[0], x, start, found[1])
         call = make_call(self.controller, x, start, horizon, parameters)
-        if self.unrolled is not None:
-            outputs = self.unrolled.solve(self.controller, self.quiet, call)
-        else:
-            outputs = self._flat(self.quiet.text, call)
-        return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
+        return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in self._flat_quietly(call))
 
     def _example(self) -> str:
         return next((p.name for p in self.controller.parameters), "horizon")

@@ -47,7 +47,8 @@ _TABLE = {
         "use float64, loosen tol, scale states, controls and cost nearer to one, or start from other controls (u_init)",
     ),
     Status.INVALID_INPUT: (
-        "x0, u_init or a parameter is NaN or infinite, or a lower bound exceeds its upper bound (with "
+        "x0, u0, u_init or a parameter is NaN or infinite, u0 is outside its bounds, "
+        "or a lower bound exceeds its upper bound (with "
         "smooth='solve': or leaves no room below it), or the price of a soft constraint is negative",
         "mend the input of this problem; its outputs are NaN",
     ),
