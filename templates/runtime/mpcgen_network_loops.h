@@ -42,7 +42,7 @@ FUNCTION void apply_layer(const network_layer *layer, stored_reals theta, int wi
 }
 
 /* back = W'y. */
-FUNCTION void pull_back(const network_layer *layer, stored_reals theta, const real *y, real *back) {
+FUNCTION void pull_layer(const network_layer *layer, stored_reals theta, const real *y, real *back) {
   const int rows = layer->rows, columns = layer->columns;
   stored_reals W = theta + layer->weights;
   int j = 0;
@@ -154,14 +154,14 @@ FUNCTION void network_curvature(stored_reals theta, const network_units *at, con
   KEEP_LOOP for (int l = NLAYERS - 1; l > 0; l--) {
     const int count = LAYERS[l].columns;
     begin -= count;
-    pull_back(&LAYERS[l], theta, bar, back);
+    pull_layer(&LAYERS[l], theta, bar, back);
     for (int i = 0; i < count; i++) {
       bar[i] = at->first[begin + i] * back[i];
       weight[i] = at->second[begin + i] * back[i];
     }
     if (H) add_gram(count, weight, S + begin * NINPUTS, H);
   }
-  pull_back(&LAYERS[0], theta, bar, slope);
+  pull_layer(&LAYERS[0], theta, bar, slope);
 }
 
 /* The units at p, and the change of their h and a along a change of p and, if `moves`, of theta; y and its change. */
@@ -208,8 +208,8 @@ FUNCTION void network_gradient(const real *p, const real *d_p, stored_reals thet
       for (int k = 0; k < columns; k++)
         g_theta[layer->weights + i * columns + k] += bar[i] * x[k] + d_bar[i] * d_x[k];
     }
-    pull_back(layer, theta, bar, l ? back : bar_p);
-    pull_back(layer, theta, d_bar, l ? d_back : bar_d_p);
+    pull_layer(layer, theta, bar, l ? back : bar_p);
+    pull_layer(layer, theta, d_bar, l ? d_back : bar_d_p);
     if (!l) break;
     for (int i = 0; i < columns; i++) {
       const real first = at->first[begin + i], second = at->second[begin + i];
@@ -231,9 +231,9 @@ FUNCTION void network_forward(stored_reals theta, stored_reals d_theta, const ne
     const network_layer *const layer = &LAYERS[l];
     const int columns = layer->columns;
     real *const to = l ? back : slope, *const d_to = l ? d_back : d_slope;
-    pull_back(layer, theta, bar, to);
-    pull_back(layer, theta, d_bar, d_to);
-    pull_back(layer, d_theta, bar, by_weights);
+    pull_layer(layer, theta, bar, to);
+    pull_layer(layer, theta, d_bar, d_to);
+    pull_layer(layer, d_theta, bar, by_weights);
     for (int i = 0; i < columns; i++) d_to[i] += by_weights[i];
     if (!l) break;
     begin -= columns;
