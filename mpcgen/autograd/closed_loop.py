@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd.evaluation import ProblemFunctions
-from mpcgen.calls.arguments import Start, make_call
+from mpcgen.calls.arguments import Start, as_tensor, make_call
 from mpcgen.calls.options import as_count
+from mpcgen.calls.warm_start import all_converged
 from mpcgen.errors import DtypeError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import Outputs
@@ -103,10 +104,10 @@ class Loop:
         """Next state of the plant, and what the step costs."""
         if isinstance(self.plant, ProblemFunctions):
             own = given if self.plant is self.functions else _at_step(self.plant_parameters, t)
-            return self.plant.step(x, u, **_of_one_stage(self.plant.controller, own))
+            return self.plant.step(x, u, **_of_one_stage(self.plant.controller, own, x))
         moved = self.plant(x, u)
         _check_moved(self.mpc.controller, moved, x)
-        cost = self.functions.stage_cost(x, u, **_of_one_stage(self.mpc.controller, given))
+        cost = self.functions.stage_cost(x, u, **_of_one_stage(self.mpc.controller, given, x))
         return moved, cost
 
 
@@ -136,7 +137,15 @@ def make_loop(
     loop = Loop(
         mpc, functions, count, plant, parameters, plant_parameters or {}, disturbance, u_init, horizon
     )
-    shape = torch.broadcast_shapes(*_leading(loop, x0))
+    leading = list(_leading(loop, x0))
+    try:
+        shape = torch.broadcast_shapes(*leading)
+    except RuntimeError as error:
+        shapes = ", ".join(str(tuple(found)) for found in dict.fromkeys(leading))
+        raise ShapeError(
+            f"{controller.name}: the leading (batch) dimensions of x0 and parameters, of plant_parameters and of "
+            f"disturbance do not broadcast: {shapes}"
+        ) from error
     return loop, x0.expand(*shape, x0.shape[-1]).contiguous()
 
 
@@ -196,19 +205,22 @@ def _at_step(values: Mapping[str, Any], t: int) -> dict[str, Any]:
     return {name: value.values[t] if isinstance(value, PerStep) else value for name, value in values.items()}
 
 
-def _of_one_stage(controller: Controller, given: Mapping[str, Any]) -> dict[str, Any]:
+def _of_one_stage(controller: Controller, given: Mapping[str, Any], x: Tensor) -> dict[str, Any]:
     """The first stage's values of parameters that have an axis of stages."""
     values = dict(given)
     for p in controller.parameters:
-        value = values.get(p.name)
-        if p.per_stage and isinstance(value, Tensor) and value.ndim > len(p.shape):
-            values[p.name] = value.select(value.ndim - len(p.shape) - 1, 0)
+        if p.per_stage and p.name in values:
+            value = as_tensor(controller, p, values[p.name], x)
+            more = value.ndim - len(p.shape)
+            values[p.name] = value.select(more - 1, 0) if more > 0 else value
     return values
 
 
 def _first_control(outputs: Outputs, plan: Tensor | None, x: Tensor) -> Tensor:
     """The first control of the solution, or of the plan before where a problem has none but a state to go on from."""
     u = outputs.u[..., 0, :]
+    if all_converged(outputs.status):
+        return u
     lacks = outputs.status == int(WITHOUT_VALUE[0])
     for status in WITHOUT_VALUE[1:]:
         lacks = lacks | (outputs.status == int(status))

@@ -91,7 +91,7 @@ def make_call(
         if guess is not None:
             _check_like_x0(controller, name, guess, x0)
     values = {
-        p.name: _as_tensor(controller, p, given[p.name], x0) for p in controller.parameters if p.name in given
+        p.name: as_tensor(controller, p, given[p.name], x0) for p in controller.parameters if p.name in given
     }
     horizon = _find_horizon(controller, horizon, start)
     stages = None if _is_given_once(controller, values) else horizon
@@ -146,7 +146,7 @@ def make_point(
         if p.name not in given:
             parameters.append(absent[p.name].reshape(1, *p.shape))
             continue
-        value = _as_tensor(controller, p, given[p.name], x)
+        value = as_tensor(controller, p, given[p.name], x)
         leading[p.name] = _leading(
             controller, p.name, value, p.shape, ": a stage by itself has one value of each"
         )
@@ -154,15 +154,11 @@ def make_point(
     batch_shape = _broadcast(controller, x, leading, "x")
     count, n = math.prod(batch_shape), len(controller.states)
     flat_u = x.new_empty(count, 0) if u is None else u.expand(*batch_shape, m).reshape(count, m)
-    return (
-        batch_shape,
-        x.expand(*batch_shape, n).reshape(count, n),
-        flat_u,
-        tuple(
-            _flatten(value, p.shape, batch_shape) if p.name in given else value
-            for p, value in zip(controller.parameters, parameters, strict=True)
-        ),
-    )
+    flat = [
+        _flatten(value, p.shape, batch_shape) if p.name in given else value
+        for p, value in zip(controller.parameters, parameters, strict=True)
+    ]
+    return batch_shape, x.expand(*batch_shape, n).reshape(count, n), flat_u, tuple(flat)
 
 
 @contextlib.contextmanager
@@ -277,7 +273,8 @@ def _check_memory(controller: Description, name: str, value: Tensor) -> None:
         raise LayoutError(f"{controller.name}: {name} {words}")
 
 
-def _as_tensor(controller: Description, parameter: Parameter, value: Any, x0: Tensor) -> Tensor:
+def as_tensor(controller: Description, parameter: Parameter, value: Any, x0: Tensor) -> Tensor:
+    """A parameter's value as a tensor like x0; raises ParameterError, DtypeError or DeviceError where it is none."""
     if isinstance(value, Tensor):
         _check_like_x0(controller, parameter.name, value, x0)
         return value

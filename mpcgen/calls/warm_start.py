@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mpcgen.calls.arguments import Start
 from mpcgen.calls.options import Options, as_count
+from mpcgen.calls.watching import is_traced
 from mpcgen.errors import DtypeError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import Outputs
@@ -64,16 +65,23 @@ def _near(controller: Controller, is_interior_point: bool, solution: Any, shift:
     horizon = u.shape[-2]
     later = _later(controller, horizon, shift, u.device)
     controls = later.clamp(max=horizon - 1)[:-1]
-    fit = _fit(solution.status, u)
-    u = torch.where(fit, u[..., controls, :], 0.0)
+    fit = None if all_converged(solution.status) else _fit(solution.status, u)
+    u = u[..., controls, :] if fit is None else torch.where(fit, u[..., controls, :], 0.0)
     if not is_interior_point:
         return Start(u)
     states = later.clamp(max=horizon)
-    x = torch.where(fit, x[..., states, :], torch.nan)
+    x = x[..., states, :] if fit is None else torch.where(fit, x[..., states, :], torch.nan)
     duals = None
     if controller.constraints:
         duals = _shifted_duals(controller, _duals_of(controller, solution.row_duals), controls, states)
     return Start(u, x, costates[..., states, :], duals)
+
+
+def all_converged(status: Tensor) -> bool:
+    """Whether every problem is known to be solved, where to ask takes less than what could be spared."""
+    if torch.compiler.is_compiling() or is_traced() or type(status) is not Tensor or not status.is_cpu:
+        return False
+    return not status.any()
 
 
 def _later(controller: Controller, horizon: int, shift: int | None, device: torch.device) -> Tensor:
