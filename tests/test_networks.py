@@ -6,6 +6,7 @@ from torch import nn
 from torch_models import Joined, problem_of
 
 import mpcgen
+from examples import learned_model
 from mpcgen.compiler import Compilation
 from mpcgen.ir.model import ACTIVATIONS
 from mpcgen.problem.lowering import lower_spec
@@ -134,3 +135,18 @@ def test_networks_on_other_things_than_states_and_controls_are_written_out():
     for function, looped in ((plain, True), (bent, False), (twice, False)):
         substeps = lower_spec(layered(function, 2, weights=dict(net.named_parameters())).spec()).substeps
         assert (substeps is not None and substeps.network is not None) == looped
+
+
+def test_the_example_lowers_its_closed_loop_cost():
+    torch.manual_seed(0)
+    model = learned_model.Model(16).double()
+    learned_model.fit(model, steps=150)
+    mpc, x0 = learned_model.controller(model, horizon=8), learned_model.random_states(6, 0.4, seed=1)
+    cost, path = learned_model.closed_loop(mpc, model, x0, stages=8)
+    assert path.shape == (9, 6, 5)
+    cost.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 1e-3 * parameter.grad
+        lower, _ = learned_model.closed_loop(mpc, model, x0, stages=8)
+    assert lower < cost
