@@ -85,7 +85,8 @@ def by_differences(mpc, sol, names, leaves, directions, loss):
     sides = []
     for sign in (STEP, -STEP):
         x0, *values = (leaf.detach() + sign * d for leaf, d in zip(leaves, directions, strict=True))
-        sides.append(mpc(x0, u_init=sol.u.detach(), **dict(zip(names, values, strict=True))))
+        # from the solution: a cold start may lead to another minimum, and the difference be that between the two
+        sides.append(mpc(x0, warm_start=sol, shift=0, **dict(zip(names, values, strict=True))))
     solved = (sides[0].status == mpcgen.Status.CONVERGED) & (sides[1].status == mpcgen.Status.CONVERGED)
     return (loss(sides[0]) - loss(sides[1])) / (2 * STEP), solved
 

@@ -254,6 +254,18 @@ def corridor(linear=False, horizon=20):
     return problem
 
 
+def far_wall(horizon=30, effort=1e-4):
+    """Four integrators one after another: the control steers the last, and the first has a wall."""
+    problem = mpcgen.Problem("far_wall", horizon=horizon)
+    wall = problem.parameter("wall", default=0.6)
+    x = problem.states("x0 x1 x2 x3", upper=[wall, sp.oo, sp.oo, sp.oo])
+    (u,) = problem.controls("u", lower=-200, upper=200)
+    problem.dynamics = mpcgen.rk4(problem, [*x[1:], u], dt=0.1)
+    problem.stage_cost = (x[0] - 1) ** 2 + effort * u**2 + sum(v**2 for v in x[1:]) / 100
+    problem.terminal_cost = 0
+    return problem
+
+
 STARTS = {
     jacobson_lele: [0.0, -1.0, 0.0],
     beam: [0.0, 1.0, 0.0],

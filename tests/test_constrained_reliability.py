@@ -61,6 +61,16 @@ def test_what_a_random_rollout_obeys_is_never_called_infeasible(linear):
     assert constrained_reliability.judge_feasible(linear, 10_000) == 0
 
 
+def test_a_wall_that_only_the_fourth_derivative_of_a_place_is_steered_by_is_not_infeasible():
+    # at rest before it no row is violated; a scattered start rolls far beyond it, and its multipliers are of any size
+    problem = problems.far_wall(horizon=40, effort=1e-6)
+    sol = compiled(problem).MPC(on_unconverged="ignore", max_iterations=500)(
+        torch.zeros(4, dtype=torch.float64)
+    )
+    assert sol.status != Status.INFEASIBLE
+    assert sol.violation < 1e-9
+
+
 def test_bounds_of_rows_that_cross_are_that_problems_invalid_input():
     make = functools.partial(problems.corridor, linear=True)
     mpc = compiled(make()).MPC(on_unconverged="ignore")

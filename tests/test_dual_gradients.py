@@ -105,6 +105,27 @@ def test_they_are_those_of_the_whole_kkt_system(make):
         assert error < 1e-7, f"{name}: {float(error):.1e}"
 
 
+def test_weights_of_rows_magnify_no_rounding():
+    # a wall that the control reaches through four integrators: without refinement 3e-11
+    problem = problems.far_wall()
+    mpc = compiled(problem.spec()).MPC(tol=1e-10, max_iterations=500)
+    x0 = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    wall = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    solution = mpc(x0, wall=wall)
+    generator = torch.Generator().manual_seed(0)
+    of_x, of_u = (
+        torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in (solution.x, solution.u)
+    )
+    found = torch.autograd.grad((of_x * solution.x).sum() + (of_u * solution.u).sum(), (x0, wall))
+    duals = {name: dual.detach() for name, dual in solution.duals.items()}
+    point = solution.x.detach(), solution.u.detach(), {"wall": 0.6}, of_x, of_u
+    expected = kkt_gradient(Functions(problem.spec()), *point, duals=duals)
+    assert sum(int((dual > 1e-6).sum()) for dual in duals.values()) > 1
+    for slope, other in zip(found, (expected.x0, expected.parameters["wall"]), strict=True):
+        other = torch.as_tensor(other).reshape(slope.shape)
+        assert (slope - other).abs().max() < 5e-12 * other.abs().max()
+
+
 def test_there_are_active_rows_and_held_controls():
     for make in STARTS:
         mpc, x0, values = case(make)

@@ -46,20 +46,25 @@ FUNCTION void keep_controls(sensitivity_state *s, int t, const stage_model *q) {
     const reals kept = s->bound_model + (t * NU + i) * BOUND_MODEL;
     for (int j = 0; j < NX; j++) kept[j] = control_row(q, i)[j];
     for (int j = 0; j < NU; j++) kept[NX + j] = j <= i ? control_row(q, i)[NX + j] : control_row(q, j)[NX + i];
-    kept[NX + NU] = s->linear_u[t * NU + i] + q->offset_u[i];
+    kept[NX + NU] = s->linear_u[t * NU + i];
+  }
+}
+
+/* Forward mode: takes a step of the trajectory's differentials at a stage into the change of dL/du. */
+FUNCTION void take_bounds(sensitivity_state *s, int t, in_reals d_x, in_reals d_u) {
+  for (int i = 0; i < NU; i++) {
+    const reals kept = s->bound_model + (t * NU + i) * BOUND_MODEL;
+    real sum = s->bound_change[t * NU + i];
+    for (int j = 0; j < NX; j++) sum += kept[j] * d_x[j];
+    for (int j = 0; j < NU; j++) sum += kept[NX + j] * d_u[j];
+    s->bound_change[t * NU + i] = sum;
   }
 }
 
 /* The change of the multipliers of the controls' bounds at a stage: less that of the gradient of the Lagrangian. */
-FUNCTION void change_bound_duals(const sensitivity_state *s, int t, in_reals d_x, in_reals d_u, reals d_bound) {
-  for (int i = 0; i < NU; i++) {
-    const int at = t * NU + i;
-    const reals kept = s->bound_model + at * BOUND_MODEL;
-    real sum = kept[NX + NU];
-    for (int j = 0; j < NX; j++) sum += kept[j] * d_x[j];
-    for (int j = 0; j < NU; j++) sum += kept[NX + j] * d_u[j];
-    d_bound[at] = lane_select(lane_lt(ALL(0), s->at_lower[at] + s->at_upper[at]), -sum, ALL(0));
-  }
+FUNCTION void change_bound_duals(const sensitivity_state *s, int t, reals d_bound) {
+  for (int at = t * NU; at < (t + 1) * NU; at++)
+    d_bound[at] = lane_select(lane_lt(ALL(0), s->at_lower[at] + s->at_upper[at]), -s->bound_change[at], ALL(0));
 }
 
 #endif

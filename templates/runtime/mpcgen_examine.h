@@ -2,7 +2,7 @@
 #ifndef MPCGEN_EXAMINE_H
 #define MPCGEN_EXAMINE_H
 
-#include "mpcgen_sensitivity.h"
+#include "mpcgen_refinement.h"
 
 COUNT size_t examine_reals(const examine_arguments *a) {
   return sensitivity_reals(a->horizon, a->constant_parameters);

@@ -6,7 +6,7 @@
 #ifndef MPCGEN_GRADIENT_H
 #define MPCGEN_GRADIENT_H
 
-#include "mpcgen_sensitivity.h"
+#include "mpcgen_refinement.h"
 
 /* Beside what the sweep takes. A device looks for the sums at the end. */
 #define GRADIENT_ARRAYS(ARRAY)                                                 \
@@ -35,11 +35,11 @@ FUNCTION void lay_out_gradient(gradient_state *s, const gradient_arguments *a, r
   GRADIENT_ARRAYS(PLACE_ARRAY)
 }
 
-/* d_lambda = V d_x + v at a stage. */
+/* d_lambda = V d_x + v at a stage; with rows of constraints it has been found before. */
 FUNCTION void multiplier_differential(const sensitivity_state *s, int t, const real *d_x, real *d_costate) {
   for (int i = 0; i < NX; i++) {
     real sum = s->offset[t * NX + i];
-    for (int j = 0; j < NX; j++) sum += s->hessian[t * NXX + SYMMETRIC(i, j)] * d_x[j];
+    for (int j = 0; j < (CONSTRAINED ? 0 : NX); j++) sum += s->hessian[t * NXX + SYMMETRIC(i, j)] * d_x[j];
     d_costate[i] = sum;
   }
 }

@@ -224,7 +224,7 @@ INLINE void end_restoration(barrier_state *s, mask leaves) {
 /* Lanes that are to lower the violation before anything else, and have any: their first step is none of the barrier's. */
 INLINE mask violation_first(barrier_state *s, mask ready) {
   barrier_progress *lanes = &s->lanes;
-  const mask first = lane_and(lane_and(ready, lanes->violation_first), lane_lt(ALL(OPEN_GAP), s->point.gap));
+  const mask first = lane_and(lane_and(ready, lanes->violation_first), lane_lt(ALL(OPEN_GAP), s->point.violation));
   lanes->violation_first = lane_and(lanes->violation_first, lane_not(ready));
   return first;
 }
@@ -263,17 +263,26 @@ INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   lanes->looseness = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, ALL(1)), now));
 }
 
-/* Where a step that was not regularised promised next to nothing, the violation is least, nearby at least. */
-INLINE void note_unrestorable(barrier_state *s, mask restored) {
-  barrier_progress *lanes = &s->lanes;
-  const real promise = -s->violation_slope / s->row_unit, squares = s->point.squares;
-  const mask closed = lane_le(s->point.jumps, gap_rounding(s, &s->point));
-  const mask flat = lane_and(lane_le(promise, R(STATIONARY) * squares), closed);
+INLINE mask is_violated(const barrier_state *s) {
   const real certain = lane_max(ALL(VIOLATED), R(VIOLATED_DIGITS) * SCALAR_EPSILON * s->point.largest_state);
-  const mask plain = lane_eq(lanes->shift, ALL(0)), violated = lane_lt(certain, s->point.violation);
-  lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(lane_and(restored, flat), lane_and(plain, violated)));
-  const mask failed = lane_more(lanes->restoring_failures, ALL_COUNTS(RESTORING_FAILURES));
-  lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(failed, violated));
+  return lane_lt(certain, s->point.violation);
+}
+
+/* Where a step that is not regularised promises next to nothing of the violation where it begins, that is least, nearby at
+ * least. Before the step is taken: of another point it promises nothing. */
+INLINE void note_least_violation(barrier_state *s, mask restored) {
+  barrier_progress *lanes = &s->lanes;
+  const real promise = -s->violation_slope / s->row_unit;
+  const mask closed = lane_le(s->point.jumps, gap_rounding(s, &s->point));
+  const mask flat = lane_and(lane_le(promise, R(STATIONARY) * s->point.squares), closed);
+  const mask plain = lane_eq(lanes->shift, ALL(0));
+  lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(lane_and(restored, flat), lane_and(plain, is_violated(s))));
+}
+
+/* And where no step lowers it any more. */
+INLINE void note_unrestorable(barrier_state *s) {
+  const mask failed = lane_more(s->lanes.restoring_failures, ALL_COUNTS(RESTORING_FAILURES));
+  s->lanes.unrestorable = lane_or(s->lanes.unrestorable, lane_and(failed, is_violated(s)));
 }
 
 INLINE void leave_restoration(barrier_state *s, mask stepped) {
@@ -306,6 +315,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   barrier_errors e = errors_of(s);
   if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
   barrier_step(s);
+  if (CONSTRAINED) note_least_violation(s, restored);
   mask enters;
   const mask first = CONSTRAINED ? violation_first(s, ready) : lane_none();
   mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))));
@@ -319,7 +329,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   step_costates(s, regular);
   step_multipliers(s, lane_and(moved, lane_not(restored)), &e);
   lanes->adjoint = lane_or(lanes->adjoint, rolled);
-  if (CONSTRAINED) note_unrestorable(s, restored);
+  if (CONSTRAINED) note_unrestorable(s);
   remember_shift(s, stepped, rolled);
   note_failures(s, failed, moved);
   lanes->iterations -= ready;

@@ -2,7 +2,7 @@
  *
  * A row's multiplier changes by v = D (J d + what moves the row against its bounds), D = 1 / (s/z + delta): next to
  * infinity where the row holds, next to nothing where it does not. delta keeps rows that depend on each other apart. Its
- * error is taken back by repeating the sweep with delta v as a force, which the exact differentials leave unmoved.
+ * error is taken back by refinement (mpcgen_refinement.h), with delta v as a move, which leaves the exact differentials.
  *
  * A soft row that is exceeded by e gives way: 1/D has 1/kappa besides, kappa = quadratic + hold / e with the hold that
  * price and multiplier leave, linear + quadratic e - z (mpcgen_interior_point_soft.h). So D is the quadratic weight there,
@@ -12,7 +12,7 @@
 
 #include "mpcgen_sensitivity_state.h"
 
-enum { MOST_DIFFERENTIAL_ROWS = NPATH > NEND ? NPATH : NEND, SWEEPS = CONSTRAINED ? 3 : 1 };
+enum { MOST_DIFFERENTIAL_ROWS = NPATH > NEND ? NPATH : NEND };
 
 #if CONSTRAINED
 
@@ -137,27 +137,26 @@ FUNCTION void weigh_rows(sensitivity_state *s) {
       s->row_high_excess[at] = high_give.excess;
       s->row_low_share[at] = low_give.share;
       s->row_high_share[at] = high_give.share;
-      s->row_moved[at] = ALL(0);
 #endif
       const real above = side_weight(s, high_slack, dual, high, high_delta, unit);
       s->row_lower[at] = side_weight(s, low_slack, -dual, low, low_delta, unit);
       s->row_upper[at] = lane_select(meets, unit / ALL(EQUAL_ROW_DELTA), above);
       s->row_delta[at] = lane_select(meets, ALL(EQUAL_ROW_DELTA), ALL(ROW_DELTA)) / unit;
       s->row_equal[at] = lane_select(meets, ALL(1), ALL(0));
-      s->row_push[at] = s->d_dual[at] = ALL(0);
+      s->row_push[at] = s->row_moved[at] = s->d_dual[at] = ALL(0);
     }
   }
 }
 
 INLINE real row_weight(const sensitivity_state *s, int at) { return s->row_lower[at] + s->row_upper[at]; }
 
-/* What the rows of a stage hand to its model. */
+/* What the rows of a stage hand to its model: for a refinement their force alone. */
 INLINE void model_rows(const sensitivity_state *s, int t, real *dual, real *weight, real *force) {
   for (int i = 0; i < rows_at(s, t); i++) {
     const int at = t * NPATH + i;
     dual[i] = s->dual[at];
-    weight[i] = row_weight(s, at);
-    force[i] = s->row_push[at] + weight[i] * s->row_delta[at] * s->d_dual[at];
+    weight[i] = s->sweep > 0 ? ALL(0) : row_weight(s, at);
+    force[i] = s->sweep > 0 ? s->row_force[at] : s->row_push[at];
   }
 }
 
@@ -187,7 +186,8 @@ FUNCTION void add_row_prices(const sensitivity_state *s, int t, reals g_theta, r
   real linear[MOST_DIFFERENTIAL_ROWS], quadratic[MOST_DIFFERENTIAL_ROWS];
   for (int i = 0; i < rows_at(s, t); i++) {
     const int at = t * NPATH + i;
-    const real low = s->row_low_excess[at], high = s->row_high_excess[at], moved = s->row_moved[at];
+    const real low = s->row_low_excess[at], high = s->row_high_excess[at];
+    const real moved = s->row_moved[at] + s->row_delta[at] * s->d_dual[at];
     const real d_low = -s->row_low_share[at] * moved, d_high = s->row_high_share[at] * moved;
     linear[i] = d_low + d_high + s->loss_cost * (low + high);
     quadratic[i] = low * d_low + high * d_high + s->loss_cost * R(0.5) * (low * low + high * high);
@@ -223,8 +223,10 @@ FUNCTION real change_rows(sensitivity_state *s, int t, in_reals d_rows, const pa
   return d_cost;
 }
 
-/* The change of the rows' multipliers at a stage, for a change of the trajectory there. */
-FUNCTION void change_duals(sensitivity_state *s, int t, in_reals d_x, in_reals d_u) {
+/* Takes a step of the trajectory's differentials at a stage into those of its rows' multipliers. What a multiplier would be
+ * with no further move of its row is the row's force in a refinement: not found from the multiplier, but with it, since the
+ * weight times the row's whole move is the multiplier but for rounding, which the weight magnifies. */
+FUNCTION void take_rows(sensitivity_state *s, int t, in_reals d_x, in_reals d_u) {
   const reals x = s->x + t * NX, theta_t = stage_row(s->theta_stage, s->rows, t);
   real moved[MOST_DIFFERENTIAL_ROWS];
   EACH(i, MOST_DIFFERENTIAL_ROWS) moved[i] = ALL(0);
@@ -234,11 +236,10 @@ FUNCTION void change_duals(sensitivity_state *s, int t, in_reals d_x, in_reals d
     terminal_rows_tangent(x, s->theta, theta_t, d_x, moved);
   for (int i = 0; i < rows_at(s, t); i++) {
     const int at = t * NPATH + i;
-    const real weight = row_weight(s, at);
-#if SOFT_ROWS
-    s->row_moved[at] = moved[i] + s->row_delta[at] * s->d_dual[at];
-#endif
-    s->d_dual[at] = weight * moved[i] + s->row_push[at] + weight * s->row_delta[at] * s->d_dual[at];
+    const real weight = row_weight(s, at), force = s->sweep > 0 ? s->row_force[at] : s->row_push[at];
+    s->row_moved[at] += moved[i];
+    s->d_dual[at] = force + weight * moved[i];
+    s->row_force[at] = weight * (s->row_moved[at] + s->row_delta[at] * s->d_dual[at]) + s->row_push[at];
   }
 }
 

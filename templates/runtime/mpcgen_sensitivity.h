@@ -131,6 +131,17 @@ FUNCTION void change_bounds(sensitivity_state *s, int t, parameter_change *chang
 /* Whether dL/du of free controls counts: as a linear term in reverse mode, in the change of the cost in forward mode. */
 INLINE int rest_counts(const sensitivity_state *s) { return s->barrier || !(s->smoothing > 0); }
 
+#if CONSTRAINED
+/* Keeps the factor of a stage's Quu for refinements. */
+INLINE void keep_factor(sensitivity_state *s, int t, const control_problem *p) {
+  const reals kept = s->factor + t * NUU;
+  for (int i = 0; i < NU; i++) {
+    for (int j = 0; j < i; j++) kept[TRIANGLE(i, j)] = p->unit_lower[TRIANGLE(i, j)];
+    kept[TRIANGLE(i, i)] = lane_select(p->is_free[i], p->inverse_pivot[i], ALL(0));
+  }
+}
+#endif
+
 /* The policy of a stage for the differentials under the model q: fixes what holds a control, solves for the rest. */
 FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *change, stage_model *q,
                                  control_problem *p) {
@@ -152,14 +163,16 @@ FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *
     /* dL/du of a free control is zero but for the residual: with it the cost's gradient is that of the solution
      * sought, to second order, and not that of the one found. Beside a barrier it is the barrier's force. */
     const real rest = lane_select(p->is_free[i], s->loss_cost * q->gradient_u[i], ALL(0));
-    /* In reverse mode what an earlier sweep has added is still there. */
-    if (rest_counts(s) && (change || s->sweep == 0)) s->linear_u[k * NU + i] += rest;
+    if (rest_counts(s) && s->sweep == 0) s->linear_u[k * NU + i] += rest;
     p->qu[i] = s->linear_u[k * NU + i] + q->offset_u[i];
     pushed[i] += p->qu[i];
   }
   for (int i = 0; i < NX; i++) q->offset_x[i] += s->linear_x[k * NX + i];
   s->regular = lane_and(s->regular, factor_free(p->quu, p->is_free, p->unit_lower, p->inverse_pivot));
   solve_free(p->unit_lower, p->inverse_pivot, p->is_free, pushed, step);
+#if CONSTRAINED
+  keep_factor(s, k, p);
+#endif
   for (int i = 0; i < NU; i++) step[i] += s->held[k * NU + i];
 }
 
@@ -184,7 +197,8 @@ FUNCTION void drop_singular(sensitivity_state *s) {
   }
   TEAM_FOR(i, n * NX) s->slope[i] = lane_select(s->regular, s->slope[i], ALL(0));
   TEAM_FOR(i, n * NPATH + NEND) s->d_dual[i] = lane_select(s->regular, s->d_dual[i], ALL(0));
-  TEAM_FOR(i, SOFT_REALS) s->row_moved[i] = lane_select(s->regular, s->row_moved[i], ALL(0));
+  TEAM_FOR(i, n * NPATH + NEND) s->row_moved[i] = lane_select(s->regular, s->row_moved[i], ALL(0));
+  TEAM_FOR(i, BOUND_DUALS * n) s->bound_change[i] = lane_select(s->regular, s->bound_change[i], ALL(0));
   TEAM_FOR(i, BOUND_DUALS * n) s->bound_push[i] = lane_select(s->regular, s->bound_push[i], ALL(0));
   TEAM_FOR(i, n * NU * NX) s->gain[i] = lane_select(s->regular, s->gain[i], ALL(0));
   TEAM_FOR(i, (n + 1) * NX) s->offset[i] = lane_select(s->regular, s->offset[i], ALL(0));
@@ -261,12 +275,15 @@ INLINE void differential_value(differential_state *d, int t, const stage_model *
 #define SWEEP(part) differential_##part
 #include "mpcgen_riccati.h"
 
-/* d_u of the optimal policy at a stage. */
-INLINE void policy_differential(const sensitivity_state *s, int t, in_reals d_x, out_reals d_u) {
+/* d_u at a stage of a policy with the sweep's gains, and of the optimal one. */
+INLINE void follow_gains(const sensitivity_state *s, stored_reals steps, int t, in_reals d_x, out_reals d_u) {
   TEAM_FOR(a, NU) {
-    d_u[a] = s->step[t * NU + a];
+    d_u[a] = steps[t * NU + a];
     for (int j = 0; j < NX; j++) d_u[a] += s->gain[(t * NU + a) * NX + j] * d_x[j];
   }
+}
+INLINE void policy_differential(const sensitivity_state *s, int t, in_reals d_x, out_reals d_u) {
+  follow_gains(s, s->step, t, d_x, d_u);
 }
 
 /* The value function of the differentials at the last stage. */
@@ -284,53 +301,6 @@ INLINE void last_differential(sensitivity_state *s, int exact_hessian, value_mod
   for (int i = 0; i < NX; i++) value->offset[i] = ALL(0);
 #endif
   for (int i = 0; i < NX; i++) value->offset[i] += s->linear_x[last * NX + i];
-}
-
-#if CONSTRAINED
-/* The differentials of the rows' multipliers that the last sweep's policy makes, from a change of x_0. */
-FUNCTION void sweep_duals(sensitivity_state *s, const real *initial) {
-  real d_x[NX], d_u[NU], d_next[NX];
-  for (int i = 0; i < NX; i++) d_x[i] = initial ? initial[i] : ALL(0);
-  for (int t = 0; t < s->horizon; t++) {
-    policy_differential(s, t, d_x, d_u);
-    change_duals(s, t, d_x, d_u);
-    stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
-    for (int i = 0; i < NX; i++) d_x[i] = d_next[i] + s->affine[t * NX + i];
-  }
-  change_duals(s, s->horizon, d_x, d_u);
-}
-#endif
-
-/* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage.
- * `change` is NULL in reverse mode, with `initial`, the change of x_0. */
-FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
-                                   const real *initial) {
-  differential_state d = {s, change, exact_hessian};
-  value_model *value = &s->value;
-  control_problem p;
-  const real cost = change ? change->cost : ALL(0);
-  s->regular = lane_all();
-#if CONSTRAINED
-  weigh_rows(s);
-  if (!change) push_rows(s);
-#endif
-  for (s->sweep = 0; s->sweep < SWEEPS; s->sweep++) {
-    if (change) {
-      change->cost = cost;
-      change_last(s, change);
-    }
-    last_differential(s, exact_hessian, value);
-    differential_sweep(&d, s->horizon, value, &s->model, &p);
-#if CONSTRAINED
-    sweep_duals(s, initial);
-#endif
-  }
-#if CONSTRAINED
-  if (!change) move_rows(s);
-#endif
-  (void)initial;
-  note_singular(s, value);
-  drop_singular(s);
 }
 
 OUTLINED void load_array(out_reals destination, int lane, const void *source, int64_t problem, size_t count) {

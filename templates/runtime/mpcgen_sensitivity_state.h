@@ -9,6 +9,7 @@
 
 /* Multipliers of the controls' bounds in a stage's duals: only where these are an output; and what gives a change of one. */
 enum { BOUND_DUALS = CONSTRAINED ? NU : 0, BOUND_MODEL = NX + NU + 1 };
+enum { REFINED = CONSTRAINED ? 1 : 0 }; /* see mpcgen_refinement.h */
 
 /* The workspace of the sweeps, for LANES problems. */
 #define SENSITIVITY_ARRAYS(ARRAY)                                                                         \
@@ -41,11 +42,17 @@ enum { BOUND_DUALS = CONSTRAINED ? NU : 0, BOUND_MODEL = NX + NU + 1 };
   ARRAY(row_high_excess, SOFT_REALS)                                                                      \
   ARRAY(row_low_share, SOFT_REALS)   /* how much of a move of the row its excess goes along with */        \
   ARRAY(row_high_share, SOFT_REALS)                                                                       \
-  ARRAY(row_moved, SOFT_REALS)       /* reverse mode: the row's move */                                    \
+  ARRAY(row_moved, n * NPATH + NEND) /* the rows' moves with the differentials of the trajectory */        \
+  ARRAY(row_force, n * NPATH + NEND) /* what their multipliers would be with no further moves; see take_rows */ \
   ARRAY(row_push, n * NPATH + NEND)  /* the stiffness times what moves the row, in reverse mode a cotangent */ \
   ARRAY(row_cotangent, n * NPATH + NEND) /* reverse mode: cotangent of the rows' multipliers */            \
   ARRAY(bound_push, BOUND_DUALS * n) /* reverse mode: cotangent of the multipliers of the controls' bounds */ \
-  ARRAY(bound_model, BOUND_DUALS * n * BOUND_MODEL) /* forward mode: Qux, Quu and qu of each control */    \
+  ARRAY(bound_model, BOUND_DUALS * n * BOUND_MODEL) /* forward mode: Qux and Quu of each control, its linear term */ \
+  ARRAY(bound_change, BOUND_DUALS * n) /* forward mode: change of dL/du, bounds aside */                   \
+  ARRAY(d_x, REFINED * (n + 1) * NX) /* the differentials of the trajectory, as d_u is */                  \
+  ARRAY(d_u, REFINED * n * NU)                                                                            \
+  ARRAY(correction, REFINED * n * NU) /* of the policy's step */                                          \
+  ARRAY(factor, REFINED * n * NUU)   /* of Quu, with its inverse pivots on the diagonal, zero where a control is held */ \
   ARRAY(gain, n * NU * NX)
 
 typedef struct {
@@ -59,7 +66,7 @@ typedef struct {
   mask usable, regular;       /* the caller wants this problem; every pivot was accepted */
   mask envelope, given;       /* only the cost's gradient is wanted; that, at least, exists */
   int shared_loaded;          /* parameters that the batch shares are in all lanes */
-  int sweep;                  /* how often the trajectory has been swept: rows take more than one */
+  int sweep;                  /* zero; more where what it has left is swept for (mpcgen_refinement.h) */
   value_model value;          /* of the sweep's present stage: too large for the stack if there are many states */
   stage_model model;
 } sensitivity_state;

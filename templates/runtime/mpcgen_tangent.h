@@ -5,7 +5,7 @@
 #ifndef MPCGEN_TANGENT_H
 #define MPCGEN_TANGENT_H
 
-#include "mpcgen_sensitivity.h"
+#include "mpcgen_refinement.h"
 
 /* Beside what the sweep and the change of the parameters take. */
 #define TANGENT_ARRAYS(ARRAY)    \
@@ -86,7 +86,7 @@ FUNCTION void tangent_forward(tangent_state *f) {
     stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
     for (int i = 0; i < NX; i++) d_next[i] += s->affine[t * NX + i];
 #if CONSTRAINED
-    change_bound_duals(s, t, d_x, d_u, f->d_bounds);
+    change_bound_duals(s, t, f->d_bounds);
 #endif
     f->change.cost += stage_cost_change(s, t, d_x, d_u);
   }

@@ -1,0 +1,165 @@
+/* The differentials of a solution: the sweep of mpcgen_sensitivity.h and, where there are rows of constraints, refinements
+ * of what it finds.
+ *
+ * Rows that hold have weights of 1e8 and more in the sweep, which magnify its rounding as a penalty's do. Iterative
+ * refinement takes that back, and the rows' regularisation delta with it: what the first-order conditions lack at the
+ * differentials is found from the stages' models without the weights, with the multipliers' differentials in their place,
+ * and the sweep's policy answers it. With H, F and the rows' forces of a stage, p = lambda's differential at the stage after
+ * it, and what is lacking
+ *
+ *   r_x = linear_x + H_x d + F_x' p + J_x' force,   r_u = linear_u + H_u d + F_u' p + J_u' force,
+ *
+ * the correction of the policy's step is -Quu^-1 r_u and p = r_x + K' r_u. The gains K and the factors of Quu are the
+ * sweep's, so that a refinement costs the stages' models and no Riccati recursion. */
+#ifndef MPCGEN_REFINEMENT_H
+#define MPCGEN_REFINEMENT_H
+
+#include "mpcgen_sensitivity.h"
+
+#if CONSTRAINED
+enum { SWEEPS = 3 }; /* the first, and refinements */
+
+/* -(free block of Quu)^-1 rhs, zero where a control is held, by the factor that the sweep has kept. */
+INLINE void solve_kept(in_reals factor, const real *rhs, real *result) {
+  for (int i = 0; i < NU; i++) {
+    real sum = -rhs[i];
+    for (int k = 0; k < i; k++) sum -= factor[TRIANGLE(i, k)] * result[k];
+    result[i] = sum;
+  }
+  for (int i = NU - 1; i >= 0; i--) {
+    real sum = result[i] * factor[TRIANGLE(i, i)];
+    for (int k = i + 1; k < NU; k++) sum -= factor[TRIANGLE(k, i)] * result[k];
+    result[i] = sum;
+  }
+}
+
+/* result (NTAU) += the Hessian of a stage's model times the differentials there. */
+INLINE void add_curvature(const sensitivity_state *s, int t, const stage_model *q, real *result) {
+  real d[NTAU];
+  for (int i = 0; i < NX; i++) d[i] = s->d_x[t * NX + i];
+  for (int i = 0; i < NU; i++) d[NX + i] = s->d_u[t * NU + i];
+  for (int i = 0; i < NTAU; i++)
+    for (int j = 0; j <= i; j++) {
+      const real entry = q->hessian[TRIANGLE(i, j)];
+      result[i] += entry * d[j];
+      if (j < i) result[j] += entry * d[i];
+    }
+}
+
+/* What the first-order conditions of a stage lack but for their linear terms in u (see above), from its model: r (NTAU). */
+INLINE void find_lack(const sensitivity_state *s, int t, const stage_model *q, real *lack) {
+  for (int i = 0; i < NX; i++) {
+    const real rest = rest_counts(s) ? s->loss_cost * s->slope[t * NX + i] : ALL(0);
+    lack[i] = q->offset_x[i] + s->linear_x[t * NX + i] + rest;
+  }
+  for (int i = 0; i < NU; i++) lack[NX + i] = q->offset_u[i];
+  add_curvature(s, t, q, lack);
+}
+
+/* The correction of a stage's policy, and p there, which is left in `offset`; the stage's model has that of the next one in
+ * its offsets. In forward mode the change of dL/du besides. */
+FUNCTION void correct_stage(sensitivity_state *s, int t, int forward, const stage_model *q) {
+  real lack[NTAU], correction[NU];
+  find_lack(s, t, q, lack);
+  for (int i = 0; i < NU; i++) {
+    const int at = t * NU + i;
+    if (forward) s->bound_change[at] = s->bound_model[at * BOUND_MODEL + NX + NU] + lack[NX + i];
+    lack[NX + i] += s->linear_u[at];
+    if (s->smoothing > 0) lack[NX + i] += (s->at_lower[at] + s->at_upper[at]) * s->d_u[at];
+  }
+  solve_kept(s->factor + t * NUU, lack + NX, correction);
+  for (int i = 0; i < NU; i++) {
+    s->correction[t * NU + i] = correction[i];
+    s->step[t * NU + i] += correction[i];
+  }
+  for (int i = 0; i < NX; i++) {
+    real sum = lack[i];
+    for (int a = 0; a < NU; a++) sum += s->gain[(t * NU + a) * NX + i] * lack[NX + a];
+    s->offset[t * NX + i] = sum;
+  }
+}
+
+/* The same at the last stage, from the value function there; which is left without a Hessian, as the models take it. */
+FUNCTION void correct_last(sensitivity_state *s, value_model *value) {
+  const int last = s->horizon * NX;
+  real d_x[NX];
+  for (int i = 0; i < NX; i++) d_x[i] = s->d_x[last + i];
+  add_symmetric_product(value->hessian, d_x, value->offset);
+  copy_reals(s->offset + last, value->offset, NX);
+  zero_reals(value->hessian, NXX);
+}
+
+/* The corrections of all stages' policies. */
+FUNCTION void find_correction(sensitivity_state *s, int exact_hessian, int forward) {
+  differential_state d = {s, NULL, exact_hessian};
+  value_model *value = &s->value;
+  last_differential(s, exact_hessian, value);
+  correct_last(s, value);
+  for (int t = s->horizon - 1; t >= 0; t--) {
+    copy_reals(value->costate, s->costate + (t + 1) * NX, NX);
+    differential_model(&d, t, value, &s->model);
+    correct_stage(s, t, forward, &s->model);
+    copy_reals(value->offset, s->offset + t * NX, NX);
+  }
+}
+
+/* Takes a step of the differentials at a stage; `offset` is then the differential of its costate. */
+FUNCTION void take_stage(sensitivity_state *s, int t, int forward, const real *d_x, const real *d_u) {
+  real costate[NX];
+  for (int i = 0; i < NX; i++) {
+    const int at = t * NX + i;
+    s->d_x[at] = s->sweep > 0 ? s->d_x[at] + d_x[i] : d_x[i];
+    costate[i] = s->offset[at];
+  }
+  add_symmetric_product(s->hessian + t * NXX, d_x, costate);
+  copy_reals(s->offset + t * NX, costate, NX);
+  take_rows(s, t, d_x, d_u);
+  if (t == s->horizon) return;
+  for (int i = 0; i < NU; i++) s->d_u[t * NU + i] = s->sweep > 0 ? s->d_u[t * NU + i] + d_u[i] : d_u[i];
+  if (forward && s->sweep > 0) take_bounds(s, t, d_x, d_u); /* what is left at the first is found anew */
+}
+
+/* The step of the differentials by the policy that a sweep has found, from a change of x_0, or by its correction. */
+FUNCTION void take_differentials(sensitivity_state *s, int forward, const real *initial) {
+  real d_x[NX], d_u[NU], d_next[NX];
+  for (int i = 0; i < NX; i++) d_x[i] = initial && s->sweep == 0 ? initial[i] : ALL(0);
+  for (int t = 0; t < s->horizon; t++) {
+    follow_gains(s, s->sweep > 0 ? s->correction : s->step, t, d_x, d_u);
+    take_stage(s, t, forward, d_x, d_u);
+    stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
+    for (int i = 0; i < NX; i++) d_x[i] = d_next[i] + (s->sweep > 0 ? ALL(0) : s->affine[t * NX + i]);
+  }
+  take_stage(s, s->horizon, forward, d_x, d_u);
+}
+#endif
+
+/* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage; with rows of
+ * constraints the differentials of the costates in place of the value functions' offsets. `change` is NULL in reverse mode,
+ * with `initial`, the change of x_0. */
+FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
+                                   const real *initial) {
+  differential_state d = {s, change, exact_hessian};
+  control_problem p;
+  s->regular = lane_all();
+  s->sweep = 0;
+#if CONSTRAINED
+  weigh_rows(s);
+  if (!change) push_rows(s);
+#endif
+  if (change) change_last(s, change);
+  last_differential(s, exact_hessian, &s->value);
+  differential_sweep(&d, s->horizon, &s->value, &s->model, &p);
+  note_singular(s, &s->value);
+#if CONSTRAINED
+  take_differentials(s, change != NULL, initial);
+  for (s->sweep = 1; s->sweep < SWEEPS; s->sweep++) {
+    find_correction(s, exact_hessian, change != NULL);
+    take_differentials(s, change != NULL, NULL);
+  }
+  if (!change) move_rows(s);
+#endif
+  (void)initial;
+  drop_singular(s);
+}
+
+#endif
