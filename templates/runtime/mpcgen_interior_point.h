@@ -61,6 +61,8 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_recount(&lanes->filter_count, k, 0);
     lane_recount(&lanes->failures, k, 0);
     lane_recount(&lanes->attempt, k, attempt);
+    const int before = CONSTRAINED ? attempt * ATTEMPT : lane_count(&lanes->iterations, k);
+    lane_recount(&lanes->attempt_end, k, before + passes_of(attempt));
     lane_set(&lanes->barrier, k, 0);
     lane_set(&lanes->cost_unit, k, 1);
     lane_set(&lanes->shift, k, 0);
@@ -127,13 +129,13 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   good &= rows_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
   TEAM_LEADER load_limits(s);
 #endif
+  TEAM_LEADER lane_recount(&s->lanes.iterations, k, is_later_run(a) ? a->iterations[problem] : 0);
   good = team_all(good & begin_attempt(s, a, k, problem, 0));
   if (a->initial_states && good) good = load_guess(s, a, k, problem);
   TEAM_LEADER {
     s->problem[k] = problem;
     lane_mark(&s->lanes.busy, k, good);
     lane_set(&s->lanes.least_violation, k, (scalar)INFINITY);
-    lane_recount(&s->lanes.iterations, k, is_later_run(a) ? a->iterations[problem] : 0);
   }
   team_meet();
   return good;
@@ -143,7 +145,7 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
 RARE void scatter_controls(barrier_state *s, int t, const control_room *room) {
   for (int k = 0; k < LANES; k++) {
     const int attempt = lane_count(&s->lanes.attempt, k);
-    if (!lane_test(&s->lanes.begins, k) || attempt < 2) continue;
+    if (!lane_test(&s->lanes.begins, k) || !begins_scattered(attempt)) continue;
     for (int i = 0; i < NU; i++) {
       const double turns = 0.6180339887498949 * (t * NU + i + 1) * attempt, whole = (double)(int64_t)turns;
       const double share = SCATTERED * (2 * (turns - whole) - 1);
@@ -154,7 +156,7 @@ RARE void scatter_controls(barrier_state *s, int t, const control_room *room) {
 
 /* The controls of the lanes that begin, moved inside their bounds. */
 RARE void start_inside(barrier_state *s) {
-  const int scatters = CONSTRAINED && lane_any(lane_and(s->lanes.begins, lane_more(s->lanes.attempt, ALL_COUNTS(1))));
+  const int scatters = lane_any(lane_and(s->lanes.begins, lane_more(s->lanes.attempt, ALL_COUNTS(1))));
   for (int t = 0; t < s->horizon; t++) {
     control_room room[NU];
     find_room(s, t, room);
@@ -172,7 +174,7 @@ RARE void start_inside(barrier_state *s) {
 }
 
 /* The first trajectories of the lanes that begin: a rollout; or x_0 at all stages, with gaps, where that overflows or
- * leaves 100 times its size, and in every other attempt; or states that the call gives. */
+ * leaves 100 times its size, and in some attempts; or states that the call gives. */
 OUTLINED void start_trajectories(barrier_state *s) {
   const mask begins = lane_and(s->lanes.busy, s->lanes.begins);
   if (!lane_any(begins)) return;
@@ -185,7 +187,7 @@ OUTLINED void start_trajectories(barrier_state *s) {
   mask held = lane_not(lane_and(lane_finite(s->candidate.cost), near));
   for (int i = 0; i < s->horizon * PAIR + NX; i++) held = lane_or(held, lane_not(lane_finite(s->new_path[i])));
   for (int k = 0; k < LANES; k++)
-    if (lane_count(&s->lanes.attempt, k) % 2) lane_mark(&held, k, 1);
+    if (begins_held(lane_count(&s->lanes.attempt, k))) lane_mark(&held, k, 1);
   held = lane_and(held, begins);
   adopt_candidates(s, lane_and(begins, lane_not(held))); /* slacks that overflowed are not kept */
   if (!lane_any(held)) return;
@@ -328,7 +330,8 @@ FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
     const int lost = (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
                      (CONSTRAINED && lane_count(&s->lanes.failures, k) > MOST_FAILURES);
     const int passes = lane_count(&s->lanes.iterations, k), last = passes >= a->max_iterations; /* and is reported */
-    const int patience = !warm ? attempt * ATTEMPT : a->max_iterations < 3 * WARM_ATTEMPT ? a->max_iterations / 3 : WARM_ATTEMPT;
+    const int end = lane_count(&s->lanes.attempt_end, k);
+    const int patience = !warm ? end : a->max_iterations < 3 * WARM_ATTEMPT ? a->max_iterations / 3 : WARM_ATTEMPT;
     const int late =
         lane_test(&s->lanes.busy, k) && !last && attempt <= MOST_ATTEMPTS && (lost || passes >= patience);
     team_meet(); /* all have read how often it began */
@@ -336,6 +339,13 @@ FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
     if (late) begin_attempt(s, a, k, s->problem[k], attempt);
   }
   team_meet();
+}
+
+/* Whether another attempt follows one that ended with this status: later ones may come to a saddle, or to nothing, where
+ * the next finds a solution. What the first says of a problem stands. */
+INLINE int tries_again(const barrier_state *s, int k, int status) {
+  const int attempt = lane_count(&s->lanes.attempt, k);
+  return !CONSTRAINED && attempt > 0 && attempt < MOST_ATTEMPTS && (status == NOT_A_MINIMUM || status == STALLED);
 }
 
 /* A pass of all lanes up to the verdict. */
@@ -358,11 +368,14 @@ FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
     team_meet();
     for (int k = 0; k < LANES; k++) {
       const int status = lane_count(&s->status, k);
-      const int warm = lane_test(&s->lanes.warm, k);
+      const int warm = lane_test(&s->lanes.warm, k), again = tries_again(s, k, status);
+      const int attempt = lane_count(&s->lanes.attempt, k);
       team_meet(); /* all have read what the lane began at */
       if (status == UNFINISHED) continue;
       if (warm && status != CONVERGED && status != MAX_ITERATIONS)
         begin_attempt(s, a, k, s->problem[k], 0);
+      else if (again)
+        begin_attempt(s, a, k, s->problem[k], attempt + 1);
       else
         finish_barrier(s, a, k, status);
     }

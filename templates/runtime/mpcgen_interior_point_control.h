@@ -10,6 +10,7 @@
 #define SHIFT_AFTER_FAILURE R(1e-3)
 #define LEAST_SHIFT R(1e-7)
 #define SHORT_STEP 0.2                /* share of what the slacks allow of a step */
+#define SHIFT_GROWTH R(1.4)           /* after a short step: with 4, long horizons crawl at shifts that no pivot asks for */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
 #define VIOLATED R(1e-4)              /* less than that is never called infeasible */
@@ -24,7 +25,21 @@
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
 #define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 enum { MOST_FAILURES = 14, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
-enum { ATTEMPT = 200, MOST_ATTEMPTS = 3 }; /* iterations until a problem begins anew */
+enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
+enum { ATTEMPT = 200, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 250, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
+
+/* Attempts differ in where they begin, at the rollout of the call's controls or held at x_0 in all stages, and in what the
+ * shift is on: the controls, and from the third on the states too. Without constraints the second one is short, as what it
+ * solves it solves in few passes; then both beginnings take turns, the later ones from scattered controls. */
+INLINE int begins_held(int attempt) { return CONSTRAINED || attempt < 2 ? attempt % 2 : attempt % 2 == 0; }
+
+INLINE int begins_scattered(int attempt) { return attempt > (CONSTRAINED ? 1 : 3); }
+
+/* Passes until the next attempt. */
+INLINE int passes_of(int attempt) {
+  if (CONSTRAINED || attempt == 0) return ATTEMPT;
+  return attempt == 1 ? HELD_ATTEMPT : begins_held(attempt) ? SHIFTED_HELD_ATTEMPT : SHIFTED_ATTEMPT;
+}
 
 /* The multipliers of lanes that begin, or leave restoration: mu over the slacks. */
 RARE void first_multipliers(barrier_state *s, mask where, real most) {
@@ -178,7 +193,7 @@ INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled) {
   const real now = s->lanes.shift, share = s->length / s->longest;
   const mask short_step = CONSTRAINED ? lane_none() : lane_or(rolled, lane_and(stepped, lane_lt(share, ALL(SHORT_STEP))));
   const mask long_step = CONSTRAINED ? stepped : lane_and(stepped, lane_lt(ALL(0.9), share));
-  const real more = lane_max(now, lane_min(R(4) * now, ALL(MOST_MEMORY)));
+  const real more = lane_max(now, lane_min(SHIFT_GROWTH * now, ALL(MOST_MEMORY)));
   const real less = R(1. / 3) * now;
   const real raised = lane_select(lane_lt(ALL(0), now), more, FIRST_SHIFT * shift_unit(s));
   const real lowered = lane_select(lane_lt(less, LEAST_SHIFT * shift_unit(s)), ALL(0), less);
