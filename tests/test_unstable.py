@@ -34,8 +34,12 @@ def fast_pendulum():
 
 
 def falling():
-    """Starts of which the second is not solved, and the last two mirror the first and the third."""
-    angles = torch.linspace(-3.1, 3.1, 24, dtype=torch.float64)[[0, 1, 3, 20, 23]]
+    """Starts of which the second is not solved in 200 passes, and the last two mirror the third and the first.
+
+    Passes amplify a last bit, so that whether a start is solved in 200 is luck for most. These are solved
+    with passes to spare, in as many as their mirror images, within two.
+    """
+    angles = torch.linspace(-3.1, 3.1, 24, dtype=torch.float64)[[0, 7, 2, 21, 23]]
     return torch.stack([angles, torch.zeros_like(angles)], -1)
 
 
@@ -78,4 +82,4 @@ def test_no_free_control_pushes():
     sol = fast_pendulum().MPC()(falling()[[0, 2, 3, 4]])
     assert (sol.multipliers.abs()[sol.active == 0] < 1e-7).all()
     assert torch.equal(sol.active, torch.sign(sol.u) * (sol.u.abs() == 6))
-    assert sol.active.abs().sum(1).flatten().tolist() == [2, 4, 4, 2]
+    assert sol.active.abs().sum(1).flatten().tolist() == [2, 3, 3, 2]
