@@ -1,4 +1,4 @@
-"""The command line: `mpcgen build`, `inspect`, `compare`, `cache` and `bench`.
+"""The command line: `mpcgen build`, `inspect`, `compare`, `export`, `cache` and `bench`.
 
 Every import that takes time waits until its command runs.
 """
@@ -123,6 +123,40 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
     from mpcgen.baseline.report import main_compare
 
     main_compare(path, count=count, seed=seed, tol=tol, spec=spec)
+
+
+@main.command()
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--dtype", default="float32", show_default=True, help="float32 or float64.")
+@click.option("--horizon", type=int, help="N. Default: the problem's.")
+@click.option("--method", help="ddp or interior_point. Default: by the problem's constraints.")
+@click.option("--hessian", default="exact", show_default=True, help="gauss_newton: less code, more passes.")
+@click.option("--constants", default="", metavar="NAMES", help="Parameters that become their defaults.")
+@click.option("--small", is_flag=True, help="Loops in place of long products: less code, some more time.")
+@click.option(
+    "--prefix", metavar="NAME", help="What files and functions begin with. Default: the problem's name."
+)
+@click.option(
+    "--cc",
+    metavar="COMMAND",
+    help="Compiler and flags whose sizes are shown, e.g. a target's. Default: CC -Os.",
+)
+@click.option(
+    "--cmake",
+    is_flag=True,
+    help="A CMake package for batches in C++17 instead: SIMD, threads, both precisions.",
+)
+@click.option("--check", is_flag=True, help="Compare 1,000 solves with the package, to the bit.")
+@click.option("--seed", default=0, show_default=True, help="Of the random initial states.")
+def export(spec: Path, seed: int, cmake: bool, **options: Any) -> None:
+    """Write the controller of SPEC as C99 that needs a C compiler and libm: no heap, no files, no threads."""
+    from mpcgen.export.command import main_export, main_library
+
+    if cmake:
+        main_library(spec, options["output"], seed, click.echo)
+        return
+    main_export(spec, seed=seed, say=click.echo, **options)
 
 
 @main.command("cache")

@@ -7,15 +7,18 @@ Each is made when it is first asked for, and once: what inspects a step reads th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from mpcgen.codegen.c_function import reserved_in
+from mpcgen.codegen.export import ExportOptions, export_text
 from mpcgen.codegen.overview import overview
 from mpcgen.codegen.render import render
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.derivative.kernels import FUSED_LIMIT, Kernels, derive
 from mpcgen.errors import SpecError
+from mpcgen.ir.constants import with_constants
 from mpcgen.ir.model import Model
 from mpcgen.ir.schedule import Schedules, schedule
 from mpcgen.passes.economy import Economy, economise
@@ -40,15 +43,17 @@ class Compilation:
     """A specification on its way to text.
 
     fused_limit: most products of F'VF that are unrolled into the stage functions (`FUSED_LIMIT`); -1: none are.
+    constants: names of the parameters that are their defaults.
     """
 
     spec: Spec
     fused_limit: int = FUSED_LIMIT
+    constants: tuple[str, ...] = ()
 
     @cached_property
     def graph(self) -> Model:
         """Lowered from sympy, dynamics integrated."""
-        return lower_spec(self.spec)
+        return with_constants(lower_spec(self.spec), self.constants)
 
     @cached_property
     def derived(self) -> Kernels:
@@ -70,6 +75,17 @@ class Compilation:
     def rendered(self) -> Rendered:
         """Header, C source and Python package."""
         return render(self.derived, self.passes, self.schedule)
+
+    def exported(
+        self, options: ExportOptions, workspace: int, start: Sequence[float] | None = None
+    ) -> dict[str, str]:
+        """The files of an exported controller; see `mpcgen.codegen.export.export_text`."""
+        constants = [
+            (parameter.name, ", ".join(map(repr, parameter.default or ())))
+            for parameter in self.spec.parameters
+            if parameter.name in self.constants
+        ]
+        return export_text(self.derived, self.passes, self.schedule, options, workspace, constants, start)
 
     def show(self, stage: str) -> str:
         """Return the text of one of `STAGES`; SpecError for another name."""

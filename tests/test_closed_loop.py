@@ -141,3 +141,15 @@ def test_mistakes_are_named(pendulum):
         mpc.closed_loop(x0, STEPS, plant=mpc.step)
     with pytest.raises(ParameterError, match="without restarts=2"):
         pendulum.module.MPC(restarts=2).closed_loop(x0, STEPS)
+
+
+def test_a_parameter_named_like_an_argument_of_the_loop_is_not_taken_for_it():
+    problem = mpcgen.Problem("shared_names", horizon=3)
+    (x,), (u,) = problem.states("x"), problem.controls("u")
+    problem.dynamics = [x + u + problem.parameter("disturbance", default=0.0)]
+    problem.stage_cost, problem.terminal_cost = x**2 + u**2, x**2
+    mpc = mpcgen.compile(problem, dtypes=F64).MPC()
+    x0 = torch.ones(1, 1, dtype=F64)
+    assert mpc.closed_loop(x0, 2).x.shape == (1, 3, 1)
+    with pytest.raises(ParameterError, match="disturbance= is an argument of closed_loop and a parameter"):
+        mpc.closed_loop(x0, 2, disturbance=torch.zeros(2, 1, dtype=F64))

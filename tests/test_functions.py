@@ -17,6 +17,8 @@ from mpcgen.problem.functions import MEANINGS
 from mpcgen.problem.imported import Call, Imported
 from mpcgen.problem.linear_system import Solution
 from mpcgen.problem.lowering import lower
+from mpcgen.problem.network import ChainOutput
+from mpcgen.problem.nodes import Joined
 from mpcgen.problem.running import RunningCost
 from mpcgen.problem.solve import solve
 
@@ -29,6 +31,8 @@ FOREIGN = ca.Function("foreign", [_x, _y], [ca.sin(_x) * _y])
 
 EXAMPLES = {
     RunningCost: RunningCost(a * b),
+    ChainOutput: ChainOutput(sp.tanh(a) * b, None, 0) + c,
+    Joined: Joined(a < b, a * c, b * c),
     Solution: solve([[2 + a, b, c], [b, 3, a * b], [c, a * b, 4]], [a, b - c, 1])[1] ** 2,
     Imported: Imported(sp.sin(a) * b, Call(FOREIGN, ((a,), (b,))), 0, 0),
     sp.Add: a + b - 1,

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "a9369dbb579159f7b7066c3a2d39a0bdce3cc926470d3f2b3f111eb1fa230a49"),
+    library=load(__file__, "cstr", "5ab20c48be2e736b4f509977714dbf07db60bb5721fdae8241d1e077e2c16b7b"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

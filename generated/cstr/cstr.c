@@ -80,10 +80,10 @@ TABLE parameter_layout PARAMETERS[NPARAMETERS + 1] = {
 
 TABLE int PLACES[NMOVING + NHELD] = {0, 1, 2}; /* where in (x, u) the moving states and the rest are */
 TABLE int CARRIED[NMOVING] = {0, 0}; /* whether a moving state only accumulates cost */
-TABLE double MATRIX[NSLOPES * NSLOPES] = {0.19681547722366044, -0.06553542585019838, 0.02377097434822015, 0.3944243147390873, 0.29207341166522843, -0.04154875212599792, 0.37640306270046725, 0.5124858261884216, 0.1111111111111111}; /* of the stage equations */
-TABLE double FINAL[NSLOPES] = {0.0, 0.0, 1.0}; /* share of a stage's state in a step's last */
+TABLE scalar MATRIX[NSLOPES * NSLOPES] = {R(0.19681547722366044), R(-0.06553542585019838), R(0.02377097434822015), R(0.3944243147390873), R(0.29207341166522843), R(-0.04154875212599792), R(0.37640306270046725), R(0.5124858261884216), R(0.1111111111111111)}; /* of the stage equations */
+TABLE scalar FINAL[NSLOPES] = {R(0.0), R(0.0), R(1.0)}; /* share of a stage's state in a step's last */
 TABLE int MASS[NMOVING] = {1, 1}; /* 0: of the state there is a residual, no rate */
-TABLE double SHARE[NSLOPES] = {0.37640306270046725, 0.5124858261884216, 0.1111111111111111}; /* of a slope in the step */
+TABLE scalar SHARE[NSLOPES] = {R(0.37640306270046725), R(0.5124858261884216), R(0.1111111111111111)}; /* of a slope in the step */
 
 /* Change k of the moving states, and share c. */
 INLINE void rate_values(const real *restrict moving, const real *restrict held, stored_reals restrict theta,

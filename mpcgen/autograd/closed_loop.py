@@ -125,6 +125,9 @@ def make_loop(
 ) -> tuple[Loop, Tensor]:
     """Check a closed loop before anything is computed; returns it, and x0 with the loop's leading dimensions."""
     controller = mpc.controller
+    _refuse_names(
+        controller, plant=plant, plant_parameters=plant_parameters, disturbance=disturbance, steps=steps
+    )
     count = as_count(steps)
     if count is None or count < 1:
         raise ParameterError(f"{controller.name}: steps={steps!r}; a whole number of at least 1 is expected")
@@ -147,6 +150,17 @@ def make_loop(
             f"disturbance do not broadcast: {shapes}"
         ) from error
     return loop, x0.expand(*shape, x0.shape[-1]).contiguous()
+
+
+def _refuse_names(controller: Controller, **given: Any) -> None:
+    """Raise ParameterError where an argument of the loop may be meant for a parameter of the same name."""
+    known = {parameter.name for parameter in controller.parameters}
+    for name, value in given.items():
+        if value is not None and name in known:
+            raise ParameterError(
+                f"{controller.name}: {name}= is an argument of closed_loop and a parameter of the problem; give the "
+                "parameter another name"
+            )
 
 
 def _checked_plant(

@@ -1,7 +1,6 @@
 """A built controller beside CasADi: trajectories, costs, gradients and time on the same random problems."""
 
 import os
-import runpy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,26 +11,17 @@ from typing import Any
 import numpy as np
 
 from mpcgen.baseline.functions import Functions
-from mpcgen.baseline.parameters import Array, stage_parameters
+from mpcgen.baseline.parameters import Array
+from mpcgen.baseline.problems import Problems, random_problems
 from mpcgen.baseline.sensitivity import KktGradient, kkt_gradient
 from mpcgen.baseline.solver import SOLVERS, Baseline, BatchSolution
-from mpcgen.errors import BuildError, ParameterError, ShapeError, SpecError
-from mpcgen.problem.loading import load_problem
+from mpcgen.errors import BuildError, SpecError
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.importing import execute_folder
 
 # Two solutions are of one basin when no state or control differs by more than this, relative to the largest
 # of its trajectory: far above any converged solver's error, far below the distance of two local minima.
 BASIN = 1e-3
-
-
-@dataclass(frozen=True)
-class Problems:
-    """Random problems of one specification; x0: (count, n), parameters by name, the same for all."""
-
-    spec: Spec
-    x0: Array
-    parameters: dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,7 @@ def compare(
     Raises `SpecError`, `BuildError` or `ParameterError` for what cannot be found.
     """
     module = module_or_path if isinstance(module_or_path, ModuleType) else _import_package(module_or_path)
-    problems = _problems(_find_spec(module, spec), count, seed)
+    problems = random_problems(_find_spec(module, spec), count, seed)
     mpc = module.MPC(tol=tol, on_unconverged="ignore")
     solution, seconds = _timed(mpc, problems)
     own = _detached(solution)
@@ -139,28 +129,6 @@ def _find_spec(module: ModuleType, spec: str | os.PathLike[str] | None) -> Path:
     raise SpecError(
         f"no specification of {folder.name!r} at {' or '.join(map(str, tried))}; name it with --spec FILE"
     )
-
-
-def _problems(path: Path, count: int, seed: int) -> Problems:
-    spec = load_problem(path).spec()
-    names: Mapping[str, Any] = runpy.run_path(str(path), run_name="_mpcgen_compare")
-    if "initial_states" in names:
-        x0 = np.asarray(names["initial_states"](count, seed), dtype=float)
-    else:
-        x0 = np.random.default_rng(seed).standard_normal((count, len(spec.states)))
-    if x0.shape != (count, len(spec.states)):
-        raise ShapeError(
-            f"initial_states of {path} gave shape {x0.shape}, expected {(count, len(spec.states))}"
-        )
-    values = names["parameter_values"](seed) if "parameter_values" in names else {}
-    missing = [p.name for p in spec.parameters if p.default is None and p.name not in values]
-    if missing:
-        raise ParameterError(
-            f"parameters {', '.join(missing)} of {spec.name} have no default; define parameter_values(seed) "
-            f"in {path} returning a dict with their values"
-        )
-    values = {name: np.asarray(value, dtype=float) for name, value in values.items()}
-    return Problems(spec, x0, stage_parameters(spec, values, spec.horizon))
 
 
 def _tensors(problems: Problems) -> tuple[Any, dict[str, Any]]:

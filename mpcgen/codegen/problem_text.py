@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
@@ -99,8 +99,8 @@ def _loop_sizes(kernels: Kernels) -> dict[str, object] | None:
     return {
         "count": substeps.count,
         "slopes": len(substeps.share),
-        "reach": ", ".join(map(repr, substeps.reach)),
-        "share": ", ".join(map(repr, substeps.share)),
+        "reach": _table(substeps.reach),
+        "share": _table(substeps.share),
         "moving": substeps.width,
         "hidden": len(substeps.hidden),
         "held": len(loop.held),
@@ -142,15 +142,20 @@ def _network(kernels: Kernels) -> dict[str, int | str] | None:
     }
 
 
+def _table(numbers: Sequence[float]) -> str:
+    """Constants of the working precision."""
+    return ", ".join(f"R({number!r})" for number in numbers)
+
+
 def _implicit(implicit: Implicit | None) -> dict[str, int | str] | None:
     """The stage equations of an implicit scheme."""
     if implicit is None:
         return None
     return {
         "newton": implicit.newton,
-        "matrix": ", ".join(repr(entry) for row in implicit.matrix for entry in row),
+        "matrix": _table([entry for row in implicit.matrix for entry in row]),
         "start": repr(1 - sum(implicit.final)),
-        "final": ", ".join(map(repr, implicit.final)),
+        "final": _table(implicit.final),
         "mass": ", ".join(str(int(not zero)) for zero in implicit.algebraic),
     }
 
@@ -172,6 +177,12 @@ def row_sizes(model: Model) -> dict[str, int] | None:
             and degree((*model.next_state, *rows.values), (*model.states, *model.controls)) <= 1
         ),
     }
+
+
+def dual_count(kernels: Kernels) -> int:
+    """Multipliers of a stage, those of the controls' bounds included."""
+    sizes = row_sizes(kernels.model) or {}
+    return len(kernels.model.controls) + sum(sizes.get(group, 0) for group in ("mixed", "state", "terminal"))
 
 
 def _printed_functions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mpcgen.codegen.filling import fill
-from mpcgen.codegen.problem_text import SMALL_STAGE, problem_text, row_sizes, stage_operations
+from mpcgen.codegen.problem_text import SMALL_STAGE, dual_count, problem_text, stage_operations
 from mpcgen.codegen.rendered import Rendered, source_digest
 from mpcgen.derivative.kernels import Kernels
 from mpcgen.ir.function import Function
@@ -39,7 +39,7 @@ def render(kernels: Kernels, economy: Economy, schedules: Schedules) -> Rendered
     """Render the C text, the header and the Python package of a problem."""
     name = kernels.model.signature.name
     stem = c_stem(name)
-    shared = _sizes(kernels) | _descriptions(kernels)
+    shared = _sizes(kernels) | descriptions(kernels)
     header = fill(C_HEADER, shared | _header_context(kernels) | {"stem": stem})
     text = {"stem": stem, "problem_text": problem_text(kernels, economy, schedules)}
     source = fill(C_KERNELS, _kernel_context(kernels, economy) | text)
@@ -80,12 +80,6 @@ def solve_members(kernels: Kernels, number: str) -> str:
     return fill(C_SOLVE_ARGUMENTS, context)
 
 
-def dual_count(kernels: Kernels) -> int:
-    """Multipliers of a stage, those of the controls' bounds included."""
-    sizes = row_sizes(kernels.model) or {}
-    return len(kernels.model.controls) + sum(sizes.get(group, 0) for group in ("mixed", "state", "terminal"))
-
-
 def _output_rows(kernels: Kernels) -> Iterator[str]:
     """The pointers of the solver's argument struct to what it writes, with their shapes."""
     sizes = {"n": len(kernels.model.states), "m": len(kernels.model.controls), "duals": dual_count(kernels)}
@@ -105,7 +99,8 @@ def _sizes(kernels: Kernels) -> dict[str, object]:
     return {"name": model.signature.name, "n_state": len(model.states), "n_control": len(model.controls)}
 
 
-def _descriptions(kernels: Kernels) -> dict[str, object]:
+def descriptions(kernels: Kernels) -> dict[str, object]:
+    """Lines for people about states, controls, constraints and parameters."""
     problem = kernels.model.signature
     width = max(map(len, problem.controls))
     pairs = zip(problem.controls, problem.bound_texts, strict=True)

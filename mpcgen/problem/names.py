@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from mpcgen.errors import SpecError
 
 # Keyword arguments of the controller's call: a parameter of that name could not be passed.
-_CALL_ARGUMENTS = frozenset(("self", "x0", "u_init", "x_init", "horizon", "warm_start", "shift"))
+_CALL_ARGUMENTS = frozenset(("self", "x0", "u0", "u_init", "x_init", "horizon", "warm_start", "shift"))
 
 # A folder `generated/<name>` on the module path would hide these.
 _MODULES = frozenset(sys.stdlib_module_names) | {"cffi", "mpcgen", "numpy", "torch"}

@@ -49,7 +49,7 @@ FUNCTION void lay_out_evaluate(evaluate_state *s, reals at) {
 /* Numbers of all parameters of a stage: of each problem's row of `sums`, from which shared gradients are made. */
 enum { STAGE_PARAMETERS = NTHETA + NTHETA_STAGE };
 
-INLINE int wants_gradient(const evaluate_arguments *a) { return a->gradient_states != NULL; }
+COUNT int wants_gradient(const evaluate_arguments *a) { return a->gradient_states != NULL; }
 INLINE int wants_tangent(const evaluate_arguments *a) { return a->tangent_cost != NULL; }
 
 /* Loads the parameters' changes of a problem into a lane; a NULL change is zero. */

@@ -147,9 +147,9 @@ RARE void scatter_controls(barrier_state *s, int t, const control_room *room) {
     const int attempt = lane_count(&s->lanes.attempt, k);
     if (!lane_test(&s->lanes.begins, k) || !begins_scattered(attempt)) continue;
     for (int i = 0; i < NU; i++) {
-      const double turns = 0.6180339887498949 * (t * NU + i + 1) * attempt, whole = (double)(int64_t)turns;
-      const double share = SCATTERED * (2 * (turns - whole) - 1);
-      lane_set(s->u + t * NU + i, k, lane_get(s->u + t * NU + i, k) + (scalar)share * lane_get(&room[i].unit, k));
+      const scalar turns = R(0.6180339887498949) * (scalar)(t * NU + i + 1) * (scalar)attempt;
+      const scalar share = R(SCATTERED) * (2 * (turns - (scalar)(int32_t)turns) - 1);
+      lane_set(s->u + t * NU + i, k, lane_get(s->u + t * NU + i, k) + share * lane_get(&room[i].unit, k));
     }
   }
 }

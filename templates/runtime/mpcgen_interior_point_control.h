@@ -316,7 +316,7 @@ INLINE mask find_another_way(barrier_state *s, mask stuck, mask *enters) {
   if (lane_any(stuck)) *enters = enter_restoration(s, stuck);
   return lane_none();
 #else
-  const mask gaps = lane_lt(R(4) * gap_rounding(s, &s->point) + ALL(1e-9 * s->horizon), s->point.gap);
+  const mask gaps = lane_lt(R(4) * gap_rounding(s, &s->point) + ALL(R(1e-9) * (scalar)s->horizon), s->point.gap);
   const mask open = lane_and(stuck, gaps);
   return lane_any(open) ? search_rollouts(s, open) : lane_none();
 #endif

@@ -321,7 +321,7 @@ RARE mask search_restoration(barrier_state *s, mask pending) {
 /* Closes gaps by a rollout of the policy, of a few lengths the cheapest; returns the lanes where one is finite. */
 RARE mask search_rollouts(barrier_state *s, mask pending) {
   enum { TRIALS = 5 };
-  static const double LENGTHS[TRIALS] = {1, 0.5, 0.25, 0.1, 0};
+  static const scalar LENGTHS[TRIALS] = {1, R(0.5), R(0.25), R(0.1), 0};
   const real most = lane_max(ALL(0.99), ALL(1) - s->lanes.barrier);
   const measure m = measure_of(s);
   real least = ALL(INFINITY), best = ALL(0);

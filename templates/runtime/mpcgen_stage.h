@@ -45,6 +45,11 @@ typedef struct {
   real offset[NX];
 } value_model;
 
+/* Whether no sweep ever wants second derivatives of the dynamics, so that a program need not have them. */
+#ifndef GAUSS_NEWTON_ALONE
+#define GAUSS_NEWTON_ALONE 0
+#endif
+
 /* Whether a backward sweep keeps a stage's model and value function in registers, as far as there are: the function
  * that makes the model is then part of the sweep's loop. */
 #define MODEL_IN_REGISTERS (LANES > 1 && SMALL_STAGE && !LINEAR_DYNAMICS)

@@ -36,18 +36,21 @@ typedef struct {
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
 } sweep_summary;
 
-/* A solver's workspace: LANES problems, however large the batch. */
-#define SOLVER_ARRAYS(ARRAY)                                             \
+/* A solver's workspace: LANES problems, however large the batch. First what a solution has of arrays, which may lie
+ * where its caller wants it, then the rest. */
+#define SOLUTION_ARRAYS(ARRAY)                                           \
+  ARRAY(x, (n + 1) * NX)      /* of the accepted trajectory, as u is */  \
+  ARRAY(u, n * NU)                                                       \
+  ARRAY(costate, (n + 1) * NX)                                           \
+  ARRAY(gain, n * NU * NX)    /* the policy, with the step */
+#define SCRATCH_ARRAYS(ARRAY)                                            \
   ARRAY(theta, NTHETA + NPREPARED)                                       \
   ARRAY(theta_stage, rows * NTHETA_STAGE)                                \
-  ARRAY(x, (n + 1) * NX)      /* of the accepted trajectory, as u is */  \
   ARRAY(new_x, (n + 1) * NX)  /* of the candidate, as new_u is */        \
-  ARRAY(costate, (n + 1) * NX)                                           \
-  ARRAY(u, n * NU)                                                       \
   ARRAY(new_u, n * NU)                                                   \
   ARRAY(gradient, n * NU)     /* dL/du along the accepted trajectory */  \
-  ARRAY(gain, n * NU * NX)    /* the policy, with the step */            \
   ARRAY(step, n * NU)
+#define SOLVER_ARRAYS(ARRAY) SOLUTION_ARRAYS(ARRAY) SCRATCH_ARRAYS(ARRAY)
 
 /* Trajectories, policy and parameters of LANES problems, and how far they have come. */
 typedef struct {

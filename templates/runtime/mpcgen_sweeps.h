@@ -114,7 +114,7 @@ INLINE void put_gauss_newton(solver_state *s, int t, const value_model *value, s
 INLINE void expand(solver_state *s, int t, real weight, const value_model *value, stage_model *q) {
   const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
   mask plain = lane_le(weight, ALL(0));
-  if (LINEAR_DYNAMICS || (!lane_any(lane_not(plain)) && (LANES == 1 || !s->exact_hessian))) {
+  if (LINEAR_DYNAMICS || GAUSS_NEWTON_ALONE || (!lane_any(lane_not(plain)) && (LANES == 1 || !s->exact_hessian))) {
 #if MODEL_IN_REGISTERS
     put_gauss_newton(s, t, value, q, lane_all());
 #else

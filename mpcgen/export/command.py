@@ -1,0 +1,113 @@
+"""`mpcgen export`: writes a controller and prints what it takes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpcgen.baseline.problems import Problems, random_problems
+from mpcgen.build.toolchain import find_compiler, split_command
+from mpcgen.codegen.export import MAX_ITERATIONS
+from mpcgen.errors import BuildError
+from mpcgen.export.check import check as compare_with_package
+from mpcgen.export.check import solve_exported
+from mpcgen.export.library import export_library
+from mpcgen.export.report import Footprint, measure
+from mpcgen.export.writing import Exported, export
+from mpcgen.problem.loading import load_problem
+from mpcgen.runtime.status import Status
+
+STATES = 1024
+"""Random initial states that passes are counted over."""
+CHECKED = 1000
+
+
+def main_export(
+    spec: Path,
+    *,
+    output: Path,
+    dtype: str,
+    horizon: int | None,
+    method: str | None,
+    hessian: str,
+    constants: str,
+    small: bool,
+    prefix: str | None,
+    cc: str | None,
+    check: bool,
+    seed: int,
+    say: Callable[[str], Any],
+) -> Exported:
+    """Export the specification file ``spec``, print what it takes and how it solves; the options are `export`'s.
+
+    Raises BuildError where ``check`` finds a solve that differs from the package's.
+    """
+    problem = load_problem(spec)
+    problems = random_problems(spec, STATES, seed, horizon)
+    names = [name.strip() for name in constants.split(",") if name.strip()]
+    exported = export(
+        problem,
+        output,
+        dtype=dtype,
+        horizon=horizon,
+        method=method,
+        hessian=hessian,
+        constants=names,
+        small=small,
+        prefix=prefix,
+        start=problems.x0[0].tolist(),
+    )
+    say(f"{len(exported.files)} files in {exported.path}")
+    command = split_command("--cc", cc) if cc else [*find_compiler().command, "-Os"]
+    for line in _footprint_lines(measure(exported, command[:1], command[1:]), shlex.join(command)):
+        say(f"  {line}")
+    values = {name: value for name, value in problems.parameters.items() if name not in names}
+    for line in _solve_lines(exported, problems, values):
+        say(f"  {line}")
+    if check:
+        found = compare_with_package(exported, problems.spec, problems.x0[:CHECKED], values)
+        say(f"  {found.count - found.differing} of {found.count} solves are those of the package, to the bit")
+        if found.differing:
+            raise BuildError(
+                f"{found.differing} of {found.count} solves of the export differ from the package's on this machine"
+            )
+    return exported
+
+
+def main_library(spec: Path, output: Path, seed: int, say: Callable[[str], Any]) -> None:
+    """Export the specification file ``spec`` as a CMake package, and say how to build it."""
+    start = random_problems(spec, 1, seed).x0[0].tolist()
+    files = export_library(load_problem(spec), output, start=start)
+    say(f"{len(files)} files in {output}")
+    say(f"  cmake -S {output} -B build && cmake --build build && cmake --install build --prefix PLACE")
+
+
+def _footprint_lines(footprint: Footprint, command: str) -> list[str]:
+    outside = f", and what these take: {', '.join(footprint.outside)}" if footprint.outside else ""
+    stack = (
+        "not reported by this compiler" if footprint.stack is None else f"{footprint.stack} bytes{outside}"
+    )
+    return [
+        f"compiled by {command}:",
+        f"  flash   {footprint.code} bytes, and the C library's functions",
+        f"  memory  {footprint.memory} bytes, the struct",
+        f"  stack   {stack}",
+    ]
+
+
+def _solve_lines(exported: Exported, problems: Problems, values: dict[str, Any]) -> list[str]:
+    """Operations, and passes over random states."""
+    starts = np.ascontiguousarray(problems.x0, dtype=exported.options.dtype)
+    _, _, statuses, passes = solve_exported(exported, starts, values)
+    ended = {str(Status(code).name): int((statuses == code).sum()) for code in np.unique(statuses)}
+    most = MAX_ITERATIONS * exported.operations
+    return [
+        f"about {exported.operations} operations a pass over N = {exported.options.horizon}; at most {most} a solve, "
+        f"of max_iterations = {MAX_ITERATIONS} passes",
+        f"over {len(starts)} random states: {', '.join(f'{count} {name}' for name, count in ended.items())}",
+        f"passes: {passes.mean():.1f} in the mean, {np.percentile(passes, 99):.0f} for 99 %, {passes.max()} at most",
+    ]

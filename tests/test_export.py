@@ -1,0 +1,333 @@
+"""Exported controllers: the package's results to the bit, nearly so elsewhere, small enough for microcontrollers."""
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import mpcgen
+from mpcgen.baseline.problems import random_problems
+from mpcgen.build.toolchain import find_compiler
+from mpcgen.cli import main
+from mpcgen.errors import SpecError
+from mpcgen.export import export, export_library
+from mpcgen.export.check import check, solve_exported
+from mpcgen.export.report import measure
+
+ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent / "export"
+STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror")
+LENIENT = ("-std=c99", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+HARD_FLOAT = ("-mthumb", "-mfloat-abi=hard")
+CORTEX = {
+    "mps2-an386": ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", *HARD_FLOAT),
+    "mps2-an500": ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", *HARD_FLOAT),
+}
+"""Boards of QEMU's, and what their processors are to the compiler."""
+SPECS = {
+    "pendulum": ROOT / "examples" / "pendulum.py",
+    "cartpole": ROOT / "examples" / "cartpole.py",
+    "hover": HERE / "hover.py",
+    "obstacle": ROOT / "examples" / "obstacle.py",
+}
+LOOPS = {
+    "pendulum": (100, 2, "1e-4f"),
+    "cartpole": (100, 2, "1e-4f"),
+    "hover": (100, 2, "1e-4f"),
+    "obstacle": (35, 1, "3e-4f"),
+}
+"""Steps, starts and tolerance of closed loops.
+
+The car's: what its discs leave undecided, rounding decides in float32 from the 36th step on, where a solve ends at its
+limit of passes, on the host too.
+"""
+
+
+def _needs(*tools):
+    """Skip where a tool is not installed; the export is for those machines whether or not this one can try them."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Exports by name, made when first asked for."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            problem, start = mpcgen.load_problem(SPECS[name]), random_problems(SPECS[name], 1, 0).x0[0]
+            made[name] = export(problem, tmp_path_factory.mktemp("exported") / name, start=start.tolist())
+        return made[name]
+
+    return make
+
+
+def _run(*command, cwd=None):
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("name", ["pendulum", "obstacle"])
+def test_solves_are_those_of_the_package_to_the_bit(name, exported):
+    problems = random_problems(SPECS[name], 100, 0)
+    found = check(exported(name), problems.spec, problems.x0)
+    assert found.differing == 0
+    assert found.statuses["CONVERGED"] >= 75
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("name", ["hover", "obstacle"])
+def test_the_text_is_strict_c(name, compiler, exported, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} not installed")
+    out = exported(name)
+    _run(compiler, *STRICT, "-Os", "-c", out.source, "-o", tmp_path / "strict.o")
+    _run(compiler, *STRICT, "-O2", "-c", out.path / "example.c", "-o", tmp_path / "example.o")
+
+
+@_needs("g++")
+def test_the_text_is_cplusplus_too(exported, tmp_path):
+    for name in ("hover", "obstacle"):
+        _run(
+            "g++", "-x", "c++", "-std=c++20", "-O1", "-w", "-c", exported(name).source, "-o", tmp_path / "x.o"
+        )
+
+
+@_needs("make")
+def test_the_folder_builds_and_runs_by_itself(exported, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(exported("hover").path, folder)
+    _run("make", "example", f"CC={find_compiler().command[0]}", cwd=folder)
+    lines = _run(folder / "example").stdout.splitlines()
+    assert len(lines) == 20
+    assert all("status 0" in line for line in lines)
+
+
+@_needs("arm-none-eabi-gcc", "arm-none-eabi-nm", "arm-none-eabi-objdump")
+@pytest.mark.parametrize("name", list(SPECS))
+def test_objects_for_a_cortex_allocate_nothing_and_know_no_doubles(name, exported, tmp_path):
+    target = CORTEX["mps2-an386"]
+    _run("arm-none-eabi-gcc", *LENIENT, "-Os", *target, "-c", exported(name).source, "-o", tmp_path / "x.o")
+    wanted = _run("arm-none-eabi-nm", "-u", tmp_path / "x.o").stdout.split()
+    allowed = {
+        "cosf",
+        "sinf",
+        "tanf",
+        "logf",
+        "expf",
+        "powf",
+        "sqrtf",
+        "atan2f",
+        "memset",
+        "memcpy",
+        "memmove",
+    }
+    assert {word for word in wanted if word != "U"} <= allowed
+    assert ".f64" not in _run("arm-none-eabi-objdump", "-d", tmp_path / "x.o").stdout
+    sections = _run("arm-none-eabi-size", "-A", tmp_path / "x.o").stdout
+    sizes = {line.split()[0]: int(line.split()[1]) for line in sections.splitlines() if line.startswith(".")}
+    assert sizes[".data"] == 0  # nothing is written outside of the struct
+    assert sizes[".bss"] == 0
+
+
+@_needs("arm-none-eabi-gcc")
+def test_a_quadrotor_fits_a_small_microcontroller(exported):
+    """12 states, 4 controls, N = 10: 40 kB of flash and 8 kB of memory, what it takes of the stack included."""
+    footprint = measure(exported("hover"), ["arm-none-eabi-gcc"], ["-Os", *CORTEX["mps2-an386"]])
+    assert footprint.code <= 40_000
+    assert footprint.stack is not None
+    assert footprint.memory + footprint.stack <= 8192
+
+
+def _program(compiler, flags, out, name, more, to):
+    """Compile the closed loop of tests/export/loop.c."""
+    prefix = out.options.prefix
+    steps, count, tolerance = LOOPS[name]
+    starts = np.float32(random_problems(SPECS[name], count, 3).x0)
+    rows = ", ".join("{" + ", ".join(f"{x:.9g}" if "." in f"{x:.9g}" or "e" in f"{x:.9g}" else f"{x:.9g}.0"
+                                     for x in row) + "}" for row in starts)  # fmt: skip
+    header = to.with_suffix(".starts.h")
+    header.write_text(f'#include "{prefix}.h"\n#define START_STATES {rows}\n')
+    _run(compiler, *LENIENT, *flags, f"-DNAME={prefix}", f'-DCONTROLLER_H="{header}"', f"-I{out.path}",
+         f"-DTOLERANCE={tolerance}", f"-DSTEPS={steps}", "-DDISTURBANCE=0.003f",
+         HERE / "loop.c", out.source, *more, "-lm", "-o", to)  # fmt: skip
+
+
+def _steps(text):
+    """Rows (status, passes, controls...) of the closed loops."""
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    numbers = [[struct.unpack("!f", bytes.fromhex(word))[0] for word in row[2:]] for row in rows]
+    return [(int(row[0], 16), int(row[1], 16)) for row in rows], np.array(numbers)
+
+
+def _compare(name, own, other):
+    """The same statuses, and controls to 1e-4, at every step."""
+    (ends, controls), (other_ends, other_controls) = _steps(own), _steps(other)
+    assert len(ends) == LOOPS[name][0] * LOOPS[name][1]
+    assert [status for status, _ in ends] == [status for status, _ in other_ends]
+    assert np.isfinite(controls).all()
+    np.testing.assert_allclose(other_controls, controls, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def on_the_host(exported, tmp_path_factory):
+    """What the closed loops print on this machine."""
+    printed = {}
+
+    def run(name):
+        if name not in printed:
+            program = tmp_path_factory.mktemp("host") / "program"
+            flags = [*find_compiler().command[1:], "-O2"]
+            _program(find_compiler().command[0], flags, exported(name), name, [HERE / "hosted.c"], program)
+            printed[name] = _run(program).stdout
+        return printed[name]
+
+    return run
+
+
+@_needs("arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize("board", list(CORTEX))
+@pytest.mark.parametrize("name", list(SPECS))
+def test_closed_loops_on_a_cortex(name, board, exported, on_the_host, tmp_path):
+    image = tmp_path / "image.elf"
+    start = [HERE / "cortex.c", "-nostartfiles", "-T", HERE / "cortex.ld"]
+    _program("arm-none-eabi-gcc", ["-Os", *CORTEX[board]], exported(name), name, start, image)
+    done = _run("qemu-system-arm", "-M", board, "-nographic", "-semihosting-config", "enable=on,target=native",
+                "-kernel", image)  # fmt: skip
+    _compare(name, on_the_host(name), done.stderr)  # where semihosting writes
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
+def test_closed_loops_on_other_processors(machine, exported, on_the_host, tmp_path):
+    compiler, emulator = f"{machine}-linux-gnu-gcc", f"qemu-{machine}"
+    if shutil.which(compiler) is None or shutil.which(emulator) is None:
+        pytest.skip(f"{compiler} or {emulator} not installed")
+    program = tmp_path / "program"
+    _program(compiler, ["-O2", "-static"], exported("cartpole"), "cartpole", [HERE / "hosted.c"], program)
+    _compare("cartpole", on_the_host("cartpole"), _run(emulator, program).stdout)
+
+
+CONSUMER = """
+cmake_minimum_required(VERSION 3.16)
+project(consumer LANGUAGES CXX)
+find_package(cartpole REQUIRED)
+add_executable(consumer main.cpp)
+target_link_libraries(consumer PRIVATE cartpole::cartpole)
+"""
+
+
+@_needs("cmake", "make")
+def test_the_cmake_package_is_found_and_solves_as_the_module_does(tmp_path):
+    start = random_problems(SPECS["cartpole"], 1, 0).x0[0]
+    folder, build, prefix = tmp_path / "cartpole", tmp_path / "build", tmp_path / "prefix"
+    export_library(mpcgen.load_problem(SPECS["cartpole"]), folder, start=start.tolist())
+    options = ["-Wno-dev", "-DCARTPOLE_EXAMPLE=OFF", "-DCMAKE_BUILD_TYPE=Release"]
+    _run("cmake", "-S", folder, "-B", build, *options)
+    _run("cmake", "--build", build, "-j2")
+    _run("cmake", "--install", build, "--prefix", prefix)
+    consumer = tmp_path / "consumer"
+    consumer.mkdir()
+    (consumer / "CMakeLists.txt").write_text(CONSUMER)
+    shutil.copy(folder / "example.cpp", consumer / "main.cpp")
+    _run("cmake", "-S", consumer, "-B", consumer / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    _run("cmake", "--build", consumer / "build")
+    rows = [line.split() for line in _run(consumer / "build" / "consumer").stdout.splitlines()]
+    assert len(rows) == 64
+    assert (
+        len({tuple(row) for row in rows}) == 1
+    )  # the same problem has the same result everywhere in a batch
+    mpc = mpcgen.compile(mpcgen.load_problem(SPECS["cartpole"])).MPC()
+    solution = mpc(torch.as_tensor(start)[None].expand(64, -1))
+    status, passes, cost, force = rows[0]
+    assert (int(status), int(passes)) == (int(solution.status[0]), int(solution.iterations[0]))
+    assert float(cost) == pytest.approx(solution.cost[0].item(), rel=1e-12)
+    assert float(force) == pytest.approx(solution.u[0, 0, 0].item(), rel=1e-9)
+
+
+def test_parameters_that_are_constants_and_those_that_are_not(tmp_path):
+    problem = mpcgen.load_problem(SPECS["hover"])
+    fixed = export(problem, tmp_path / "fixed", constants=["goal"], small=True)
+    assert (
+        "parameters"
+        not in (fixed.path / "hover.h").read_text().partition("struct hover {")[2].partition("}")[0]
+    )
+    free = export(problem, tmp_path / "free", small=True)
+    x0 = np.float32(random_problems(SPECS["hover"], 4, 0).x0)
+    _, u, status, _ = solve_exported(fixed, x0, {})
+    free_x, free_u, _, _ = solve_exported(free, x0, {})
+    assert (status == 0).all()
+    np.testing.assert_allclose(free_u, u, atol=2e-3)
+    moved_x, moved_u, _, _ = solve_exported(free, x0, {"goal": np.float32([0.3, 0.0, 0.0])})
+    assert np.abs(moved_u - free_u).max() > 1e-3
+    assert np.abs(moved_x[:, -1, 0] - free_x[:, -1, 0]).min() > 0.05
+
+
+def test_a_controller_recovers_from_a_state_that_is_no_number(exported):
+    x0 = np.float32([[np.nan, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    _, u, status, _ = solve_exported(exported("pendulum"), x0, {})
+    assert status[0] == mpcgen.Status.INVALID_INPUT
+    assert np.isnan(u[0]).all()
+    assert status[1] == mpcgen.Status.CONVERGED
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtype": torch.float16}, "float64 or float32"),
+        ({"horizon": 0}, "at least 1"),
+        ({"method": "newton"}, "ddp, interior_point"),
+        ({"hessian": "none"}, "exact, gauss_newton"),
+        ({"method": "interior_point", "hessian": "gauss_newton"}, "for method='ddp'"),
+        ({"constants": ["weight"]}, "no parameter 'weight'"),
+        ({"prefix": "mpcgen_x"}, "an identifier of C"),
+        ({"prefix": "two words"}, "an identifier of C"),
+        ({"prefix": "double"}, "an identifier of C"),
+        ({"start": [0.0]}, "12 states"),
+    ],
+)
+def test_options_that_do_not_fit(options, words, tmp_path):
+    with pytest.raises(SpecError, match=words):
+        export(mpcgen.load_problem(SPECS["hover"]), tmp_path, **options)
+
+
+def test_box_ddp_is_refused_where_there_are_constraints(tmp_path):
+    with pytest.raises(SpecError, match="box-DDP does not know"):
+        export(mpcgen.load_problem(SPECS["obstacle"]), tmp_path, method="ddp")
+
+
+def test_a_constant_needs_a_default(tmp_path):
+    problem = mpcgen.Problem("tracking", horizon=4)
+    (x,), (u,) = problem.states("x"), problem.controls("u")
+    target = problem.parameter("target")
+    problem.dynamics = [x + u]
+    problem.stage_cost = (x - target) ** 2 + u**2
+    problem.terminal_cost = 0
+    with pytest.raises(SpecError, match="'target' of 'tracking' has no default"):
+        export(problem, tmp_path, constants=["target"])
+    out = export(problem, tmp_path, dtype="float64")
+    _, _, status, _ = solve_exported(out, np.zeros((1, 1)), {})
+    assert status[0] == mpcgen.Status.INVALID_INPUT  # a parameter that nobody has set is no number
+    _, u, status, _ = solve_exported(out, np.zeros((1, 1)), {"target": np.array(1.0)})
+    assert status[0] == mpcgen.Status.CONVERGED
+    assert u[0, 0, 0] > 0.5
+
+
+def test_the_command_prints_what_a_controller_takes(tmp_path):
+    run = CliRunner().invoke(main, ["export", str(SPECS["pendulum"]), "-o", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.output
+    for words in ("flash", "memory", "stack", "operations a pass", "1024 CONVERGED", "passes"):
+        assert words in run.output
+    refused = CliRunner().invoke(
+        main, ["export", str(SPECS["pendulum"]), "-o", str(tmp_path), "--dtype", "int8"]
+    )
+    assert refused.exit_code == 2
+    assert "float64 or float32" in refused.output
