@@ -299,8 +299,12 @@ static void evaluate(arrays *a, int last, int threads) {
       .tangent_cost = a->d_cost,
   };
   require(run_evaluate(&arguments) == 0, "evaluate returned an error");
-  for (int64_t b = 0; b < a->batch; b++) /* a terminal cost may read nothing that is spoilt */
-    require(isfinite(a->cost[b]) ? last || b != SPOILT : b == SPOILT, "a cost is not finite where it should be");
+  for (int64_t b = 0; b < a->batch; b++) {
+    int finite = isfinite(a->cost[b]); /* a cost may read nothing that is spoilt, a next state does */
+    for (int i = 0; !last && i < NX; i++) finite &= isfinite(a->next[b * NX + i]);
+    require(finite || b == SPOILT, "a next state or a cost is not finite where it should be");
+    require(!finite || b != SPOILT || last, "a next state is finite where it should not be");
+  }
 }
 
 /* What holds of any result; returns a number that depends on every gradient. */
