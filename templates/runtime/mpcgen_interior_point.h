@@ -11,6 +11,7 @@
 /* Weight of the second derivatives in the first step: far from a solution their multipliers are none, and where there are
  * constraints the Hessian is hardly ever convex with them. */
 #define FIRST_SECOND_ORDER (CONSTRAINED && !LINEAR_CONSTRAINTS ? 0 : 1)
+#define FEASIBLE 1e-6           /* of points that lack no more, the last one is the result */
 #define SCATTERED 0.5           /* share of half a control's range by which a later attempt moves its start */
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 
@@ -75,6 +76,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_recount(&lanes->stale, k, 0);
     lane_recount(&lanes->restorations, k, 0);
     lane_recount(&lanes->restoring_failures, k, 0);
+    lane_mark(&lanes->crawling, k, 0);
     lane_mark(&lanes->restoring, k, 0);
     lane_mark(&lanes->unrestorable, k, 0);
     lane_mark(&lanes->violation_first, k, attempt > 0);
@@ -266,13 +268,18 @@ RARE void store_iterate(const barrier_state *s, const solve_arguments *a, int k)
   }
 }
 
+/* Whether an attempt before came nearer to a feasible point than one that ends without. */
+RARE int was_nearer(const barrier_state *s, int k, int status) {
+  const scalar now = lane_get(&s->point.violation, k), least = lane_get(&s->lanes.least_violation, k);
+  return (status == INFEASIBLE || status == STALLED || status == MAX_ITERATIONS) && least < now && now > (scalar)FEASIBLE;
+}
+
 /* Writes a lane's result, which leaves the lane idle. One without a feasible point is that of the attempt that came nearest. */
 RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
   if (leave_rollout(s, a, k, status)) return;
   if (status == DIVERGED) status = how_broken(s, k);
   const size_t problem = (size_t)s->problem[k];
-  const int farther = lane_get(&s->lanes.least_violation, k) < lane_get(&s->point.violation, k);
-  if (!farther || (status != INFEASIBLE && status != STALLED)) store_iterate(s, a, k);
+  if (!was_nearer(s, k, status)) store_iterate(s, a, k);
   team_meet(); /* all have read which problem it is */
   TEAM_LEADER {
     const int iterations = lane_count(&s->lanes.iterations, k);
@@ -311,10 +318,10 @@ FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
   return lane_any(s->lanes.busy);
 }
 
-/* Keeps what an attempt that found no feasible point ends with, unless one before came nearer. */
+/* Keeps what an attempt ends with that is no solution, unless one before came nearer to a feasible point. */
 RARE void keep_nearest(barrier_state *s, const solve_arguments *a, int k) {
   const scalar violation = lane_get(&s->point.violation, k);
-  const int nearer = lane_test(&s->lanes.unrestorable, k) && violation < lane_get(&s->lanes.least_violation, k);
+  const int nearer = violation < lane_get(&s->lanes.least_violation, k);
   if (nearer) store_iterate(s, a, k);
   team_meet(); /* all have read what came nearest */
   TEAM_LEADER {
@@ -322,13 +329,13 @@ RARE void keep_nearest(barrier_state *s, const solve_arguments *a, int k) {
   }
 }
 
-/* Lanes that have made no end of it for long begin anew, and those that found no feasible point where one may be
+/* Lanes that have made no end of it for long, or crawl, begin anew, and those that found no feasible point where one may be
  * elsewhere; one that began at a solution after fewer passes than others, as if there were none. */
 FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
   for (int k = 0; k < LANES; k++) {
     const int warm = lane_test(&s->lanes.warm, k), attempt = warm ? 0 : lane_count(&s->lanes.attempt, k) + 1;
     const int lost = (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
-                     (CONSTRAINED && lane_count(&s->lanes.failures, k) > MOST_FAILURES);
+                     (CONSTRAINED && (lane_count(&s->lanes.failures, k) > MOST_FAILURES || lane_test(&s->lanes.crawling, k)));
     const int passes = lane_count(&s->lanes.iterations, k), last = passes >= a->max_iterations; /* and is reported */
     const int end = lane_count(&s->lanes.attempt_end, k);
     const int patience = !warm ? end : a->max_iterations < 3 * WARM_ATTEMPT ? a->max_iterations / 3 : WARM_ATTEMPT;

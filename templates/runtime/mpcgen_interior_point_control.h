@@ -11,12 +11,12 @@
 #define LEAST_SHIFT R(1e-7)
 #define SHORT_STEP 0.2                /* share of what the slacks allow of a step */
 #define SHIFT_GROWTH R(1.4)           /* after a short step: with 4, long horizons crawl at shifts that no pivot asks for */
+#define RESTORING_GROWTH R(10)        /* the same in restoration, which crawls where steps that nothing regularises are cut */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
-#define VIOLATED R(1e-4)              /* less than that is never called infeasible */
-#define VIOLATED_DIGITS 1e5           /* nor less than so many roundings of the largest state */
-#define LITTLE_LEFT R(1e-2)           /* nor less than this share of what an attempt began with, where rows are curved */
+#define LITTLE_LEFT R(1e-2)           /* of what an attempt began with, where rows are curved: less is not called infeasible */
 #define STATIONARY R(1e-6)            /* share of the violation that a step has to promise, or it is the least */
+#define LITTLE_PROMISED 0.01          /* the same share: a step that fails is regularised less, not more */
 #define TINY_STEP R(0.1)
 #define LARGE_STEP R(0.5)
 #define RESTORED_MULTIPLIER R(1e3)    /* the largest after restoration */
@@ -25,6 +25,7 @@
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
 #define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 enum { MOST_FAILURES = 14, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
+enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
 enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
 enum { ATTEMPT = 200, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 250, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
 
@@ -95,6 +96,19 @@ INLINE void convexify_next(barrier_state *s, mask refused) {
   lanes->rise = lane_select(leaves_out, ALL(RISE_AFTER_REFUSAL), lanes->rise);
 }
 
+/* Where the violation is least, and no attempt before came to a feasible point either; or restoration crawls. */
+INLINE void decide_infeasible(const barrier_state *s, verdict *v) {
+  const barrier_progress *lanes = &s->lanes;
+#if SOFT_ROWS
+  if (lane_any(lanes->unrestorable)) decide(v, lane_and(lanes->unrestorable, all_soft(s)), STALLED);
+#endif
+  const mask little = lane_le(s->point.violation, LITTLE_LEFT * lanes->violation_at_start);
+  const mask feasible = lane_le(lanes->least_violation, certain_violation(s));
+  decide(v, lane_and(lanes->unrestorable, LINEAR_CONSTRAINTS ? feasible : lane_or(little, feasible)), STALLED);
+  decide(v, lanes->unrestorable, INFEASIBLE);
+  decide(v, lanes->crawling, STALLED);
+}
+
 /* After a sweep: which lanes have finished, and with which status; the others go on. */
 OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   barrier_progress *lanes = &s->lanes;
@@ -123,14 +137,9 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   lanes->refused = lane_or(refused, uncertain);
   decide(&v, lane_and(refused, lane_not(lane_le(lanes->shift, ALL(HOPELESS_SHIFT)))), STALLED); /* or no number */
   const mask hopeless = lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES));
-  if (CONSTRAINED) {
-#if SOFT_ROWS
-    if (lane_any(lanes->unrestorable)) decide(&v, lane_and(lanes->unrestorable, all_soft(s)), STALLED);
+#if CONSTRAINED
+  decide_infeasible(s, &v);
 #endif
-    const mask little = lane_le(s->point.violation, LITTLE_LEFT * lanes->violation_at_start);
-    if (!LINEAR_CONSTRAINTS) decide(&v, lane_and(lanes->unrestorable, little), STALLED);
-    decide(&v, lanes->unrestorable, INFEASIBLE);
-  }
   decide(&v, hopeless, STALLED);
   decide(&v, lane_not(lane_more(ALL_COUNTS(a->max_iterations), lanes->iterations)), MAX_ITERATIONS);
 
@@ -187,13 +196,14 @@ FUNCTION void step_costates(barrier_state *s, mask where) {
 }
 
 /* Memory of the regularisation: more after a step that had to be short, or a rollout, less after a long one. With
- * constraints it is less after every step, and second derivatives that were left out come back by and by: where all of
- * them were no use, they often are not in the next pass, which would sweep twice to find out. */
-INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled) {
+ * constraints it is less after every step but restoration's short ones, and second derivatives that were left out come back
+ * by and by: where all of them were no use, they often are not in the next pass, which would sweep twice to find out. */
+INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled, mask restored) {
   const real now = s->lanes.shift, share = s->length / s->longest;
-  const mask short_step = CONSTRAINED ? lane_none() : lane_or(rolled, lane_and(stepped, lane_lt(share, ALL(SHORT_STEP))));
+  const mask cut = lane_and(stepped, lane_lt(share, ALL(SHORT_STEP)));
+  const mask short_step = CONSTRAINED ? lane_and(restored, cut) : lane_or(rolled, cut);
   const mask long_step = CONSTRAINED ? stepped : lane_and(stepped, lane_lt(ALL(0.9), share));
-  const real more = lane_max(now, lane_min(SHIFT_GROWTH * now, ALL(MOST_MEMORY)));
+  const real more = lane_max(now, lane_min((CONSTRAINED ? RESTORING_GROWTH : SHIFT_GROWTH) * now, ALL(MOST_MEMORY)));
   const real less = R(1. / 3) * now;
   const real raised = lane_select(lane_lt(ALL(0), now), more, FIRST_SHIFT * shift_unit(s));
   const real lowered = lane_select(lane_lt(less, LEAST_SHIFT * shift_unit(s)), ALL(0), less);
@@ -217,11 +227,13 @@ INLINE real expected_dual(barrier_state *s, mask ready, mask stepped, real dual)
   return lane_select(known, linear + rest, dual);
 }
 
-/* No length would do, and there is no gap to close: regularise, and after some failures forget the filter. */
-INLINE void note_failures(barrier_state *s, mask failed, mask moved) {
-  const real now = s->lanes.shift;
+/* No length would do, and there is no gap to close: regularise, or less than before where `timid`, and after some failures
+ * forget the filter. */
+INLINE void note_failures(barrier_state *s, mask failed, mask moved, mask timid) {
+  const real now = s->lanes.shift, less = R(0.1) * now;
   const real raised = lane_select(lane_lt(ALL(0), now), R(10) * now, SHIFT_AFTER_FAILURE * shift_unit(s));
-  s->lanes.shift = lane_select(failed, raised, now);
+  const real lowered = lane_select(lane_lt(less, LEAST_SHIFT * shift_unit(s)), ALL(0), less);
+  s->lanes.shift = lane_select(failed, lane_select(timid, lowered, raised), now);
   s->lanes.failures = lane_and(s->lanes.failures - failed, lane_not(moved));
   empty_filter(&s->lanes, lane_and(failed, lane_more(s->lanes.failures, ALL_COUNTS(2))));
 }
@@ -253,6 +265,8 @@ INLINE mask enter_restoration(barrier_state *s, mask stuck) {
   add_to_filter(lanes, enters, s->point.gap, merit(s, &s->point));
   lanes->restoring = lane_or(lanes->restoring, enters);
   lanes->restorations -= enters;
+  lanes->crawls = lane_and(lanes->crawls, lane_not(enters));
+  lanes->squares_before = lane_select(enters, ALL(INFINITY), lanes->squares_before);
   lanes->violation_at_entry = lane_select(enters, s->point.gap, lanes->violation_at_entry);
   lanes->shift = lane_select(enters, ALL(0), lanes->shift);
   if (!lane_any(enters)) return enters;
@@ -278,18 +292,24 @@ INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   lanes->looseness = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, ALL(1)), now));
 }
 
-INLINE mask is_violated(const barrier_state *s) {
-  const real certain = lane_max(ALL(VIOLATED), R(VIOLATED_DIGITS) * SCALAR_EPSILON * s->point.largest_state);
-  return lane_lt(certain, s->point.violation);
+/* What a restoration's step promises of the squares of what the rows lack: a share of them. */
+INLINE real promised_share(const barrier_state *s) {
+  const mask any = lane_lt(ALL(0), s->point.squares);
+  return lane_select(any, -s->violation_slope / (s->row_unit * lane_select(any, s->point.squares, ALL(1))), ALL(0));
+}
+
+/* Restorations whose step promises little and is regularised: that it fails may be for the regularisation alone. */
+INLINE mask is_timid(const barrier_state *s, mask restored) {
+  const mask little = lane_lt(promised_share(s), ALL(LITTLE_PROMISED));
+  return lane_and(lane_and(restored, little), lane_lt(ALL(0), s->lanes.shift));
 }
 
 /* Where a step that is not regularised promises next to nothing of the violation where it begins, that is least, nearby at
  * least. Before the step is taken: of another point it promises nothing. */
 INLINE void note_least_violation(barrier_state *s, mask restored) {
   barrier_progress *lanes = &s->lanes;
-  const real promise = -s->violation_slope / s->row_unit;
   const mask closed = lane_le(s->point.jumps, gap_rounding(s, &s->point));
-  const mask flat = lane_and(lane_le(promise, R(STATIONARY) * s->point.squares), closed);
+  const mask flat = lane_and(lane_le(promised_share(s), ALL(STATIONARY)), closed);
   const mask plain = lane_eq(lanes->shift, ALL(0));
   lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(lane_and(restored, flat), lane_and(plain, is_violated(s))));
 }
@@ -306,6 +326,15 @@ INLINE void leave_restoration(barrier_state *s, mask stepped) {
   const mask acceptable = lane_or(lane_not(in_filter(lanes, gap, merit(s, &s->point))), lane_le(gap, R(1e-2) * before));
   const mask leaves = lane_and(lane_and(lanes->restoring, stepped), lane_and(lane_le(gap, R(0.5) * before), acceptable));
   end_restoration(s, leaves);
+}
+
+/* Restorations that crawl: the attempt is lost, whatever the violation is. */
+INLINE void note_crawl(barrier_state *s, mask restored) {
+  barrier_progress *lanes = &s->lanes;
+  const mask halved = lane_and(restored, lane_le(s->point.squares, R(0.5) * lanes->squares_before));
+  lanes->squares_before = lane_select(halved, s->point.squares, lanes->squares_before);
+  lanes->crawls = lane_and(lanes->crawls - restored, lane_not(halved));
+  lanes->crawling = lane_and(lanes->restoring, lane_more(lanes->crawls, ALL_COUNTS(MOST_CRAWL - 1)));
 }
 
 /* Where no length would do and there are gaps: with control bounds alone, a rollout closes them; with constraints the
@@ -330,6 +359,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   barrier_errors e = errors_of(s);
   if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
   barrier_step(s);
+  const mask timid = CONSTRAINED ? is_timid(s, restored) : lane_none();
   if (CONSTRAINED) note_least_violation(s, restored);
   mask enters;
   const mask first = CONSTRAINED ? violation_first(s, ready) : lane_none();
@@ -345,13 +375,14 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   step_multipliers(s, lane_and(moved, lane_not(restored)), &e);
   lanes->adjoint = lane_or(lanes->adjoint, rolled);
   if (CONSTRAINED) note_unrestorable(s);
-  remember_shift(s, stepped, rolled);
-  note_failures(s, failed, moved);
+  remember_shift(s, stepped, rolled, restored);
+  note_failures(s, failed, moved, timid);
   lanes->iterations -= ready;
   if (CONSTRAINED) {
     lanes->restoring_failures = lane_and(lanes->restoring_failures - lane_and(failed, restored), lane_not(moved));
     loosen_rows(s, ready, regular);
     leave_restoration(s, lane_and(restored, stepped));
+    if (lane_any(restored)) note_crawl(s, restored);
   }
   e.dual = expected_dual(s, ready, regular, e.dual);
   e.gap = s->point.largest_gap;

@@ -7,6 +7,8 @@
 #define COST_IN_UNITS R(CONSTRAINED ? 1000 : 100) /* of the first trajectory: what makes a barrier of one a mild one */
 #define LEAST_TOLERANCE R(1e-12)
 #define LEAST_SHIFT_UNIT 1e-10
+#define VIOLATED R(1e-4)    /* less than that is never called infeasible */
+#define VIOLATED_DIGITS 1e5 /* nor less than so many roundings of the largest state */
 enum { STALE = 12 }; /* passes without progress */
 
 /* Errors of the first-order conditions, in units of cost; those of multipliers are divided by the multipliers' mean
@@ -89,6 +91,15 @@ OUTLINED void lower_barrier(barrier_state *s, mask where, const barrier_errors *
   const mask lowered = lane_lt(s->lanes.barrier, before);
   empty_filter(&s->lanes, lowered);
   forget_best(&s->lanes, lowered);
+}
+
+/* A violation beyond this is one. */
+INLINE real certain_violation(const barrier_state *s) {
+  return lane_max(ALL(VIOLATED), R(VIOLATED_DIGITS) * SCALAR_EPSILON * s->point.largest_state);
+}
+
+INLINE mask is_violated(const barrier_state *s) {
+  return lane_lt(certain_violation(s), s->point.violation);
 }
 
 #endif

@@ -294,26 +294,38 @@ FUNCTION mask search_lengths(barrier_state *s, mask pending) {
 }
 
 #if CONSTRAINED
+/* The squares of what the rows of a rollout lack; infinite where it is none. */
+RARE real restoring_squares(const barrier_state *s) {
+  const mask near = lane_and(lane_finite(s->candidate.cost), lane_lt(s->candidate.largest_state, ALL(FARTHEST)));
+  return lane_select(near, s->candidate.squares, ALL(INFINITY));
+}
+
 /* A restoration rolls its policy out, so that there are no gaps of the dynamics, and takes the longest step that lowers
- * the violation of the rows. The first one, from an iterate with gaps, takes the best. Returns the lanes that took one. */
+ * the violation of the rows. The first one, from an iterate with gaps, takes the best, or the controls as they are: a
+ * policy found across gaps may lead far away at any length. Returns the lanes that took one. */
 RARE mask search_restoration(barrier_state *s, mask pending) {
   const mask all = pending, first = lane_lt(gap_rounding(s, &s->point), s->point.jumps);
   const real before = lane_select(first, ALL(INFINITY), s->point.squares);
   real least = before, best = ALL(1), length = ALL(1);
+  mask as_given = lane_and(pending, first);
+  if (lane_any(as_given)) {
+    evaluate_rollout(s, ALL(0), ALL(1), as_given, lane_none(), lane_none());
+    least = lane_select(as_given, restoring_squares(s), least);
+  }
   for (int halving = 0; halving < HALVINGS && lane_any(pending); halving++) {
     evaluate_rollout(s, length, ALL(1), lane_none(), lane_none(), lane_none());
-    const mask near = lane_and(lane_finite(s->candidate.cost), lane_lt(s->candidate.largest_state, ALL(FARTHEST)));
-    const real squares = lane_select(near, s->candidate.squares, ALL(INFINITY));
+    const real squares = restoring_squares(s);
     const mask lower = lane_and(pending, lane_lt(squares, least));
     least = lane_select(lower, squares, least);
     best = lane_select(lower, length, best);
+    as_given = lane_and(as_given, lane_not(lower));
     const mask good = lane_and(pending, lane_le(squares, (ALL(1) - R(1e-3) * length) * before));
     pending = lane_and(pending, lane_or(first, lane_not(good)));
     length = lane_select(pending, R(0.5) * length, length);
   }
   const mask found = lane_and(all, lane_or(lane_and(first, lane_lt(least, ALL(INFINITY))), lane_not(pending)));
   s->length = lane_select(all, best, s->length);
-  evaluate_rollout(s, best, ALL(1), lane_none(), lane_none(), lane_none());
+  evaluate_rollout(s, best, ALL(1), as_given, lane_none(), lane_none());
   adopt_candidates(s, found);
   return found;
 }

@@ -25,6 +25,7 @@ typedef struct {
   mask certifying;     /* solved: sweeps once more, without a shift */
   mask unrestorable;   /* restoration ended where the violation is least, at least nearby */
   mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
+  mask crawling;       /* restoration has not halved the violation in many passes */
   mask violation_first; /* the attempt begins in restoration: after one that went where the cost leads, and no further */
   mask shift_first;    /* where a Hessian is not convex: shifts it before it leaves the second derivatives out */
   real second_order;   /* weight of the second derivatives of dynamics and rows in the next sweep */
@@ -42,9 +43,11 @@ typedef struct {
   real most_gap;       /* no step leads beyond */
   real little_gap;     /* above it, steps are judged by the gaps too */
   real best_gap, best_error; /* since the last change of the barrier or of shift_first */
+  counts crawls;       /* passes of a restoration since the squares of what rows lack have halved */
+  real squares_before; /* those then */
   counts stale;        /* passes in which neither has fallen */
   real violation_at_start, violation_at_entry; /* of the attempt, and of restoration */
-  real least_violation; /* of the attempts that found no feasible point: the results have that one's */
+  real least_violation; /* of the attempts that have ended: results without a feasible point have that one's */
   counts restorations, restoring_failures;
   real moved;          /* size of the last step, or 0 where there was none; */
   real linear_dual;    /* and what it should have left of the dual residual */
