@@ -133,6 +133,9 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
 @click.option("--method", help="ddp or interior_point. Default: by the problem's constraints.")
 @click.option("--hessian", default="exact", show_default=True, help="gauss_newton: less code, more passes.")
 @click.option("--constants", default="", metavar="NAMES", help="Parameters that become their defaults.")
+@click.option(
+    "--gradient", is_flag=True, help="A function that differentiates a loss through the solution, too."
+)
 @click.option("--small", is_flag=True, help="Loops in place of long products: less code, some more time.")
 @click.option(
     "--prefix", metavar="NAME", help="What files and functions begin with. Default: the problem's name."

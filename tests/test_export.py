@@ -1,5 +1,6 @@
 """Exported controllers: the package's results to the bit, nearly so elsewhere, small enough for microcontrollers."""
 
+import ctypes
 import shutil
 import struct
 import subprocess
@@ -271,6 +272,53 @@ def test_parameters_that_are_constants_and_those_that_are_not(tmp_path):
     assert np.abs(moved_x[:, -1, 0] - free_x[:, -1, 0]).min() > 0.05
 
 
+DIFFERENTIATE = """
+#include "{stem}.h"
+static struct {stem} c;
+int solve(const double *x0) {{
+  {stem}_init(&c);
+  return {stem}_solve(&c, x0);
+}}
+int differentiate(const void *by_x, const void *by_u, double by_cost, struct {stem}_gradient *to) {{
+  return {stem}_differentiate(&c, by_x, by_u, by_cost, to);
+}}
+"""
+
+
+@pytest.mark.parametrize("name", ["cartpole", "obstacle"])
+def test_gradients_are_those_of_the_module(name, tmp_path):
+    problem = mpcgen.load_problem(SPECS[name])
+    out = export(problem, tmp_path / "out", dtype="float64", gradient=True)
+    (tmp_path / "run.c").write_text(DIFFERENTIATE.format(stem=name))
+    _run(find_compiler().command[0], *STRICT[:4], "-O1", "-shared", "-fPIC", f"-I{out.path}", tmp_path / "run.c",
+         out.source, "-o", tmp_path / "run.so", "-lm")  # fmt: skip
+    library = ctypes.CDLL(str(tmp_path / "run.so"))
+    start = np.ascontiguousarray(random_problems(SPECS[name], 1, 0).x0[0])
+    assert library.solve(ctypes.c_void_p(start.ctypes.data)) == mpcgen.Status.CONVERGED
+
+    mpc = mpcgen.compile(problem, dtypes=torch.float64).MPC(method=out.options.method)
+    parameters = {p.name: torch.tensor(p.default, dtype=torch.float64).reshape(p.shape).requires_grad_()
+                  for p in problem.spec().parameters}  # fmt: skip
+    x0 = torch.tensor(start, requires_grad=True)
+    solution = mpc(x0, **parameters)
+    by_x, by_u = (torch.linspace(-1, 1, part.numel(), dtype=torch.float64).reshape(part.shape)
+                  for part in (solution.x, solution.u))  # fmt: skip
+    loss = (by_x * solution.x).sum() + (by_u * solution.u).sum() + 0.5 * solution.cost
+    wanted = torch.autograd.grad(loss, (x0, *parameters.values()), allow_unused=True)
+    expected = torch.cat([value.reshape(-1) for value in wanted]).numpy()
+
+    found = np.zeros(expected.size)
+    places = [ctypes.c_void_p(part.data_ptr()) for part in (by_x, by_u)]
+    assert library.differentiate(*places, ctypes.c_double(0.5), ctypes.c_void_p(found.ctypes.data)) == 0
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+    assert (
+        library.solve(ctypes.c_void_p(np.full_like(start, np.nan).ctypes.data)) == mpcgen.Status.INVALID_INPUT
+    )
+    assert library.differentiate(*places, ctypes.c_double(0.5), ctypes.c_void_p(found.ctypes.data)) == 1
+    assert not found.any()
+
+
 def test_a_controller_recovers_from_a_state_that_is_no_number(exported):
     x0 = np.float32([[np.nan, 1.0, 0.0], [1.0, 0.0, 0.0]])
     _, u, status, _ = solve_exported(exported("pendulum"), x0, {})
@@ -287,6 +335,7 @@ def test_a_controller_recovers_from_a_state_that_is_no_number(exported):
         ({"method": "newton"}, "ddp, interior_point"),
         ({"hessian": "none"}, "exact, gauss_newton"),
         ({"method": "interior_point", "hessian": "gauss_newton"}, "for method='ddp'"),
+        ({"gradient": True, "hessian": "gauss_newton"}, "needs second derivatives"),
         ({"constants": ["weight"]}, "no parameter 'weight'"),
         ({"prefix": "mpcgen_x"}, "an identifier of C"),
         ({"prefix": "two words"}, "an identifier of C"),

@@ -12,7 +12,7 @@ from math import inf, nan
 from mpcgen.codegen.c_words import c_words
 from mpcgen.codegen.filling import fill
 from mpcgen.codegen.problem_text import dual_count, problem_text
-from mpcgen.codegen.render import descriptions, solve_members
+from mpcgen.codegen.render import descriptions, gradient_members, solve_members
 from mpcgen.derivative.kernels import Kernels
 from mpcgen.ir.schedule import Schedules
 from mpcgen.passes.economy import Economy
@@ -37,6 +37,7 @@ class ExportOptions:
 
     dtype: "float32" or "float64". horizon: N. method: "ddp" or "interior_point". hessian: "exact" or "gauss_newton".
     constants: names of the parameters that are their defaults. prefix: what its files and functions begin with.
+    gradient: whether it differentiates solutions, in reverse mode.
     """
 
     dtype: str
@@ -45,6 +46,7 @@ class ExportOptions:
     hessian: str
     constants: tuple[str, ...]
     prefix: str
+    gradient: bool = False
 
 
 def export_text(
@@ -73,6 +75,9 @@ def export_text(
         "number": number,
         "horizon": options.horizon,
         "n_state": len(kernels.model.states),
+        "n_control": len(kernels.model.controls),
+        "gradient": options.gradient,
+        "parameters": parameters,
     }
     rows = descriptions(kernels)
     header = fill(
@@ -81,7 +86,6 @@ def export_text(
         | {key: rows[key] for key in ("state_rows", "control_rows", "constraint_rows")}
         | {
             "guard": f"{stem.upper()}_H",
-            "n_control": len(kernels.model.controls),
             "constants": [f"{name}: {text}" for name, text in constants],
             "statuses": list(status_lines()),
             "members": [line and f"  {line}" for line in _struct(kernels, options, parameters, workspace)],
@@ -96,13 +100,13 @@ def export_text(
             if by_barrier
             else "mpcgen_solver.h and what it includes",
             "precision": _BITS[options.dtype],
-            "part": BITS["interior_point" if by_barrier and not kernels.model.constrained else "solve"],
+            "part": _part(kernels, options),
             "method": "interior point" if by_barrier else "box-DDP",
             "exact": int(options.hessian == "exact"),
             "constraint_rows": rows["constraint_rows"],
-            "problem_text": problem_text(kernels, economy, schedules, _wanted(kernels)),
+            "problem_text": problem_text(kernels, economy, schedules, _wanted(kernels, options)),
             "solve_members": solve_members(kernels, "scalar"),
-            "parameters": parameters,
+            "gradient_members": gradient_members(kernels, "scalar"),
             "tolerance": literal(_TOLERANCES[options.dtype], options.dtype),
             "max_iterations": MAX_ITERATIONS,
             "defaults": [
@@ -134,9 +138,16 @@ def default_prefix(name: str) -> str:
     return c_stem(name)
 
 
-def _wanted(kernels: Kernels) -> Callable[[str], bool]:
+def _part(kernels: Kernels, options: ExportOptions) -> int:
+    """The parts of the kernels that are in it, of `mpcgen.runtime.parts`."""
+    by_barrier = options.method == "interior_point" and not kernels.model.constrained
+    part = BITS["interior_point" if by_barrier else "solve"]
+    return part | BITS["sensitivities"] if options.gradient else part
+
+
+def _wanted(kernels: Kernels, options: ExportOptions) -> Callable[[str], bool]:
     """Which stage functions a solve calls: not those of its derivatives. A loop over substeps is composed of all."""
-    if kernels.loop is not None:
+    if kernels.loop is not None or options.gradient:
         return lambda name: True
     return lambda name: not _OF_DIFFERENTIALS.search(name)
 

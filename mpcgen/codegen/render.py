@@ -21,6 +21,7 @@ from mpcgen.runtime.parts import PARTS, parts_of
 C_KERNELS = "c/kernels.c.j2"
 C_HEADER = "c/interface.h.j2"
 C_SOLVE_ARGUMENTS = "c/solve_arguments.h.j2"
+C_GRADIENT_ARGUMENTS = "c/gradient_arguments.h.j2"
 PYTHON_PACKAGE = "python/package.py.j2"
 ARGUMENTS = {
     "solve": "solve",
@@ -63,6 +64,7 @@ def _header_context(kernels: Kernels) -> dict[str, object]:
         "has_soft_rows": kernels.model.has_soft_rows,
         "verbs": VERBS,
         "solve_members": solve_members(kernels, "double"),
+        "gradient_members": gradient_members(kernels, "double"),
     }
 
 
@@ -78,6 +80,18 @@ def solve_members(kernels: Kernels, number: str) -> str:
         "output_rows": list(_output_rows(kernels)),
     }
     return fill(C_SOLVE_ARGUMENTS, context)
+
+
+def gradient_members(kernels: Kernels, number: str) -> str:
+    """The members of the argument struct of reverse mode; number: the C type of those that are numbers."""
+    context = {
+        "number": number,
+        "n_state": len(kernels.model.states),
+        "n_control": len(kernels.model.controls),
+        "n_dual": dual_count(kernels),
+        "constraint_rows": kernels.model.signature.rows,
+    }
+    return fill(C_GRADIENT_ARGUMENTS, context)
 
 
 def _output_rows(kernels: Kernels) -> Iterator[str]:

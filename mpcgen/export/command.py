@@ -36,6 +36,7 @@ def main_export(
     hessian: str,
     constants: str,
     small: bool,
+    gradient: bool,
     prefix: str | None,
     cc: str | None,
     check: bool,
@@ -58,6 +59,7 @@ def main_export(
         hessian=hessian,
         constants=names,
         small=small,
+        gradient=gradient,
         prefix=prefix,
         start=problems.x0[0].tolist(),
     )

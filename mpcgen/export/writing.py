@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def export(
     hessian: str = "exact",
     constants: Sequence[str] = (),
     small: bool = False,
+    gradient: bool = False,
     prefix: str | None = None,
     start: Sequence[float] | None = None,
 ) -> Exported:
@@ -78,7 +79,8 @@ def export(
     "interior_point"; default: the latter if there are constraints besides bounds of controls, which take it. hessian:
     "gauss_newton" leaves out the second derivatives of the dynamics, for box-DDP alone: less code, more passes.
     constants: parameters that become their defaults; others stay members of the struct. small:
-    loops in place of long products, for less code and some more time. prefix: what files and
+    loops in place of long products, for less code and some more time. gradient: a function
+    besides that differentiates a loss through the solution, by x0 and the parameters. prefix: what files and
     functions begin with; default: the problem's name. start: the state, n numbers, that the example begins at;
     default: zero.
 
@@ -90,6 +92,9 @@ def export(
     if start is not None and len(start) != len(spec.states):
         raise SpecError(f"start={list(start)!r}; the {len(spec.states)} states of {spec.name!r} are expected")
     options = _options(spec, dtype, horizon, method, hessian, constants, prefix)
+    if gradient and hessian != "exact":
+        raise SpecError("gradient=True needs second derivatives; leave hessian='exact'")
+    options = replace(options, gradient=gradient)
     limit = SMALL_FUSED_LIMIT if small else FUSED_LIMIT
     compilation = Compilation(spec, limit, options.constants)
     compiler = find_compiler()

@@ -9,7 +9,7 @@
 #include "mpcgen_alone.h"
 #include "mpcgen_parts.h"
 
-#define BY_BARRIER (CONSTRAINED || MPCGEN_PART == PART_INTERIOR_POINT)
+#define BY_BARRIER (CONSTRAINED || HAS_PART(PART_INTERIOR_POINT))
 #if BY_BARRIER
 #include "mpcgen_interior_point.h"
 /* The controls given, to which each attempt returns, while the struct's become those of the nearest one. */
@@ -23,9 +23,18 @@ typedef solver_state export_state;
 
 
 
+#if HAS_PART(PART_SENSITIVITIES)
+#include "mpcgen_gradient.h"
+#define DIFFERENTIATED_ARRAYS(ARRAY) SENSITIVITY_ARRAYS(ARRAY) GRADIENT_ARRAYS(ARRAY)
+#else
+#define DIFFERENTIATED_ARRAYS(ARRAY)
+#endif
+
 /* Numbers of the workspace. */
 INLINE size_t workspace_numbers(void) {
-  enum { n = HORIZON, rows = NTHETA_STAGE > 0 ? n + 1 : 1, NUMBERS = 0 EXPORTED_ARRAYS(COUNT_ARRAY) };
+  enum { n = HORIZON, rows = NTHETA_STAGE > 0 ? n + 1 : 1 };
+  enum { OF_SOLVES = 0 EXPORTED_ARRAYS(COUNT_ARRAY), OF_GRADIENTS = 0 DIFFERENTIATED_ARRAYS(COUNT_ARRAY) };
+  enum { NUMBERS = (int)OF_SOLVES > (int)OF_GRADIENTS ? OF_SOLVES : OF_GRADIENTS };
   typedef char workspace_is_large_enough[sizeof(((controller *)0)->workspace) >= NUMBERS * sizeof(real) ? 1 : -1];
   (void)sizeof(workspace_is_large_enough);
   return NUMBERS;
@@ -114,8 +123,48 @@ FUNCTION int solve_one(controller *c, const scalar *initial_state) {
   return c->status;
 }
 
+#if HAS_PART(PART_SENSITIVITIES)
+/* Gradient of a loss through the solution in the struct: by x_0 and the parameters, from those by x, u and the cost. */
+FUNCTION int differentiate_one(controller *c, const scalar *by_states, const scalar *by_controls, scalar by_cost,
+                               scalar *initial_state, void *const *gradients) {
+  const void *parameters[NPARAMETERS + 1] = {NULL};
+  int64_t strides[NPARAMETERS + 1];
+  const int32_t usable = c->status == CONVERGED;
+  int32_t singular = 0;
+  for (int p = 0; p <= NPARAMETERS; p++) strides[p] = 1; /* as if each problem of a batch had its own */
+  list_parameters(c, parameters);
+  const gradient_arguments arguments = {
+      .batch = 1,
+      .horizon = HORIZON,
+      .exact_hessian = 1,
+      .threads = 1,
+      .constant_parameters = NTHETA_STAGE == 0,
+      .parameters = parameters,
+      .parameter_strides = strides,
+      .states = c->x,
+      .controls = c->u,
+#if CONSTRAINED
+      .duals = c->dual,
+#endif
+      .usable = &usable,
+      .cotangent_states = by_states,
+      .cotangent_controls = by_controls,
+      .cotangent_cost = &by_cost,
+      .gradient_initial_state = initial_state,
+      .gradient_parameters = gradients,
+      .singular = &singular,
+  };
+  gradient_state state;
+  memset(&state, 0, sizeof state);
+  zero_reals(c->workspace, workspace_numbers());
+  lay_out_gradient(&state, &arguments, c->workspace);
+  gradient_vector(&state, &arguments, 0, 1);
+  return usable ? singular : 1;
+}
+#endif
+
 /* Moves `count` rows of `width` numbers, `columns` of each, forward by one; the last stays. */
-INLINE void move_rows(scalar *rows, int count, int width, int columns) {
+INLINE void move_forward(scalar *rows, int count, int width, int columns) {
   for (int t = 0; t + 1 < count; t++)
     for (int i = 0; i < columns; i++) rows[t * width + i] = rows[(t + 1) * width + i];
 }
@@ -129,15 +178,15 @@ FUNCTION void shift_one(controller *c) {
     zero_reals(&c->u[0][0], HORIZON * NU);
     return;
   }
-  move_rows(&c->u[0][0], HORIZON, NU, NU);
+  move_forward(&c->u[0][0], HORIZON, NU, NU);
 #if BY_BARRIER
-  move_rows(&c->x[0][0], HORIZON + 1, NX, NX);
-  move_rows(&c->costate[0][0], HORIZON + 1, NX, NX);
+  move_forward(&c->x[0][0], HORIZON + 1, NX, NX);
+  move_forward(&c->costate[0][0], HORIZON + 1, NX, NX);
   c->near_solution = 1;
 #endif
 #if CONSTRAINED
-  move_rows(&c->dual[0][0], HORIZON, NDUAL, NU + NMIXED);                     /* stages with a control */
-  move_rows(&c->dual[0][0] + NU + NMIXED, HORIZON + 1, NDUAL, NSTATE);        /* all; those of the end stay there */
+  move_forward(&c->dual[0][0], HORIZON, NDUAL, NU + NMIXED);                     /* stages with a control */
+  move_forward(&c->dual[0][0] + NU + NMIXED, HORIZON + 1, NDUAL, NSTATE);        /* all; those of the end stay there */
 #endif
 }
 
