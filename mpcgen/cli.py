@@ -157,9 +157,19 @@ def export(spec: Path, seed: int, cmake: bool, **options: Any) -> None:
     from mpcgen.export.command import main_export, main_library
 
     if cmake:
+        context = click.get_current_context()
+        other = [name for name in options if name != "output" and _is_given(context, name)]
+        if other:
+            raise click.UsageError(
+                f"--cmake goes without --{', --'.join(other)}: it has both precisions, all methods and horizons"
+            )
         main_library(spec, options["output"], seed, click.echo)
         return
     main_export(spec, seed=seed, say=click.echo, **options)
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 @main.command("cache")

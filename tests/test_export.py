@@ -319,12 +319,17 @@ def test_gradients_are_those_of_the_module(name, tmp_path):
     assert not found.any()
 
 
-def test_a_controller_recovers_from_a_state_that_is_no_number(exported):
-    x0 = np.float32([[np.nan, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    _, u, status, _ = solve_exported(exported("pendulum"), x0, {})
-    assert status[0] == mpcgen.Status.INVALID_INPUT
-    assert np.isnan(u[0]).all()
-    assert status[1] == mpcgen.Status.CONVERGED
+@pytest.mark.parametrize("name", ["pendulum", "obstacle"])
+def test_a_controller_recovers_from_a_state_that_is_no_number(name, exported, tmp_path):
+    """Nothing of an earlier solve is left in the struct but the controls."""
+    out = exported(name)
+    start = ", ".join(map(repr, random_problems(SPECS[name], 1, 0).x0[0].tolist()))
+    text = (HERE / "recovery.c").read_text().replace("NAME", out.options.prefix).replace("START", start)
+    (tmp_path / "main.c").write_text(text)
+    compiler, *flags = find_compiler().command
+    sources = [tmp_path / "main.c", out.source]
+    _run(compiler, *flags, *LENIENT, "-O2", f"-I{out.path}", *sources, "-lm", "-o", tmp_path / "main")
+    assert _run(tmp_path / "main").stdout == "0 3 0 0 1 1 1"
 
 
 @pytest.mark.parametrize(
@@ -340,6 +345,11 @@ def test_a_controller_recovers_from_a_state_that_is_no_number(exported):
         ({"prefix": "mpcgen_x"}, "an identifier of C"),
         ({"prefix": "two words"}, "an identifier of C"),
         ({"prefix": "double"}, "an identifier of C"),
+        ({"prefix": "stdint"}, "an identifier of C"),
+        ({"prefix": "example"}, "an identifier of C"),
+        ({"horizon": True}, "at least 1"),
+        ({"constants": "goal"}, "a list of names"),
+        ({"start": [float("nan")] * 12}, "finite numbers"),
         ({"start": [0.0]}, "12 states"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, nan
 
@@ -28,6 +28,12 @@ MAX_ITERATIONS = 200
 """Passes of a solve, by default; as of the torch module."""
 UNKNOWN_WORKSPACE = 1 << 20
 """A workspace that is large enough, where its size is yet to be found."""
+_C_HEADERS = """
+assert complex ctype errno fenv float inttypes iso646 limits locale malloc math setjmp signal stdalign stdarg stdatomic
+stdbit stdbool stdckdint stddef stdint stdio stdlib stdnoreturn string strings tgmath threads time uchar unistd wchar
+wctype
+"""
+"""Headers of C libraries, without the ".h"."""
 _OF_DIFFERENTIALS = re.compile(r"_(gradient|forward)(_\d+)?$")
 
 
@@ -134,8 +140,16 @@ def export_text(
 
 
 def default_prefix(name: str) -> str:
-    """What the files and functions of a problem begin with: its name, where C takes it."""
-    return c_stem(name)
+    """What the files and functions of a problem begin with: its name, where that may be one."""
+    stem = c_stem(name).lstrip("_") or "controller"
+    if stem.startswith("mpcgen"):
+        stem = f"problem_{stem}"
+    return f"{stem}_" if is_taken(stem) else stem
+
+
+def is_taken(prefix: str) -> bool:
+    """Whether C, or a file beside the controller's, has the name: its header would hide one of C's."""
+    return prefix in c_words() or prefix in _C_HEADERS.split() or prefix == "example"
 
 
 def _part(kernels: Kernels, options: ExportOptions) -> int:
@@ -218,12 +232,15 @@ def _commented(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
         yield f"{declaration:<{width}} /* {meaning} */" if meaning else declaration
 
 
-def struct_members(parameters: tuple[Parameter, ...]) -> dict[str, str]:
-    """Return what each parameter is called in the struct, by its name: that, where C takes it and no other has it."""
+def struct_members(parameters: tuple[Parameter, ...], others: Collection[str] = ()) -> dict[str, str]:
+    """Return what each parameter is called in the struct, by its name: that, where C takes it and no other has it.
+
+    others: names that the struct's declaration uses itself.
+    """
     members: dict[str, str] = {}
     for parameter in parameters:
         member = ascii_name(parameter.name)
-        while member in c_words() or member in members.values():
+        while member in c_words() or member in members.values() or member in others:
             member += "_"
         members[parameter.name] = member
     return members
@@ -256,9 +273,10 @@ def literal(value: float, dtype: str) -> str:
     """A number as a C constant of a precision, to the bit."""
     if value != value:
         return "NAN"
-    if abs(value) == inf:
+    rounded = float(value) if dtype == "float64" else struct.unpack("f", struct.pack("f", value))[0]
+    if abs(rounded) == inf:
         return "INFINITY" if value > 0 else "-INFINITY"
     if dtype == "float64":
-        return repr(float(value))
-    text = f"{struct.unpack('f', struct.pack('f', value))[0]:.9g}"
+        return repr(rounded)
+    text = f"{rounded:.9g}"
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"

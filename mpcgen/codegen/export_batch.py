@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from mpcgen.codegen.c_words import c_words
 from mpcgen.codegen.export import literal, status_lines, struct_members
 from mpcgen.codegen.filling import fill
 from mpcgen.codegen.problem_text import dual_count
 from mpcgen.derivative.kernels import Kernels
+from mpcgen.errors import SpecError
 from mpcgen.runtime.controller import Parameter
 from mpcgen.runtime.naming import c_stem
 from mpcgen.runtime.parts import BITS
 
+_TARGETS = """
+all clean depend edit_cache help install list_install_components package package_source rebuild_cache test
+"""
+"""What CMake and the tools that it writes for call targets of their own."""
 SOLVES = BITS["solve"] | BITS["interior_point"]
 """Both methods in one object file."""
 
@@ -23,7 +29,12 @@ def library_text(kernels: Kernels, version: str, start: Sequence[float] | None =
     """
     model = kernels.model
     name, stem = model.signature.name, c_stem(model.signature.name)
-    members = struct_members(model.signature.parameters)
+    if stem in c_words() or stem in _TARGETS.split():
+        raise SpecError(
+            f"problem name {name!r} is a word of C++'s or a target of CMake's, and no library can have it; "
+            f"rename the problem, for example {stem + '_mpc'!r}"
+        )
+    members = struct_members(model.signature.parameters, {"Number", "std", "Parameters"})
     parameters = [_parameter(p, members[p.name]) for p in model.signature.parameters]
     header = fill(
         "export/batch.hpp.j2",

@@ -16,7 +16,8 @@ import numpy as np
 from mpcgen.build.compiling import run_one
 from mpcgen.build.driver import compile as compile_package
 from mpcgen.build.toolchain import find_compiler
-from mpcgen.errors import ParameterError
+from mpcgen.codegen.export import ExportOptions
+from mpcgen.errors import SpecError
 from mpcgen.export.writing import STRICT_FLAGS, Exported
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.status import Status
@@ -64,16 +65,13 @@ def check(exported: Exported, spec: Spec, x0: Any, parameters: Mapping[str, Any]
 
     Both are compiled for this machine's plainest instruction set: without fused multiply-adds there is one right
     rounding of everything. On machines whose plainest has them, single bits may differ. parameters: values of those
-    that are not to have their defaults, of their own shape, per-stage ones with the axis of stages.
+    that are not to have their defaults, of their own shape, per-stage ones with the axis of stages. Raises SpecError
+    where bits have reasons to differ: see `require_comparable`.
     """
+    require_comparable(exported.options, spec)
     dtype = np.dtype(exported.options.dtype)
     starts = np.ascontiguousarray(x0, dtype=dtype)
     values = {name: np.ascontiguousarray(value, dtype=dtype) for name, value in (parameters or {}).items()}
-    constants = sorted(set(values) & set(exported.options.constants))
-    if constants:
-        raise ParameterError(
-            f"{', '.join(constants)} of {spec.name} are constants of the export; leave them out"
-        )
     own = solve_exported(exported, starts, values)
     theirs = _solve_with_package(exported, spec, starts, values)
     same = np.ones(len(starts), dtype=bool)
@@ -83,6 +81,20 @@ def check(exported: Exported, spec: Spec, x0: Any, parameters: Mapping[str, Any]
         ).all(1)
     counts = Counter(Status(int(status)).name for status in own[2])
     return Check(len(starts), int((~same).sum()), dict(counts), own[3])
+
+
+def require_comparable(options: ExportOptions, spec: Spec) -> None:
+    """Raise SpecError where an exported controller rightly rounds otherwise than the package, or does less."""
+    if options.constants:
+        raise SpecError(
+            f"{', '.join(options.constants)} of {spec.name!r} are constants, with which it is calculated ahead and "
+            "rounded otherwise than the package; check an export without constants"
+        )
+    if options.method == "interior_point" and not spec.constraints:
+        raise SpecError(
+            f"the package polishes what the interior point finds of {spec.name!r} by box-DDP, which the export "
+            "has not, so that they agree to the tolerance only; check an export with method='ddp'"
+        )
 
 
 def solve_exported(exported: Exported, x0: Any, parameters: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:

@@ -14,10 +14,10 @@ from mpcgen.build.toolchain import find_compiler, split_command
 from mpcgen.codegen.export import MAX_ITERATIONS
 from mpcgen.errors import BuildError
 from mpcgen.export.check import check as compare_with_package
-from mpcgen.export.check import solve_exported
+from mpcgen.export.check import require_comparable, solve_exported
 from mpcgen.export.library import export_library
 from mpcgen.export.report import Footprint, measure
-from mpcgen.export.writing import Exported, export
+from mpcgen.export.writing import Exported, export, export_options
 from mpcgen.problem.loading import load_problem
 from mpcgen.runtime.status import Status
 
@@ -50,6 +50,9 @@ def main_export(
     problem = load_problem(spec)
     problems = random_problems(spec, STATES, seed, horizon)
     names = [name.strip() for name in constants.split(",") if name.strip()]
+    chosen = export_options(problem.spec(), dtype, horizon, method, hessian, names, prefix)
+    if check:
+        require_comparable(chosen, problem.spec())
     exported = export(
         problem,
         output,

@@ -7,14 +7,21 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from mpcgen.build.compiling import run_one
 from mpcgen.build.digest import HEADER_FOLDER
 from mpcgen.build.toolchain import Compiler, find_compiler
-from mpcgen.codegen.c_words import c_words
-from mpcgen.codegen.export import NUMBERS, UNKNOWN_WORKSPACE, ExportOptions, default_prefix, struct_members
+from mpcgen.codegen.export import (
+    NUMBERS,
+    UNKNOWN_WORKSPACE,
+    ExportOptions,
+    default_prefix,
+    is_taken,
+    struct_members,
+)
 from mpcgen.compiler import Compilation
 from mpcgen.derivative.kernels import FUSED_LIMIT
 from mpcgen.errors import BuildError, SpecError
@@ -91,7 +98,9 @@ def export(
     spec = problem if isinstance(problem, Spec) else problem.spec()
     if start is not None and len(start) != len(spec.states):
         raise SpecError(f"start={list(start)!r}; the {len(spec.states)} states of {spec.name!r} are expected")
-    options = _options(spec, dtype, horizon, method, hessian, constants, prefix)
+    if start is not None and not all(map(isfinite, start)):
+        raise SpecError(f"start={list(start)!r}; finite numbers are expected")
+    options = export_options(spec, dtype, horizon, method, hessian, constants, prefix)
     if gradient and hessian != "exact":
         raise SpecError("gradient=True needs second derivatives; leave hessian='exact'")
     options = replace(options, gradient=gradient)
@@ -113,7 +122,7 @@ def export(
     )
 
 
-def _options(
+def export_options(
     spec: Spec,
     dtype: Any,
     horizon: int | None,
@@ -122,10 +131,11 @@ def _options(
     constants: Sequence[str],
     prefix: str | None,
 ) -> ExportOptions:
+    """Return what `export` makes a controller for. Raises SpecError for options that do not fit the problem."""
     name = str(dtype).removeprefix("torch.")
     if name not in NUMBERS:
         raise SpecError(f"dtype={dtype!r}; expected {' or '.join(NUMBERS)}")
-    if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
+    if horizon is not None and (type(horizon) is not int or horizon < 1):
         raise SpecError(f"horizon={horizon!r}; a whole number of at least 1 is expected")
     chosen = method or ("interior_point" if spec.constraints else "ddp")
     if chosen not in METHODS:
@@ -141,10 +151,13 @@ def _options(
         raise SpecError(
             "hessian='gauss_newton' is for method='ddp'; the interior point has second derivatives"
         )
+    if isinstance(constants, str):
+        raise SpecError(f"constants={constants!r}; a list of names is expected, such as [{constants!r}]")
     stem = default_prefix(spec.name) if prefix is None else prefix
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", stem) or stem.startswith("mpcgen") or stem in c_words():
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", stem) or stem.startswith("mpcgen") or is_taken(stem):
         raise SpecError(
-            f"prefix={prefix!r}; an identifier of C is expected that does not begin with mpcgen, such as 'controller'"
+            f"prefix={prefix!r}; an identifier of C is expected that does not begin with mpcgen and is the name of no "
+            "header of C's nor 'example', such as 'controller'"
         )
     return ExportOptions(
         name, horizon or spec.horizon, chosen, hessian, tuple(dict.fromkeys(constants)), stem
@@ -174,21 +187,30 @@ def license_text() -> str:
 
 def _workspace(compiler: Compiler, folder: Path, options: ExportOptions) -> int:
     """Numbers that a solve works in, as the compiler counts them."""
-    (folder / "count.c").write_text(
+    (folder / "mpcgen_count.c").write_text(
         f'#include "{options.prefix}.c"\n#include <stdio.h>\n'
         'int main(void) { printf("%lu\\n", (unsigned long)workspace_numbers()); return 0; }\n',
         encoding="utf-8",
     )
-    command = [*compiler.command, "-std=c99", "-O0", f"-I{HEADER_FOLDER}", "count.c", "-o", "count", "-lm"]
+    command = [
+        *compiler.command,
+        "-std=c99",
+        "-O0",
+        f"-I{HEADER_FOLDER}",
+        "mpcgen_count.c",
+        "-o",
+        "mpcgen_count",
+        "-lm",
+    ]
     run_one(command, folder)
-    return int(subprocess.run([folder / "count"], check=True, capture_output=True, text=True).stdout)
+    return int(subprocess.run([folder / "mpcgen_count"], check=True, capture_output=True, text=True).stdout)
 
 
 def included_headers(compiler: Compiler, folder: Path, source: str, flags: Sequence[str]) -> dict[str, str]:
     """The runtime headers that a source includes, in turn those that they do, with their text."""
     run_one([*compiler.command, *flags, "-MM", f"-I{HEADER_FOLDER}", source, "-MF", "needs"], folder)
     words = (folder / "needs").read_text(encoding="utf-8").replace("\\\n", " ").split()
-    names = sorted(Path(word).name for word in words if Path(word).name.startswith("mpcgen_"))
+    names = sorted(Path(word).name for word in words if Path(word).parent == HEADER_FOLDER)
     return {name: (HEADER_FOLDER / name).read_text(encoding="utf-8") for name in names}
 
 
