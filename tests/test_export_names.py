@@ -77,3 +77,42 @@ def test_a_cmake_package_has_no_options(tmp_path):
     )
     assert refused.exit_code == 2
     assert "--cmake goes without --dtype" in refused.output
+
+
+AMBIGUOUS = """
+#include <cstdio>
+#include <stdexcept>
+#include "goals.hpp"
+extern "C" int goals_solve_f64_batch(const goals_solve_arguments *a) {
+  std::printf("%d ", a->parameter_strides[0] != 0);
+  return 0;
+}
+extern "C" int goals_solve_f32_batch(const goals_solve_arguments *) { return 0; }
+static void solve(std::size_t batch, std::size_t count) {
+  const std::vector<double> x0(batch);
+  goals::Parameters<double> parameters;
+  parameters.goal.assign(count, 1.0);
+  try {
+    goals::solve<double>(x0, parameters);
+  } catch (const std::invalid_argument &) {
+    std::printf("refused ");
+  }
+}
+int main() { solve(2, 3), solve(2, 2), solve(3, 1), solve(3, 3), solve(3, 9); }
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ not installed")
+def test_numbers_that_could_be_of_stages_or_of_problems_are_refused(tmp_path):
+    problem = mpcgen.Problem("goals", horizon=3)
+    (x,), (u,) = problem.states("x"), problem.controls("u")
+    goal = problem.parameter("goal", per_stage=True)
+    problem.dynamics = [x + u]
+    problem.stage_cost = (x - goal) ** 2 + u**2
+    problem.terminal_cost = x**2
+    export_library(problem, tmp_path)
+    (tmp_path / "main.cpp").write_text(AMBIGUOUS)
+    command = ["g++", "-std=c++17", "-Iinclude", "main.cpp", "-o", "main"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    ran = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True)
+    assert ran.stdout == "0 1 0 refused 1 "
