@@ -6,6 +6,8 @@ int main(void);
 void put(char c);
 int finish(void);
 void reset(void);
+void start_clock(void);
+uint32_t clock_ticks(void);
 
 static int semihost(int operation, const void *argument) {
   register int r0 __asm__("r0") = operation;
@@ -20,6 +22,17 @@ int finish(void) {
   semihost(0x18, (const void *)0x20026); /* SYS_EXIT: the application has ended */
   return 0;
 }
+
+enum { MOST_TICKS = 0xffffff };
+#define SYSTICK ((volatile uint32_t *)0xE000E010) /* control, reload, value: counts down at the processor's 25 MHz */
+
+void start_clock(void) {
+  SYSTICK[1] = MOST_TICKS;
+  SYSTICK[2] = 0;
+  SYSTICK[0] = 5;
+}
+
+uint32_t clock_ticks(void) { return MOST_TICKS - SYSTICK[2]; }
 
 static void fail(void) {
   semihost(0x18, (const void *)0x20023); /* a run-time error */

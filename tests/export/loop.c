@@ -1,5 +1,6 @@
 /* A closed loop of an exported controller with its own model and a small disturbance, STEPS steps from each of START_STATES;
- * each step is a line of hexadecimal numbers, status, passes and the bits of the controls. NAME: what the controller's
+ * each step is a line of hexadecimal numbers, status, passes, ticks of a clock (0 where there is none) and the bits of the
+ * controls. NAME: what the controller's
  * names begin with. TOLERANCE: of its solves; DISTURBANCE: the most that is added to a state. */
 #include <stdint.h>
 #include <string.h>
@@ -11,6 +12,8 @@
 
 void put(char c);
 int finish(void);
+void start_clock(void);
+uint32_t clock_ticks(void);
 
 enum { N_STATE = OF(_states), N_CONTROL = OF(_controls) };
 static const float STARTS[][N_STATE] = {START_STATES};
@@ -34,8 +37,12 @@ static void run(const float *start) {
   OF(_init)(&controller);
   controller.tolerance = TOLERANCE;
   for (int step = 0; step < STEPS; step++) {
-    put_number((uint32_t)OF(_solve)(&controller, x));
+    start_clock();
+    const int status = OF(_solve)(&controller, x);
+    const uint32_t ticks = clock_ticks();
+    put_number((uint32_t)status);
     put_number((uint32_t)controller.iterations);
+    put_number(ticks);
     for (int i = 0; i < N_CONTROL; i++) {
       uint32_t bits;
       memcpy(&bits, &controller.u[0][i], sizeof bits);
