@@ -339,7 +339,7 @@ def test_a_controller_recovers_from_a_state_that_is_no_number(name, exported, tm
     compiler, *flags = find_compiler().command
     sources = [tmp_path / "main.c", out.source]
     _run(compiler, *flags, *LENIENT, "-O2", f"-I{out.path}", *sources, "-lm", "-o", tmp_path / "main")
-    assert _run(tmp_path / "main").stdout == "0 3 0 0 1 1 1"
+    assert _run(tmp_path / "main").stdout == "0 3 0 0 1 1 1 3"
 
 
 @pytest.mark.parametrize(

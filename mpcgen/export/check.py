@@ -18,7 +18,7 @@ from mpcgen.build.driver import compile as compile_package
 from mpcgen.build.toolchain import find_compiler
 from mpcgen.codegen.export import ExportOptions
 from mpcgen.errors import SpecError
-from mpcgen.export.writing import STRICT_FLAGS, Exported
+from mpcgen.export.writing import Exported, strict_flags
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.status import Status
 
@@ -109,7 +109,14 @@ def solve_exported(exported: Exported, x0: Any, parameters: Mapping[str, Any]) -
         (Path(folder) / "run.c").write_text(text, encoding="utf-8")
         plain = PLAIN_CPU.get(platform.machine().lower())
         target = (f"-march={plain}",) if plain else ()
-        flags = [*STRICT_FLAGS, "-O2", "-shared", "-fPIC", *target, f"-I{exported.path.resolve()}"]
+        flags = [
+            *strict_flags(find_compiler()),
+            "-O2",
+            "-shared",
+            "-fPIC",
+            *target,
+            f"-I{exported.path.resolve()}",
+        ]
         sources = ["run.c", str(exported.source.resolve())]
         run_one([*find_compiler().command, *flags, *sources, "-o", "run.so", "-lm"], Path(folder))
         library = ctypes.CDLL(str(Path(folder) / "run.so"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from mpcgen.build.compiling import run_one
 from mpcgen.build.toolchain import identify, run_compiler
 from mpcgen.errors import BuildError
-from mpcgen.export.writing import STRICT_FLAGS, Exported
+from mpcgen.export.writing import Exported, strict_flags
 
 _NODE = re.compile(r'node: \{ title: "([^"]+)" label: "([^"]*)"')
 _EDGE = re.compile(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"')
@@ -45,7 +45,7 @@ def measure(exported: Exported, command: Sequence[str], flags: Sequence[str] = (
         trial = Path(folder)
         report = () if compiler.is_clang else ("-fcallgraph-info=su",)
         stem = exported.options.prefix
-        start = [*command, *STRICT_FLAGS, *flags, f"-I{exported.path.resolve()}"]
+        start = [*command, *strict_flags(compiler), *flags, f"-I{exported.path.resolve()}"]
         run_one([*start, *report, "-c", str(exported.source.resolve()), "-o", "controller.o"], trial)
         (trial / "size.c").write_text(
             f'#include "{stem}.h"\nconst char memory[sizeof(struct {stem})] = {{1}};\n', encoding="utf-8"

@@ -13,7 +13,7 @@ from typing import Any
 
 from mpcgen.build.compiling import run_one
 from mpcgen.build.digest import HEADER_FOLDER
-from mpcgen.build.toolchain import Compiler, find_compiler
+from mpcgen.build.toolchain import GCC_FLAGS, Compiler, find_compiler
 from mpcgen.codegen.export import (
     NUMBERS,
     UNKNOWN_WORKSPACE,
@@ -38,6 +38,13 @@ either way, and a pendulum 6.5 kB with loops and 6.2 kB without.
 """
 STRICT_FLAGS = ("-std=c99", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 """What the exported Makefile gives the compiler: no -ffast-math."""
+
+
+def strict_flags(compiler: Compiler) -> tuple[str, ...]:
+    """`STRICT_FLAGS`, and what gcc gets besides, as in the Makefile."""
+    return STRICT_FLAGS if compiler.is_clang else (*STRICT_FLAGS, *GCC_FLAGS)
+
+
 _LICENSE = """The files of this folder were written by mpcgen and are yours. Those whose names begin with
 mpcgen_ are part of it, and come under its licence:
 

@@ -110,6 +110,10 @@ FUNCTION int solve_one(controller *c, const scalar *initial_state) {
       .violation = &c->violation,
 #endif
   };
+  if (!(c->tolerance > 0)) {
+    write_nothing(&arguments, 0, HORIZON, INVALID_INPUT);
+    return c->status;
+  }
   solve_job job = {.arguments = &arguments, .queue = {0, 1}};
   export_state state;
   memset(&state, 0, sizeof state);

@@ -1,4 +1,4 @@
-/* A solve from a state that is no number, and the next ones in the same struct. NAME and START are put in. */
+/* A solve from a state that is no number, and the next ones in the same struct; then with a tolerance that is none. NAME and START are put in. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +18,8 @@ int main(void) {
   memset(again.u, 0, sizeof again.u);
   ends[3] = NAME_solve(&again, x0);
   printf("%d %d %d %d ", ends[0], ends[1], ends[2], ends[3]);
-  printf("%d %d %d", nothing, same, first.iterations == again.iterations);
+  printf("%d %d %d ", nothing, same, first.iterations == again.iterations);
+  again.tolerance = NAN;
+  printf("%d", NAME_solve(&again, x0));
   return 0;
 }
