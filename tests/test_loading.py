@@ -127,7 +127,9 @@ def test_other_argument_structs_are_another_interface():
     """Else an old package is filled in by names that it lacks, instead of being refused."""
     templates = Path(__file__).parent.parent / "templates"
     members = (templates / "c" / "solve_arguments.h.j2").read_text()
+    of_gradients = (templates / "c" / "gradient_arguments.h.j2").read_text().replace("{{ number }}", "double")
     header = (templates / "c" / "interface.h.j2").read_text() + f"typedef struct {{ {members} }} solve;"
+    header = header.replace("{{ gradient_members }}", of_gradients)
     # What the libraries of a process share must be the same in all of them.
     (pool,) = re.findall(
         r"typedef struct \{[^{}]*\} thread_pool;", (templates / "runtime" / "mpcgen_parallel.h").read_text()
