@@ -16,7 +16,7 @@ import numpy as np
 from mpcgen.build.compiling import run_one
 from mpcgen.build.driver import compile as compile_package
 from mpcgen.build.toolchain import find_compiler
-from mpcgen.codegen.export import ExportOptions
+from mpcgen.codegen.export import NUMBERS, ExportOptions
 from mpcgen.errors import SpecError
 from mpcgen.export.writing import Exported, strict_flags
 from mpcgen.problem.spec import Spec
@@ -100,7 +100,7 @@ def require_comparable(options: ExportOptions, spec: Spec) -> None:
 def solve_exported(exported: Exported, x0: Any, parameters: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
     """Compile an exported controller for this machine; return states, controls, statuses and passes from each x0."""
     options = exported.options
-    number = {"float32": "float", "float64": "double"}[options.dtype]
+    number = NUMBERS[options.dtype]
     names = list(parameters)
     places = [f"c.parameters.{exported.members[name]}" for name in names]
     copies = [f"    memcpy(&{place}, values[{at}], sizeof {place});" for at, place in enumerate(places)]

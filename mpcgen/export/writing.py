@@ -22,6 +22,7 @@ from mpcgen.codegen.export import (
     is_taken,
     struct_members,
 )
+from mpcgen.codegen.problem_text import stage_operations
 from mpcgen.compiler import Compilation
 from mpcgen.derivative.kernels import FUSED_LIMIT
 from mpcgen.errors import BuildError, SpecError
@@ -122,7 +123,7 @@ def export(
     texts = compilation.exported(options, workspace, start) | {"LICENSE": license_text()}
     path = Path(directory)
     write_files(path, texts | headers)
-    operations = options.horizon * _stage_operations(texts[f"{options.prefix}.c"])
+    operations = options.horizon * stage_operations(compilation.derived, compilation.passes)
     members = struct_members(compilation.graph.signature.parameters)
     return Exported(
         path, tuple(sorted(texts | headers)), options, workspace, operations, len(spec.controls), members
@@ -219,8 +220,3 @@ def included_headers(compiler: Compiler, folder: Path, source: str, flags: Seque
     words = (folder / "needs").read_text(encoding="utf-8").replace("\\\n", " ").split()
     names = sorted(Path(word).name for word in words if Path(word).parent == HEADER_FOLDER)
     return {name: (HEADER_FOLDER / name).read_text(encoding="utf-8") for name in names}
-
-
-def _stage_operations(source: str) -> int:
-    found = re.search(r"^#define STAGE_OPERATIONS (\d+)", source, re.MULTILINE)
-    return int(found.group(1)) if found else 0
