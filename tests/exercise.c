@@ -36,7 +36,8 @@ IN_WORKSPACE(evaluate, evaluate)
 #define run_evaluate evaluate_batch
 #endif
 
-enum { HORIZON = 5, BATCH = 11, SPOILT = 3, STATUSES = 8, MOST_ITERATIONS = 60 };
+/* Of CPU lanes one more than fill a register and a part of another; of warps, which go by themselves, a few. */
+enum { HORIZON = 5, BATCH = MPCGEN_CUDA ? 5 : 11, SPOILT = 3, STATUSES = 8, MOST_ITERATIONS = 60 };
 
 typedef struct {
   int64_t batch;

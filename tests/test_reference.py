@@ -186,7 +186,7 @@ def test_with_the_hessian_of_the_cost_the_last_approximation_is_the_papers_modul
     assert gradients_beside(example(name), count, "gauss_newton", **options) <= 1e-7
 
 
-@pytest.mark.parametrize(("name", "count"), [("pendulum", 8), ("cartpole", 4), ("car", 2)])
+@pytest.mark.parametrize(("name", "count"), [("pendulum", 8), ("cartpole", 4)])
 def test_unrolling_newtons_iterations_gives_the_exact_gradient(name, count):
     """Run to the limit of precision: the gradient's error E follows the controls' e, E_k = O(e_{k-1} E_{k-1}).
 
@@ -221,7 +221,7 @@ def test_unrolled_gauss_newton_lags_behind_by_the_number_of_iterations():
 
 def test_unrolled_newton_converges_quadratically():
     """Phi_z = 0 at every solution, hence Phi_ztheta = -Phi_zz z', and E_k = O(e_{k-1} E_{k-1} + e_{k-1}²)."""
-    _, (first, second, third) = unrolling_errors(example("car"), "exact", [6, 7, 8])
+    _, (first, second, third) = unrolling_errors(example("cartpole"), "exact", [4, 5, 6])
     assert first < 1e-2 and second <= first**1.5 and third <= second**1.5  # no linear rate does that
 
 

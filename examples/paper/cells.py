@@ -105,7 +105,7 @@ def expert_data(cell: Cell) -> Data:
 def papers_cells(quick: bool) -> list[Cell]:
     """The cells of the paper's figure, or short ones; the longest first, the networks last."""
     if quick:
-        epochs = {"nn": 5, "mpc.dx": 200, "mpc.cost": 200}
+        epochs = {"nn": 2, "mpc.dx": 200, "mpc.cost": 200}
         return [Cell("pendulum", method, 50, epochs=count) for method, count in epochs.items()]
     controllers = [Cell(s, m, n) for n in reversed(SIZES) for m in METHODS[1:] for s in SYSTEMS]
     networks = [Cell(s, "nn", n) for n in SIZES for s in SYSTEMS]
