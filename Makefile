@@ -6,6 +6,7 @@
 # make measure-torch      call overhead, memory and Jacobians through torch
 # make paper   every experiment of the paper, resumable; examples/paper/
 # make test    lint, types and the whole test suite
+# make test-zig  statuses and gradients of two examples by pip's C compiler
 # make golden  write the committed text of generated/ anew
 #
 # On Linux, pip's default torch is the large CUDA build. For the CPU build of the same version:
@@ -20,7 +21,7 @@ READY := $(VENV)/.ready
 DEMO_EXAMPLES := pendulum cartpole obstacle
 EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor chain landing safe_cartpole building minimum_time cstr arm
 
-.PHONY: demo measure bench gallery gradient-accuracy measure-torch paper test golden lint clean
+.PHONY: demo measure bench gallery gradient-accuracy measure-torch paper test test-zig golden lint clean
 
 demo: $(addprefix build-,$(DEMO_EXAMPLES))
 	$(BIN)/python -m examples.demo
@@ -64,6 +65,11 @@ test: lint
 	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=warp $(BIN)/python -m pytest -n 2 --dist worksteal $(WARP_TESTS)
 	if command -v clang > /dev/null; then CC=clang $(BIN)/python -m pytest -n 2 --dist worksteal $(CLANG_TESTS); \
 	else echo "clang is not installed, and its part of the tests left out"; fi
+
+# Pip's compiler in place of gcc, on two examples.
+test-zig: $(READY)
+	CC="$(abspath $(BIN))/python -m ziglang cc" $(BIN)/python -m pytest -n 2 --dist worksteal \
+	tests/test_statuses.py tests/test_gradients.py -k "pendulum or cartpole"
 
 golden: $(addprefix build-,$(EXAMPLES))
 

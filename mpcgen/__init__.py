@@ -23,6 +23,7 @@ from mpcgen.errors import (
 )
 
 if TYPE_CHECKING:
+    __version__: str
     import mpcgen.reference as reference
     from mpcgen.autograd.closed_loop import PerStep
     from mpcgen.build.driver import compile
@@ -92,6 +93,7 @@ __all__ = [
     "UnconvergedError",
     "UnconvergedWarning",
     "UnsupportedExpressionError",
+    "__version__",
     "casadi_cost",
     "casadi_expressions",
     "casadi_model",
@@ -119,6 +121,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("mpcgen")
     if name not in _LAZY:
         raise AttributeError(f"module 'mpcgen' has no attribute {name!r}")
     source = _LAZY[name]

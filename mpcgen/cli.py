@@ -1,4 +1,4 @@
-"""The command line: `mpcgen build`, `inspect`, `compare`, `export`, `cache` and `bench`.
+"""The command line: `mpcgen build`, `inspect`, `compare`, `export`, `cache`, `doctor` and `bench`.
 
 Every import that takes time waits until its command runs.
 """
@@ -187,6 +187,32 @@ def cache_command(clear: bool) -> None:
         return
     for name, count in found.packages.items():
         click.echo(f"  {name}" + (f" ({count} builds)" if count > 1 else ""))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what mpcgen finds on this machine, and what to do about what is missing; ends with 1 if it cannot work."""
+    import json
+    from dataclasses import asdict
+
+    from mpcgen.doctor import examine
+
+    found = []
+    for part in examine():
+        found.append(part)
+        if not as_json:
+            click.echo(str(part))
+    if as_json:
+        click.echo(json.dumps([asdict(part) for part in found], indent=1))
+    lacking = [part.name for part in found if part.is_lacking]
+    if not as_json:
+        click.echo(
+            f"mpcgen cannot work here for want of: {', '.join(lacking)}"
+            if lacking
+            else "mpcgen can work here"
+        )
+    click.get_current_context().exit(BUILD_ERROR if lacking else 0)
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

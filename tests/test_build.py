@@ -14,7 +14,7 @@ import pytest
 import sympy as sp
 from toy_package import SUFFIXES, toy_rendered, toy_spec
 
-from mpcgen.build import cache, digest, driver
+from mpcgen.build import cache, digest, driver, zig
 from mpcgen.build.extension import VARIANTS, compile_extension, compile_variants
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.target import known_targets, select_target
@@ -172,6 +172,7 @@ def test_build_does_not_import_torch(tmp_path):
 def test_missing_compiler_says_what_was_looked_for_and_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(zig, "find", lambda: None)
     with pytest.raises(CompilerNotFoundError, match=r"looked for gcc, clang, cc.*[Ii]nstall"):
         build_in(tmp_path)
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from toy_package import toy_rendered
 
 import mpcgen.compiler
-from mpcgen.build import driver
+from mpcgen.build import driver, zig
 from mpcgen.build.target import known_targets
 from mpcgen.cli import main
 from mpcgen.errors import InternalError
@@ -99,6 +99,7 @@ def test_build_failure_ends_with_code_1_and_the_compilers_words(spec, tmp_path, 
 
 
 def test_missing_compiler_ends_with_code_1(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(zig, "find", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     result = run("build", spec, "-o", tmp_path)

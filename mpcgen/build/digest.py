@@ -20,7 +20,7 @@ from mpcgen.runtime.loading import ABI, EXT_SUFFIX
 PACKAGE_FOLDER = Path(mpcgen.__file__).parent
 HEADER_FOLDER = TEMPLATE_FOLDER / "runtime"
 # What reads compiled packages, or none; all else in mpcgen stands between a spec and its package.
-_BESIDE = frozenset({"cli.py", "calls", "autograd", "baseline", "reference", "diagnosis"})
+_BESIDE = frozenset({"cli.py", "doctor.py", "calls", "autograd", "baseline", "reference", "diagnosis"})
 
 
 class HasIdentity(Protocol):

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from mpcgen.build import zig
 from mpcgen.build.cache import cache_root, note
 from mpcgen.build.target import Target, select_target
 from mpcgen.errors import BuildError, CompilerNotFoundError
@@ -71,6 +73,20 @@ class Compiler:
         return "clang" in self.version
 
     @property
+    def is_zig(self) -> bool:
+        """Whether this is zig, which is clang besides."""
+        return self.version.startswith("zig ")
+
+    def machine_flags(self, flags: Sequence[str] = ()) -> tuple[str, ...]:
+        """Flags of an instruction set, such as -march=x86-64-v3, as this compiler has them; none: for any CPU."""
+        return zig.machine_flags(flags) if self.is_zig else tuple(flags)
+
+    @property
+    def libmvec(self) -> tuple[str, ...]:
+        """What links glibc's vector math library."""
+        return zig.LIBMVEC if self.is_zig else ("-lmvec",)
+
+    @property
     def identity(self) -> str:
         """What distinguishes this compiler from another, in one line."""
         return f"{' '.join(self.command)}; {self.version}; {self.triple}"
@@ -106,26 +122,41 @@ class Toolchain:
         clang = self.compiler.is_clang
         level = SMALL_FLAGS if small else (*LARGE_FLAGS, *(() if clang else LARGE_GCC_FLAGS))
         own = CLANG_FLAGS if clang else GCC_FLAGS
+        machine = self.compiler.machine_flags(self.target.flags)
         libmvec = ("-DMPCGEN_HAVE_LIBMVEC=1",) if self.libmvec else ()
-        return (*level, *BASE_FLAGS, *HIDDEN_FLAGS, *WARNING_FLAGS, *own, *self.target.flags, *libmvec)
+        return (
+            *level,
+            *BASE_FLAGS,
+            *HIDDEN_FLAGS,
+            *WARNING_FLAGS,
+            *own,
+            *self._zig_flags,
+            *machine,
+            *libmvec,
+        )
 
     @property
     def glue_flags(self) -> tuple[str, ...]:
         """Flags for cffi's wrapper: no instruction set, so that loading it runs on any CPU."""
         paths = sysconfig.get_paths()
         includes = dict.fromkeys((paths["include"], paths["platinclude"]))
-        return (*GLUE_FLAGS, *(f"-I{path}" for path in includes))
+        plain = (*self._zig_flags, *self.compiler.machine_flags())
+        return (*GLUE_FLAGS, *plain, *(f"-I{path}" for path in includes))
+
+    @property
+    def _zig_flags(self) -> tuple[str, ...]:
+        return zig.FLAGS if self.compiler.is_zig else ()
 
     @property
     def link_flags(self) -> tuple[str, ...]:
         """Flags that make the linker write an extension."""
         shared = ("-bundle", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared",)
-        return (*shared, "-pthread")
+        return (*shared, "-pthread", *(zig.LINK_FLAGS if self.compiler.is_zig else ()))
 
     @property
     def libraries(self) -> tuple[str, ...]:
         """Libraries to link, after the objects that need them."""
-        return ("-lmvec", "-lm") if self.libmvec else ("-lm",)
+        return (*self.compiler.libmvec, "-lm") if self.libmvec else ("-lm",)
 
     @property
     def identity(self) -> str:
@@ -159,18 +190,21 @@ def find_toolchain(march: str | None = None) -> Toolchain:
 
 
 def find_compiler() -> Compiler:
-    """The compiler named by the environment variable CC, else the first of `COMPILERS` on the PATH."""
+    """The compiler named by the environment variable CC, else the first of `COMPILERS` on the PATH, else pip's zig."""
     named = os.environ.get("CC", "").strip()
     candidates = [split_command("CC", named)] if named else [[name] for name in COMPILERS]
     for command in candidates:
         path = shutil.which(command[0])
         if path is not None:
             return identify((path, *command[1:]))
+    pip_compiler = None if named else zig.find()
+    if pip_compiler is not None:
+        return identify(tuple(pip_compiler))
     looked_for = f"CC={named}" if named else ", ".join(COMPILERS)
     raise CompilerNotFoundError(
         f"no C compiler found: looked for {looked_for} on the PATH ({os.environ.get('PATH', '')!r}). "
-        f"Install one, e.g. `apt install gcc`, `dnf install gcc` or `xcode-select --install`, "
-        f"or set CC to its path"
+        f"Install one, e.g. `pip install 'mpcgen[compiler]'`, which needs no rights, `apt install gcc`, "
+        f"`dnf install gcc` or `xcode-select --install`, or set CC to its path"
     )
 
 
@@ -187,7 +221,7 @@ def split_command(variable: str, value: str) -> list[str]:
 
 def run_compiler(command: list[str], directory: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a compiler's command line, its words in English and captured. Raises CompilerNotFoundError."""
-    environment = {**os.environ, "LC_ALL": "C"}
+    environment = {**os.environ, "LC_ALL": "C", **zig.environment(cache_root())}
     try:
         return subprocess.run(
             command,
@@ -206,17 +240,22 @@ def run_compiler(command: list[str], directory: Path | None = None) -> subproces
 
 def identify(command: tuple[str, ...]) -> Compiler:
     """The compiler that a command starts. Raises CompilerNotFoundError where it is none."""
-    answers = []
-    for option in ("--version", "-dumpmachine"):
-        process = run_compiler([*command, option])
-        if process.returncode != 0 or not process.stdout.strip():
-            raise CompilerNotFoundError(
-                f"{shlex.join(command)} {option} failed with exit code {process.returncode}, so it is no "
-                f"C compiler that mpcgen can use; set CC to gcc or clang. "
-                f"It said: {process.stderr.strip() or 'nothing'}"
-            )
-        answers.append(process.stdout.strip().splitlines()[0])
-    return Compiler(command, version=answers[0], triple=answers[1])
+    said = _ask(command, "--version")
+    version, triple = said.splitlines()[0], _ask(command, "-dumpmachine").splitlines()[0]
+    question = zig.version_command(command) if "clang" in version else None
+    own = zig.full_version(run_compiler(question).stdout, version) if question else None
+    return Compiler(command, own or version, (zig.triple(said) if own else None) or triple)
+
+
+def _ask(command: tuple[str, ...], option: str) -> str:
+    process = run_compiler([*command, option])
+    if process.returncode != 0 or not process.stdout.strip():
+        raise CompilerNotFoundError(
+            f"{shlex.join(command)} {option} failed with exit code {process.returncode}, so it is no "
+            f"C compiler that mpcgen can use; set CC to gcc or clang. "
+            f"It said: {process.stderr.strip() or 'nothing'}"
+        )
+    return process.stdout.strip()
 
 
 @functools.cache
@@ -238,5 +277,7 @@ def _probe_libmvec(compiler: Compiler) -> bool:
     with tempfile.TemporaryDirectory(prefix="mpcgen-probe-") as folder:
         source = Path(folder) / "probe.c"
         source.write_text(LIBMVEC_PROBE, encoding="utf-8")
-        command = [*compiler.command, str(source), "-o", str(Path(folder) / "probe"), "-lmvec", "-lm"]
+        flags = zig.LINK_FLAGS if compiler.is_zig else ()
+        program = str(Path(folder) / "probe")
+        command = [*compiler.command, *flags, str(source), "-o", program, *compiler.libmvec, "-lm"]
         return run_compiler(command).returncode == 0

@@ -68,7 +68,7 @@ def main_export(
     )
     say(f"{len(exported.files)} files in {exported.path}")
     command = split_command("--cc", cc) if cc else [*find_compiler().command, "-Os"]
-    for line in _footprint_lines(measure(exported, command[:1], command[1:]), shlex.join(command)):
+    for line in _footprint_lines(measure(exported, command, ()), shlex.join(command)):
         say(f"  {line}")
     values = {name: value for name, value in problems.parameters.items() if name not in names}
     for line in _solve_lines(exported, problems, values):
