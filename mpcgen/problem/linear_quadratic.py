@@ -44,20 +44,21 @@ def lqr(n_state: int, n_ctrl: int, horizon: int = 20, name: str | None = None) -
     c = problem.parameter("c", shape=n + m, default=0, per_stage=True)
     F = problem.parameter("F", shape=(n, n + m), per_stage=True)
     f = problem.parameter("f", shape=n, default=0, per_stage=True)
-    problem.dynamics = [sp.Add(_dot(list(F[i, :]), (*x, *u)), f[i]) for i in range(n)]
-    problem.stage_cost = _quadratic(C, list(c), (*x, *u))
-    problem.terminal_cost = _quadratic(C, list(c), x)
+    problem.dynamics = [sp.Add(dot(list(F[i, :]), (*x, *u)), f[i]) for i in range(n)]
+    problem.stage_cost = quadratic(C, list(c), (*x, *u))
+    problem.terminal_cost = quadratic(C, list(c), x)
     return problem
 
 
-def _quadratic(C: sp.Matrix, c: list[sp.Symbol], tau: tuple[sp.Symbol, ...]) -> sp.Expr:
+def quadratic(C: sp.Matrix, c: list[sp.Symbol], tau: tuple[sp.Symbol, ...]) -> sp.Expr:
     """½ τᵀCτ + cᵀτ with the leading blocks of C and c. Row by row: half the products of the expanded form."""
     rows = [
-        sp.Mul(sp.S.Half, tau_i, _dot(list(C[i, : len(tau)]), tau), evaluate=True)
+        sp.Mul(sp.S.Half, tau_i, dot(list(C[i, : len(tau)]), tau), evaluate=True)
         for i, tau_i in enumerate(tau)
     ]
     return sp.Add(*rows, *map(sp.Mul, c, tau))
 
 
-def _dot(left: list[sp.Symbol], right: tuple[sp.Symbol, ...]) -> sp.Expr:
+def dot(left: list[sp.Symbol], right: tuple[sp.Symbol, ...]) -> sp.Expr:
+    """The sum of products, as one sum."""
     return sp.Add(*map(sp.Mul, left, right))

@@ -1,0 +1,1 @@
+"""Systems as modules: `pendulum.PendulumDx`, `cartpole.CartpoleDx`."""

@@ -1,0 +1,60 @@
+"""What became of the problems of a call: who is told, and whose gradients are kept."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from mpcgen.autograd.solution import Solution
+from mpcgen.errors import UnconvergedError
+from mpcgen.runtime.status import Status, UnconvergedWarning
+
+_NEARLY = (Status.MAX_ITERATIONS, Status.STALLED)
+"""How a problem ends that may be near enough to a solution."""
+
+
+def unsolved(solution: Solution, eps: float, held: Tensor | None) -> Tensor:
+    """The problems (B,) without a solution: neither converged nor within ``eps`` of one, or ``held`` by delta_u."""
+    lacking = solution.status != Status.CONVERGED
+    if bool(lacking.any()):
+        near = torch.zeros_like(lacking)
+        for status in _NEARLY:
+            near = near | (solution.status == status)
+        lacking = lacking & ~(near & (solution.residual <= eps))
+    return lacking if held is None else lacking | held
+
+
+def report(lacking: Tensor, solution: Solution, held: Tensor | None, *, fails: bool, warns: bool) -> None:
+    """Raise UnconvergedError, or warn, of problems without a solution."""
+    if not (fails or warns) or not bool(lacking.any()):
+        return
+    statuses = solution.status[lacking].tolist()
+    counts = [f"{statuses.count(code)} {Status(code).name}" for code in sorted(set(statuses)) if code]
+    limited = 0 if held is None else int((held & (solution.status == Status.CONVERGED)).sum())
+    if limited:
+        counts.append(f"{limited} held back by delta_u")
+    text = (
+        f"{int(lacking.sum())} of {len(lacking)} problems were not solved ({', '.join(counts)}); give them more "
+        "lqr_iter, another u_init or a larger delta_u"
+    )
+    if fails:
+        raise UnconvergedError(f"{text}, or let them pass with exit_unconverged=False")
+    warnings.warn(text, UnconvergedWarning, stacklevel=4)
+
+
+def without_gradient(value: Tensor, lacking: Tensor) -> Tensor:
+    """``value`` (..., B, k) or (B,) whose entries of the problems that lack a solution have no gradient."""
+    mask = lacking if value.ndim == 1 else lacking[:, None]
+    return torch.where(mask, value.detach(), value)
+
+
+def progress(solution: Solution) -> str:
+    """A line about a call."""
+    iterations = solution.iterations.double()
+    return (
+        f"mpcgen: {int(solution.converged.sum())} of {solution.status.numel()} problems converged, "
+        f"{iterations.mean():.1f} iterations in the mean, {int(iterations.max())} at most; mean cost "
+        f"{solution.cost.detach().mean():.4e}, largest residual {solution.residual.max():.1e}"
+    )
