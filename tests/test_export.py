@@ -94,6 +94,15 @@ def test_the_text_is_strict_c(name, compiler, exported, tmp_path):
     _run(compiler, *STRICT, "-O2", "-c", out.path / "example.c", "-o", tmp_path / "example.o")
 
 
+@_needs("cppcheck")
+@pytest.mark.parametrize("name", list(SPECS))
+def test_cppcheck_finds_nothing(name, exported):
+    """Of one configuration, gcc's: the others that it would try lack what the compiler defines."""
+    checks = ("--enable=warning,portability,performance", "--inline-suppr", "--error-exitcode=1", "--quiet")
+    out = exported(name)
+    _run("cppcheck", "--std=c99", "-D__GNUC__=12", *checks, out.source, out.path / "example.c")
+
+
 @_needs("g++")
 def test_the_text_is_cplusplus_too(exported, tmp_path):
     for name in ("hover", "obstacle"):

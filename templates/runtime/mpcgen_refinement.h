@@ -23,6 +23,7 @@ enum { SWEEPS = 3 }; /* the first, and refinements */
 INLINE void solve_kept(in_reals factor, const real *rhs, real *result) {
   for (int i = 0; i < NU; i++) {
     real sum = -rhs[i];
+    /* cppcheck-suppress uninitvar ; what is read was written in an earlier round of the outer loop */
     for (int k = 0; k < i; k++) sum -= factor[TRIANGLE(i, k)] * result[k];
     result[i] = sum;
   }

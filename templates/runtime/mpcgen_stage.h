@@ -76,6 +76,7 @@ INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lowe
   EACH(j, NU) {
     const real diagonal = lane_select(is_free[j], matrix[TRIANGLE(j, j)], ALL(1));
     real remaining = diagonal;
+    /* cppcheck-suppress uninitvar ; what is read was written in an earlier round of the outer loop */
     EACH(k, j) remaining -= unit_lower[TRIANGLE(j, k)] * unit_lower[TRIANGLE(j, k)] * pivot[k];
     const mask positive = lane_lt(ALL(8 * NU * SCALAR_EPSILON) * lane_abs(diagonal), remaining);
     accepted = lane_and(accepted, positive);
@@ -95,6 +96,7 @@ INLINE void solve_free(const real *unit_lower, const real *inverse_pivot, const 
                        in_reals rhs, out_reals result) {
   EACH(i, NU) {
     real sum = lane_select(is_free[i], -rhs[i], ALL(0));
+    /* cppcheck-suppress uninitvar ; what is read was written in an earlier round of the outer loop */
     EACH(k, i) sum -= unit_lower[TRIANGLE(i, k)] * result[k];
     result[i] = sum;
   }
