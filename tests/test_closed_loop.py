@@ -6,7 +6,9 @@ from torch import Tensor
 
 import mpcgen
 from mpcgen import Status
-from mpcgen.errors import DtypeError, ParameterError, ShapeError
+from mpcgen.autograd.closed_loop import Loop
+from mpcgen.errors import DtypeError, ParameterError, SecondDerivativeError, ShapeError
+from tests.test_hand_over import catalyst
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
@@ -48,6 +50,79 @@ def test_values_and_gradients_are_those_of_the_loop_by_hand(pendulum):
     theirs = torch.autograd.grad(loss(*hand), (x0, mass))
     for a, b in zip(ours, theirs, strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.fixture
+def step_by_step(monkeypatch):
+    """Runs a loop in Python, by calls of single kernels."""
+
+    def run(mpc, x0, *arguments, **options):
+        with monkeypatch.context() as patched:
+            patched.setattr(Loop, "run", Loop._run_by_steps)
+            return mpc.closed_loop(x0, *arguments, **options)
+
+    return run
+
+
+def is_same(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def variety(pendulum, count: int) -> list[dict]:
+    """Arguments of loops: parameters and disturbances that the batch shares or not, by step or not."""
+    masses = torch.linspace(0.8, 1.2, STEPS * count, dtype=F64)
+    push = 0.01 * torch.sin(torch.arange(count * STEPS * 3, dtype=F64)).reshape(count, STEPS, 3)
+    start = torch.linspace(-1, 1, pendulum.module.CONTROLLER.horizon, dtype=F64)[:, None]
+    return [
+        {"mass": masses[:1].reshape(())},
+        {"mass": masses[:count], "disturbance": push[0]},
+        {"mass": mpcgen.PerStep(masses[:STEPS]), "disturbance": push},
+        {"mass": mpcgen.PerStep(masses.reshape(STEPS, count)), "u_init": start},
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 11])
+def test_the_compiled_loop_is_the_loop_in_python_to_the_last_bit(pendulum, step_by_step, count):
+    x0 = pendulum.starts(count, 0)
+    for iterations in (200, 2):
+        mpc = pendulum.module.MPC(max_iterations=iterations, on_unconverged="ignore")
+        for given in variety(pendulum, count):
+            found, expected = mpc.closed_loop(x0, STEPS, **given), step_by_step(mpc, x0, STEPS, **given)
+            assert all(map(is_same, found, expected))
+
+
+@pytest.mark.parametrize("count", [1, 11])
+def test_gradients_of_the_compiled_loop_are_those_of_the_loop_in_python(pendulum, step_by_step, count):
+    x0, mpc = pendulum.starts(count, 0).requires_grad_(), pendulum.mpc()
+    for given in variety(pendulum, count):
+        held = {k: v.values if isinstance(v, mpcgen.PerStep) else v for k, v in given.items()}
+        leaves = [x0, *(v.requires_grad_() for k, v in held.items() if k != "u_init")]
+        loops = mpc.closed_loop(x0, STEPS, **given), step_by_step(mpc, x0, STEPS, **given)
+        ours, theirs = (torch.autograd.grad(loss(f.x, f.u, f.cost), leaves) for f in loops)
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and b.abs().max() > 0
+
+
+def test_the_compiled_loop_waits_for_the_interior_point(step_by_step):
+    module, x0, u, _ = catalyst()
+    mpc = module.MPC(on_unconverged="ignore")
+    found, expected = mpc.closed_loop(x0, 3, u_init=u), step_by_step(mpc, x0, 3, u_init=u)
+    assert (found.status == Status.CONVERGED).all() and all(map(is_same, found, expected))
+    alone = module.MPC(on_unconverged="ignore", method="ddp").closed_loop(x0, 3, u_init=u)
+    assert (alone.status != Status.CONVERGED).any()
+
+
+def test_the_compiled_loop_does_not_depend_on_neighbours_or_threads(pendulum):
+    x0 = pendulum.starts(300, 0)
+    whole = pendulum.mpc(threads=2).closed_loop(x0, 3)
+    part = pendulum.mpc(threads=1).closed_loop(x0[131:140], 3)
+    assert all(is_same(a[131:140], b) for a, b in zip(whole, part, strict=True))
+
+
+def test_a_loop_is_differentiated_once(pendulum):
+    x0 = pendulum.starts(2, 0).requires_grad_()
+    with pytest.raises(SecondDerivativeError):
+        torch.autograd.grad(pendulum.mpc().closed_loop(x0, 2).x.sum(), x0, create_graph=True)
 
 
 def test_a_plant_may_be_another_controllers_model_or_a_function(pendulum):

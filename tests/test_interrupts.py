@@ -49,6 +49,16 @@ def raise_alarm(number, frame):
     raise AlarmError
 
 
+def test_a_handler_that_raises_ends_a_long_closed_loop(pendulum):
+    x0, mpc = pendulum.starts(64, 0), pendulum.mpc(threads=1)
+    mpc.closed_loop(x0, 2)
+    worked = time.process_time()
+    with alarm(0.1, raise_alarm), pytest.raises(AlarmError):
+        mpc.closed_loop(x0, 20_000)
+    assert time.process_time() - worked < 0.1 + SOON
+    assert mpc.closed_loop(x0, 2).x.isfinite().all()
+
+
 @pytest.mark.parametrize("method", ["ddp", "interior_point"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("batch", "horizon", "threads"), [(1, STAGES, 1), (MANY, 24, 1), (MANY, 24, 4)])

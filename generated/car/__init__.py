@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "653165369b3863a7cf81e445570b5c2ea5db246072415aceca6456713572d2fe"),
+    library=load(__file__, "car", "7306610caf118e08ff6c19a3f33b49787a6aec9067bb4f8faff825d75a9198ae"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -901,6 +901,8 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef car_solve_arguments solve_arguments;
+typedef car_closed_loop_arguments closed_loop_arguments;
+typedef car_loop_gradient_arguments loop_gradient_arguments;
 typedef car_gradient_arguments gradient_arguments;
 typedef car_tangent_arguments tangent_arguments;
 typedef car_examine_arguments examine_arguments;
@@ -960,6 +962,9 @@ int MPCGEN_ENTRY(car_evaluate)(const car_evaluate_arguments *arguments, void *wo
 int MPCGEN_ENTRY(car_solve)(const car_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(car_closed_loop)(const car_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_INTERIOR_POINT)
@@ -971,6 +976,9 @@ int MPCGEN_ENTRY(car_interior_point)(const car_solve_arguments *arguments) {
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(car_differentiate)(const car_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(car_differentiate_loop)(const car_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(car_tangent)(const car_tangent_arguments *arguments) {
   return tangent_batch(arguments);

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "f80823837a25b70917d3eeef113954833180bf0ed5c3764969af194c83250ef7"),
+    library=load(__file__, "cartpole", "230b97844d2a14b99193a655d76f1dab33f44fc50d12f9b2cee01de684fc3564"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -940,6 +940,8 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef cartpole_solve_arguments solve_arguments;
+typedef cartpole_closed_loop_arguments closed_loop_arguments;
+typedef cartpole_loop_gradient_arguments loop_gradient_arguments;
 typedef cartpole_gradient_arguments gradient_arguments;
 typedef cartpole_tangent_arguments tangent_arguments;
 typedef cartpole_examine_arguments examine_arguments;
@@ -999,6 +1001,9 @@ int MPCGEN_ENTRY(cartpole_evaluate)(const cartpole_evaluate_arguments *arguments
 int MPCGEN_ENTRY(cartpole_solve)(const cartpole_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(cartpole_closed_loop)(const cartpole_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_INTERIOR_POINT)
@@ -1010,6 +1015,9 @@ int MPCGEN_ENTRY(cartpole_interior_point)(const cartpole_solve_arguments *argume
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(cartpole_differentiate)(const cartpole_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(cartpole_differentiate_loop)(const cartpole_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(cartpole_tangent)(const cartpole_tangent_arguments *arguments) {
   return tangent_batch(arguments);

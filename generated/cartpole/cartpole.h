@@ -68,6 +68,22 @@ typedef struct {
 } cartpole_solve_arguments;
 
 typedef struct {
+  cartpole_solve_arguments solve; /* of the first step; no history */
+  int32_t steps;
+  int32_t keeps_solutions;           /* 1: states and controls are (steps, batch, ...); 0: the last step's alone */
+  const int64_t *parameter_steps;    /* numbers of each parameter from one step to the next; 0: the same at all */
+  const void *disturbance;           /* (batch, steps, 5), added to the states of the plant; or NULL */
+  int64_t disturbance_stride;        /* numbers from one problem to the next; 0: shared by the batch */
+  void *plans;                       /* memory for (batch, N, 1): where each next step starts */
+  void *plant_states;                /* in: x0, out: the others: (batch, steps+1, 5) */
+  void *applied;                     /* out: (batch, steps, 1): controls */
+  void *stage_costs;                 /* out: (batch, steps) */
+  int32_t *progress;                 /* (batch): steps taken; 0 at first */
+  cartpole_solve_arguments *step_arguments; /* memory for the calls' arguments of each step */
+  const void **step_parameters;      /* memory for the pointers to each step's parameters, one step after the other */
+} cartpole_closed_loop_arguments;
+
+typedef struct {
   int64_t batch;
   int32_t horizon;
   int32_t exact_hessian;             /* 1: exact gradient; 0: the paper's Module 2 (Gauss-Newton Hessian) */
@@ -87,6 +103,18 @@ typedef struct {
   void *const *gradient_parameters;  /* out: as parameters; one of stride 0 is summed over the batch */
   int32_t *singular;                 /* out: (batch): 1 where the solution is not differentiable; gradient zero */
 } cartpole_gradient_arguments;
+
+typedef struct {
+  cartpole_gradient_arguments gradient; /* of the first step; no cotangents */
+  int32_t steps;
+  const int64_t *parameter_steps;    /* as for the loop */
+  const void *plant_states;          /* (batch, steps+1, 5) */
+  const void *applied;               /* (batch, steps, 1) */
+  const void *cotangent_states;      /* (batch, steps+1, 5), or NULL for zeros */
+  const void *cotangent_controls;    /* (batch, steps, 1), or NULL */
+  const void *cotangent_costs;       /* (batch, steps), or NULL */
+  void *gradient_disturbance;        /* out: (batch, steps, 5), or NULL */
+} cartpole_loop_gradient_arguments;
 
 typedef struct {
   int64_t batch;
@@ -160,11 +188,26 @@ int cartpole_interior_point_f64_single(const cartpole_solve_arguments *arguments
 int cartpole_interior_point_f32_batch(const cartpole_solve_arguments *arguments);
 int cartpole_interior_point_f32_single(const cartpole_solve_arguments *arguments);
 
+/* Solve, apply the first control, move the plant, which is the model, and so on for some steps. `status` is (steps, batch),
+ * -1 at first. Return as above; 3 where problems wait at the step that `progress` says, to be solved there as above and then
+ * to go on in another call. */
+int cartpole_closed_loop_f64_batch(const cartpole_closed_loop_arguments *arguments);
+int cartpole_closed_loop_f64_single(const cartpole_closed_loop_arguments *arguments);
+int cartpole_closed_loop_f32_batch(const cartpole_closed_loop_arguments *arguments);
+int cartpole_closed_loop_f32_single(const cartpole_closed_loop_arguments *arguments);
+
 /* Differentiate a loss through the solutions of a batch. Return 0, or 1 if memory was refused. */
 int cartpole_differentiate_f64_batch(const cartpole_gradient_arguments *arguments);
 int cartpole_differentiate_f64_single(const cartpole_gradient_arguments *arguments);
 int cartpole_differentiate_f32_batch(const cartpole_gradient_arguments *arguments);
 int cartpole_differentiate_f32_single(const cartpole_gradient_arguments *arguments);
+
+/* Differentiate a loss through closed loops, whose solutions were kept: states, controls and `usable` are (steps, batch,
+ * ...). gradient_parameters is NULL where no gradient of parameters is wanted. Return as above. */
+int cartpole_differentiate_loop_f64_batch(const cartpole_loop_gradient_arguments *arguments);
+int cartpole_differentiate_loop_f64_single(const cartpole_loop_gradient_arguments *arguments);
+int cartpole_differentiate_loop_f32_batch(const cartpole_loop_gradient_arguments *arguments);
+int cartpole_differentiate_loop_f32_single(const cartpole_loop_gradient_arguments *arguments);
 
 /* Change of the solutions of a batch along a change of x0 and the parameters. Return 0, or 1 if memory was refused. */
 int cartpole_tangent_f64_batch(const cartpole_tangent_arguments *arguments);

@@ -23005,6 +23005,8 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef chain_solve_arguments solve_arguments;
+typedef chain_closed_loop_arguments closed_loop_arguments;
+typedef chain_loop_gradient_arguments loop_gradient_arguments;
 typedef chain_gradient_arguments gradient_arguments;
 typedef chain_tangent_arguments tangent_arguments;
 typedef chain_examine_arguments examine_arguments;
@@ -23064,6 +23066,9 @@ int MPCGEN_ENTRY(chain_evaluate)(const chain_evaluate_arguments *arguments, void
 int MPCGEN_ENTRY(chain_solve)(const chain_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(chain_closed_loop)(const chain_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_INTERIOR_POINT)
@@ -23075,6 +23080,9 @@ int MPCGEN_ENTRY(chain_interior_point)(const chain_solve_arguments *arguments) {
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(chain_differentiate)(const chain_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(chain_differentiate_loop)(const chain_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(chain_tangent)(const chain_tangent_arguments *arguments) {
   return tangent_batch(arguments);

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "5ab20c48be2e736b4f509977714dbf07db60bb5721fdae8241d1e077e2c16b7b"),
+    library=load(__file__, "cstr", "180d633cbff3ad24bdc6d9c4ae8099094c3908408c7153f8ea67df483c550181"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

@@ -735,6 +735,8 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef cstr_solve_arguments solve_arguments;
+typedef cstr_closed_loop_arguments closed_loop_arguments;
+typedef cstr_loop_gradient_arguments loop_gradient_arguments;
 typedef cstr_gradient_arguments gradient_arguments;
 typedef cstr_tangent_arguments tangent_arguments;
 typedef cstr_examine_arguments examine_arguments;
@@ -794,6 +796,9 @@ int MPCGEN_ENTRY(cstr_evaluate)(const cstr_evaluate_arguments *arguments, void *
 int MPCGEN_ENTRY(cstr_solve)(const cstr_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(cstr_closed_loop)(const cstr_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_INTERIOR_POINT)
@@ -805,6 +810,9 @@ int MPCGEN_ENTRY(cstr_interior_point)(const cstr_solve_arguments *arguments) {
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(cstr_differentiate)(const cstr_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(cstr_differentiate_loop)(const cstr_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(cstr_tangent)(const cstr_tangent_arguments *arguments) {
   return tangent_batch(arguments);

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "7f813144fe4f4e7228e3204aa3b99c2f2234d9214270e68e24fd10867e04bcdd"),
+    library=load(__file__, "lqr", "e806626f632247a5540216b0e9c7f9b24b6b3baeb1dab90f8cf0d6ce1951cf6b"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

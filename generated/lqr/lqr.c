@@ -855,6 +855,8 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef lqr_solve_arguments solve_arguments;
+typedef lqr_closed_loop_arguments closed_loop_arguments;
+typedef lqr_loop_gradient_arguments loop_gradient_arguments;
 typedef lqr_gradient_arguments gradient_arguments;
 typedef lqr_tangent_arguments tangent_arguments;
 typedef lqr_examine_arguments examine_arguments;
@@ -914,6 +916,9 @@ int MPCGEN_ENTRY(lqr_evaluate)(const lqr_evaluate_arguments *arguments, void *wo
 int MPCGEN_ENTRY(lqr_solve)(const lqr_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(lqr_closed_loop)(const lqr_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_INTERIOR_POINT)
@@ -925,6 +930,9 @@ int MPCGEN_ENTRY(lqr_interior_point)(const lqr_solve_arguments *arguments) {
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(lqr_differentiate)(const lqr_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(lqr_differentiate_loop)(const lqr_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(lqr_tangent)(const lqr_tangent_arguments *arguments) {
   return tangent_batch(arguments);

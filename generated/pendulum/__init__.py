@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "d76f80edc1b79f854983d495bb976e8da18f147ab98a464cad4e504937fd3734"),
+    library=load(__file__, "pendulum", "4aeb7ae300e0e7fa1c13d8755723afbec58f47f641dc4377f8121b616babbc1d"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -564,6 +564,8 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef pendulum_solve_arguments solve_arguments;
+typedef pendulum_closed_loop_arguments closed_loop_arguments;
+typedef pendulum_loop_gradient_arguments loop_gradient_arguments;
 typedef pendulum_gradient_arguments gradient_arguments;
 typedef pendulum_tangent_arguments tangent_arguments;
 typedef pendulum_examine_arguments examine_arguments;
@@ -623,6 +625,9 @@ int MPCGEN_ENTRY(pendulum_evaluate)(const pendulum_evaluate_arguments *arguments
 int MPCGEN_ENTRY(pendulum_solve)(const pendulum_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(pendulum_closed_loop)(const pendulum_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_INTERIOR_POINT)
@@ -634,6 +639,9 @@ int MPCGEN_ENTRY(pendulum_interior_point)(const pendulum_solve_arguments *argume
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(pendulum_differentiate)(const pendulum_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(pendulum_differentiate_loop)(const pendulum_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(pendulum_tangent)(const pendulum_tangent_arguments *arguments) {
   return tangent_batch(arguments);

@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "9a33d7caba7da4c221c7c976175ea1722a49c80cc8528b5ed5ab8bd4c0c99afe"),
+    library=load(__file__, "quadrotor", "a5d9a52da810c9112e0109449068883e1ab79203aa7ecc9fd32aefa6389cece5"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

@@ -7830,6 +7830,8 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef quadrotor_solve_arguments solve_arguments;
+typedef quadrotor_closed_loop_arguments closed_loop_arguments;
+typedef quadrotor_loop_gradient_arguments loop_gradient_arguments;
 typedef quadrotor_gradient_arguments gradient_arguments;
 typedef quadrotor_tangent_arguments tangent_arguments;
 typedef quadrotor_examine_arguments examine_arguments;
@@ -7889,6 +7891,9 @@ int MPCGEN_ENTRY(quadrotor_evaluate)(const quadrotor_evaluate_arguments *argumen
 int MPCGEN_ENTRY(quadrotor_solve)(const quadrotor_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(quadrotor_closed_loop)(const quadrotor_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_INTERIOR_POINT)
@@ -7900,6 +7905,9 @@ int MPCGEN_ENTRY(quadrotor_interior_point)(const quadrotor_solve_arguments *argu
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(quadrotor_differentiate)(const quadrotor_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(quadrotor_differentiate_loop)(const quadrotor_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(quadrotor_tangent)(const quadrotor_tangent_arguments *arguments) {
   return tangent_batch(arguments);

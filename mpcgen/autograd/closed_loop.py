@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mpcgen.autograd.compiled_loop import is_compiled, run_compiled
 from mpcgen.autograd.evaluation import ProblemFunctions
 from mpcgen.calls.arguments import Start, as_tensor, make_call
-from mpcgen.calls.options import as_count
+from mpcgen.calls.options import Options, as_count
 from mpcgen.calls.warm_start import all_converged
 from mpcgen.errors import DtypeError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Controller
@@ -56,6 +57,10 @@ class Solves(Protocol):
     def controller(self) -> Controller:
         """What it controls."""
 
+    @property
+    def quiet(self) -> Options:
+        """Its options, by which nobody is told of failures."""
+
     def make_start(self, u_init: Tensor | None, solution: Outputs | None) -> Start:
         """What a step starts from: a guess, or the solution before it."""
 
@@ -81,6 +86,25 @@ class Loop:
 
     def run(self, x0: Tensor) -> ClosedLoop:
         """All steps from ``x0``; its leading dimensions are those of the whole loop."""
+        if self.plant is self.functions:
+            tensors = (x0, self.disturbance, self.u_init, *map(_value, self.parameters.values()))
+            if is_compiled(self.mpc.controller, self.mpc.quiet, list(tensors)):
+                return self._run_compiled(x0)
+        return self._run_by_steps(x0)
+
+    def _run_compiled(self, x0: Tensor) -> ClosedLoop:
+        """All steps in the kernels."""
+        controller, start = self.mpc.controller, self.mpc.make_start(self.u_init, None)
+        by_step = [name for name, value in self.parameters.items() if isinstance(value, PerStep)]
+        calls = [
+            make_call(controller, x0, start, self.horizon, _at_step(self.parameters, t))
+            for t in range(self.steps if by_step else 1)
+        ]
+        found = run_compiled(controller, self.mpc.quiet, calls, by_step, self.steps, self.disturbance)
+        return ClosedLoop(*found)
+
+    def _run_by_steps(self, x0: Tensor) -> ClosedLoop:
+        """One step after the other."""
         start = self.mpc.make_start(self.u_init, None)
         states, controls, statuses, costs = [x0], [], [], []
         for t in range(self.steps):
@@ -213,6 +237,10 @@ def _leading(loop: Loop, x0: Tensor) -> Iterator[torch.Size]:
             "to the state after each step, is expected"
         )
     yield found.shape[:-2]
+
+
+def _value(given: Any) -> Any:
+    return given.values if isinstance(given, PerStep) else given
 
 
 def _at_step(values: Mapping[str, Any], t: int) -> dict[str, Any]:

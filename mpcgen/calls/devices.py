@@ -114,6 +114,8 @@ class Cpu:
         function = self._library.function(verb, variant)
         if verb == "solve" and not self._constrained:
             return self._solve(function, variant)
+        if verb == "closed_loop":
+            return self._closed_loop(function, variant)
 
         def call(arguments: Any) -> None:
             code = function(arguments)
@@ -125,24 +127,43 @@ class Cpu:
     def _solve(self, box_ddp: Function, variant: str) -> Entry:
         """Return the entry point of a problem that two methods solve: what one leaves is for the other."""
 
-        def by_interior_point(arguments: Any) -> int:
-            return self._library.function("interior_point", variant)(arguments)
-
         def call(arguments: Any) -> None:
             method = arguments.method
-            code = box_ddp(arguments) if method in (HAND_OVER, BOX_DDP) else by_interior_point(arguments)
+            by_box_ddp = method in (HAND_OVER, BOX_DDP)
+            function = box_ddp if by_box_ddp else self._library.function("interior_point", variant)
+            code = function(arguments)
             if code == _LEFT_OVER:
-                code = follow(arguments, method)
+                code = self._follow(arguments, variant)
             if code:
                 self._refuse("solve", code)
 
-        def follow(arguments: Any, method: int) -> int:
-            code, following = _LEFT_OVER, method
+        return call
+
+    def _follow(self, arguments: Any, variant: str) -> int:
+        """Solve by other methods what one has left of a batch; returns the last one's code."""
+        method = arguments.method
+        code, following = _LEFT_OVER, method
+        while code == _LEFT_OVER:
+            arguments.method = following = _NEXT[following]
+            verb = "interior_point" if following == _REMAINING else "solve"
+            code = self._library.function(verb, variant)(arguments)
+        arguments.method = method  # the struct is used again
+        return code
+
+    def _closed_loop(self, function: Function, variant: str) -> Entry:
+        """Return the entry point of closed loops: where problems wait for another method, it solves their steps."""
+
+        def call(arguments: Any) -> None:
+            code = function(arguments)
             while code == _LEFT_OVER:
-                arguments.method = following = _NEXT[following]
-                code = by_interior_point(arguments) if following == _REMAINING else box_ddp(arguments)
-            arguments.method = method  # the struct is used again
-            return code
+                taken = self.ffi.unpack(arguments.progress, arguments.solve.batch)
+                for step in sorted(set(taken) - {arguments.steps}):
+                    code = self._follow(arguments.step_arguments + step, variant)
+                    if code:
+                        self._refuse("solve", code)
+                code = function(arguments)
+            if code:
+                self._refuse("closed_loop", code)
 
         return call
 

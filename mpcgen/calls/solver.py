@@ -28,13 +28,30 @@ NEAR_A_SOLUTION = {torch.float64: 1e-6, torch.float32: 1e-4}
 """The barrier parameter of the interior point where it starts near a solution, in units of some 1/1000 of the cost."""
 
 
-def _method(options: Options, start: Start, constrained: bool) -> int:
+def method_of(options: Options, start: Start, constrained: bool) -> int:
+    """What the solver's argument struct calls the method of a call."""
     if constrained:
         return INTERIOR_POINT
     is_state_guess = start.x is not None and start.costates is None
     if options.is_interior_point or is_state_guess:
         return POLISHED
     return HAND_OVER if options.hands_over else BOX_DDP
+
+
+def solver_fields(
+    options: Options, dtype: torch.dtype, horizon: int, constant_parameters: bool
+) -> dict[str, Any]:
+    """What the solver's argument struct says of options, horizon and sharing of parameters."""
+    return {
+        "horizon": horizon,
+        "max_iterations": options.max_iterations,
+        "exact_hessian": options.hessian == "exact",
+        "certify": options.hessian == "exact" or options.gradient == "exact",
+        "tolerance": options.tolerance(dtype),
+        "barrier": options.smoothing if options.smooth == "solve" else 0.0,
+        "constant_parameters": constant_parameters,
+        "initial_barrier": NEAR_A_SOLUTION[dtype],
+    }
 
 
 class Solver:
@@ -97,18 +114,10 @@ class Solver:
             (new_integer if output.integer else new, shape, _dense_strides(shape))
             for shape, output in zip(shapes, written, strict=False)
         )
-        self._fields = {
+        self._fields = solver_fields(options, dtype, horizon, constant_parameters) | {
             "batch": self._batch,
-            "horizon": horizon,
-            "max_iterations": options.max_iterations,
-            "exact_hessian": options.hessian == "exact",
-            "certify": options.hessian == "exact" or options.gradient == "exact",
-            "tolerance": options.tolerance(dtype),
-            "method": _method(options, start, rows > 0),
-            "barrier": options.smoothing if options.smooth == "solve" else 0.0,
+            "method": method_of(options, start, rows > 0),
             "initial_state_stride": n,
-            "constant_parameters": constant_parameters,
-            "initial_barrier": NEAR_A_SOLUTION[dtype],
         }
         given = [(member, guess) for member, guess in zip(_STARTS, start, strict=True) if guess is not None]
         for member, guess in given:

@@ -16,7 +16,7 @@ from mpcgen.ir.walk import flops
 from mpcgen.passes.economy import Economy
 from mpcgen.runtime.naming import c_stem
 from mpcgen.runtime.outputs import OUTPUTS
-from mpcgen.runtime.parts import PARTS, parts_of
+from mpcgen.runtime.parts import OF_LOOPS, parts_of, verbs_of
 
 C_KERNELS = "c/kernels.c.j2"
 C_HEADER = "c/interface.h.j2"
@@ -25,15 +25,21 @@ C_GRADIENT_ARGUMENTS = "c/gradient_arguments.h.j2"
 PYTHON_PACKAGE = "python/package.py.j2"
 ARGUMENTS = {
     "solve": "solve",
+    "closed_loop": "closed_loop",
     "interior_point": "solve",
     "differentiate": "gradient",
+    "differentiate_loop": "loop_gradient",
     "tangent": "tangent",
     "examine": "examine",
     "evaluate": "evaluate",
 }
 """Of each entry point the name of its argument struct."""
-VERBS = tuple({"name": verb, "arguments": ARGUMENTS[verb]} for verb in ARGUMENTS if verb != "interior_point")
-"""The entry points for CUDA, which has both methods in one."""
+VERBS = tuple(
+    {"name": verb, "arguments": ARGUMENTS[verb]}
+    for verb in ARGUMENTS
+    if verb not in ("interior_point", *OF_LOOPS)
+)
+"""The entry points for CUDA, which has both methods in one, and no closed loops."""
 
 
 def render(kernels: Kernels, economy: Economy, schedules: Schedules) -> Rendered:
@@ -150,6 +156,7 @@ def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
         "operations": [_operations_row(function) for function in economy.functions],
         "verbs": VERBS,
         "parts": _parts(model.constrained),
+        "loops": not model.constrained,
     }
 
 
@@ -168,7 +175,7 @@ def _parts(constrained: bool) -> list[dict[str, object]]:
                     "arguments": ARGUMENTS[verb],
                     "run": "solve" if verb == "interior_point" else verb,
                 }
-                for verb in PARTS[part]
+                for verb in verbs_of(part, constrained)
             ],
         }
         for part in parts_of(constrained)

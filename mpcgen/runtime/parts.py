@@ -1,12 +1,15 @@
 """The parts of a controller's kernels that are compiled apart (`mpcgen_parts.h`), and who calls which."""
 
 PARTS = {
-    "solve": ("solve",),
+    "solve": ("solve", "closed_loop"),
     "interior_point": ("interior_point",),
-    "sensitivities": ("differentiate", "tangent", "examine", "evaluate"),
+    "sensitivities": ("differentiate", "differentiate_loop", "tangent", "examine", "evaluate"),
 }
 """Entry points by part: the method that a problem starts with, the other one, and what is asked of solutions
 and of single stages."""
+
+OF_LOOPS = ("closed_loop", "differentiate_loop")
+"""Those of closed loops, which are box-DDP's, so that problems with constraints have none."""
 
 BITS = {part: 1 << place for place, part in enumerate(PARTS)}
 """Each part's value of ``MPCGEN_PART``."""
@@ -15,6 +18,11 @@ BITS = {part: 1 << place for place, part in enumerate(PARTS)}
 def parts_of(constrained: bool) -> tuple[str, ...]:
     """The parts that a problem has: one with constraints starts with the interior point."""
     return tuple(part for part in PARTS if not (constrained and part == "interior_point"))
+
+
+def verbs_of(part: str, constrained: bool) -> tuple[str, ...]:
+    """The entry points that a part has."""
+    return tuple(verb for verb in PARTS[part] if not (constrained and verb in OF_LOOPS))
 
 
 def part_of(verb: str) -> str:

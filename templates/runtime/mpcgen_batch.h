@@ -14,9 +14,13 @@
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
 #include "mpcgen_tangent.h"
+#if !CONSTRAINED
+#include "mpcgen_loop_gradient.h"
+#endif
 #endif
 #define HAS_BOX_DDP (HAS_PART(PART_SOLVE) && !CONSTRAINED)
 #define HAS_INTERIOR_POINT (CONSTRAINED ? HAS_PART(PART_SOLVE) : HAS_PART(PART_INTERIOR_POINT))
+#define CLOSED_LOOPS HAS_BOX_DDP
 #if HAS_INTERIOR_POINT
 #include "mpcgen_interior_point.h"
 #endif

@@ -163,7 +163,7 @@ FUNCTION void evaluate_point(evaluate_state *s, const evaluate_arguments *a) {
   if (a->last)
     terminal_cost(s->x, s->theta, s->theta_stage, &s->cost);
   else
-    stage_dynamics(s->x, s->u, s->theta, s->theta_stage, s->x + NX, &s->cost);
+    stage_alone(s->x, s->u, s->theta, s->theta_stage, s->x + NX, &s->cost);
   if (!wants_gradient(a) && !wants_tangent(a)) return;
   for (int i = 0; i < NX; i++) s->value.costate[i] = s->value.offset[i] = ALL(0);
   for (int i = 0; i < NXX; i++) s->value.hessian[i] = ALL(0);

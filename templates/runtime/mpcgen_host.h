@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#include "mpcgen_batch.h"
+#include "mpcgen_loop_batch.h"
 
 /* Runs an entry point in a workspace of its size; returns 0, 1 if memory was refused, STOPPED or LEFT_OVER. */
 #define IN_A_WORKSPACE(verb, kind)                                                  \
@@ -18,11 +18,17 @@
 #if HAS_BOX_DDP || HAS_INTERIOR_POINT
 IN_A_WORKSPACE(solve, solve)
 #endif
+#if CLOSED_LOOPS
+IN_A_WORKSPACE(closed_loop, closed_loop)
+#endif
 #if HAS_PART(PART_SENSITIVITIES)
 IN_A_WORKSPACE(differentiate, gradient)
 IN_A_WORKSPACE(tangent, tangent)
 IN_A_WORKSPACE(examine, examine)
 IN_A_WORKSPACE(evaluate, evaluate)
+#if !CONSTRAINED
+IN_A_WORKSPACE(differentiate_loop, loop_gradient)
+#endif
 #endif
 
 #endif

@@ -29,9 +29,17 @@ COUNT int next_run(int method) {
   return method == HAND_OVER ? REMAINING : method == REMAINING || method == POLISHED ? RESUMED : -1;
 }
 
+/* Whether there is an entry point for closed loops (mpcgen_closed_loop.h). */
+#ifndef CLOSED_LOOPS
+#define CLOSED_LOOPS 0
+#endif
+
 typedef struct {
-  const solve_arguments *arguments;
+  const solve_arguments *arguments; /* in a closed loop of the steps, one after the other */
   work_queue queue;
+#if CLOSED_LOOPS
+  const closed_loop_arguments *loop; /* NULL: no closed loop */
+#endif
 } solve_job;
 
 /* Keep in step with mpcgen.Status. */

@@ -8,6 +8,13 @@
 
 #include "mpcgen_control.h"
 
+/* The arguments of the call, or in a closed loop of the step that lane k is at. */
+#if CLOSED_LOOPS
+#define ARGUMENTS_OF(s, job, k) ((job)->arguments + (s)->loop.step[k])
+#else
+#define ARGUMENTS_OF(s, job, k) ((job)->arguments)
+#endif
+
 enum { POLISHING = 6 }; /* iterations that box-DDP has to polish a solution: it takes two, or cannot */
 
 /* Leaves a problem with the interior point's solution unless box-DDP has solved it, too, and no dearer than what the
@@ -153,31 +160,66 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   return lane_test(&lanes->busy, k);
 }
 
+#if CLOSED_LOOPS
+/* Takes the step that lane k has ended; returns whether its problem has another. */
+FUNCTION int goes_on(solver_state *s, const solve_job *job, int k) {
+  if (!has_ended(ARGUMENTS_OF(s, job, k), s->problem[k])) return 0; /* it waits for the interior point */
+  take_step(&s->loop, job, k, s->problem[k], s->theta, s->theta_stage);
+  return s->loop.step[k] < job->loop->steps;
+}
+
+/* The problem of a closed loop that idle lane k has next, at the step that the lane then is at; -1 when none is left. */
+FUNCTION int64_t next_of_loop(solver_state *s, solve_job *job, int k) {
+  if (s->loop.has_problem[k] && goes_on(s, job, k)) return s->problem[k];
+  for (;;) {
+    const int64_t problem = take(&job->queue);
+    s->loop.has_problem[k] = problem >= 0;
+    if (problem < 0) return -1;
+    s->loop.step[k] = job->loop->progress[problem];
+    if (s->loop.step[k] == job->loop->steps) continue;
+    const solve_arguments *a = ARGUMENTS_OF(s, job, k);
+    if (!has_ended(a, problem)) return problem;
+    load_problem(s, a, k, problem); /* for its parameters: the interior point has solved it meanwhile */
+    lane_mark(&s->lanes.busy, k, 0);
+    if (goes_on(s, job, k)) return problem;
+  }
+}
+#endif
+
+/* The problem that idle lane k has next; -1 when none is left. */
+INLINE int64_t next_problem(solver_state *s, solve_job *job, int k) {
+#if CLOSED_LOOPS
+  if (job->loop) return next_of_loop(s, job, k);
+#endif
+  (void)s, (void)k;
+  return take(&job->queue);
+}
+
 /* Gives idle lanes new problems; returns whether any lane is at work. */
 FUNCTION int refill(solver_state *s, solve_job *job) {
   for (int k = 0; k < LANES; k++)
     while (!lane_test(&s->lanes.busy, k)) {
-      const int64_t problem = take(&job->queue);
+      const int64_t problem = next_problem(s, job, k);
       if (problem < 0) break;
-      if (is_later_run(job->arguments) && !is_handed_over(job->arguments, problem)) continue;
-      if (!load_problem(s, job->arguments, k, problem))
-        write_nothing(job->arguments, problem, s->horizon, INVALID_INPUT);
+      const solve_arguments *a = ARGUMENTS_OF(s, job, k);
+      if (is_later_run(a) && !is_handed_over(a, problem)) continue;
+      if (!load_problem(s, a, k, problem)) write_nothing(a, problem, s->horizon, INVALID_INPUT);
     }
   return lane_any(s->lanes.busy);
 }
 
 /* Ends the problems whose first rollout overflows. */
-FUNCTION void drop_overflows(solver_state *s, const solve_arguments *a) {
+FUNCTION void drop_overflows(solver_state *s, const solve_job *job) {
   const mask fails = lane_and(lane_and(s->lanes.busy, s->lanes.begins), lane_not(lane_finite(s->cost)));
   if (!lane_any(fails)) return;
   for (int k = 0; k < LANES; k++)
-    if (lane_test(&fails, k)) write_overflow(s, a, k);
+    if (lane_test(&fails, k)) write_overflow(s, ARGUMENTS_OF(s, job, k), k);
   s->lanes.busy = lane_and(s->lanes.busy, lane_not(fails));
 }
 
 /* Which lanes take over their candidates, and with which Hessian they go on. */
-FUNCTION mask judge(solver_state *s, const solve_arguments *a) {
-  drop_overflows(s, a);
+FUNCTION mask judge(solver_state *s, const solve_job *job) {
+  drop_overflows(s, job);
   const mask accepted = accept_candidates(s);
   if (s->exact_hessian) choose_hessian(s);
   return accepted;
@@ -208,11 +250,11 @@ FUNCTION void run_solver(solver_state *s, solve_job *job) {
   take_options(s, job->arguments);
   while (!interrupted(&job->queue, &since, pass) && refill(s, job)) {
     rollout(s);
-    adopt(s, judge(s, job->arguments));
+    adopt(s, judge(s, job));
     backward_sweep(s);
     const counts status = conclude(s, job->arguments);
     for (int k = 0; k < LANES; k++)
-      if (lane_count(&status, k) != UNFINISHED) finish(s, job->arguments, k, lane_count(&status, k));
+      if (lane_count(&status, k) != UNFINISHED) finish(s, ARGUMENTS_OF(s, job, k), k, lane_count(&status, k));
   }
 }
 

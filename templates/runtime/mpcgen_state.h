@@ -4,6 +4,9 @@
 
 #include "mpcgen_problem.h"
 #include "mpcgen_workspace.h"
+#if CLOSED_LOOPS
+#include "mpcgen_closed_loop.h"
+#endif
 
 #ifndef LINEAR_QUADRATIC
 #define LINEAR_QUADRATIC 0
@@ -70,6 +73,9 @@ typedef struct {
   sweep_summary summary;
   lane_progress lanes;
   int64_t problem[LANES];
+#if CLOSED_LOOPS
+  loop_lanes loop;
+#endif
 #if !MODEL_IN_REGISTERS
   value_model value;           /* of the sweep's present stage: too large for the stack if there are many states */
   stage_model model;

@@ -63,8 +63,8 @@ FUNCTION int team_refill(solver_state *s, team_memory *m, solve_job *job) {
 
 /* Takes over the candidate if it is accepted, and chooses the Hessian of the next sweep; returns 0 if the problem has
  * ended. */
-FUNCTION int team_adopt(solver_state *s, team_memory *m, const solve_arguments *a) {
-  TEAM_LEADER m->accepted = judge(s, a);
+FUNCTION int team_adopt(solver_state *s, team_memory *m, const solve_job *job) {
+  TEAM_LEADER m->accepted = judge(s, job);
   team_meet();
   if (m->accepted) adopt(s, m->accepted);
   team_meet();
@@ -79,7 +79,7 @@ FUNCTION void run_team_solver(solver_state *s, team_memory *m, solve_job *job) {
   while (team_refill(s, m, job)) {
     TEAM_LEADER rollout(s);
     team_meet();
-    if (team_adopt(s, m, a)) {
+    if (team_adopt(s, m, job)) {
       team_backward_sweep(s, m);
       TEAM_LEADER m->status = conclude(s, a);
       team_meet();

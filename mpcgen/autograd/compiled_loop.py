@@ -1,0 +1,122 @@
+"""Closed loops that the kernels run from the first step to the last: the plant is the controller's own model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpcgen.autograd import functions
+from mpcgen.calls.arguments import Call
+from mpcgen.calls.closed_loop import LoopCall, LoopOutputs, differentiate_loop, run_loop
+from mpcgen.calls.options import Options
+from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
+from mpcgen.errors import SecondDerivativeError
+from mpcgen.runtime.controller import Controller
+
+Tensors = tuple[Tensor, ...]
+
+
+def is_compiled(controller: Controller, options: Options, tensors: list[Any]) -> bool:
+    """Whether the kernels can run a loop of these tensors, in reverse mode too; else it is run step by step.
+
+    They know box-DDP, on a CPU; transforms, tracers and forward mode see each step.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or is_traced()
+        or is_forward_mode()
+        or controller.constraints
+        or controller.library.kind != "cpu"
+        or options.is_interior_point
+        or options.gradient == "unrolled"
+        or options.unconverged_gradient == "nan"
+    ) and all(type(t) in PLAIN and t.is_cpu for t in tensors if isinstance(t, Tensor))
+
+
+def run_compiled(
+    controller: Controller,
+    options: Options,
+    calls: list[Call],
+    by_step: list[str],
+    steps: int,
+    disturbance: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run all steps: x (..., steps+1, n), u (..., steps, m), status (..., steps), cost (...).
+
+    calls: of each step, or of the first one alone where no parameter is ``by_step``. They have the loop's x0.
+    """
+    first = calls[0]
+    batch, places = len(first.x0), _places(controller, by_step)
+    parameters = tuple(
+        _of_all_steps([call.parameters[place] for call in calls], batch) if place in places else value
+        for place, value in enumerate(first.parameters)
+    )
+    call = LoopCall(controller, options, steps, first.horizon, first.start.u, places)
+    flat = None
+    if disturbance is not None:
+        shape = disturbance.shape[-2:]
+        shared = math.prod(disturbance.shape[:-2]) == 1
+        flat = disturbance if shared else disturbance.expand(*first.batch_shape, *shape)
+        flat = flat.reshape(-1, *shape)
+    x, u, costs, status = _apply(call, first.x0, flat, parameters)
+    return (
+        x.reshape(*first.batch_shape, *x.shape[1:]),
+        u.reshape(*first.batch_shape, *u.shape[1:]),
+        status.reshape(*first.batch_shape, steps),
+        costs.reshape(*first.batch_shape, steps).sum(-1),
+    )
+
+
+def _places(controller: Controller, names: list[str]) -> frozenset[int]:
+    return frozenset(place for place, p in enumerate(controller.parameters) if p.name in names)
+
+
+def _of_all_steps(values: list[Tensor], batch: int) -> Tensor:
+    """(steps, B, ...) of values (B, ...) or (1, ...) by step."""
+    return torch.stack([value.expand(batch, *value.shape[1:]) for value in values])
+
+
+@never_compiled
+def _apply(call: LoopCall, x0: Tensor, disturbance: Tensor | None, parameters: Tensors) -> Tensors:
+    given = parameters if disturbance is None else (*parameters, disturbance)
+    if functions.is_recorded(x0, given):
+        return functions.apply(_Loop, call, x0, disturbance, *parameters)
+    found = run_loop(call, x0, disturbance, parameters, keeps=False)
+    return found.x, found.u, found.costs, found.status.t()
+
+
+class _Loop(torch.autograd.Function):
+    """(call, x0, disturbance, *parameters) -> states, controls, costs, statuses of all steps, flat batch."""
+
+    @staticmethod
+    @never_compiled
+    def forward(ctx: Any, call: LoopCall, x0: Tensor, disturbance: Tensor | None, *parameters: Tensor) -> Any:
+        """Run the loops, and keep their plans."""
+        found = run_loop(call, x0, disturbance, parameters, keeps=True)
+        ctx.call, ctx.status, ctx.plans = call, found.status, found.plans
+        ctx.is_shared_disturbance = disturbance is not None and len(disturbance) == 1 != len(x0)
+        status = found.status.t().contiguous()
+        ctx.mark_non_differentiable(status)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(found.x, found.u, *parameters)
+        return found.x, found.u, found.costs, status
+
+    @staticmethod
+    @never_compiled
+    def backward(ctx: Any, g_x: Tensor | None, g_u: Tensor | None, g_costs: Tensor | None, _: Any) -> Any:
+        """Reverse mode, once: raises SecondDerivativeError where the gradient is to be differentiated."""
+        functions.refuse_tracer()
+        if torch.is_grad_enabled() or not functions.is_plain((g_x, g_u, g_costs)):
+            raise SecondDerivativeError
+        x, u, *parameters = ctx.saved_tensors
+        found = LoopOutputs(x, u, u, ctx.status, ctx.plans)
+        wanted = ctx.needs_input_grad
+        g_x0, g_push, gradients = differentiate_loop(
+            ctx.call, found, tuple(parameters), (g_x, g_u, g_costs), any(wanted[3:]), wanted[2]
+        )
+        if g_push is not None and ctx.is_shared_disturbance:
+            g_push = g_push.sum(0, keepdim=True)
+        return None, g_x0, g_push, *(gradients or [None] * len(parameters))

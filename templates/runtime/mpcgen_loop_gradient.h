@@ -1,0 +1,149 @@
+/* Reverse mode of closed loops: from the last step to the first, through the plant and the solution of each.
+ *
+ * A step hands the cotangent of its next state to the plant, which gives those of state, control and parameters, and that
+ * of the control, which is the solution's first, to the solution. What both give the state is the cotangent that the step
+ * before begins with. */
+#ifndef MPCGEN_LOOP_GRADIENT_H
+#define MPCGEN_LOOP_GRADIENT_H
+
+#include "mpcgen_evaluate.h"
+#include "mpcgen_gradient.h"
+
+typedef struct {
+  gradient_state g;
+  evaluate_state plant; /* its parameters are those of the solution's first stage */
+  real push[NX];        /* cotangent of the state after the step */
+} loop_gradient_state;
+
+COUNT size_t loop_gradient_reals(const loop_gradient_arguments *c) {
+  return gradient_reals(&c->gradient) + evaluate_reals();
+}
+
+FUNCTION void lay_out_loop_gradient(loop_gradient_state *s, const loop_gradient_arguments *c, reals at) {
+  lay_out_gradient(&s->g, &c->gradient, at);
+  lay_out_evaluate(&s->plant, at + gradient_reals(&c->gradient));
+  s->plant.theta = s->g.base.theta;
+  s->plant.theta_stage = s->g.base.theta_stage;
+}
+
+/* The arguments of a step, as if it were a batch of its own; `parameters` and `gradients` are memory for its pointers. */
+FUNCTION gradient_arguments arguments_at(const loop_gradient_arguments *c, int t, const void **parameters, void **gradients) {
+  gradient_arguments a = c->gradient;
+  const size_t step = (size_t)t, batch = (size_t)a.batch, n = (size_t)a.horizon;
+  for (int p = 0; p < NPARAMETERS; p++) {
+    const size_t moved = step * (size_t)c->parameter_steps[p];
+    parameters[p] = (const scalar *)a.parameters[p] + moved;
+    if (a.gradient_parameters) gradients[p] = (scalar *)a.gradient_parameters[p] + moved;
+  }
+  a.parameters = parameters;
+  if (a.gradient_parameters) a.gradient_parameters = gradients;
+  a.states = (const scalar *)a.states + step * batch * (n + 1) * NX;
+  a.controls = (const scalar *)a.controls + step * batch * n * NU;
+  a.usable += step * batch;
+  return a;
+}
+
+/* Loads `count` numbers of a problem's row of `stride`, at `offset`; zeros where there are none. */
+INLINE void load_part(out_reals to, int k, const void *rows, int64_t problem, size_t stride, size_t offset, size_t count) {
+  const scalar *from = rows && problem >= 0 ? (const scalar *)rows + (size_t)problem * stride + offset : NULL;
+  for (size_t i = 0; i < count; i++) lane_set(to + i, k, from ? from[i] : 0);
+}
+
+/* Loads what a step reads into a lane; `problem` is negative for none. */
+FUNCTION void load_step(loop_gradient_state *s, const loop_gradient_arguments *c, const gradient_arguments *a, int t,
+                        int k, int64_t problem) {
+  sensitivity_state *b = &s->g.base;
+  const size_t steps = (size_t)c->steps, at = (size_t)t;
+  if (problem >= 0) {
+    if (!b->shared_loaded) load_shared_parameters(b->theta, b->theta_stage, b->rows, a->parameters, a->parameter_strides);
+    b->shared_loaded = 1;
+    load_parameters(b->theta, b->theta_stage, k, problem, b->rows, a->parameters, a->parameter_strides);
+  }
+  load_cotangents(&s->g, a, k, problem >= 0 ? problem : a->batch);
+  load_part(s->plant.x, k, c->plant_states, problem, (steps + 1) * NX, at * NX, NX);
+  load_part(s->plant.u, k, c->applied, problem, steps * NU, at * NU, NU);
+  load_part(s->plant.g_u, k, c->cotangent_controls, problem, steps * NU, at * NU, NU);
+  load_part(&s->plant.g_cost, k, c->cotangent_costs, problem, steps, at, 1);
+}
+
+/* Adds the plant's gradients of parameters to the solution's, which are none where the problem has none. */
+FUNCTION void join_gradients(loop_gradient_state *s) {
+  gradient_state *g = &s->g;
+  const size_t rows = (size_t)g->base.rows;
+  const mask given = g->base.given, wanted = s->plant.wanted;
+  for (int i = 0; i < NTHETA; i++)
+    g->g_theta[i] = lane_select(given, g->g_theta[i], ALL(0)) + lane_select(wanted, s->plant.g_theta[i], ALL(0));
+  for (size_t i = 0; i < rows * NTHETA_STAGE; i++) g->g_theta_stage[i] = lane_select(given, g->g_theta_stage[i], ALL(0));
+  for (int i = 0; i < NTHETA_STAGE; i++)
+    g->g_theta_stage[i] += lane_select(wanted, s->plant.g_theta_stage[i], ALL(0));
+}
+
+/* Adds what belongs to one problem alone to what later steps have left there, or writes it where each step has its own. */
+FUNCTION void store_own(const gradient_state *g, const loop_gradient_arguments *c, const gradient_arguments *a, int t,
+                        int k, int64_t problem) {
+  for (int p = 0; p < NPARAMETERS; p++) {
+    if (a->parameter_strides[p] == 0) continue;
+    const int begins = t == c->steps - 1 || c->parameter_steps[p] != 0;
+    const parameter_layout *layout = &PARAMETERS[p];
+    scalar *to = (scalar *)a->gradient_parameters[p] + problem * a->parameter_strides[p];
+    for (int stage = 0; stage < parameter_stages(layout, g->base.rows); stage++, to += layout->size) {
+      const reals from = parameter_row(layout, g->g_theta, g->g_theta_stage, stage);
+      for (int i = 0; i < layout->size; i++) to[i] = (begins ? 0 : to[i]) + lane_get(from + i, k);
+    }
+  }
+}
+
+/* One step of a vector of problems, whose lanes are loaded. */
+FUNCTION void step_back(loop_gradient_state *s, const gradient_arguments *a) {
+  gradient_state *g = &s->g;
+  evaluate_state *plant = &s->plant;
+  real outside[NU];
+  EACH(i, NU) outside[i] = plant->g_u[i];
+  EACH(i, NX) plant->g_next[i] = s->push[i];
+  EACH(i, NX) plant->value.costate[i] = plant->value.offset[i] = ALL(0);
+  EACH(i, NXX) plant->value.hessian[i] = ALL(0);
+  stage_alone(plant->x, plant->u, plant->theta, plant->theta_stage, plant->x + NX, &plant->cost); /* derivatives read it */
+  cost_gradient(plant, 0);
+  pull_back(plant, 0);
+  EACH(i, NU) g->base.linear_u[i] = outside[i] + lane_select(plant->wanted, plant->g_u[i], ALL(0));
+  sensitivity_backward(&g->base, a->exact_hessian, NULL, NULL);
+  if (a->gradient_parameters) {
+    gradient_forward(g);
+    check_gradient(g);
+    join_gradients(s);
+  } else {
+    EACH(i, NX) g->g_initial[i] = g->base.offset[i];
+  }
+  EACH(i, NX)
+    s->push[i] = lane_select(plant->wanted, plant->g_x[i], ALL(0)) + lane_select(g->base.given, g->g_initial[i], ALL(0));
+}
+
+/* All steps of one vector of problems, those before `end`; adds their parameters' gradients to the sums. */
+FUNCTION void loop_gradient_vector(loop_gradient_state *s, const loop_gradient_arguments *c, int64_t first, int64_t end) {
+  const void *parameters[NPARAMETERS + 1];
+  void *gradients[NPARAMETERS + 1];
+  const size_t steps = (size_t)c->steps;
+  gradient_state *g = &s->g;
+  real outside[NX];
+  for (int k = 0; k < LANES; k++)
+    load_part(s->push, k, c->cotangent_states, first + k < end ? first + k : -1, (steps + 1) * NX, steps * NX, NX);
+  for (int t = c->steps - 1; t >= 0; t--) {
+    const gradient_arguments a = arguments_at(c, t, parameters, gradients);
+    for (int k = 0; k < LANES; k++) load_step(s, c, &a, t, k, first + k < end ? first + k : -1);
+    for (int k = 0; k < LANES && first + k < end; k++)
+      if (c->gradient_disturbance)
+        store_row((scalar *)c->gradient_disturbance + ((size_t)(first + k) * steps + (size_t)t) * NX, s->push, k, NX);
+    step_back(s, &a);
+    for (int k = 0; k < LANES; k++)
+      load_part(outside, k, c->cotangent_states, first + k < end ? first + k : -1, (steps + 1) * NX, (size_t)t * NX, NX);
+    EACH(i, NX) s->push[i] += outside[i];
+    if (!a.gradient_parameters) continue;
+    for (int k = 0; k < LANES && first + k < end; k++) store_own(g, c, &a, t, k, first + k);
+    accumulate(g->sum_theta, g->g_theta, NTHETA, lane_all());
+    accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)g->base.rows * NTHETA_STAGE, lane_all());
+  }
+  for (int k = 0; k < LANES && first + k < end; k++)
+    store_row((scalar *)c->gradient.gradient_initial_state + (size_t)(first + k) * NX, s->push, k, NX);
+}
+
+#endif
