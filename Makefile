@@ -5,6 +5,7 @@
 # make gradient-accuracy  the paper's gradient beside the exact one
 # make measure-torch      call overhead, memory and Jacobians through torch
 # make paper   every experiment of the paper, resumable; examples/paper/
+# make docs    the guide as a site, offline: docs/_build/html
 # make test    lint, types and the whole test suite
 # make test-zig  statuses and gradients of two examples by pip's C compiler
 # make golden  write the committed text of generated/ anew
@@ -21,7 +22,7 @@ READY := $(VENV)/.ready
 DEMO_EXAMPLES := pendulum cartpole obstacle
 EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor chain landing safe_cartpole building minimum_time cstr arm
 
-.PHONY: demo measure bench gallery gradient-accuracy measure-torch paper test test-zig golden lint clean
+.PHONY: demo docs measure bench gallery gradient-accuracy measure-torch paper test test-zig golden lint clean
 
 demo: $(addprefix build-,$(DEMO_EXAMPLES))
 	$(BIN)/python -m examples.demo
@@ -70,6 +71,9 @@ test: lint
 test-zig: $(READY)
 	CC="$(abspath $(BIN))/python -m ziglang cc" $(BIN)/python -m pytest -n 2 --dist worksteal \
 	tests/test_statuses.py tests/test_gradients.py -k "pendulum or cartpole"
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 golden: $(addprefix build-,$(EXAMPLES))
 

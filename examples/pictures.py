@@ -1,5 +1,6 @@
 """Pictures of the demo: optimal trajectories with their bounds, and families of solutions."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,11 @@ def trajectories(file: Path) -> None:
         _angles(above, angle, colours, example.DT)
         _lines(middle, solution.x[..., names.index("omega")], colours, example.DT)
         _controls(below, solution.u[..., 0], colours, example.DT, bound)
-        title = f"{package.CONTROLLER.name}: {SHOWN} starts, coloured by their angle"
+        title = f"{package.CONTROLLER.name}, plans: {SHOWN} starts, coloured by their angle"
         above.set(ylabel="angle (rad)", title=title)
         middle.set_ylabel("rate (rad/s)")
         below.set(ylabel=unit, xlabel="time (s)")
-    _save(figure, file)
+    save(figure, file)
 
 
 def families(file: Path) -> None:
@@ -63,33 +64,38 @@ def families(file: Path) -> None:
         above, below = (figure.add_subplot(2, 3, 3 * row + column + 1) for row in (0, 1))
         _angles(above, torch.atan2(solution.x[..., 3], solution.x[..., 2]), colours, cartpole_example.DT)
         _controls(below, solution.u[..., 0], colours, cartpole_example.DT, None)
-        above.set(title=f"cartpole by {label.partition(' (')[0]}")
+        above.set(title=f"by {label.partition(' (')[0]}")
         below.set_xlabel("time (s)")
         if column == 0:
             above.set_ylabel("angle (rad)")
             below.set_ylabel("force (N)")
         figure.colorbar(mpl.cm.ScalarMappable(norm, "viridis"), ax=[above, below], label=label, aspect=40)
-    _save(figure, file)
+    figure.suptitle("cartpole: how a plan depends on one number")
+    save(figure, file)
 
 
-def _unwrapped(angle: torch.Tensor) -> torch.Tensor:
+def unwrapped(angle: torch.Tensor) -> torch.Tensor:
     """(B, N+1) angles without jumps of 2π, from a start in (-π, π]."""
     steps = torch.remainder(torch.diff(angle, dim=-1) + torch.pi, 2 * torch.pi) - torch.pi
     return torch.cumsum(torch.cat([angle[..., :1], steps], dim=-1), dim=-1)
 
 
 def _angles(axes: Axes, angle: torch.Tensor, colours: Any, dt: float) -> None:
-    """Draw angles, and a line at each upright position that they come near."""
-    angle = _unwrapped(angle)
-    _lines(axes, angle, colours, dt)
+    """Draw angles with every turn, and the upright positions that they come near."""
+    _lines(axes, unwrapped(angle), colours, dt)
+    axes.margins(y=0.12)
+    upright_lines(axes)
+
+
+def upright_lines(axes: Axes) -> None:
+    """Draw a line at each upright position, whole turns from 0, that lies in the axes' range or near it."""
     low, high = axes.get_ylim()
-    for turn in (-1, 0, 1):
-        upright = 2 * torch.pi * turn
+    for turn in range(math.floor(low / math.tau), math.ceil(high / math.tau) + 1):
+        upright = math.tau * turn
         if turn == 0 or low - 0.5 < upright < high + 0.5:
             axes.axhline(upright, color="0.4", linewidth=0.8, linestyle=":", zorder=0)
             place = axes.get_yaxis_transform()
-            axes.text(0.0, upright, " upright", transform=place, color="0.4", size=8, va="bottom")
-    axes.margins(y=0.12)
+            axes.text(1.0, upright, " upright", transform=place, color="0.4", size=7, va="center")
 
 
 def _lines(axes: Axes, values: torch.Tensor, colours: Any, dt: float) -> None:
@@ -110,6 +116,6 @@ def _controls(axes: Axes, values: torch.Tensor, colours: Any, dt: float, bound: 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def save(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)

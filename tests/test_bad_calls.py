@@ -92,6 +92,11 @@ BAD = {
         r"horizon=np\.float64\(4\.0\); a whole number",
     ),
     "no start": (DtypeError, {"x0": None}, "x0 is a NoneType; pass a torch tensor"),
+    "an option of the controller": (
+        ParameterError,
+        {"on_unconverged": "raise"},
+        r"no parameter 'on_unconverged'; it is an option of the controller, MPC\(on_unconverged=",
+    ),
     "bounds that are no parameters": (
         ParameterError,
         {"lower": -1.0},

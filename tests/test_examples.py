@@ -25,61 +25,43 @@ SPECIFICATIONS = ("pendulum", "cartpole", "car", "lqr", "quadrotor", "chain", "c
 CONSTRAINED = ("obstacle", "landing", "safe_cartpole", "building", "minimum_time")
 
 
-def readme_blocks(text):
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+def readme_block():
+    return re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )[0]
 
 
-def readme_block(text):
-    return readme_blocks(text)[0]
-
-
-def test_readme_example_runs_and_its_gradient_is_the_derivative(capsys):
+def test_readme_example_runs_and_its_gradient_is_the_derivative():
     torch.manual_seed(0)
     names = {}
-    exec(readme_block((ROOT / "README.md").read_text(encoding="utf-8")), names)
+    exec(readme_block(), names)
     assert (names["solution"].status == 0).all()
     assert tuple(names["solution"].x.shape) == (128, 21, 2)
-    assert "torch.Size([128, 21, 2])" in capsys.readouterr().out
+    assert (names["loop"].x[:, -1].abs() < 0.05).all()
 
     tight = names["controller"].MPC(tol=1e-10)
 
     def loss(mass):
         return tight(names["x0"], mass=mass).u.square().mean().item()
 
-    # The losses' error of 1e-10 becomes 1e-5 of the difference; so small a step moves no bound.
+    # The losses' error of 1e-10 becomes 1e-5 of the difference; so small a step moves few bounds.
     h = 1e-5
     difference = (loss(1.5 + h) - loss(1.5 - h)) / (2 * h)
     assert names["mass"].grad.item() == pytest.approx(difference, rel=1e-4)
 
 
-# torch imports its own deprecated parts when it compiles.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
-def test_readme_blocks_for_torch_run_after_the_example():
-    torch.manual_seed(0)
-    blocks = readme_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
-    names = {}
-    exec(blocks[0], names)
-    names["u_expert"] = names["solution"].u.detach()
-    for block in blocks[1:]:
-        exec(block, names)
-    assert {name: value.item() for name, value in names["mpc"].named_parameters() if value.ndim == 0} == {
-        "parametrizations.mass.original": pytest.approx(math.log(2.0)),
-        "parametrizations.drag.original": pytest.approx(math.log(0.1 / 0.9)),
-    }
-    names["loss"].backward()
-    assert all(p.grad.isfinite().all() for p in names["mpc"].parameters())
-    assert names["jacobian"].shape == (128, 1, 2)
-    assert torch.allclose(names["step"](names["x0"]), names["mpc"](names["x0"]).u.square().mean())
-
-
-def test_readme_example_has_about_thirty_lines():
-    lines = readme_block((ROOT / "README.md").read_text(encoding="utf-8")).splitlines()
-    assert 25 <= len(lines) <= 32
+def test_readme_example_has_at_most_thirty_lines():
+    assert 20 <= len(readme_block().splitlines()) <= 30
 
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "examples/README.md", "examples/paper/README.md"],
+    [
+        *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"),
+        "examples/paper/README.md",
+        *(page.relative_to(ROOT).as_posix() for page in sorted((ROOT / "docs").glob("[!_]*/*.md"))),
+        *(page.relative_to(ROOT).as_posix() for page in sorted((ROOT / "docs").glob("*.md"))),
+    ],
 )
 def test_files_that_pages_link_to_exist(page):
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8"))
@@ -114,8 +96,8 @@ def test_examples_page_names_every_control_with_its_bounds(name):
             assert bounds in section
 
 
-def test_readme_lists_every_option_and_status():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_guide_lists_every_option_and_status():
+    text = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     from mpcgen.autograd import MPC
 
     for option in list(inspect.signature(MPC.__init__).parameters.values())[1:]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mpcgen.calls.options import as_count
+from mpcgen.calls.options import as_count, belongs_elsewhere
 from mpcgen.calls.watching import is_foreign, is_traced, without_memory
 from mpcgen.errors import DeviceError, DtypeError, LayoutError, MpcgenError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Description, Parameter
@@ -254,12 +254,7 @@ def check_names(controller: Description, given: Mapping[str, Any]) -> None:
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            if not near and name in ("lower", "upper"):
-                hint = (
-                    "bounds that vary from call to call are parameters of the problem, as in "
-                    f"problem.controls(..., {name}=problem.parameter({name!r})); "
-                )
+            hint = f"did you mean {near[0]!r}? " if near else belongs_elsewhere(name)
             known = ", ".join(names) or "none"
             raise ParameterError(
                 f"{controller.name} has no parameter {name!r}; {hint}its parameters are {known}"

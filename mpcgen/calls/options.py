@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import operator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from typing import Any
 
@@ -104,6 +104,25 @@ class Options:
     def from_text(text: str) -> Options:
         """Read back `text`."""
         return Options(**json.loads(text))
+
+
+_OF_CONTROLLERS = (
+    *(field.name for field in fields(Options)),
+    *("history", "restarts", "seed", "unroll", "problem", "learn", "initial"),
+)
+"""Names of the options of `mpcgen.autograd.MPC`."""
+
+
+def belongs_elsewhere(name: str) -> str:
+    """Where a name belongs that was given to a call and is no parameter; empty where that is not known."""
+    if name in ("lower", "upper"):
+        return (
+            "bounds that vary from call to call are parameters of the problem, as in "
+            f"problem.controls(..., {name}=problem.parameter({name!r})); "
+        )
+    if name in _OF_CONTROLLERS:
+        return f"it is an option of the controller, MPC({name}=...); "
+    return ""
 
 
 def checked_count(name: str, value: Any, least: int) -> int:
