@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import sympy as sp
 
-from mpcgen.problem.walks import symbols_in
+from mpcgen.problem.stand_in import StandIn
 
 WORTH = 4
 """Weights of a layer from which on it is told apart."""
@@ -37,12 +36,9 @@ class Chain:
     layers: tuple[ChainLayer, ...]
 
 
-class ChainOutput(sp.Expr):
+class ChainOutput(StandIn):
     """Entry ``index`` of what a chain gives; ``args`` is (its expression,)."""
 
-    is_commutative = True
-    is_real = True
-    is_number = False
     chain: Chain
     index: int
 
@@ -55,29 +51,8 @@ class ChainOutput(sp.Expr):
     def __getnewargs__(self) -> tuple[Any, ...]:
         return self.args[0], self.chain, self.index
 
-    @property
-    def func(self) -> Any:
-        """What sympy rebuilds it with."""
-        return lambda expression: self if expression is self.args[0] else expression
-
-    @cached_property
-    def free_symbols(self) -> set[sp.Symbol]:
-        """The symbols that the expression reads; what it shares is walked once."""
-        return symbols_in(self.args[0])
-
-    def sort_key(self, order: Any = None) -> Any:
-        """Its place among terms: looking inside would take ages."""
-        return self.class_key(), (1, (str(self.index),)), sp.S.One.sort_key(), sp.S.One
-
-    def doit(self, **hints: Any) -> sp.Expr:
-        """The expression, evaluated."""
-        return self.args[0].doit(**hints)
-
-    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
-        return self.args[0].diff(symbol)
-
-    def _eval_evalf(self, precision: int) -> sp.Expr:
-        return self.args[0]._eval_evalf(precision)
+    def _place(self) -> Any:
+        return self.index
 
     def _sympystr(self, printer: Any) -> str:
         return f"layers[{self.index}]"
