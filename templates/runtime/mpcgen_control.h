@@ -24,11 +24,18 @@
 #define LEAST_SECOND_ORDER R(0.05)
 #define LEAST_BEND R(1e-2) /* share of the slope by which a model has to bend: at a minimum without bounds it is 0.5 */
 #define LITTLE_BEND R(0.05)  /* below that share a model is nearly linear: its step ends at bounds, or far away */
-enum { PATIENCE = 6, FEW_PASSES = 15, MOST_PASSES = 100 };
+enum { PATIENCE = 6, FEW_WAITS = 2, LONG_WAIT = 20, FEW_PASSES = 15, MOST_PASSES = 100 };
 enum { REFUSED = 2, REFUSED_UNBENT = 3, REFUSED_CONCAVE = 1, ACCEPTED = 4, MOST_TROUBLES = 14 }; /* see note_troubles */
 
 /* A change of the cost below this is rounding. */
 INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
+
+/* A step that promises no more than this is rounding: of the cost, or where the cost has ceased to fall, as it does where
+ * little is left of it, of the controls and states. */
+INLINE real least_promise(const solver_state *s) {
+  const real of_points = R(16) * (SCALAR_EPSILON * SCALAR_EPSILON) * s->summary.bend_of_points;
+  return lane_max(rounding(s), lane_select(lane_more(s->lanes.waits, ALL_COUNTS(FEW_WAITS)), of_points, ALL(0)));
+}
 
 /* What the model promises of a full step. */
 INLINE real expected_change(const solver_state *s) { return s->summary.slope + s->summary.bend; }
@@ -145,17 +152,51 @@ INLINE void note_overflow(solver_state *s) {
 INLINE mask worthless(const solver_state *s, scalar tolerance) {
   const real tol = ALL(tolerance), share = tol * lane_sqrt(tol);
   const real little = share * (s->lanes.cost_scale + share * s->lanes.first_scale);
-  return lane_le(-expected_change(s), lane_max(little, rounding(s)));
+  return lane_le(-expected_change(s), lane_max(little, least_promise(s)));
+}
+
+/* Keeps count of passes since the cost has fallen by more than rounding. The sweep that follows two of them finds what
+ * the rounding of controls and states costs. */
+INLINE void note_cost(solver_state *s, mask where) {
+  lane_progress *lanes = &s->lanes;
+  const mask fallen = lane_and(where, lane_lt(lanes->cost, lanes->lowest_cost - rounding(s)));
+  lanes->lowest_cost = lane_select(fallen, lanes->cost, lanes->lowest_cost);
+  lanes->waits = lane_and(lanes->waits - where, lane_not(fallen));
+  s->weighs_points = lane_any(lane_more(lanes->waits, ALL_COUNTS(FEW_WAITS - 1)));
+}
+
+/* What rounding of the accepted states may change the cost by: costates are its derivatives. */
+FUNCTION real rounding_of_states(const solver_state *s) {
+  real sum = ALL(0);
+  for (int i = NX; i < (s->horizon + 1) * NX; i++) sum += lane_abs(s->costate[i] * s->x[i]);
+  return R(16) * SCALAR_EPSILON * sum;
+}
+
+/* Where the cost has not fallen for long, and what the model promises may be that. Where it has not for a few passes only,
+ * it may yet fall: steps along a valley or near a saddle promise little. */
+INLINE mask waits_in_vain(const solver_state *s, mask where) {
+  const mask asks = lane_and(where, lane_more(s->lanes.waits, ALL_COUNTS(LONG_WAIT)));
+  if (!lane_any(asks)) return asks;
+  return lane_and(asks, lane_le(-expected_change(s), rounding(s) + rounding_of_states(s)));
 }
 
 /* Keeps count of steps too small for the cost to judge; past PATIENCE a lane is at its precision's limit. */
 INLINE mask stalled(solver_state *s, mask where) {
   lane_progress *lanes = &s->lanes;
   const mask better = lane_and(where, lane_lt(s->summary.residual, R(0.5) * lanes->best_residual));
-  const mask idle = lane_and(lane_and(where, lane_not(better)), lane_le(-expected_change(s), rounding(s)));
+  const mask idle = lane_and(lane_and(where, lane_not(better)), lane_le(-expected_change(s), least_promise(s)));
   lanes->best_residual = lane_select(better, s->summary.residual, lanes->best_residual);
   lanes->unproductive = lane_and(lanes->unproductive - idle, lane_not(better));
-  return lane_more(lanes->unproductive, ALL_COUNTS(PATIENCE));
+  return lane_or(lane_more(lanes->unproductive, ALL_COUNTS(PATIENCE)), waits_in_vain(s, where));
+}
+
+/* Where a cost that does not fall was taken for a solution's, and the model says that it is a saddle's, there is a way on. */
+INLINE void go_on_at_saddles(solver_state *s) {
+  lane_progress *lanes = &s->lanes;
+  const mask waited = lane_and(lanes->certifying, lane_more(lanes->waits, ALL_COUNTS(LONG_WAIT)));
+  const mask saddle = lane_and(waited, lane_not(s->summary.convex));
+  lanes->certifying = lane_and(lanes->certifying, lane_not(saddle));
+  lanes->waits = lane_and(lanes->waits, lane_not(saddle));
 }
 
 /* A certifying lane has the residual that made it one: another model computes the same with other roundings. */
@@ -180,6 +221,7 @@ INLINE mask gets_on(const solver_state *s) {
  * overflowed is swept again, for its gains. */
 FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   lane_progress *lanes = &s->lanes;
+  go_on_at_saddles(s);
   note_overflow(s);
   verdict v = {ALL_COUNTS(UNFINISHED), lane_and(lanes->busy, lane_not(lanes->overflowed))};
   /* A certifying lane whose model is not convex comes first: that model may have overflowed. */
@@ -187,13 +229,14 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   decide(&v, lane_not(lane_and(s->summary.finite, lane_finite(s->summary.residual))), DIVERGED);
   /* What came to the limit of its precision with another model has to be there with this one too. */
   const mask small = lane_le(s->summary.residual, ALL(tolerance));
-  const mask at_limit = lane_le(-expected_change(s), R(4) * rounding(s));
+  const mask at_limit = lane_or(lane_le(-expected_change(s), R(4) * least_promise(s)), waits_in_vain(s, lanes->certifying));
   decide(&v, lane_and(lanes->certifying, lane_or(small, at_limit)), CONVERGED);
   decide(&v, lanes->certifying, STALLED);
 
   const mask whole = LINEAR_DYNAMICS ? lane_all() : lane_le(ALL(1), s->second_order); /* all second derivatives */
   const mask exact = lane_and(whole, lane_eq(s->regularisation, ALL(0)));
   const mask done = lane_and(lane_and(small, lane_not(lanes->unmoved)), worthless(s, tolerance));
+  note_cost(s, v.open);
   const mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
   /* Newton's method comes to a stop at rounding, Gauss and Newton's may where it is slow. */
   const mask solved = s->exact_hessian || LINEAR_DYNAMICS ? lane_or(done, stuck) : done;

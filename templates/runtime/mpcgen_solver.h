@@ -150,6 +150,8 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
     lane_recount(&lanes->iterations, k, resumed ? a->iterations[problem] : 0);
     lane_recount(&lanes->troubles, k, 0);
     lane_recount(&lanes->unproductive, k, 0);
+    lane_recount(&lanes->waits, k, 0);
+    lane_set(&lanes->lowest_cost, k, (scalar)INFINITY);
     lane_set(&lanes->best_residual, k, (scalar)INFINITY);
     lane_set(&s->regularisation, k, 0);
     lane_set(&s->second_order, k, 0);
@@ -241,6 +243,7 @@ FUNCTION void take_options(solver_state *s, const solve_arguments *a) {
   s->barrier = (scalar)a->barrier;
   s->exact_hessian = a->exact_hessian && !LINEAR_DYNAMICS;
   s->hands_over = a->method == HAND_OVER;
+  s->weighs_points = 0;
 }
 
 /* Solves problems of the job until none is left, or the call is stopped. */

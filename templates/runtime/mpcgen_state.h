@@ -25,6 +25,8 @@ typedef struct {
   counts last;          /* iterations after which the lane gives up */
   counts troubles;      /* refused steps, less accepted ones, by what they count: see note_troubles; not below zero */
   counts unproductive;  /* passes with a step below rounding since the residual last halved */
+  counts waits;         /* passes since the cost has fallen by more than rounding; */
+  real lowest_cost;     /* and what it was then */
   real cost;            /* of the accepted trajectory, its barrier included */
   real barrier_cost;
   real cost_scale;      /* sum of the stages' absolute costs: what rounding is relative to */
@@ -36,6 +38,7 @@ typedef struct {
 typedef struct {
   real residual;               /* of the first-order conditions */
   real slope, bend;            /* expected change of the cost for a full step, linear part and quadratic part */
+  real bend_of_points;         /* sum of |Quu| u u and |V| x x: what rounding costs, over its square; see weighs_points */
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
 } sweep_summary;
 
@@ -68,6 +71,7 @@ typedef struct {
   real second_order;           /* weight of lambda'(d2f) in the Hessian: 0 Gauss-Newton, 1 exact */
   real cost, cost_scale;       /* of the candidate, its barrier included */
   real barrier_cost;
+  int weighs_points;           /* whether the next sweep finds bend_of_points, for some lane */
   real promise;                /* dL/du (new_u - u): its change of the cost to first order, bounds included */
   real share;                  /* linear-quadratic: how far to go to it */
   sweep_summary summary;

@@ -170,6 +170,8 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, control_p
     p->qu[i] = gradient + q->offset_u[i];
     s->gradient[t * NU + i] = gradient;
   }
+  if (__builtin_expect(s->weighs_points, 0))
+    EACH(i, NU) summary->bend_of_points += lane_abs(p->quu[TRIANGLE(i, i)]) * (u[i] * u[i]);
   EACH(i, NU) p->quu[TRIANGLE(i, i)] += s->regularisation;
   /* A loop and not two calls: a lane that needs no second attempt must not see whether another does. */
   KEEP_LOOP for (int attempt = 0; attempt < 2; attempt++) {
@@ -199,8 +201,14 @@ INLINE void note_value(const solver_state *s, const value_model *value, sweep_su
     summary->finite = lane_and(summary->finite, lane_or(lane_finite(value->hessian[i]), shifted));
 }
 
+/* Adds what the rounding of a state costs, over its square. x_0 is given. */
+INLINE void weigh_state(const solver_state *s, int t, const value_model *value, sweep_summary *summary) {
+  const reals x = s->x + t * NX;
+  if (t > 0) EACH(i, NX) summary->bend_of_points += lane_abs(value->hessian[TRIANGLE(i, i)]) * (x[i] * x[i]);
+}
+
 INLINE void clear_summary(sweep_summary *summary) {
-  summary->residual = summary->slope = summary->bend = ALL(0);
+  summary->residual = summary->slope = summary->bend = summary->bend_of_points = ALL(0);
   summary->finite = summary->convex = lane_all();
 }
 
@@ -211,6 +219,7 @@ typedef struct {
 
 INLINE void ddp_keep(ddp_state *d, int t, const value_model *value) {
   EACH(i, NX) d->s->costate[t * NX + i] = value->costate[i];
+  if (__builtin_expect(d->s->weighs_points, 0)) weigh_state(d->s, t, value, &d->summary);
 }
 
 INLINE void ddp_model(ddp_state *d, int t, const value_model *value, stage_model *q) {

@@ -16,6 +16,7 @@ typedef struct {
 INLINE void team_ddp_keep(team_ddp_state *d, int t, const value_model *value) {
   TEAM_FOR(i, NX) d->s->costate[t * NX + i] = value->costate[i];
   if (t == 1) TEAM_LEADER note_value(d->s, value, &d->s->summary);
+  if (d->s->weighs_points) TEAM_LEADER weigh_state(d->s, t, value, &d->s->summary);
 }
 
 INLINE void team_ddp_model(team_ddp_state *d, int t, const value_model *value, stage_model *q) {
