@@ -6,7 +6,7 @@ from torch import nn
 from torch_models import Joined, problem_of
 
 import mpcgen
-from examples import learned_model
+from examples import learned_model, lstm
 from mpcgen.compiler import Compilation
 from mpcgen.ir.model import ACTIVATIONS
 from mpcgen.problem.lowering import lower_spec
@@ -150,3 +150,17 @@ def test_the_example_lowers_its_closed_loop_cost():
             parameter -= 1e-3 * parameter.grad
         lower, _ = learned_model.closed_loop(mpc, model, x0, stages=8)
     assert lower < cost
+
+
+def test_a_plan_moves_the_memory_of_a_cell():
+    torch.manual_seed(0)
+    model = lstm.Remembering(2).double()
+    mpc, x0 = lstm.controller(model), 0.3 * torch.rand(4, 5, dtype=torch.float64)
+    plan = mpc(x0, target=0.5, **mpcgen.torch_parameters(model))
+    assert plan.converged.all()
+    path = [x0]
+    for u in plan.u.detach().unbind(1):
+        path.append(model(path[-1], u))
+    torch.testing.assert_close(plan.x, torch.stack(path, 1))
+    plan.cost.sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
