@@ -6,12 +6,13 @@ The controller is an ordinary module: DistributedDataParallel averages the gradi
 every process takes the same step, and the result is that of one process with all the data (up to rounding).
 """
 
+import gc
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo  # before init_process_group: see `leave`
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
@@ -71,10 +72,19 @@ def main() -> None:
         if not math.isclose(masses[-1], EXPERT_MASS, rel_tol=1e-3):
             raise SystemExit("the mass was not found")
     finally:
-        dist.destroy_process_group()
-        # One of Gloo's threads may still have the last step's gradients to free, for which it needs Python's lock.
-        # While the interpreter ends it cannot have it, and aborts the process (seen with torch 2.13).
-        time.sleep(0.5)
+        leave()
+
+
+def leave() -> None:
+    """Leave the group, and with it Gloo's threads.
+
+    One of them may have the last step's gradients to free, for which it needs Python's lock; while the interpreter
+    ends it cannot have it, and aborts the process. `destroy_process_group` ends the threads when nothing refers to the
+    group any more: neither the model, which is part of a cycle with its optimizer's schedule, nor torch._dynamo,
+    which keeps the group if it is imported while there is one (seen with torch 2.13), as DistributedDataParallel does.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
