@@ -1,7 +1,8 @@
 """Measure the torch face: `make measure-torch`.
 
 The overhead of a call above the kernel's own time, by the ways into it; the memory of forward and backward
-beside unrolled PyTorch; a parameter vector of 20,000 shared by 1,024 problems; Jacobians in either mode.
+beside unrolled PyTorch, and with a learned model, to its weights; a parameter vector of 20,000 shared by 1,024
+problems; Jacobians in either mode.
 """
 
 import dataclasses
@@ -30,6 +31,8 @@ ITERATIONS = (5, 10, 20, 40)
 MEMORY_BATCH = 128
 SHARED_BATCH, SHARED_HORIZON, SHARED_WIDTH = 1024, 1000, 20
 MEBIBYTE = 2**20
+NETWORK_WIDTHS = (32, 64)
+NETWORK_LIMIT = 50.0  # MiB, of a step to the weights of a model of width 64
 UNREACHABLE = 1e-300  # a tolerance with which every iteration allowed is used
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -188,6 +191,26 @@ def train_memory(solver: str, iterations: int) -> tuple[float, float]:
     return resident("VmHWM") - before, float(solution.iterations.double().mean())
 
 
+def network_memory(width: int) -> tuple[float, float]:
+    """Peak MiB of forward and backward to the weights of a learned cartpole above what was resident, and iterations.
+
+    The model has two hidden layers of ``width``, whose weights the batch shares.
+    """
+    from examples import learned_model
+
+    torch.manual_seed(0)
+    model = learned_model.Model(width).double()
+    learned_model.fit(model, steps=300)
+    mpc, weights = learned_model.controller(model), mpcgen.torch_parameters(model)
+    mpc(learned_model.random_states(2, 0.4, seed=0), **weights).cost.sum().backward()
+    model.zero_grad()
+    x0 = learned_model.random_states(MEMORY_BATCH, 0.4, seed=1)
+    before = reset_peak()
+    solution = mpc(x0, **weights)
+    solution.u.square().sum().backward()
+    return resident("VmHWM") - before, float(solution.iterations.double().mean())
+
+
 def follower() -> mpcgen.Problem:
     """Return a problem with 20 parameters at each of 1,000 stages."""
     problem = mpcgen.Problem("follower", horizon=SHARED_HORIZON)
@@ -242,6 +265,11 @@ def memory() -> list[Figure]:
             what = f"{solver}, {iterations} iterations"
             note = f"{used:.1f} used in the mean"
             figures.append(Figure(f"peak of a step, {MEMORY_BATCH} cartpoles", what, peak, "MiB", note))
+    for width in NETWORK_WIDTHS:
+        peak, used = in_subprocess("network", width)
+        note = f"{used:.1f} iterations in the mean; <= {NETWORK_LIMIT:g} at width 64"
+        what = f"{MEMORY_BATCH} problems, two hidden layers of {width}"
+        figures.append(Figure("peak of a step to a model's weights", what, peak, "MiB", note))
     numbers = SHARED_HORIZON * SHARED_WIDTH
     for kind in ("shared", "own"):
         peak, gradient = in_subprocess("shared", kind)
@@ -296,7 +324,9 @@ def table(figures: list[Figure]) -> Table:
 
 
 @click.command(help=__doc__)
-@click.option("--task", type=click.Choice(["train", "shared"]), help="One memory measurement, as JSON.")
+@click.option(
+    "--task", type=click.Choice(["train", "shared", "network"]), help="One memory measurement, as JSON."
+)
 @click.argument("arguments", nargs=-1)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=ROOT / "pictures", help="Folder for the JSON."
@@ -305,6 +335,9 @@ def main(task: str | None, arguments: tuple[str, ...], output: Path) -> None:
     """Measure, print and write."""
     if task == "train":
         print(json.dumps(train_memory(arguments[0], int(arguments[1]))))
+        return
+    if task == "network":
+        print(json.dumps(network_memory(int(arguments[0]))))
         return
     if task == "shared":
         print(json.dumps(shared_memory(arguments[0])))
