@@ -8,6 +8,7 @@
 # make docs    the guide as a site, offline: docs/_build/html
 # make test    lint, types and the whole test suite
 # make test-zig  statuses and gradients of two examples by pip's C compiler
+# make wheels  sdist and wheel, installed and used in fresh environments of Python 3.11, 3.12 and 3.13
 # make golden  write the committed text of generated/ anew
 #
 # On Linux, pip's default torch is the large CUDA build. For the CPU build of the same version:
@@ -22,7 +23,7 @@ READY := $(VENV)/.ready
 DEMO_EXAMPLES := pendulum cartpole obstacle
 EXAMPLES := $(DEMO_EXAMPLES) car lqr quadrotor chain landing safe_cartpole building minimum_time cstr arm
 
-.PHONY: demo docs measure bench gallery gradient-accuracy measure-torch paper test test-zig golden lint clean
+.PHONY: demo docs measure bench gallery gradient-accuracy measure-torch paper test test-zig wheels golden lint clean
 
 demo: $(addprefix build-,$(DEMO_EXAMPLES))
 	$(BIN)/python -m examples.demo
@@ -74,6 +75,10 @@ test-zig: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+# Minutes and gigabytes: environments of several Pythons, each with a torch of its own.
+wheels:
+	bash tests/wheels.sh
 
 golden: $(addprefix build-,$(EXAMPLES))
 
