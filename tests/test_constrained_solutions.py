@@ -144,6 +144,23 @@ def test_a_lane_does_not_see_its_neighbours():
         assert torch.equal(getattr(together, name), getattr(reordered, name).flip(0)), name
 
 
+def test_nor_does_its_gradient():
+    # which is refined once, or twice where that changed it by much
+    make = problems.safe_cartpole
+    mpc = module(make).MPC(max_iterations=500, on_unconverged="ignore")
+    x0 = start(make) + 0.2 * torch.randn(
+        24, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+
+    def gradient(x0):
+        x0 = x0.requires_grad_()
+        u = mpc(x0).u
+        return torch.autograd.grad((u * torch.cos(torch.arange(u.shape[1]))[:, None]).sum(), x0)[0]
+
+    together, reordered = gradient(x0.clone()), gradient(x0.flip(0).clone())
+    assert torch.equal(together, reordered.flip(0))
+
+
 def test_box_ddp_is_refused_for_them():
     with pytest.raises(mpcgen.ParameterError, match="interior_point"):
         module(problems.double_integrator).MPC(method="ddp")

@@ -57,7 +57,7 @@ FUNCTION void take_bounds(sensitivity_state *s, int t, in_reals d_x, in_reals d_
     real sum = s->bound_change[t * NU + i];
     for (int j = 0; j < NX; j++) sum += kept[j] * d_x[j];
     for (int j = 0; j < NU; j++) sum += kept[NX + j] * d_u[j];
-    s->bound_change[t * NU + i] = sum;
+    s->bound_change[t * NU + i] = lane_select(s->refines, sum, s->bound_change[t * NU + i]);
   }
 }
 

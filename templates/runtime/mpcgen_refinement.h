@@ -10,14 +10,31 @@
  *   r_x = linear_x + H_x d + F_x' p + J_x' force,   r_u = linear_u + H_u d + F_u' p + J_u' force,
  *
  * the correction of the policy's step is -Quu^-1 r_u and p = r_x + K' r_u. The gains K and the factors of Quu are the
- * sweep's, so that a refinement costs the stages' models and no Riccati recursion. */
+ * sweep's, so that a refinement costs the stages' models and no Riccati recursion.
+ *
+ * What is left shrinks by the same factor in each refinement: one that changes the differentials little leaves the square of
+ * that, and is the last. A lane that is done keeps what it has, whatever its neighbours need. */
 #ifndef MPCGEN_REFINEMENT_H
 #define MPCGEN_REFINEMENT_H
 
 #include "mpcgen_sensitivity.h"
 
 #if CONSTRAINED
-enum { SWEEPS = 3 }; /* the first, and refinements */
+/* By how much a refinement changes each component of x and u over the stages, and how large they are: the largest. */
+typedef struct {
+  real change[NTAU], size[NTAU];
+} refinement;
+
+INLINE void begin_refinement(refinement *r) {
+  for (int i = 0; i < NTAU; i++) r->change[i] = r->size[i] = ALL(0);
+}
+
+enum { SWEEPS = 3 }; /* the first, and at most so many refinements as are left */
+#if MPCGEN_PRECISION == 64
+#define LITTLE_CHANGE R(3e-5) /* of a component of x or u, as a share of its largest differential */
+#else
+#define LITTLE_CHANGE R(1e-3)
+#endif
 
 /* -(free block of Quu)^-1 rhs, zero where a control is held, by the factor that the sweep has kept. */
 INLINE void solve_kept(in_reals factor, const real *rhs, real *result) {
@@ -47,6 +64,9 @@ INLINE void add_curvature(const sensitivity_state *s, int t, const stage_model *
     }
 }
 
+/* What a refinement finds, in the lanes that it is for. */
+INLINE real refined(const sensitivity_state *s, real found, real before) { return lane_select(s->refines, found, before); }
+
 /* What the first-order conditions of a stage lack but for their linear terms in u (see above), from its model: r (NTAU). */
 INLINE void find_lack(const sensitivity_state *s, int t, const stage_model *q, real *lack) {
   for (int i = 0; i < NX; i++) {
@@ -64,19 +84,21 @@ FUNCTION void correct_stage(sensitivity_state *s, int t, int forward, const stag
   find_lack(s, t, q, lack);
   for (int i = 0; i < NU; i++) {
     const int at = t * NU + i;
-    if (forward) s->bound_change[at] = s->bound_model[at * BOUND_MODEL + NX + NU] + lack[NX + i];
+    const real change = forward ? s->bound_model[at * BOUND_MODEL + NX + NU] + lack[NX + i] : ALL(0);
+    if (forward) s->bound_change[at] = refined(s, change, s->bound_change[at]);
     lack[NX + i] += s->linear_u[at];
     if (s->smoothing > 0) lack[NX + i] += (s->at_lower[at] + s->at_upper[at]) * s->d_u[at];
   }
   solve_kept(s->factor + t * NUU, lack + NX, correction);
   for (int i = 0; i < NU; i++) {
-    s->correction[t * NU + i] = correction[i];
-    s->step[t * NU + i] += correction[i];
+    const int at = t * NU + i;
+    s->correction[at] = refined(s, correction[i], ALL(0));
+    s->step[at] = refined(s, s->step[at] + correction[i], s->step[at]);
   }
   for (int i = 0; i < NX; i++) {
     real sum = lack[i];
     for (int a = 0; a < NU; a++) sum += s->gain[(t * NU + a) * NX + i] * lack[NX + a];
-    s->offset[t * NX + i] = sum;
+    s->offset[t * NX + i] = refined(s, sum, s->offset[t * NX + i]);
   }
 }
 
@@ -86,7 +108,7 @@ FUNCTION void correct_last(sensitivity_state *s, value_model *value) {
   real d_x[NX];
   for (int i = 0; i < NX; i++) d_x[i] = s->d_x[last + i];
   add_symmetric_product(value->hessian, d_x, value->offset);
-  copy_reals(s->offset + last, value->offset, NX);
+  for (int i = 0; i < NX; i++) s->offset[last + i] = refined(s, value->offset[i], s->offset[last + i]);
   zero_reals(value->hessian, NXX);
 }
 
@@ -109,28 +131,55 @@ FUNCTION void take_stage(sensitivity_state *s, int t, int forward, const real *d
   real costate[NX];
   for (int i = 0; i < NX; i++) {
     const int at = t * NX + i;
-    s->d_x[at] = s->sweep > 0 ? s->d_x[at] + d_x[i] : d_x[i];
+    s->d_x[at] = s->sweep > 0 ? refined(s, s->d_x[at] + d_x[i], s->d_x[at]) : d_x[i];
     costate[i] = s->offset[at];
   }
   add_symmetric_product(s->hessian + t * NXX, d_x, costate);
-  copy_reals(s->offset + t * NX, costate, NX);
+  for (int i = 0; i < NX; i++) s->offset[t * NX + i] = refined(s, costate[i], s->offset[t * NX + i]);
   take_rows(s, t, d_x, d_u);
   if (t == s->horizon) return;
-  for (int i = 0; i < NU; i++) s->d_u[t * NU + i] = s->sweep > 0 ? s->d_u[t * NU + i] + d_u[i] : d_u[i];
+  for (int i = 0; i < NU; i++) {
+    const int at = t * NU + i;
+    s->d_u[at] = s->sweep > 0 ? refined(s, s->d_u[at] + d_u[i], s->d_u[at]) : d_u[i];
+  }
   if (forward && s->sweep > 0) take_bounds(s, t, d_x, d_u); /* what is left at the first is found anew */
+}
+
+/* The sizes of the differentials, and of their change at a stage. */
+INLINE void note_change(refinement *r, const sensitivity_state *s, int t, in_reals d_x, in_reals d_u) {
+  for (int i = 0; i < NX; i++) {
+    r->size[i] = lane_max(lane_abs(s->d_x[t * NX + i]), r->size[i]);
+    r->change[i] = lane_maximum(lane_abs(d_x[i]), r->change[i]);
+  }
+  for (int i = 0; i < (t < s->horizon ? NU : 0); i++) {
+    r->size[NX + i] = lane_max(lane_abs(s->d_u[t * NU + i]), r->size[NX + i]);
+    r->change[NX + i] = lane_maximum(lane_abs(d_u[i]), r->change[NX + i]);
+  }
+}
+
+/* Leaves those lanes to the next refinement that this one has changed by more than a little. */
+INLINE void end_refinement(sensitivity_state *s, const refinement *r) {
+  mask little = lane_all();
+  for (int i = 0; i < NTAU; i++) little = lane_and(little, lane_le(r->change[i], LITTLE_CHANGE * r->size[i]));
+  s->refines = lane_and(s->refines, lane_not(little));
 }
 
 /* The step of the differentials by the policy that a sweep has found, from a change of x_0, or by its correction. */
 FUNCTION void take_differentials(sensitivity_state *s, int forward, const real *initial) {
   real d_x[NX], d_u[NU], d_next[NX];
+  refinement r;
+  begin_refinement(&r);
   for (int i = 0; i < NX; i++) d_x[i] = initial && s->sweep == 0 ? initial[i] : ALL(0);
   for (int t = 0; t < s->horizon; t++) {
     follow_gains(s, s->sweep > 0 ? s->correction : s->step, t, d_x, d_u);
     take_stage(s, t, forward, d_x, d_u);
+    note_change(&r, s, t, d_x, d_u);
     stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
     for (int i = 0; i < NX; i++) d_x[i] = d_next[i] + (s->sweep > 0 ? ALL(0) : s->affine[t * NX + i]);
   }
   take_stage(s, s->horizon, forward, d_x, d_u);
+  note_change(&r, s, s->horizon, d_x, d_u);
+  if (s->sweep > 0) end_refinement(s, &r);
 }
 #endif
 
@@ -152,8 +201,9 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
   differential_sweep(&d, s->horizon, &s->value, &s->model, &p);
   note_singular(s, &s->value);
 #if CONSTRAINED
+  s->refines = lane_and(s->usable, s->regular);
   take_differentials(s, change != NULL, initial);
-  for (s->sweep = 1; s->sweep < SWEEPS; s->sweep++) {
+  for (s->sweep = 1; s->sweep < SWEEPS && lane_any(s->refines); s->sweep++) {
     find_correction(s, exact_hessian, change != NULL);
     take_differentials(s, change != NULL, NULL);
   }

@@ -237,8 +237,9 @@ FUNCTION void take_rows(sensitivity_state *s, int t, in_reals d_x, in_reals d_u)
   for (int i = 0; i < rows_at(s, t); i++) {
     const int at = t * NPATH + i;
     const real weight = row_weight(s, at), force = s->sweep > 0 ? s->row_force[at] : s->row_push[at];
-    s->row_moved[at] += moved[i];
-    s->d_dual[at] = force + weight * moved[i];
+    const mask takes = s->sweep > 0 ? s->refines : lane_all();
+    s->row_moved[at] = lane_select(takes, s->row_moved[at] + moved[i], s->row_moved[at]);
+    s->d_dual[at] = lane_select(takes, force + weight * moved[i], s->d_dual[at]);
     s->row_force[at] = weight * (s->row_moved[at] + s->row_delta[at] * s->d_dual[at]) + s->row_push[at];
   }
 }

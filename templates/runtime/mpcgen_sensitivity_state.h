@@ -66,6 +66,7 @@ typedef struct {
   mask usable, regular;       /* the caller wants this problem; every pivot was accepted */
   mask envelope, given;       /* only the cost's gradient is wanted; that, at least, exists */
   int shared_loaded;          /* parameters that the batch shares are in all lanes */
+  mask refines;               /* what a sweep has left is to be swept for: where that is no more than rounding, not */
   int sweep;                  /* zero; more where what it has left is swept for (mpcgen_refinement.h) */
   value_model value;          /* of the sweep's present stage: too large for the stack if there are many states */
   stage_model model;

@@ -241,6 +241,25 @@ FUNCTION void team_find_correction(sensitivity_state *s, int exact, int forward,
   }
 }
 
+/* end_refinement, divided by components. */
+FUNCTION void team_end_refinement(sensitivity_state *s, const team_memory *m) {
+  int little = 1;
+  TEAM_FOR(i, NTAU) {
+    const int of_state = i < NX;
+    real size = 0, change = 0;
+    for (int t = 0; t < s->horizon + of_state; t++) {
+      const real now = of_state ? s->d_x[t * NX + i] : s->d_u[t * NU + i - NX];
+      const real by = of_state ? m->d_states[t * NX + i] : m->d_controls[t * NU + i - NX];
+      size = lane_max(lane_abs(now), size);
+      change = lane_maximum(lane_abs(by), change);
+    }
+    little = little && change <= LITTLE_CHANGE * size;
+  }
+  little = team_all(little);
+  TEAM_LEADER s->refines = lane_and(s->refines, little ? lane_none() : lane_all());
+  team_meet();
+}
+
 /* take_differentials, divided. */
 FUNCTION void team_take_differentials(sensitivity_state *s, int forward, const real *initial, team_memory *m) {
   const int corrects = s->sweep > 0;
@@ -249,6 +268,7 @@ FUNCTION void team_take_differentials(sensitivity_state *s, int forward, const r
   team_follow(s, corrects ? s->correction : s->step, corrects, m, m->d_states, m->d_controls);
   TEAM_FOR(t, s->horizon + 1) take_stage(s, t, forward, &m->d_states[t * NX], &m->d_controls[t * NU]);
   team_meet();
+  if (corrects) team_end_refinement(s, m);
 }
 
 /* sensitivity_backward, divided; `initial` is the change of x_0, or NULL. */
@@ -262,10 +282,14 @@ FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian,
   team_meet();
   team_expand_differentials(&d);
   team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
-  TEAM_LEADER note_singular(s, &s->value);
+  TEAM_LEADER {
+    note_singular(s, &s->value);
+    s->refines = lane_and(s->usable, s->regular);
+  }
   team_meet();
   team_take_differentials(s, forward, initial, m);
-  for (int sweep = 1; sweep < SWEEPS; sweep++) {
+  for (int sweep = 1; sweep < SWEEPS && lane_any(s->refines); sweep++) {
+    team_meet(); /* all have read whether there is one */
     TEAM_LEADER s->sweep = sweep;
     team_meet();
     team_find_correction(s, exact_hessian, forward, m);
