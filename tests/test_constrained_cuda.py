@@ -104,6 +104,19 @@ def test_every_problem_ends_as_on_the_cpu(name, host):
 
 
 @every_case
+def test_the_order_of_the_cpus_batch_is_of_no_account(name):
+    # lanes with equalities, and multipliers that shorten the step, beside others
+    given = inputs(name)
+    turned = {
+        key: value.flip(0) if len(value.shape) and len(value) == BATCH else value
+        for key, value in given.items()
+    }
+    here, there = solve(compiled(name), given), solve(compiled(name), turned)
+    for part in ("x", "u", "cost", "iterations", "row_duals"):
+        assert torch.equal(getattr(here, part), getattr(there, part).flip(0)), part
+
+
+@every_case
 def test_the_same_problems_have_the_cpus_gradients(name, host):
     found = []
     for module in (compiled(name), host(name)):

@@ -54,6 +54,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
   TEAM_FOR(i, s->horizon * NPATH + NEND) begin_row(s, s->row + i * ROW_REALS, k);
 #endif
   TEAM_LEADER {
+    s->sizes_known = 0;
     for (int i = 0; i < NU; i++) lane_set(&s->unit[i], k, 1);
     for (int i = 0; i < FILTER_PAIRS; i++) {
       lane_set(&lanes->filter_gap[i], k, (scalar)INFINITY);
@@ -358,6 +359,7 @@ INLINE int tries_again(const barrier_state *s, int k, int status) {
 /* A pass of all lanes up to the verdict. */
 INLINE void sweep_and_review(barrier_state *s, const solve_arguments *a) {
   start_trajectories(s);
+  ready_sizes(s);
   barrier_sweep(s);
   s->status = review_barrier(s, a);
   if (a->history) write_barrier_history(s, a);

@@ -23,7 +23,6 @@
 #define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
 #define RISE_AFTER_REFUSAL R(1. / 16) /* where a sweep had to leave them out, the next would soon have to again: slower then, */
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
-#define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 enum { MOST_FAILURES = 14, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
 enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
@@ -149,36 +148,6 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   limit_gaps(s, lane_and(lanes->busy, lane_or(lanes->adjoint, begin)));
   lanes->refused = lane_or(lanes->refused, begin); /* the next sweep has the units */
   return v.status;
-}
-
-/* The multipliers of the lanes that took a step, kept near mu over their slacks, and their products with the slacks. */
-OUTLINED void step_multipliers(barrier_state *s, mask where, barrier_errors *e) {
-  const real over = ALL(1) / s->lanes.cost_unit, length = lane_select(where, s->dual_length, ALL(0));
-  real least = ALL(INFINITY), largest = ALL(0);
-  for (int t = 0; t < s->horizon; t++) {
-    control_room room[NU];
-    find_room(s, t, room);
-    EACH(i, NU) {
-      const control_room *r = &room[i];
-      const int at = t * NU + i;
-      const real near_low = below(r, s->u[at]), near_high = above(r, s->u[at]);
-      const real low_after = s->lower_multiplier[at] + length * s->d_lower[at];
-      const real high_after = s->upper_multiplier[at] + length * s->d_upper[at];
-      const real low = keep_near(r->has_lower, low_after, near_low, s->mu, ALL(MULTIPLIER_RANGE));
-      const real high = keep_near(r->has_upper, high_after, near_high, s->mu, ALL(MULTIPLIER_RANGE));
-      s->lower_multiplier[at] = lane_select(where, where_on(r->has_lower, low), s->lower_multiplier[at]);
-      s->upper_multiplier[at] = lane_select(where, where_on(r->has_upper, high), s->upper_multiplier[at]);
-      least = lane_min(least, lane_select(r->has_lower, near_low * low, ALL(INFINITY)));
-      least = lane_min(least, lane_select(r->has_upper, near_high * high, ALL(INFINITY)));
-      largest = lane_max(largest, where_on(r->has_lower, near_low * low));
-      largest = lane_max(largest, where_on(r->has_upper, near_high * high));
-    }
-  }
-#if CONSTRAINED
-  step_row_multipliers(s, where, ALL(MULTIPLIER_RANGE), &least, &largest);
-#endif
-  e->least_product = least * over;
-  e->largest_product = largest * over;
 }
 
 /* The step of the costates, d_lambda = V dx + (v - lambda). */
@@ -372,7 +341,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   const mask moved = lane_or(stepped, rolled), regular = lane_and(stepped, lane_not(restored));
   const mask failed = lane_and(stuck, lane_not(lane_or(rolled, enters)));
   step_costates(s, regular);
-  step_multipliers(s, lane_and(moved, lane_not(restored)), &e);
+  const product_range products = step_multipliers(s, lane_and(moved, lane_not(restored)));
   lanes->adjoint = lane_or(lanes->adjoint, rolled);
   if (CONSTRAINED) note_unrestorable(s);
   remember_shift(s, stepped, rolled, restored);
@@ -386,6 +355,8 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   }
   e.dual = expected_dual(s, ready, regular, e.dual);
   e.gap = s->point.largest_gap;
+  e.least_product = products.least / lanes->cost_unit;
+  e.largest_product = products.largest / lanes->cost_unit;
   lower_barrier(s, regular, &e, R(0.1) * dual_tolerance(s, (scalar)a->tolerance));
 }
 

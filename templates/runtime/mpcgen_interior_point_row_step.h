@@ -12,13 +12,6 @@ INLINE void shorten(mask on, real value, real change, real least, real *length) 
   if (lane_any(shorter)) *length = lane_select(shorter, (least - ALL(1)) * value / change, *length);
 }
 
-INLINE void shorten_for_sides(real low, real d_low, real high, real d_high, real least, real *length) {
-  const mask by_low = lane_lt(low + *length * d_low, least * low), by_high = lane_lt(high + *length * d_high, least * high);
-  if (!lane_any(lane_or(by_low, by_high))) return;
-  shorten(lane_all(), low, d_low, least, length);
-  shorten(lane_all(), high, d_high, least, length);
-}
-
 /* A multiplier within the factor `range` of mu over its slack. Hardly any is not: no division for the others. */
 INLINE real keep_near(mask on, real multiplier, real slack, real mu, real range) {
   const real product = slack * multiplier, narrow = ALL(1) / range;
@@ -31,17 +24,14 @@ INLINE real keep_near(mask on, real multiplier, real slack, real mu, real range)
 
 #if CONSTRAINED
 
-/* The step of a side where its row changes by `change` toward its bound. The slack's is found without the multiplier's,
- * from its own size, and so does not lose a small slack in rounding. */
+/* The step of a side where its row changes toward its bound, by `change` over slack + delta multiplier: of its slack over
+ * the slack, and of its multiplier. */
 typedef struct {
-  real slack, multiplier;
+  real ratio, multiplier;
 } side_step;
 
-INLINE side_step step_of_side(const barrier_state *s, const row_side *side, real inverse, real change) {
-  const real z = side->multiplier, delta = side->delta, beyond = side->beyond + side->slack + change;
-  const real d_multiplier = (z * (beyond - side->slack) + s->mu) * inverse;
-  const real d_slack = (delta * s->mu - side->slack * (delta * z + beyond)) * inverse;
-  const side_step step = {where_on(side->on, d_slack), where_on(side->on, d_multiplier)};
+INLINE side_step step_of_side(real ratio, real force, real multiplier, real change) {
+  const side_step step = {ratio - change, force + multiplier * change};
   return step;
 }
 
@@ -58,13 +48,14 @@ RARE real restoring_slope(const barrier_state *s, int t, const real *change) {
 
 #if SOFT_ROWS
 /* The step of the excesses of a row for one of its multipliers. */
-INLINE void soften_step(barrier_state *s, const row_room *r, const row_excess *excess, reals row, real d_low_multiplier,
-                        real d_high_multiplier, real *slack_share, real *slope) {
-  const excess_step low = step_of_excess(&r->price, excess->has_low, excess->low_give, excess->low, row[LOW_HOLD],
-                                         d_low_multiplier, s->mu, slack_share);
-  const excess_step high = step_of_excess(&r->price, excess->has_high, excess->high_give, excess->high, row[HIGH_HOLD],
-                                          d_high_multiplier, s->mu, slack_share);
-  const mask soft_low = lane_and(excess->has_low, r->price.soft), soft_high = lane_and(excess->has_high, r->price.soft);
+INLINE void soften_step(barrier_state *s, reals limit, reals row, real *slack_share, real *slope) {
+  const row_room r = room_of(limit);
+  const row_excess excess = excess_of(s, &r, row);
+  const excess_step low = step_of_excess(&r.price, excess.has_low, excess.low_give, excess.low, row[LOW_HOLD],
+                                         row[D_LOW_MULTIPLIER], s->mu, slack_share);
+  const excess_step high = step_of_excess(&r.price, excess.has_high, excess.high_give, excess.high, row[HIGH_HOLD],
+                                          row[D_HIGH_MULTIPLIER], s->mu, slack_share);
+  const mask soft_low = lane_and(excess.has_low, r.price.soft), soft_high = lane_and(excess.has_high, r.price.soft);
   shorten(soft_low, row[LOW_HOLD], low.hold, s->least_share, &s->dual_length);
   shorten(soft_high, row[HIGH_HOLD], high.hold, s->least_share, &s->dual_length);
   row[D_LOW_EXCESS] = low.excess;
@@ -85,42 +76,58 @@ INLINE void find_changes(const barrier_state *s, int t, real *change) {
     terminal_rows_tangent(path_at(s, t), s->theta, theta_t, d_x, change);
 }
 
-/* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. */
-FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *slope) {
-  real change[ROWS], share = *slack_share, dual_length = s->dual_length, sum = ALL(0), pushes = ALL(0);
+/* The longest step that the multipliers of a stage's rows allow, where one of them shortens it. */
+RARE void shorten_for_rows(const barrier_state *s, int t, real *length) {
   reals row = first_row(s, t), limit = first_limit(s, t);
-  const int count = row_count(s, t);
+  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room r = room_of(limit);
+    shorten(r.has_lower, row[LOW_MULTIPLIER], row[D_LOW_MULTIPLIER], s->least_share, length);
+    shorten(r.has_upper, row[HIGH_MULTIPLIER], row[D_HIGH_MULTIPLIER], s->least_share, length);
+  }
+}
+
+/* The step of the multiplier of a row, where it is an equality. */
+RARE real equality_step(const barrier_state *s, reals limit, reals row, real change, real d_multiplier) {
+  const row_room r = room_of(limit);
+  const real lack = equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
+  return lane_select(is_equality(&r), s->equality_weight * (lack + change), d_multiplier);
+}
+
+/* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. Few multipliers
+ * shorten it: which, is looked for where what one would have left is too little, or so little that rounding decides: what a
+ * lane finds there must not depend on whether another looks. */
+FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *slope) {
+  real change[ROWS], sum = ALL(0), pushes = ALL(0), least_ratio = ALL(0), least_left = ALL(0);
+  reals row = first_row(s, t), limit = first_limit(s, t);
+  const int count = row_count(s, t), equalities = s->equalities;
+  const real length = s->dual_length, spent = (ALL(1) - s->least_share) * R(1 - 16 * SCALAR_EPSILON);
   find_changes(s, t, change);
   for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
-    const row_room r = room_of(limit);
-    const row_sides sides = sides_of(s, &r, row);
-    const side_step low = step_of_side(s, &sides.low, row[LOW_INVERSE], -change[i]);
-    const side_step high = step_of_side(s, &sides.high, row[HIGH_INVERSE], change[i]);
-    const real low_ratio = low.slack / sides.low.slack, high_ratio = high.slack / sides.high.slack;
-    real d_high = high.multiplier;
-    if (s->equalities) {
-      const real equal = s->equality_weight * (equality_lack(&r, row[s->at_iterate + ROW_VALUE]) + change[i]);
-      d_high = lane_select(is_equality(&r), equal, d_high);
+    const reals now = row + s->at_iterate;
+    const real z_low = row[LOW_MULTIPLIER], z_high = row[HIGH_MULTIPLIER];
+    const side_step low = step_of_side(row[LOW_RATIO], row[LOW_FORCE], z_low, -change[i] * row[LOW_INVERSE]);
+    const side_step high = step_of_side(row[HIGH_RATIO], row[HIGH_FORCE], z_high, change[i] * row[HIGH_INVERSE]);
+    real high_left = spent * z_high + length * high.multiplier, d_high = high.multiplier;
+    if (equalities) {
+      high_left = lane_select(lane_lt(limit[EQUAL], ALL(INFINITY)), ALL(0), high_left);
+      d_high = equality_step(s, limit, row, change[i], d_high);
     }
-    sum -= (row[HIGH_MULTIPLIER] - row[LOW_MULTIPLIER]) * change[i];
-    row[D_LOW_SLACK] = low.slack;
-    row[D_HIGH_SLACK] = high.slack;
+    sum -= (z_high - z_low) * change[i];
+    pushes += low.ratio + high.ratio;
+    least_ratio = lane_min(lane_min(low.ratio, high.ratio), least_ratio);
+    least_left = lane_min(lane_min(spent * z_low + length * low.multiplier, high_left), least_left);
+    row[D_LOW_SLACK] = low.ratio * now[LOW_SLACK];
+    row[D_HIGH_SLACK] = high.ratio * now[HIGH_SLACK];
     row[D_LOW_MULTIPLIER] = low.multiplier;
     row[D_HIGH_MULTIPLIER] = d_high;
-    share = lane_max(-lane_min(low_ratio, high_ratio), share);
-    shorten_for_sides(sides.low.multiplier, low.multiplier, sides.high.multiplier, high.multiplier, s->least_share,
-                      &dual_length);
-    pushes += low_ratio + high_ratio;
 #if SOFT_ROWS
-    s->dual_length = dual_length;
-    soften_step(s, &r, &sides.excess, row, low.multiplier, high.multiplier, &share, &sum);
-    dual_length = s->dual_length;
+    soften_step(s, limit, row, slack_share, &sum);
 #endif
   }
-  *slack_share = share;
-  s->dual_length = dual_length;
+  *slack_share = lane_max(-least_ratio, *slack_share);
   *slope += sum - s->mu * pushes;
-  if (lane_any(s->lanes.restoring)) s->violation_slope += restoring_slope(s, t, change);
+  if (lane_any(lane_lt(least_left, ALL(0)))) shorten_for_rows(s, t, &s->dual_length);
+  if (s->restores) s->violation_slope += restoring_slope(s, t, change);
 }
 
 /* What the rows of a candidate lack at a stage. Of barrier_point; apart, so that it stays in registers. */
@@ -134,10 +141,17 @@ typedef struct {
   real slack, lack;
 } candidate_side;
 
-INLINE candidate_side side_after(const barrier_state *s, const row_room *r, mask on, int restores, real slack, real change,
-                                 real room) {
-  real after = slack + s->length * where_on(s->moves, change);
-  if (restores) after = lane_select(lane_and(on, lane_and(s->lanes.restoring, is_hard(r))), s->restoring_room, after);
+/* What of the state all rows of a stage read: apart, so that it stays in registers. */
+typedef struct {
+  real length;
+  mask moves;
+  int restores;
+} candidate_step;
+
+INLINE candidate_side side_after(const barrier_state *s, const row_room *r, mask on, const candidate_step *step, real slack,
+                                 real change, real room) {
+  real after = slack + step->length * where_on(step->moves, change);
+  if (step->restores) after = lane_select(lane_and(on, lane_and(s->lanes.restoring, is_hard(r))), s->restoring_room, after);
   after = lane_max(after, room);
   const candidate_side side = {after, where_on(on, after - room)};
   return side;
@@ -177,7 +191,8 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
   log_sum logs = e->logs;
   real values[ROWS];
   reals row = first_row(s, t), limit = first_limit(s, t);
-  const int count = row_count(s, t), restores = lane_any(s->lanes.restoring);
+  const int count = row_count(s, t), equalities = s->equalities;
+  const candidate_step step = {s->length, s->moves, lane_any(s->lanes.restoring)};
   evaluate_rows(s, t, s->new_path, s->new_u, values);
   for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);
@@ -191,8 +206,8 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
     low_room += low_excess;
     high_room += high_excess;
 #endif
-    const candidate_side low = side_after(s, &r, r.has_lower, restores, now[LOW_SLACK], row[D_LOW_SLACK], low_room);
-    const candidate_side high = side_after(s, &r, r.has_upper, restores, now[HIGH_SLACK], row[D_HIGH_SLACK], high_room);
+    const candidate_side low = side_after(s, &r, r.has_lower, &step, now[LOW_SLACK], row[D_LOW_SLACK], low_room);
+    const candidate_side high = side_after(s, &r, r.has_upper, &step, now[HIGH_SLACK], row[D_HIGH_SLACK], high_room);
     real low_lack = low.lack, high_lack = high.lack;
 #if SOFT_ROWS
     low_excess = evaluate_excess(s, &r.price, r.has_lower, -low_left, low.slack, low_excess, &e->point, &logs);
@@ -206,9 +221,9 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
     then[LOW_SLACK] = low.slack;
     then[HIGH_SLACK] = high.slack;
     add_logarithms(&logs, low.slack, high.slack);
-    note_lacks(&lacks, restores, low_lack, high_lack);
+    note_lacks(&lacks, step.restores, low_lack, high_lack);
     lacks.least_room = lane_min(lacks.least_room, where_on(is_hard(&r), lane_min(low_left, high_left)));
-    if (s->equalities) note_equality(&lacks, equality_lack(&r, value));
+    if (equalities) note_equality(&lacks, equality_lack(&r, value));
   }
   e->logs = logs;
   add_lacks(&e->point, &lacks);
@@ -241,6 +256,7 @@ RARE mask all_soft(const barrier_state *s) {
 
 /* The multipliers of lanes that begin, or leave restoration: from the slacks, and of equalities zero. */
 RARE void row_multipliers(barrier_state *s, mask where, real most) {
+  s->sizes_known = 0;
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
   for (int t = 0; t <= s->horizon; t++) {
     reals row = first_row(s, t), limit = first_limit(s, t);
@@ -257,59 +273,43 @@ RARE void row_multipliers(barrier_state *s, mask where, real most) {
   }
 }
 
-typedef struct {
-  real low, high;
-} row_pair;
-
-/* The least and largest of the products of multipliers and slacks. */
-typedef struct {
-  real least, largest;
-} product_range;
-
-INLINE void note_products(const row_room *r, row_pair slack, row_pair multiplier, product_range *products) {
-  const real low = slack.low * multiplier.low, high = slack.high * multiplier.high;
-  products->least = lane_min(products->least, lane_min(lane_max(r->low_off, low), lane_max(r->high_off, high)));
-  products->largest = lane_max(products->largest, lane_max(low, where_on(r->has_upper, high)));
-}
-
 /* Keeps multipliers near mu over their slacks in the lanes where some are not. */
-RARE product_range keep_rows_near(barrier_state *s, mask where, real range) {
-  product_range products = {ALL(INFINITY), ALL(0)};
+RARE row_sizes keep_rows_near(barrier_state *s, mask where, real range) {
+  row_sizes sizes = no_sizes();
   for (int t = 0; t <= s->horizon; t++) {
     reals row = first_row(s, t), limit = first_limit(s, t);
     for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
       const row_room r = room_of(limit);
       const reals now = row + s->at_iterate;
-      const row_pair slack = {now[LOW_SLACK], now[HIGH_SLACK]};
-      const row_pair z = {keep_near(lane_and(where, r.has_lower), row[LOW_MULTIPLIER], slack.low, s->mu, range),
-                          keep_near(lane_and(where, r.has_upper), row[HIGH_MULTIPLIER], slack.high, s->mu, range)};
-      row[LOW_MULTIPLIER] = z.low;
-      row[HIGH_MULTIPLIER] = z.high;
-      note_products(&r, slack, z, &products);
+      const real low = keep_near(lane_and(where, r.has_lower), row[LOW_MULTIPLIER], now[LOW_SLACK], s->mu, range);
+      const real high = keep_near(lane_and(where, r.has_upper), row[HIGH_MULTIPLIER], now[HIGH_SLACK], s->mu, range);
+      row[LOW_MULTIPLIER] = low;
+      row[HIGH_MULTIPLIER] = high;
+      note_sizes(&sizes, &r, now[LOW_SLACK], low, now[HIGH_SLACK], high);
     }
   }
-  return products;
+  return sizes;
 }
 
 /* The multipliers of the rows of the lanes that took a step, kept near mu over their slacks; equalities' as they are after
  * it, those of other lanes and of sides that are off as they are before. */
 FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, real *least, real *largest) {
   const real mu = s->mu, length = where_on(where, s->dual_length), whole = where_on(where, s->length);
-  product_range products = {ALL(INFINITY), ALL(0)};
+  const int equalities = s->equalities;
+  row_sizes sizes = no_sizes();
   for (int t = 0; t <= s->horizon; t++) {
     reals row = first_row(s, t), limit = first_limit(s, t);
     const int count = row_count(s, t);
     for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
       const row_room r = room_of(limit);
       const reals now = row + s->at_iterate;
-      const row_pair slack = {now[LOW_SLACK], now[HIGH_SLACK]};
-      const real before = row[HIGH_MULTIPLIER], d_low = where_on(where, row[D_LOW_MULTIPLIER]);
-      const real d_high = where_on(where, row[D_HIGH_MULTIPLIER]);
-      row_pair z = {row[LOW_MULTIPLIER] + length * d_low, before + length * d_high};
-      if (s->equalities) z.high = lane_select(is_equality(&r), before + whole * d_high, z.high);
-      row[LOW_MULTIPLIER] = z.low;
-      row[HIGH_MULTIPLIER] = z.high;
-      note_products(&r, slack, z, &products);
+      const real before = row[HIGH_MULTIPLIER], d_high = where_on(where, row[D_HIGH_MULTIPLIER]);
+      const real low = row[LOW_MULTIPLIER] + length * where_on(where, row[D_LOW_MULTIPLIER]);
+      real high = before + length * d_high;
+      if (equalities) high = lane_select(is_equality(&r), before + whole * d_high, high);
+      row[LOW_MULTIPLIER] = low;
+      row[HIGH_MULTIPLIER] = high;
+      note_sizes(&sizes, &r, now[LOW_SLACK], low, now[HIGH_SLACK], high);
 #if SOFT_ROWS
       step_hold(&r.price, r.has_lower, where, length, now[LOW_EXCESS], row[D_LOW_HOLD], mu, range, row + LOW_HOLD,
                 least, largest);
@@ -318,11 +318,13 @@ FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, rea
 #endif
     }
   }
-  const mask near = lane_and(lane_le(mu / range, products.least), lane_le(products.largest, mu * range));
+  const mask near = lane_and(lane_le(mu / range, sizes.least_product), lane_le(sizes.largest_product, mu * range));
   const mask beyond = lane_and(where, lane_not(near)); /* and no others: they do not depend on their neighbours */
-  if (lane_any(beyond)) products = keep_rows_near(s, beyond, range);
-  *least = lane_min(*least, products.least);
-  *largest = lane_max(*largest, products.largest);
+  if (lane_any(beyond)) sizes = keep_rows_near(s, beyond, range);
+  s->sizes = sizes;
+  s->sizes_known = 1;
+  *least = lane_min(*least, sizes.least_product);
+  *largest = lane_max(*largest, sizes.largest_product);
 }
 
 #endif

@@ -166,8 +166,8 @@ INLINE row_excess excess_of(const barrier_state *s, const row_room *r, reals row
 }
 #endif
 
-/* A side at the iterate: how far the row is beyond its bound, its slack and its multiplier, which is zero where it is off;
- * how it gives way. Where it is off, `beyond` means nothing. */
+/* A side at the iterate: how far the row is beyond its bound, its slack and its multiplier; how it gives way. `beyond` and
+ * `multiplier` are zero where it is off. */
 typedef struct {
   mask on;
   real beyond, slack, multiplier, delta;
@@ -176,14 +176,14 @@ typedef struct {
 INLINE row_side low_side(const barrier_state *s, const row_room *r, reals row) {
   const reals now = row + s->at_iterate;
   const real multiplier = where_on(r->has_lower, row[LOW_MULTIPLIER]);
-  const row_side side = {r->has_lower, r->lower - now[ROW_VALUE], now[LOW_SLACK], multiplier, s->delta};
+  const row_side side = {r->has_lower, where_on(r->has_lower, r->lower - now[ROW_VALUE]), now[LOW_SLACK], multiplier, s->delta};
   return side;
 }
 
 INLINE row_side high_side(const barrier_state *s, const row_room *r, reals row) {
   const reals now = row + s->at_iterate;
   const real multiplier = where_on(r->has_upper, row[HIGH_MULTIPLIER]);
-  const row_side side = {r->has_upper, now[ROW_VALUE] - r->upper, now[HIGH_SLACK], multiplier, s->delta};
+  const row_side side = {r->has_upper, where_on(r->has_upper, now[ROW_VALUE] - r->upper), now[HIGH_SLACK], multiplier, s->delta};
   return side;
 }
 
@@ -211,14 +211,19 @@ INLINE row_sides sides_of(const barrier_state *s, const row_room *r, reals row) 
   return sides;
 }
 
-/* D = z / (s + delta z), and D (g + mu/z): both from one division, which is kept for the step. */
+/* What a side adds to the sweep and to the step after it, from one division, 1 / (s (s + delta z)): its weight
+ * D = z / (s + delta z); force = D (g + mu/z), the multiplier's step where the row does not move; and ratio, the slack's step
+ * over the slack there. That is found without the multiplier's, and so does not lose a small slack in rounding. */
 typedef struct {
-  real inverse, weight, force;
+  real inverse, ratio, weight, force;
 } side_terms;
 
-INLINE side_terms terms_of(const barrier_state *s, const row_side *side) {
-  const real z = side->multiplier, inverse = ALL(1) / (side->slack + side->delta * z);
-  const side_terms terms = {inverse, z * inverse, where_on(side->on, (z * side->beyond + s->mu) * inverse)};
+INLINE side_terms terms_of(real mu, const row_side *side) {
+  const real z = side->multiplier, given = side->delta * z, sum = side->slack + given;
+  const real quotient = ALL(1) / (side->slack * sum), inverse = where_on(side->on, side->slack * quotient);
+  const real over_slack = sum * quotient, lack = side->beyond + sum;
+  const real ratio = (side->delta * mu * over_slack - lack) * inverse, force = (z * side->beyond + mu) * inverse;
+  const side_terms terms = {inverse, ratio, z * inverse, force};
   return terms;
 }
 
@@ -250,57 +255,78 @@ RARE void add_restoring_rows(const barrier_state *s, int t, row_terms *terms) {
   }
 }
 
-/* Sizes of a stage's multipliers, and their products with the slacks. Of barrier_summary; apart, so that it stays in
- * registers. A side that is off has the multiplier zero, and is left out of the least product by its infinite `off`. */
-typedef struct {
-  real multiplier_sum, least_product, largest_product;
-} row_sizes;
-
-INLINE void note_side(row_sizes *sizes, real off, const row_side *side) {
-  const real product = side->multiplier * side->slack;
-  sizes->least_product = lane_min(sizes->least_product, lane_max(off, product));
-  sizes->largest_product = lane_max(sizes->largest_product, product);
+INLINE row_sizes no_sizes(void) {
+  const row_sizes sizes = {ALL(0), ALL(INFINITY), ALL(0)};
+  return sizes;
 }
 
-INLINE void add_sizes(barrier_summary *summary, const row_sizes *sizes) {
-  summary->multiplier_sum += sizes->multiplier_sum;
-  summary->least_product = lane_min(summary->least_product, sizes->least_product);
-  summary->largest_product = lane_max(summary->largest_product, sizes->largest_product);
+/* Adds those of a row's two sides. One that is off has a product of zero, and is left out of the least by its infinite
+ * `off`; an equality has its multiplier as the high one's. */
+INLINE void note_sizes(row_sizes *sizes, const row_room *r, real low_slack, real low, real high_slack, real high) {
+  const real low_product = low_slack * low, high_product = where_on(r->has_upper, high_slack * high);
+  const real least = lane_min(lane_max(r->low_off, low_product), lane_max(r->high_off, high_product));
+  sizes->multiplier_sum += low + lane_abs(high);
+  sizes->least_product = lane_min(least, sizes->least_product);
+  sizes->largest_product = lane_max(lane_max(low_product, high_product), sizes->largest_product);
 }
 
-/* What the rows of a stage add to its model, and the sizes of multipliers and products into what a sweep finds. */
-FUNCTION void add_rows(barrier_state *s, int t, row_terms *terms) {
-  row_sizes sizes = {ALL(0), ALL(INFINITY), ALL(0)};
+/* Those of all rows of the iterate, where its multipliers or slacks are others than the last step has left. */
+RARE void find_sizes(barrier_state *s) {
+  row_sizes sizes = no_sizes();
+  for (int t = 0; t <= s->horizon; t++) {
+    reals row = first_row(s, t), limit = first_limit(s, t);
+    for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+      const row_room r = room_of(limit);
+      const reals now = row + s->at_iterate;
+      note_sizes(&sizes, &r, now[LOW_SLACK], row[LOW_MULTIPLIER], now[HIGH_SLACK], row[HIGH_MULTIPLIER]);
+    }
+  }
+  s->sizes = sizes;
+  s->sizes_known = 1;
+}
+
+/* Before a sweep; not in it, or gcc would make a second, cold one of it. */
+INLINE void ready_sizes(barrier_state *s) {
+  if (!s->sizes_known) find_sizes(s);
+}
+
+/* What the rows of a stage add to its model. */
+OUTLINED void add_rows(barrier_state *s, int t, row_terms *terms) {
   reals row = first_row(s, t), limit = first_limit(s, t);
-  const int count = row_count(s, t);
+  const int count = row_count(s, t), begins = s->begins, equalities = s->equalities;
+  const real mu = s->mu;
   for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);
     const row_sides sides = sides_of(s, &r, row);
-    const side_terms of_low = terms_of(s, &sides.low), of_high = terms_of(s, &sides.high);
+    const side_terms of_low = terms_of(mu, &sides.low), of_high = terms_of(mu, &sides.high);
     const real low = row[LOW_MULTIPLIER], high = row[HIGH_MULTIPLIER];
     real stiffness = of_low.weight + of_high.weight, force = of_high.force - of_low.force;
-    if (s->equalities) {
+    if (equalities) {
       const real equal = where_on(is_equality(&r), s->equality_weight);
       stiffness += equal;
       force += equal * equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
     }
     row[LOW_INVERSE] = of_low.inverse;
     row[HIGH_INVERSE] = of_high.inverse;
+    row[LOW_RATIO] = of_low.ratio;
+    row[HIGH_RATIO] = of_high.ratio;
+    row[LOW_FORCE] = of_low.force;
+    row[HIGH_FORCE] = of_high.force;
     terms->dual[i] = high - low;
-    terms->stiffness[i] = lane_select(s->lanes.begins, ALL(0), stiffness);
+    terms->stiffness[i] = begins ? lane_select(s->lanes.begins, ALL(0), stiffness) : stiffness;
     terms->force[i] = force;
-    sizes.multiplier_sum += low + lane_abs(high);
-    note_side(&sizes, r.low_off, &sides.low);
-    note_side(&sizes, r.high_off, &sides.high);
 #if SOFT_ROWS
     note_excess(&s->summary, &r.price, r.has_lower, row[s->at_iterate + LOW_EXCESS], row[LOW_HOLD], low);
     note_excess(&s->summary, &r.price, r.has_upper, row[s->at_iterate + HIGH_EXCESS], row[HIGH_HOLD], high);
 #endif
   }
   for (int i = count; i < ROWS; i++) terms->dual[i] = terms->stiffness[i] = terms->force[i] = ALL(0);
-  add_sizes(&s->summary, &sizes);
-  if (lane_any(s->lanes.restoring)) add_restoring_rows(s, t, terms);
+  if (s->restores) add_restoring_rows(s, t, terms);
 }
+
+#else
+
+INLINE void ready_sizes(barrier_state *s) { (void)s; }
 
 #endif
 

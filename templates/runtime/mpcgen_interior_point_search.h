@@ -163,6 +163,7 @@ OUTLINED void adopt_candidates(barrier_state *s, mask where) {
   for (int i = 0; i < controls; i++) s->u[i] = lane_select(where, s->new_u[i], s->u[i]);
 #if CONSTRAINED
   reals row = s->row;
+  s->sizes_known = 0;
   for (int i = 0; i < s->horizon * NPATH + NEND; i++, row += ROW_REALS) {
     const reals now = row + s->at_iterate, then = row + s->at_candidate;
     EACH(j, POINT_REALS) now[j] = lane_select(where, then[j], now[j]);

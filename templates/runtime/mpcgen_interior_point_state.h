@@ -74,6 +74,11 @@ typedef struct {
   mask finite, convex;
 } barrier_summary;
 
+/* Of the rows: the sum of the sizes of multipliers, and their products with the slacks. */
+typedef struct {
+  real multiplier_sum, least_product, largest_product;
+} row_sizes;
+
 /* What a row has at a point, the iterate or the candidate. */
 enum {
   ROW_VALUE,
@@ -91,8 +96,12 @@ enum {
 enum {
   LOW_MULTIPLIER = 2 * POINT_REALS,
   HIGH_MULTIPLIER, /* of an equality: its own */
-  LOW_INVERSE,     /* 1 / (slack + delta multiplier), from the sweep */
+  LOW_INVERSE,     /* 1 / (slack + delta multiplier), from the sweep, as the next two; all zero where the side is off */
   HIGH_INVERSE,
+  LOW_RATIO,       /* the step of the slack over the slack, and that of the multiplier, where the row does not move */
+  HIGH_RATIO,
+  LOW_FORCE,
+  HIGH_FORCE,
   D_LOW_SLACK,
   D_HIGH_SLACK,
   D_LOW_MULTIPLIER,
@@ -154,6 +163,8 @@ typedef struct {
   int at_iterate, at_candidate;     /* where rows have the iterate, and where the candidate: 0 and POINT_REALS, or not */
   int begins, restores;             /* whether any lane does, in the present pass */
   int equalities;                   /* whether any lane's rows have bounds that meet */
+  row_sizes sizes;                  /* of the iterate's rows, */
+  int sizes_known;                  /* where they are */
   real row_sides;                   /* sides of rows that are on, equalities included */
   real unit[NU];                    /* of a control that has no range */
   mask moves;                       /* lanes whose candidate is another point; those of the others are their iterates */
@@ -190,7 +201,7 @@ FUNCTION void lay_out_barrier(barrier_state *s, const solve_arguments *a, reals 
   s->initial_barrier = (scalar)a->initial_barrier;
   s->at_iterate = 0;
   s->at_candidate = POINT_REALS;
-  s->equalities = 0;
+  s->equalities = s->sizes_known = 0;
   s->row_sides = ALL(0);
   BARRIER_ARRAYS(PLACE_ARRAY)
 }
@@ -242,6 +253,23 @@ INLINE int row_count(const barrier_state *s, int t) { return t == 0 ? NMIXED : t
 INLINE reals first_limit(const barrier_state *s, int t) {
   const int first = s->rows > 1 ? t * NPATH : t == s->horizon ? NPATH : 0;
   return s->limit + first * LIMIT_REALS;
+}
+
+/* The least and largest of the products of multipliers and slacks. */
+typedef struct {
+  real least, largest;
+} product_range;
+
+INLINE product_range no_products(void) {
+  const product_range products = {ALL(INFINITY), ALL(0)};
+  return products;
+}
+
+/* Those of a control, which are zero where its bounds are off. */
+INLINE void note_products(product_range *products, const control_room *r, real low, real high) {
+  products->least = lane_min(products->least, lane_select(r->has_lower, low, ALL(INFINITY)));
+  products->least = lane_min(products->least, lane_select(r->has_upper, high, ALL(INFINITY)));
+  products->largest = lane_max(products->largest, lane_max(low, high));
 }
 
 /* The gap of stage t of a path. */

@@ -10,6 +10,7 @@
 #define RESTORATION_SHIFT R(1e-3)
 #define RESTORING_ROOM R(1e-4)        /* of a violation of one */
 #define OPEN_GAP R(1e-6)              /* less than that is not restored */
+#define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 
 /* Readies what a pass weighs slacks and rows by. In restoration: what one cost unit is for rows, so that they outweigh the
  * cost however small their violation; the share of a control's range, and the slack of a row, that are left to the barrier
@@ -84,6 +85,15 @@ INLINE real costate_of(const barrier_state *s, real iterate, real found) {
   return lane_select(s->lanes.adjoint, lane_select(lane_finite(found), found, ALL(0)), iterate);
 }
 
+/* By loops: of a copy gcc makes a slow instruction. Of a small stage row by row, which gcc unrolls as a whole. */
+INLINE void keep_hessian(const real *from, reals to) {
+#if SMALL_STAGE
+  EACH(i, NX) EACH(j, i + 1) to[TRIANGLE(i, j)] = from[TRIANGLE(i, j)];
+#else
+  EACH(i, NXX) to[i] = from[i];
+#endif
+}
+
 /* Takes over the costates of a trajectory where they are wanted, notes dL/dx, and turns the offset of the value
  * function from that of lambda_t as the sweep has it to that of the iterate's. */
 INLINE void meet_costates(barrier_state *s, int t, int adopts, value_model *value) {
@@ -109,7 +119,7 @@ INLINE void meet_costates(barrier_state *s, int t, int adopts, value_model *valu
     summary->costate_sum += size;
     summary->finite = lane_and(summary->finite, lane_eq(overflow, ALL(0)));
   }
-  EACH(i, NXX) s->hessian[t * NXX + i] = value->hessian[i]; /* of a copy gcc makes a slow instruction */
+  keep_hessian(value->hessian, s->hessian + t * NXX);
 }
 
 /* Adds V c: the gap of the stage before moves the point at which the value function is met. */
@@ -119,12 +129,14 @@ INLINE void add_gap(const barrier_state *s, int t, value_model *value) {
   add_symmetric_product(value->hessian, gap, value->offset);
 }
 
-INLINE void clear_barrier_summary(barrier_summary *summary, real sides) {
-  summary->dual_x = summary->dual_u = summary->gradient_sum = ALL(0);
-  summary->multiplier_sum = summary->costate_sum = ALL(0);
-  summary->sides = sides;
-  summary->least_product = ALL(INFINITY);
-  summary->largest_product = ALL(0);
+/* With what is known of the rows. */
+INLINE void begin_summary(barrier_state *s) {
+  barrier_summary *summary = &s->summary;
+  summary->dual_x = summary->dual_u = summary->gradient_sum = summary->costate_sum = ALL(0);
+  summary->multiplier_sum = CONSTRAINED ? s->sizes.multiplier_sum : ALL(0);
+  summary->sides = s->row_sides;
+  summary->least_product = CONSTRAINED ? s->sizes.least_product : ALL(INFINITY);
+  summary->largest_product = CONSTRAINED ? s->sizes.largest_product : ALL(0);
   summary->finite = summary->convex = lane_all();
 }
 
@@ -185,7 +197,7 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
 #endif
   real largest[NU], stiffest[NU];
   EACH(i, NU) largest[i] = stiffest[i] = ALL(0);
-  clear_barrier_summary(&s->summary, s->row_sides);
+  begin_summary(s);
   s->weight = lane_select(s->lanes.restoring, ALL(0), s->lanes.second_order);
   expand_last(s, value);
   EACH(i, NX) value->hessian[TRIANGLE(i, i)] += state_shift;
@@ -270,6 +282,54 @@ OUTLINED void barrier_step(barrier_state *s) {
   s->longest = lane_min(ALL(1), (ALL(1) - s->least_share) / slack_share);
   if (CONSTRAINED) s->longest = lane_select(s->lanes.restoring, ALL(1), s->longest);
   s->slope = slope / s->lanes.cost_unit;
+}
+
+/* Keeps multipliers of controls' bounds near mu over their slacks in the lanes where some are not. */
+RARE product_range keep_bounds_near(barrier_state *s, mask where, real range) {
+  product_range products = no_products();
+  for (int t = 0; t < s->horizon; t++) {
+    control_room room[NU];
+    find_room(s, t, room);
+    EACH(i, NU) {
+      const control_room *r = &room[i];
+      const int at = t * NU + i;
+      const real near_low = below(r, s->u[at]), near_high = above(r, s->u[at]);
+      const real low = keep_near(lane_and(where, r->has_lower), s->lower_multiplier[at], near_low, s->mu, range);
+      const real high = keep_near(lane_and(where, r->has_upper), s->upper_multiplier[at], near_high, s->mu, range);
+      s->lower_multiplier[at] = low;
+      s->upper_multiplier[at] = high;
+      note_products(&products, r, near_low * low, near_high * high);
+    }
+  }
+  return products;
+}
+
+/* The multipliers of the lanes that took a step, kept near mu over their slacks, and their products with the slacks. */
+OUTLINED product_range step_multipliers(barrier_state *s, mask where) {
+  const real length = lane_select(where, s->dual_length, ALL(0)), mu = s->mu;
+  const real range = ALL(MULTIPLIER_RANGE);
+  product_range products = no_products();
+  for (int t = 0; t < s->horizon; t++) {
+    control_room room[NU];
+    find_room(s, t, room);
+    EACH(i, NU) {
+      const control_room *r = &room[i];
+      const int at = t * NU + i;
+      const real d_low = where_on(lane_and(where, r->has_lower), s->d_lower[at]);
+      const real d_high = where_on(lane_and(where, r->has_upper), s->d_upper[at]);
+      const real low = s->lower_multiplier[at] + length * d_low, high = s->upper_multiplier[at] + length * d_high;
+      s->lower_multiplier[at] = low;
+      s->upper_multiplier[at] = high;
+      note_products(&products, r, below(r, s->u[at]) * low, above(r, s->u[at]) * high);
+    }
+  }
+  const mask near = lane_and(lane_le(mu / range, products.least), lane_le(products.largest, mu * range));
+  const mask beyond = lane_and(where, lane_not(near)); /* and no others: they do not depend on their neighbours */
+  if (lane_any(beyond)) products = keep_bounds_near(s, beyond, range);
+#if CONSTRAINED
+  step_row_multipliers(s, where, range, &products.least, &products.largest);
+#endif
+  return products;
 }
 
 #endif

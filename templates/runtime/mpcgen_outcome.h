@@ -147,7 +147,9 @@ FUNCTION int bounds_in_order(reals theta, reals theta_stage, int rows, int horiz
 FUNCTION int rows_in_order(reals theta, reals theta_stage, int rows, int horizon, int k) {
   int good = 1;
 #if ROW_BOUNDS_VARY
-  TEAM_FOR(t, horizon + 1) {
+  const int stages = rows > 1 || horizon < 2 ? horizon + 1 : 3; /* the first, any other and the last, where all are alike */
+  TEAM_FOR(stage, stages) {
+    const int t = stage == stages - 1 ? horizon : stage;
     const reals theta_t = stage_row(theta_stage, rows, t);
     real lower[NPATH + NEND], upper[NPATH + NEND], linear[NPATH + NEND], quadratic[NPATH + NEND];
     row_bounds_at(theta, theta_t, t == horizon, lower, upper);
