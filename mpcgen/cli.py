@@ -140,6 +140,7 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
 @click.option(
     "--prefix", metavar="NAME", help="What files and functions begin with. Default: the problem's name."
 )
+@click.option("--max-iterations", type=int, help="Most passes of a solve. Default: the torch module's.")
 @click.option(
     "--cc",
     metavar="COMMAND",

@@ -356,6 +356,7 @@ def test_a_controller_recovers_from_a_state_that_is_no_number(name, exported, tm
     [
         ({"dtype": torch.float16}, "float64 or float32"),
         ({"horizon": 0}, "at least 1"),
+        ({"max_iterations": 0}, "from 1"),
         ({"method": "newton"}, "ddp, interior_point"),
         ({"hessian": "none"}, "exact, gauss_newton"),
         ({"method": "interior_point", "hessian": "gauss_newton"}, "for method='ddp'"),
@@ -397,6 +398,26 @@ def test_a_constant_needs_a_default(tmp_path):
     _, u, status, _ = solve_exported(out, np.zeros((1, 1)), {"target": np.array(1.0)})
     assert status[0] == mpcgen.Status.CONVERGED
     assert u[0, 0, 0] > 0.5
+
+
+@pytest.mark.parametrize("name", ["pendulum", "cartpole"])
+def test_long_horizons_meet_no_limit_of_passes(name, tmp_path):
+    """In float32: what ends otherwise than solved has come to the end of its precision, or to a saddle."""
+    problem, x0 = mpcgen.load_problem(SPECS[name]), random_problems(SPECS[name], 1024, 0, 100).x0
+    out = export(problem, tmp_path, horizon=100, method="interior_point", max_iterations=1500)
+    _, _, status, passes = solve_exported(out, x0.astype(np.float32), {})
+    assert (status != mpcgen.Status.MAX_ITERATIONS).all() and passes.max() < 1500
+    assert (status == mpcgen.Status.CONVERGED).mean() >= 0.99
+
+
+def test_a_controller_at_rest_is_solved(exported):
+    """Nothing is left of the cost there but rounding, of the thrusts that hold the weight."""
+    size = 10.0 ** -np.arange(1, 9)[:, None]
+    x0 = np.concatenate([np.zeros((1, 12)), size * np.random.default_rng(0).standard_normal((8, 12))])
+    _, u, status, passes = solve_exported(exported("hover"), x0.astype(np.float32), {})
+    assert (status == mpcgen.Status.CONVERGED).all()
+    assert passes.max() < 50
+    np.testing.assert_allclose(u[0], 0.027 * 9.81 / 4, rtol=1e-6)
 
 
 def test_the_command_prints_what_a_controller_takes(tmp_path):

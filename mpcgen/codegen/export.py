@@ -43,7 +43,7 @@ class ExportOptions:
 
     dtype: "float32" or "float64". horizon: N. method: "ddp" or "interior_point". hessian: "exact" or "gauss_newton".
     constants: names of the parameters that are their defaults. prefix: what its files and functions begin with.
-    gradient: whether it differentiates solutions, in reverse mode.
+    gradient: whether it differentiates solutions, in reverse mode. max_iterations: passes of a solve, by default.
     """
 
     dtype: str
@@ -53,6 +53,7 @@ class ExportOptions:
     constants: tuple[str, ...]
     prefix: str
     gradient: bool = False
+    max_iterations: int = MAX_ITERATIONS
 
 
 def export_text(
@@ -114,7 +115,7 @@ def export_text(
             "solve_members": solve_members(kernels, "scalar"),
             "gradient_members": gradient_members(kernels, "scalar"),
             "tolerance": literal(_TOLERANCES[options.dtype], options.dtype),
-            "max_iterations": MAX_ITERATIONS,
+            "max_iterations": options.max_iterations,
             "defaults": [
                 line
                 for p in kernels.model.signature.parameters

@@ -146,6 +146,7 @@ def _solve_with_package(
         method=options.method,
         hessian=options.hessian,
         gradient=options.hessian,
+        max_iterations=options.max_iterations,
         on_unconverged="ignore",
         threads=1,
     )

@@ -38,6 +38,7 @@ def main_export(
     small: bool,
     gradient: bool,
     prefix: str | None,
+    max_iterations: int | None,
     cc: str | None,
     check: bool,
     seed: int,
@@ -64,6 +65,7 @@ def main_export(
         small=small,
         gradient=gradient,
         prefix=prefix,
+        max_iterations=MAX_ITERATIONS if max_iterations is None else max_iterations,
         start=problems.x0[0].tolist(),
     )
     say(f"{len(exported.files)} files in {exported.path}")
@@ -109,10 +111,11 @@ def _solve_lines(exported: Exported, problems: Problems, values: dict[str, Any])
     starts = np.ascontiguousarray(problems.x0, dtype=exported.options.dtype)
     _, _, statuses, passes = solve_exported(exported, starts, values)
     ended = {str(Status(code).name): int((statuses == code).sum()) for code in np.unique(statuses)}
-    most = MAX_ITERATIONS * exported.operations
+    limit = exported.options.max_iterations
+    most = limit * exported.operations
     return [
         f"about {exported.operations} operations a pass over N = {exported.options.horizon}; at most {most} a solve, "
-        f"of max_iterations = {MAX_ITERATIONS} passes",
+        f"of max_iterations = {limit} passes",
         f"over {len(starts)} random states: {', '.join(f'{count} {name}' for name, count in ended.items())}",
         f"passes: {passes.mean():.1f} in the mean, {np.percentile(passes, 99):.0f} for 99 %, {passes.max()} at most",
     ]

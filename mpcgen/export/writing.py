@@ -15,6 +15,7 @@ from mpcgen.build.compiling import run_one
 from mpcgen.build.digest import HEADER_FOLDER
 from mpcgen.build.toolchain import GCC_FLAGS, Compiler, find_compiler
 from mpcgen.codegen.export import (
+    MAX_ITERATIONS,
     NUMBERS,
     UNKNOWN_WORKSPACE,
     ExportOptions,
@@ -86,6 +87,7 @@ def export(
     small: bool = False,
     gradient: bool = False,
     prefix: str | None = None,
+    max_iterations: int = MAX_ITERATIONS,
     start: Sequence[float] | None = None,
 ) -> Exported:
     """Write ``problem`` to the folder ``directory`` as C99 that needs a compiler and libm, no heap and no files.
@@ -96,7 +98,8 @@ def export(
     constants: parameters that become their defaults; others stay members of the struct. small:
     loops in place of long products, for less code and some more time. gradient: a function
     besides that differentiates a loss through the solution, by x0 and the parameters. prefix: what files and
-    functions begin with; default: the problem's name. start: the state, n numbers, that the example begins at;
+    functions begin with; default: the problem's name. max_iterations: most passes of a solve, a
+    member of the struct that begins with this value. start: the state, n numbers, that the example begins at;
     default: zero.
 
     The folder may exist; files of these names in it are written over. Raises SpecError for options that do not fit the
@@ -111,7 +114,9 @@ def export(
     options = export_options(spec, dtype, horizon, method, hessian, constants, prefix)
     if gradient and hessian != "exact":
         raise SpecError("gradient=True needs second derivatives; leave hessian='exact'")
-    options = replace(options, gradient=gradient)
+    if type(max_iterations) is not int or not 1 <= max_iterations < 2**31:
+        raise SpecError(f"max_iterations={max_iterations!r}; a whole number from 1 to 2^31 - 1 is expected")
+    options = replace(options, gradient=gradient, max_iterations=max_iterations)
     limit = SMALL_FUSED_LIMIT if small else FUSED_LIMIT
     compilation = Compilation(spec, limit, options.constants)
     compiler = find_compiler()
