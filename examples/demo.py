@@ -1,10 +1,11 @@
-"""The tour: derive, render, compile, solve, differentiate, compare with CasADi and learn. Run by `make demo`.
+"""The tour, run by `make demo`: a model, solutions beside CasADi's, a closed loop, an obstacle, a learned parameter.
 
-Writes pictures/trajectories.png, pictures/families.png, pictures/learning.png and pictures/detour.png.
+Writes pictures/trajectories.png, families.png, closed_loop.png, closed_loop.gif, detour.png and learning.png.
 """
 
 import importlib
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -17,21 +18,26 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from examples import detour, learn_pendulum, pictures
-from examples.bench.timing import machine_name
+from examples import closed_loop, detour, learn_pendulum, pictures
+from examples.bench.timing import load_average, machine_name, usable_cores
 from mpcgen.baseline import Baseline
 from mpcgen.baseline.compare import compare
 from mpcgen.build import build
 from mpcgen.compiler import Compilation
 
-EXAMPLES = ("pendulum", "cartpole")
 BATCH = 128
 TOLERANCE = 1e-4
-ROUNDS = 3  # CasADi's; the generated solver runs OWN_PER_ROUND times in each
-OWN_PER_ROUND = 11
+RUNS = 31  # of the generated solver, whose median is shown; CasADi's are summed over the batch
 COMPARED = 16
 FOLDER = Path("pictures")
-PICTURES = ("trajectories", "families", "learning", "detour")
+PICTURES = (
+    "trajectories.png",
+    "families.png",
+    "closed_loop.png",
+    "closed_loop.gif",
+    "detour.png",
+    "learning.png",
+)
 
 
 def derive_and_render(example: str) -> Table:
@@ -68,7 +74,7 @@ def derive_and_render(example: str) -> Table:
 
 
 def solve(example: str) -> Table:
-    """Solve a batch with the generated controller and with CasADi; median times of alternating rounds."""
+    """Solve a batch with the generated controller and with CasADi, whose CPU times are its solvers' own clocks'."""
     package, module = _load(example)
     x0 = module.initial_states(BATCH)
     mpc = package.MPC(tol=TOLERANCE, on_unconverged="ignore", threads=1)
@@ -76,18 +82,13 @@ def solve(example: str) -> Table:
         name: Baseline(module.problem.spec(), solver=name, tol=TOLERANCE) for name in ("fatrop", "ipopt")
     }
     solution = mpc(x0)
-    own: list[float] = []
-    others: dict[str, list[Any]] = {name: [] for name in witnesses}
-    for _ in range(ROUNDS):
-        for _ in range(OWN_PER_ROUND):
-            began = time.perf_counter()
-            mpc(x0)
-            own.append(time.perf_counter() - began)
-        for name, witness in witnesses.items():
-            others[name].append(witness.solve_batch(x0.numpy()))
-    title = f"{example}: {BATCH} problems from zero controls to {TOLERANCE:g}, float64, one thread"
+    own = [_cpu_seconds(lambda: mpc(x0)) for _ in range(RUNS)]
+    others = {name: witness.solve_batch(x0.numpy()) for name, witness in witnesses.items()}
+    title = (
+        f"{example}: {BATCH} problems from zero controls to {TOLERANCE:g}, float64; CasADi by its own clocks"
+    )
     table = Table("solver", title=title, title_justify="left", min_width=len(title))
-    for header in ("converged", "mean iterations", "time", "per problem", "ratio"):
+    for header in ("converged", "mean iterations", "CPU time", "per problem", "ratio"):
         table.add_column(header, justify="right")
     base = statistics.median(own)
 
@@ -98,9 +99,9 @@ def solve(example: str) -> Table:
 
     converged = float((solution.status == 0).double().mean())
     add("mpcgen", converged, float(solution.iterations.double().mean()), base)
-    for name, runs in others.items():
-        seconds = statistics.median(run.seconds for run in runs)
-        add(f"CasADi with {name}", float(runs[0].success.mean()), float(runs[0].iterations.mean()), seconds)
+    for name, run in others.items():
+        figures = float(run.success.mean()), float(run.iterations.mean()), run.cpu_seconds
+        add(f"CasADi with {name}", *figures)
     return table
 
 
@@ -115,11 +116,10 @@ def differentiate(example: str) -> Table:
     mpc = package.MPC(tol=TOLERANCE, threads=1)
     loss = mpc(x0, **parameters).u.square().mean()
     gradients = torch.autograd.grad(loss, [x0, *parameters.values()], retain_graph=True)
-    seconds = []
-    for _ in range(OWN_PER_ROUND):
-        began = time.perf_counter()
-        torch.autograd.grad(loss, [x0, *parameters.values()], retain_graph=True)
-        seconds.append(time.perf_counter() - began)
+    inputs = [x0, *parameters.values()]
+    seconds = [
+        _cpu_seconds(lambda: torch.autograd.grad(loss, inputs, retain_graph=True)) for _ in range(RUNS)
+    ]
     title = f"{example}: gradient of mean u², {BATCH} problems, {1e3 * statistics.median(seconds):.2f} ms"
     table = Table("with respect to", "gradient", title=title, title_justify="left", min_width=len(title))
     for name, gradient in zip(("x0", *parameters), gradients, strict=True):
@@ -162,6 +162,34 @@ def learn(on_step: Callable[[], Any]) -> Table:
     return table
 
 
+def close_the_loop() -> Table:
+    """Swing up four poles in closed loop, push them, and draw what becomes of them."""
+    package, module = _load("cartpole")
+    loop = closed_loop.swing_up(package.MPC())
+    closed_loop.plot(loop, FOLDER / "closed_loop.png")
+    closed_loop.animate(loop, FOLDER / "closed_loop.gif")
+    title = (
+        f"cartpole: {closed_loop.STEPS} steps in closed loop, a push of {closed_loop.PUSH:g} rad/s on the way"
+    )
+    table = Table("from", title=title, title_justify="left", min_width=len(title))
+    for header in (
+        "upright after",
+        "largest force",
+        "farthest from upright at the end",
+        "solves that failed",
+    ):
+        table.add_column(header, justify="right")
+    lean = torch.remainder(closed_loop.angles(loop) + torch.pi, 2 * torch.pi) - torch.pi
+    for number, start in enumerate(closed_loop.ANGLES):
+        last = int((lean[number, : closed_loop.PUSHED_AT].abs() > 0.1).nonzero().max())
+        figures = [f"{module.DT * (last + 1):.2f} s", f"{float(loop.u[number].abs().max()):.1f} N"]
+        end = float(lean[number, -10:].abs().max())
+        table.add_row(
+            f"{start:g} rad", *figures, f"{end:.3f} rad", str(int((loop.status[number] != 0).sum()))
+        )
+    return table
+
+
 def go_around() -> Table:
     """Differentiate the length of a detour by the places of the discs that it goes around, and draw it."""
     package, _ = _load("obstacle")
@@ -178,8 +206,43 @@ def go_around() -> Table:
     return table
 
 
+def _cpu_seconds(task: Callable[[], Any]) -> float:
+    """Seconds on a core, which other processes do not lengthen as they do those on the clock."""
+    began = time.process_time()
+    task()
+    return time.process_time() - began
+
+
+def _warn_if_busy(console: Console) -> None:
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * usable_cores():
+        console.print(
+            f"[yellow]This machine is busy ({load_average()}, {usable_cores()} cores): times are of the CPU, but other "
+            "processes take caches and clock rate all the same, and ratios may be off by tens of percent.[/yellow]"
+        )
+
+
 def _load(example: str) -> tuple[ModuleType, ModuleType]:
     return importlib.import_module(f"generated.{example}"), importlib.import_module(f"examples.{example}")
+
+
+def draw_plans() -> str:
+    """Draw plans of many starts, and of many values of a parameter."""
+    pictures.trajectories(FOLDER / "trajectories.png")
+    pictures.families(FOLDER / "families.png")
+    return "Plans are drawn; what becomes of a plan that is made anew at every step is next."
+
+
+PARTS: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+    ("1. A model becomes C", "derive: cartpole", lambda: derive_and_render("cartpole")),
+    ("2. Solve", "solve: pendulum", lambda: solve("pendulum")),
+    ("", "solve: cartpole", lambda: solve("cartpole")),
+    ("", "differentiate: cartpole", lambda: differentiate("cartpole")),
+    ("3. The same as CasADi's?", "compare with CasADi: cartpole", lambda: compare_with_casadi("cartpole")),
+    ("", "draw: plans", draw_plans),
+    ("4. Close the loop", "close the loop: cartpole", close_the_loop),
+    ("5. Go around obstacles", "go around: obstacle", go_around),
+)
+"""Heading, what is being done, and what does it, in order; learning comes last."""
 
 
 def main() -> None:
@@ -187,26 +250,22 @@ def main() -> None:
     console = Console(highlight=False, width=None if Console().is_terminal else 120)
     console.rule("mpcgen")
     console.print(machine_name())
+    _warn_if_busy(console)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=len(EXAMPLES) * 4 * 10 + learn_pendulum.STEPS / 10 + 30)
-        for step in (derive_and_render, solve, differentiate, compare_with_casadi):
-            for example in EXAMPLES:
-                progress.update(task, description=f"{step.__name__.replace('_', ' ')}: {example}")
-                console.print(step(example))
-                progress.advance(task, 10)
-            if step is solve:
-                console.print("CasADi's times are its solvers' own clocks; it interprets its functions.\n")
-        progress.update(task, description="learn: pendulum")
-        console.print(learn(lambda: progress.advance(task, 0.1)))
-        progress.update(task, description="go around: obstacle")
-        console.print(go_around())
-        progress.advance(task, 10)
-        for draw, name in ((pictures.trajectories, "trajectories"), (pictures.families, "families")):
-            progress.update(task, description=f"draw: {name}")
-            draw(FOLDER / f"{name}.png")
+        task = progress.add_task("", total=10 * len(PARTS) + learn_pendulum.STEPS / 10)
+        for heading, description, part in PARTS:
+            progress.update(task, description=description)
+            if heading:
+                console.print(f"\n[bold]{heading}[/bold]\n")
+            console.print(part())
             progress.advance(task, 10)
-    console.print(f"Pictures: {', '.join(f'{FOLDER}/{name}.png' for name in PICTURES)}")
+        progress.update(task, description="learn: pendulum")
+        console.print("\n[bold]6. Learn[/bold]\n")
+        console.print(learn(lambda: progress.advance(task, 0.1)))
+    console.print(
+        f"Pictures, of plans and of a closed loop: {', '.join(f'{FOLDER}/{name}' for name in PICTURES)}"
+    )
 
 
 if __name__ == "__main__":

@@ -92,7 +92,9 @@ def plot(mpc: Callable[..., Any], file: Path) -> None:
         markersize=3,
         label="held by a disc",
     )
-    left.set(aspect="equal", xlabel="x (m)", ylabel="y (m)", title="arrows: d length / d middle, in m per m")
+    left.set(
+        aspect="equal", xlabel="x (m)", ylabel="y (m)", title="plan; arrows: d length / d middle, in m per m"
+    )
     left.legend(frameon=False, loc="upper left")
     slope = float(found.gradient[0].norm())
     right.plot(steps.tolist(), length_of(paths).tolist(), color="#1f4e79", marker=".", label="solved")

@@ -30,9 +30,9 @@ class Solution:
     """One solved problem.
 
     x: (N+1, n), u: (N, m), cost (the prices of soft rows included), costates: (N+1, n) with costates[0] the
-    derivative of the optimal cost by x0, status in the solver's own words, seconds of wall time by the solver's own
-    clock. ``duals`` has (stages, rows) by constraint's name: positive where the upper and negative where the lower
-    bound pushes.
+    derivative of the optimal cost by x0, status in the solver's own words, seconds of wall time and of the CPU by the
+    solver's own clocks. ``duals`` has (stages, rows) by constraint's name: positive where the upper and negative
+    where the lower bound pushes.
     """
 
     x: Array
@@ -44,11 +44,12 @@ class Solution:
     iterations: int
     seconds: float
     duals: dict[str, Array] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class BatchSolution:
-    """Solved problems along a leading batch axis B, as in `Solution`; seconds are summed over the batch."""
+    """Solved problems along a leading batch axis B, as in `Solution`; times are summed over the batch."""
 
     x: Array
     u: Array
@@ -59,6 +60,7 @@ class BatchSolution:
     iterations: np.ndarray
     seconds: float
     duals: dict[str, Array] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
 
 
 class Baseline:
@@ -155,6 +157,7 @@ class Baseline:
             iterations=int(stats["iter_count"]),
             seconds=float(stats.get("t_wall_total", elapsed)),
             duals=duals_by_name(self.spec, duals),
+            cpu_seconds=float(stats.get("t_proc_total", elapsed)),
         )
 
     def _refused(self, x: Array, u: Array) -> Solution:
@@ -203,6 +206,7 @@ def _stack(solutions: list[Solution]) -> BatchSolution:
         duals={name: np.array([s.duals[name] for s in solutions]) for name in solutions[0].duals}
         if solutions
         else {},
+        cpu_seconds=sum(s.cpu_seconds for s in solutions),
     )
 
 
