@@ -67,6 +67,7 @@ test: lint
 	MPCGEN_TEST_KERNELS=cuda-host MPCGEN_TEST_CUDA_KERNEL=warp $(BIN)/python -m pytest -n 2 --dist worksteal $(WARP_TESTS)
 	if command -v clang > /dev/null; then CC=clang $(BIN)/python -m pytest -n 2 --dist worksteal $(CLANG_TESTS); \
 	else echo "clang is not installed, and its part of the tests left out"; fi
+	$(MAKE) test-zig
 
 # Pip's compiler in place of gcc, on two examples.
 test-zig: $(READY)

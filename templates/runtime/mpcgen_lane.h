@@ -107,7 +107,7 @@ typedef real *reals;
 #else
 #define EXPANSION __attribute__((noinline)) FUNCTION
 #endif
-#define OUTLINED static __attribute__((noinline)) /* several callers, and no hurry: gcc would copy it into each */
+#define OUTLINED static __attribute__((noinline, unused)) /* several callers, and no hurry: gcc would copy it into each */
 /* Off the hot path: small, and soon compiled. To gcc whatever calls it in every pass is off it, too: call it on a condition. */
 #define RARE static __attribute__((noinline, cold))
 #define COUNT FUNCTION /* how much memory something needs: asked on a device and by its host */
