@@ -103,6 +103,22 @@ def test_gradients_of_the_compiled_loop_are_those_of_the_loop_in_python(pendulum
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and b.abs().max() > 0
 
 
+@pytest.mark.parametrize("count", [1, 11])
+def test_the_gradient_of_states_alone_is_that_of_the_loop_in_python(pendulum, step_by_step, count):
+    """Without parameters the solver's own gains are taken, but where it is not sure which bounds hold."""
+    x0 = pendulum.starts(count, 0).requires_grad_()
+    for options in (
+        {},
+        {"tol": 1e-3},
+        {"smoothing": 1e-2},
+        {"max_iterations": 3, "unconverged_gradient": "keep"},
+    ):
+        mpc = pendulum.module.MPC(on_unconverged="ignore", **options)
+        loops = mpc.closed_loop(x0, STEPS), step_by_step(mpc, x0, STEPS)
+        ours, theirs = (torch.autograd.grad(loss(f.x, f.u, f.cost), x0)[0] for f in loops)
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
 def test_the_compiled_loop_waits_for_the_interior_point(step_by_step):
     module, x0, u, _ = catalyst()
     mpc = module.MPC(on_unconverged="ignore")

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "7306610caf118e08ff6c19a3f33b49787a6aec9067bb4f8faff825d75a9198ae"),
+    library=load(__file__, "car", "01e7898d1c54de4a883e27db40da7692e59b903cbced3d4d0bb9489bcd5cfeed"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

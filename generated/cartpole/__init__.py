@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "230b97844d2a14b99193a655d76f1dab33f44fc50d12f9b2cee01de684fc3564"),
+    library=load(__file__, "cartpole", "c08657939aa5d20ded21625fbde04de48f182c8cad060d315dda3a1f279547ec"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "180d633cbff3ad24bdc6d9c4ae8099094c3908408c7153f8ea67df483c550181"),
+    library=load(__file__, "cstr", "df8af558e5092c4df64be10ec5a1c4a506a1034f8987ec95ca74fd481c245c54"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

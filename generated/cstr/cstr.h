@@ -78,6 +78,8 @@ typedef struct {
   void *plant_states;                /* in: x0, out: the others: (batch, steps+1, 2) */
   void *applied;                     /* out: (batch, steps, 1): controls */
   void *stage_costs;                 /* out: (batch, steps) */
+  void *policies;                    /* out: (batch, steps, 1, 2): du/dx of each control applied, NaN as at first where it
+                                        is not known; or NULL */
   int32_t *progress;                 /* (batch): steps taken; 0 at first */
   cstr_solve_arguments *step_arguments; /* memory for the calls' arguments of each step */
   const void **step_parameters;      /* memory for the pointers to each step's parameters, one step after the other */
@@ -110,6 +112,7 @@ typedef struct {
   const int64_t *parameter_steps;    /* as for the loop */
   const void *plant_states;          /* (batch, steps+1, 2) */
   const void *applied;               /* (batch, steps, 1) */
+  const void *policies;              /* of the loop: taken where no gradient of parameters is wanted; or NULL */
   const void *cotangent_states;      /* (batch, steps+1, 2), or NULL for zeros */
   const void *cotangent_controls;    /* (batch, steps, 1), or NULL */
   const void *cotangent_costs;       /* (batch, steps), or NULL */

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "e806626f632247a5540216b0e9c7f9b24b6b3baeb1dab90f8cf0d6ce1951cf6b"),
+    library=load(__file__, "lqr", "34080ff2c737ae1f4350876db9cdc83c46b8cad85a30dcad7f56e18cf73090ae"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "4aeb7ae300e0e7fa1c13d8755723afbec58f47f641dc4377f8121b616babbc1d"),
+    library=load(__file__, "pendulum", "f116d3036c70350ef7e5267f820c6b57516acfdb34de61539a666e3bca565ccd"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -96,7 +96,7 @@ class _Loop(torch.autograd.Function):
     def forward(ctx: Any, call: LoopCall, x0: Tensor, disturbance: Tensor | None, *parameters: Tensor) -> Any:
         """Run the loops, and keep their plans."""
         found = run_loop(call, x0, disturbance, parameters, keeps=True)
-        ctx.call, ctx.status, ctx.plans = call, found.status, found.plans
+        ctx.call, ctx.rest = call, (found.status, found.plans, found.policies)
         ctx.is_shared_disturbance = disturbance is not None and len(disturbance) == 1 != len(x0)
         status = found.status.t().contiguous()
         ctx.mark_non_differentiable(status)
@@ -112,7 +112,7 @@ class _Loop(torch.autograd.Function):
         if torch.is_grad_enabled() or not functions.is_plain((g_x, g_u, g_costs)):
             raise SecondDerivativeError
         x, u, *parameters = ctx.saved_tensors
-        found = LoopOutputs(x, u, u, ctx.status, ctx.plans)
+        found = LoopOutputs(x, u, u, *ctx.rest)
         wanted = ctx.needs_input_grad
         g_x0, g_push, gradients = differentiate_loop(
             ctx.call, found, tuple(parameters), (g_x, g_u, g_costs), any(wanted[3:]), wanted[2]

@@ -66,6 +66,7 @@ class LoopOutputs:
     """x (B, steps+1, n), u (B, steps, m), costs (B, steps), status (steps, B) int32; plans where they were to be kept.
 
     plans: states (steps, B, N+1, n) and controls (steps, B, N, m) of each step's solution, else the last ones.
+    policies: (B, steps, m, n), du/dx of the controls, NaN where the solver does not know it.
     """
 
     x: Tensor
@@ -73,6 +74,7 @@ class LoopOutputs:
     costs: Tensor
     status: Tensor
     plans: tuple[Tensor, Tensor]
+    policies: Tensor | None
 
 
 def run_loop(
@@ -88,6 +90,7 @@ def run_loop(
         x0.new_empty(batch, steps),
         torch.full((steps, batch), _UNFINISHED, dtype=torch.int32),
         (x0.new_empty(kept, batch, horizon + 1, n), x0.new_empty(kept, batch, horizon, m)),
+        x0.new_full((batch, steps, m, n), float("nan")) if keeps and _has_policies(call.options) else None,
     )
     if batch == 0:
         return found
@@ -109,6 +112,7 @@ def run_loop(
         "plant_states": pointer_to(device, found.x),
         "applied": pointer_to(device, found.u),
         "stage_costs": pointer_to(device, found.costs),
+        "policies": pointer_to(device, found.policies),
         "progress": ffi.cast("int32_t *", progress.data_ptr()),
         "step_arguments": step_arguments,
         "step_parameters": step_parameters,
@@ -118,6 +122,11 @@ def run_loop(
     device.entry("closed_loop", x0.dtype, batch)(arguments)
     del alive
     return found
+
+
+def _has_policies(options: Options) -> bool:
+    """Whether the gains of a solution that converged are what the differentials would have."""
+    return options.gradient == options.hessian == "exact" and options.smoothing == 0
 
 
 class _Parameters:
@@ -214,6 +223,7 @@ def differentiate_loop(
         "parameter_steps": given.steps,
         "plant_states": pointer_to(device, found.x),
         "applied": pointer_to(device, found.u),
+        "policies": pointer_to(device, found.policies),
         "gradient_disturbance": pointer_to(device, g_push),
     }
     names = ("cotangent_states", "cotangent_controls", "cotangent_costs")

@@ -13,6 +13,8 @@ typedef struct {
   gradient_state g;
   evaluate_state plant; /* its parameters are those of the solution's first stage */
   real push[NX];        /* cotangent of the state after the step */
+  real policy[NU * NX]; /* du/dx of the control that was applied, where it is known */
+  mask known;
 } loop_gradient_state;
 
 COUNT size_t loop_gradient_reals(const loop_gradient_arguments *c) {
@@ -59,11 +61,20 @@ FUNCTION void load_step(loop_gradient_state *s, const loop_gradient_arguments *c
     b->shared_loaded = 1;
     load_parameters(b->theta, b->theta_stage, k, problem, b->rows, a->parameters, a->parameter_strides);
   }
-  load_cotangents(&s->g, a, k, problem >= 0 ? problem : a->batch);
   load_part(s->plant.x, k, c->plant_states, problem, (steps + 1) * NX, at * NX, NX);
   load_part(s->plant.u, k, c->applied, problem, steps * NU, at * NU, NU);
   load_part(s->plant.g_u, k, c->cotangent_controls, problem, steps * NU, at * NU, NU);
   load_part(&s->plant.g_cost, k, c->cotangent_costs, problem, steps, at, 1);
+  const int known = c->policies && problem >= 0 && isfinite(((const scalar *)c->policies)[((size_t)problem * steps + at) * NU * NX]);
+  lane_mark(&s->known, k, known);
+  /* what takes a policy needs no solution: only whether it is wanted */
+  if (known && !a->gradient_parameters) {
+    lane_mark(&b->usable, k, a->usable[problem]);
+    for (int i = 0; i < NU; i++) lane_set(b->linear_u + i, k, 0);
+  } else {
+    load_cotangents(&s->g, a, k, problem >= 0 ? problem : a->batch);
+  }
+  load_part(s->policy, k, known ? c->policies : NULL, problem, steps * NU * NX, at * NU * NX, NU * NX);
 }
 
 /* Adds the plant's gradients of parameters to the solution's, which are none where the problem has none. */
@@ -93,6 +104,24 @@ FUNCTION void store_own(const gradient_state *g, const loop_gradient_arguments *
   }
 }
 
+/* Gradient of x_0 alone for the cotangent that the first control has: by the policy, or where that is not known, the sweep. */
+FUNCTION void gradient_of_state(loop_gradient_state *s, const gradient_arguments *a) {
+  gradient_state *g = &s->g;
+  real by_policy[NX];
+  EACH(i, NX) {
+    by_policy[i] = ALL(0);
+    EACH(j, NU) by_policy[i] += s->policy[j * NX + i] * g->base.linear_u[j];
+  }
+  if (lane_any(lane_and(g->base.usable, lane_not(s->known)))) {
+    sensitivity_backward(&g->base, a->exact_hessian, NULL, NULL);
+    EACH(i, NX) g->g_initial[i] = lane_select(s->known, by_policy[i], g->base.offset[i]);
+    g->base.given = lane_or(g->base.given, lane_and(s->known, g->base.usable));
+  } else {
+    EACH(i, NX) g->g_initial[i] = by_policy[i];
+    g->base.given = g->base.usable;
+  }
+}
+
 /* One step of a vector of problems, whose lanes are loaded. */
 FUNCTION void step_back(loop_gradient_state *s, const gradient_arguments *a) {
   gradient_state *g = &s->g;
@@ -106,13 +135,13 @@ FUNCTION void step_back(loop_gradient_state *s, const gradient_arguments *a) {
   cost_gradient(plant, 0);
   pull_back(plant, 0);
   EACH(i, NU) g->base.linear_u[i] = outside[i] + lane_select(plant->wanted, plant->g_u[i], ALL(0));
-  sensitivity_backward(&g->base, a->exact_hessian, NULL, NULL);
   if (a->gradient_parameters) {
+    sensitivity_backward(&g->base, a->exact_hessian, NULL, NULL);
     gradient_forward(g);
     check_gradient(g);
     join_gradients(s);
   } else {
-    EACH(i, NX) g->g_initial[i] = g->base.offset[i];
+    gradient_of_state(s, a);
   }
   EACH(i, NX)
     s->push[i] = lane_select(plant->wanted, plant->g_x[i], ALL(0)) + lane_select(g->base.given, g->g_initial[i], ALL(0));

@@ -163,6 +163,33 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
 }
 
 #if CLOSED_LOOPS
+/* Whether it is beyond doubt which bounds hold controls at lane k's solution: where none is nearly reached, or hardly
+ * pushed on, what the solver's last sweep and the differentials take for free is the same. */
+FUNCTION int holds_firmly(const solver_state *s, int k) {
+  const scalar margin = 1000 * lane_get(&s->summary.residual, k);
+  int firm = !(s->barrier > 0);
+  for (int t = 0; firm && t < s->horizon; t++) {
+    real lower[NU], upper[NU];
+    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
+    for (int i = 0; i < NU; i++) {
+      const scalar u = lane_get(&s->u[t * NU + i], k), g = lane_get(&s->gradient[t * NU + i], k);
+      const scalar below = u - lane_get(&lower[i], k), above = lane_get(&upper[i], k) - u;
+      firm &= below <= 0 ? g > margin : above <= 0 ? -g > margin : below > margin && above > margin;
+    }
+  }
+  return firm;
+}
+
+/* Keeps du_0/dx_0 of the solution that lane k has found: the first gain; NaN where it is not known to be that. */
+FUNCTION void keep_policy(const solver_state *s, const solve_job *job, int k) {
+  const closed_loop_arguments *c = job->loop;
+  const int64_t problem = s->problem[k];
+  if (!c->policies) return;
+  const int known = ARGUMENTS_OF(s, job, k)->status[problem] == CONVERGED && holds_firmly(s, k);
+  scalar *to = (scalar *)c->policies + ((size_t)problem * (size_t)c->steps + (size_t)s->loop.step[k]) * NU * NX;
+  for (int i = 0; i < NU * NX; i++) to[i] = known ? lane_get(&s->gain[i], k) : (scalar)NAN;
+}
+
 /* Takes the step that lane k has ended; returns whether its problem has another. */
 FUNCTION int goes_on(solver_state *s, const solve_job *job, int k) {
   if (!has_ended(ARGUMENTS_OF(s, job, k), s->problem[k])) return 0; /* it waits for the interior point */
@@ -172,7 +199,10 @@ FUNCTION int goes_on(solver_state *s, const solve_job *job, int k) {
 
 /* The problem of a closed loop that idle lane k has next, at the step that the lane then is at; -1 when none is left. */
 FUNCTION int64_t next_of_loop(solver_state *s, solve_job *job, int k) {
-  if (s->loop.has_problem[k] && goes_on(s, job, k)) return s->problem[k];
+  if (s->loop.has_problem[k]) {
+    keep_policy(s, job, k);
+    if (goes_on(s, job, k)) return s->problem[k];
+  }
   for (;;) {
     const int64_t problem = take(&job->queue);
     s->loop.has_problem[k] = problem >= 0;
