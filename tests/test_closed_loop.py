@@ -1,13 +1,17 @@
 """Closed loops: what the same loop written by hand gives, with gradients, for every kind of plant."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 import mpcgen
+from examples.bench.problems import linear_quadratic
 from mpcgen import Status
 from mpcgen.autograd.closed_loop import Loop
 from mpcgen.errors import DtypeError, ParameterError, SecondDerivativeError, ShapeError
+from tests.controllers import compiled
 from tests.test_hand_over import catalyst
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -103,20 +107,42 @@ def test_gradients_of_the_compiled_loop_are_those_of_the_loop_in_python(pendulum
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and b.abs().max() > 0
 
 
-@pytest.mark.parametrize("count", [1, 11])
-def test_the_gradient_of_states_alone_is_that_of_the_loop_in_python(pendulum, step_by_step, count):
-    """Without parameters the solver's own gains are taken, but where it is not sure which bounds hold."""
-    x0 = pendulum.starts(count, 0).requires_grad_()
+@pytest.mark.parametrize("bound", [None, 0.5])
+def test_the_gradient_of_states_alone_is_that_of_the_loop_in_python(step_by_step, bound):
+    """Of linear-quadratic problems the solver's own gains are taken, but where it is not sure which bounds hold."""
+    problem = linear_quadratic(3, 2, 8, bound=bound)
+    drawn = problem.draw(11, F64, 0)
+    x0 = drawn.x0.requires_grad_()
     for options in (
         {},
-        {"tol": 1e-3},
+        {"tol": 1e-1},
         {"smoothing": 1e-2},
-        {"max_iterations": 3, "unconverged_gradient": "keep"},
+        {"max_iterations": 1, "unconverged_gradient": "keep"},
     ):
-        mpc = pendulum.module.MPC(on_unconverged="ignore", **options)
-        loops = mpc.closed_loop(x0, STEPS), step_by_step(mpc, x0, STEPS)
+        mpc = compiled(problem.spec).MPC(on_unconverged="ignore", **options)
+        loops = [run(x0, STEPS, **drawn.parameters) for run in (mpc.closed_loop, partial(step_by_step, mpc))]
         ours, theirs = (torch.autograd.grad(loss(f.x, f.u, f.cost), x0)[0] for f in loops)
         assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_matrices_that_a_linear_quadratic_sweep_keeps_are_those_of_the_problem(step_by_step):
+    """Lanes of neighbours keep matrices of other parameters, or of other steps; results are to the bit those alone."""
+    problem, count = linear_quadratic(3, 2, 8, bound=0.5), 21
+    drawn = problem.draw(count, F64, 0)
+    mpc, F = compiled(problem.spec).MPC(), drawn.parameters["F"]
+    own = drawn.parameters | {
+        "F": torch.linspace(0.8, 1.2, count, dtype=F64)[:, None, None, None] * F.expand(8, 3, 5)
+    }
+    changing = own | {"F": mpcgen.PerStep(torch.stack([own["F"] * (1 + 0.02 * t) for t in range(STEPS)]))}
+    whole, loop = mpc(drawn.x0, **own), mpc.closed_loop(drawn.x0, STEPS, **own)
+    for i in (0, 7, 20):
+        alone = own | {"F": own["F"][[i, i]]}
+        sol, alone_loop = mpc(drawn.x0[[i, i]], **alone), mpc.closed_loop(drawn.x0[[i, i]], STEPS, **alone)
+        assert is_same(sol.u[0], whole.u[i]) and is_same(sol.gains[0], whole.gains[i])
+        assert is_same(alone_loop.x[0], loop.x[i])
+    assert is_same(
+        mpc.closed_loop(drawn.x0, STEPS, **changing).x, step_by_step(mpc, drawn.x0, STEPS, **changing).x
+    )
 
 
 def test_the_compiled_loop_waits_for_the_interior_point(step_by_step):

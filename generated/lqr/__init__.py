@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "34080ff2c737ae1f4350876db9cdc83c46b8cad85a30dcad7f56e18cf73090ae"),
+    library=load(__file__, "lqr", "a99093fd76704232ba9c1c0e1248916da57c3d7d5d8eaed0d8198874c46d1166"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

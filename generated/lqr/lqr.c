@@ -17,6 +17,7 @@
  *   stage_bounds                           0
  *   terminal_expand                       51
  *   stage_expand_gauss_newton            483
+ *   stage_slopes                         222
  *   stage_tangent                         33
  *   stage_gradient                       340
  *   terminal_gradient                     46
@@ -40,6 +41,7 @@
 #define SMALL_STAGE 0 /* whether these are few: then the sweep keeps a stage's model in registers */
 #define LINEAR_DYNAMICS 1 /* whether the dynamics have no second derivatives */
 #define LINEAR_QUADRATIC 1 /* and the costs are quadratic */
+#define HAS_SLOPES 1 /* and a stage's gradients are a function of their own */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
 
 #include "mpcgen_layout.h"
@@ -399,6 +401,126 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
     const value_model *restrict value, stage_model *restrict q) {
   (void)weight;
   stage_expand_gauss_newton(state, control, theta, theta_t, value, q);
+}
+
+/* Gradients of the quadratic model of the cost-to-go. */
+FUNCTION void stage_slopes(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
+    stored_reals restrict theta_t, const value_model *restrict value, stage_model *restrict q) {
+  (void)theta;
+  const real x_0 = state[0];
+  const real x_1 = state[1];
+  const real x_2 = state[2];
+  const real u_0 = control[0];
+  const real u_1 = control[1];
+  const real u_2 = control[2];
+  const real C_0_0 = theta_t[6];
+  const real C_0_1 = theta_t[7];
+  const real C_0_2 = theta_t[8];
+  const real C_0_3 = theta_t[9];
+  const real C_0_4 = theta_t[10];
+  const real C_0_5 = theta_t[11];
+  const real C_1_0 = theta_t[12];
+  const real C_1_1 = theta_t[13];
+  const real C_1_2 = theta_t[14];
+  const real C_1_3 = theta_t[15];
+  const real C_1_4 = theta_t[16];
+  const real C_1_5 = theta_t[17];
+  const real C_2_0 = theta_t[18];
+  const real C_2_1 = theta_t[19];
+  const real C_2_2 = theta_t[20];
+  const real C_2_3 = theta_t[21];
+  const real C_2_4 = theta_t[22];
+  const real C_2_5 = theta_t[23];
+  const real C_3_0 = theta_t[24];
+  const real C_3_1 = theta_t[25];
+  const real C_3_2 = theta_t[26];
+  const real C_3_3 = theta_t[27];
+  const real C_3_4 = theta_t[28];
+  const real C_3_5 = theta_t[29];
+  const real C_4_0 = theta_t[30];
+  const real C_4_1 = theta_t[31];
+  const real C_4_2 = theta_t[32];
+  const real C_4_3 = theta_t[33];
+  const real C_4_4 = theta_t[34];
+  const real C_4_5 = theta_t[35];
+  const real C_5_0 = theta_t[36];
+  const real C_5_1 = theta_t[37];
+  const real C_5_2 = theta_t[38];
+  const real C_5_3 = theta_t[39];
+  const real C_5_4 = theta_t[40];
+  const real C_5_5 = theta_t[41];
+  const real c_0 = theta_t[42];
+  const real c_1 = theta_t[43];
+  const real c_2 = theta_t[44];
+  const real c_3 = theta_t[45];
+  const real c_4 = theta_t[46];
+  const real c_5 = theta_t[47];
+  const real F_0_0 = theta_t[48];
+  const real F_0_1 = theta_t[49];
+  const real F_0_2 = theta_t[50];
+  const real F_0_3 = theta_t[51];
+  const real F_0_4 = theta_t[52];
+  const real F_0_5 = theta_t[53];
+  const real F_1_0 = theta_t[54];
+  const real F_1_1 = theta_t[55];
+  const real F_1_2 = theta_t[56];
+  const real F_1_3 = theta_t[57];
+  const real F_1_4 = theta_t[58];
+  const real F_1_5 = theta_t[59];
+  const real F_2_0 = theta_t[60];
+  const real F_2_1 = theta_t[61];
+  const real F_2_2 = theta_t[62];
+  const real F_2_3 = theta_t[63];
+  const real F_2_4 = theta_t[64];
+  const real F_2_5 = theta_t[65];
+  const real lambda_x_0 = value->costate[0];
+  const real lambda_x_1 = value->costate[1];
+  const real lambda_x_2 = value->costate[2];
+  const real v_offset_x_0 = value->offset[0];
+  const real v_offset_x_1 = value->offset[1];
+  const real v_offset_x_2 = value->offset[2];
+  const real t0 = R(0.5) * x_2;
+  const real t1 = R(0.5) * x_1;
+  const real t2 = C_0_0 * x_0 + C_0_1 * x_1 + C_0_2 * x_2 + C_0_3 * u_0 + C_0_4 * u_1;
+  const real t3 = R(0.5) * x_0;
+  const real t4 = t0 * C_2_0 + t1 * C_1_0 + R(0.5) * (t2 + C_0_5 * u_2) + t3 * C_0_0;
+  const real t5 = R(0.5) * u_2;
+  const real t6 = R(0.5) * u_1;
+  const real t7 = R(0.5) * u_0;
+  /* x_0 */
+  q->costate[0] = t4 + t5 * C_5_0 + t6 * C_4_0 + t7 * C_3_0 + c_0 + (F_0_0 * lambda_x_0 + F_1_0 * lambda_x_1 + F_2_0 *
+    lambda_x_2);
+  const real t8 = C_1_0 * x_0 + C_1_1 * x_1 + C_1_2 * x_2 + C_1_3 * u_0 + C_1_4 * u_1;
+  const real t9 = t0 * C_2_1 + R(0.5) * (t8 + C_1_5 * u_2) + t1 * C_1_1 + t3 * C_0_1;
+  /* x_1 */
+  q->costate[1] = t9 + t5 * C_5_1 + t6 * C_4_1 + t7 * C_3_1 + c_1 + (F_0_1 * lambda_x_0 + F_1_1 * lambda_x_1 + F_2_1 *
+    lambda_x_2);
+  const real t10 = C_2_0 * x_0 + C_2_1 * x_1 + C_2_2 * x_2 + C_2_3 * u_0 + C_2_4 * u_1;
+  const real t11 = R(0.5) * (t10 + C_2_5 * u_2) + t0 * C_2_2 + t1 * C_1_2 + t3 * C_0_2;
+  /* x_2 */
+  q->costate[2] = t11 + t5 * C_5_2 + t6 * C_4_2 + t7 * C_3_2 + c_2 + (F_0_2 * lambda_x_0 + F_1_2 * lambda_x_1 + F_2_2
+    * lambda_x_2);
+  const real t12 = t0 * C_2_3 + t1 * C_1_3 + t3 * C_0_3 + t5 * C_5_3 + t6 * C_4_3;
+  const real t13 = C_3_0 * x_0 + C_3_1 * x_1 + C_3_2 * x_2 + C_3_3 * u_0 + C_3_4 * u_1;
+  /* u_0 */
+  q->gradient_u[0] = t12 + R(0.5) * (t13 + C_3_5 * u_2) + t7 * C_3_3 + c_3 + (F_0_3 * lambda_x_0 + F_1_3 * lambda_x_1
+    + F_2_3 * lambda_x_2);
+  const real t14 = C_4_0 * x_0 + C_4_1 * x_1 + C_4_2 * x_2 + C_4_3 * u_0 + C_4_4 * u_1;
+  const real t15 = t0 * C_2_4 + t1 * C_1_4 + t3 * C_0_4 + t5 * C_5_4 + R(0.5) * (t14 + C_4_5 * u_2);
+  /* u_1 */
+  q->gradient_u[1] = t15 + t6 * C_4_4 + t7 * C_3_4 + c_4 + (F_0_4 * lambda_x_0 + F_1_4 * lambda_x_1 + F_2_4 *
+    lambda_x_2);
+  const real t16 = C_5_0 * x_0 + C_5_1 * x_1 + C_5_2 * x_2 + C_5_3 * u_0 + C_5_4 * u_1;
+  const real t17 = t0 * C_2_5 + t1 * C_1_5 + t3 * C_0_5 + R(0.5) * (t16 + C_5_5 * u_2);
+  /* u_2 */
+  q->gradient_u[2] = t17 + t5 * C_5_5 + t6 * C_4_5 + t7 * C_3_5 + c_5 + (F_0_5 * lambda_x_0 + F_1_5 * lambda_x_1 +
+    F_2_5 * lambda_x_2);
+  q->offset_x[0] = F_0_0 * v_offset_x_0 + F_1_0 * v_offset_x_1 + F_2_0 * v_offset_x_2; /* x_0 */
+  q->offset_x[1] = F_0_1 * v_offset_x_0 + F_1_1 * v_offset_x_1 + F_2_1 * v_offset_x_2; /* x_1 */
+  q->offset_x[2] = F_0_2 * v_offset_x_0 + F_1_2 * v_offset_x_1 + F_2_2 * v_offset_x_2; /* x_2 */
+  q->offset_u[0] = F_0_3 * v_offset_x_0 + F_1_3 * v_offset_x_1 + F_2_3 * v_offset_x_2; /* u_0 */
+  q->offset_u[1] = F_0_4 * v_offset_x_0 + F_1_4 * v_offset_x_1 + F_2_4 * v_offset_x_2; /* u_1 */
+  q->offset_u[2] = F_0_5 * v_offset_x_0 + F_1_5 * v_offset_x_1 + F_2_5 * v_offset_x_2; /* u_2 */
 }
 
 /* Directional derivative of the dynamics, F d. */

@@ -15,7 +15,7 @@ from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import degree, flops
 from mpcgen.passes.economy import Economy
 from mpcgen.stages import StageFunction, contract
-from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, ROWS
+from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, ROWS, SLOPES
 
 C_PROBLEM = "c/problem.c.j2"
 OF_RATES = ("rate_", "body_")
@@ -65,6 +65,7 @@ def problem_text(
         "row_sizes": row_sizes(model),
         "linear": int(not kernels.curved),
         "quadratic": kernels.quadratic,
+        "slopes": any(function.name == SLOPES for function in functions),
         "looped": int(not kernels.fused),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),

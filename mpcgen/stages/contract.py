@@ -28,6 +28,9 @@ EXPAND = {kind: f"stage_expand_{kind}" for kind in KINDS}
 DERIVE = {kind: f"stage_derivatives_{kind}" for kind in KINDS}
 """The matrices from which loops make that model, by kind: where its products are too many to be unrolled."""
 
+SLOPES = "stage_slopes"
+"""Gradients of the quadratic model alone, of linear-quadratic problems, whose matrices seldom change."""
+
 COMPOSED = (DYNAMICS, *DERIVE.values(), "stage_tangent", "stage_gradient", "stage_forward")
 """What a loop over substeps is part of."""
 
@@ -124,6 +127,18 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
             inline=False,
             knows_next=not constrained,
         )
+        if kind == "gauss_newton" and not constrained:
+            yield StageFunction(
+                SLOPES,
+                "gradients of the quadratic model of the cost-to-go",
+                (
+                    *_POINT,
+                    member(_VALUE, "costate", "costate", "NX"),
+                    member(_VALUE, "offset", "offset", "NX"),
+                ),
+                (*gradients, *offsets),
+                inline=False,
+            )
         yield StageFunction(
             DERIVE[kind],
             f"matrices F = df/d(x, u), H = Hessian of {of} (lower triangle), and gradients of the Lagrangian",

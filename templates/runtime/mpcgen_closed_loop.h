@@ -8,12 +8,21 @@
 #define MPCGEN_CLOSED_LOOP_H
 
 #include "mpcgen_outcome.h"
+#include "mpcgen_stage_alone.h"
 
 /* Which problem of a loop each lane has, and at which step. */
 typedef struct {
   int step[LANES];
   int has_problem[LANES];
+  int stays[LANES];       /* the next step has the parameters that the lane has */
 } loop_lanes;
+
+/* Whether every parameter is the same at all steps. */
+INLINE int has_constant_parameters(const closed_loop_arguments *c) {
+  int constant = 1;
+  for (int p = 0; p < NPARAMETERS; p++) constant &= c->parameter_steps[p] == 0;
+  return constant;
+}
 
 /* Whether a step is solved, or has ended otherwise: before, its status is UNFINISHED. */
 INLINE int has_ended(const solve_arguments *a, int64_t problem) {

@@ -8,6 +8,7 @@
 #define MPCGEN_EVALUATE_H
 
 #include "mpcgen_sensitivity.h"
+#include "mpcgen_stage_alone.h"
 
 enum { ROWS_EVALUATED = MAX_OF(NPATH, NEND) };
 

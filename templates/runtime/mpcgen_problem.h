@@ -103,11 +103,6 @@ FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t p
   return good;
 }
 
-/* A stage by itself: next state and cost. A function of its own wherever it is called, so that all round alike. */
-OUTLINED void stage_alone(reals x, reals u, reals theta, reals theta_t, reals next, real *cost) {
-  stage_dynamics(x, u, theta, theta_t, next, cost);
-}
-
 OUTLINED void store_row(scalar *destination, in_reals source, int lane, size_t count) {
   TEAM_FOR(i, count) destination[i] = lane_get(source + i, lane);
 }

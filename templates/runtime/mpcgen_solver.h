@@ -85,6 +85,25 @@ FUNCTION void write_overflow(const solver_state *s, const solve_arguments *a, in
   for (int i = 0; i < finite; i++) states[i] = lane_get(&s->new_x[i], k);
 }
 
+/* Whether lane k has the parameters of the problem that it had before: those that the batch shares, or in a closed loop
+ * those of its own at all steps. */
+INLINE int has_same_parameters(const solver_state *s, int k) {
+#if KEEPS_MATRICES && CLOSED_LOOPS
+  return s->all_shared || s->loop.stays[k];
+#elif KEEPS_MATRICES
+  return s->all_shared;
+#endif
+  (void)s, (void)k;
+  return 0;
+}
+
+INLINE void forget_matrices(solver_state *s) {
+#if KEEPS_MATRICES
+  s->has_kept = 0;
+#endif
+  (void)s;
+}
+
 /* Lets a lane begin at the interior point's solution: rolls its policy out, as the dynamics may be too unstable for its
  * controls alone, and takes a step, which puts controls on their bounds. */
 FUNCTION void begin_polishing(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
@@ -92,6 +111,7 @@ FUNCTION void begin_polishing(solver_state *s, const solve_arguments *a, int k, 
   lane_progress *lanes = &s->lanes;
   load_row(s->x, k, (const scalar *)a->states + p * (n + 1) * NX, (int)(n + 1) * NX, 0);
   load_row(s->gain, k, (const scalar *)a->gains + p * n * NU * NX, (int)n * NU * NX, 0);
+  forget_matrices(s);
   TEAM_FOR(i, n * NU) {
     lane_set(s->step + i, k, 0);
     lane_set(s->gradient + i, k, 0);
@@ -124,6 +144,7 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   int good = s->shared_finite;
   good &= load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
   good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
+  if (!has_same_parameters(s, k)) forget_matrices(s);
   const int resumed = is_later_run(a);
   if (resumed) {
     good &= load_row(s->u, k, (const scalar *)a->controls + problem * horizon * NU, horizon * NU, 0);
@@ -180,11 +201,12 @@ FUNCTION int holds_firmly(const solver_state *s, int k) {
   return firm;
 }
 
-/* Keeps du_0/dx_0 of the solution that lane k has found: the first gain; NaN where it is not known to be that. */
+/* Keeps du_0/dx_0 of the solution that lane k has found: the first gain; NaN where it is not known to be that. Gains of
+ * problems that are not linear-quadratic are off by what costates are, and so by the residual. */
 FUNCTION void keep_policy(const solver_state *s, const solve_job *job, int k) {
   const closed_loop_arguments *c = job->loop;
   const int64_t problem = s->problem[k];
-  if (!c->policies) return;
+  if (!c->policies || !LINEAR_QUADRATIC) return;
   const int known = ARGUMENTS_OF(s, job, k)->status[problem] == CONVERGED && holds_firmly(s, k);
   scalar *to = (scalar *)c->policies + ((size_t)problem * (size_t)c->steps + (size_t)s->loop.step[k]) * NU * NX;
   for (int i = 0; i < NU * NX; i++) to[i] = known ? lane_get(&s->gain[i], k) : (scalar)NAN;
@@ -201,8 +223,10 @@ FUNCTION int goes_on(solver_state *s, const solve_job *job, int k) {
 FUNCTION int64_t next_of_loop(solver_state *s, solve_job *job, int k) {
   if (s->loop.has_problem[k]) {
     keep_policy(s, job, k);
+    s->loop.stays[k] = has_constant_parameters(job->loop);
     if (goes_on(s, job, k)) return s->problem[k];
   }
+  s->loop.stays[k] = 0;
   for (;;) {
     const int64_t problem = take(&job->queue);
     s->loop.has_problem[k] = problem >= 0;
@@ -270,6 +294,10 @@ FUNCTION void adopt(solver_state *s, mask accepted) {
 
 /* What of a call's options the sweeps read. */
 FUNCTION void take_options(solver_state *s, const solve_arguments *a) {
+#if KEEPS_MATRICES
+  s->all_shared = 1;
+  for (int p = 0; p < NPARAMETERS; p++) s->all_shared &= a->parameter_strides[p] == 0;
+#endif
   s->barrier = (scalar)a->barrier;
   s->exact_hessian = a->exact_hessian && !LINEAR_DYNAMICS;
   s->hands_over = a->method == HAND_OVER;

@@ -312,9 +312,9 @@ ALWAYS_INLINE void value_columns(const stage_model *q, in_reals gain, int j, int
 /* Value function of the policy u = step + gain dx under the model q (paper, Algorithm 1, last two lines). The gain
  * solves Quu gain = -Qux on the free controls and is zero on the others, so that V = Qxx + K'Quu K + K'Qux + Qux'K
  * is Qxx + Qux'K. The step may be short of the minimum: v - lambda keeps all terms. `qu` is the model's linear term
- * in u. */
-INLINE void update_value(const stage_model *q, const real *quu, const real *qu, in_reals gain,
-                         in_reals step, value_model *restrict value) {
+ * in u. Here its gradient, and below its Hessian. */
+INLINE void update_gradient(const stage_model *q, const real *quu, const real *qu, in_reals gain,
+                            in_reals step, value_model *restrict value) {
   real slope[NU];
   symmetric_times(quu, step, slope);
   EACH(a, NU) slope[a] += qu[a];
@@ -324,8 +324,17 @@ INLINE void update_value(const stage_model *q, const real *quu, const real *qu, 
     value->offset[i] = sum;
     value->costate[i] = q->costate[i];
   }
+}
+
+INLINE void update_hessian(const stage_model *q, in_reals gain, value_model *restrict value) {
   for (int j = 0; j < WHOLE_TILES(NX); j += TILE) value_columns(q, gain, j, TILE, value->hessian);
   if (NX % TILE) value_columns(q, gain, WHOLE_TILES(NX), NX % TILE, value->hessian);
+}
+
+INLINE void update_value(const stage_model *q, const real *quu, const real *qu, in_reals gain, in_reals step,
+                         value_model *restrict value) {
+  update_gradient(q, quu, qu, gain, step, value);
+  update_hessian(q, gain, value);
 }
 
 /* The gains of a stage's policy, whose step is known, and its value function. */

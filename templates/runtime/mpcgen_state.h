@@ -11,6 +11,10 @@
 #ifndef LINEAR_QUADRATIC
 #define LINEAR_QUADRATIC 0
 #endif
+/* Whether sweeps keep their matrices; a device, and an exported controller, have no memory for that. */
+#ifndef KEEPS_MATRICES
+#define KEEPS_MATRICES 0
+#endif
 
 /* How far the lanes have come with their problems. */
 typedef struct {
@@ -56,7 +60,14 @@ typedef struct {
   ARRAY(new_u, n * NU)                                                   \
   ARRAY(gradient, n * NU)     /* dL/du along the accepted trajectory */  \
   ARRAY(step, n * NU)
-#define SOLVER_ARRAYS(ARRAY) SOLUTION_ARRAYS(ARRAY) SCRATCH_ARRAYS(ARRAY)
+/* What sweeps of linear-quadratic problems keep (mpcgen_kept_matrices.h): each stage's model, and which controls are free. */
+#if KEEPS_MATRICES
+enum { KEPT_MODEL = sizeof(stage_model) / sizeof(real) };
+#define KEPT_ARRAYS(ARRAY) ARRAY(kept_models, n * KEPT_MODEL) ARRAY(kept_free, n * NU)
+#else
+#define KEPT_ARRAYS(ARRAY)
+#endif
+#define SOLVER_ARRAYS(ARRAY) SOLUTION_ARRAYS(ARRAY) SCRATCH_ARRAYS(ARRAY) KEPT_ARRAYS(ARRAY)
 
 /* Trajectories, policy and parameters of LANES problems, and how far they have come. */
 typedef struct {
@@ -80,6 +91,11 @@ typedef struct {
 #if CLOSED_LOOPS
   loop_lanes loop;
 #endif
+#if KEEPS_MATRICES
+  int has_kept;                /* matrices of the parameters that all lanes have */
+  int all_shared;              /* every parameter is shared by the batch */
+  mask kept_is_finite;         /* the value function's Hessian at x_1 */
+#endif
 #if !MODEL_IN_REGISTERS
   value_model value;           /* of the sweep's present stage: too large for the stack if there are many states */
   stage_model model;
@@ -100,6 +116,9 @@ FUNCTION void lay_out_solver(solver_state *s, const solve_arguments *a, reals at
   s->horizon = a->horizon;
   s->rows = (int)rows;
   s->shared_loaded = 0;
+#if KEEPS_MATRICES
+  s->has_kept = 0;
+#endif
   SOLVER_ARRAYS(PLACE_ARRAY)
 }
 

@@ -235,6 +235,11 @@ INLINE void ddp_value(ddp_state *d, int t, const stage_model *q, const control_p
   follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, value);
 }
 
+#if KEEPS_MATRICES
+#include "mpcgen_kept_matrices.h"
+
+FUNCTION void backward_sweep(solver_state *s) { sweep_with_kept_matrices(s); }
+#else
 #define SWEEP(part) ddp_##part
 #include "mpcgen_riccati.h"
 
@@ -257,5 +262,6 @@ SWEEP_FUNCTION void backward_sweep(solver_state *s) {
   ddp_sweep(&d, last, value, q, &p);
   s->summary = d.summary;
 }
+#endif
 
 #endif
