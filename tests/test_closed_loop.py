@@ -10,7 +10,7 @@ import mpcgen
 from examples.bench.problems import linear_quadratic
 from mpcgen import Status
 from mpcgen.autograd.closed_loop import Loop
-from mpcgen.errors import DtypeError, ParameterError, SecondDerivativeError, ShapeError
+from mpcgen.errors import DtypeError, ParameterError, SecondDerivativeError, ShapeError, UnconvergedError
 from tests.controllers import compiled
 from tests.test_hand_over import catalyst
 
@@ -167,9 +167,10 @@ def test_a_loop_is_differentiated_once(pendulum):
         torch.autograd.grad(pendulum.mpc().closed_loop(x0, 2).x.sum(), x0, create_graph=True)
 
 
-def test_a_plant_may_be_another_controllers_model_or_a_function(pendulum):
-    mpc, plant, x0 = pendulum.mpc(), pendulum.mpc(), pendulum.starts(3, 1)
-    heavy = scalar(1.4)
+@pytest.mark.parametrize("itself", [False, True], ids=["another", "itself"])
+def test_a_plant_may_be_a_controllers_model_or_a_function(pendulum, itself):
+    mpc, x0 = pendulum.mpc(), pendulum.starts(3, 1)
+    plant, heavy = mpc if itself else pendulum.mpc(), scalar(1.4)
     generated = mpc.closed_loop(x0, STEPS, plant=plant, plant_parameters={"mass": heavy})
     written = mpc.closed_loop(x0, STEPS, plant=lambda x, u: plant.dynamics(x, u, mass=heavy))
     assert torch.allclose(generated.x, written.x, rtol=1e-12)
@@ -238,6 +239,17 @@ def test_where_a_step_has_no_solution_the_plan_before_goes_on(pendulum):
     assert torch.allclose(found.u[:, 2], plan[:, 1], rtol=1e-9)
 
 
+def test_the_warning_names_problem_and_step_and_a_step_can_be_looked_at(pendulum):
+    x0 = pendulum.starts(2, 0)
+    x0[1] = torch.nan
+    with pytest.raises(UnconvergedError, match=r"3 of 6 solves, 3 for each problem, did not converge"):
+        pendulum.module.MPC(on_unconverged="raise").closed_loop(x0, 3)
+    loop = pendulum.module.MPC(on_unconverged="ignore").closed_loop(x0, 3)
+    for look in (mpcgen.diagnose, mpcgen.plot):
+        with pytest.raises(ParameterError, match=r"a ClosedLoop, whose plans are not kept.*mpc\(loop.x"):
+            look(loop)
+
+
 def test_mistakes_are_named(pendulum):
     mpc, x0 = pendulum.mpc(), pendulum.starts(2, 0)
     with pytest.raises(ParameterError, match="steps=0"):
@@ -252,6 +264,8 @@ def test_mistakes_are_named(pendulum):
         mpc.closed_loop(x0, STEPS, plant_parameters={"mass": 1.0})
     with pytest.raises(ParameterError, match="plant is a int"):
         mpc.closed_loop(x0, STEPS, plant=3)
+    with pytest.raises(ParameterError, match=r"plant is a module; its MPC\(\)"):
+        mpc.closed_loop(x0, STEPS, plant=pendulum.module)
     with pytest.raises(ShapeError, match=r"the plant returns torch.float64 of shape \(2, 1\)"):
         mpc.closed_loop(x0, STEPS, plant=lambda x, u: u)
     with pytest.raises(DtypeError, match="the plant returns a Step"):

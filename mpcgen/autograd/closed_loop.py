@@ -77,7 +77,7 @@ class Loop:
     mpc: Solves
     functions: ProblemFunctions
     steps: int
-    plant: Plant | ProblemFunctions
+    plant: Plant | ProblemFunctions | None
     parameters: Mapping[str, Any]
     plant_parameters: Mapping[str, Any]
     disturbance: Tensor | None
@@ -86,7 +86,7 @@ class Loop:
 
     def run(self, x0: Tensor) -> ClosedLoop:
         """All steps from ``x0``; its leading dimensions are those of the whole loop."""
-        if self.plant is self.functions:
+        if self.plant is None:
             tensors = (x0, self.disturbance, self.u_init, *map(_value, self.parameters.values()))
             if is_compiled(self.mpc.controller, self.mpc.quiet, list(tensors)):
                 return self._run_compiled(x0)
@@ -126,8 +126,10 @@ class Loop:
 
     def _move(self, x: Tensor, u: Tensor, given: Mapping[str, Any], t: int) -> tuple[Tensor, Tensor]:
         """Next state of the plant, and what the step costs."""
+        if self.plant is None:
+            return self.functions.step(x, u, **_of_one_stage(self.mpc.controller, given, x))
         if isinstance(self.plant, ProblemFunctions):
-            own = given if self.plant is self.functions else _at_step(self.plant_parameters, t)
+            own = _at_step(self.plant_parameters, t)
             return self.plant.step(x, u, **_of_one_stage(self.plant.controller, own, x))
         moved = self.plant(x, u)
         _check_moved(self.mpc.controller, moved, x)
@@ -155,7 +157,7 @@ def make_loop(
     count = as_count(steps)
     if count is None or count < 1:
         raise ParameterError(f"{controller.name}: steps={steps!r}; a whole number of at least 1 is expected")
-    plant = _checked_plant(controller, functions, plant, plant_parameters)
+    _check_plant(controller, plant, plant_parameters)
     for name, value in {**parameters, **(plant_parameters or {})}.items():
         if isinstance(value, PerStep) and len(value) != count:
             raise ShapeError(
@@ -187,16 +189,12 @@ def _refuse_names(controller: Controller, **given: Any) -> None:
             )
 
 
-def _checked_plant(
-    controller: Controller, functions: ProblemFunctions, plant: Any, given: Mapping[str, Any] | None
-) -> Plant | ProblemFunctions:
+def _check_plant(controller: Controller, plant: Any, given: Mapping[str, Any] | None) -> None:
     if given and (plant is None or not isinstance(plant, ProblemFunctions)):
         raise ParameterError(
-            f"{controller.name}: plant_parameters are those of another generated controller, plant=; "
+            f"{controller.name}: plant_parameters are those of a generated controller, plant=; "
             + ("the model itself takes the controller's" if plant is None else "a callable has its own")
         )
-    if plant is None:
-        return functions
     if isinstance(plant, ProblemFunctions):
         sizes = [(len(c.states), len(c.controls)) for c in (plant.controller, controller)]
         if sizes[0] != sizes[1]:
@@ -204,13 +202,16 @@ def _checked_plant(
                 f"{controller.name}: the plant {plant.controller.name} has {sizes[0][0]} states and {sizes[0][1]} "
                 f"controls, the controller {sizes[1][0]} and {sizes[1][1]}"
             )
-        return plant
-    if not callable(plant):
-        raise ParameterError(
-            f"{controller.name}: plant is a {type(plant).__name__}; None for the model itself, another generated "
-            "controller, or a function of x (..., n) and u (..., m) that returns the next state is expected"
+    elif plant is not None and not callable(plant):
+        kind = (
+            "a module; its MPC()"
+            if hasattr(plant, "MPC")
+            else f"a {type(plant).__name__}; a controller, MPC()"
         )
-    return plant
+        raise ParameterError(
+            f"{controller.name}: plant is {kind}, None for the model itself, or a function of x (..., n) and "
+            "u (..., m) that returns the next state is expected"
+        )
 
 
 def _leading(loop: Loop, x0: Tensor) -> Iterator[torch.Size]:
@@ -219,7 +220,7 @@ def _leading(loop: Loop, x0: Tensor) -> Iterator[torch.Size]:
     start = loop.mpc.make_start(loop.u_init, None)
     for t in range(loop.steps if any(isinstance(v, PerStep) for v in loop.parameters.values()) else 1):
         yield make_call(controller, x0, start, loop.horizon, _at_step(loop.parameters, t)).batch_shape
-    if isinstance(loop.plant, ProblemFunctions) and loop.plant is not loop.functions:
+    if isinstance(loop.plant, ProblemFunctions):
         plant = loop.plant.controller
         for p in plant.parameters:
             value = _at_step(loop.plant_parameters, 0).get(p.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,11 @@ def _no_such_option(name: str) -> str:
     near = begun or difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"MPC has no option {name!r}; {hint}its options are {', '.join(options)}"
+
+
+def _is_computed() -> bool:
+    """Whether there are statuses to look at, rather than a graph in the making."""
+    return not torch.compiler.is_compiling() and not is_traced()
 
 
 class MPC(ProblemFunctions):
@@ -234,13 +239,11 @@ class MPC(ProblemFunctions):
         first = u0.expand(*call.batch_shape, u0.shape[-1]).reshape(len(call.x0), u0.shape[-1])
         found = solve_from(self.key, self.controller, self.options, call, first, self._flat_quietly)
         outputs = tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in found)
-        self._report(outputs[3], lambda place: "the controls that follow u0")
+        if _is_computed():
+            device = device_of(self.controller, outputs[3])
+            where = "the controls that follow u0"
+            device.report_statuses(outputs[3], self.options.on_unconverged, lambda place: where)
         return Solution.of(outputs, None)
-
-    def _report(self, status: Tensor, where: Callable[[int], str]) -> None:
-        """Warn or raise where problems did not converge, unless nothing has been computed yet."""
-        if not torch.compiler.is_compiling() and not is_traced():
-            device_of(self.controller, status).report_statuses(status, self.options.on_unconverged, where)
 
     def _flat_quietly(self, call: Call) -> tuple[Tensor, ...]:
         """Outputs of a flat call, of whose failures nobody is told."""
@@ -262,8 +265,9 @@ class MPC(ProblemFunctions):
     ) -> ClosedLoop:
         """Control a plant for so many steps from ``x0`` (..., n): solve, apply the first control, move the plant.
 
-        plant: None, for the controller's own model; another generated controller, for its model with its
-        ``plant_parameters``; or a function of x (..., n) and u (..., m) that returns the next state, in torch.
+        plant: None, for the controller's own model and parameters; a generated controller, for its model with
+        ``plant_parameters`` (this one may be it, and then has other parameters as a plant); or a function of
+        x (..., n) and u (..., m) that returns the next state, in torch.
         disturbance: (..., steps, n), added to the state after each step. u_init, horizon, parameters: as of a single
         call; where a parameter is `mpcgen.PerStep(values)`, step t takes ``values[t]``, and so do plant_parameters.
         Each step starts from the plan before, moved on by a stage, its last row repeated; the plant's stage, and the
@@ -290,7 +294,8 @@ class MPC(ProblemFunctions):
             self, self, x0, steps, plant, plant_parameters, disturbance, u_init, horizon, parameters
         )
         found = loop.run(x0)
-        self._report(found.status, lambda place: f"at step {place % loop.steps}")
+        if _is_computed():
+            device_of(self.controller, found.status).report_steps(found.status, self.options.on_unconverged)
         return found
 
     def make_start(self, u_init: Tensor | None, solution: Outputs | None) -> Start:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from mpcgen.calls.reporting import Deferred, Report, report_singular, report_statuses
+from mpcgen.calls.reporting import Deferred, Report, report_singular, report_statuses, report_steps
 from mpcgen.errors import DeviceError, InternalError, ParameterError
 from mpcgen.runtime import interrupts
 from mpcgen.runtime.controller import Controller
@@ -46,6 +46,9 @@ class Device(Protocol):
 
     def report_statuses(self, status: Tensor, how: str, failure: Callable[[int], str]) -> None:
         """Warn or raise where problems did not converge, as asked; see `mpcgen.calls.reporting`."""
+
+    def report_steps(self, status: Tensor, how: str) -> None:
+        """Warn or raise where solves of closed loops, (..., steps), did not converge, as asked."""
 
     def report_singular(self, singular: Tensor, how: str) -> None:
         """Warn or raise where solutions are not differentiable, as asked."""
@@ -179,6 +182,10 @@ class Cpu:
         """See `Device`."""
         report_statuses(self._library.name, status, how, failure)
 
+    def report_steps(self, status: Tensor, how: str) -> None:
+        """See `Device`."""
+        report_steps(self._library.name, status, how)
+
     def report_singular(self, singular: Tensor, how: str) -> None:
         """See `Device`."""
         report_singular(self._library.name, singular, how)
@@ -237,6 +244,10 @@ class Cuda:
     def report_statuses(self, status: Tensor, how: str, failure: Callable[[int], str]) -> None:
         """See `Device`."""
         self._report(status, how, functools.partial(report_statuses, failure=failure), report_statuses)
+
+    def report_steps(self, status: Tensor, how: str) -> None:
+        """See `Device`."""
+        self._report(status, how, report_steps, report_steps)
 
     def report_singular(self, singular: Tensor, how: str) -> None:
         """See `Device`."""

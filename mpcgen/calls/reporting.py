@@ -28,24 +28,47 @@ def report_statuses(
 
     failure: what of a DIVERGED or MODEL problem, given its place in the flat batch, is not finite, and where.
     """
-    if on_unconverged == "ignore":
+
+    def first(place: int) -> str:
+        where = "" if status.numel() == 1 else f" of problem {place}"
+        return f"{where}: {failure(place)}" if failure is not None else ""
+
+    _report(name, status, on_unconverged, "problems", first, "mpcgen.diagnose(sol) tells which")
+
+
+def report_steps(name: str, status: Tensor, on_unconverged: str) -> None:
+    """Warn or raise if any solve of closed loops, status (..., steps), has a status other than zero."""
+    steps = status.shape[-1]
+
+    def first(solve: int) -> str:
+        where = "" if status.numel() == steps else f" of problem {solve // steps}"
+        return f"{where}: at step {solve % steps}"
+
+    what = f"solves, {steps} for each problem,"
+    more = "mpcgen.diagnose looks at one step solved by itself, mpc(loop.x[..., step, :])"
+    _report(name, status, on_unconverged, what, first, more)
+
+
+def _report(name: str, status: Tensor, how: str, what: str, first: Callable[[int], str], more: str) -> None:
+    """Say how many of ``what`` failed, why, and where the first of those is that are not finite."""
+    if how == "ignore":
         return
     failed = int((status != 0).sum())
-    if failed:
-        counts = [(Status(s), int((status == s).sum())) for s in Status if s != Status.CONVERGED]
-        parts = [f"{count} {s.name}: {s.meaning}; {s.advice}" for s, count in counts if count]
-        broken = ((status == Status.DIVERGED) | (status == Status.MODEL)).flatten()
-        if failure is not None and bool(broken.any()):
-            first = int(broken.nonzero()[0])
-            where = "" if status.numel() == 1 else f" of problem {first}"
-            how = "diverge" if status.flatten()[first] == Status.DIVERGED else "fail"
-            parts.append(f"First to {how}{where}: {failure(first)}")
-        _say(
-            f"{name}: {failed} of {status.numel()} problems did not converge. "
-            + ". ".join(parts)
-            + ". mpcgen.diagnose(sol) tells which, on_unconverged='ignore' silences this",
-            on_unconverged,
-        )
+    if not failed:
+        return
+    counts = [(Status(s), int((status == s).sum())) for s in Status if s != Status.CONVERGED]
+    parts = [f"{count} {s.name}: {s.meaning}; {s.advice}" for s, count in counts if count]
+    broken = ((status == Status.DIVERGED) | (status == Status.MODEL)).flatten()
+    if bool(broken.any()):
+        place = int(broken.nonzero()[0])
+        verb = "diverge" if status.flatten()[place] == Status.DIVERGED else "fail"
+        if said := first(place):
+            parts.append(f"First to {verb}{said}")
+    _say(
+        f"{name}: {failed} of {status.numel()} {what} did not converge. {'. '.join(parts)}. {more}, "
+        "on_unconverged='ignore' silences this",
+        how,
+    )
 
 
 def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:
@@ -63,7 +86,7 @@ def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:
 
 
 Report = Callable[[str, Tensor, str], None]
-"""`report_statuses`, without its last argument, or `report_singular`."""
+"""`report_statuses`, without its last argument, `report_steps` or `report_singular`."""
 
 
 def copy_to_host(flags: Tensor) -> tuple[Callable[[], bool], Tensor]:

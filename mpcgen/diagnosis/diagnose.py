@@ -10,6 +10,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
+from mpcgen.autograd.closed_loop import ClosedLoop
 from mpcgen.autograd.examination import ExaminationError
 from mpcgen.autograd.solution import Solution
 from mpcgen.calls.failures import describe_failure, describe_step
@@ -28,9 +29,19 @@ def diagnose(solution: Solution, *, file: TextIO | None = None) -> Report:
     solution: what a controller returned. file: where to print, default standard output. Returns the report, whose
     fields hold the numbers. A solution of `mpcgen.reference` is reported without its bounds, which it does not know.
     """
+    refuse_loops(solution)
     report = _examine(solution)
     print(report, file=sys.stdout if file is None else file)
     return report
+
+
+def refuse_loops(given: Solution) -> None:
+    """Raise ParameterError for a closed loop, which many would like to look at."""
+    if isinstance(given, ClosedLoop):
+        raise ParameterError(
+            "this is a ClosedLoop, whose plans are not kept; solve the step in question again: "
+            "mpc(loop.x[..., step, :])"
+        )
 
 
 def _examine(solution: Solution) -> Report:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd.solution import Solution
+from mpcgen.diagnosis.diagnose import refuse_loops
 from mpcgen.errors import MpcgenError, ShapeError
 from mpcgen.runtime.controller import Constraint
 from mpcgen.runtime.status import Status
@@ -33,8 +34,9 @@ def plot(solution: Solution, index: int | tuple[int, ...] = 0) -> Figure:
     ``MPC(history=True)`` recorded it.
 
     Raises PlotUnavailableError without matplotlib, ShapeError for an index outside the batch, ExaminationError
-    for a solution that does not know its bounds.
+    for a solution that does not know its bounds, ParameterError for a closed loop.
     """
+    refuse_loops(solution)
     figure_class = _figure_class()
     place = _place(index, solution.status.shape)
     controller = solution.controller

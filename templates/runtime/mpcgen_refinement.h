@@ -170,6 +170,7 @@ FUNCTION void take_differentials(sensitivity_state *s, int forward, const real *
   refinement r;
   begin_refinement(&r);
   for (int i = 0; i < NX; i++) d_x[i] = initial && s->sweep == 0 ? initial[i] : ALL(0);
+  for (int i = 0; i < NU; i++) d_u[i] = ALL(0); /* the end has none */
   for (int t = 0; t < s->horizon; t++) {
     follow_gains(s, s->sweep > 0 ? s->correction : s->step, t, d_x, d_u);
     take_stage(s, t, forward, d_x, d_u);
