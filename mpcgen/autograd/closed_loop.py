@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mpcgen.autograd.compiled_loop import is_compiled, run_compiled
+from mpcgen.autograd.compiled_loop import are_alike, is_compiled, run_compiled
 from mpcgen.autograd.evaluation import ProblemFunctions
-from mpcgen.calls.arguments import Start, as_tensor, make_call
+from mpcgen.calls.arguments import Call, Start, as_tensor, make_call
 from mpcgen.calls.options import Options, as_count
 from mpcgen.calls.warm_start import all_converged
 from mpcgen.errors import DtypeError, ParameterError, ShapeError
@@ -89,19 +89,22 @@ class Loop:
         if self.plant is None:
             tensors = (x0, self.disturbance, self.u_init, *map(_value, self.parameters.values()))
             if is_compiled(self.mpc.controller, self.mpc.quiet, list(tensors)):
-                return self._run_compiled(x0)
+                by_step = [name for name, value in self.parameters.items() if isinstance(value, PerStep)]
+                calls = self._calls(x0, self.steps if by_step else 1)
+                if are_alike(calls):
+                    return ClosedLoop(*self._run_compiled(calls, by_step))
         return self._run_by_steps(x0)
 
-    def _run_compiled(self, x0: Tensor) -> ClosedLoop:
-        """All steps in the kernels."""
+    def _calls(self, x0: Tensor, count: int) -> list[Call]:
+        """What the first steps ask, each of the first state."""
         controller, start = self.mpc.controller, self.mpc.make_start(self.u_init, None)
-        by_step = [name for name, value in self.parameters.items() if isinstance(value, PerStep)]
-        calls = [
-            make_call(controller, x0, start, self.horizon, _at_step(self.parameters, t))
-            for t in range(self.steps if by_step else 1)
+        return [
+            make_call(controller, x0, start, self.horizon, _at_step(self.parameters, t)) for t in range(count)
         ]
-        found = run_compiled(controller, self.mpc.quiet, calls, by_step, self.steps, self.disturbance)
-        return ClosedLoop(*found)
+
+    def _run_compiled(self, calls: list[Call], by_step: list[str]) -> tuple[Tensor, ...]:
+        """All steps in the kernels."""
+        return run_compiled(self.mpc.controller, self.mpc.quiet, calls, by_step, self.steps, self.disturbance)
 
     def _run_by_steps(self, x0: Tensor) -> ClosedLoop:
         """One step after the other."""

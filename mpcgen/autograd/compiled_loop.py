@@ -13,7 +13,7 @@ from mpcgen.calls.arguments import Call
 from mpcgen.calls.closed_loop import LoopCall, LoopOutputs, differentiate_loop, run_loop
 from mpcgen.calls.options import Options
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
-from mpcgen.errors import SecondDerivativeError
+from mpcgen.errors import SecondDerivativeError, TracingError
 from mpcgen.runtime.controller import Controller
 
 Tensors = tuple[Tensor, ...]
@@ -34,6 +34,12 @@ def is_compiled(controller: Controller, options: Options, tensors: list[Any]) ->
         or options.gradient == "unrolled"
         or options.unconverged_gradient == "nan"
     ) and all(type(t) in PLAIN and t.is_cpu for t in tensors if isinstance(t, Tensor))
+
+
+def are_alike(calls: list[Call]) -> bool:
+    """Whether each parameter has a value for every stage at all steps, or at none, and stage-wise ones all have it."""
+    shapes = [[value.shape[1:] for value in call.parameters] for call in calls]
+    return all(of_step == shapes[0] for of_step in shapes)
 
 
 def run_compiled(
@@ -107,16 +113,41 @@ class _Loop(torch.autograd.Function):
     @staticmethod
     @never_compiled
     def backward(ctx: Any, g_x: Tensor | None, g_u: Tensor | None, g_costs: Tensor | None, _: Any) -> Any:
-        """Reverse mode, once: raises SecondDerivativeError where the gradient is to be differentiated."""
+        """Reverse mode, once."""
         functions.refuse_tracer()
-        if torch.is_grad_enabled() or not functions.is_plain((g_x, g_u, g_costs)):
-            raise SecondDerivativeError
-        x, u, *parameters = ctx.saved_tensors
-        found = LoopOutputs(x, u, u, *ctx.rest)
-        wanted = ctx.needs_input_grad
-        g_x0, g_push, gradients = differentiate_loop(
-            ctx.call, found, tuple(parameters), (g_x, g_u, g_costs), any(wanted[3:]), wanted[2]
-        )
-        if g_push is not None and ctx.is_shared_disturbance:
-            g_push = g_push.sum(0, keepdim=True)
-        return None, g_x0, g_push, *(gradients or [None] * len(parameters))
+        if not functions.is_plain((g_x, g_u, g_costs)):
+            raise TracingError(
+                "a closed loop's gradients are computed one at a time; for several at once use torch.func.jacrev, or "
+                "vectorize=False, or is_grads_batched=False"
+            )
+
+        def compute(g_x: Any, g_u: Any, g_costs: Any, x: Tensor, u: Tensor, *parameters: Tensor) -> Any:
+            wanted = ctx.needs_input_grad
+            g_x0, g_push, gradients = differentiate_loop(
+                ctx.call,
+                LoopOutputs(x, u, u, *ctx.rest),
+                parameters,
+                (g_x, g_u, g_costs),
+                any(wanted[3:]),
+                wanted[2],
+            )
+            if g_push is not None and ctx.is_shared_disturbance:
+                g_push = g_push.sum(0, keepdim=True)
+            return None, g_x0, g_push, *(gradients or [None] * len(parameters))
+
+        given = (g_x, g_u, g_costs, *ctx.saved_tensors)
+        return functions.apply(_Once, compute, *given) if torch.is_grad_enabled() else compute(*given)
+
+
+class _Once(torch.autograd.Function):
+    """(compute, *tensors) -> what it computes of them, gradients that have none of their own."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Any, *tensors: Tensor | None) -> Any:
+        """Compute."""
+        return compute(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        """Refuse: raises SecondDerivativeError."""
+        raise SecondDerivativeError

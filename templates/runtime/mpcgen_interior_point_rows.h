@@ -86,8 +86,8 @@ RARE real find_limits(barrier_state *s, int t) {
   for (int i = 0; i < (t < s->horizon ? NPATH : NEND); i++, limit += LIMIT_REALS) {
     const real size = lane_max(lane_abs(lower[i]), lane_abs(upper[i]));
     mask meets = lane_and(lane_le(upper[i] - lower[i], ALL(8 * SCALAR_EPSILON) * size), lane_finite(size));
-    mask has_lower = lane_and(lane_not(meets), lane_finite(lower[i]));
-    mask has_upper = lane_and(lane_not(meets), lane_finite(upper[i]));
+    mask has_lower = lane_and(lane_not(meets), is_bound(lower[i]));
+    mask has_upper = lane_and(lane_not(meets), is_bound(upper[i]));
 #if SOFT_ROWS
     find_price(limit, linear[i], quadratic[i], &has_lower, &has_upper, &meets);
 #endif

@@ -213,6 +213,9 @@ typedef struct {
   real unit, over_unit;    /* D: half of the range, or what stands for it; and 1/D */
 } control_room;
 
+/* Whether a bound is one: what is beyond the largest number that has a square holds nothing back. */
+INLINE mask is_bound(real bound) { return lane_lt(lane_abs(bound), ALL(SCALAR_HUGE)); }
+
 /* The larger of two numbers. Of constants the compiler knows which it is, as it does not of lane_max, an instruction: and
  * where bounds are constants nothing is left to compute of what follows from them. */
 INLINE real larger(real a, real b) { return lane_select(lane_lt(a, b), b, a); }
@@ -223,13 +226,13 @@ INLINE void find_room(const barrier_state *s, int t, control_room *room) {
   EACH(i, NU) {
     control_room *r = &room[i];
     const real size = larger(lane_abs(lower[i]), lane_abs(upper[i])), half = R(0.5) * (upper[i] - lower[i]);
-    const mask bounded = lane_finite(half);
+    const mask bounded = lane_and(is_bound(lower[i]), is_bound(upper[i]));
     const mask meets = lane_and(bounded, lane_le(half, ALL(8 * SCALAR_EPSILON) * size));
     r->lower = lower[i];
     r->upper = upper[i];
     r->is_free = lane_not(meets);
-    r->has_lower = lane_and(lane_finite(lower[i]), r->is_free);
-    r->has_upper = lane_and(lane_finite(upper[i]), r->is_free);
+    r->has_lower = lane_and(is_bound(lower[i]), r->is_free);
+    r->has_upper = lane_and(is_bound(upper[i]), r->is_free);
     r->unit = lane_select(lane_and(bounded, r->is_free), half, s->unit[i]);
     r->over_unit = ALL(1) / r->unit;
   }

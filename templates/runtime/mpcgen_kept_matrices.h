@@ -44,11 +44,13 @@ FUNCTION void sweep_with_kept_matrices(solver_state *s) {
   value_model *value = &s->value;
   sweep_summary summary;
   control_problem p;
-  int anew = !s->has_kept;
+  const int weighs = s->weighs_points; /* which reads the Hessians of all value functions */
+  int anew = !s->has_kept || weighs;
   clear_summary(&summary);
   terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
   EACH(i, NX) value->offset[i] = ALL(0);
   copy_reals(s->costate + last * NX, value->costate, NX);
+  if (__builtin_expect(weighs, 0)) weigh_state(s, last, value, &summary);
   for (int t = last - 1; t >= 0; t--) {
     const reals x = s->x + t * NX, u = s->u + t * NU, gain = s->gain + t * NU * NX, step = s->step + t * NU;
     stage_model *q = kept_model(s, t);
@@ -63,6 +65,7 @@ FUNCTION void sweep_with_kept_matrices(solver_state *s) {
     }
     update_gradient(q, p.quu, p.qu, gain, step, value);
     copy_reals(s->costate + t * NX, value->costate, NX);
+    if (__builtin_expect(weighs, 0)) weigh_state(s, t, value, &summary);
   }
   s->has_kept = 1;
   s->summary = summary;

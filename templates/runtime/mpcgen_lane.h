@@ -21,6 +21,7 @@ typedef int64_t scalar_bits;
 typedef uint64_t scalar_magnitude;
 #define SCALAR_EPSILON 2.220446049250313e-16
 #define SCALAR_LEAST 2.2250738585072014e-308 /* the least with all digits */
+#define SCALAR_HUGE 1e150 /* its square is a number still */
 #define ALL_BUT_SIGN INT64_MAX
 #define LANE_BYTES 8
 #else
@@ -29,6 +30,7 @@ typedef int32_t scalar_bits;
 typedef uint32_t scalar_magnitude;
 #define SCALAR_EPSILON 1.1920929e-07f
 #define SCALAR_LEAST 1.17549435e-38f
+#define SCALAR_HUGE 1e18f
 #define ALL_BUT_SIGN INT32_MAX
 #define LANE_BYTES 4
 #endif
