@@ -27,7 +27,9 @@ OPTIONAL = {
     "casadi": ("baseline", "models from CasADi, `mpcgen compare` and the baseline"),
     "numpy": ("baseline", "the baseline and `mpcgen export`"),
     "matplotlib": ("plot", "`mpcgen.plot`"),
-    "gymnasium": ("paper", "the paper's experiments"),
+    "gymnasium": ("rl", "the paper's experiments and examples/reinforcement_learning.py"),
+    "ray": ("ray", "examples/sweep_ray.py"),
+    "pyarrow": ("ray", "the files of examples/sweep_ray.py"),
 }
 """Packages that parts of mpcgen need: the extra that installs each, and what for."""
 
@@ -64,19 +66,19 @@ class Found:
 
 
 def examine() -> Iterator[Found]:
-    """Look at Python, compiler, instruction set, cache, torch, CUDA and optional packages, one after the other.
+    """Look at Python, cache, compiler, instruction set, torch, CUDA and optional packages, one after the other.
 
     What is lacking is found, not raised. Compiles and runs a one-line program.
     """
     yield Found("mpcgen", f"{mpcgen.__version__}, interface {ABI}, in {Path(mpcgen.__file__).parent}")
     yield Found("Python", f"{platform.python_version()}, {sys.executable}")
     yield _headers()
+    yield _cache()
     compiler = _compiler()
     yield compiler
     yield _instruction_set()
     if not compiler.is_lacking:
         yield _try_out()
-    yield _cache()
     yield _torch()
     yield from _cuda()
     for package, (extra, purpose) in OPTIONAL.items():
@@ -144,9 +146,8 @@ def _cache() -> Found:
     root = cache.cache_root()
     remedy = f"{root} cannot be written; set MPCGEN_CACHE_DIR to a folder that you can write"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            found = cache.contents()
+        cache.require_writable()
+        found = cache.contents()
     except OSError as error:
         return Found("cache", None, f"{remedy} ({error})")
     return Found(

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 import mpcgen
-from mpcgen.build import zig
+from mpcgen.build import toolchain, zig
 from mpcgen.cli import main
 
 
@@ -38,9 +38,12 @@ def test_json_has_every_part_with_what_to_do(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda patch, folder: patch.setenv("CC", "no-such-compiler"), "CC=no-such-compiler"),
+        (lambda patch, folder: patch.setenv("CC", "no-such-compiler"), "CC=no-such-compiler names none"),
+        (lambda patch, folder: patch.setenv("CC", "no-such-compiler"), "unset CC, or set it to"),
         (lambda patch, folder: patch.setenv("CC", "true"), "so it is no C compiler"),
+        (lambda patch, folder: patch.setenv("CC", "true"), "unset CC, or set it to"),
         (lambda patch, folder: patch.setenv("MPCGEN_CACHE_DIR", str(folder / "file" / "c")), "set MPCGEN_CACHE_DIR"),
+        (lambda patch, folder: patch.setenv("MPCGEN_CACHE_DIR", str(folder / "file")), "set MPCGEN_CACHE_DIR"),
     ],
 )  # fmt: skip
 def test_what_is_lacking_is_named_with_what_to_do_and_ends_with_one(change, named, tmp_path, monkeypatch):
@@ -63,3 +66,21 @@ def test_a_compiler_whose_programs_do_not_run_is_found_out(tmp_path, monkeypatch
     result = run()
     assert result.exit_code == 1, result.output
     assert "does not run" in result.output
+
+
+def test_a_compiler_that_does_not_answer_is_named_with_its_command(tmp_path, monkeypatch):
+    script = tmp_path / "slow-cc"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+    monkeypatch.setattr(toolchain, "ANSWER_SECONDS", 0.2)
+    result = run()
+    assert result.exit_code == 1, result.output
+    assert f"{script} --version has not ended after 0.2 s" in result.output
+
+
+def test_a_cache_that_cannot_be_written_does_not_blame_the_compiler(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MPCGEN_CACHE_DIR", str(tmp_path / "file"))
+    names = [line.split()[1] for line in run().output.splitlines() if line.startswith("FAIL")]
+    assert names == ["cache"]

@@ -6,7 +6,7 @@ from controllers import EXAMPLES
 
 import mpcgen
 from mpcgen.build import zig
-from mpcgen.build.cache import cache_root
+from mpcgen.build.cache import cache_root, working_folder
 from mpcgen.build.target import known_targets
 from mpcgen.build.toolchain import Compiler, find_compiler, find_toolchain, run_compiler
 
@@ -97,6 +97,23 @@ def solved(module, x0):
 def test_what_zig_keeps_lies_in_mpcgens_cache(monkeypatch):
     for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
-        assert zig.environment(cache_root())[name] == str(cache_root() / "zig")
+        assert zig.environment(working_folder("zig"))[name] == str(cache_root() / "zig")
     monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", "elsewhere")
-    assert "ZIG_GLOBAL_CACHE_DIR" not in zig.environment(cache_root())
+    assert "ZIG_GLOBAL_CACHE_DIR" not in zig.environment(working_folder("zig"))
+
+
+def test_where_the_cache_cannot_be_written_zig_gets_a_folder_that_can(tmp_path, monkeypatch):
+    """It would try for ever to write to one that cannot."""
+    (tmp_path / "file").write_text("")
+    for cache in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("MPCGEN_CACHE_DIR", str(cache))
+        folder = working_folder("zig")
+        (folder / "probe").write_text("")
+        assert tmp_path not in folder.parents
+
+
+@needs_zig
+def test_zig_is_found_where_the_cache_cannot_be_written(no_other, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MPCGEN_CACHE_DIR", str(tmp_path / "file"))
+    assert find_compiler().is_zig

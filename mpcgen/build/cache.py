@@ -6,9 +6,11 @@ what is written there anyone may read who reaches it. What cannot be noted there
 user's, is found out again the next time.
 """
 
+import atexit
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -112,6 +114,35 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):  # another user's, who was faster
             folder.chmod(stat.S_IMODE(root.stat().st_mode))
+
+
+def require_writable() -> None:
+    """Make the cache's folder where there is none. Raises OSError where nothing can be written there."""
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=root):
+        pass
+
+
+def working_folder(part: str) -> Path:
+    """Where a compiler keeps what it makes: in the cache, or in a temporary folder where that cannot be written."""
+    folder = cache_root() / part
+    try:
+        require_writable()
+        if folder.exists():
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError:
+        return _temporary_folder(part)
+    return folder
+
+
+@functools.cache
+def _temporary_folder(part: str) -> Path:
+    """A folder that goes when this process ends."""
+    folder = tempfile.mkdtemp(prefix=f"mpcgen-{part}-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @dataclasses.dataclass(frozen=True)

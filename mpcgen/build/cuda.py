@@ -24,7 +24,7 @@ from pathlib import Path
 from mpcgen.build.compiling import run_all, run_one
 from mpcgen.build.digest import HEADER_FOLDER
 from mpcgen.build.extension import write_sources
-from mpcgen.build.toolchain import run_compiler, split_command
+from mpcgen.build.toolchain import ANSWER_SECONDS, run_compiler, split_command
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, CompilerNotFoundError
 from mpcgen.runtime.loading import DTYPES, bits_of, interface_name, library_name
@@ -154,8 +154,12 @@ def find_shim_toolchain() -> CudaToolchain:
         path = shutil.which(command[0])
         if path is not None:
             return CudaToolchain((path, *command[1:]), _version((path, *command[1:])), ())
+    if named:
+        raise CompilerNotFoundError(
+            f"no C++ compiler found: CXX={named} names none on the PATH; unset CXX, or set it to one, e.g. CXX=g++"
+        )
     raise CompilerNotFoundError(
-        f"no C++ compiler found: looked for {named or ', '.join(HOST_COMPILERS)} on the PATH. Install one, e.g. "
+        f"no C++ compiler found: looked for {', '.join(HOST_COMPILERS)} on the PATH. Install one, e.g. "
         f"`apt install g++`, or set CXX to its path"
     )
 
@@ -288,7 +292,7 @@ def _present_architectures() -> tuple[str, ...]:
 
 @functools.cache
 def _version(command: tuple[str, ...]) -> str:
-    process = run_compiler([*command, "--version"])
+    process = run_compiler([*command, "--version"], seconds=ANSWER_SECONDS)
     lines = process.stdout.strip().splitlines()
     if process.returncode != 0 or not lines:
         raise CompilerNotFoundError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mpcgen.build import zig
-from mpcgen.build.cache import cache_root, note
+from mpcgen.build.cache import cache_root, note, working_folder
 from mpcgen.build.target import Target, select_target
 from mpcgen.errors import BuildError, CompilerNotFoundError
 from mpcgen.runtime.loading import DTYPES
@@ -57,6 +57,8 @@ int main(void)
 }
 """
 """Links where glibc's vector math library is complete: glibc 2.35 or later on x86-64."""
+ANSWER_SECONDS = 60.0
+"""Time for a compiler to say who it is: zig's first answer on a slow disk takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +202,14 @@ def find_compiler() -> Compiler:
     pip_compiler = None if named else zig.find()
     if pip_compiler is not None:
         return identify(tuple(pip_compiler))
-    looked_for = f"CC={named}" if named else ", ".join(COMPILERS)
+    places = f"on the PATH ({os.environ.get('PATH', '')!r})"
+    if named:
+        raise CompilerNotFoundError(
+            f"no C compiler found: CC={named} names none {places}; unset CC, or set it to a compiler and its flags, "
+            f"e.g. CC=gcc"
+        )
     raise CompilerNotFoundError(
-        f"no C compiler found: looked for {looked_for} on the PATH ({os.environ.get('PATH', '')!r}). "
+        f"no C compiler found: looked for {', '.join(COMPILERS)} {places}. "
         f"Install one, e.g. `pip install 'mpcgen[compiler]'`, which needs no rights, `apt install gcc`, "
         f"`dnf install gcc` or `xcode-select --install`, or set CC to its path"
     )
@@ -219,9 +226,15 @@ def split_command(variable: str, value: str) -> list[str]:
     return words or [value]
 
 
-def run_compiler(command: list[str], directory: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a compiler's command line, its words in English and captured. Raises CompilerNotFoundError."""
-    environment = {**os.environ, "LC_ALL": "C", **zig.environment(cache_root())}
+def run_compiler(
+    command: list[str], directory: Path | None = None, seconds: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a compiler's command line, its words in English and captured.
+
+    ``seconds``: time that it has, without limit by default. Raises CompilerNotFoundError where it does not start, or
+    has not ended by then.
+    """
+    environment = {**os.environ, "LC_ALL": "C", **zig.environment(working_folder("zig"))}
     try:
         return subprocess.run(
             command,
@@ -231,7 +244,13 @@ def run_compiler(command: list[str], directory: Path | None = None) -> subproces
             text=True,
             errors="replace",
             check=False,
+            timeout=seconds,
         )
+    except subprocess.TimeoutExpired as error:
+        raise CompilerNotFoundError(
+            f"{shlex.join(command)} has not ended after {seconds:g} s; run it by hand to see why, or set CC to another "
+            f"compiler"
+        ) from error
     except OSError as error:
         raise CompilerNotFoundError(
             f"the C compiler {command[0]} does not start ({error}); reinstall it or set CC to another one"
@@ -243,16 +262,18 @@ def identify(command: tuple[str, ...]) -> Compiler:
     said = _ask(command, "--version")
     version, triple = said.splitlines()[0], _ask(command, "-dumpmachine").splitlines()[0]
     question = zig.version_command(command) if "clang" in version else None
-    own = zig.full_version(run_compiler(question).stdout, version) if question else None
+    own = (
+        zig.full_version(run_compiler(question, seconds=ANSWER_SECONDS).stdout, version) if question else None
+    )
     return Compiler(command, own or version, (zig.triple(said) if own else None) or triple)
 
 
 def _ask(command: tuple[str, ...], option: str) -> str:
-    process = run_compiler([*command, option])
+    process = run_compiler([*command, option], seconds=ANSWER_SECONDS)
     if process.returncode != 0 or not process.stdout.strip():
         raise CompilerNotFoundError(
             f"{shlex.join(command)} {option} failed with exit code {process.returncode}, so it is no "
-            f"C compiler that mpcgen can use; set CC to gcc or clang. "
+            f"C compiler that mpcgen can use; unset CC, or set it to gcc or clang. "
             f"It said: {process.stderr.strip() or 'nothing'}"
         )
     return process.stdout.strip()

@@ -3,8 +3,7 @@
 `zig cc` takes clang's flags and differs in four things, seen with ziglang 0.17.1. Without -march it compiles for the
 CPU it runs on, where gcc and clang compile for any. It calls instruction sets x86_64_v3 and takes the hyphens of
 x86-64-v3 for switches of single features. Without -O it adds checks for undefined behaviour that end the process, and
-their run time. It keeps what it makes, some 25 MB for each instruction set that is linked for, in a cache of its own,
-by default the user's.
+their run time. It keeps what it makes, some 50 MB, in a cache of its own, by default the user's.
 """
 
 import importlib.util
@@ -62,7 +61,10 @@ def machine_flags(flags: Sequence[str]) -> tuple[str, ...]:
     return own if any(flag.startswith("-mcpu=") for flag in own) else (PLAIN_CPU, *own)
 
 
-def environment(cache: Path) -> dict[str, str]:
-    """Variables that let zig keep what it makes in mpcgen's cache, unless the user has named a place."""
+def environment(folder: Path) -> dict[str, str]:
+    """Variables that let zig keep what it makes in ``folder``, unless the user has named a place.
+
+    It has to be one that can be written: where it cannot, zig tries for ever.
+    """
     names = ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")
-    return {name: str(cache / "zig") for name in names if name not in os.environ}
+    return {name: str(folder) for name in names if name not in os.environ}
