@@ -10,7 +10,14 @@ import mpcgen
 from examples.bench.problems import linear_quadratic
 from mpcgen import Status
 from mpcgen.autograd.closed_loop import Loop
-from mpcgen.errors import DtypeError, ParameterError, SecondDerivativeError, ShapeError, UnconvergedError
+from mpcgen.errors import (
+    DtypeError,
+    ParameterError,
+    SecondDerivativeError,
+    ShapeError,
+    TracingError,
+    UnconvergedError,
+)
 from tests.controllers import compiled
 from tests.test_hand_over import catalyst
 
@@ -140,9 +147,11 @@ def test_matrices_that_a_linear_quadratic_sweep_keeps_are_those_of_the_problem(s
         sol, alone_loop = mpc(drawn.x0[[i, i]], **alone), mpc.closed_loop(drawn.x0[[i, i]], STEPS, **alone)
         assert is_same(sol.u[0], whole.u[i]) and is_same(sol.gains[0], whole.gains[i])
         assert is_same(alone_loop.x[0], loop.x[i])
-    assert is_same(
-        mpc.closed_loop(drawn.x0, STEPS, **changing).x, step_by_step(mpc, drawn.x0, STEPS, **changing).x
-    )
+    differing = own | {"F": mpcgen.PerStep([F, F.expand(8, 3, 5), own["F"], 0.9 * F, own["F"]])}
+    for given in (changing, differing):
+        assert is_same(
+            mpc.closed_loop(drawn.x0, STEPS, **given).x, step_by_step(mpc, drawn.x0, STEPS, **given).x
+        )
 
 
 def test_the_compiled_loop_waits_for_the_interior_point(step_by_step):
@@ -165,6 +174,33 @@ def test_a_loop_is_differentiated_once(pendulum):
     x0 = pendulum.starts(2, 0).requires_grad_()
     with pytest.raises(SecondDerivativeError):
         torch.autograd.grad(pendulum.mpc().closed_loop(x0, 2).x.sum(), x0, create_graph=True)
+
+
+def test_a_gradient_may_keep_its_graph_which_ends_there(pendulum):
+    x0 = pendulum.starts(2, 0).requires_grad_()
+    total = pendulum.mpc().closed_loop(x0, 2).cost.sum()
+    (plain,) = torch.autograd.grad(total, x0, retain_graph=True)
+    (kept,) = torch.autograd.grad(total, x0, create_graph=True)
+    assert torch.equal(kept, plain) and kept.requires_grad
+    with pytest.raises(SecondDerivativeError):
+        kept.sum().backward()
+    with pytest.raises(TracingError, match=r"one at a time.*jacrev"):
+        torch.autograd.grad(
+            pendulum.mpc().closed_loop(x0, 2).x, x0, torch.ones(2, 2, 3, 3, dtype=F64), is_grads_batched=True
+        )
+
+
+def test_at_rest_in_float32_rounding_of_states_is_weighed_with_matrices_that_are_kept():
+    """Far away, a follower that keeps its distance: what is left of the cost is rounding of where both are."""
+    problem = mpcgen.Problem("follower", horizon=20)
+    ahead, own, speed = problem.states("ahead own speed")
+    (push,) = problem.controls("push", lower=-2.0, upper=2.0)
+    problem.dynamics = [ahead + 0.03, own + 0.1 * speed + 0.005 * push, 0.97 * speed + 0.1 * push]
+    problem.stage_cost = (ahead - own) ** 2 + 0.1 * (speed - 0.3) ** 2 + 0.01 * (push - 0.09) ** 2
+    problem.terminal_cost = 10 * (ahead - own) ** 2
+    mpc = compiled(problem, ("float32",)).MPC(on_unconverged="ignore")
+    x0 = torch.tensor([[1e3, 1e3, 0.3], [1e3, 1e3 + 1e-3, 0.3], [1e3, 1e3 + 1, 0.0]])
+    assert (mpc.closed_loop(x0, 30).status == Status.CONVERGED).all()
 
 
 @pytest.mark.parametrize("itself", [False, True], ids=["another", "itself"])

@@ -119,6 +119,15 @@ def test_float32_finds_the_optimum_of_float64(make):
     assert rounded.violation.max() <= 1e-5
 
 
+@pytest.mark.parametrize(("dtype", "far"), [("float32", 1e20), ("float64", 1e160)])
+def test_a_bound_beyond_all_reach_is_none(dtype, far):
+    mpc = module(problems.safe_cartpole, dtype).MPC(max_iterations=500, on_unconverged="raise")
+    x0 = start(problems.safe_cartpole).to(getattr(torch, dtype))
+    found, free = mpc(x0, wall=far), mpc(x0, wall=torch.inf)
+    assert torch.equal(found.u, free.u) and torch.equal(found.iterations, free.iterations)
+    assert (mpc(x0).u - free.u).abs().max() > 0.1  # the wall that there is does matter
+
+
 def test_forward_mode_is_the_transpose_of_reverse_mode():
     make = problems.safe_cartpole
     mpc = module(make).MPC(max_iterations=500)
