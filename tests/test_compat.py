@@ -1,8 +1,10 @@
 """The paper's package on our kernels: solutions against dense solves and rollouts, gradients by differences."""
 
+import types
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,23 +65,29 @@ def test_bounded_problems_are_solved():
     torch.testing.assert_close(costs, util.get_cost(T, u, QuadCost(*values[1:3]), x=x))
 
 
-def test_changes_of_controls_cost():
-    values, penalty = random_lq(), 3.0
+@pytest.mark.parametrize(
+    "penalty", [3.0, torch.tensor([0.0, 7.0])]
+)  # one for each control, as many as problems
+def test_changes_of_controls_cost(penalty):
+    values = random_lq()
     before = torch.tensor([[0.5, -0.5]], dtype=torch.float64).expand(B, M)
     solver = mpc.MPC(N, M, T, slew_rate_penalty=penalty, prev_ctrl=before)
     _, u, costs = solver(values[0], QuadCost(*values[1:3]), LinDx(*values[3:]))
     change = torch.eye(T * M, dtype=torch.float64) - torch.diag(
         torch.ones((T - 1) * M, dtype=torch.float64), -M
     )
+    weights = (torch.ones(M, dtype=torch.float64) * penalty).repeat(T)
     for b in range(B):
         H, g = condensed(*values, b)
         first = torch.cat((before[b], torch.zeros((T - 1) * M, dtype=torch.float64)))
-        expected = torch.linalg.solve(H + penalty * change.T @ change, penalty * change.T @ first - g)
+        expected = torch.linalg.solve(
+            H + change.T @ (weights[:, None] * change), change.T @ (weights * first) - g
+        )
         torch.testing.assert_close(stacked(u, b), expected, rtol=0, atol=1e-9)
     x = util.get_traj(T, u, values[0], LinDx(*values[3:]))
-    changes = torch.diff(u, dim=0, prepend=before[None]).square().sum((0, 2))
+    changes = (torch.diff(u, dim=0, prepend=before[None]).square() * weights[:M]).sum((0, 2))
     own = util.get_cost(T, u, QuadCost(*values[1:3]), x=x)
-    torch.testing.assert_close(costs, own + penalty / 2 * changes)
+    torch.testing.assert_close(costs, own + changes / 2)
 
 
 def test_gradients_are_those_of_the_solution():
@@ -286,6 +294,155 @@ def test_the_cartpole_is_the_example():
     )
 
 
+class Cart(nn.Module):
+    """Reads its step from the class, the gain by a method, and what cannot be seen by name."""
+
+    dt = 0.1
+
+    def gain(self) -> float:
+        return 1.0
+
+    def forward(self, x: Tensor, u: Tensor) -> Tensor:
+        push = globals()["HIDDEN"] * self.gain() * u[:, 0]
+        return torch.stack((x[:, 0] + self.dt * x[:, 1], x[:, 1] + self.dt * push), -1)
+
+
+HIDDEN = 1.0
+CART_START = torch.tensor([[1.0, 0.5], [0.0, -1.0]], dtype=torch.float64)
+CART_COST = QuadCost(torch.diag(torch.tensor([1.0, 1.0, 0.1], dtype=torch.float64)))
+
+
+def test_class_attributes_and_methods_are_part_of_a_module(monkeypatch):
+    first = mpc.MPC(2, 1, 5)(CART_START, CART_COST, Cart())
+    monkeypatch.setattr(Cart, "dt", 0.3)
+    x, u, _ = mpc.MPC(2, 1, 5)(CART_START, CART_COST, Cart())
+    torch.testing.assert_close(x, util.get_traj(5, u, CART_START, Cart()))
+    assert not torch.allclose(x, first[0])
+    before = problems.structure_of(Cart()).key
+    monkeypatch.setattr(Cart, "gain", lambda self: 5.0)
+    assert problems.structure_of(Cart()).key != before
+
+
+def test_a_module_that_is_another_one_unseen_is_refused(monkeypatch):
+    mpc.MPC(2, 1, 5)(CART_START, CART_COST, Cart())
+    monkeypatch.setitem(globals(), "HIDDEN", 1.01)
+    with pytest.raises(mpcgen.ParameterError, match="dx now computes something else than what was compiled"):
+        mpc.MPC(2, 1, 5)(CART_START, CART_COST, Cart())
+
+
+class Namespace:
+    DT = 0.1
+
+
+class Slotted:
+    __slots__ = ("DT",)
+
+    def __init__(self) -> None:
+        self.DT = 0.1
+
+
+SETTINGS = types.ModuleType("settings")
+SETTINGS.DT = 0.1
+SLOTTED = Slotted()
+EXPONENTIAL = np.exp
+real = 3
+
+
+class Reader:
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        return x + OFFSET * u
+
+
+def by_module(x: Tensor, u: Tensor) -> Tensor:
+    return x + SETTINGS.DT * u
+
+
+def by_class(x: Tensor, u: Tensor) -> Tensor:
+    return x + Namespace.DT * u
+
+
+def by_slot(x: Tensor, u: Tensor) -> Tensor:
+    return x + SLOTTED.DT * u
+
+
+def by_itself(x: Tensor, u: Tensor) -> Tensor:
+    return x + by_itself.DT * u
+
+
+by_itself.DT = 0.1
+
+
+@pytest.mark.parametrize(
+    ("function", "owner"),
+    [(by_module, SETTINGS), (by_class, Namespace), (by_slot, SLOTTED), (by_itself, by_itself)],
+)
+def test_attributes_that_functions_read_are_part_of_them(function, owner, monkeypatch):
+    before = problems.structure_of(function).key
+    assert problems.structure_of(function).key == before
+    monkeypatch.setattr(owner, "DT", 0.2)
+    assert problems.structure_of(function).key != before
+
+
+def test_names_are_told_from_attributes(monkeypatch):
+    assert problems.structure_of(Reader()).tensors[0] is OFFSET
+
+    def function(x: Tensor, u: Tensor) -> Tensor:
+        return EXPONENTIAL(x.real) + late(u)
+
+    before = problems.structure_of(function).key  # a ufunc, and a closure that is not filled yet
+    monkeypatch.setitem(globals(), "real", 4)
+    assert problems.structure_of(function).key == before
+    late = torch.sin
+    assert problems.structure_of(function).key != before
+
+
+class Counting(Cart):
+    calls = 0
+
+    def forward(self, x: Tensor, u: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x, u)
+
+
+def test_a_module_that_counts_its_calls_is_compiled_once():
+    module = Counting()
+    for _ in range(2):
+        mpc.MPC(2, 1, 5)(CART_START, CART_COST, module)
+        count = len(problems._compiled)
+    assert module.calls == 0 and len(problems._compiled) == count
+
+
+def test_a_last_control_that_nothing_reads_is_zero():
+    x_init, C, c, F, f = random_lq()
+    C[-1, :, N:], C[-1, :, :, N:], c[-1, :, N:] = 0, 0, 0
+    free = mpc.MPC(N, M, T)(x_init, QuadCost(C, c), LinDx(F, f))
+    for one, other in zip(
+        free, mpc.MPC(N, M, T, slew_rate_penalty=0.0)(x_init, QuadCost(C, c), LinDx(F, f)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    dynamics = LinDx(torch.tensor([[1.0, 0.5]], dtype=torch.float64))
+    x_init = torch.tensor([[0.3], [3.0]], dtype=torch.float64)
+    x, u, costs = mpc.MPC(1, 1, 4, -1.0, 1.0)(x_init, lambda tau: tau[:, 0] ** 2, dynamics)
+    assert (u[-1] == 0).all() and u[0, 1] == -1
+    torch.testing.assert_close(costs, x.square().sum((0, 2)))
+
+
+def test_what_more_iterations_do_not_help_has_its_own_words():
+    values = random_lq()
+    lower = torch.zeros(T, B, M, dtype=torch.float64)
+    lower[1, 0] = 1.0  # above the upper bound of one problem
+    with pytest.warns(mpcgen.UnconvergedWarning, match="1 INVALID_INPUT.*u_lower is above") as caught:
+        solver = mpc.MPC(N, M, T, lower, 0.2, exit_unconverged=False)
+        solver(values[0], QuadCost(*values[1:3]), LinDx(*values[3:]))
+    assert "lqr_iter" not in str(caught[0].message)
+
+
+@pytest.mark.parametrize(("q", "lower"), [(torch.nan, -1.0), (0.0, 2.0), (0.0, torch.nan)])
+def test_a_box_without_room_is_refused(q, lower):
+    with pytest.raises(mpcgen.ParameterError, match="finite H and q and lower <= upper"):
+        pnqp.pnqp(torch.eye(2)[None], torch.full((1, 2), q), lower, 1.0)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -298,6 +455,14 @@ def test_the_cartpole_is_the_example():
         ({"u_lower": torch.zeros(T + 1, M).double()}, mpcgen.ShapeError, "u_lower has shape"),
         ({"u_init": [0.0]}, mpcgen.ParameterError, "u_init is a list"),
         ({"prev_ctrl": torch.zeros(5).double(), "slew_rate_penalty": 1.0}, mpcgen.ShapeError, "prev_ctrl"),
+        (
+            {"slew_rate_penalty": torch.ones(3).double()},
+            mpcgen.ShapeError,
+            r"slew_rate_penalty has shape \(3,\)",
+        ),
+        ({"slew_rate_penalty": "a"}, mpcgen.ParameterError, "slew_rate_penalty is a str"),
+        ({"u_lower": 0.3, "u_upper": 0.2}, mpcgen.ParameterError, "u_lower has 0.3 where u_upper has 0.2"),
+        ({"u_upper": torch.nan}, mpcgen.ParameterError, "u_upper has nan"),
         ({"n_batch": 7}, mpcgen.ShapeError, "n_batch=7"),
         ({"eps": 0.0}, mpcgen.ParameterError, "eps=0.0; a positive number"),
         ({"lqr_iter": 0}, mpcgen.ParameterError, "lqr_iter=0"),

@@ -60,13 +60,40 @@ def quadratic_cost(cost: QuadCost, sizes: Sizes, like: Tensor) -> dict[str, Tens
 
 
 def unseen_controls(given: dict[str, Tensor], sizes: Sizes) -> Tensor | None:
-    """Which entries (m,) or (B, m) of the last control no term of C and c reads; None if there are none."""
-    C, n, c = given["C"], sizes.n, given.get("c")
+    """Which entries (m,) or (B, m) of the last control no term of C and c or of the slew rate reads; None for none."""
+    C, n, c, slew = given["C"], sizes.n, given.get("c"), given.get("slew_rate_penalty")
     last = (C if C.ndim == 2 else C[..., -1, :, :]).detach()
     unseen = (last[..., n:, :] == 0).all(-1) & (last[..., :, n:] == 0).all(-2)
     if c is not None:
         unseen = unseen & ((c if c.ndim == 1 else c[..., -1, :]).detach()[..., n:] == 0)
+    if slew is not None:
+        unseen = unseen & (slew.detach() == 0)
     return unseen if bool(unseen.any()) else None
+
+
+def curvature(unseen: tuple[int, ...], given: dict[str, Tensor], sizes: Sizes, like: Tensor) -> Tensor:
+    """(T, m): one for the entries of the last control that neither a module, see ``unseen``, nor a slew rate reads."""
+    found = like.new_zeros(sizes.T, sizes.m)
+    found[-1, list(unseen)] = 1
+    if "slew_rate_penalty" in given:
+        found[-1] *= given["slew_rate_penalty"].detach() == 0
+    return found
+
+
+def slew_rate(value: Any, sizes: Sizes, like: Tensor) -> Tensor:
+    """slew_rate_penalty, a number, () or (m,), as (m,)."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return like.new_full((sizes.m,), float(value))
+    if not isinstance(value, Tensor):
+        raise ParameterError(
+            f"slew_rate_penalty is a {type(value).__name__}; a number or a tensor ({sizes.m},) is expected"
+        )
+    if tuple(value.shape) not in ((), (sizes.m,)):
+        raise ShapeError(
+            f"slew_rate_penalty has shape {tuple(value.shape)}; a number, or ({sizes.m},), a weight for each control, "
+            "is expected"
+        )
+    return value.to(like).expand(sizes.m)
 
 
 def with_curvature(C: Tensor, unseen: Tensor, sizes: Sizes) -> Tensor:
@@ -104,6 +131,16 @@ def bound(name: str, value: Any, missing: float, sizes: Sizes, like: Tensor) -> 
     if isinstance(value, Tensor) and value.ndim == 0:
         return tensor_of(name, value, like).expand(sizes.m)
     return over_stages(name, value, (sizes.m,), sizes.T, sizes.B, like)
+
+
+def check_order(lower: Tensor, upper: Tensor) -> None:
+    """Refuse bounds of all problems that are crossed or NaN. Those of one problem are its status."""
+    if lower.device.type != "cpu" or max(lower.ndim, upper.ndim) == 3:
+        return
+    wrong = ~(lower <= upper)
+    if bool(wrong.any()):
+        low, high = (v.detach().expand_as(wrong)[wrong][0].item() for v in (lower, upper))
+        raise ParameterError(f"u_lower has {low} where u_upper has {high}; u_lower <= u_upper is expected")
 
 
 def zero_controls(mask: Any, lower: Tensor, upper: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:

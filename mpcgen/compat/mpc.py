@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mpcgen.autograd.solution import Solution
 from mpcgen.calls.options import DEFAULT_TOLERANCE, as_number, checked_count
-from mpcgen.compat import arguments, outcome
+from mpcgen.compat import agreement, arguments, outcome
 from mpcgen.compat.arguments import Sizes
 from mpcgen.compat.dynamics import AffineDynamics
 from mpcgen.compat.expansion import approximate_cost, linearize_dynamics
@@ -52,7 +52,7 @@ class MPC(nn.Module):
         exit_unconverged: raise UnconvergedError where a problem is not solved, if detach_unconverged.
         detach_unconverged: problems that are not solved have no gradients; else those of where the solver stopped.
         backprop: False: results have no gradients.
-        slew_rate_penalty: γ, a number or tensor, adds γ/2 |u_t - u_{t-1}|² to each stage.
+        slew_rate_penalty: γ, a number or (m,), adds ½ Σ_i γ_i (u_{t,i} - u_{t-1,i})² to each stage.
         prev_ctrl: u_{-1} of that, (m,), (B, m) or (1, B, m); zero by default.
         back_eps, linesearch_decay, max_linesearch_iter, not_improved_lim, best_cost_eps: without a meaning here.
 
@@ -110,7 +110,8 @@ class MPC(nn.Module):
         tensors are read at each call, and gradients reach them.
 
         Raises ShapeError, DtypeError, ParameterError before anything is computed; SpecError and
-        UnsupportedExpressionError for modules that cannot be followed; UnconvergedError, see ``exit_unconverged``.
+        UnsupportedExpressionError for modules that cannot be followed; UnconvergedError, see ``exit_unconverged``;
+        ParameterError for a module that computes something else by now than when it was followed, unseen.
         """
         if isinstance(dx, AffineDynamics):
             dx = LinDx(torch.cat((dx.A, dx.B), 1), dx.c)
@@ -120,11 +121,25 @@ class MPC(nn.Module):
             start = arguments.first_controls(self.u_init, sizes, x_init)
             reach = self._limit(given, start, sizes)
             models = Models(_model("dx", dx, LinDx), _model("cost", cost, QuadCost))
-            solution = self._solve(x_init, models, given, start, sizes)
+            controller, weights, free = self._controller(models, x_init, given, sizes)
+            if free:
+                given["curvature"] = arguments.curvature(free, given, sizes, x_init)
+                unseen = given["curvature"][-1]
+            first, before = x_init, None
+            if "slew_rate_penalty" in given:
+                before = arguments.previous_control(self.prev_ctrl, sizes, x_init)
+                first = torch.cat((x_init, before), 1)
+            solution = controller(first, u_init=start, horizon=sizes.T, **given, **weights)
             costs = solution.cost
             if unseen is not None:  # of the curvature that was put in
                 costs = costs - ((solution.u[:, -1] ** 2) * unseen).sum(-1) / 2
-            return self._finished(solution, costs, reach, sizes)
+            x = solution.x[:, : sizes.T, : sizes.n].transpose(0, 1).contiguous()
+            u = solution.u.transpose(0, 1).contiguous()
+            held = None if reach is None else _held(solution.u.detach(), reach)
+            lacking = outcome.unsolved(solution, self.eps, held)
+            own = costs if before is None else costs - _of_changes(u, before, given["slew_rate_penalty"])
+            agreement.check(models, x, u, own, ~lacking)
+            return self._finished(solution, (x, u, costs), lacking, held)
 
     def _arguments(
         self, x_init: Tensor, cost: Any, dx: Any, sizes: Sizes
@@ -132,21 +147,22 @@ class MPC(nn.Module):
         """Arguments of the controller's call, and the entries of the last control that nothing sees."""
         given: dict[str, Tensor] = {}
         unseen = None
+        if self.slew_rate_penalty is not None:
+            given["slew_rate_penalty"] = arguments.slew_rate(self.slew_rate_penalty, sizes, x_init)
         if isinstance(cost, QuadCost):
-            given = arguments.quadratic_cost(cost, sizes, x_init)
-            unseen = arguments.unseen_controls(given, sizes) if self.slew_rate_penalty is None else None
+            given |= arguments.quadratic_cost(cost, sizes, x_init)
+            unseen = arguments.unseen_controls(given, sizes)
             if unseen is not None:
                 given["C"] = arguments.with_curvature(given["C"], unseen, sizes)
         if isinstance(dx, LinDx):
             given |= arguments.linear_dynamics(dx, sizes, x_init)
-        if self.slew_rate_penalty is not None:
-            given["slew_rate_penalty"] = torch.as_tensor(self.slew_rate_penalty).to(x_init)
         bounds = self.u_lower, self.u_upper, self.u_zero_I, self.delta_u
         if any(value is not None for value in bounds):
             lower = arguments.bound("u_lower", self.u_lower, -math.inf, sizes, x_init)
             upper = arguments.bound("u_upper", self.u_upper, math.inf, sizes, x_init)
             if self.u_zero_I is not None:
                 lower, upper = arguments.zero_controls(self.u_zero_I, lower, upper, sizes)
+            arguments.check_order(lower, upper)
             given |= {"lower": lower, "upper": upper}
         return given, unseen
 
@@ -161,17 +177,16 @@ class MPC(nn.Module):
         given["lower"], given["upper"] = torch.maximum(lower, least), torch.minimum(upper, most)
         return (lower, least), (upper, most)
 
-    def _solve(
-        self, x_init: Tensor, models: Models, given: dict[str, Tensor], start: Tensor | None, sizes: Sizes
-    ) -> Solution:
-        slew = self.slew_rate_penalty is not None
-        controller, weights = controller_of(
+    def _controller(
+        self, models: Models, x_init: Tensor, given: dict[str, Tensor], sizes: Sizes
+    ) -> tuple[nn.Module, dict[str, Tensor], tuple[int, ...]]:
+        return controller_of(
             sizes.n,
             sizes.m,
             models,
             x_init,
             bounded="lower" in given,
-            slew=slew,
+            slew="slew_rate_penalty" in given,
             options={
                 "tol": min(self.eps, DEFAULT_TOLERANCE[torch.float64])
                 if x_init.dtype == torch.float64
@@ -182,24 +197,18 @@ class MPC(nn.Module):
             },
             progress=None if self.verbose >= 0 else False,
         )
-        if slew:
-            x_init = torch.cat((x_init, arguments.previous_control(self.prev_ctrl, sizes, x_init)), 1)
-        return controller(x_init, u_init=start, horizon=sizes.T, **given, **weights)
 
     def _finished(
-        self, solution: Solution, costs: Tensor, reach: Any, sizes: Sizes
+        self, solution: Solution, found: tuple[Tensor, Tensor, Tensor], lacking: Tensor, held: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Results in their layout; tells of what is not solved, and takes its gradients away."""
-        held = None if reach is None else _held(solution.u.detach(), reach)
+        """Tells of what is not solved, and takes its gradients away."""
         if self.verbose > 0:
             print(outcome.progress(solution))
-        lacking = outcome.unsolved(solution, self.eps, held)
         fails = self.exit_unconverged and self.detach_unconverged
         outcome.report(lacking, solution, held, fails=fails, warns=self.verbose >= 0)
-        x = solution.x[:, : sizes.T, : sizes.n].transpose(0, 1).contiguous()
-        u = solution.u.transpose(0, 1).contiguous()
+        x, u, costs = found
         if self.detach_unconverged and bool(lacking.any()):
-            x, u, costs = (outcome.without_gradient(value, lacking) for value in (x, u, costs))
+            x, u, costs = (outcome.without_gradient(value, lacking) for value in found)
         return x, u, costs
 
     def linearize_dynamics(self, x: Tensor, u: Tensor, dynamics: Any, diff: bool) -> tuple[Tensor, Tensor]:
@@ -211,6 +220,11 @@ class MPC(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """C, c of the quadratic cost that touches at x (T, B, n), u (T, B, m), and the costs there (T, B)."""
         return approximate_cost(x, u, Cf, diff)
+
+
+def _of_changes(u: Tensor, before: Tensor, penalty: Tensor) -> Tensor:
+    """The cost (B,) of the changes of u (T, B, m) from ``before`` (B, m) on."""
+    return (penalty * torch.diff(u, dim=0, prepend=before[None]) ** 2).sum((0, 2)) / 2
 
 
 def _held(u: Tensor, reach: Any) -> Tensor:

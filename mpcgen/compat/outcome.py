@@ -14,6 +14,18 @@ from mpcgen.runtime.status import Status, UnconvergedWarning
 _NEARLY = (Status.MAX_ITERATIONS, Status.STALLED)
 """How a problem ends that may be near enough to a solution."""
 
+_ADVICE = {
+    Status.INVALID_INPUT: (
+        "INVALID_INPUT: x_init, u_init, a bound or a number of cost or dynamics is NaN or infinite, or u_lower is "
+        "above u_upper"
+    ),
+    Status.NOT_A_MINIMUM: (
+        "NOT_A_MINIMUM: the cost does not rise to all sides, as where C is not positive definite or a control costs "
+        "nothing; add a small cost on the controls, or start from another u_init"
+    ),
+}
+"""What to do about problems that more iterations do not help."""
+
 
 def unsolved(solution: Solution, eps: float, held: Tensor | None) -> Tensor:
     """The problems (B,) without a solution: neither converged nor within ``eps`` of one, or ``held`` by delta_u."""
@@ -35,9 +47,12 @@ def report(lacking: Tensor, solution: Solution, held: Tensor | None, *, fails: b
     limited = 0 if held is None else int((held & (solution.status == Status.CONVERGED)).sum())
     if limited:
         counts.append(f"{limited} held back by delta_u")
+    advice = [_ADVICE[code] for code in sorted(_ADVICE) if code in statuses]
+    if limited or set(statuses) - {Status.CONVERGED, *_ADVICE}:
+        advice.append("give them more lqr_iter, another u_init or a larger delta_u")
     text = (
-        f"{int(lacking.sum())} of {len(lacking)} problems were not solved ({', '.join(counts)}); give them more "
-        "lqr_iter, another u_init or a larger delta_u"
+        f"{int(lacking.sum())} of {len(lacking)} problems were not solved ({', '.join(counts)}); "
+        f"{'; '.join(advice)}"
     )
     if fails:
         raise UnconvergedError(f"{text}, or let them pass with exit_unconverged=False")

@@ -29,9 +29,14 @@ def pnqp(
     that matrix itself where n is 1; which entries are free, (B, n), as numbers; and the number of iterations. It goes
     on to the solution, whatever ``n_iter`` says, and x has the gradients of it.
 
-    Raises ParameterError where H is not positive definite, or the solution is not found.
+    Raises ParameterError where H is not positive definite, numbers are NaN, H or q infinite, or bounds crossed, or
+    where the solution is not found.
     """
     low, high = (torch.as_tensor(v, dtype=q.dtype, device=q.device).expand_as(q) for v in (lower, upper))
+    if not (bool(H.isfinite().all()) and bool(q.isfinite().all()) and bool((low <= high).all())):
+        raise ParameterError(
+            "pnqp: finite H and q and lower <= upper are expected; some are NaN, infinite or crossed"
+        )
     start = torch.zeros_like(q) if x_init is None else x_init.detach()
     at_low, at_high, count = _search(H.detach(), q.detach(), low.detach(), high.detach(), start)
     free = ~(at_low | at_high)

@@ -8,6 +8,7 @@ moves a state that nobody asks for, so that T controls are T stages, without a t
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import mpcgen
-from mpcgen.compat.structure import Structure, is_weight, read_by, structure_of
+from mpcgen.compat.structure import Structure, as_it_was, is_weight, read_by, structure_of
 from mpcgen.problem.linear_quadratic import dot, quadratic
 
 _STAGES = 20
@@ -45,11 +46,15 @@ class Kind:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled problem, and which of the tensors of the modules are its parameters, by place."""
+    """A compiled problem, and which of the tensors of the modules are its parameters, by place.
+
+    unseen: which controls a module that is the cost never reads.
+    """
 
     package: Any
     dynamics: tuple[int, ...]
     cost: tuple[int, ...]
+    unseen: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Models:
     dynamics: Any
     cost: Any
 
-    @property
+    @functools.cached_property
     def structures(self) -> tuple[Structure | None, Structure | None]:
         """Of dynamics and cost."""
         return tuple(None if m is None else structure_of(m) for m in (self.dynamics, self.cost))  # type: ignore[return-value]
@@ -96,8 +101,8 @@ def controller_of(
     slew: bool,
     options: Mapping[str, Any],
     progress: bool | None,
-) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The controller for calls of a kind, and the weights of the modules as arguments of its call.
+) -> tuple[nn.Module, dict[str, Tensor], tuple[int, ...]]:
+    """The controller for calls of a kind, the weights of the modules as arguments of its call, and `Compiled.unseen`.
 
     like: a tensor of the precision and on the device of the call. options: of `MPC`.
     """
@@ -117,7 +122,7 @@ def controller_of(
     for name, structure, places in (("dynamics", dynamics, found.dynamics), ("cost", cost, found.cost)):
         if structure is not None:
             weights |= {f"{name}_{i}": structure.tensors[i].to(like.dtype) for i in places}
-    return controller, weights
+    return controller, weights, found.unseen
 
 
 def _compile(
@@ -131,14 +136,21 @@ def _compile(
         for side, default in (("lower", -sp.oo), ("upper", sp.oo)):
             bounds[side] = problem.parameter(side, shape=kind.m, default=default, per_stage=True)
     u = problem.controls([f"u_{i}" for i in range(kind.m)], **bounds)
-    of_dynamics = _add_dynamics(problem, kind, models.dynamics, dynamics, x, u, last)
-    of_cost = _add_cost(problem, kind, models.cost, cost, x, u)
+    with as_it_was(models.dynamics), as_it_was(models.cost):
+        of_dynamics = _add_dynamics(problem, kind, models.dynamics, dynamics, x, u, last)
+        of_cost = _add_cost(problem, kind, models.cost, cost, x, u)
+    unseen = tuple(i for i in range(kind.m) if u[i] not in sp.sympify(problem.stage_cost).free_symbols)
+    if unseen:  # the last of these controls would be free
+        curvature = problem.parameter("curvature", shape=kind.m, per_stage=True)
+        problem.stage_cost = problem.stage_cost + sp.Add(*(curvature[i] * u[i] ** 2 / 2 for i in unseen))
     if kind.slew:
-        penalty = problem.parameter("slew_rate_penalty")
-        changes = sp.Add(*((now - before) ** 2 for now, before in zip(u, last, strict=True)))
-        problem.stage_cost = problem.stage_cost + penalty * changes / 2
+        penalty = problem.parameter("slew_rate_penalty", shape=kind.m)
+        changes = zip(penalty, u, last, strict=True)
+        problem.stage_cost = (
+            problem.stage_cost + sp.Add(*(g * (now - old) ** 2 for g, now, old in changes)) / 2
+        )
     package = mpcgen.compile(problem, dtypes=(kind.dtype,), targets=(kind.device,), progress=progress)
-    return Compiled(package, of_dynamics, of_cost)
+    return Compiled(package, of_dynamics, of_cost, unseen)
 
 
 def _add_dynamics(
@@ -189,10 +201,15 @@ def _weights(
     caller: nn.Module, structure: Structure, kind: Kind
 ) -> tuple[tuple[int, ...], dict[str, Tensor]]:
     """The tensors that a module reads, by place, and as weights by name."""
-    dtype = next((tensor.dtype for tensor in structure.tensors), kind.dtype)
+    dtype = precision_of(structure, kind.dtype)
     x, u = torch.full((kind.n,), 0.3, dtype=dtype), torch.full((kind.m,), 0.3, dtype=dtype)
     places = read_by(lambda: caller(x, u), structure.tensors)
     return places, {str(i): structure.tensors[i] for i in places if is_weight(structure.tensors[i])}
+
+
+def precision_of(structure: Structure, default: torch.dtype) -> torch.dtype:
+    """The precision that a module computes in."""
+    return next((tensor.dtype for tensor in structure.tensors), default)
 
 
 class _Dynamics(nn.Module):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
 import functools
+import sys
 import types
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -29,9 +32,9 @@ class Structure:
 
 
 def structure_of(module: Any) -> Structure:
-    """Look through a module's attributes, and the closures and global variables of its ``forward`` and of functions.
+    """Look through a module's attributes, and what its methods and functions read: closures, global variables, classes.
 
-    Not seen is what other methods of a class read elsewhere.
+    Not seen is what is reached in another way, by ``getattr`` or in a dictionary of another module, say.
     """
     walk = _Walk()
     return Structure(walk.key(module), tuple(walk.tensors))
@@ -81,53 +84,144 @@ class _Walk:
             return self.key(value.__func__), self.key(value.__self__)
         if isinstance(value, functools.partial):
             return self.key(value.func), self.key(value.args), self.key(value.keywords)
-        if type(value).__module__ == "numpy":
+        if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
             return type(value), value.dtype.str, value.shape, value.tobytes()
-        if hasattr(value, "__dict__"):
-            return type(value), self._attributes(value)
+        if hasattr(value, "__dict__") or _slots(value):
+            return type(value), self._attributes(value), self._members(type(value))
         return _Same(value)
 
     def _function(self, function: types.FunctionType) -> Hashable:
         """A function by its code and by what it finds in its closure, its defaults and global variables."""
         if _is_library(function):
             return function
-        names = sorted(_names_in(function.__code__) & function.__globals__.keys())
-        read = tuple((name, self.key(function.__globals__[name])) for name in names)
-        cells = tuple(self.key(cell.cell_contents) for cell in function.__closure__ or ())
+        names, attributes = names_in(function.__code__)
+        found = function.__globals__
+        read = tuple((name, self._read(found[name], attributes)) for name in names if name in found)
+        cells = tuple(self._cell(cell, attributes) for cell in function.__closure__ or ())
         return (
             function.__code__,
             self.key(function.__defaults__),
             self.key(function.__kwdefaults__),
+            self.key(vars(function)),
             cells,
             read,
         )
 
+    def _cell(self, cell: types.CellType, attributes: frozenset[str]) -> Hashable:
+        try:
+            return self._read(cell.cell_contents, attributes)
+        except ValueError:  # nothing is in it yet
+            return "empty"
+
+    def _read(self, value: Any, attributes: frozenset[str]) -> Hashable:
+        """What code that reads ``attributes`` finds in ``value``, which may be a class or a Python module."""
+        if not isinstance(value, type | types.ModuleType) or _is_library(value):
+            return self.key(value)
+        held = vars(value)
+        return value, tuple((name, self._member(held[name])) for name in sorted(attributes & held.keys()))
+
     def _attributes(self, value: Any) -> Hashable:
-        named = dict(vars(value))
+        named = {name: getattr(value, name) for name in _slots(value) if hasattr(value, name)}
+        named |= getattr(value, "__dict__", {})
         if isinstance(value, nn.Module):  # whose bookkeeping is empty as a rule
             named = {name: held for name, held in named.items() if held is not None and not _is_empty(held)}
-            if isinstance(type(value).forward, types.FunctionType):
-                named["forward"] = type(value).forward
         return tuple((name, self.key(held)) for name, held in named.items())
+
+    def _members(self, owner: type) -> Hashable:
+        """What the classes of an object hold that its ``forward`` or ``__call__`` comes to, by name."""
+        classes = [each for each in owner.__mro__ if not _is_library(each)]
+        wanted = [name for name in _ENTRIES if any(name in vars(each) for each in classes)]
+        if not wanted:  # an object whose methods others call
+            wanted = sorted({name for each in classes for name in vars(each) if not name.startswith("__")})
+        seen, found = set(wanted), []
+        while wanted:
+            name = wanted.pop(0)
+            for each in classes:
+                if name in vars(each):
+                    member = vars(each)[name]
+                    found.append((each, name, self._member(member)))
+                    further = sorted(_attributes_of(member) - seen)
+                    seen.update(further)
+                    wanted += further
+        return tuple(found)
+
+    def _member(self, member: Any) -> Hashable:
+        """An entry of a class or a Python module."""
+        if isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType):
+            return "slot"  # whose values are the instance's
+        return self.key(_plain(member))
+
+
+_ENTRIES = ("forward", "__call__")
+
+
+def _plain(member: Any) -> Any:
+    """The function in a property, or in a static or class method."""
+    if isinstance(member, staticmethod | classmethod):
+        return member.__func__
+    return member.fget if isinstance(member, property) else member
+
+
+def _attributes_of(member: Any) -> frozenset[str]:
+    function = _plain(member)
+    return names_in(function.__code__)[1] if isinstance(function, types.FunctionType) else frozenset()
+
+
+def _slots(value: Any) -> tuple[str, ...]:
+    """Names of the attributes that are not in an object's ``__dict__``."""
+    found: list[str] = []
+    for each in type(value).__mro__:
+        named = () if _is_library(each) else vars(each).get("__slots__", ())
+        found += [named] if isinstance(named, str) else named
+    return tuple(name for name in found if not name.startswith("__"))
 
 
 def _is_empty(held: Any) -> bool:
     return isinstance(held, Mapping | set) and not held
 
 
-def _is_library(function: types.FunctionType) -> bool:
-    return (function.__module__ or "").split(".")[0] in ("torch", "numpy")
+def _is_library(value: Any) -> bool:
+    """Whether a function, class or Python module is Python's own, torch's or numpy's, which do not change."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+    root = (name or "").split(".")[0]
+    return root in ("torch", "numpy") or root in sys.stdlib_module_names
 
 
-def _names_in(code: types.CodeType) -> set[str]:
-    """The names that a function, and those inside it, may look up."""
-    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return {*code.co_names, *(name for each in inner for name in _names_in(each))}
+@functools.lru_cache(maxsize=4096)
+def names_in(code: types.CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The global variables that a function, and those inside it, look up, and the names of attributes."""
+    names: set[str] = set()
+    attributes: set[str] = set()
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            names.add(step.argval)
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+            attributes.add(step.argval)
+        elif isinstance(step.argval, types.CodeType):
+            inner = names_in(step.argval)
+            names.update(inner[0])
+            attributes |= inner[1]
+    return tuple(sorted(names)), frozenset(attributes)
 
 
 def is_weight(tensor: Tensor) -> bool:
     """Whether a parameter of a problem can stand for a tensor."""
     return tensor.is_floating_point() and tensor.ndim <= 2 and tensor.numel() > 0
+
+
+@contextlib.contextmanager
+def as_it_was(module: Any) -> Iterator[None]:
+    """Put back the attributes that modules change while they are called: a count of calls would be another module."""
+    parts = list(module.modules()) if isinstance(module, nn.Module) else [module]
+    before = [dict(getattr(part, "__dict__", {})) for part in parts]
+    try:
+        yield
+    finally:
+        for part, held in zip(parts, before, strict=True):
+            now = getattr(part, "__dict__", {})
+            for name in [name for name in now if name not in held]:
+                del now[name]
+            now.update(held)
 
 
 class _Same:
