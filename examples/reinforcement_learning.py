@@ -299,7 +299,7 @@ def plot(logs: dict[str, list[dict[str, list[float]]]], path: Path) -> None:
     axes[1].set_ylabel("return of an episode")
     axes[2].set_ylabel("share of episodes that crash")
     axes[0].legend()
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
@@ -312,6 +312,9 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=64, help="of 800 samples each")
     parser.add_argument("--output", type=Path, default=Path("pictures/reinforcement_learning.png"))
     options = parser.parse_args()
+    for name in ("seeds", "iterations"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; expected at least 1")
     torch.set_num_threads(1)  # small batches
     logs: dict[str, list[dict[str, list[float]]]] = {kind: [] for kind in STEP_SIZES}
     for seed in range(options.seeds):

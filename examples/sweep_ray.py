@@ -167,6 +167,9 @@ def in_a_loop(shards: list[Shard], folder: Path) -> Iterator[dict[str, Any]]:
 
 def sweep(options: argparse.Namespace) -> None:
     """Compute what is missing of a sweep, and say how far it is."""
+    import pyarrow
+    import pyarrow.parquet  # noqa: F401
+
     folder = Path(options.output).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     shards = plan(options.problems, options.shard, options.seed)

@@ -41,7 +41,7 @@ def main() -> None:
     """Compile symbolic MPC problems to differentiable C solvers for PyTorch."""
 
 
-@main.command()
+@main.command(short_help="Build the controller of a specification file.")
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("-o", "--output", default="generated", show_default=True, type=click.Path(path_type=Path))
 @click.option(
@@ -91,7 +91,7 @@ def build(
             _print_result(part)
 
 
-@main.command()
+@main.command(short_help="Print every stage from specification to C.")
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("--stage", metavar="NAME", help="Print this stage of the pipeline only.")
 @click.option("--cuda", is_flag=True, help="Compile for CUDA; print each kernel's registers and spills.")
@@ -108,7 +108,7 @@ def inspect(spec: Path, stage: str | None, cuda: bool, arch: str | None, cuda_ke
     click.echo(inspect_spec(load_problem(spec).spec(), stage=stage))
 
 
-@main.command()
+@main.command(short_help="Compare a built controller with CasADi.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--count", default=16, show_default=True, type=click.IntRange(min=1), help="Number of problems."
@@ -125,7 +125,7 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
     main_compare(path, count=count, seed=seed, tol=tol, spec=spec)
 
 
-@main.command()
+@main.command(short_help="Write a controller as C99 without a heap.")
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--dtype", default="float32", show_default=True, help="float32 or float64.")
@@ -140,7 +140,7 @@ def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) ->
 @click.option(
     "--prefix", metavar="NAME", help="What files and functions begin with. Default: the problem's name."
 )
-@click.option("--max-iterations", type=int, help="Most passes of a solve. Default: the torch module's.")
+@click.option("--max-iterations", type=int, help="Most passes of a solve. Default: 200.")
 @click.option(
     "--cc",
     metavar="COMMAND",
@@ -173,7 +173,7 @@ def _is_given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
-@main.command("cache")
+@main.command("cache", short_help="Show or clear the cache of packages.")
 @click.option("--clear", is_flag=True, help="Delete what mpcgen keeps there.")
 def cache_command(clear: bool) -> None:
     """Show the cache of compiled packages: its folder (MPCGEN_CACHE_DIR, if set), packages and size."""
@@ -190,7 +190,7 @@ def cache_command(clear: bool) -> None:
         click.echo(f"  {name}" + (f" ({count} builds)" if count > 1 else ""))
 
 
-@main.command()
+@main.command(short_help="Say what mpcgen finds and lacks here.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def doctor(as_json: bool) -> None:
     """Say what mpcgen finds on this machine, and what to do about what is missing; ends with 1 if it cannot work."""
@@ -216,7 +216,10 @@ def doctor(as_json: bool) -> None:
     click.get_current_context().exit(BUILD_ERROR if lacking else 0)
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@main.command(
+    short_help="Time solvers and their peers, in a checkout.",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
     """Time the generated solvers and their peers; in a checkout. `mpcgen bench --help` has the options."""

@@ -154,3 +154,15 @@ def test_piped_output_cuts_no_name(spec, tmp_path, monkeypatch):
     result = run("build", spec, "-o", tmp_path / ("out" * 30))
     assert label in result.output and value in result.output and str(tmp_path / ("out" * 30)) in result.output
     assert "…" not in result.output
+
+
+def test_help_cuts_no_summary_short():
+    lines = [line for line in run("--help").output.splitlines() if line.startswith("  ")]
+    assert {"build", "bench", "doctor"} <= {line.split()[0] for line in lines}
+    assert not any(line.endswith("...") for line in lines)
+
+
+def test_help_of_export_has_the_number_of_passes():
+    from mpcgen.codegen.export import MAX_ITERATIONS
+
+    assert f"Default: {MAX_ITERATIONS}." in " ".join(run("export", "--help").output.split())

@@ -430,3 +430,32 @@ def test_the_command_prints_what_a_controller_takes(tmp_path):
     )
     assert refused.exit_code == 2
     assert "float64 or float32" in refused.output
+
+
+BLIND = """
+import sympy as sp
+
+import mpcgen
+
+problem = mpcgen.Problem("swing", horizon=20)
+angle, rate = problem.states("angle rate")
+(torque,) = problem.controls("torque", lower=-1, upper=1)
+problem.dynamics = [angle + 0.2 * rate, rate + 0.2 * (sp.sin(angle) + torque)]
+problem.stage_cost = angle**2 + 0.1 * torque**2
+problem.terminal_cost = angle**2
+"""
+
+
+def test_the_command_says_what_to_try_where_few_random_states_are_solved(tmp_path):
+    (tmp_path / "swing.py").write_text(BLIND)
+    command = ["export", str(tmp_path / "swing.py"), "-o", str(tmp_path / "out")]
+    solved = CliRunner().invoke(main, command)
+    assert (
+        "1024 states from N(0, 1), SPEC having no initial_states(count, seed): 1024 CONVERGED"
+        in solved.output
+    )
+    assert "try" not in solved.output
+    stopped = CliRunner().invoke(main, [*command, "--max-iterations", "1"]).output
+    assert "CONVERGED: try --dtype float64, or initial_states(count, seed) in SPEC" in stopped
+    double = CliRunner().invoke(main, [*command, "--max-iterations", "1", "--dtype", "float64"]).output
+    assert "CONVERGED: try initial_states(count, seed) in SPEC" in double

@@ -321,3 +321,17 @@ def test_the_lqr_function_is_not_hidden_by_a_module():
 def test_unknown_attribute_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = mpcgen.no_such_name
+
+
+def test_one_control_is_declared_as_several_are():
+    problem = mpcgen.Problem("one", horizon=2)
+    force = problem.control("force", lower=-2, upper=sp.oo)
+    other = mpcgen.Problem("one", horizon=2)
+    (same,) = other.controls("force", lower=-2, upper=sp.oo)
+    assert force == same and problem.control_symbols == (force,)
+    for each in (problem, other):
+        x = each.state("x")
+        each.dynamics, each.stage_cost, each.terminal_cost = [x + force], x**2 + force**2, x**2
+    assert problem.spec() == other.spec()
+    with pytest.raises(mpcgen.SpecError, match="two words"):
+        problem.control("two words")

@@ -32,11 +32,12 @@ import sys
 import torch
 
 import mpcgen
+from mpcgen.compat import mpc
 
 sys.path.insert(0, sys.argv[2])
 import pendulum
 
-assert "site-packages" in mpcgen.__file__, mpcgen.__file__
+assert "site-packages" in mpcgen.__file__ and "site-packages" in mpc.__file__, mpcgen.__file__
 x0 = torch.tensor([[-1.0, 0.0, 0.5]], dtype=torch.float64, requires_grad=True)
 solution = pendulum.MPC(on_unconverged="raise")(x0)
 (found,) = torch.autograd.grad(solution.cost.sum(), x0)

@@ -16,11 +16,15 @@ from mpcgen.problem.spec import Spec
 
 @dataclass(frozen=True)
 class Problems:
-    """Random problems of one specification; x0: (count, n), parameters by name, the same for all."""
+    """Random problems of one specification; x0: (count, n), parameters by name, the same for all.
+
+    ``own_states``: whether x0 is of the file's ``initial_states``, not from N(0, 1).
+    """
 
     spec: Spec
     x0: Array
     parameters: dict[str, Array]
+    own_states: bool = True
 
 
 def random_problems(path: Path, count: int, seed: int, horizon: int | None = None) -> Problems:
@@ -32,7 +36,8 @@ def random_problems(path: Path, count: int, seed: int, horizon: int | None = Non
     """
     spec = load_problem(path).spec()
     names: Mapping[str, Any] = runpy.run_path(str(path), run_name="_mpcgen_compare")
-    if "initial_states" in names:
+    own_states = "initial_states" in names
+    if own_states:
         x0 = np.asarray(names["initial_states"](count, seed), dtype=float)
     else:
         x0 = np.random.default_rng(seed).standard_normal((count, len(spec.states)))
@@ -48,4 +53,4 @@ def random_problems(path: Path, count: int, seed: int, horizon: int | None = Non
             f"in {path} returning a dict with their values"
         )
     values = {name: np.asarray(value, dtype=float) for name, value in values.items()}
-    return Problems(spec, x0, stage_parameters(spec, values, horizon or spec.horizon))
+    return Problems(spec, x0, stage_parameters(spec, values, horizon or spec.horizon), own_states)

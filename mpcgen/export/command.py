@@ -24,6 +24,8 @@ from mpcgen.runtime.status import Status
 STATES = 1024
 """Random initial states that passes are counted over."""
 CHECKED = 1000
+EXPECTED = 0.95
+"""The share of random states below which a hint says what to try."""
 
 
 def main_export(
@@ -73,7 +75,7 @@ def main_export(
     for line in _footprint_lines(measure(exported, command, ()), shlex.join(command)):
         say(f"  {line}")
     values = {name: value for name, value in problems.parameters.items() if name not in names}
-    for line in _solve_lines(exported, problems, values):
+    for line in _solve_lines(exported, problems, values, spec):
         say(f"  {line}")
     if check:
         found = compare_with_package(exported, problems.spec, problems.x0[:CHECKED], values)
@@ -106,16 +108,32 @@ def _footprint_lines(footprint: Footprint, command: str) -> list[str]:
     ]
 
 
-def _solve_lines(exported: Exported, problems: Problems, values: dict[str, Any]) -> list[str]:
-    """Operations, and passes over random states."""
+def _solve_lines(exported: Exported, problems: Problems, values: dict[str, Any], spec: Path) -> list[str]:
+    """Operations, and passes over random states of the specification file ``spec``."""
     starts = np.ascontiguousarray(problems.x0, dtype=exported.options.dtype)
     _, _, statuses, passes = solve_exported(exported, starts, values)
     ended = {str(Status(code).name): int((statuses == code).sum()) for code in np.unique(statuses)}
     limit = exported.options.max_iterations
     most = limit * exported.operations
+    kind = (
+        "random states"
+        if problems.own_states
+        else "states from N(0, 1), SPEC having no initial_states(count, seed)"
+    )
+    converged = ended.get("CONVERGED", 0)
     return [
         f"about {exported.operations} operations a pass over N = {exported.options.horizon}; at most {most} a solve, "
         f"of max_iterations = {limit} passes",
-        f"over {len(starts)} random states: {', '.join(f'{count} {name}' for name, count in ended.items())}",
+        f"over {len(starts)} {kind}: {', '.join(f'{count} {name}' for name, count in ended.items())}",
         f"passes: {passes.mean():.1f} in the mean, {np.percentile(passes, 99):.0f} for 99 %, {passes.max()} at most",
+        *_hints(converged / len(starts), exported.options.dtype),
     ]
+
+
+def _hints(converged: float, dtype: str) -> list[str]:
+    """What to try where less than most of the random states are solved; ``converged``: their share."""
+    if converged >= EXPECTED:
+        return []
+    states = "initial_states(count, seed) in SPEC, with states that the controller will see"
+    tries = f"--dtype float64, or {states}" if dtype == "float32" else states
+    return [f"{converged:.1%} CONVERGED: try {tries}"]

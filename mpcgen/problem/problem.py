@@ -157,6 +157,11 @@ class Problem:
         self._controls.extend(map(ControlSpec, symbols, lowers, uppers))
         return symbols
 
+    def control(self, name: str, lower: Any = -sp.oo, upper: Any = sp.oo) -> sp.Symbol:
+        """Declare one control and its bounds, see `controls`, and return its symbol."""
+        (symbol,) = self.controls([name], lower, upper)
+        return symbol
+
     def parameters(self, parameter_names: str | list[str], default: Any = None) -> tuple[sp.Symbol, ...]:
         """Declare scalar parameters, ``"mass length"``, and return their symbols.
 
