@@ -457,5 +457,8 @@ def test_the_command_says_what_to_try_where_few_random_states_are_solved(tmp_pat
     assert "try" not in solved.output
     stopped = CliRunner().invoke(main, [*command, "--max-iterations", "1"]).output
     assert "CONVERGED: try --dtype float64, or initial_states(count, seed) in SPEC" in stopped
+    with (tmp_path / "swing.py").open("a") as file:
+        file.write("\n\ndef initial_states(count, seed):\n    return [[1.0, 0.0]] * count\n")
     double = CliRunner().invoke(main, [*command, "--max-iterations", "1", "--dtype", "float64"]).output
-    assert "CONVERGED: try initial_states(count, seed) in SPEC" in double
+    assert "1024 random states: 1024 MAX_ITERATIONS" in double
+    assert "0.0% CONVERGED: try a larger --max-iterations" in double

@@ -120,20 +120,24 @@ def _solve_lines(exported: Exported, problems: Problems, values: dict[str, Any],
         if problems.own_states
         else "states from N(0, 1), SPEC having no initial_states(count, seed)"
     )
-    converged = ended.get("CONVERGED", 0)
     return [
         f"about {exported.operations} operations a pass over N = {exported.options.horizon}; at most {most} a solve, "
         f"of max_iterations = {limit} passes",
         f"over {len(starts)} {kind}: {', '.join(f'{count} {name}' for name, count in ended.items())}",
         f"passes: {passes.mean():.1f} in the mean, {np.percentile(passes, 99):.0f} for 99 %, {passes.max()} at most",
-        *_hints(converged / len(starts), exported.options.dtype),
+        *_hints(ended, exported.options.dtype, problems.own_states),
     ]
 
 
-def _hints(converged: float, dtype: str) -> list[str]:
-    """What to try where less than most of the random states are solved; ``converged``: their share."""
-    if converged >= EXPECTED:
-        return []
-    states = "initial_states(count, seed) in SPEC, with states that the controller will see"
-    tries = f"--dtype float64, or {states}" if dtype == "float32" else states
-    return [f"{converged:.1%} CONVERGED: try {tries}"]
+def _hints(ended: dict[str, int], dtype: str, own_states: bool) -> list[str]:
+    """What to try where less than most of the random states are solved.
+
+    ended: how many end with which status. own_states: whether they are the specification's.
+    """
+    converged = ended.get("CONVERGED", 0) / sum(ended.values())
+    tries = ["--dtype float64"] if dtype == "float32" else []
+    if not own_states:
+        tries.append("initial_states(count, seed) in SPEC, with states that the controller will see")
+    if "MAX_ITERATIONS" in ended:
+        tries.append("a larger --max-iterations")
+    return [f"{converged:.1%} CONVERGED: try {', or '.join(tries)}"] if tries and converged < EXPECTED else []
