@@ -96,6 +96,7 @@ def test_prepared_packages_need_no_compiler(prepared, monkeypatch):
     run, operations = DevicePeak("cuda-host", Packages(prepared)).task(32, True, 1)
     assert run() == operations > 0
     monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setitem(sys.modules, "ziglang", None)  # pip's compiler
     assert Environment.now().compiler == "no C compiler"
 
 

@@ -4,6 +4,12 @@
 
 #include "mpcgen_lane.h"
 
+/* A small machine's stack: no frame for the sweep beside its caller's, and none of a stage's policy while the model of the
+ * next is made. */
+#define RICCATI_FUNCTION INLINE __attribute__((always_inline))
+#define BACKWARD_FUNCTION RICCATI_FUNCTION
+#define POLICY_FUNCTION OUTLINED
+
 typedef struct {
   int64_t next, count;
 } work_queue;

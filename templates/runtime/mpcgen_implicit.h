@@ -79,7 +79,7 @@ INLINE void stage_sums(const real *first, const real *changes, real *right) {
 }
 
 /* X_i = dZ_i/d(z, v), (NSLOPES, NMOVING, NBOTH), and F = d phi/d(z, v). */
-FUNCTION void stage_slopes(const linear_stages *s, real *X, real *F) {
+FUNCTION void slopes_of_stages(const linear_stages *s, real *X, real *F) {
   real first[NMOVING * NBOTH];
   for (int r = 0; r < NMOVING; r++)
     for (int c = 0; c < NBOTH; c++) first[r * NBOTH + c] = ALL(c == r);
@@ -129,7 +129,7 @@ FUNCTION void step_slopes(const real *trace, const real *held, stored_reals thet
   linear_stages s;
   real X[NUNKNOWNS * NBOTH], eta[NUNKNOWNS];
   linearise_stages(trace, held, theta, theta_t, &s);
-  stage_slopes(&s, X, F);
+  slopes_of_stages(&s, X, F);
   stage_multipliers(&s, costate, s.cost_slopes, NBOTH, eta);
   begin_slope(costate, slope);
   add_multiplied(&s, eta, slope);
@@ -143,7 +143,7 @@ FUNCTION void step_curvature(const real *trace, const real *held, stored_reals t
   real X[NUNKNOWNS * NBOTH], eta[NUNKNOWNS], again[NMOVING * NBOTH], S[TRIANGLE(NBOTH, 0)], part[NBOTH];
   real full[NBOTH * NBOTH], product[NBOTH * NBOTH];
   linearise_stages(trace, held, theta, theta_t, &s);
-  stage_slopes(&s, X, F);
+  slopes_of_stages(&s, X, F);
   stage_multipliers(&s, costate, s.cost_slopes, NBOTH, eta);
   begin_slope(costate, slope);
   for (int j = 0; j < TRIANGLE(NBOTH, 0); j++) H[j] = ALL(0);

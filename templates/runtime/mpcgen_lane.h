@@ -111,7 +111,7 @@ typedef real *reals;
 #endif
 #define OUTLINED static __attribute__((noinline, unused)) /* several callers, and no hurry: gcc would copy it into each */
 /* Off the hot path: small, and soon compiled. To gcc whatever calls it in every pass is off it, too: call it on a condition. */
-#define RARE static __attribute__((noinline, cold))
+#define RARE static __attribute__((noinline, cold, unused))
 #define COUNT FUNCTION /* how much memory something needs: asked on a device and by its host */
 #define TABLE static const
 

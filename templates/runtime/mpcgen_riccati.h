@@ -12,7 +12,11 @@
  *   SWEEP(value)(s, t, q, p, value)  the gains at stage t, and the value function of the policy
  *
  * Of a team, the leader makes the policy, and all make the rest. */
-INLINE void SWEEP(sweep)(SWEEP(state) *s, int horizon, value_model *value, stage_model *q, control_problem *p) {
+#ifndef RICCATI_FUNCTION
+#define RICCATI_FUNCTION INLINE
+#endif
+
+RICCATI_FUNCTION void SWEEP(sweep)(SWEEP(state) *s, int horizon, value_model *value, stage_model *q, control_problem *p) {
   for (int t = horizon;; t--) {
     SWEEP(keep)(s, t, value);
     if (t == 0) break;

@@ -6,6 +6,11 @@
 #include "mpcgen_barrier.h"
 #include "mpcgen_state.h"
 
+#ifndef POLICY_FUNCTION
+#define POLICY_FUNCTION INLINE
+#define BACKWARD_FUNCTION SWEEP_FUNCTION
+#endif
+
 /* Clips, and puts what lies within rounding of a bound exactly on it: u + (bound - u) need not be the bound. An
  * infinite bound makes its comparison one with NaN, hence false. */
 INLINE real snap_to_bounds(real target, real lower, real upper) {
@@ -147,9 +152,14 @@ INLINE real add_barrier(scalar weight, real u, real *lower, real *upper, real gr
   return sum;
 }
 
+/* Adds what the rounding of a control costs, over its square. */
+RARE void weigh_control(const real *quu, const real *u, sweep_summary *summary) {
+  for (int i = 0; i < NU; i++) summary->bend_of_points += lane_abs(quu[TRIANGLE(i, i)]) * (u[i] * u[i]);
+}
+
 /* Solves the box QP of a stage; its free set and factor are left for the gains. Where Quu is not positive definite on
  * its free controls, a lane's model is not convex, and it gets a shifted Quu, and a descent direction from it. */
-INLINE void stage_policy(solver_state *s, int t, const stage_model *q, control_problem *p, sweep_summary *summary) {
+POLICY_FUNCTION void stage_policy(solver_state *s, int t, const stage_model *q, control_problem *p, sweep_summary *summary) {
   const reals u = s->u + t * NU;
   const reals step = s->step + t * NU;
   real lower[NU], upper[NU], image[NU];
@@ -170,8 +180,7 @@ INLINE void stage_policy(solver_state *s, int t, const stage_model *q, control_p
     p->qu[i] = gradient + q->offset_u[i];
     s->gradient[t * NU + i] = gradient;
   }
-  if (__builtin_expect(s->weighs_points, 0))
-    EACH(i, NU) summary->bend_of_points += lane_abs(p->quu[TRIANGLE(i, i)]) * (u[i] * u[i]);
+  if (__builtin_expect(s->weighs_points, 0)) weigh_control(p->quu, u, summary);
   EACH(i, NU) p->quu[TRIANGLE(i, i)] += s->regularisation;
   /* A loop and not two calls: a lane that needs no second attempt must not see whether another does. */
   KEEP_LOOP for (int attempt = 0; attempt < 2; attempt++) {
@@ -202,9 +211,10 @@ INLINE void note_value(const solver_state *s, const value_model *value, sweep_su
 }
 
 /* Adds what the rounding of a state costs, over its square. x_0 is given. */
-INLINE void weigh_state(const solver_state *s, int t, const value_model *value, sweep_summary *summary) {
+RARE void weigh_state(const solver_state *s, int t, const value_model *value, sweep_summary *summary) {
   const reals x = s->x + t * NX;
-  if (t > 0) EACH(i, NX) summary->bend_of_points += lane_abs(value->hessian[TRIANGLE(i, i)]) * (x[i] * x[i]);
+  for (int i = 0; i < (t > 0 ? NX : 0); i++)
+    summary->bend_of_points += lane_abs(value->hessian[TRIANGLE(i, i)]) * (x[i] * x[i]);
 }
 
 INLINE void clear_summary(sweep_summary *summary) {
@@ -244,7 +254,7 @@ FUNCTION void backward_sweep(solver_state *s) { sweep_with_kept_matrices(s); }
 #include "mpcgen_riccati.h"
 
 /* One backward sweep over the accepted trajectories: costates, residual, steps, gains, expected change. */
-SWEEP_FUNCTION void backward_sweep(solver_state *s) {
+BACKWARD_FUNCTION void backward_sweep(solver_state *s) {
   const int last = s->horizon;
   ddp_state d;
   control_problem p;
