@@ -153,7 +153,7 @@ INLINE real add_barrier(scalar weight, real u, real *lower, real *upper, real gr
 }
 
 /* Adds what the rounding of a control costs, over its square. */
-RARE void weigh_control(const real *quu, const real *u, sweep_summary *summary) {
+RARE void weigh_control(const real *quu, in_reals u, sweep_summary *summary) {
   for (int i = 0; i < NU; i++) summary->bend_of_points += lane_abs(quu[TRIANGLE(i, i)]) * (u[i] * u[i]);
 }
 
