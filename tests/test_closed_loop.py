@@ -170,12 +170,6 @@ def test_the_compiled_loop_does_not_depend_on_neighbours_or_threads(pendulum):
     assert all(is_same(a[131:140], b) for a, b in zip(whole, part, strict=True))
 
 
-def test_a_loop_is_differentiated_once(pendulum):
-    x0 = pendulum.starts(2, 0).requires_grad_()
-    with pytest.raises(SecondDerivativeError):
-        torch.autograd.grad(pendulum.mpc().closed_loop(x0, 2).x.sum(), x0, create_graph=True)
-
-
 def test_a_gradient_may_keep_its_graph_which_ends_there(pendulum):
     x0 = pendulum.starts(2, 0).requires_grad_()
     total = pendulum.mpc().closed_loop(x0, 2).cost.sum()
