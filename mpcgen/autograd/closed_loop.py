@@ -92,7 +92,11 @@ class Loop:
                 by_step = [name for name, value in self.parameters.items() if isinstance(value, PerStep)]
                 calls = self._calls(x0, self.steps if by_step else 1)
                 if are_alike(calls):
-                    return ClosedLoop(*self._run_compiled(calls, by_step))
+                    mpc = self.mpc
+                    found = run_compiled(
+                        mpc.controller, mpc.quiet, calls, by_step, self.steps, self.disturbance
+                    )
+                    return ClosedLoop(*found)
         return self._run_by_steps(x0)
 
     def _calls(self, x0: Tensor, count: int) -> list[Call]:
@@ -101,10 +105,6 @@ class Loop:
         return [
             make_call(controller, x0, start, self.horizon, _at_step(self.parameters, t)) for t in range(count)
         ]
-
-    def _run_compiled(self, calls: list[Call], by_step: list[str]) -> tuple[Tensor, ...]:
-        """All steps in the kernels."""
-        return run_compiled(self.mpc.controller, self.mpc.quiet, calls, by_step, self.steps, self.disturbance)
 
     def _run_by_steps(self, x0: Tensor) -> ClosedLoop:
         """One step after the other."""

@@ -37,7 +37,7 @@ def is_compiled(controller: Controller, options: Options, tensors: list[Any]) ->
 
 
 def are_alike(calls: list[Call]) -> bool:
-    """Whether each parameter has a value for every stage at all steps, or at none, and stage-wise ones all have it."""
+    """Whether each parameter has the same shape at all steps, but for the batch: a value a stage, or one for all."""
     shapes = [[value.shape[1:] for value in call.parameters] for call in calls]
     return all(of_step == shapes[0] for of_step in shapes)
 
