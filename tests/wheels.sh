@@ -4,19 +4,20 @@
 #   tests/wheels.sh [PYTHON ...]      # default: python3.11 python3.12 python3.13, those that are there
 #
 # The first environment gets the oldest torch that pyproject.toml allows, the others the newest. TORCH_INDEX names an index
-# of torch's wheels, by default that of the CPU builds. Each takes minutes and a gigabyte, so `make test` leaves it out.
+# of torch's wheels, by default that of the CPU builds; an empty one leaves torch to pip's own index, whose builds for
+# Linux are CUDA's and run on the CPU as well. Each takes minutes and a gigabyte or more, so `make test` leaves it out.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
+index=${TORCH_INDEX-https://download.pytorch.org/whl/cpu}
 oldest=$(sed -n 's/^ *"torch>=\([0-9.]*\)".*/\1/p' "$root/pyproject.toml")
 
 # From what git knows, so that no file of the checkout's build folders gets in.
 mkdir "$folder/source" && git -C "$root" archive HEAD | tar -x -C "$folder/source"
 python3 -m venv "$folder/build"
 "$folder/build/bin/pip" install --quiet build
-"$folder/build/bin/python" -m build --outdir "$folder/dist" "$folder/source" > "$folder/build.log" || { cat "$folder/build.log"; exit 1; }
+"$folder/build/bin/python" -m build --outdir "$folder/dist" "$folder/source" > "$folder/build.log" 2>&1 || { cat "$folder/build.log"; exit 1; }
 for file in "$folder"/dist/*; do
   names=$(case $file in *.whl) unzip -Z1 "$file" ;; *) tar -tf "$file" ;; esac)
   count=$(grep -c -E 'templates/(c|export|python|runtime)/[^/]+$' <<< "$names") || true
@@ -53,7 +54,7 @@ for python in "$@"; do
   if ! "$python" --version > /dev/null 2>&1; then echo "$python is not installed, and left out"; continue; fi
   place="$folder/$(basename "$python")-$RANDOM"
   "$python" -m venv "$place"
-  "$place/bin/pip" install --quiet --extra-index-url "$index" "$wanted" "$folder"/dist/*.whl
+  "$place/bin/pip" install --quiet ${index:+--extra-index-url "$index"} "$wanted" "$folder"/dist/*.whl
   cd "$folder"
   MPCGEN_CACHE_DIR="$place/cache" "$place/bin/mpcgen" build "$folder/source/examples/pendulum.py" --dtypes float64 -o "$place/out" > "$place/log"
   MPCGEN_CACHE_DIR="$place/cache" "$place/bin/mpcgen" doctor > "$place/log"
