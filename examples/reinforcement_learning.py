@@ -1,6 +1,6 @@
 """Train a controller by policy gradient, beside a plain network: PPO in one file, on a track that ends in walls.
 
-    pip install 'mpcgen[rl]'
+    pip install '.[rl]'
     python -m examples.reinforcement_learning            # five seeds of each: pictures/reinforcement_learning.png
     python -m examples.reinforcement_learning --seeds 1 --iterations 20
 

@@ -1,6 +1,6 @@
 """Solve and differentiate ten million pendulums on a cluster, with Ray Data; what is done is done if it is killed.
 
-    pip install 'mpcgen[ray]'
+    pip install '.[ray]'
     python -m examples.sweep_ray --problems 10000000
 
 The sweep is cut into shards of 50,000 problems. Each is drawn from its own seed, so that whoever computes it computes

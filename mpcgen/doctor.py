@@ -19,7 +19,7 @@ from mpcgen.build.compiling import run_one
 from mpcgen.build.cuda import find_cuda_toolchain
 from mpcgen.build.target import known_targets, select_target
 from mpcgen.build.toolchain import Toolchain, find_compiler, find_toolchain
-from mpcgen.errors import MpcgenError
+from mpcgen.errors import MpcgenError, pip_install
 from mpcgen.runtime.cpu import describe_cpu
 from mpcgen.runtime.loading import ABI
 
@@ -83,7 +83,7 @@ def examine() -> Iterator[Found]:
     yield from _cuda()
     for package, (extra, purpose) in OPTIONAL.items():
         found = _release(package)
-        remedy = "" if found else f"for {purpose}: pip install 'mpcgen[{extra}]'"
+        remedy = "" if found else f"for {purpose}: {pip_install(extra)}"
         yield Found(package, found, remedy, needed=False)
 
 
@@ -177,9 +177,9 @@ def _cuda() -> Iterator[Found]:
         toolchain = find_cuda_toolchain()
         yield Found("nvcc", f"{toolchain.version}, {shlex.join(toolchain.command)}", needed=False)
     except MpcgenError:
-        remedy = "to build for CUDA: pip install 'mpcgen[cuda]', or set CUDA_HOME"
+        remedy = f"to build for CUDA: {pip_install('cuda')}, or set CUDA_HOME"
         yield Found("nvcc", None, remedy, needed=False)
-    remedy = "a C compiler where there is none: pip install 'mpcgen[compiler]'"
+    remedy = f"a C compiler where there is none: {pip_install('compiler')}"
     version = _release("ziglang") if zig.find() else None
     yield Found("ziglang", version, "" if version else remedy, needed=False)
 

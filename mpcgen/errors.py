@@ -4,6 +4,23 @@ Every message says what was given, what was expected and what to do. Anything th
 raises `InternalError`, which says so.
 """
 
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+
+def pip_install(extra: str) -> str:
+    """The command that adds one of mpcgen's extras, in quotes where a shell needs them.
+
+    mpcgen is on no package index. pip finds the one that is installed by its name, and takes no other; of one that runs
+    from its sources without being installed it has to be shown the folder.
+    """
+    try:
+        distribution("mpcgen")
+    except PackageNotFoundError:
+        return f"pip install '{Path(__file__).parents[1]}[{extra}]'"
+    return f"pip install 'mpcgen[{extra}]'"
+
 
 class MpcgenError(Exception):
     """Base class of every error that mpcgen raises on purpose."""
@@ -42,7 +59,14 @@ class ParameterError(MpcgenError, ValueError):
 
 
 class UnconvergedError(MpcgenError, ArithmeticError):
-    """Some problems of a batch did not converge and ``on_unconverged="raise"`` was asked for."""
+    """Some problems of a batch did not converge and ``on_unconverged="raise"`` was asked for.
+
+    solution: what was found all the same, with its statuses: a `Solution` without a graph, or a `ClosedLoop`. Under
+    transforms of torch it is the bare outputs, x, u, cost, status and so on, of a flat batch. None where a gradient is
+    refused, and of the reference solvers.
+    """
+
+    solution: Any = None
 
 
 class SecondDerivativeError(MpcgenError, RuntimeError):

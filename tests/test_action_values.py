@@ -98,6 +98,10 @@ def test_a_control_outside_its_bounds_is_invalid_alone_and_a_shared_gradient_is_
     found = mpc(x0, u0=u0, mass=mass)
     assert found.status.tolist() == [0, Status.INVALID_INPUT, Status.INVALID_INPUT, 0]
     assert found.cost[1:3].isnan().all() and found.x[1:3].isnan().all()
+    for wrong, said in ((1, "u0 is outside of its bounds"), (2, r"u0\[0, 0\] is nan")):
+        with pytest.raises(mpcgen.UnconvergedError, match=f"First to be invalid: {said}") as error:
+            example("pendulum").mpc()(x0[wrong], u0=u0[wrong])
+        assert error.value.solution.status == Status.INVALID_INPUT
     found.where_converged().cost.sum().backward()
     good = torch.tensor([0, 3])
     alone = mass.detach().clone().requires_grad_()

@@ -2,6 +2,7 @@
 
 import io
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from baseline_problems import EXAMPLES, example
 from rich.console import Console
 
 from mpcgen.baseline import Baseline, KktGradient, kkt_gradient
-from mpcgen.baseline.compare import compare, gradient_differences
+from mpcgen.baseline.compare import Comparison, _compare_solver, compare, gradient_differences
+from mpcgen.baseline.problems import Problems
 from mpcgen.baseline.report import print_comparison
 from mpcgen.errors import BuildError, ParameterError, SpecError
 
@@ -94,6 +96,23 @@ def test_the_table_names_every_solver_and_gradient():
     text = console.export_text()
     for word in ("mpcgen", "ipopt", "fatrop", *comparison.gradients):
         assert word in text
+
+
+def test_a_solver_that_solves_nothing_has_no_time_and_says_why():
+    spec = example("pendulum")
+    x0 = np.array([[1.0, 0.0, 0.0], [np.nan, 0.0, 0.0]])
+    defaults = {p.name: np.reshape(p.default, p.shape) for p in spec.parameters}
+    own = {name: getattr(Baseline(spec).solve_batch(x0, defaults), name) for name in ("x", "u", "cost")}
+    row = _compare_solver("ipopt", Problems(spec, x0, defaults), {**own, "converged": np.ones(2, bool)}, 1e-8)
+    assert (row.solved, row.failures) == (1, {"start is not finite": 1})
+
+    lost = replace(row, solved=0, seconds=0.0, failures={"start is not finite": 2})
+    comparison = Comparison("pendulum", 2, 1e-8, 1, 2, 7.0, 1e-3, (lost,), 0, {})
+    console = Console(record=True, width=200, file=io.StringIO())
+    print_comparison(comparison, console)
+    text = console.export_text()
+    assert "none solved" in text and " 0 ms" not in text
+    assert "ipopt solved 0 of 2 problems, and said of the others: 2 times 'start is not finite'" in text
 
 
 def test_a_folder_without_a_package_is_refused(tmp_path):

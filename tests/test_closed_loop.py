@@ -272,9 +272,17 @@ def test_where_a_step_has_no_solution_the_plan_before_goes_on(pendulum):
 def test_the_warning_names_problem_and_step_and_a_step_can_be_looked_at(pendulum):
     x0 = pendulum.starts(2, 0)
     x0[1] = torch.nan
-    with pytest.raises(UnconvergedError, match=r"3 of 6 solves, 3 for each problem, did not converge"):
-        pendulum.module.MPC(on_unconverged="raise").closed_loop(x0, 3)
+    with pytest.raises(
+        UnconvergedError, match=r"3 of 6 solves, 3 for each problem, did not converge"
+    ) as error:
+        pendulum.mpc().closed_loop(x0, 3)
+    assert "of problem 1: at step 0, the state cos_theta of x0 is nan." in str(error.value)
     loop = pendulum.module.MPC(on_unconverged="ignore").closed_loop(x0, 3)
+    assert torch.equal(error.value.solution.u[0], loop.u[0])
+    assert repr(loop) == "<ClosedLoop: 2 problems, 3 steps, float64; 3 CONVERGED, 3 INVALID_INPUT>"
+    masses = mpcgen.PerStep(torch.tensor([1.0, torch.nan, 1.0], dtype=F64))
+    with pytest.raises(UnconvergedError, match="invalid: at step 1, the parameter mass is nan"):
+        pendulum.mpc().closed_loop(x0[:1], 3, plant=pendulum.mpc(), mass=masses)
     for look in (mpcgen.diagnose, mpcgen.plot):
         with pytest.raises(ParameterError, match=r"a ClosedLoop, whose plans are not kept.*mpc\(loop.x"):
             look(loop)

@@ -1,6 +1,7 @@
 """Rows that may be exceeded at a price: solutions against formulas and IPOPT, gradients against CasADi's KKT system."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -214,6 +215,14 @@ def test_diagnose_says_which_row_is_exceeded(capsys):
     report = mpcgen.diagnose(sol)
     assert report.margins[0].exceeded and report.margins[0].value == pytest.approx(0.2, abs=1e-6)
     assert "below at stage 1, exceeds its upper bound" in capsys.readouterr().out
+    aims = torch.tensor([[0.5, 1.2, 1.7], [1.1, 0.2, -0.3]], dtype=torch.float64)
+    several = mpcgen.diagnose(module(step).MPC()(torch.zeros(2, 3, 1, dtype=torch.float64), aim=aims))
+    (row,) = several.exceeded
+    assert (row.row, row.problems, row.index, row.stage) == ("below", 3, (0, 2), 1)
+    assert row.most == pytest.approx(0.7, abs=1e-6)
+    assert re.search(r"below +3 +0\.7 at stage 1 of \[0, 2\]", str(several))
+    inside = mpcgen.diagnose(module(step).MPC()(torch.zeros(1, dtype=torch.float64), aim=number(0.3)))
+    assert inside.exceeded == () and "soft rows" not in str(inside)
 
 
 # ---- gradients

@@ -1,6 +1,8 @@
 """How problems end: each status, its gradient, and what is said about it."""
 
 import functools
+import math
+import re
 from types import ModuleType
 
 import pytest
@@ -217,6 +219,40 @@ def test_bounds_that_leave_no_control_are_invalid_input(lqr, lower, upper):
     assert (solution.status == Status.INVALID_INPUT).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "value", "said"),
+    [
+        ("x0", (1, 0), "nan", "the state x of x0 is nan"),
+        ("u_init", (1, 7, 2), "inf", "u_init[7, 2] is inf"),
+        ("pull", (1,), "nan", "the parameter pull is nan"),
+        ("target", (1, 5), "-inf", "the parameter target at stage 5 is -inf"),
+    ],
+)
+def test_what_is_invalid_is_named_with_its_problem(scalar, name, place, value, said):
+    given = {
+        "x0": start(0.1, 0.2, 0.3),
+        "u_init": torch.zeros(3, 12, 3, dtype=torch.float64),
+        "pull": torch.ones(3, dtype=torch.float64),
+        "target": torch.zeros(3, 13, dtype=torch.float64),
+    }
+    given[name][place] = float(value)
+    for options in ({}, {"restarts": 1})[: 1 if name == "u_init" else 2]:  # other starts do without u_init
+        with pytest.raises(UnconvergedError) as found:
+            scalar.mpc(**options)(**given)
+        assert f"First to be invalid of problem 1: {said}." in str(found.value)
+    outcome = mpcgen.diagnose(found.value.solution).worst[0]
+    seen = "parameter" in said
+    assert outcome.failure == (said if seen else "x0, or what the solver began with, is not finite")
+
+
+def test_bounds_that_cross_are_named_with_their_stage(lqr):
+    given = lqr.values(0)
+    upper = torch.ones(2, 5, 3, dtype=torch.float64)
+    upper[1, 4, 2] = -2
+    with pytest.raises(UnconvergedError, match=r"of problem 1: the bounds of u_2 at stage 4 are -1 and -2\."):
+        lqr.mpc()(lqr.starts(2, 0), **given, lower=[-1.0] * 3, upper=upper)
+
+
 def test_nothing_but_bounds_may_be_infinite(lqr):
     given = lqr.values(0)
     free = lqr.mpc()(lqr.starts(2, 0), **given)
@@ -248,6 +284,31 @@ def test_the_warning_counts_explains_and_points_at_the_call(scalar):
 def test_unconverged_problems_raise_where_asked(scalar):
     with pytest.raises(UnconvergedError, match=r"1 of 1 problems.*DIVERGED"):
         scalar.module.MPC(on_unconverged="raise")(start(30.0), growth=1.0)
+
+
+def test_the_error_carries_what_was_found(scalar):
+    x0 = start(0.1, 30.0, -0.4).requires_grad_()
+    growth = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    quiet = scalar.mpc(on_unconverged="ignore")(x0, growth=growth)
+    for given in (x0, x0.detach(), x0.detach()[:, None].expand(3, 2, 1)[:, 0]):
+        with pytest.raises(UnconvergedError) as found:
+            scalar.mpc()(given, growth=growth)
+        solution = found.value.solution
+        assert torch.equal(solution.status, quiet.status) and not solution.u.requires_grad
+        assert torch.equal(solution.u[::2], quiet.u[::2]) and torch.equal(solution.active, quiet.active)
+
+
+def test_a_solution_is_shown_in_a_line(scalar):
+    solution = scalar.mpc(on_unconverged="ignore")(start(0.1, math.nan))
+    assert re.fullmatch(
+        r"<Solution of scalar_problem: 2 problems, N = 12, float64; 1 CONVERGED, 1 INVALID_INPUT; at most \d+ "
+        r"iterations, residual \d\.\de[+-]\d+>",
+        repr(solution),
+    )
+    assert repr(scalar.mpc()(start())).startswith("<Solution with x: (0, 13, 1), u: (0, 12, 3),")
+    seen = []
+    torch.func.vmap(lambda x: seen.append(repr(scalar.mpc()(x))) or x)(start(0.1, 0.2))
+    assert seen[0].startswith("<Solution with x: (13, 1), u: (12, 3), cost: ()")
 
 
 def test_every_status_has_a_meaning_and_an_advice():

@@ -7,7 +7,7 @@ from typing import Any
 
 from examples.bench.cells import Measurement
 from examples.bench.results import Results
-from mpcgen.errors import MpcgenError
+from mpcgen.errors import MpcgenError, pip_install
 
 
 class PlottingUnavailableError(MpcgenError, ImportError):
@@ -20,7 +20,7 @@ def figure(**options: Any) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PlottingUnavailableError(
-            "the picture needs matplotlib; install it with: pip install 'mpcgen[plot]', or use --no-picture"
+            f"the picture needs matplotlib; install it with: {pip_install('plot')}, or use --no-picture"
         ) from error
     return Figure(**options)
 

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd.examination import examine_flat
+from mpcgen.autograd.solution import Solution
 from mpcgen.autograd.stage import evaluate_flat, pull_back
 from mpcgen.calls.arguments import Call, Start
+from mpcgen.calls.devices import device_of
+from mpcgen.calls.invalid import describe_input
 from mpcgen.calls.options import Options
-from mpcgen.errors import DtypeError, ParameterError, ShapeError
+from mpcgen.errors import DtypeError, ParameterError, ShapeError, UnconvergedError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import sizes_of
 from mpcgen.runtime.status import WITHOUT_VALUE, Status
@@ -96,6 +99,26 @@ def solve_from(
     status = status.masked_fill(~(good & inside), int(Status.INVALID_INPUT))
     costate = _pulled(key, False, (call.x0, u0, tail.costates[:, 0], torch.ones_like(cost)), first)
     return _joined(options, call.x0, u0, cost, costate, tail, status, excess)
+
+
+def tell_of_failures(
+    controller: Controller, options: Options, call: Call, u0: Tensor, outputs: Tensors
+) -> None:
+    """Warn or raise where problems whose first controls are u0 (B, m) were not solved; outputs: of the call."""
+    status = outputs[3]
+
+    def failure(place: int) -> str:
+        if int(status.flatten()[place]) != Status.INVALID_INPUT:
+            return "the controls that follow u0"
+        begun = [("u0", u0[:, None]), *call.start.named]
+        said = describe_input(controller, call.x0, begun, call.parameters, place)
+        return said or "u0 is outside of its bounds"
+
+    try:
+        device_of(controller, status).report_statuses(status, options.on_unconverged, failure)
+    except UnconvergedError as error:
+        error.solution = Solution.of(outputs, None).detach()
+        raise
 
 
 def _pulled(key: str, last: bool, point: tuple[Tensor | None, ...], parameters: Tensors) -> Tensor:

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mpcgen.autograd import summary
 from mpcgen.autograd.compiled_loop import are_alike, is_compiled, run_compiled
 from mpcgen.autograd.evaluation import ProblemFunctions
 from mpcgen.calls.arguments import Call, Start, as_tensor, make_call
+from mpcgen.calls.invalid import describe_input
 from mpcgen.calls.options import Options, as_count
 from mpcgen.calls.warm_start import all_converged
 from mpcgen.errors import DtypeError, ParameterError, ShapeError
@@ -48,6 +50,15 @@ class ClosedLoop(NamedTuple):
     u: Tensor
     status: Tensor
     cost: Tensor
+
+    def __repr__(self) -> str:
+        """A line: sizes and statuses; of tensors without numbers their shapes."""
+        if not summary.has_numbers(*self):
+            return summary.shapes("ClosedLoop", zip(self._fields, self, strict=True))
+        return (
+            f"<ClosedLoop: {summary.problems(self.cost.shape)}, {self.u.shape[-2]} steps, "
+            f"{str(self.u.dtype).removeprefix('torch.')}; {summary.statuses(self.status)}>"
+        )
 
 
 class Solves(Protocol):
@@ -98,6 +109,14 @@ class Loop:
                     )
                     return ClosedLoop(*found)
         return self._run_by_steps(x0)
+
+    def describe_input(self, x: Tensor, problem: int, step: int) -> str:
+        """What is invalid of a problem's input at a step; "" where nothing is. x: (..., steps+1, n) of the loop."""
+        mpc, given = self.mpc, _at_step(self.parameters, step)
+        start = mpc.make_start(self.u_init, None) if step == 0 else Start()
+        call = make_call(mpc.controller, x[..., step, :].detach(), start, self.horizon, given)
+        room = mpc.quiet.smooth == "solve"
+        return describe_input(mpc.controller, call.x0, start.named, call.parameters, problem, need_room=room)
 
     def _calls(self, x0: Tensor, count: int) -> list[Call]:
         """What the first steps ask, each of the first state."""

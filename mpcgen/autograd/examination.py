@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpcgen.autograd import library
+from mpcgen.autograd import library, summary
 from mpcgen.autograd.folding import batch_of, fold_each, own, unfold
 from mpcgen.calls import kernels
 from mpcgen.calls.arguments import Call, Start
@@ -164,6 +164,10 @@ class Rows:
     reserve: Tensor
     unit: Tensor
 
+    def __repr__(self) -> str:
+        """Their shapes."""
+        return summary.shapes("Rows", vars(self).items())
+
     @property
     def soft(self) -> Tensor:
         """Which rows may be exceeded at a price, (..., stages, rows)."""
@@ -303,6 +307,10 @@ class History:
 
     cost: Tensor
     residual: Tensor
+
+    def __repr__(self) -> str:
+        """Their shapes."""
+        return summary.shapes("History", vars(self).items())
 
 
 def record(origin: Origin, call: Call) -> History:

@@ -48,7 +48,8 @@ def attach(key: str, options: str, outputs: Tensors, x0: Tensor, parameters: Ten
     if is_recorded(x0, parameters):
         horizon = outputs[1].shape[1]
         return apply(Solve, None, outputs, key, options, horizon, x0, *Start(), *parameters)
-    return kernels.attach(library.controller_of(key), Options.from_text(options), outputs)
+    chosen = Options.from_text(options)
+    return kernels.attach(library.controller_of(key), chosen, outputs, x0, parameters)
 
 
 def solve_directly(
@@ -116,7 +117,8 @@ class Solve(torch.autograd.Function):
                 return found.solve_anew(x0, start.given, parameters)
             if found is None:
                 return _solve_here(key, options, *arguments)
-            return kernels.attach(library.controller_of(key), Options.from_text(options), found)
+            chosen = Options.from_text(options)
+            return kernels.attach(library.controller_of(key), chosen, found, x0, tuple(parameters))
         if found is not None:
             return tuple(below_autograd(library.attach, keyset, key, options, found, x0, parameters))
         return tuple(below_autograd(library.solve, keyset, key, options, horizon, x0, *start, parameters))

@@ -153,7 +153,8 @@ solve = define(
 def _attach(
     controller: str, options: str, outputs: Sequence[Tensor], x0: Tensor, parameters: Sequence[Tensor]
 ) -> Tensors:
-    return kernels.attach(controller_of(controller), Options.from_text(options), tuple(outputs))
+    chosen = Options.from_text(options)
+    return kernels.attach(controller_of(controller), chosen, tuple(outputs), x0, tuple(parameters))
 
 
 def _fake_attach(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,12 +15,12 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from mpcgen.autograd import copying, functions, library
-from mpcgen.autograd.action_value import broadcast_first, solve_from
+from mpcgen.autograd.action_value import broadcast_first, solve_from, tell_of_failures
 from mpcgen.autograd.closed_loop import ClosedLoop, make_loop
 from mpcgen.autograd.evaluation import ProblemFunctions
 from mpcgen.autograd.examination import origin_of, record
 from mpcgen.autograd.restarts import Tries, try_starts
-from mpcgen.autograd.solution import Solution
+from mpcgen.autograd.solution import Solution, whole
 from mpcgen.calls import learnable
 from mpcgen.calls.arguments import Call, Start, explained, make_call
 from mpcgen.calls.devices import device_of
@@ -27,7 +28,7 @@ from mpcgen.calls.direct import Direct
 from mpcgen.calls.options import Options, checked_count
 from mpcgen.calls.warm_start import make_start
 from mpcgen.calls.watching import is_traced
-from mpcgen.errors import LayoutError, ParameterError
+from mpcgen.errors import LayoutError, ParameterError, UnconvergedError
 from mpcgen.runtime.outputs import Outputs
 
 
@@ -196,8 +197,9 @@ class MPC(ProblemFunctions):
         (..., [stages,] *shape); omitted ones take their learned values, else their defaults. A per-stage one of just
         its ``shape`` has that value at every stage. Leading dimensions broadcast.
 
-        Raises ShapeError, DtypeError, DeviceError, LayoutError, ParameterError before anything is computed, and
-        UnconvergedError if ``on_unconverged="raise"``. Warns with `mpcgen.UnconvergedWarning`.
+        Raises ShapeError, DtypeError, DeviceError, LayoutError, ParameterError before anything is computed, and,
+        if ``on_unconverged="raise"``, UnconvergedError, whose ``solution`` has what was found. Warns with
+        `mpcgen.UnconvergedWarning`.
         """
         if positional:
             raise ParameterError(
@@ -214,6 +216,18 @@ class MPC(ProblemFunctions):
                 return self._with_first_control(x0, u0, start, horizon, parameters)
         if torch.compiler.is_compiling():
             return self._checked(x0, start, horizon, parameters)
+        try:
+            return self._solved(x0, start, horizon, parameters)
+        except UnconvergedError as error:
+            if not is_traced():
+                call = make_call(self.controller, x0, start, horizon, parameters)
+                error.solution = whole(
+                    error.solution, call, origin_of(self.key, self.options_text, call.parameters)
+                )
+            raise
+
+    def _solved(self, x0: Any, start: Start, horizon: Any, parameters: Mapping[str, Any]) -> Solution:
+        """Solve a call that torch.compile does not follow."""
         if self.unrolled is None and not self.history and not self.restarts:
             found = self.direct.find(self.controller, self.options, x0, start, horizon, parameters)
             if found is not None:
@@ -240,9 +254,7 @@ class MPC(ProblemFunctions):
         found = solve_from(self.key, self.controller, self.options, call, first, self._flat_quietly)
         outputs = tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in found)
         if _is_computed():
-            device = device_of(self.controller, outputs[3])
-            where = "the controls that follow u0"
-            device.report_statuses(outputs[3], self.options.on_unconverged, lambda place: where)
+            tell_of_failures(self.controller, self.options, call, first, outputs)
         return Solution.of(outputs, None)
 
     def _flat_quietly(self, call: Call) -> tuple[Tensor, ...]:
@@ -295,7 +307,14 @@ class MPC(ProblemFunctions):
         )
         found = loop.run(x0)
         if _is_computed():
-            device_of(self.controller, found.status).report_steps(found.status, self.options.on_unconverged)
+            device = device_of(self.controller, found.status)
+            try:
+                device.report_steps(
+                    found.status, self.options.on_unconverged, functools.partial(loop.describe_input, found.x)
+                )
+            except UnconvergedError as error:
+                error.solution = found
+                raise
         return found
 
     def make_start(self, u_init: Tensor | None, solution: Outputs | None) -> Start:

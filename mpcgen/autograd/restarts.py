@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpcgen.autograd import summary
 from mpcgen.autograd.examination import History, examine_flat
 from mpcgen.calls.arguments import Call, Start
 from mpcgen.calls.options import Options
@@ -43,6 +44,10 @@ class Restarts:
     winner: Tensor
     minima: Tensor
     iterations: Tensor
+
+    def __repr__(self) -> str:
+        """Their shapes."""
+        return summary.shapes("Restarts", vars(self).items())
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from mpcgen.autograd import summary
 from mpcgen.autograd.examination import (
     Examination,
     ExaminationError,
@@ -19,6 +20,7 @@ from mpcgen.autograd.examination import (
     versions_of,
 )
 from mpcgen.autograd.restarts import Restarts
+from mpcgen.calls.arguments import Call
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import OUTPUTS, Outputs
 from mpcgen.runtime.status import Status
@@ -80,6 +82,17 @@ class Solution(_Asked, Outputs):
 
     def __post_init__(self) -> None:
         _remember(self, None, None, None)
+
+    def __repr__(self) -> str:
+        """A line: sizes, statuses, iterations and residual; of tensors without numbers their shapes."""
+        if not summary.has_numbers(*_tensors(self)[:_ALWAYS]) or not self.status.numel():
+            return summary.shapes("Solution", zip(_FIELDS, _tensors(self), strict=True))
+        name = "" if self._origin is None else f" of {self._origin.key.partition(':')[0]}"
+        return (
+            f"<Solution{name}: {summary.problems(self.status.shape)}, N = {self.u.shape[-2]}, "
+            f"{str(self.u.dtype).removeprefix('torch.')}; {summary.statuses(self.status)}; at most "
+            f"{int(self.iterations.max())} iterations, residual {float(self.residual.nan_to_num(0.0).max()):.1e}>"
+        )
 
     @staticmethod
     def of(
@@ -279,6 +292,16 @@ class Solution(_Asked, Outputs):
         return Solution.of, (_tensors(self), origin, self._history, None, self._restarts)
 
 
+def whole(found: Outputs | None, call: Call, origin: Origin) -> Outputs | None:
+    """Outputs that an error carries, as the solution that its call would have returned."""
+    if found is None or isinstance(found, Solution):
+        return found
+    outputs = tuple(getattr(found, name) for name in _FIELDS)
+    if found.status.shape != call.batch_shape:
+        outputs = tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
+    return Solution.of(outputs, origin)
+
+
 MASKED: tuple[int, ...] = ()
 """In the place of versions, of a solution with numbers put in."""
 FRESH = (0, 0, 0)
@@ -301,6 +324,8 @@ def _remember(
 
 
 _FIELDS = tuple(output.name for output in OUTPUTS)
+_ALWAYS = sum(not output.constrained for output in OUTPUTS)
+"""So many of these are there of every solution."""
 _Context = tuple[str, str, bool] | None
 
 

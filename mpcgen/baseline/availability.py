@@ -1,6 +1,6 @@
 """CasADi is an optional dependency: importing this module says so where it is missing."""
 
-from mpcgen.errors import MpcgenError
+from mpcgen.errors import MpcgenError, pip_install
 
 
 class BaselineUnavailableError(MpcgenError, ImportError):
@@ -12,5 +12,5 @@ try:
 except ImportError as error:
     raise BaselineUnavailableError(
         f"mpcgen.baseline needs CasADi and it could not be imported ({error}); "
-        "install it with: pip install 'mpcgen[baseline]'"
+        f"install it with: {pip_install('baseline')}"
     ) from error

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,8 @@ class SolverRow:
 
     ``same`` counts the problems that both solved in one basin. Over these: the largest difference of a state
     and of a control, and of the cost relative to max(1, |cost|). ``mean_cost`` and ``own_mean_cost`` are
-    CasADi's and the generated solver's over the problems that both solved. Seconds are for all problems.
+    CasADi's and the generated solver's over the problems that both solved. Seconds are for all problems, those that it
+    gives up on included; ``failures`` counts these by what the solver says of them.
     """
 
     solver: str
@@ -43,6 +45,7 @@ class SolverRow:
     own_mean_cost: float
     mean_iterations: float
     seconds: float
+    failures: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,9 @@ def _compare_solver(solver: str, problems: Problems, own: Mapping[str, Array], t
         own_mean_cost=_mean(own["cost"][both]),
         mean_iterations=_mean(timed.iterations),
         seconds=timed.seconds,
+        failures=dict(
+            Counter(said for said, good in zip(timed.status, timed.success, strict=True) if not good)
+        ),
     )
 
 

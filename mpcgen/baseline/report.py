@@ -28,7 +28,11 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     threads = "1 thread" if comparison.threads == 1 else f"{comparison.threads} threads"
     out.print(f"{comparison.name}: {comparison.count} random problems, tol {comparison.tol:g}, {threads}\n")
     out.print(_solvers(comparison))
-    out.print("Differences: the largest over the problems that both solved in one basin.\n")
+    out.print("Differences: the largest over the problems that both solved in one basin.")
+    for row in comparison.rows:
+        if row.failures:
+            out.print(_failures(row, comparison.count))
+    out.print()
     out.print(_gradients(comparison))
     out.print(
         f"Over {comparison.differentiable} of {comparison.count} solutions: solved, second-order conditions "
@@ -53,13 +57,24 @@ def _solvers(comparison: Comparison) -> Table:
     add("mean cost where both solved", "", lambda r: f"{r.mean_cost:.9g}")
     add("  mpcgen's", "", lambda r: f"{r.own_mean_cost:.9g}")
     add("mean iterations", f"{comparison.mean_iterations:.1f}", lambda r: f"{r.mean_iterations:.1f}")
-    add("time for all", _milliseconds(comparison.seconds), lambda r: _milliseconds(r.seconds))
-    add("time ratio", "1", lambda r: f"{r.seconds / comparison.seconds:.0f}")
+    own = comparison.seconds
+    add("time for all", _time(own, comparison.solved), lambda r: _time(r.seconds, r.solved))
+    add("time ratio", "1", lambda r: f"{r.seconds / own:.0f}" if r.solved and comparison.solved else "")
     return table
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
+def _time(seconds: float, solved: int) -> str:
+    """A time of problems of which some were solved: how fast a solver gives up says nothing."""
+    return f"{1e3 * seconds:.3g} ms" if solved else "none solved"
+
+
+def _failures(row: SolverRow, count: int) -> str:
+    """What a solver says of the problems that it did not solve, and what its time means then."""
+    said = ", ".join(f"{times} times {status!r}" for status, times in row.failures.items())
+    return (
+        f"{row.solver} solved {row.solved} of {count} problems, and said of the others: {said}. Its time is that "
+        "until it gave up on them; those whose start is not finite it was not given."
+    )
 
 
 def _gradients(comparison: Comparison) -> Table:

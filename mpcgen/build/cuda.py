@@ -26,7 +26,7 @@ from mpcgen.build.digest import HEADER_FOLDER
 from mpcgen.build.extension import write_sources
 from mpcgen.build.toolchain import ANSWER_SECONDS, run_compiler, split_command
 from mpcgen.codegen.rendered import Rendered
-from mpcgen.errors import BuildError, CompilerNotFoundError
+from mpcgen.errors import BuildError, CompilerNotFoundError, pip_install
 from mpcgen.runtime.loading import DTYPES, bits_of, interface_name, library_name
 
 DEFAULT_ARCHITECTURES = ("sm_80+PTX",)
@@ -265,7 +265,7 @@ def _find_nvcc() -> str:
     if found is None:
         raise CompilerNotFoundError(
             "no nvcc found: looked in CUDA_HOME, on the PATH and among this Python's packages. Install NVIDIA's CUDA "
-            "toolkit, or its compiler from pip with `pip install 'mpcgen[cuda]'`"
+            f"toolkit, or its compiler from pip with `{pip_install('cuda')}`"
         )
     return found
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 from mpcgen.build import zig
 from mpcgen.build.cache import cache_root, note, working_folder
 from mpcgen.build.target import Target, select_target
-from mpcgen.errors import BuildError, CompilerNotFoundError
+from mpcgen.errors import BuildError, CompilerNotFoundError, pip_install
 from mpcgen.runtime.loading import DTYPES
 
 COMPILERS = ("gcc", "clang", "cc")
@@ -210,7 +210,7 @@ def find_compiler() -> Compiler:
         )
     raise CompilerNotFoundError(
         f"no C compiler found: looked for {', '.join(COMPILERS)} {places}. "
-        f"Install one, e.g. `pip install 'mpcgen[compiler]'`, which needs no rights, `apt install gcc`, "
+        f"Install one, e.g. `{pip_install('compiler')}`, which needs no rights, `apt install gcc`, "
         f"`dnf install gcc` or `xcode-select --install`, or set CC to its path"
     )
 

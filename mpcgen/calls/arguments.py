@@ -42,6 +42,11 @@ class Start(NamedTuple):
             return ("u_init", "x_init", "", "")
         return tuple(f"warm_start.{name}" for name in ("u", "x", "costates", "row_duals"))
 
+    @property
+    def named(self) -> list[tuple[str, Tensor]]:
+        """Those that there are, by what a call gave them by."""
+        return [(name, guess) for name, guess in zip(self.names, self, strict=True) if guess is not None]
+
     def shapes(self, controller: Description, horizon: int) -> tuple[tuple[int, ...], ...]:
         """The shapes of one problem."""
         n, m = len(controller.states), len(controller.controls)

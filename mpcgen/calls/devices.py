@@ -47,7 +47,7 @@ class Device(Protocol):
     def report_statuses(self, status: Tensor, how: str, failure: Callable[[int], str]) -> None:
         """Warn or raise where problems did not converge, as asked; see `mpcgen.calls.reporting`."""
 
-    def report_steps(self, status: Tensor, how: str) -> None:
+    def report_steps(self, status: Tensor, how: str, failure: Callable[[int, int], str]) -> None:
         """Warn or raise where solves of closed loops, (..., steps), did not converge, as asked."""
 
     def report_singular(self, singular: Tensor, how: str) -> None:
@@ -182,9 +182,9 @@ class Cpu:
         """See `Device`."""
         report_statuses(self._library.name, status, how, failure)
 
-    def report_steps(self, status: Tensor, how: str) -> None:
+    def report_steps(self, status: Tensor, how: str, failure: Callable[[int, int], str]) -> None:
         """See `Device`."""
-        report_steps(self._library.name, status, how)
+        report_steps(self._library.name, status, how, failure)
 
     def report_singular(self, singular: Tensor, how: str) -> None:
         """See `Device`."""
@@ -245,9 +245,9 @@ class Cuda:
         """See `Device`."""
         self._report(status, how, functools.partial(report_statuses, failure=failure), report_statuses)
 
-    def report_steps(self, status: Tensor, how: str) -> None:
+    def report_steps(self, status: Tensor, how: str, failure: Callable[[int, int], str]) -> None:
         """See `Device`."""
-        self._report(status, how, report_steps, report_steps)
+        self._report(status, how, functools.partial(report_steps, failure=failure), report_steps)
 
     def report_singular(self, singular: Tensor, how: str) -> None:
         """See `Device`."""

@@ -105,10 +105,12 @@ def solve(
     return solver_of(controller, options, call)(dense(x0), guesses, each_dense(parameters), history)
 
 
-def attach(controller: Controller, options: Options, outputs: Tensors) -> Tensors:
+def attach(
+    controller: Controller, options: Options, outputs: Tensors, x0: Tensor, parameters: Tensors
+) -> Tensors:
     """Copies of what a quiet `solve` of a flat batch has found, which reports as that would have."""
     if outputs[0].shape[0] > 0:
-        report(device_of(controller, outputs[0]), options, controller.states, outputs)
+        report(controller, device_of(controller, outputs[0]), options, outputs, (x0, (), parameters))
     return tuple(out.clone() for out in outputs)
 
 

@@ -26,23 +26,32 @@ def report_statuses(
 ) -> None:
     """Warn or raise if any entry of ``status`` is not zero.
 
-    failure: what of a DIVERGED or MODEL problem, given its place in the flat batch, is not finite, and where.
+    failure: what of a DIVERGED, MODEL or INVALID_INPUT problem, given its place in the flat batch, is not as it should
+        be, and where; "" where nothing is known of it.
     """
 
     def first(place: int) -> str:
         where = "" if status.numel() == 1 else f" of problem {place}"
-        return f"{where}: {failure(place)}" if failure is not None else ""
+        said = "" if failure is None else failure(place)
+        return f"{where}: {said}" if said else ""
 
     _report(name, status, on_unconverged, "problems", first, "mpcgen.diagnose(sol) tells which")
 
 
-def report_steps(name: str, status: Tensor, on_unconverged: str) -> None:
-    """Warn or raise if any solve of closed loops, status (..., steps), has a status other than zero."""
+def report_steps(
+    name: str, status: Tensor, on_unconverged: str, failure: Callable[[int, int], str] | None = None
+) -> None:
+    """Warn or raise if any solve of closed loops, status (..., steps), has a status other than zero.
+
+    failure: what is invalid of a problem, by its place in the flat batch, at a step; "" where nothing is.
+    """
     steps = status.shape[-1]
 
     def first(solve: int) -> str:
-        where = "" if status.numel() == steps else f" of problem {solve // steps}"
-        return f"{where}: at step {solve % steps}"
+        problem, step = divmod(solve, steps)
+        where = "" if status.numel() == steps else f" of problem {problem}"
+        said = "" if failure is None else failure(problem, step)
+        return f"{where}: at step {step}" + (f", {said}" if said else "")
 
     what = f"solves, {steps} for each problem,"
     more = "mpcgen.diagnose looks at one step solved by itself, mpc(loop.x[..., step, :])"
@@ -50,7 +59,7 @@ def report_steps(name: str, status: Tensor, on_unconverged: str) -> None:
 
 
 def _report(name: str, status: Tensor, how: str, what: str, first: Callable[[int], str], more: str) -> None:
-    """Say how many of ``what`` failed, why, and where the first of those is that are not finite."""
+    """Say how many of ``what`` failed, why, and where the first of those is that have no solution."""
     if how == "ignore":
         return
     failed = int((status != 0).sum())
@@ -58,17 +67,20 @@ def _report(name: str, status: Tensor, how: str, what: str, first: Callable[[int
         return
     counts = [(Status(s), int((status == s).sum())) for s in Status if s != Status.CONVERGED]
     parts = [f"{count} {s.name}: {s.meaning}; {s.advice}" for s, count in counts if count]
-    broken = ((status == Status.DIVERGED) | (status == Status.MODEL)).flatten()
-    if bool(broken.any()):
-        place = int(broken.nonzero()[0])
-        verb = "diverge" if status.flatten()[place] == Status.DIVERGED else "fail"
-        if said := first(place):
-            parts.append(f"First to {verb}{said}")
+    flat = status.flatten()
+    for broken in ((flat == Status.DIVERGED) | (flat == Status.MODEL), flat == Status.INVALID_INPUT):
+        if bool(broken.any()):
+            place = int(broken.nonzero()[0])
+            if said := first(place):
+                parts.append(f"First to {_VERBS[Status(int(flat[place]))]}{said}")
     _say(
         f"{name}: {failed} of {status.numel()} {what} did not converge. {'. '.join(parts)}. {more}, "
         "on_unconverged='ignore' silences this",
         how,
     )
+
+
+_VERBS = {Status.DIVERGED: "diverge", Status.MODEL: "fail", Status.INVALID_INPUT: "be invalid"}
 
 
 def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:
@@ -86,7 +98,7 @@ def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:
 
 
 Report = Callable[[str, Tensor, str], None]
-"""`report_statuses`, without its last argument, `report_steps` or `report_singular`."""
+"""`report_statuses` or `report_steps`, without its last argument, or `report_singular`."""
 
 
 def copy_to_host(flags: Tensor) -> tuple[Callable[[], bool], Tensor]:

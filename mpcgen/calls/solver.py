@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from mpcgen.calls.failures import describe_failure, describe_step
 from mpcgen.calls.gradient import Gradient
 from mpcgen.calls.options import Options
 from mpcgen.calls.struct import Struct
-from mpcgen.errors import LayoutError
+from mpcgen.errors import LayoutError, UnconvergedError
 from mpcgen.runtime.controller import Controller
-from mpcgen.runtime.outputs import DIFFERENTIABLE, OUTPUTS, sizes_of
+from mpcgen.runtime.outputs import DIFFERENTIABLE, OUTPUTS, Outputs, sizes_of
 from mpcgen.runtime.status import Status
 
 _STARTS = ("initial_controls", "initial_states", "initial_costates", "initial_duals")
@@ -69,6 +69,7 @@ class Solver:
     __slots__ = (
         "_addresses",
         "_batch",
+        "_controller",
         "_device",
         "_entry",
         "_fields",
@@ -78,8 +79,8 @@ class Solver:
         "_options",
         "_outputs",
         "_spare",
+        "_start_names",
         "_starts",
-        "_states",
         "_strides",
     )
 
@@ -96,7 +97,7 @@ class Solver:
         constant_parameters: bool,
     ) -> None:
         n, m = len(controller.states), len(controller.controls)
-        self._batch, self._states = math.prod(batch_shape), controller.states
+        self._batch, self._controller = math.prod(batch_shape), controller
         self._device, self._options, self._strides = device, options, strides
         self._entry = device.entry("solve", dtype, self._batch)
         rows = controller.dual_count
@@ -123,6 +124,7 @@ class Solver:
         for member, guess in given:
             self._fields[f"{member}_stride"] = 0 if guess.shape[0] <= 1 else guess.numel() // guess.shape[0]
         self._starts = tuple(member for member, _ in given)
+        self._start_names = [name for name, _ in start.named]
         self._gradient: Gradient | None = None
         self._make_gradient = functools.partial(
             Gradient, rows > 0, device, options, dtype, self._batch, horizon, strides, constant_parameters
@@ -151,7 +153,8 @@ class Solver:
         struct.threads = 1 if self._batch == 1 else self._options.thread_count()
         self._entry(struct)
         if self._batch > 1 or not outputs[3].is_cpu or struct.status[0]:
-            report(self._device, self._options, self._states, outputs)
+            begun = zip(self._start_names, start, strict=True)
+            report(self._controller, self._device, self._options, outputs, (x0, begun, parameters))
         self._spare.append(arguments)
         return (*outputs, *self._nothing)
 
@@ -174,16 +177,31 @@ class Solver:
         return (*outputs[: places.start], *own)
 
 
-def report(device: Device, options: Options, states: tuple[str, ...], outputs: Sequence[Tensor]) -> None:
-    """Warn or raise where problems did not converge, as asked; outputs: of a solve, states: their names."""
+Given = tuple[Tensor, Iterable[tuple[str, Tensor]], Sequence[Tensor]]
+"""x0, what a solve began with by name, and parameters."""
+
+
+def report(
+    controller: Controller, device: Device, options: Options, outputs: Sequence[Tensor], given: Given
+) -> None:
+    """Warn or raise where problems did not converge, as asked; outputs: of a solve of what was given."""
     x, _, _, status, _, _, costates, gains, *_ = outputs
 
     def failure(problem: int) -> str:
-        if int(status.flatten()[problem]) == Status.MODEL:
-            return describe_step(x, costates, problem)
-        return describe_failure(x, costates, gains, problem, states)
+        how = int(status.flatten()[problem])
+        if how == Status.INVALID_INPUT:
+            from mpcgen.calls.invalid import describe_input  # which examines by kernels that need this module
 
-    device.report_statuses(status, options.on_unconverged, failure)
+            return describe_input(controller, *given, problem, need_room=options.smooth == "solve")
+        if how == Status.MODEL:
+            return describe_step(x, costates, problem)
+        return describe_failure(x, costates, gains, problem, controller.states)
+
+    try:
+        device.report_statuses(status, options.on_unconverged, failure)
+    except UnconvergedError as error:
+        error.solution = Outputs(*outputs)
+        raise
 
 
 class _Arguments:

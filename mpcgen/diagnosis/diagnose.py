@@ -14,8 +14,9 @@ from mpcgen.autograd.closed_loop import ClosedLoop
 from mpcgen.autograd.examination import ExaminationError
 from mpcgen.autograd.solution import Solution
 from mpcgen.calls.failures import describe_failure, describe_step
+from mpcgen.calls.invalid import describe_input
 from mpcgen.diagnosis.lacking import lacking
-from mpcgen.diagnosis.report import Activity, Index, Margin, Outcome, Quantiles, Report, StatusCount
+from mpcgen.diagnosis.report import Activity, Exceeded, Index, Margin, Outcome, Quantiles, Report, StatusCount
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.status import Status
 
@@ -48,11 +49,12 @@ def _examine(solution: Solution) -> Report:
     status = solution.status
     counts = tuple(StatusCount(s, int((status == s).sum())) for s in Status if bool((status == s).any()))
     activity: tuple[Activity, ...] = ()
+    exceeded: tuple[Exceeded, ...] = ()
     margins: tuple[Margin, ...] = ()
     unexamined: str | None = None
     hints: list[str] = []
     try:
-        activity, margins = _activity(solution), _margins(solution)
+        activity, exceeded, margins = _activity(solution), _exceeded(solution), _margins(solution)
         hints += _gradient_hints(solution)
     except (ExaminationError, ParameterError) as error:
         unexamined = str(error)
@@ -69,6 +71,7 @@ def _examine(solution: Solution) -> Report:
         worst=_worst(solution),
         lacking=lacking(solution, _tolerance(solution)),
         activity=activity,
+        exceeded=exceeded,
         margins=margins,
         unexamined=unexamined,
         hints=tuple(hints),
@@ -112,7 +115,9 @@ def _worst(solution: Solution) -> tuple[Outcome, ...]:
 
 
 def _failure(solution: Solution, problem: int, status: Status) -> str:
-    """What of a problem, by its place in the flat batch, is not finite, or which row it exceeds most; else ""."""
+    """What of a problem, by its place in the flat batch, is invalid, not finite, or exceeded most; else ""."""
+    if status == Status.INVALID_INPUT:
+        return _invalid(solution, problem)
     if status == Status.MODEL:
         return describe_step(solution.x, solution.costates, problem)
     if status != Status.DIVERGED:
@@ -122,6 +127,22 @@ def _failure(solution: Solution, problem: int, status: Status) -> str:
     except (ExaminationError, ParameterError):
         return ""
     return describe_failure(solution.x, solution.costates, solution.gains, problem, states)
+
+
+def _invalid(solution: Solution, problem: int) -> str:
+    """What of an INVALID_INPUT problem is invalid, as far as its solution knows: of x0 it has nothing left."""
+    origin = solution.origin
+    if origin is None:
+        return ""
+    try:
+        controller = origin.controller
+        parameters = [p.detach() for p in origin.flattened(solution.status.shape)]
+    except (ExaminationError, ParameterError):
+        return ""
+    nothing = torch.zeros_like(solution.x[..., 0, :])
+    room = origin.options.smooth == "solve"
+    said = describe_input(controller, nothing, (), parameters, problem, need_room=room)
+    return said or "x0, or what the solver began with, is not finite"
 
 
 @dataclass(frozen=True)
@@ -191,6 +212,21 @@ def _equalities(solution: Solution) -> set[str]:
         equal = ((rows.lower == rows.upper) & ~rows.soft).flatten(0, -2).all(0)
         found |= {label for label, yes in zip(constraint.labels, equal.tolist(), strict=True) if yes}
     return found
+
+
+def _exceeded(solution: Solution) -> tuple[Exceeded, ...]:
+    """Soft rows that give way in problems with a trajectory, each in how many, and where most."""
+    shape, horizon, found = solution.status.shape, solution.u.shape[-2], []
+    for constraint, rows in zip(solution.controller.constraints, solution.rows.values(), strict=True):
+        excess = rows.violation.where(rows.exceeded, 0.0).reshape(shape.numel(), *rows.values.shape[-2:])
+        stages = constraint.stages(horizon)
+        for column, label in enumerate(constraint.labels):
+            own = excess[..., column]
+            problems = int((own > 0).any(1).sum())
+            if problems:
+                place, stage = divmod(int(own.argmax()), len(stages))
+                found.append(Exceeded(label, problems, float(own.max()), _index(place, shape), stages[stage]))
+    return tuple(sorted(found, key=lambda e: -e.problems))
 
 
 def _margins(solution: Solution) -> tuple[Margin, ...]:

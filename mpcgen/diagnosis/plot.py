@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpcgen.autograd.solution import Solution
 from mpcgen.diagnosis.diagnose import refuse_loops
-from mpcgen.errors import MpcgenError, ShapeError
+from mpcgen.errors import MpcgenError, ShapeError, pip_install
 from mpcgen.runtime.controller import Constraint
 from mpcgen.runtime.status import Status
 
@@ -63,7 +63,7 @@ def _figure_class() -> type[Figure]:
     except ImportError as error:
         raise PlotUnavailableError(
             f"mpcgen.plot needs matplotlib and it could not be imported ({error}); "
-            "install it with: pip install 'mpcgen[plot]'"
+            f"install it with: {pip_install('plot')}"
         ) from error
     return Figure
 

@@ -31,8 +31,8 @@ class Quantiles:
 class Outcome:
     """How the problem at ``index`` of the batch ended.
 
-    failure: what of a DIVERGED one is not finite, and where; of a MODEL one the step; of others the row that is
-        exceeded most.
+    failure: what of an INVALID_INPUT one is invalid; what of a DIVERGED one is not finite, and where; of a MODEL one
+        the step; of others the row that is exceeded most.
     """
 
     index: Index
@@ -61,6 +61,17 @@ class Activity:
 
 
 @dataclass(frozen=True)
+class Exceeded:
+    """A soft row that gives way, in how many problems, and where most: excess in the row's units."""
+
+    row: str
+    problems: int
+    most: float
+    index: Index
+    stage: int
+
+
+@dataclass(frozen=True)
 class Margin:
     """The least margin of a problem, and the stage and control or row it belongs to.
 
@@ -80,7 +91,8 @@ class Report:
     """What `mpcgen.diagnose` found; ``str(report)`` is made for reading.
 
     tolerance: KKT residual asked for, None where unknown. worst: the largest residuals among the problems that
-    did not converge, those without a residual first. activity: by control. margins: the smallest of the problems
+    did not converge, those without a residual first. activity: by control. exceeded: soft rows that give way, the most
+    often exceeded first. margins: the smallest of the problems
     that converged, one for each problem, smallest first. lacking: what unconverged problems lack, each counted once.
     unexamined: why activity and margins are not known, else
     None. hints: what to look at, most important first.
@@ -97,6 +109,7 @@ class Report:
     worst: tuple[Outcome, ...]
     lacking: tuple[Lack, ...]
     activity: tuple[Activity, ...]
+    exceeded: tuple[Exceeded, ...]
     margins: tuple[Margin, ...]
     unexamined: str | None
     hints: tuple[str, ...]
@@ -114,6 +127,8 @@ class Report:
             self._worst(),
             self._lacking(),
             self._bounds(),
+            self._exceeded(),
+            self._margins(),
             self._hints(),
         )
         return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -173,13 +188,25 @@ class Report:
         width = max(len("at a bound"), *(len(a.control) for a in self.activity)) + 2
         lines = [f"{'at a bound':<{width}}{'lower':>8}{'upper':>8}   (share of all stages)"]
         lines += [f"{a.control:<{width}}{a.at_lower:>8.1%}{a.at_upper:>8.1%}" for a in self.activity]
-        if self.margins:
-            lines += [
-                "",
-                "smallest margins (of a bound from letting go of a control or a row, or from catching one)",
-            ]
-            lines += [f"  {_place(m.index):<14}{m.value:.1e}  {_situation(m)}" for m in self.margins]
         return lines
+
+    def _exceeded(self) -> list[str]:
+        if not self.exceeded:
+            return []
+        title = "soft rows exceeded"
+        width = max(len(title), *(len(e.row) for e in self.exceeded)) + 2
+        lines = [f"{title:<{width}}{'problems':>8}      most"]
+        for e in self.exceeded:
+            lines.append(
+                f"{e.row:<{width}}{e.problems:>8}      {e.most:.2g} at stage {e.stage} of {_place(e.index)}"
+            )
+        return lines
+
+    def _margins(self) -> list[str]:
+        if self.unexamined is not None or not self.activity or not self.margins:
+            return []
+        lines = ["smallest margins (of a bound from letting go of a control or a row, or from catching one)"]
+        return lines + [f"  {_place(m.index):<14}{m.value:.1e}  {_situation(m)}" for m in self.margins]
 
     def _hints(self) -> list[str]:
         return ["hints", *(f"  - {hint}" for hint in self.hints)] if self.hints else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from mpcgen.errors import SpecError
+from mpcgen.errors import SpecError, pip_install
 from mpcgen.problem.casadi_import import CasadiUnavailableError, expressions_of
 from mpcgen.problem.imported import Call, Imported
 from mpcgen.problem.integrators import discrete_rows, dynamics_of
@@ -114,7 +114,7 @@ def _checked(function: Any) -> Any:
     except ImportError as error:
         raise CasadiUnavailableError(
             f"a CasADi model needs CasADi and it could not be imported ({error}); "
-            "install it with: pip install 'mpcgen[baseline]'"
+            f"install it with: {pip_install('baseline')}"
         ) from error
     if not isinstance(function, casadi.Function):
         raise SpecError(
