@@ -427,6 +427,53 @@ def test_a_last_control_that_nothing_reads_is_zero():
     torch.testing.assert_close(costs, x.square().sum((0, 2)))
 
 
+class Weighed(nn.Module):
+    """A cost with weights of its own: of the state, and of both controls."""
+
+    def __init__(self, *weights: float) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor(weights, dtype=torch.float64))
+
+    def forward(self, tau: Tensor) -> Tensor:
+        return tau.square() @ self.weights + (tau[:, 0] - 1) * (tau[:, 2] * self.weights[2])
+
+
+def test_a_last_control_of_which_a_modules_weight_is_zero_is_zero():
+    """As it is where the weight is next to zero, of which the problem has a minimum."""
+
+    def dynamics(x: Tensor, u: Tensor) -> Tensor:
+        return x + u[:, :1] - u[:, 1:] / 2
+
+    x_init = torch.tensor([[0.5], [2.0]], dtype=torch.float64)
+    found, near = (
+        mpc.MPC(1, 2, 4, -1.0, 1.0)(x_init, Weighed(1.0, 0.1, weight), dynamics) for weight in (0.0, 1e-7)
+    )
+    assert (found[1][-1, :, 1] == 0).all() and (found[1][:-1, :, 1] != 0).any()
+    for value, expected in zip(found[1:], near[1:], strict=True):
+        torch.testing.assert_close(value[:-1], expected[:-1], rtol=0, atol=1e-5)
+    cost = Weighed(1.0, 0.1, 0.0)
+    mpc.MPC(1, 2, 4, -1.0, 1.0)(x_init, cost, dynamics)[2].sum().backward()
+    assert cost.weights.grad[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"H": torch.eye(3)[None]}, mpcgen.ShapeError, r"H has shape \(1, 3, 3\), q \(1, 2\)"),
+        ({"H": torch.eye(2)}, mpcgen.ShapeError, r"\(B, n, n\) and \(B, n\) are expected"),
+        ({"q": torch.zeros(2)}, mpcgen.ShapeError, r"q \(2,\)"),
+        ({"q": torch.zeros(1, 2).double()}, mpcgen.DtypeError, "q torch.float64"),
+        ({"q": [0.0, 0.0]}, mpcgen.ParameterError, "q a list"),
+        ({"lower": torch.zeros(3)}, mpcgen.ShapeError, r"lower has shape \(3,\)"),
+        ({"x_init": torch.zeros(2, 2)}, mpcgen.ShapeError, r"x_init has shape \(2, 2\)"),
+    ],
+)
+def test_a_box_qp_of_other_sizes_is_refused(change, error, words):
+    given = {"H": torch.eye(2)[None], "q": torch.zeros(1, 2), "lower": -1.0, "upper": 1.0}
+    with pytest.raises(error, match=words):
+        pnqp.pnqp(**(given | change))
+
+
 def test_what_more_iterations_do_not_help_has_its_own_words():
     values = random_lq()
     lower = torch.zeros(T, B, M, dtype=torch.float64)

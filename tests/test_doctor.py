@@ -1,11 +1,14 @@
 """`mpcgen doctor`: what it finds, and how it ends where something is missing."""
 
+import importlib.metadata
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import mpcgen
+from mpcgen import errors
 from mpcgen.build import toolchain, zig
 from mpcgen.cli import main
 
@@ -84,3 +87,15 @@ def test_a_cache_that_cannot_be_written_does_not_blame_the_compiler(tmp_path, mo
     monkeypatch.setenv("MPCGEN_CACHE_DIR", str(tmp_path / "file"))
     names = [line.split()[1] for line in run().output.splitlines() if line.startswith("FAIL")]
     assert names == ["cache"]
+
+
+def test_the_command_that_installs_an_extra_is_one_that_works(monkeypatch):
+    assert errors.pip_install("plot") == "pip install 'mpcgen[plot]'"  # of what is installed
+
+    def none(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(errors, "distribution", none)
+    command = errors.pip_install("plot")
+    folder = command.removeprefix("pip install '").removesuffix("[plot]'")
+    assert (Path(folder) / "pyproject.toml").is_file()

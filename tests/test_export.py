@@ -48,6 +48,18 @@ The car's: with a looser tolerance, and as long as what its discs leave undecide
 """
 
 
+USE = """#include <math.h>
+#include "{name}.h"
+void apply(const float *u);
+void apply_what_is_safe(void);
+void sample(const float *x0);
+void sample(const float *x0) {{
+  {body}
+}}
+"""
+"""What is shown in a header, in a file that has to compile."""
+
+
 def _needs(*tools):
     """Skip where a tool is not installed; the export is for those machines whether or not this one can try them."""
     missing = [tool for tool in tools if shutil.which(tool) is None]
@@ -92,6 +104,16 @@ def test_the_text_is_strict_c(name, compiler, exported, tmp_path):
     out = exported(name)
     _run(compiler, *STRICT, "-Os", "-c", out.source, "-o", tmp_path / "strict.o")
     _run(compiler, *STRICT, "-O2", "-c", out.path / "example.c", "-o", tmp_path / "example.o")
+
+
+@pytest.mark.parametrize("name", ["hover", "obstacle"])
+def test_the_use_that_a_header_shows_is_strict_c(name, exported, tmp_path):
+    out = exported(name)
+    lines = (out.path / f"{name}.h").read_text().splitlines()
+    shown = [line.removeprefix(" *   ") for line in lines if line.startswith(" *   ") and line.endswith(";")]
+    assert len(shown) == 6 and ("violation" in shown[3]) == (name == "obstacle")
+    (tmp_path / "main.c").write_text(USE.format(name=name, body="\n  ".join(shown)))
+    _run(find_compiler().command[0], *STRICT, "-fsyntax-only", "-I", out.path, tmp_path / "main.c")
 
 
 @_needs("cppcheck")

@@ -25,6 +25,8 @@ from mpcgen.stages.contract import SLOPES
 NUMBERS = {"float64": "double", "float32": "float"}
 _BITS = {"float64": 64, "float32": 32}
 _TOLERANCES = {"float64": 1e-8, "float32": 1e-4}
+_BEARABLE = 1e-3
+"""A violation that the use shown in a header allows: plants are not known to more digits as a rule."""
 MAX_ITERATIONS = 200
 """Passes of a solve, by default; as of the torch module."""
 UNKNOWN_WORKSPACE = 1 << 20
@@ -96,6 +98,7 @@ def export_text(
             "guard": f"{stem.upper()}_H",
             "constants": [f"{name}: {text}" for name, text in constants],
             "statuses": list(status_lines()),
+            "bearable": literal(_BEARABLE, options.dtype) if kernels.model.constrained else "",
             "members": [line and f"  {line}" for line in _struct(kernels, options, parameters, workspace)],
             "required": any(p.default is None for p in kernels.model.signature.parameters),
         },

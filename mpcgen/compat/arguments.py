@@ -71,13 +71,14 @@ def unseen_controls(given: dict[str, Tensor], sizes: Sizes) -> Tensor | None:
     return unseen if bool(unseen.any()) else None
 
 
-def curvature(unseen: tuple[int, ...], given: dict[str, Tensor], sizes: Sizes, like: Tensor) -> Tensor:
-    """(T, m): one for the entries of the last control that neither a module, see ``unseen``, nor a slew rate reads."""
+def add_curvature(unseen: tuple[int, ...], given: dict[str, Tensor], sizes: Sizes, like: Tensor) -> Tensor:
+    """Give curvature to entries of the last control that neither a module, see ``unseen``, nor a slew rate reads."""
     found = like.new_zeros(sizes.T, sizes.m)
     found[-1, list(unseen)] = 1
     if "slew_rate_penalty" in given:
         found[-1] *= given["slew_rate_penalty"].detach() == 0
-    return found
+    given["curvature"] = found
+    return found[-1]
 
 
 def slew_rate(value: Any, sizes: Sizes, like: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ from mpcgen.compat.dynamics import AffineDynamics
 from mpcgen.compat.expansion import approximate_cost, linearize_dynamics
 from mpcgen.compat.forms import GradMethods, LinDx, QuadCost
 from mpcgen.compat.problems import Models, controller_of
+from mpcgen.compat.unseen import unseen_by_module
 from mpcgen.errors import ParameterError
+from mpcgen.runtime.status import Status
 
 __all__ = ["MPC", "GradMethods", "LinDx", "QuadCost"]
 
@@ -123,13 +125,18 @@ class MPC(nn.Module):
             models = Models(_model("dx", dx, LinDx), _model("cost", cost, QuadCost))
             controller, weights, free = self._controller(models, x_init, given, sizes)
             if free:
-                given["curvature"] = arguments.curvature(free, given, sizes, x_init)
-                unseen = given["curvature"][-1]
+                unseen = arguments.add_curvature(free, given, sizes, x_init)
             first, before = x_init, None
             if "slew_rate_penalty" in given:
                 before = arguments.previous_control(self.prev_ctrl, sizes, x_init)
                 first = torch.cat((x_init, before), 1)
             solution = controller(first, u_init=start, horizon=sizes.T, **given, **weights)
+            # A weight of the module's own may be zero, and the last control free then.
+            if bool((solution.status == Status.NOT_A_MINIMUM).any()):
+                blind = unseen_by_module(models, sizes, x_init)
+                if set(blind) - set(free):
+                    unseen = arguments.add_curvature((*free, *blind), given, sizes, x_init)
+                    solution = controller(first, u_init=start, horizon=sizes.T, **given, **weights)
             costs = solution.cost
             if unseen is not None:  # of the curvature that was put in
                 costs = costs - ((solution.u[:, -1] ** 2) * unseen).sum(-1) / 2

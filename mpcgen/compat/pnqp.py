@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpcgen.errors import ParameterError
+from mpcgen.errors import DtypeError, ParameterError, ShapeError
 
 _ARMIJO = 0.1
 _HALVINGS = 40
@@ -29,22 +29,48 @@ def pnqp(
     that matrix itself where n is 1; which entries are free, (B, n), as numbers; and the number of iterations. It goes
     on to the solution, whatever ``n_iter`` says, and x has the gradients of it.
 
-    Raises ParameterError where H is not positive definite, numbers are NaN, H or q infinite, or bounds crossed, or
-    where the solution is not found.
+    Raises ShapeError and DtypeError where a size or a precision is another one, ParameterError where H is not positive
+    definite, numbers are NaN, H or q infinite, or bounds crossed, or where the solution is not found.
     """
-    low, high = (torch.as_tensor(v, dtype=q.dtype, device=q.device).expand_as(q) for v in (lower, upper))
+    H, low, high, start = _checked(H, q, lower, upper, x_init)
     if not (bool(H.isfinite().all()) and bool(q.isfinite().all()) and bool((low <= high).all())):
         raise ParameterError(
             "pnqp: finite H and q and lower <= upper are expected; some are NaN, infinite or crossed"
         )
-    start = torch.zeros_like(q) if x_init is None else x_init.detach()
-    at_low, at_high, count = _search(H.detach(), q.detach(), low.detach(), high.detach(), start)
+    at_low, at_high, count = _search(H.detach(), q.detach(), low.detach(), high.detach(), start.detach())
     free = ~(at_low | at_high)
     bound = torch.where(free, 0.0, torch.where(at_low, low, high))
     masked = _masked(H, free)
     rest = torch.where(free, q + (H @ bound[..., None])[..., 0], 0.0)
     x = bound - torch.linalg.solve(masked, rest)
     return x, masked if q.shape[1] == 1 else torch.linalg.lu_factor(masked), free.to(q.dtype), count
+
+
+def _checked(H: Any, q: Any, lower: Any, upper: Any, x_init: Any) -> tuple[Tensor, ...]:
+    """H (B, n, n), bounds and start (B, n), as q (B, n) says."""
+    if not isinstance(q, Tensor) or not isinstance(H, Tensor):
+        raise ParameterError(
+            f"pnqp: H is a {type(H).__name__}, q a {type(q).__name__}; tensors (B, n, n) and (B, n) are expected"
+        )
+    if q.ndim != 2 or H.shape != (*q.shape, q.shape[1]):
+        raise ShapeError(
+            f"pnqp: H has shape {tuple(H.shape)}, q {tuple(q.shape)}; (B, n, n) and (B, n) are expected"
+        )
+    if H.dtype != q.dtype or not q.is_floating_point() or H.device != q.device:
+        raise DtypeError(
+            f"pnqp: H is {H.dtype} on {H.device}, q {q.dtype} on {q.device}; real numbers of one precision are expected"
+        )
+    rows = {"lower": lower, "upper": upper, "x_init": 0.0 if x_init is None else x_init}
+    found = [H]
+    for name, value in rows.items():
+        row = torch.as_tensor(value, dtype=q.dtype, device=q.device)
+        try:
+            found.append(row.expand_as(q))
+        except RuntimeError as error:
+            raise ShapeError(
+                f"pnqp: {name} has shape {tuple(row.shape)}; a number, or {tuple(q.shape)} as q, is expected"
+            ) from error
+    return tuple(found)
 
 
 def _masked(H: Tensor, free: Tensor) -> Tensor:

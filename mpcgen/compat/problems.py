@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,17 +140,22 @@ def _compile(
         of_dynamics = _add_dynamics(problem, kind, models.dynamics, dynamics, x, u, last)
         of_cost = _add_cost(problem, kind, models.cost, cost, x, u)
     unseen = tuple(i for i in range(kind.m) if u[i] not in sp.sympify(problem.stage_cost).free_symbols)
-    if unseen:  # the last of these controls would be free
-        curvature = problem.parameter("curvature", shape=kind.m, per_stage=True)
-        problem.stage_cost = problem.stage_cost + sp.Add(*(curvature[i] * u[i] ** 2 / 2 for i in unseen))
+    if (
+        kind.cost is not None
+    ):  # which may not read a control, or not with all weights, whose last one would be free
+        curvature = problem.parameter("curvature", shape=kind.m, default=0, per_stage=True)
+        problem.stage_cost = problem.stage_cost + _half_squares(curvature, u)
     if kind.slew:
         penalty = problem.parameter("slew_rate_penalty", shape=kind.m)
-        changes = zip(penalty, u, last, strict=True)
-        problem.stage_cost = (
-            problem.stage_cost + sp.Add(*(g * (now - old) ** 2 for g, now, old in changes)) / 2
-        )
+        changes = [now - old for now, old in zip(u, last, strict=True)]
+        problem.stage_cost = problem.stage_cost + _half_squares(penalty, changes)
     package = mpcgen.compile(problem, dtypes=(kind.dtype,), targets=(kind.device,), progress=progress)
     return Compiled(package, of_dynamics, of_cost, unseen)
+
+
+def _half_squares(weights: Sequence[sp.Expr], values: Sequence[sp.Expr]) -> sp.Expr:
+    """½ Σ weight value²."""
+    return sp.Add(*(weight * value**2 for weight, value in zip(weights, values, strict=True))) / 2
 
 
 def _add_dynamics(

@@ -3,6 +3,7 @@
 //
 //   state    std_msgs/Float64MultiArray  x, v, cos_theta, sin_theta, omega, as cartpole.h lists them
 //   control  std_msgs/Float64MultiArray  the control to apply now
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -28,7 +29,9 @@ class Controller : public rclcpp::Node {
       return;
     }
     const auto solution = cartpole::solve<double>(state.data, parameters_, options_, plan_);
-    if (solution.status[0] != cartpole::Status::converged && solution.status[0] != cartpole::Status::max_iterations) {
+    // Nothing is published without a result; any other status leaves the best plan found. What is safe then is the
+    // actuator's to do, when it has heard nothing for a while.
+    if (!std::isfinite(solution.control(0, 0)[0])) {
       RCLCPP_WARN(get_logger(), "no solution: status %d", static_cast<int>(solution.status[0]));
       plan_.clear();
       return;
