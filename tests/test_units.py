@@ -8,6 +8,7 @@ import sympy as sp
 import torch
 
 import mpcgen
+from examples.bench import hard_starts
 from mpcgen import Status
 from tests.controllers import compiled
 
@@ -89,6 +90,27 @@ def test_a_car_in_newtons_is_driven(speed, dtype):
     judge(sol, a, dtype, 1e-5 if dtype == torch.float64 else 1e-2)
     if speed == 14.9:
         assert abs(float(sol.u[0, 0, 0]) - 160.801) < 1e-4 * 160
+
+
+COST_WEIGHTS = {"cartpole": ("q", "p"), "car": ("stage_weight", "terminal_weight", "control_weight")}
+
+
+@pytest.mark.parametrize("name", COST_WEIGHTS)
+def test_hard_problems_of_box_ddp_end_alike_in_every_unit_of_the_cost(name, request):
+    units = 10.0 ** torch.arange(-9, 10, 3, dtype=torch.float64)
+    made = request.getfixturevalue(name)
+    x0 = torch.cat([made.starts(200, 5), torch.from_numpy(hard_starts.PROBLEMS[name].draw()(200, 5))])
+    weights = {
+        p.name: torch.tensor(p.default, dtype=torch.float64)
+        for p in made.spec.parameters
+        if p.name in COST_WEIGHTS[name]
+    }
+    mpc = made.mpc(method="ddp", tol=1e-4, max_iterations=500, on_unconverged="ignore")
+    for unit in units:
+        sol = mpc(x0, **{key: value * unit for key, value in weights.items()})
+        assert (sol.status == Status.CONVERGED).all(), (unit, sol.status)
+        nearby = mpc(x0, u_init=sol.u.detach(), **weights)
+        torch.testing.assert_close(sol.cost / unit, nearby.cost, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-5), (torch.float32, 2e-2)])

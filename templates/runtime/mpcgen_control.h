@@ -8,6 +8,7 @@
 #define ARMIJO R(0.05) /* share of the promised change that a step must bring: less lets far steps leave the basin */
 #define SHORTEST_STEP R(1e-3)
 #define LEAST_SHARE R(0.1) /* of the way to a candidate: below it the step is wrong, rather than too long */
+/* Of regularisation, as shares of Quu. */
 #define FIRST_REGULARISATION R(1e-3)
 #define LARGEST_REGULARISATION R(1e10)
 /* The most weight of the dynamics' second derivatives, by the relative change d of the cost that the model promises:
@@ -24,6 +25,7 @@
 #define LEAST_SECOND_ORDER R(0.05)
 #define LEAST_BEND R(1e-2) /* share of the slope by which a model has to bend: at a minimum without bounds it is 0.5 */
 #define LITTLE_BEND R(0.05)  /* below that share a model is nearly linear: its step ends at bounds, or far away */
+#define WORTH R(30) /* a certifying lane goes on for so many times what ends others */
 enum { PATIENCE = 6, FEW_WAITS = 2, LONG_WAIT = 20, FEW_PASSES = 15, MOST_PASSES = 100 };
 enum { REFUSED = 2, REFUSED_UNBENT = 3, REFUSED_CONCAVE = 1, ACCEPTED = 4, MOST_TROUBLES = 14 }; /* see note_troubles */
 
@@ -45,6 +47,16 @@ INLINE mask iterating(const solver_state *s) {
   return lane_and(s->lanes.busy, lane_not(lane_or(s->lanes.begins, s->lanes.certifying)));
 }
 
+/* Begins regularisation where there is none, in units of Quu: of its mean along the last sweep's steps. */
+RARE void begin_regularisation(solver_state *s, mask where) {
+  real square = ALL(0);
+  for (int i = 0; i < s->horizon * NU; i++) square += s->step[i] * s->step[i];
+  const real quu = R(2) * s->summary.bend / square;
+  const mask known = lane_and(lane_lt(ALL(0), quu), lane_finite(quu));
+  s->lanes.quu = lane_select(where, lane_select(known, quu, ALL(1)), s->lanes.quu);
+  s->regularisation = lane_select(where, FIRST_REGULARISATION * s->lanes.quu, s->regularisation);
+}
+
 /* Sets up the next step of the lanes whose candidate was refused: with less of the second derivatives; without any, a
  * shorter one; and where that will not do, a full one with more regularisation. */
 INLINE void refuse(solver_state *s, mask refused) {
@@ -58,13 +70,18 @@ INLINE void refuse(solver_state *s, mask refused) {
   const real half = R(0.5) * s->length, now = s->regularisation;
   const mask futile = lane_and(shorter, lane_or(lane_lt(half, ALL(SHORTEST_STEP)), lane_le(ALL(0), s->promise)));
   s->length = lane_select(futile, ALL(1), lane_select(shorter, half, s->length));
-  const real raised = lane_select(lane_lt(ALL(0), now), R(10) * now, ALL(FIRST_REGULARISATION));
-  s->regularisation = lane_select(futile, raised, now);
+  s->regularisation = lane_select(futile, R(10) * now, now);
+  const mask first = lane_and(futile, lane_le(now, ALL(0)));
+  if (lane_any(first)) begin_regularisation(s, first);
+}
+
+INLINE mask is_hopeless(const solver_state *s) {
+  return lane_lt(LARGEST_REGULARISATION * s->lanes.quu, s->regularisation);
 }
 
 INLINE void lower_regularisation(solver_state *s, mask where) {
   const real less = R(0.1) * s->regularisation;
-  const real lowered = lane_select(lane_lt(less, ALL(FIRST_REGULARISATION)), ALL(0), less);
+  const real lowered = lane_select(lane_lt(less, FIRST_REGULARISATION * s->lanes.quu), ALL(0), less);
   s->regularisation = lane_select(where, lowered, s->regularisation);
 }
 
@@ -149,10 +166,10 @@ INLINE void note_overflow(solver_state *s) {
 /* Whether the next step is worth nothing: the residual alone says little, being in units of a control and of the cost.
  * The step promises next to nothing of the cost, so that controls are within about tol^(3/4) of their natural size; where
  * the cost falls to zero, next to nothing of the first one. */
-INLINE mask worthless(const solver_state *s, scalar tolerance) {
+INLINE mask worthless(const solver_state *s, real factor, scalar tolerance) {
   const real tol = ALL(tolerance), share = tol * lane_sqrt(tol);
   const real little = share * (s->lanes.cost_scale + share * s->lanes.first_scale);
-  return lane_le(-expected_change(s), lane_max(little, least_promise(s)));
+  return lane_le(-expected_change(s), factor * lane_max(little, least_promise(s)));
 }
 
 /* Keeps count of passes since the cost has fallen by more than rounding. The sweep that follows two of them finds what
@@ -190,6 +207,19 @@ INLINE mask stalled(solver_state *s, mask where) {
   return lane_or(lane_more(lanes->unproductive, ALL_COUNTS(PATIENCE)), waits_in_vain(s, where));
 }
 
+/* Where the step of another model was worth nothing, and that of the exact one, without regularisation, is worth much,
+ * there is a way on, and only the exact model ends the lane. The residual, being in units, may be small all the same. */
+INLINE void go_on_with_exact_hessian(solver_state *s, scalar tolerance) {
+  lane_progress *lanes = &s->lanes;
+  const mask asks = lane_and(lanes->certifying, s->summary.finite);
+  if (!(s->exact_hessian || LINEAR_DYNAMICS) || !lane_any(asks)) return;
+  const mask moves = lane_and(asks, lane_not(worthless(s, ALL(WORTH), tolerance)));
+  lanes->certifying = lane_and(lanes->certifying, lane_not(moves));
+  lanes->unproductive = lane_and(lanes->unproductive, lane_not(moves));
+  lanes->waits = lane_and(lanes->waits, lane_not(moves));
+  lanes->sceptical = lane_or(lanes->sceptical, moves);
+}
+
 /* Where a cost that does not fall was taken for a solution's, and the model says that it is a saddle's, there is a way on. */
 INLINE void go_on_at_saddles(solver_state *s) {
   lane_progress *lanes = &s->lanes;
@@ -212,7 +242,7 @@ INLINE mask gets_on(const solver_state *s) {
   const lane_progress *lanes = &s->lanes;
   const mask bent = lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend);
   const mask fit = lane_or(bent, lane_not(same_count(lanes->iterations, FEW_PASSES)));
-  const mask calm = lane_le(s->regularisation, ALL(LARGEST_REGULARISATION));
+  const mask calm = lane_not(is_hopeless(s));
   const mask young = lane_more(ALL_COUNTS(MOST_PASSES), lanes->iterations);
   return lane_and(lane_and(fit, calm), lane_and(young, lane_more(ALL_COUNTS(MOST_TROUBLES), lanes->troubles)));
 }
@@ -222,6 +252,7 @@ INLINE mask gets_on(const solver_state *s) {
 FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   lane_progress *lanes = &s->lanes;
   go_on_at_saddles(s);
+  go_on_with_exact_hessian(s, tolerance);
   note_overflow(s);
   verdict v = {ALL_COUNTS(UNFINISHED), lane_and(lanes->busy, lane_not(lanes->overflowed))};
   /* A certifying lane whose model is not convex comes first: that model may have overflowed. */
@@ -235,7 +266,8 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
 
   const mask whole = LINEAR_DYNAMICS ? lane_all() : lane_le(ALL(1), s->second_order); /* all second derivatives */
   const mask exact = lane_and(whole, lane_eq(s->regularisation, ALL(0)));
-  const mask done = lane_and(lane_and(small, lane_not(lanes->unmoved)), worthless(s, tolerance));
+  const mask asks = lane_and(lane_not(lanes->unmoved), lane_or(exact, lane_not(lanes->sceptical)));
+  const mask done = lane_and(lane_and(small, asks), worthless(s, ALL(1), tolerance));
   note_cost(s, v.open);
   const mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
   /* Newton's method comes to a stop at rounding, Gauss and Newton's may where it is slow. */
@@ -252,8 +284,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   mask may_go_on = lane_more(lanes->last, lanes->iterations);
   if (s->hands_over && !LINEAR_QUADRATIC) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
-  const mask hopeless = lane_lt(ALL(LARGEST_REGULARISATION), s->regularisation);
-  decide(&v, lane_and(going, lane_or(stuck, hopeless)), STALLED);
+  decide(&v, lane_and(going, lane_or(stuck, is_hopeless(s))), STALLED);
   lanes->begins = lane_none();
   return v.status;
 }

@@ -163,6 +163,7 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
     lane_mark(&lanes->busy, k, good);
     lane_mark(&lanes->begins, k, 1);
     lane_mark(&lanes->certifying, k, 0);
+    lane_mark(&lanes->sceptical, k, 0);
     lane_mark(&lanes->overflowed, k, 0);
     lane_mark(&lanes->refused, k, 0);
     lane_mark(&lanes->cautious, k, 0);
@@ -172,6 +173,7 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
     lane_recount(&lanes->troubles, k, 0);
     lane_recount(&lanes->unproductive, k, 0);
     lane_recount(&lanes->waits, k, 0);
+    lane_set(&lanes->quu, k, 1);
     lane_set(&lanes->lowest_cost, k, (scalar)INFINITY);
     lane_set(&lanes->best_residual, k, (scalar)INFINITY);
     lane_set(&s->regularisation, k, 0);

@@ -25,10 +25,12 @@ typedef struct {
   mask refused;         /* the last step was refused */
   mask unmoved;         /* begins at a solution of the interior point's, and has made no step from it yet */
   mask cautious;        /* since the last accepted step, one with second derivatives was refused, or overflowed */
+  mask sceptical;       /* certifying found a step of worth: from then on the exact model alone ends it */
   counts iterations;
   counts last;          /* iterations after which the lane gives up */
   counts troubles;      /* refused steps, less accepted ones, by what they count: see note_troubles; not below zero */
   counts unproductive;  /* passes with a step below rounding since the residual last halved */
+  real quu;             /* what regularisation is relative to */
   counts waits;         /* passes since the cost has fallen by more than rounding; */
   real lowest_cost;     /* and what it was then */
   real cost;            /* of the accepted trajectory, its barrier included */
