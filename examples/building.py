@@ -13,7 +13,7 @@ DT = 0.5  # h, one stage; the horizon spans a day
 
 problem = mpcgen.Problem("building", horizon=48)
 air, wall = problem.states("air wall")  # °C
-(heat,) = problem.controls("heat", lower=0.0, upper=problem.parameter("largest", default=8.0))  # kW
+heat = problem.control("heat", lower=0.0, upper=problem.parameter("largest", default=8.0))  # kW
 air_capacity, wall_capacity = problem.parameters("air_capacity wall_capacity", default=[2.0, 20.0])  # kWh/K
 inside, outside = problem.parameters(
     "inside outside", default=[0.9, 0.25]

@@ -11,7 +11,7 @@ DT = 0.05  # s, one stage
 
 problem = mpcgen.Problem("cartpole", horizon=24)
 x, v, cos_theta, sin_theta, omega = problem.states("x v cos_theta sin_theta omega")  # m, m/s, -, -, rad/s
-(force,) = problem.controls("force", lower=-100.0, upper=100.0)  # N
+force = problem.control("force", lower=-100.0, upper=100.0)  # N
 gravity, mass_cart, mass_pole, length = problem.parameters(  # m/s², kg, kg, m (half of the pole)
     "gravity mass_cart mass_pole length", default=[9.8, 1.0, 0.1, 0.5]
 )

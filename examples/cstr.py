@@ -13,7 +13,7 @@ DT = 0.1  # min, one stage
 
 problem = mpcgen.Problem("cstr", horizon=20)
 concentration, temperature = problem.states("concentration temperature")  # mol/l, K
-(coolant,) = problem.controls("coolant", lower=280.0, upper=320.0)  # K
+coolant = problem.control("coolant", lower=280.0, upper=320.0)  # K
 flow = problem.parameter("flow", default=1.0)  # 1/min, of the tank's volume
 feed, feed_temperature = problem.parameters("feed feed_temperature", default=[1.0, 350.0])  # mol/l, K
 frequency = problem.parameter("frequency", default=7.2e10)  # 1/min

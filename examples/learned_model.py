@@ -84,7 +84,7 @@ def controller(model: Model, horizon: int = 20) -> Any:
     """The module that solves for controls with the network as the dynamics; weights are given at each call."""
     problem = mpcgen.Problem("learned_cartpole", horizon=horizon)
     states = problem.states("x v cos_theta sin_theta omega")
-    (push,) = problem.controls("push", lower=-1, upper=1)
+    push = problem.control("push", lower=-1, upper=1)
     problem.dynamics = mpcgen.torch_model(problem, model)
     pairs = zip(states, WEIGHTS.tolist(), GOAL.tolist(), strict=True)
     distance = sum(weight * (state - goal) ** 2 for state, weight, goal in pairs)

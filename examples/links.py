@@ -56,7 +56,7 @@ def links(count: int, horizon: int = 30) -> mpcgen.Problem:
     problem = mpcgen.Problem(f"links_{count}", horizon=horizon)
     position = problem.states([f"q{i}" for i in range(count + 1)])  # m, rad
     rate = problem.states([f"v{i}" for i in range(count + 1)])  # m/s, rad/s
-    (push,) = problem.controls("force", lower=-50, upper=50)  # N
+    push = problem.control("force", lower=-50, upper=50)  # N
     problem.parameters([f"m{i}" for i in range(count + 1)], default=[1.0] + [0.2] * count)
     problem.parameters([f"l{i + 1}" for i in range(count)], default=0.5)
     problem.dynamics = mpcgen.mechanics(

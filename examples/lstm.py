@@ -132,7 +132,7 @@ def controller(model: Model) -> Any:
     problem = mpcgen.Problem(f"oven_{type(model).__name__.lower()}", HORIZON)
     memory = [f"{kind}_{i}" for kind in "hc" for i in range(model.width)]
     temperature, *_ = problem.states(["temperature", *memory])
-    (voltage,) = problem.controls("voltage", lower=0, upper=1)
+    voltage = problem.control("voltage", lower=0, upper=1)
     target = problem.parameter("target")
     problem.dynamics = mpcgen.torch_model(problem, model)
     problem.stage_cost = (temperature - target) ** 2 + 1e-3 * voltage**2

@@ -215,7 +215,7 @@ def follower() -> mpcgen.Problem:
     """Return a problem with 20 parameters at each of 1,000 stages."""
     problem = mpcgen.Problem("follower", horizon=SHARED_HORIZON)
     position, speed = problem.states("position speed")
-    (push,) = problem.controls("push", lower=-1, upper=1)
+    push = problem.control("push", lower=-1, upper=1)
     features = problem.parameter("features", shape=SHARED_WIDTH, default=0.1, per_stage=True)
     problem.dynamics = [position + speed / 10, speed + push / 10]
     half = SHARED_WIDTH // 2

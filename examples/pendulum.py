@@ -11,7 +11,7 @@ DT = 0.05  # s, one stage
 
 problem = mpcgen.Problem("pendulum", horizon=19)
 cos_theta, sin_theta, omega = problem.states("cos_theta sin_theta omega")  # -, -, rad/s
-(torque,) = problem.controls("torque", lower=-2.0, upper=2.0)  # N m
+torque = problem.control("torque", lower=-2.0, upper=2.0)  # N m
 gravity, mass, length = problem.parameters("gravity mass length", default=[10.0, 1.0, 1.0])  # m/s², kg, m
 
 # Semi-implicit Euler: the angle moves with the new velocity.

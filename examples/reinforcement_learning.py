@@ -95,7 +95,7 @@ def make_problem() -> mpcgen.Problem:
     """Two seconds ahead, with the walls as a constraint whose violation has a price."""
     problem = mpcgen.Problem("track", horizon=20)
     position, velocity = problem.states("position velocity")  # m, m/s
-    (force,) = problem.controls("force", lower=-FORCE, upper=FORCE)  # N
+    force = problem.control("force", lower=-FORCE, upper=FORCE)  # N
     mass, drag, wind = problem.parameters("mass drag wind", default=[1.0, 0.1, 0.0])  # kg, N s²/m², N
     goal = problem.parameter("goal", default=0.0)  # m
     weights = problem.parameter("weights", shape=3, default=[1.0, 1.0, 1.0])

@@ -14,7 +14,7 @@ problem = mpcgen.Problem("safe_cartpole", horizon=35)
 wall = problem.parameter("wall", default=0.8)  # m, on either side
 x = problem.state("x", lower=-wall, upper=wall)  # m
 angle, v, omega = problem.states("angle v omega")  # rad, m/s, rad/s
-(force,) = problem.controls("force", lower=-5.0, upper=5.0)  # N
+force = problem.control("force", lower=-5.0, upper=5.0)  # N
 cart_mass, pole_mass = problem.parameters("cart_mass pole_mass", default=[0.5, 0.5])  # kg
 length = problem.parameter("length", default=1.0)  # m
 gravity = problem.parameter("gravity", default=10.0)  # m/s²

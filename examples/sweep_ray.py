@@ -182,17 +182,27 @@ def sweep(options: argparse.Namespace) -> None:
     results = (
         in_a_loop(left, folder) if options.plain else with_ray(left, folder, options.workers, options.address)
     )
-    start, here, cpu, converged = time.perf_counter(), 0, 0.0, 0
+    show_progress(results, solved, options.problems)
+
+
+def show_progress(results: Iterator[dict[str, Any]], solved: int, problems: int) -> None:
+    """Print how far a sweep is as its shards end. Until the second the pace is that of the start."""
+    start = time.perf_counter()
+    here, cpu, converged, first, first_count = 0, 0.0, 0, 0.0, 0
     for row in results:
         here, cpu, converged = here + row["count"], cpu + row["cpu"], converged + row["converged"]
         elapsed = time.perf_counter() - start
-        remaining = elapsed / here * (options.problems - solved - here)
+        if first_count == 0:
+            first, first_count, pace = elapsed, here, elapsed / here
+        else:
+            pace = (elapsed - first) / (here - first_count)
         print(
-            f"{(solved + here) / options.problems:7.2%}  {solved + here:,} of {options.problems:,} problems, "
-            f"{converged / here:.3%} converged; per problem {elapsed / here * 1e6:.2f} µs, "
-            f"{cpu / here * 1e6:.2f} µs of CPU time; {remaining:.0f} s to go",
+            f"{(solved + here) / problems:7.2%}  {solved + here:,} of {problems:,} problems, "
+            f"{converged / here:.3%} converged; per problem {pace * 1e6:.2f} µs, {cpu / here * 1e6:.2f} µs of CPU "
+            f"time; {pace * (problems - solved - here):.0f} s to go",
             flush=True,
         )
+    print(f"{here:,} problems in {elapsed:.0f} s, the first shard after {first:.0f} s", flush=True)
 
 
 def main() -> None:

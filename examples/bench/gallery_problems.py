@@ -41,7 +41,7 @@ def van_der_pol(form: Form) -> mpcgen.Problem:
     """Van der Pol's oscillator, a benchmark of collocation codes: x0 = (0, 1)."""
     problem = mpcgen.Problem(f"van_der_pol_{form}", horizon=50)
     x1, x2 = problem.states("x1 x2")
-    (u,) = problem.controls("u", lower=-0.3, upper=1)
+    u = problem.control("u", lower=-0.3, upper=1)
     rates = [(1 - x2**2) * x1 - x2 + u, x1]
     return _pose(problem, rates, x1**2 + x2**2 + u**2, 5 / 50, 2, form)
 
@@ -50,7 +50,7 @@ def rayleigh(form: Form) -> mpcgen.Problem:
     """Rayleigh's oscillator (Maurer and Augustin): x0 = (-5, -5)."""
     problem = mpcgen.Problem(f"rayleigh_{form}", horizon=90)
     x1, x2 = problem.states("x1 x2")
-    (u,) = problem.controls("u", lower=-1, upper=1)
+    u = problem.control("u", lower=-1, upper=1)
     rates = [x2, -x1 + x2 * (sp.Float("1.4") - sp.Float("0.14") * x2**2) + 4 * u]
     return _pose(problem, rates, u**2 + x1**2, 4.5 / 90, 2, form)
 
@@ -59,7 +59,7 @@ def luus_reactor() -> mpcgen.Problem:
     """Luus's stirred tank reactor, which has two minima: x0 = (0.09, 0.09)."""
     problem = mpcgen.Problem("luus_reactor", horizon=78)
     x1, x2 = problem.states("x1 x2")
-    (u,) = problem.controls("u", lower=0, upper=5)
+    u = problem.control("u", lower=0, upper=5)
     half, quarter = sp.Rational(1, 2), sp.Rational(1, 4)
     reaction = (x2 + half) * sp.exp(25 * x1 / (x1 + 2))
     rates = [-(2 + u) * (x1 + quarter) + reaction, half - x2 - reaction]
@@ -70,7 +70,7 @@ def catalyst(weight: float = 0.0) -> mpcgen.Problem:
     """Mixing of two catalysts, with a singular arc where the control has no ``weight``: x0 = (1, 0)."""
     problem = mpcgen.Problem("catalyst_weighted" if weight else "catalyst", horizon=100)
     x1, x2 = problem.states("x1 x2")
-    (u,) = problem.controls("u", lower=0, upper=1)
+    u = problem.control("u", lower=0, upper=1)
     rates = [u * (10 * x2 - x1), u * (x1 - 10 * x2) - (1 - u) * x2]
     problem.dynamics = mpcgen.rk4(problem, rates, dt=1 / 100)
     problem.stage_cost = weight * u**2
@@ -128,7 +128,7 @@ def ball_on_plate() -> mpcgen.Problem:
     """A ball on a plate whose angle is bounded: x0 = (0.1, 0.01)."""
     problem = mpcgen.Problem("ball_on_plate", horizon=10)
     x1, x2 = problem.states("x1 x2")
-    (u,) = problem.controls("u", lower=-0.0524, upper=0.0524)
+    u = problem.control("u", lower=-0.0524, upper=0.0524)
     cost = 50 * (x1 + sp.Float("0.2")) ** 2 + 5 * x2**2
     rates = [x2 - sp.Float("0.04") * u, -sp.Float("7.01") * u]
     return _pose(problem, rates, cost + 90 * u**2, 0.3 / 10, 1, "integral", terminal=cost)
@@ -138,7 +138,7 @@ def acrobot() -> mpcgen.Problem:
     """Two links, the elbow driven, from anywhere to upright; angles from hanging."""
     problem = mpcgen.Problem("acrobot", horizon=60)
     angle, elbow, rate, elbow_rate = problem.states("angle elbow rate elbow_rate")
-    (torque,) = problem.controls("torque", lower=-10, upper=10)
+    torque = problem.control("torque", lower=-10, upper=10)
     half, g = sp.Rational(1, 2), sp.Float("9.8")
     c2, s2 = sp.cos(elbow), sp.sin(elbow)
     d11, d12, d22 = half**2 + 1 + half**2 + c2 + 2, half**2 + half * c2 + 1, half**2 + 1

@@ -66,7 +66,7 @@ def controller(model: Learned) -> Any:
     """The controller of a model: states to zero, controls within ±1."""
     problem = mpcgen.Problem("bench_network", HORIZON)
     states = problem.states([f"x_{i}" for i in range(STATES)])
-    (u,) = problem.controls("u", lower=-1, upper=1)
+    u = problem.control("u", lower=-1, upper=1)
     problem.dynamics = mpcgen.torch_model(problem, model)
     cost = sum(state**2 for state in states) / 2
     problem.stage_cost = cost + u**2 / 20

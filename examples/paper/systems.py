@@ -50,7 +50,7 @@ def complex_pendulum() -> mpcgen.Problem:
     """
     problem = mpcgen.Problem("complex_pendulum", horizon=HORIZON)
     cos_theta, sin_theta, omega = problem.states("cos_theta sin_theta omega")
-    (torque,) = problem.controls("torque", lower=-2.0, upper=2.0)
+    torque = problem.control("torque", lower=-2.0, upper=2.0)
     gravity, mass, length, damping, wind = problem.parameters(
         "gravity mass length damping wind", default=[10.0, 1.0, 1.0, 1.0, 0.1]
     )

@@ -87,11 +87,13 @@ class Solution(_Asked, Outputs):
         """A line: sizes, statuses, iterations and residual; of tensors without numbers their shapes."""
         if not summary.has_numbers(*_tensors(self)[:_ALWAYS]) or not self.status.numel():
             return summary.shapes("Solution", zip(_FIELDS, _tensors(self), strict=True))
+        known = self.residual[~self.residual.isnan()]
+        residual = float(known.max()) if len(known) else torch.nan
         name = "" if self._origin is None else f" of {self._origin.key.partition(':')[0]}"
         return (
             f"<Solution{name}: {summary.problems(self.status.shape)}, N = {self.u.shape[-2]}, "
             f"{str(self.u.dtype).removeprefix('torch.')}; {summary.statuses(self.status)}; at most "
-            f"{int(self.iterations.max())} iterations, residual {float(self.residual.nan_to_num(0.0).max()):.1e}>"
+            f"{int(self.iterations.max())} iterations, residual {residual:.1e}>"
         )
 
     @staticmethod
