@@ -306,7 +306,9 @@ def test_a_solution_is_shown_in_a_line(scalar):
         repr(solution),
     )
     nothing = scalar.mpc(on_unconverged="ignore")(start(math.nan))
-    assert repr(nothing).endswith("1 problem, N = 12, float64; 1 INVALID_INPUT; at most 0 iterations, residual nan>")
+    assert repr(nothing).endswith(
+        "1 problem, N = 12, float64; 1 INVALID_INPUT; at most 0 iterations, residual nan>"
+    )
     assert repr(scalar.mpc()(start())).startswith("<Solution with x: (0, 13, 1), u: (0, 12, 3),")
     seen = []
     torch.func.vmap(lambda x: seen.append(repr(scalar.mpc()(x))) or x)(start(0.1, 0.2))
