@@ -1,7 +1,5 @@
 """Closed loops: what the same loop written by hand gives, with gradients, for every kind of plant."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor
@@ -116,10 +114,15 @@ def test_gradients_of_the_compiled_loop_are_those_of_the_loop_in_python(pendulum
 
 @pytest.mark.parametrize("bound", [None, 0.5])
 def test_the_gradient_of_states_alone_is_that_of_the_loop_in_python(step_by_step, bound):
-    """Of linear-quadratic problems the solver's own gains are taken, but where it is not sure which bounds hold."""
+    """Of linear-quadratic problems the solver's own gains are taken, but where it is not sure which bounds hold.
+
+    Beside them what differentials find, of the same states to the bit: those of a loop that is solved loosely are not
+    the ones of the loop in Python.
+    """
     problem = linear_quadratic(3, 2, 8, bound=bound)
     drawn = problem.draw(11, F64, 0)
     x0 = drawn.x0.requires_grad_()
+    recorded = drawn.parameters | {"F": drawn.parameters["F"].clone().requires_grad_()}
     for options in (
         {},
         {"tol": 1e-1},
@@ -127,9 +130,32 @@ def test_the_gradient_of_states_alone_is_that_of_the_loop_in_python(step_by_step
         {"max_iterations": 1, "unconverged_gradient": "keep"},
     ):
         mpc = compiled(problem.spec).MPC(on_unconverged="ignore", **options)
-        loops = [run(x0, STEPS, **drawn.parameters) for run in (mpc.closed_loop, partial(step_by_step, mpc))]
-        ours, theirs = (torch.autograd.grad(loss(f.x, f.u, f.cost), x0)[0] for f in loops)
-        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+        loops = [mpc.closed_loop(x0, STEPS, **given) for given in (drawn.parameters, recorded)]
+        assert torch.equal(loops[0].x, loops[1].x)
+        loops += [] if "tol" in options else [step_by_step(mpc, x0, STEPS, **drawn.parameters)]
+        ours, *others = (torch.autograd.grad(loss(f.x, f.u, f.cost), x0)[0] for f in loops)
+        for theirs in others:
+            assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_linear_quadratic_loop_that_follows_its_policies_is_the_one_in_python(step_by_step):
+    """With pushes that bring bounds into play and out again; where the model changes, policies are not followed."""
+    problem = linear_quadratic(3, 2, 8, bound=0.5)
+    drawn = problem.draw(11, F64, 0)
+    push = torch.zeros(11, 12, 3, dtype=F64)
+    push[:, 6] = drawn.x0
+    push[::2, 3] = 0.01
+    mpc = compiled(problem.spec).MPC()
+    found = mpc.closed_loop(0.1 * drawn.x0, 12, disturbance=push, **drawn.parameters)
+    expected = step_by_step(mpc, 0.1 * drawn.x0, 12, disturbance=push, **drawn.parameters)
+    held = (expected.u.abs() == 0.5).any(-1)
+    assert held[:, 6:].any() and not held[:, :6].all() and (found.status == Status.CONVERGED).all()
+    assert torch.equal(found.u.abs() == 0.5, expected.u.abs() == 0.5)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-11, atol=1e-12)
+    for i in (0, 7, 10):  # beside others or not
+        alone = mpc.closed_loop(0.1 * drawn.x0[[i, i]], 12, disturbance=push[[i, i]], **drawn.parameters)
+        assert is_same(alone.x[0], found.x[i])
 
 
 def test_matrices_that_a_linear_quadratic_sweep_keeps_are_those_of_the_problem(step_by_step):

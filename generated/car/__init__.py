@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "01e7898d1c54de4a883e27db40da7692e59b903cbced3d4d0bb9489bcd5cfeed"),
+    library=load(__file__, "car", "6ffe2df97ecbf4ee992401f3c1142fe4617496ad8e22eae54360e61ffa661391"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

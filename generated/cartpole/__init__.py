@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "c08657939aa5d20ded21625fbde04de48f182c8cad060d315dda3a1f279547ec"),
+    library=load(__file__, "cartpole", "0501380d1024bc1749274355a34827b353f9fbf741e04d6bbd859da30733a785"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -45,7 +45,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "chain", "f1e5145e4c663074a7961df23d5d372aacf797e9726d4407153bf435e1083af9"),
+    library=load(__file__, "chain", "2be1c9c0dfbe283f2e2de262efbbb9c09d247cb83592a48609ae127de78b254f"),
     horizon=40,
     states=('x_1', 'y_1', 'z_1', 'x_2', 'y_2', 'z_2', 'x_3', 'y_3', 'z_3', 'x_end', 'y_end', 'z_end', 'vx_1', 'vy_1', 'vz_1', 'vx_2', 'vy_2', 'vz_2', 'vx_3', 'vy_3', 'vz_3'),
     controls=('ux', 'uy', 'uz'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "df8af558e5092c4df64be10ec5a1c4a506a1034f8987ec95ca74fd481c245c54"),
+    library=load(__file__, "cstr", "b539ee13bdace846a49e1ecae038024ccd1ca6355913c9cb9dd34481380e8b2d"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

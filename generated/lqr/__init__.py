@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "a99093fd76704232ba9c1c0e1248916da57c3d7d5d8eaed0d8198874c46d1166"),
+    library=load(__file__, "lqr", "efb618d30613b3169236f4074f40b8f965b71cb3e0e1753f21fe0708bafde084"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "f116d3036c70350ef7e5267f820c6b57516acfdb34de61539a666e3bca565ccd"),
+    library=load(__file__, "pendulum", "a0a8f40e2e57d9eef56733b292b4de2c238d71cebf4eec82b00b66592fec0e22"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "00e0f7afe24d15590672b7c2a3c12ee5740c97ca52360a3dee703bac289b64c7"),
+    library=load(__file__, "quadrotor", "2c05dc72a7838a28627fb9a0742a1f38c51c30a4540bf4bbb447ca6a50ec3f67"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

@@ -87,7 +87,8 @@ typedef struct {
 typedef struct {
   quadrotor_solve_arguments solve; /* of the first step; no history */
   int32_t steps;
-  int32_t keeps_solutions;           /* 1: states and controls are (steps, batch, ...); 0: the last step's alone */
+  int32_t keeps_solutions;           /* 1: states and controls are (steps, batch, ...), 2: the same, but without those of
+                                        steps whose policy is known; 0: nothing is in them but what steps leave */
   const int64_t *parameter_steps;    /* numbers of each parameter from one step to the next; 0: the same at all */
   const void *disturbance;           /* (batch, steps, 13), added to the states of the plant; or NULL */
   int64_t disturbance_stride;        /* numbers from one problem to the next; 0: shared by the batch */

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpcgen.autograd import functions
 from mpcgen.calls.arguments import Call
-from mpcgen.calls.closed_loop import LoopCall, LoopOutputs, differentiate_loop, run_loop
+from mpcgen.calls.closed_loop import LoopCall, LoopOutputs, Plans, differentiate_loop, run_loop
 from mpcgen.calls.options import Options
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
 from mpcgen.errors import SecondDerivativeError, TracingError
@@ -90,7 +90,7 @@ def _apply(call: LoopCall, x0: Tensor, disturbance: Tensor | None, parameters: T
     given = parameters if disturbance is None else (*parameters, disturbance)
     if functions.is_recorded(x0, given):
         return functions.apply(_Loop, call, x0, disturbance, *parameters)
-    found = run_loop(call, x0, disturbance, parameters, keeps=False)
+    found = run_loop(call, x0, disturbance, parameters, Plans.NONE)
     return found.x, found.u, found.costs, found.status.t()
 
 
@@ -100,8 +100,9 @@ class _Loop(torch.autograd.Function):
     @staticmethod
     @never_compiled
     def forward(ctx: Any, call: LoopCall, x0: Tensor, disturbance: Tensor | None, *parameters: Tensor) -> Any:
-        """Run the loops, and keep their plans."""
-        found = run_loop(call, x0, disturbance, parameters, keeps=True)
+        """Run the loops, and keep what their gradients read: plans, or policies where these do."""
+        keeps = Plans.ALL if any(ctx.needs_input_grad[3:]) else Plans.WITHOUT_POLICY
+        found = run_loop(call, x0, disturbance, parameters, keeps)
         ctx.call, ctx.rest = call, (found.status, found.plans, found.policies)
         ctx.is_shared_disturbance = disturbance is not None and len(disturbance) == 1 != len(x0)
         status = found.status.t().contiguous()

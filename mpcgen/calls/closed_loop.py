@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import torch
@@ -26,6 +27,15 @@ from mpcgen.runtime.controller import Controller
 
 _UNFINISHED = -1
 """The status of a step that was not solved yet, as in `mpcgen_outcome.h`."""
+
+
+class Plans(IntEnum):
+    """Which steps' plans a loop keeps, as `mpcgen_loop_steps.h` calls them."""
+
+    NONE = 0
+    ALL = 1
+    WITHOUT_POLICY = 2
+
 
 Tensors = tuple[Tensor, ...]
 
@@ -65,7 +75,8 @@ class LoopCall:
 class LoopOutputs:
     """x (B, steps+1, n), u (B, steps, m), costs (B, steps), status (steps, B) int32; plans where they were to be kept.
 
-    plans: states (steps, B, N+1, n) and controls (steps, B, N, m) of each step's solution, else the last ones.
+    plans: states (steps, B, N+1, n) and controls (steps, B, N, m) of each step's solution; of those that were not to be
+    kept there is nothing.
     policies: (B, steps, m, n), du/dx of the controls, NaN where the solver does not know it.
     """
 
@@ -78,9 +89,9 @@ class LoopOutputs:
 
 
 def run_loop(
-    call: LoopCall, x0: Tensor, disturbance: Tensor | None, parameters: Tensors, keeps: bool
+    call: LoopCall, x0: Tensor, disturbance: Tensor | None, parameters: Tensors, keeps: Plans
 ) -> LoopOutputs:
-    """Run the loops from x0 (B, n); keeps: the plans of all steps."""
+    """Run the loops from x0 (B, n)."""
     steps, horizon = call.steps, call.horizon
     (batch, n), m = x0.shape, len(call.controller.controls)
     kept = steps if keeps else 1
@@ -104,7 +115,7 @@ def run_loop(
     step_parameters = ffi.new("void *[]", steps * len(parameters) + 1)
     members = {
         "steps": steps,
-        "keeps_solutions": keeps,
+        "keeps_solutions": int(keeps),
         "parameter_steps": given.steps,
         "disturbance": pointer_to(device, push),
         "disturbance_stride": 0 if push is None else strides_of((push,))[0],

@@ -85,18 +85,6 @@ FUNCTION void write_overflow(const solver_state *s, const solve_arguments *a, in
   for (int i = 0; i < finite; i++) states[i] = lane_get(&s->new_x[i], k);
 }
 
-/* Whether lane k has the parameters of the problem that it had before: those that the batch shares, or in a closed loop
- * those of its own at all steps. */
-INLINE int has_same_parameters(const solver_state *s, int k) {
-#if KEEPS_MATRICES && CLOSED_LOOPS
-  return s->all_shared || s->loop.stays[k];
-#elif KEEPS_MATRICES
-  return s->all_shared;
-#endif
-  (void)s, (void)k;
-  return 0;
-}
-
 INLINE void forget_matrices(solver_state *s) {
 #if KEEPS_MATRICES
   s->has_kept = 0;
@@ -130,10 +118,8 @@ FUNCTION void begin_polishing(solver_state *s, const solve_arguments *a, int k, 
   }
 }
 
-/* Loads a problem into a lane and readies its first rollout; returns 0 if its numbers cannot make a problem. */
-FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
-  const int horizon = s->horizon;
-  lane_progress *lanes = &s->lanes;
+/* Loads the parameters of a problem into a lane; returns 0 if they cannot make a problem. */
+FUNCTION int load_parameters_of(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
   if (!s->shared_loaded) {
     const int finite =
         team_all(load_shared_parameters(s->theta, s->theta_stage, s->rows, a->parameters, a->parameter_strides));
@@ -142,124 +128,91 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
     team_meet();
   }
   int good = s->shared_finite;
-  good &= load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
   good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
-  if (!has_same_parameters(s, k)) forget_matrices(s);
-  const int resumed = is_later_run(a);
-  if (resumed) {
-    good &= load_row(s->u, k, (const scalar *)a->controls + problem * horizon * NU, horizon * NU, 0);
-  } else if (a->initial_controls) {
-    const scalar *u = (const scalar *)a->initial_controls + problem * a->initial_controls_stride;
-    good &= load_row(s->u, k, u, horizon * NU, 0);
-  } else {
-    TEAM_FOR(i, horizon * NU) lane_set(s->u + i, k, 0);
-  }
+#if KEEPS_MATRICES
+  if (!s->all_shared) forget_matrices(s);
+#endif
   team_meet();
-  good &= bounds_in_order(s->theta, s->theta_stage, s->rows, horizon, k);
+  good &= bounds_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
+  return team_all(good);
+}
+
+/* Loads the controls that a problem starts from into a lane; returns 0 if they are not finite. */
+FUNCTION int load_controls(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
+  const int count = s->horizon * NU;
+  const scalar *u = NULL;
+  if (is_later_run(a))
+    u = (const scalar *)a->controls + problem * count;
+  else if (a->initial_controls)
+    u = (const scalar *)a->initial_controls + problem * a->initial_controls_stride;
+  if (u) return load_row(s->u, k, u, count, 0);
+  TEAM_FOR(i, count) lane_set(s->u + i, k, 0);
+  return 1;
+}
+
+/* Readies a lane's first rollout of a problem whose numbers are loaded, and `good`. */
+FUNCTION void begin_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem, int good) {
+  lane_progress *lanes = &s->lanes;
+  if (s->barrier > 0) good &= move_inside(s->u, s->theta, s->theta_stage, s->rows, s->horizon, k, s->barrier);
+  s->problem[k] = problem;
+  lane_mark(&lanes->busy, k, good);
+  lane_mark(&lanes->begins, k, 1);
+  lane_mark(&lanes->certifying, k, 0);
+  lane_mark(&lanes->sceptical, k, 0);
+  lane_mark(&lanes->overflowed, k, 0);
+  lane_mark(&lanes->refused, k, 0);
+  lane_mark(&lanes->cautious, k, 0);
+  lane_mark(&lanes->unmoved, k, 0);
+  lane_recount(&lanes->last, k, a->max_iterations);
+  lane_recount(&lanes->iterations, k, is_later_run(a) ? a->iterations[problem] : 0);
+  lane_recount(&lanes->troubles, k, 0);
+  lane_recount(&lanes->unproductive, k, 0);
+  lane_recount(&lanes->waits, k, 0);
+  lane_set(&lanes->quu, k, 1);
+  lane_set(&lanes->lowest_cost, k, (scalar)INFINITY);
+  lane_set(&lanes->best_residual, k, (scalar)INFINITY);
+  lane_set(&s->regularisation, k, 0);
+  lane_set(&s->second_order, k, 0);
+}
+
+/* Loads a problem into a lane and readies its first rollout; returns 0 if its numbers cannot make a problem. */
+FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
+  int good = load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
+  good &= load_controls(s, a, k, problem);
   good = team_all(good);
-  TEAM_LEADER {
-    if (s->barrier > 0) good &= move_inside(s->u, s->theta, s->theta_stage, s->rows, horizon, k, s->barrier);
-    s->problem[k] = problem;
-    lane_mark(&lanes->busy, k, good);
-    lane_mark(&lanes->begins, k, 1);
-    lane_mark(&lanes->certifying, k, 0);
-    lane_mark(&lanes->sceptical, k, 0);
-    lane_mark(&lanes->overflowed, k, 0);
-    lane_mark(&lanes->refused, k, 0);
-    lane_mark(&lanes->cautious, k, 0);
-    lane_mark(&lanes->unmoved, k, 0);
-    lane_recount(&lanes->last, k, a->max_iterations);
-    lane_recount(&lanes->iterations, k, resumed ? a->iterations[problem] : 0);
-    lane_recount(&lanes->troubles, k, 0);
-    lane_recount(&lanes->unproductive, k, 0);
-    lane_recount(&lanes->waits, k, 0);
-    lane_set(&lanes->quu, k, 1);
-    lane_set(&lanes->lowest_cost, k, (scalar)INFINITY);
-    lane_set(&lanes->best_residual, k, (scalar)INFINITY);
-    lane_set(&s->regularisation, k, 0);
-    lane_set(&s->second_order, k, 0);
-  }
+  good &= load_parameters_of(s, a, k, problem);
+  TEAM_LEADER begin_problem(s, a, k, problem, good);
   team_meet();
   if (is_polished(a, problem)) begin_polishing(s, a, k, problem);
   team_meet();
-  return lane_test(&lanes->busy, k);
+  return lane_test(&s->lanes.busy, k);
 }
 
 #if CLOSED_LOOPS
-/* Whether it is beyond doubt which bounds hold controls at lane k's solution: where none is nearly reached, or hardly
- * pushed on, what the solver's last sweep and the differentials take for free is the same. */
-FUNCTION int holds_firmly(const solver_state *s, int k) {
-  const scalar margin = 1000 * lane_get(&s->summary.residual, k);
-  int firm = !(s->barrier > 0);
-  for (int t = 0; firm && t < s->horizon; t++) {
-    real lower[NU], upper[NU];
-    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
-    for (int i = 0; i < NU; i++) {
-      const scalar u = lane_get(&s->u[t * NU + i], k), g = lane_get(&s->gradient[t * NU + i], k);
-      const scalar below = u - lane_get(&lower[i], k), above = lane_get(&upper[i], k) - u;
-      firm &= below <= 0 ? g > margin : above <= 0 ? -g > margin : below > margin && above > margin;
-    }
-  }
-  return firm;
-}
-
-/* Keeps du_0/dx_0 of the solution that lane k has found: the first gain; NaN where it is not known to be that. Gains of
- * problems that are not linear-quadratic are off by what costates are, and so by the residual. */
-FUNCTION void keep_policy(const solver_state *s, const solve_job *job, int k) {
-  const closed_loop_arguments *c = job->loop;
-  const int64_t problem = s->problem[k];
-  if (!c->policies || !LINEAR_QUADRATIC) return;
-  const int known = ARGUMENTS_OF(s, job, k)->status[problem] == CONVERGED && holds_firmly(s, k);
-  scalar *to = (scalar *)c->policies + ((size_t)problem * (size_t)c->steps + (size_t)s->loop.step[k]) * NU * NX;
-  for (int i = 0; i < NU * NX; i++) to[i] = known ? lane_get(&s->gain[i], k) : (scalar)NAN;
-}
-
-/* Takes the step that lane k has ended; returns whether its problem has another. */
-FUNCTION int goes_on(solver_state *s, const solve_job *job, int k) {
-  if (!has_ended(ARGUMENTS_OF(s, job, k), s->problem[k])) return 0; /* it waits for the interior point */
-  take_step(&s->loop, job, k, s->problem[k], s->theta, s->theta_stage);
-  return s->loop.step[k] < job->loop->steps;
-}
-
-/* The problem of a closed loop that idle lane k has next, at the step that the lane then is at; -1 when none is left. */
-FUNCTION int64_t next_of_loop(solver_state *s, solve_job *job, int k) {
-  if (s->loop.has_problem[k]) {
-    keep_policy(s, job, k);
-    s->loop.stays[k] = has_constant_parameters(job->loop);
-    if (goes_on(s, job, k)) return s->problem[k];
-  }
-  s->loop.stays[k] = 0;
-  for (;;) {
-    const int64_t problem = take(&job->queue);
-    s->loop.has_problem[k] = problem >= 0;
-    if (problem < 0) return -1;
-    s->loop.step[k] = job->loop->progress[problem];
-    if (s->loop.step[k] == job->loop->steps) continue;
-    const solve_arguments *a = ARGUMENTS_OF(s, job, k);
-    if (!has_ended(a, problem)) return problem;
-    load_problem(s, a, k, problem); /* for its parameters: the interior point has solved it meanwhile */
-    lane_mark(&s->lanes.busy, k, 0);
-    if (goes_on(s, job, k)) return problem;
-  }
-}
+#include "mpcgen_loop_steps.h"
 #endif
 
-/* The problem that idle lane k has next; -1 when none is left. */
-INLINE int64_t next_problem(solver_state *s, solve_job *job, int k) {
+/* Leaves an ended problem: in a closed loop it may be that its step is solved. */
+INLINE void leave_problem(solver_state *s, const solve_job *job, int k, int status) {
 #if CLOSED_LOOPS
-  if (job->loop) return next_of_loop(s, job, k);
+  if (job->loop && status == CONVERGED) {
+    end_step(s, ARGUMENTS_OF(s, job, k), k);
+    return;
+  }
 #endif
-  (void)s, (void)k;
-  return take(&job->queue);
+  finish(s, ARGUMENTS_OF(s, job, k), k, status);
 }
 
 /* Gives idle lanes new problems; returns whether any lane is at work. */
 FUNCTION int refill(solver_state *s, solve_job *job) {
+#if CLOSED_LOOPS
+  if (job->loop) return refill_loops(s, job);
+#endif
+  const solve_arguments *a = job->arguments;
   for (int k = 0; k < LANES; k++)
     while (!lane_test(&s->lanes.busy, k)) {
-      const int64_t problem = next_problem(s, job, k);
+      const int64_t problem = take(&job->queue);
       if (problem < 0) break;
-      const solve_arguments *a = ARGUMENTS_OF(s, job, k);
       if (is_later_run(a) && !is_handed_over(a, problem)) continue;
       if (!load_problem(s, a, k, problem)) write_nothing(a, problem, s->horizon, INVALID_INPUT);
     }
@@ -311,13 +264,16 @@ FUNCTION void run_solver(solver_state *s, solve_job *job) {
   const double pass = (double)s->horizon * STAGE_OPERATIONS;
   double since = 0; /* see `interrupted` */
   take_options(s, job->arguments);
+#if CLOSED_LOOPS
+  if (job->loop) s->loop.stays = has_constant_parameters(job->loop);
+#endif
   while (!interrupted(&job->queue, &since, pass) && refill(s, job)) {
     rollout(s);
     adopt(s, judge(s, job));
     backward_sweep(s);
     const counts status = conclude(s, job->arguments);
     for (int k = 0; k < LANES; k++)
-      if (lane_count(&status, k) != UNFINISHED) finish(s, ARGUMENTS_OF(s, job, k), k, lane_count(&status, k));
+      if (lane_count(&status, k) != UNFINISHED) leave_problem(s, job, k, lane_count(&status, k));
   }
 }
 

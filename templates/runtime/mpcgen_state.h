@@ -69,7 +69,13 @@ enum { KEPT_MODEL = sizeof(stage_model) / sizeof(real) };
 #else
 #define KEPT_ARRAYS(ARRAY)
 #endif
-#define SOLVER_ARRAYS(ARRAY) SOLUTION_ARRAYS(ARRAY) SCRATCH_ARRAYS(ARRAY) KEPT_ARRAYS(ARRAY)
+/* What a step of a closed loop started from. */
+#if CLOSED_LOOPS
+#define LOOP_ARRAYS(ARRAY) ARRAY(plan, n * NU)
+#else
+#define LOOP_ARRAYS(ARRAY)
+#endif
+#define SOLVER_ARRAYS(ARRAY) SOLUTION_ARRAYS(ARRAY) SCRATCH_ARRAYS(ARRAY) KEPT_ARRAYS(ARRAY) LOOP_ARRAYS(ARRAY)
 
 /* Trajectories, policy and parameters of LANES problems, and how far they have come. */
 typedef struct {
@@ -106,6 +112,15 @@ typedef struct {
   stage_model gauss_newton;
 #endif
 } solver_state;
+
+/* Which lanes' first rollout is of controls as given, and not of a policy. */
+INLINE mask begins_afresh(const solver_state *s) {
+#if CLOSED_LOOPS
+  return lane_and(s->lanes.begins, lane_not(s->loop.follows));
+#else
+  return s->lanes.begins;
+#endif
+}
 
 COUNT size_t solver_reals(const solve_arguments *a) {
   const size_t n = (size_t)a->horizon, rows = (size_t)parameter_rows(a->horizon, a->constant_parameters);

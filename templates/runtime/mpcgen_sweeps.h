@@ -23,6 +23,9 @@ INLINE real snap_to_bounds(real target, real lower, real upper) {
 /* Rolls the policy u + length * step + gain (x_new - x), clipped to the bounds, through the true dynamics. */
 FUNCTION void rollout(solver_state *s) {
   real total = ALL(0), scale = ALL(0), barrier = ALL(0), promise = ALL(0), cost;
+  const mask afresh = begins_afresh(s);
+  const mask moved = lane_and(s->lanes.begins, lane_not(afresh)); /* elsewhere a gain at x_0, which need not exist, acts on
+                                                                     nothing */
   for (int t = 0; t < s->horizon; t++) {
     const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
     const reals new_x = s->new_x + t * NX;
@@ -33,8 +36,7 @@ FUNCTION void rollout(solver_state *s) {
       const real start = u[i] + s->length * s->step[t * NU + i];
       real sums[2] = {start, ALL(0)}; /* two, to wait half as long for them */
       EACH(j, NX) sums[j % 2] += s->gain[(t * NU + i) * NX + j] * (new_x[j] - x[j]);
-      /* x_0 is given: a gain there, which need not exist, acts on nothing. */
-      const real target = lane_select(s->lanes.begins, u[i], t > 0 ? sums[0] + sums[1] : start);
+      const real target = lane_select(afresh, u[i], t > 0 ? sums[0] + sums[1] : lane_select(moved, sums[0] + sums[1], start));
       if (s->barrier > 0) {
         new_u[i] = stay_inside(target, u[i], lower[i], upper[i]);
         barrier += barrier_value(new_u[i], lower[i], upper[i], s->barrier);
