@@ -47,7 +47,7 @@ void MPCGEN_ENTRY(box_qp)(const scalar *in, scalar *out, int vectors) {
     mask is_free[NU];
     memcpy(a, in + v * READS * LANES, sizeof a);
     const real *bounds = a + NUU + NU;
-    const mask accepted = box_qp(a, a + NUU, bounds, bounds + NU, is_free, unit_lower, inverse_pivot, b);
+    const mask accepted = box_qp(a, a + NUU, bounds, bounds + NU, NULL, is_free, unit_lower, inverse_pivot, b);
     for (int i = 0; i < NU; i++) {
       real unit[NU];
       for (int j = 0; j < NU; j++) unit[j] = i == j ? ALL(1) : ALL(0);

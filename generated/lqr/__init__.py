@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "efb618d30613b3169236f4074f40b8f965b71cb3e0e1753f21fe0708bafde084"),
+    library=load(__file__, "lqr", "d9a83d3e562eaf2eca07b32ed9569ac217cf62d2348c85f8d6c5c9e795a3c33c"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

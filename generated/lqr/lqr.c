@@ -16,7 +16,7 @@
  *   terminal_cost                         29
  *   stage_bounds                           0
  *   terminal_expand                       51
- *   stage_expand_gauss_newton            483
+ *   stage_matrices                       261
  *   stage_slopes                         222
  *   stage_tangent                         33
  *   stage_gradient                       340
@@ -230,17 +230,13 @@ INLINE void terminal_expand(stored_reals restrict state, stored_reals restrict t
   costate[2] = t5 + t1 * C_1_2 + t3 * C_0_2 + c_2; /* x_2 */
 }
 
-/* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of the cost. */
-FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_reals restrict control,
+/* Hessian of the quadratic model of the cost-to-go: Q = H + F'VF, with H that of the cost. */
+FUNCTION void stage_matrices(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const value_model *restrict value,
     stage_model *restrict q) {
+  (void)state;
+  (void)control;
   (void)theta;
-  const real x_0 = state[0];
-  const real x_1 = state[1];
-  const real x_2 = state[2];
-  const real u_0 = control[0];
-  const real u_1 = control[1];
-  const real u_2 = control[2];
   const real C_0_0 = theta_t[6];
   const real C_0_1 = theta_t[7];
   const real C_0_2 = theta_t[8];
@@ -277,12 +273,6 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real C_5_3 = theta_t[39];
   const real C_5_4 = theta_t[40];
   const real C_5_5 = theta_t[41];
-  const real c_0 = theta_t[42];
-  const real c_1 = theta_t[43];
-  const real c_2 = theta_t[44];
-  const real c_3 = theta_t[45];
-  const real c_4 = theta_t[46];
-  const real c_5 = theta_t[47];
   const real F_0_0 = theta_t[48];
   const real F_0_1 = theta_t[49];
   const real F_0_2 = theta_t[50];
@@ -301,18 +291,12 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real F_2_3 = theta_t[63];
   const real F_2_4 = theta_t[64];
   const real F_2_5 = theta_t[65];
-  const real lambda_x_0 = value->costate[0];
-  const real lambda_x_1 = value->costate[1];
-  const real lambda_x_2 = value->costate[2];
   const real V_x_0_x_0 = value->hessian[0];
   const real V_x_1_x_0 = value->hessian[1];
   const real V_x_1_x_1 = value->hessian[2];
   const real V_x_2_x_0 = value->hessian[3];
   const real V_x_2_x_1 = value->hessian[4];
   const real V_x_2_x_2 = value->hessian[5];
-  const real v_offset_x_0 = value->offset[0];
-  const real v_offset_x_1 = value->offset[1];
-  const real v_offset_x_2 = value->offset[2];
   const real t0 = V_x_0_x_0 * F_0_0 + V_x_1_x_0 * F_1_0 + V_x_2_x_0 * F_2_0;
   const real t1 = V_x_1_x_0 * F_0_0 + V_x_1_x_1 * F_1_0 + V_x_2_x_1 * F_2_0;
   const real t2 = V_x_2_x_0 * F_0_0 + V_x_2_x_1 * F_1_0 + V_x_2_x_2 * F_2_0;
@@ -351,56 +335,6 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t15 = F_0_5 * (V_x_0_x_0 * F_0_5 + V_x_1_x_0 * F_1_5 + V_x_2_x_0 * F_2_5) + F_1_5 * (V_x_1_x_0 * F_0_5 +
     V_x_1_x_1 * F_1_5 + V_x_2_x_1 * F_2_5);
   q->hessian[20] = C_5_5 + (t15 + F_2_5 * (V_x_2_x_0 * F_0_5 + V_x_2_x_1 * F_1_5 + V_x_2_x_2 * F_2_5)); /* u_2, u_2 */
-  const real t16 = R(0.5) * x_2;
-  const real t17 = R(0.5) * x_1;
-  const real t18 = C_0_0 * x_0 + C_0_1 * x_1 + C_0_2 * x_2 + C_0_3 * u_0 + C_0_4 * u_1;
-  const real t19 = R(0.5) * x_0;
-  const real t20 = t16 * C_2_0 + t17 * C_1_0 + R(0.5) * (t18 + C_0_5 * u_2) + t19 * C_0_0;
-  const real t21 = R(0.5) * u_2;
-  const real t22 = R(0.5) * u_1;
-  const real t23 = R(0.5) * u_0;
-  /* x_0 */
-  q->costate[0] = t20 + t21 * C_5_0 + t22 * C_4_0 + t23 * C_3_0 + c_0 + (F_0_0 * lambda_x_0 + F_1_0 * lambda_x_1 +
-    F_2_0 * lambda_x_2);
-  const real t24 = C_1_0 * x_0 + C_1_1 * x_1 + C_1_2 * x_2 + C_1_3 * u_0 + C_1_4 * u_1;
-  const real t25 = t16 * C_2_1 + R(0.5) * (t24 + C_1_5 * u_2) + t17 * C_1_1 + t19 * C_0_1;
-  /* x_1 */
-  q->costate[1] = t25 + t21 * C_5_1 + t22 * C_4_1 + t23 * C_3_1 + c_1 + (F_0_1 * lambda_x_0 + F_1_1 * lambda_x_1 +
-    F_2_1 * lambda_x_2);
-  const real t26 = C_2_0 * x_0 + C_2_1 * x_1 + C_2_2 * x_2 + C_2_3 * u_0 + C_2_4 * u_1;
-  const real t27 = R(0.5) * (t26 + C_2_5 * u_2) + t16 * C_2_2 + t17 * C_1_2 + t19 * C_0_2;
-  /* x_2 */
-  q->costate[2] = t27 + t21 * C_5_2 + t22 * C_4_2 + t23 * C_3_2 + c_2 + (F_0_2 * lambda_x_0 + F_1_2 * lambda_x_1 +
-    F_2_2 * lambda_x_2);
-  const real t28 = t16 * C_2_3 + t17 * C_1_3 + t19 * C_0_3 + t21 * C_5_3 + t22 * C_4_3;
-  const real t29 = C_3_0 * x_0 + C_3_1 * x_1 + C_3_2 * x_2 + C_3_3 * u_0 + C_3_4 * u_1;
-  /* u_0 */
-  q->gradient_u[0] = t28 + R(0.5) * (t29 + C_3_5 * u_2) + t23 * C_3_3 + c_3 + (F_0_3 * lambda_x_0 + F_1_3 * lambda_x_1
-    + F_2_3 * lambda_x_2);
-  const real t30 = C_4_0 * x_0 + C_4_1 * x_1 + C_4_2 * x_2 + C_4_3 * u_0 + C_4_4 * u_1;
-  const real t31 = t16 * C_2_4 + t17 * C_1_4 + t19 * C_0_4 + t21 * C_5_4 + R(0.5) * (t30 + C_4_5 * u_2);
-  /* u_1 */
-  q->gradient_u[1] = t31 + t22 * C_4_4 + t23 * C_3_4 + c_4 + (F_0_4 * lambda_x_0 + F_1_4 * lambda_x_1 + F_2_4 *
-    lambda_x_2);
-  const real t32 = C_5_0 * x_0 + C_5_1 * x_1 + C_5_2 * x_2 + C_5_3 * u_0 + C_5_4 * u_1;
-  const real t33 = t16 * C_2_5 + t17 * C_1_5 + t19 * C_0_5 + R(0.5) * (t32 + C_5_5 * u_2);
-  /* u_2 */
-  q->gradient_u[2] = t33 + t21 * C_5_5 + t22 * C_4_5 + t23 * C_3_5 + c_5 + (F_0_5 * lambda_x_0 + F_1_5 * lambda_x_1 +
-    F_2_5 * lambda_x_2);
-  q->offset_x[0] = F_0_0 * v_offset_x_0 + F_1_0 * v_offset_x_1 + F_2_0 * v_offset_x_2; /* x_0 */
-  q->offset_x[1] = F_0_1 * v_offset_x_0 + F_1_1 * v_offset_x_1 + F_2_1 * v_offset_x_2; /* x_1 */
-  q->offset_x[2] = F_0_2 * v_offset_x_0 + F_1_2 * v_offset_x_1 + F_2_2 * v_offset_x_2; /* x_2 */
-  q->offset_u[0] = F_0_3 * v_offset_x_0 + F_1_3 * v_offset_x_1 + F_2_3 * v_offset_x_2; /* u_0 */
-  q->offset_u[1] = F_0_4 * v_offset_x_0 + F_1_4 * v_offset_x_1 + F_2_4 * v_offset_x_2; /* u_1 */
-  q->offset_u[2] = F_0_5 * v_offset_x_0 + F_1_5 * v_offset_x_1 + F_2_5 * v_offset_x_2; /* u_2 */
-}
-
-/* The dynamics have no second derivatives: their exact model is the Gauss-Newton one. */
-FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
-    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
-    const value_model *restrict value, stage_model *restrict q) {
-  (void)weight;
-  stage_expand_gauss_newton(state, control, theta, theta_t, value, q);
 }
 
 /* Gradients of the quadratic model of the cost-to-go. */
@@ -521,6 +455,22 @@ FUNCTION void stage_slopes(stored_reals restrict state, stored_reals restrict co
   q->offset_u[0] = F_0_3 * v_offset_x_0 + F_1_3 * v_offset_x_1 + F_2_3 * v_offset_x_2; /* u_0 */
   q->offset_u[1] = F_0_4 * v_offset_x_0 + F_1_4 * v_offset_x_1 + F_2_4 * v_offset_x_2; /* u_1 */
   q->offset_u[2] = F_0_5 * v_offset_x_0 + F_1_5 * v_offset_x_1 + F_2_5 * v_offset_x_2; /* u_2 */
+}
+
+/* Both: the quadratic model of the cost-to-go. */
+FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, const value_model *restrict value,
+    stage_model *restrict q) {
+  stage_matrices(state, control, theta, theta_t, value, q);
+  stage_slopes(state, control, theta, theta_t, value, q);
+}
+
+/* The dynamics have no second derivatives: their exact model is the Gauss-Newton one. */
+FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
+    const value_model *restrict value, stage_model *restrict q) {
+  (void)weight;
+  stage_expand_gauss_newton(state, control, theta, theta_t, value, q);
 }
 
 /* Directional derivative of the dynamics, F d. */

@@ -11,7 +11,7 @@ from mpcgen.codegen.c_words import c_words
 from mpcgen.ir.schedule import Assign, Load, Schedule, Store
 from mpcgen.passes.parts import Keep, Part, Take, cut
 from mpcgen.stages import StageFunction, contract
-from mpcgen.stages.contract import DERIVE, EXPAND
+from mpcgen.stages.contract import DERIVE, EXPAND, MATRICES, SLOPES
 from mpcgen.stages.network import body_functions
 from mpcgen.stages.substeps import rate_functions
 
@@ -95,6 +95,14 @@ def with_products(kind: str, table: Table) -> CFunction:
     body = (call(inner.name, places), "riccati_products(value, q);")
     title = "/* The same as a quadratic model: the products with V by loops. */"
     return CFunction(outer.name, title, signature("FUNCTION", outer), body)
+
+
+def of_both(table: Table) -> CFunction:
+    """The model of a linear-quadratic stage, whose matrices and gradients are functions of their own."""
+    whole, parts = table[EXPAND["gauss_newton"]], (table[MATRICES], table[SLOPES])
+    body = tuple(call(part.name, part.arguments) for part in parts)
+    title = "/* Both: the quadratic model of the cost-to-go. */"
+    return CFunction(whole.name, title, signature("FUNCTION", whole), body)
 
 
 def linear_alias(table: Table) -> CFunction:

@@ -20,7 +20,6 @@ from mpcgen.runtime.controller import Parameter
 from mpcgen.runtime.naming import ascii_name, c_stem
 from mpcgen.runtime.parts import BITS
 from mpcgen.runtime.status import Status
-from mpcgen.stages.contract import SLOPES
 
 NUMBERS = {"float64": "double", "float32": "float"}
 _BITS = {"float64": 64, "float32": 32}
@@ -165,13 +164,10 @@ def _part(kernels: Kernels, options: ExportOptions) -> int:
 
 
 def _wanted(kernels: Kernels, options: ExportOptions) -> Callable[[str], bool]:
-    """Which stage functions a solve calls: not those of derivatives. A loop over substeps is composed of all.
-
-    Nor the slopes of linear-quadratic models: a struct has no room for the matrices that would be kept.
-    """
+    """Which stage functions a solve calls: not those of derivatives. A loop over substeps is composed of all."""
     if kernels.loop is not None or options.gradient:
-        return lambda name: name != SLOPES
-    return lambda name: name != SLOPES and not _OF_DIFFERENTIALS.search(name)
+        return lambda name: True
+    return lambda name: not _OF_DIFFERENTIALS.search(name)
 
 
 def status_lines() -> Iterator[Mapping[str, object]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias
+from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias, of_both
 from mpcgen.codegen.c_substeps import composed_functions
 from mpcgen.codegen.filling import fill
 from mpcgen.derivative.kernels import Kernels
@@ -15,7 +15,7 @@ from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import degree, flops
 from mpcgen.passes.economy import Economy
 from mpcgen.stages import StageFunction, contract
-from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, ROWS, SLOPES
+from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, ROWS, SLOPES
 
 C_PROBLEM = "c/problem.c.j2"
 OF_RATES = ("rate_", "body_")
@@ -195,6 +195,8 @@ def _printed_functions(
         for names_by_kind in (EXPAND, DERIVE):
             if plan.function.name == names_by_kind["gauss_newton"] and names_by_kind["exact"] not in names:
                 yield linear_alias(table)
+        if plan.function.name == SLOPES:
+            yield from (of_both(table), linear_alias(table))
     if kernels.loop is not None:
         yield from composed_functions(table, names)
 
@@ -208,6 +210,8 @@ def stage_operations(kernels: Kernels, economy: Economy) -> int:
     def count(name: str) -> int:
         return flops(functions[name].expressions()) if name in functions else 0
 
-    expansion = max(count(name) for name in (*EXPAND.values(), *DERIVE.values()))
+    expansion = (
+        max(count(name) for name in (*EXPAND.values(), *DERIVE.values())) + count(MATRICES) + count(SLOPES)
+    )
     products = 0 if kernels.fused else 2 * product_count(kernels.F)
     return count(DYNAMICS) + count(ROWS) + expansion + products

@@ -6,7 +6,7 @@ costate = lambda_{t+1} of the next stage; V the Hessian of the value function th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
 
@@ -32,7 +32,7 @@ from mpcgen.derivative.symbols import Symbols
 from mpcgen.ir import Expr, degree, flops, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
-from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, SLOPES
+from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, SLOPES
 
 Outputs = dict[str, Sequence[Expr]]
 """What a stage function writes, by group of the contract."""
@@ -65,7 +65,6 @@ class Derivation(Symbols):
         curved = not set(symbols_of(list(chain(*self.FJ)))).isdisjoint(self.tau)
         self.kinds = ("gauss_newton", "exact") if curved else ("gauss_newton",)
         curvatures = len(self.kinds) - (not self.path.rows)
-        self.slopes: Outputs = {}  # of the last model that was derived
         self.searches = int(model.constrained) + curvatures + (len(self.kinds) if self.fused else 0)
 
     def functions(self) -> tuple[Function, ...]:
@@ -75,8 +74,7 @@ class Derivation(Symbols):
             self._terminal_cost(),
             stage_bounds(self),
             self._terminal_expand(),
-            *(self._stage_expand(kind, self.fused) for kind in self.kinds),
-            *self._stage_slopes(),
+            *self._stage_models(),
             self._stage_tangent(),
             self._stage_gradient(),
             self._terminal_gradient(),
@@ -141,25 +139,25 @@ class Derivation(Symbols):
             offset=along_force,
         )
 
+    def _stage_models(self) -> Iterable[Function]:
+        """The quadratic model of the cost-to-go at a stage; of a linear-quadratic one matrices and gradients apart."""
+        if not self.has_slopes:
+            return (self._stage_expand(kind, self.fused) for kind in self.kinds)
+        gradients = dict(self._fused_outputs(None))
+        matrices = self.function(MATRICES, Q=gradients.pop("Q"))
+        return (matrices, self.function(SLOPES, **gradients))
+
     def _stage_expand(self, kind: str, fused: bool) -> Function:
         """Quadratic model of the cost-to-go at a stage, with the exact or the Gauss-Newton Hessian."""
         weight = self.weight_d2f if kind == "exact" else None
         if fused:
-            outputs = self._fused_outputs(weight)
-            self.slopes = {name: value for name, value in outputs.items() if name != "Q"}
-            return self.function(EXPAND[kind], **outputs)
+            return self.function(EXPAND[kind], **self._fused_outputs(weight))
         return self.function(DERIVE[kind], **self._matrix_outputs(weight))
 
     @property
     def has_slopes(self) -> bool:
         """Whether a sweep may leave the model's matrices as they are: they depend on no state or control."""
         return self.fused and not self.model.constrained and self.is_linear_quadratic
-
-    def _stage_slopes(self) -> tuple[Function, ...]:
-        """The gradients of a linear-quadratic stage's model."""
-        if not self.has_slopes:
-            return ()
-        return (self.function(SLOPES, **self.slopes),)
 
     @property
     def images(self) -> tuple[Expr, ...]:

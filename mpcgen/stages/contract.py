@@ -28,8 +28,10 @@ EXPAND = {kind: f"stage_expand_{kind}" for kind in KINDS}
 DERIVE = {kind: f"stage_derivatives_{kind}" for kind in KINDS}
 """The matrices from which loops make that model, by kind: where its products are too many to be unrolled."""
 
+MATRICES = "stage_matrices"
+"""The Hessian of the quadratic model alone, of linear-quadratic problems, where it seldom changes,"""
 SLOPES = "stage_slopes"
-"""Gradients of the quadratic model alone, of linear-quadratic problems, whose matrices seldom change."""
+"""and its gradients. Both together are their `EXPAND`."""
 
 COMPOSED = (DYNAMICS, *DERIVE.values(), "stage_tangent", "stage_gradient", "stage_forward")
 """What a loop over substeps is part of."""
@@ -59,10 +61,10 @@ def _row_changes(rows: str, constrained: bool) -> tuple[Slot, ...]:
 def contract(constrained: bool) -> Mapping[str, StageFunction]:
     """The stage functions by name, of problems with or without constraints.
 
-    A problem has those that it needs: of `EXPAND` or `DERIVE`, no exact ones if there are no second derivatives;
-    `PREPARE` if there is anything to prepare; weights of rows if any row is soft. Where substeps are a loop, those of
-    `COMPOSED` are made of outer functions and those of rates, see `mpcgen.stages.substeps`, which a network
-    leaves to the functions of a body, see `mpcgen.stages.network`.
+    A problem has those that it needs: of `EXPAND` or `DERIVE`, no exact ones if there are no second derivatives, or
+    `MATRICES` and `SLOPES`; `PREPARE` if there is anything to prepare; weights of rows if any row is soft. Where
+    substeps are a loop, those of `COMPOSED` are made of outer functions and those of rates, see
+    `mpcgen.stages.substeps`, which a network leaves to the functions of a body, see `mpcgen.stages.network`.
     """
     functions = (*_values(), *_models(constrained), *_differentials(constrained), *_bounds())
     functions += tuple(_rows()) if constrained else ()
@@ -111,6 +113,7 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
                  member(_MODEL, "gradient_u", "gradient_u", "NU", "and by u"))  # fmt: skip
     for kind in KINDS:
         weight = (_WEIGHT,) if kind == "exact" else ()
+        Q = member(_MODEL, "hessian", "Q", "TRIANGLE(NTAU, 0)", "Q, lower triangle")
         of = f"cost + weight {terms}{rows}" if kind == "exact" else f"the cost{rows}"
         yield StageFunction(
             EXPAND[kind],
@@ -123,11 +126,18 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
                 member(_VALUE, "offset", "offset", "NX"),
                 *more,
             ),
-            (member(_MODEL, "hessian", "Q", "TRIANGLE(NTAU, 0)", "Q, lower triangle"), *gradients, *offsets),
+            (Q, *gradients, *offsets),
             inline=False,
             knows_next=not constrained,
         )
         if kind == "gauss_newton" and not constrained:
+            yield StageFunction(
+                MATRICES,
+                "Hessian of the quadratic model of the cost-to-go: Q = H + F'VF, with H that of the cost",
+                (*_POINT, member(_VALUE, "hessian", "V", "NXX")),
+                (Q,),
+                inline=False,
+            )
             yield StageFunction(
                 SLOPES,
                 "gradients of the quadratic model of the cost-to-go",

@@ -13,6 +13,13 @@ INLINE stage_model *kept_model(solver_state *s, int t) {
   return (stage_model *)(void *)(s->kept_models + (size_t)t * KEPT_MODEL);
 }
 
+/* The factor that was found at stage t. */
+INLINE known_factor kept_factor(const solver_state *s, int t) {
+  const known_factor kept = {s->kept_free + t * NU, s->kept_unit_lower + t * NUU, s->kept_inverse_pivot + t * NU,
+                             s->lanes.busy};
+  return kept;
+}
+
 /* Whether the gains and the value function at stage t have to be found again, in any lane that has a problem, because other
  * controls are free than those that they were found for, or Quu was changed. Keeps what is free now if so. */
 INLINE int is_other_policy(solver_state *s, int t, const stage_model *q, const control_problem *p, int anew) {
@@ -25,6 +32,7 @@ INLINE int is_other_policy(solver_state *s, int t, const stage_model *q, const c
   if (!anew && !lane_any(lane_and(s->lanes.busy, lane_or(altered, other)))) return 0;
   EACH(i, NU)
     s->kept_free[t * NU + i] = lane_select(altered, NO_SET, lane_select(p->is_free[i], ALL(1), ALL(0)));
+  copy_factor(p->unit_lower, p->inverse_pivot, s->kept_unit_lower + t * NUU, s->kept_inverse_pivot + t * NU);
   return 1;
 }
 
@@ -46,6 +54,7 @@ FUNCTION void sweep_with_kept_matrices(solver_state *s) {
   control_problem p;
   const int weighs = s->weighs_points; /* which reads the Hessians of all value functions */
   int anew = !s->has_kept || weighs;
+  const int is_altered = s->barrier > 0 || lane_any(lane_and(s->lanes.busy, lane_lt(ALL(0), s->regularisation)));
   clear_summary(&summary);
   terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
   EACH(i, NX) value->offset[i] = ALL(0);
@@ -53,10 +62,12 @@ FUNCTION void sweep_with_kept_matrices(solver_state *s) {
   if (__builtin_expect(weighs, 0)) weigh_state(s, last, value, &summary);
   for (int t = last - 1; t >= 0; t--) {
     const reals x = s->x + t * NX, u = s->u + t * NU, gain = s->gain + t * NU * NX, step = s->step + t * NU;
+    const reals theta_t = stage_row(s->theta_stage, s->rows, t);
     stage_model *q = kept_model(s, t);
-    if (anew) expand_gauss_newton(s, t, value, q);
-    stage_slopes(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), value, q);
-    stage_policy(s, t, q, &p, &summary);
+    if (anew) stage_matrices(x, u, s->theta, theta_t, value, q);
+    stage_slopes(x, u, s->theta, theta_t, value, q);
+    const known_factor kept = kept_factor(s, t);
+    stage_policy(s, t, q, anew || is_altered ? NULL : &kept, &p, &summary);
     if (t == 0) note_kept_value(s, value, anew, &summary);
     anew = is_other_policy(s, t, q, &p, anew);
     if (anew) {

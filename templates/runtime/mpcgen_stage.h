@@ -221,13 +221,52 @@ INLINE mask minimise_in_rectangle(const real *quu, const real *qu, const real *l
 }
 #endif
 
+/* A factor that is known: of the same Quu, with the controls free whose entry of `is_free` is one. Lanes that are not
+ * `busy` may have any. */
+typedef struct {
+  const real *is_free, *unit_lower, *inverse_pivot;
+  mask busy;
+} known_factor;
+
+INLINE void copy_factor(const real *unit_lower, const real *inverse_pivot, real *to_lower, real *to_inverse) {
+  EACH(i, NU) {
+    EACH(j, i) to_lower[TRIANGLE(i, j)] = unit_lower[TRIANGLE(i, j)];
+    to_inverse[i] = inverse_pivot[i];
+  }
+}
+
+/* Takes the known factor if that is the one that is asked for; returns whether it is. */
+INLINE int take_factor(const known_factor *known, const mask *is_free, real *unit_lower, real *inverse_pivot) {
+  if (!known) return 0;
+  mask same = lane_all();
+  EACH(i, NU) same = lane_and(same, lane_eq(known->is_free[i], lane_select(is_free[i], ALL(1), ALL(0))));
+  if (lane_any(lane_and(known->busy, lane_not(same)))) return 0;
+  copy_factor(known->unit_lower, known->inverse_pivot, unit_lower, inverse_pivot);
+  return 1;
+}
+
+/* Takes the whole Newton step where it is in the box and all components are free: there it is the minimum. Returns the
+ * lanes where it is; those in `settled` stay. */
+INLINE mask take_newton(const real *direction, const mask *is_free, const real *lower, const real *upper, mask settled,
+                        out_reals step) {
+  mask interior = lane_not(settled);
+  real target[NU];
+  EACH(i, NU) {
+    target[i] = step[i] + direction[i];
+    interior = lane_and(interior, lane_and(is_free[i], lane_eq(lane_clip(target[i], lower[i], upper[i]), target[i])));
+  }
+  EACH(i, NU) step[i] = lane_select(interior, target[i], step[i]);
+  return interior;
+}
+
 /* argmin over lower <= step <= upper of qu'step + step'Quu step / 2 by projected Newton (Tassa, Mansard and
  * Todorov 2014, section III). Starts from the step zero, where the components at a bound are the last pass's
- * active set. Leaves the free set and its factor for the gains. Returns the lanes where the free block of Quu
- * was positive definite throughout; in the others the step is not to be used. */
-INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const real *upper, mask *is_free,
-                   real *unit_lower, real *inverse_pivot, out_reals step) {
+ * active set. Leaves the free set and its factor for the gains; `known` is that of a pass before, or NULL. Returns the
+ * lanes where the free block of Quu was positive definite throughout; in the others the step is not to be used. */
+INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const real *upper, const known_factor *known,
+                   mask *is_free, real *unit_lower, real *inverse_pivot, out_reals step) {
 #if NU == 1
+  (void)known;
   return minimise_in_interval(quu, qu, lower, upper, is_free, unit_lower, inverse_pivot, step);
 #else
   real gradient[NU], direction[NU], bound[NU];
@@ -251,16 +290,16 @@ INLINE mask box_qp(const real *quu, const real *qu, const real *lower, const rea
     if (pass > 0 && !lane_any(lane_not(settled))) break;
     EACH(i, NU)
       is_free[i] = lane_or(lane_and(settled, is_free[i]), lane_and(lane_not(settled), now_free[i]));
-    const mask positive = factor_free(quu, is_free, unit_lower, inverse_pivot);
-    accepted = lane_and(accepted, positive);
-    settled = lane_or(settled, lane_not(positive));
-    if (!lane_any(lane_not(settled))) break;
+    if (!take_factor(known, is_free, unit_lower, inverse_pivot)) {
+      const mask positive = factor_free(quu, is_free, unit_lower, inverse_pivot);
+      accepted = lane_and(accepted, positive);
+      settled = lane_or(settled, lane_not(positive));
+      if (!lane_any(lane_not(settled))) break;
+    }
     solve_free(unit_lower, inverse_pivot, is_free, gradient, direction);
-    full = box_qp_move(quu, gradient, direction, is_free, bound, lower, upper, settled, step);
-    mask interior = full; /* a full Newton step that met no bound: there is no gradient left */
-    EACH(i, NU) interior = lane_and(interior, is_free[i]);
-    settled = lane_or(settled, interior);
+    settled = lane_or(settled, take_newton(direction, is_free, lower, upper, settled, step));
     if (!lane_any(lane_not(settled))) break;
+    full = box_qp_move(quu, gradient, direction, is_free, bound, lower, upper, settled, step);
   }
   return accepted;
 #endif

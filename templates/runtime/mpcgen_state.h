@@ -62,10 +62,15 @@ typedef struct {
   ARRAY(new_u, n * NU)                                                   \
   ARRAY(gradient, n * NU)     /* dL/du along the accepted trajectory */  \
   ARRAY(step, n * NU)
-/* What sweeps of linear-quadratic problems keep (mpcgen_kept_matrices.h): each stage's model, and which controls are free. */
+/* What sweeps of linear-quadratic problems keep (mpcgen_kept_matrices.h): each stage's model, which controls are free, and
+ * the factor of their block of Quu. */
 #if KEEPS_MATRICES
 enum { KEPT_MODEL = sizeof(stage_model) / sizeof(real) };
-#define KEPT_ARRAYS(ARRAY) ARRAY(kept_models, n * KEPT_MODEL) ARRAY(kept_free, n * NU)
+#define KEPT_ARRAYS(ARRAY)                  \
+  ARRAY(kept_models, n * KEPT_MODEL)        \
+  ARRAY(kept_free, n * NU)                  \
+  ARRAY(kept_unit_lower, n * NUU)           \
+  ARRAY(kept_inverse_pivot, n * NU)
 #else
 #define KEPT_ARRAYS(ARRAY)
 #endif

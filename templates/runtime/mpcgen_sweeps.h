@@ -160,8 +160,10 @@ RARE void weigh_control(const real *quu, in_reals u, sweep_summary *summary) {
 }
 
 /* Solves the box QP of a stage; its free set and factor are left for the gains. Where Quu is not positive definite on
- * its free controls, a lane's model is not convex, and it gets a shifted Quu, and a descent direction from it. */
-POLICY_FUNCTION void stage_policy(solver_state *s, int t, const stage_model *q, control_problem *p, sweep_summary *summary) {
+ * its free controls, a lane's model is not convex, and it gets a shifted Quu, and a descent direction from it. `known`: a
+ * factor of that Quu, or NULL. */
+POLICY_FUNCTION void stage_policy(solver_state *s, int t, const stage_model *q, const known_factor *known,
+                                  control_problem *p, sweep_summary *summary) {
   const reals u = s->u + t * NU;
   const reals step = s->step + t * NU;
   real lower[NU], upper[NU], image[NU];
@@ -186,7 +188,8 @@ POLICY_FUNCTION void stage_policy(solver_state *s, int t, const stage_model *q, 
   EACH(i, NU) p->quu[TRIANGLE(i, i)] += s->regularisation;
   /* A loop and not two calls: a lane that needs no second attempt must not see whether another does. */
   KEEP_LOOP for (int attempt = 0; attempt < 2; attempt++) {
-    const mask accepted = box_qp(p->quu, p->qu, lower, upper, p->is_free, p->unit_lower, p->inverse_pivot, step);
+    const mask accepted = box_qp(p->quu, p->qu, lower, upper, attempt == 0 ? known : NULL, p->is_free, p->unit_lower,
+                                 p->inverse_pivot, step);
     if (attempt == 1) { /* refused again: it is not finite */
       summary->finite = lane_and(summary->finite, accepted);
       break;
@@ -239,7 +242,7 @@ INLINE void ddp_model(ddp_state *d, int t, const value_model *value, stage_model
 }
 
 INLINE void ddp_policy(ddp_state *d, int t, const stage_model *q, control_problem *p) {
-  stage_policy(d->s, t, q, p, &d->summary);
+  stage_policy(d->s, t, q, NULL, p, &d->summary);
 }
 
 INLINE void ddp_value(ddp_state *d, int t, const stage_model *q, const control_problem *p, value_model *value) {

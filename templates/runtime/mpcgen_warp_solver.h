@@ -24,7 +24,7 @@ INLINE void team_ddp_model(team_ddp_state *d, int t, const value_model *value, s
 }
 
 INLINE void team_ddp_policy(team_ddp_state *d, int t, const stage_model *q, control_problem *p) {
-  stage_policy(d->s, t, q, p, &d->s->summary);
+  stage_policy(d->s, t, q, NULL, p, &d->s->summary);
 }
 
 INLINE void team_ddp_value(team_ddp_state *d, int t, const stage_model *q, const control_problem *p,
