@@ -13,7 +13,6 @@ from mpcgen.errors import (
     ParameterError,
     SecondDerivativeError,
     ShapeError,
-    TracingError,
     UnconvergedError,
 )
 from tests.controllers import compiled
@@ -204,10 +203,19 @@ def test_a_gradient_may_keep_its_graph_which_ends_there(pendulum):
     assert torch.equal(kept, plain) and kept.requires_grad
     with pytest.raises(SecondDerivativeError):
         kept.sum().backward()
-    with pytest.raises(TracingError, match=r"one at a time.*jacrev"):
-        torch.autograd.grad(
-            pendulum.mpc().closed_loop(x0, 2).x, x0, torch.ones(2, 2, 3, 3, dtype=F64), is_grads_batched=True
+
+
+def test_several_gradients_at_once_are_those_one_by_one(pendulum):
+    x0, push = pendulum.starts(2, 0).requires_grad_(), torch.zeros(2, 3, dtype=F64, requires_grad=True)
+    x = pendulum.mpc().closed_loop(x0, 2, disturbance=push).x
+    cotangents = torch.randn(4, *x.shape, dtype=F64, generator=torch.Generator().manual_seed(0))
+    for more in ({}, {"create_graph": True}):
+        together = torch.autograd.grad(
+            x, (x0, push), cotangents, is_grads_batched=True, retain_graph=True, **more
         )
+        single = [torch.autograd.grad(x, (x0, push), one, retain_graph=True) for one in cotangents]
+        for a, b in zip(together, zip(*single, strict=True), strict=True):
+            assert torch.equal(a, torch.stack(b)) and a.abs().max() > 0
 
 
 def test_at_rest_in_float32_rounding_of_states_is_weighed_with_matrices_that_are_kept():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from mpcgen.calls.arguments import Call
 from mpcgen.calls.closed_loop import LoopCall, LoopOutputs, Plans, differentiate_loop, run_loop
 from mpcgen.calls.options import Options
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
-from mpcgen.errors import SecondDerivativeError, TracingError
 from mpcgen.runtime.controller import Controller
 
 Tensors = tuple[Tensor, ...]
@@ -116,13 +116,8 @@ class _Loop(torch.autograd.Function):
     def backward(ctx: Any, g_x: Tensor | None, g_u: Tensor | None, g_costs: Tensor | None, _: Any) -> Any:
         """Reverse mode, once."""
         functions.refuse_tracer()
-        if not functions.is_plain((g_x, g_u, g_costs)):
-            raise TracingError(
-                "a closed loop's gradients are computed one at a time; for several at once use torch.func.jacrev, or "
-                "vectorize=False, or is_grads_batched=False"
-            )
 
-        def compute(g_x: Any, g_u: Any, g_costs: Any, x: Tensor, u: Tensor, *parameters: Tensor) -> Any:
+        def of_one(g_x: Any, g_u: Any, g_costs: Any, x: Tensor, u: Tensor, *parameters: Tensor) -> Any:
             wanted = ctx.needs_input_grad
             g_x0, g_push, gradients = differentiate_loop(
                 ctx.call,
@@ -136,19 +131,16 @@ class _Loop(torch.autograd.Function):
                 g_push = g_push.sum(0, keepdim=True)
             return None, g_x0, g_push, *(gradients or [None] * len(parameters))
 
+        is_plain = functions.is_plain((g_x, g_u, g_costs))
+        compute = of_one if is_plain else partial(functions.one_by_one, of_one)
         given = (g_x, g_u, g_costs, *ctx.saved_tensors)
         return functions.apply(_Once, compute, *given) if torch.is_grad_enabled() else compute(*given)
 
 
-class _Once(torch.autograd.Function):
+class _Once(functions.Last):
     """(compute, *tensors) -> what it computes of them, gradients that have none of their own."""
 
     @staticmethod
     def forward(ctx: Any, compute: Any, *tensors: Tensor | None) -> Any:
         """Compute."""
         return compute(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        """Refuse: raises SecondDerivativeError."""
-        raise SecondDerivativeError

@@ -192,17 +192,8 @@ def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
     )
 
 
-class _Last(torch.autograd.Function):
-    """(keyset, operator, structure, *leaves of its arguments) -> outputs of what is a derivative already."""
-
-    @staticmethod
-    def forward(keyset: Any, operator: Any, structure: Any, *leaves: Any) -> Tensors:
-        """Run the operator."""
-        return tuple(below_autograd(operator, keyset, *_pytree.tree_unflatten(leaves, structure)))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        """Keep nothing: there is no second derivative."""
+class Last(torch.autograd.Function):
+    """What is a derivative already, and has none of its own."""
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
@@ -213,6 +204,19 @@ class _Last(torch.autograd.Function):
     def jvp(ctx: Any, *changes: Tensor | None) -> Any:
         """Refuse: raises SecondDerivativeError."""
         raise SecondDerivativeError
+
+
+class _LastOperator(Last):
+    """(keyset, operator, structure, *leaves of its arguments) -> outputs of an operator that has no derivative."""
+
+    @staticmethod
+    def forward(keyset: Any, operator: Any, structure: Any, *leaves: Any) -> Tensors:
+        """Run the operator."""
+        return tuple(below_autograd(operator, keyset, *_pytree.tree_unflatten(leaves, structure)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        """Keep nothing: there is no second derivative."""
 
 
 # ---- what the dispatcher calls -------------------------------------------------------------------------------------
@@ -260,7 +264,7 @@ def last_rule(operator: Any, as_list: bool) -> Any:
         leaves, structure = _pytree.tree_flatten(arguments)
         if not is_watched(*leaves):
             return below_autograd(operator, keyset, *arguments)
-        found = apply(_Last, keyset, operator, structure, *leaves)
+        found = apply(_LastOperator, keyset, operator, structure, *leaves)
         return list(found) if as_list else found
 
     return rule
@@ -293,6 +297,26 @@ def old_vmap_rule(vmap: Any) -> Any:
         )
 
     return rule
+
+
+def one_by_one(compute: Any, *tensors: Tensor | None) -> tuple[Any, ...]:
+    """What ``compute`` gives for each of the cotangents that `torch.autograd` has vectorised, vectorised in turn."""
+    given = [place for place, tensor in enumerate(tensors) if tensor is not None]
+    has_value: list[bool] = []
+
+    def each(info: Any, dims: tuple[int | None, ...], *values: Tensor) -> tuple[Tensors, tuple[int, ...]]:
+        rows = []
+        for index in range(info.batch_size):
+            whole: list[Tensor | None] = [None] * len(tensors)
+            for place, dim, value in zip(given, dims, values, strict=True):
+                whole[place] = value if dim is None else value.select(dim, index)
+            rows.append(compute(*whole))
+        has_value.extend(value is not None for value in rows[0])
+        outputs = [torch.stack(column) for column in zip(*rows, strict=True) if column[0] is not None]
+        return tuple(outputs), (0,) * len(outputs)
+
+    mapped = iter(old_vmap_rule(each)(*(tensors[place] for place in given)))
+    return tuple(next(mapped) if has else None for has in has_value)
 
 
 library.differentiable(library.solve, _solve_rule)
