@@ -116,7 +116,9 @@ def inspect(spec: Path, stage: str | None, cuda: bool, arch: str | None, cuda_ke
 @click.option("--seed", default=0, show_default=True, help="Of the random initial states.")
 @click.option("--tol", default=1e-8, show_default=True, help="Tolerance of both solvers.")
 @click.option(
-    "--spec", type=click.Path(path_type=Path), help="Specification file. Default: examples/<name>.py."
+    "--spec",
+    type=click.Path(path_type=Path),
+    help="Specification file. Default: <name>.py or examples/<name>.py, here or where generated/ is.",
 )
 def compare(path: Path, count: int, seed: int, tol: float, spec: Path | None) -> None:
     """Compare the built controller at PATH, e.g. generated/cartpole, with CasADi."""

@@ -11,7 +11,7 @@ from baseline_problems import EXAMPLES, example
 from rich.console import Console
 
 from mpcgen.baseline import Baseline, KktGradient, kkt_gradient
-from mpcgen.baseline.compare import Comparison, _compare_solver, compare, gradient_differences
+from mpcgen.baseline.compare import Comparison, _compare_solver, _find_spec, compare, gradient_differences
 from mpcgen.baseline.problems import Problems
 from mpcgen.baseline.report import print_comparison
 from mpcgen.errors import BuildError, ParameterError, SpecError
@@ -107,12 +107,14 @@ def test_a_solver_that_solves_nothing_has_no_time_and_says_why():
     assert (row.solved, row.failures) == (1, {"start is not finite": 1})
 
     lost = replace(row, solved=0, seconds=0.0, failures={"start is not finite": 2})
-    comparison = Comparison("pendulum", 2, 1e-8, 1, 2, 7.0, 1e-3, (lost,), 0, {})
+    comparison = Comparison("pendulum", 2, 1e-8, 1, 1, 7.0, 1e-3, (lost,), 0, {}, {"STALLED": 1}, False)
     console = Console(record=True, width=200, file=io.StringIO())
     print_comparison(comparison, console)
     text = console.export_text()
     assert "none solved" in text and " 0 ms" not in text
-    assert "ipopt solved 0 of 2 problems, and said of the others: 2 times 'start is not finite'" in text
+    assert "Of what ipopt did not solve it says: start is not finite (2)." in text
+    assert "Of what mpcgen did not solve it says: STALLED (1)." in text
+    assert "initial_states(count, seed)" in text
 
 
 def test_a_folder_without_a_package_is_refused(tmp_path):
@@ -126,6 +128,14 @@ def test_a_specification_that_is_not_found_is_asked_for(tmp_path, monkeypatch):
     module.__file__ = str(tmp_path / "generated" / "boat" / "__init__.py")
     with pytest.raises(SpecError, match="--spec FILE"):
         compare(module)
+
+
+def test_a_specification_is_found_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = controller()
+    module.__file__ = str(tmp_path / "elsewhere" / "generated" / "boat" / "__init__.py")
+    (tmp_path / "boat.py").write_text("")
+    assert _find_spec(module, None) == tmp_path / "boat.py"
 
 
 def test_parameters_without_defaults_are_asked_for(tmp_path):

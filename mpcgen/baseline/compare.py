@@ -19,6 +19,7 @@ from mpcgen.baseline.solver import SOLVERS, Baseline, BatchSolution
 from mpcgen.errors import BuildError, SpecError
 from mpcgen.problem.spec import Spec
 from mpcgen.runtime.importing import execute_folder
+from mpcgen.runtime.status import Status
 
 # Two solutions are of one basin when no state or control differs by more than this, relative to the largest
 # of its trajectory: far above any converged solver's error, far below the distance of two local minima.
@@ -55,7 +56,8 @@ class Comparison:
     ``gradients``: name -> largest relative difference of a gradient from CasADi's KKT system at the same
     solution, over the ``differentiable`` problems of those solved: second-order conditions hold and no
     bound or constraint is weakly active. ``seconds``: of the generated solver for all problems at once, the best of
-    three.
+    three. ``failures``: its problems that did not converge, by status. ``own_states``: the starts are the
+    specification's, not from N(0, 1).
     """
 
     name: str
@@ -68,6 +70,8 @@ class Comparison:
     rows: tuple[SolverRow, ...]
     differentiable: int
     gradients: dict[str, float]
+    failures: dict[str, int]
+    own_states: bool
 
 
 def compare(
@@ -79,8 +83,8 @@ def compare(
 ) -> Comparison:
     """Solve ``count`` random problems with a generated package and with CasADi, in float64.
 
-    ``spec`` is the specification file; by default ``examples/<name>.py`` beside the folder that holds the
-    package, or in the current one. Its ``initial_states(count, seed)`` gives the starts where it has one,
+    ``spec`` is the specification file; by default ``<name>.py`` or ``examples/<name>.py`` beside the folder that
+    holds the package, or in the current one. Its ``initial_states(count, seed)`` gives the starts where it has one,
     else they are drawn from N(0, 1); its ``parameter_values(seed)`` gives a dict of values where parameters
     have no default. CasADi is timed at ``tol``; the trajectories compared are its solutions at ``tol / 100``.
     Raises `SpecError`, `BuildError` or `ParameterError` for what cannot be found.
@@ -102,6 +106,8 @@ def compare(
         rows=tuple(_compare_solver(name, problems, own, tol) for name in SOLVERS),
         differentiable=differentiable,
         gradients=gradients,
+        failures=dict(Counter(Status(s).name for s in solution.status.flatten().tolist() if s)),
+        own_states=problems.own_states,
     )
 
 
@@ -125,12 +131,13 @@ def _find_spec(module: ModuleType, spec: str | os.PathLike[str] | None) -> Path:
     if spec is not None:
         return Path(spec)
     folder = Path(module.__file__ or "").resolve().parent
-    tried = [base / "examples" / f"{folder.name}.py" for base in (folder.parent.parent, Path.cwd())]
+    bases = dict.fromkeys((folder.parent.parent, Path.cwd()))
+    tried = [base / within / f"{folder.name}.py" for base in bases for within in ("", "examples")]
     for candidate in tried:
         if candidate.is_file():
             return candidate
     raise SpecError(
-        f"no specification of {folder.name!r} at {' or '.join(map(str, tried))}; name it with --spec FILE"
+        f"no specification of {folder.name!r} at {', '.join(map(str, tried))}; name it with --spec FILE"
     )
 
 

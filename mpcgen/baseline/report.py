@@ -1,7 +1,7 @@
 """A comparison as tables on the terminal."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.table import Table
@@ -29,9 +29,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     out.print(f"{comparison.name}: {comparison.count} random problems, tol {comparison.tol:g}, {threads}\n")
     out.print(_solvers(comparison))
     out.print("Differences: the largest over the problems that both solved in one basin.")
-    for row in comparison.rows:
-        if row.failures:
-            out.print(_failures(row, comparison.count))
+    for note in _notes(comparison):
+        out.print(note)
     out.print()
     out.print(_gradients(comparison))
     out.print(
@@ -68,13 +67,20 @@ def _time(seconds: float, solved: int) -> str:
     return f"{1e3 * seconds:.3g} ms" if solved else "none solved"
 
 
-def _failures(row: SolverRow, count: int) -> str:
-    """What a solver says of the problems that it did not solve, and what its time means then."""
-    said = ", ".join(f"{times} times {status!r}" for status, times in row.failures.items())
-    return (
-        f"{row.solver} solved {row.solved} of {count} problems, and said of the others: {said}. Its time is that "
-        "until it gave up on them; those whose start is not finite it was not given."
-    )
+def _notes(comparison: Comparison) -> Iterator[str]:
+    """What the solvers say of problems that they did not solve, and what else the numbers depend on."""
+    failures = {"mpcgen": comparison.failures} | {row.solver: row.failures for row in comparison.rows}
+    for solver, counts in failures.items():
+        if counts:
+            said = ", ".join(f"{status} ({times})" for status, times in counts.items())
+            yield f"Of what {solver} did not solve it says: {said}."
+    if any(row.failures for row in comparison.rows):
+        yield "A peer's time is that until it gave up; problems whose start is not finite it was not given."
+    if not comparison.own_states:
+        yield (
+            "The starts are from N(0, 1), which may be none of yours: define initial_states(count, seed) in the "
+            "specification."
+        )
 
 
 def _gradients(comparison: Comparison) -> Table:
