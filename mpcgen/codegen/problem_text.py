@@ -20,6 +20,8 @@ from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, ROWS, SLO
 C_PROBLEM = "c/problem.c.j2"
 OF_RATES = ("rate_", "body_")
 """How functions of a right-hand side are called, or of what is around its network."""
+KEPT_SUMS = ("softplus", "silu", "gelu")
+"""Activations whose values do not tell their derivatives."""
 SMALL_STAGE = 500
 """Operations of a stage's rollout and backward sweep up to which the sweep keeps a stage's model in registers and the
 compiler is asked for all that it can do.
@@ -136,6 +138,7 @@ def _network(kernels: Kernels) -> dict[str, int | str] | None:
         "inputs": len(network.inputs),
         "outputs": len(network.outputs),
         "units": sum(hidden),
+        "sums": sum(hidden) if any(layer.activation in KEPT_SUMS for layer in network.layers) else 0,
         "widest": max(hidden, default=1),
         "count": len(layers),
         "places": ", ".join(str(places[symbol]) for symbol in network.inputs),

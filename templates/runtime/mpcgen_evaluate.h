@@ -13,7 +13,7 @@
 enum { ROWS_EVALUATED = MAX_OF(NPATH, NEND) };
 
 #define EVALUATE_ARRAYS(ARRAY)                                                                           \
-  ARRAY(theta, NTHETA + NPREPARED)                                                                       \
+  ARRAY(theta, THETA_REALS(1))                                                                           \
   ARRAY(theta_stage, NTHETA_STAGE)                                                                       \
   ARRAY(x, 2 * NX)                      /* the state, and the next one, where a stage looks for it */    \
   ARRAY(u, NU)                                                                                           \
@@ -67,7 +67,7 @@ FUNCTION void load_parameter_changes(evaluate_state *s, const evaluate_arguments
 FUNCTION void load_point(evaluate_state *s, const evaluate_arguments *a, int k, int64_t problem) {
   load_array(s->x, k, a->states, problem, NX);
   load_array(s->u, k, a->controls, problem, NU);
-  if (!s->shared_loaded) load_shared_parameters(s->theta, s->theta_stage, 1, a->parameters, a->parameter_strides);
+  if (!s->shared_loaded) load_shared_parameters(s->theta, s->theta_stage, 1, 1, a->parameters, a->parameter_strides);
   team_meet();
   TEAM_LEADER s->shared_loaded = 1;
   load_parameters(s->theta, s->theta_stage, k, problem, 1, a->parameters, a->parameter_strides);

@@ -118,7 +118,7 @@ RARE int load_guess(barrier_state *s, const solve_arguments *a, int k, int64_t p
 RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k, int64_t problem) {
   if (!s->shared_loaded) {
     const int finite =
-        team_all(load_shared_parameters(s->theta, s->theta_stage, s->rows, a->parameters, a->parameter_strides));
+        team_all(load_shared_parameters(s->theta, s->theta_stage, s->horizon, s->rows, a->parameters, a->parameter_strides));
     team_meet();
     TEAM_LEADER s->shared_loaded = 1, s->shared_finite = finite;
     team_meet();

@@ -133,7 +133,7 @@ enum {
 
 /* The workspace of LANES problems. A step of something is its name after d_. */
 #define BARRIER_ARRAYS(ARRAY)                                                  \
-  ARRAY(theta, NTHETA + NPREPARED)                                             \
+  ARRAY(theta, THETA_REALS(n))                                                 \
   ARRAY(theta_stage, rows * NTHETA_STAGE)                                      \
   ARRAY(path, (n + 1) * PAIR)          /* of the iterate, as u is */           \
   ARRAY(new_path, (n + 1) * PAIR)      /* of the candidate, as new_u is */     \

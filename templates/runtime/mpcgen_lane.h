@@ -287,18 +287,18 @@ INLINE real lane_sigmoid(real a) {
 }
 INLINE real lane_softplus(real a) { return lane_maximum(a, ALL(0)) + lane_log1p(lane_exp(-lane_abs(a))); }
 #if LANES > 1 && (defined(__FMA__) || defined(__ARM_FEATURE_FMA))
-#include "mpcgen_sincos.h"
+#include "mpcgen_tanh.h"
 #else
 LANE_MATH_1(sin)
 LANE_MATH_1(cos)
 LANE_MATH_1(tan)
+LANE_MATH_1(tanh)
 #endif
 LANE_MATH_1(asin)
 LANE_MATH_1(acos)
 LANE_MATH_1(atan)
 LANE_MATH_1(sinh)
 LANE_MATH_1(cosh)
-LANE_MATH_1(tanh)
 LANE_MATH_1(asinh)
 LANE_MATH_1(acosh)
 LANE_MATH_1(atanh)

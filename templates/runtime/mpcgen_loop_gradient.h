@@ -57,7 +57,7 @@ FUNCTION void load_step(loop_gradient_state *s, const loop_gradient_arguments *c
   sensitivity_state *b = &s->g.base;
   const size_t steps = (size_t)c->steps, at = (size_t)t;
   if (problem >= 0) {
-    if (!b->shared_loaded) load_shared_parameters(b->theta, b->theta_stage, b->rows, a->parameters, a->parameter_strides);
+    if (!b->shared_loaded) load_shared_parameters(b->theta, b->theta_stage, b->horizon, b->rows, a->parameters, a->parameter_strides);
     b->shared_loaded = 1;
     load_parameters(b->theta, b->theta_stage, k, problem, b->rows, a->parameters, a->parameter_strides);
   }

@@ -38,43 +38,36 @@ FUNCTION void activate(int activation, int count, real *a) {
 #undef VALUES
 }
 
-/* The same, with first and second derivatives. */
-FUNCTION void activate_curved(int activation, int count, real *a, real *first, real *second) {
+/* Their first and second derivatives, from h = phi(a), or where that does not tell, from a. */
+FUNCTION void activation_slopes(int activation, int count, const real *h, const real *a, real *first, real *second) {
 #define UNITS for (int i = 0; i < count; i++)
   const real zero = ALL(0), one = ALL(1);
   switch (activation) {
     case USES_TANH: UNITS {
-      const real h = lane_tanh(a[i]);
-      a[i] = h, first[i] = one - h * h, second[i] = R(-2) * h * first[i];
+      first[i] = one - h[i] * h[i], second[i] = R(-2) * h[i] * first[i];
     } break;
     case USES_SIGMOID: UNITS {
-      const real h = lane_sigmoid(a[i]);
-      a[i] = h, first[i] = h * (one - h), second[i] = first[i] * (one - R(2) * h);
+      first[i] = h[i] * (one - h[i]), second[i] = first[i] * (one - R(2) * h[i]);
     } break;
     case USES_RELU: UNITS {
-      first[i] = lane_select(lane_lt(zero, a[i]), one, zero), second[i] = zero;
-      a[i] = lane_maximum(a[i], zero);
+      first[i] = lane_select(lane_lt(zero, h[i]), one, zero), second[i] = zero;
     } break;
     case USES_SOFTPLUS: UNITS {
       const mask beyond = lane_lt(ALL(SOFTPLUS_THRESHOLD), a[i]);
       const real slope = lane_sigmoid(a[i]);
       first[i] = lane_select(beyond, one, slope), second[i] = lane_select(beyond, zero, slope * (one - slope));
-      a[i] = lane_select(beyond, a[i], lane_softplus(a[i]));
     } break;
     case USES_SILU: UNITS {
       const real x = a[i], share = lane_sigmoid(x), rest = one - share;
-      a[i] = x * share, first[i] = share * (one + x * rest);
-      second[i] = share * rest * (R(2) + x * (rest - share));
+      first[i] = share * (one + x * rest), second[i] = share * rest * (R(2) + x * (rest - share));
     } break;
     case USES_GELU: UNITS {
-      const real x = a[i], share = gelu_share(x), density = R(0.39894228040143268) * lane_exp(R(-0.5) * x * x);
-      a[i] = x * share, first[i] = share + x * density, second[i] = density * (R(2) - x * x);
+      const real x = a[i], density = R(0.39894228040143268) * lane_exp(R(-0.5) * x * x);
+      first[i] = gelu_share(x) + x * density, second[i] = density * (R(2) - x * x);
     } break;
     case USES_ELU: UNITS {
-      const mask above = lane_lt(zero, a[i]);
-      const real below = elu_below(a[i]);
-      a[i] = lane_select(above, a[i], below);
-      first[i] = lane_select(above, one, one + below), second[i] = lane_select(above, zero, one + below);
+      const mask above = lane_lt(zero, h[i]);
+      first[i] = lane_select(above, one, one + h[i]), second[i] = lane_select(above, zero, one + h[i]);
     } break;
     default: UNITS { first[i] = one, second[i] = zero; } break;
   }

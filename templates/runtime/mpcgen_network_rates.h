@@ -11,16 +11,26 @@
 
 enum { NALL = NBOTH + NOUTPUTS };
 
-INLINE void network_point(const real *moving, const real *held, real *p) {
+INLINE void network_inputs(const real *moving, const real *held, real *p) {
   EACH(c, NINPUTS) p[c] = INPUTS[c] < NMOVING ? moving[INPUTS[c]] : held[INPUTS[c] - NMOVING];
+}
+
+/* The network at its inputs; `inner`: what the body holds. */
+INLINE const network_point *inner_point(const real *moving, const real *held, stored_reals theta, real *inner,
+                                        network_point *scratch) {
+  real p[NINPUTS];
+  network_inputs(moving, held, p);
+  const network_point *const at = network_at(p, theta, scratch);
+  copy_reals(inner, held, NHELD);
+  copy_reals(inner + NHELD, at->y, NOUTPUTS);
+  return at;
 }
 
 INLINE void rate_values(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                         const real *share, real *change, real *cost) {
-  real p[NINPUTS], inner[NINNER];
-  network_point(moving, held, p);
-  copy_reals(inner, held, NHELD);
-  network_values(p, theta, inner + NHELD);
+  real inner[NINNER];
+  network_point scratch;
+  inner_point(moving, held, theta, inner, &scratch);
   body_values(moving, inner, theta, theta_t, share, change, cost);
 }
 
@@ -33,20 +43,24 @@ INLINE void chain_slopes(const real *all, const real *J, real *F) {
   }
 }
 
+/* From the gradient of L by (z, v, y) that by (z, v). */
+INLINE void chain_gradient(const real *all, const real *J, real *slope) {
+  copy_reals(slope, all, NBOTH);
+  for (int o = 0; o < NOUTPUTS; o++) EACH(c, NINPUTS) slope[INPUTS[c]] += all[NBOTH + o] * J[o * NINPUTS + c];
+}
+
 #if !SUBSTEP_COSTS
 FUNCTION void rate_slopes(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                           const real *share, const real *costate, real *F, real *slope) {
-  real p[NINPUTS], inner[NINNER], S[NUNITS * NINPUTS + 1], J[NOUTPUTS * NINPUTS];
-  real all[NMOVING * NALL], slopes[NALL], pulled[NINPUTS];
-  network_units at;
-  network_point(moving, held, p);
-  copy_reals(inner, held, NHELD);
-  network_slopes(p, theta, &at, S, inner + NHELD, J);
+  real inner[NINNER], S[NUNITS * NINPUTS + 1], J[NOUTPUTS * NINPUTS];
+  real all[NMOVING * NALL], slopes[NALL];
+  network_point scratch;
+  network_bends bends;
+  bend_units(inner_point(moving, held, theta, inner, &scratch), &bends);
+  network_slopes(theta, &bends, S, J);
   body_slopes(moving, inner, theta, theta_t, share, costate, all, slopes);
   chain_slopes(all, J, F);
-  network_curvature(theta, &at, S, slopes + NBOTH, pulled, 0);
-  copy_reals(slope, slopes, NBOTH);
-  EACH(c, NINPUTS) slope[INPUTS[c]] += pulled[c];
+  chain_gradient(slopes, J, slope);
 }
 #endif
 
@@ -73,30 +87,30 @@ INLINE void chain_curvature(const real *all, const real *of_network, const real 
 
 FUNCTION void rate_curvature(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                              const real *share, const real *costate, real *F, real *H, real *slope) {
-  real p[NINPUTS], inner[NINNER], S[NUNITS * NINPUTS + 1], J[NOUTPUTS * NINPUTS];
-  real all[NMOVING * NALL], curvature[TRIANGLE(NALL, 0)], slopes[NALL], pulled[NINPUTS];
+  real inner[NINNER], S[NUNITS * NINPUTS + 1], J[NOUTPUTS * NINPUTS];
+  real all[NMOVING * NALL], curvature[TRIANGLE(NALL, 0)], slopes[NALL];
   real of_network[TRIANGLE(NINPUTS, 0)];
-  network_units at;
-  network_point(moving, held, p);
-  copy_reals(inner, held, NHELD);
-  network_slopes(p, theta, &at, S, inner + NHELD, J);
+  network_point scratch;
+  network_bends bends;
+  bend_units(inner_point(moving, held, theta, inner, &scratch), &bends);
+  network_slopes(theta, &bends, S, J);
   body_curvature(moving, inner, theta, theta_t, share, costate, all, curvature, slopes);
   chain_slopes(all, J, F);
-  network_curvature(theta, &at, S, slopes + NBOTH, pulled, of_network);
+  network_curvature(theta, &bends, S, slopes + NBOTH, of_network);
   chain_curvature(curvature, of_network, J, H);
-  copy_reals(slope, slopes, NBOTH);
-  EACH(c, NINPUTS) slope[INPUTS[c]] += pulled[c];
+  chain_gradient(slopes, J, slope);
 }
 
 INLINE void rate_tangent(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                          const real *share, const real *d_moving, const real *d_held, real *d_change) {
-  real p[NINPUTS], d_p[NINPUTS], inner[NINNER], d_inner[NINNER], d_h[NUNITS + 1], d_a[NUNITS + 1];
-  network_units at;
-  network_point(moving, held, p);
-  network_point(d_moving, d_held, d_p);
-  copy_reals(inner, held, NHELD);
+  real d_p[NINPUTS], inner[NINNER], d_inner[NINNER], d_h[NUNITS + 1], d_a[NUNITS + 1];
+  network_point scratch;
+  network_bends bends;
+  const network_point *const at = inner_point(moving, held, theta, inner, &scratch);
+  bend_units(at, &bends);
+  network_inputs(d_moving, d_held, d_p);
   copy_reals(d_inner, d_held, NHELD);
-  network_line(p, d_p, theta, theta, 0, &at, d_h, d_a, inner + NHELD, d_inner + NHELD);
+  network_line(at, &bends, d_p, theta, theta, 0, d_h, d_a, d_inner + NHELD);
   body_tangent(moving, inner, theta, theta_t, share, d_moving, d_inner, d_change);
 }
 
@@ -104,17 +118,18 @@ FUNCTION void rate_gradient(const real *moving, const real *held, stored_reals t
                             const real *share, const real *costate, const real *d_moving, const real *d_held,
                             const real *d_costate, const real *loss_cost, reals g_theta, reals g_theta_t, real *g,
                             real *before) {
-  real p[NINPUTS], d_p[NINPUTS], inner[NINNER], d_inner[NINNER], d_h[NUNITS + 1], d_a[NUNITS + 1];
+  real d_p[NINPUTS], inner[NINNER], d_inner[NINNER], d_h[NUNITS + 1], d_a[NUNITS + 1];
   real by_all[NALL], before_all[NALL], bar_p[NINPUTS], bar_d_p[NINPUTS];
-  network_units at;
-  network_point(moving, held, p);
-  network_point(d_moving, d_held, d_p);
-  copy_reals(inner, held, NHELD);
+  network_point scratch;
+  network_bends bends;
+  const network_point *const at = inner_point(moving, held, theta, inner, &scratch);
+  bend_units(at, &bends);
+  network_inputs(d_moving, d_held, d_p);
   copy_reals(d_inner, d_held, NHELD);
-  network_line(p, d_p, theta, theta, 0, &at, d_h, d_a, inner + NHELD, d_inner + NHELD);
+  network_line(at, &bends, d_p, theta, theta, 0, d_h, d_a, d_inner + NHELD);
   body_gradient(moving, inner, theta, theta_t, share, costate, d_moving, d_inner, d_costate, loss_cost, g_theta,
                 g_theta_t, by_all, before_all);
-  network_gradient(p, d_p, theta, &at, d_h, d_a, by_all + NBOTH, before_all + NBOTH, g_theta, bar_p, bar_d_p);
+  network_gradient(at, &bends, d_p, theta, d_h, d_a, by_all + NBOTH, before_all + NBOTH, g_theta, bar_p, bar_d_p);
   copy_reals(g, by_all, NBOTH);
   copy_reals(before, before_all, NMOVING);
   EACH(c, NINPUTS) {
@@ -123,23 +138,24 @@ FUNCTION void rate_gradient(const real *moving, const real *held, stored_reals t
   }
 }
 
-/* The point and its change along d_theta and a change of z: of the network's units, and of what the body holds. */
+/* The change along d_theta and a change of z, of the network's units and of what the body holds. */
 INLINE void moved_point(const real *moving, const real *held, stored_reals theta, const real *d_moving,
-                        stored_reals d_theta, network_units *at, real *d_a, real *inner, real *d_inner) {
-  real p[NINPUTS], d_p[NINPUTS], d_h[NUNITS + 1];
-  copy_reals(inner, held, NHELD);
+                        stored_reals d_theta, network_bends *bends, real *d_a, real *inner, real *d_inner) {
+  real d_p[NINPUTS], d_h[NUNITS + 1];
+  network_point scratch;
+  const network_point *const at = inner_point(moving, held, theta, inner, &scratch);
+  bend_units(at, bends);
   EACH(i, NHELD) d_inner[i] = ALL(0);
-  network_point(moving, held, p);
-  network_point(d_moving, d_inner, d_p);
-  network_line(p, d_p, theta, d_theta, 1, at, d_h, d_a, inner + NHELD, d_inner + NHELD);
+  network_inputs(d_moving, d_inner, d_p);
+  network_line(at, bends, d_p, theta, d_theta, 1, d_h, d_a, d_inner + NHELD);
 }
 
 FUNCTION void rate_change(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                           const real *share, const real *d_moving, stored_reals d_theta, stored_reals d_theta_t,
                           real *d_change, real *d_cost) {
   real inner[NINNER], d_inner[NINNER], d_a[NUNITS + 1];
-  network_units at;
-  moved_point(moving, held, theta, d_moving, d_theta, &at, d_a, inner, d_inner);
+  network_bends bends;
+  moved_point(moving, held, theta, d_moving, d_theta, &bends, d_a, inner, d_inner);
   body_change(moving, inner, theta, theta_t, share, d_moving, d_inner, d_theta, d_theta_t, d_change, d_cost);
 }
 
@@ -148,11 +164,11 @@ FUNCTION void rate_forward(const real *moving, const real *held, stored_reals th
                            stored_reals d_theta, stored_reals d_theta_t, real *before, real *d_slope) {
   real inner[NINNER], d_inner[NINNER], d_a[NUNITS + 1];
   real before_all[NALL], d_all[NALL], pulled[NINPUTS], d_pulled[NINPUTS];
-  network_units at;
-  moved_point(moving, held, theta, d_moving, d_theta, &at, d_a, inner, d_inner);
+  network_bends bends;
+  moved_point(moving, held, theta, d_moving, d_theta, &bends, d_a, inner, d_inner);
   body_forward(moving, inner, theta, theta_t, share, costate, d_moving, d_inner, d_costate, d_theta, d_theta_t,
                before_all, d_all);
-  network_forward(theta, d_theta, &at, d_a, before_all + NBOTH, d_all + NBOTH, pulled, d_pulled);
+  network_forward(theta, d_theta, &bends, d_a, before_all + NBOTH, d_all + NBOTH, pulled, d_pulled);
   copy_reals(before, before_all, NMOVING);
   copy_reals(d_slope, d_all, NBOTH);
   EACH(c, NINPUTS) {

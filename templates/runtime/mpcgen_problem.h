@@ -10,6 +10,14 @@
 #include "mpcgen_stage.h"
 #include "mpcgen_team.h"
 
+#ifndef NETWORK_REALS /* what a network keeps behind the parameters: see mpcgen_network_memory.h */
+#define NETWORK_REALS(n) 0
+#endif
+#ifndef KEEPS_NETWORK
+#define KEEPS_NETWORK 0
+#endif
+#define THETA_REALS(n) (NTHETA + NPREPARED + NETWORK_REALS(n)) /* of theta in workspaces */
+
 /* Rows of theta_stage for a call. */
 COUNT int parameter_rows(int horizon, int constant) { return constant ? 1 : horizon + 1; }
 
@@ -65,7 +73,7 @@ OUTLINED int load_row(out_reals destination, int lane, const scalar *source, int
 /* Loads the parameters that the batch shares into all lanes, where they stay; says whether all were finite. `data`
  * has one pointer per parameter, `strides` the numbers from one problem to the next (0: shared by the batch).
  * load_parameters comes next, and computes what follows from them. */
-FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int rows, const void *const *data,
+FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int horizon, int rows, const void *const *data,
                                     const int64_t *strides) {
   int good = 1;
   for (int p = 0; p < NPARAMETERS; p++) {
@@ -80,6 +88,10 @@ FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int rows, co
       }
     }
   }
+#if KEEPS_NETWORK
+  begin_network(theta, horizon, strides);
+#endif
+  (void)horizon;
   return good;
 }
 
@@ -96,6 +108,9 @@ FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t p
       good &= load_row(parameter_row(layout, theta, theta_stage, stage), lane, source + stage * layout->size,
                        layout->size, layout->only_bounds);
   }
+#if KEEPS_NETWORK
+  renew_network(theta);
+#endif
 #if NPREPARED
   team_meet();
   TEAM_LEADER prepare_parameters(theta, theta + NTHETA);

@@ -23,15 +23,17 @@ enum { STEP_TRACE = KEEPS_POINTS ? NSLOPES * NMOVING : NMOVING };
 
 INLINE real slope_reach(int i) { return ALL(i < NSLOPES ? REACH[i] : 0); }
 
-/* Where the slopes are taken, (NSLOPES, NMOVING), and the sum of the slopes; returns the cost. */
-INLINE real step_points(const real *moving, const real *held, stored_reals theta, stored_reals theta_t, real *points,
-                        real *sum) {
+/* Where the slopes are taken, (NSLOPES, NMOVING), and the sum of the first `count`, which the points of the next ones
+ * need; returns the cost of these. */
+INLINE real step_points(const real *moving, const real *held, stored_reals theta, stored_reals theta_t, int count,
+                        real *points, real *sum) {
   real change[NMOVING], total = ALL(0), part;
   EACH(j, NMOVING) change[j] = sum[j] = ALL(0);
   KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
     const real share = slope_share(i), reach = slope_reach(i);
     real *const at = points + i * NMOVING;
     EACH(j, NMOVING) at[j] = moving[j] + reach * change[j];
+    if (i == count) break;
     rate_values(at, held, theta, theta_t, &share, change, &part);
     EACH(j, NMOVING) sum[j] += share * change[j];
     total += part;
@@ -47,7 +49,7 @@ INLINE const real *points_of(const real *trace, const real *held, stored_reals t
   return trace;
 #else
   real sum[NMOVING];
-  step_points(trace, held, theta, theta_t, scratch, sum);
+  step_points(trace, held, theta, theta_t, NSLOPES - 1, scratch, sum);
   return scratch;
 #endif
 }
@@ -55,7 +57,7 @@ INLINE const real *points_of(const real *trace, const real *held, stored_reals t
 INLINE void step_values(real *trace, const real *held, stored_reals theta, stored_reals theta_t, real *next,
                         real *cost) {
   real points[NSLOPES * NMOVING], sum[NMOVING];
-  *cost = step_points(trace, held, theta, theta_t, KEEPS_POINTS ? trace : points, sum);
+  *cost = step_points(trace, held, theta, theta_t, NSLOPES, KEEPS_POINTS ? trace : points, sum);
   EACH(j, NMOVING) next[j] = trace[j] + sum[j];
 }
 
@@ -63,7 +65,7 @@ INLINE void step_values(real *trace, const real *held, stored_reals theta, store
 INLINE void complete_trace(real *trace, const real *held, stored_reals theta, stored_reals theta_t) {
 #if KEEPS_POINTS
   real sum[NMOVING];
-  step_points(trace, held, theta, theta_t, trace, sum);
+  step_points(trace, held, theta, theta_t, NSLOPES - 1, trace, sum);
 #endif
   (void)trace, (void)held, (void)theta, (void)theta_t;
 }
@@ -138,7 +140,7 @@ INLINE void tangent_points(const real *moving, const real *held, stored_reals th
                            const real *d_moving, const real *d_held, real *points, real *d_points, real *next,
                            real *d_next) {
   real d_change[NMOVING];
-  step_points(moving, held, theta, theta_t, points, next);
+  step_points(moving, held, theta, theta_t, NSLOPES, points, next);
   EACH(j, NMOVING) {
     next[j] += moving[j];
     d_change[j] = ALL(0);
@@ -190,7 +192,7 @@ INLINE void change_points(const real *moving, const real *held, stored_reals the
                           const real *d_moving, stored_reals d_theta, stored_reals d_theta_t, real *points,
                           real *d_points, real *next, real *d_next, real *d_cost) {
   real d_change[NMOVING], part;
-  step_points(moving, held, theta, theta_t, points, next);
+  step_points(moving, held, theta, theta_t, NSLOPES, points, next);
   EACH(j, NMOVING) {
     next[j] += moving[j];
     d_change[j] = ALL(0);

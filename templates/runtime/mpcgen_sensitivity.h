@@ -324,7 +324,7 @@ FUNCTION int load_solution(sensitivity_state *s, const solution_batch *p, int k,
   TEAM_LEADER load_duals(s, k, (const scalar *)p->duals + (size_t)problem * (n + 1) * NDUAL);
 #endif
   if (!s->shared_loaded)
-    load_shared_parameters(s->theta, s->theta_stage, s->rows, p->parameters, p->parameter_strides);
+    load_shared_parameters(s->theta, s->theta_stage, s->horizon, s->rows, p->parameters, p->parameter_strides);
   team_meet();
   TEAM_LEADER s->shared_loaded = 1;
   load_parameters(s->theta, s->theta_stage, k, problem, s->rows, p->parameters, p->parameter_strides);

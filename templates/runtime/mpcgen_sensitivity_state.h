@@ -13,7 +13,7 @@ enum { REFINED = CONSTRAINED ? 1 : 0 }; /* see mpcgen_refinement.h */
 
 /* The workspace of the sweeps, for LANES problems. */
 #define SENSITIVITY_ARRAYS(ARRAY)                                                                         \
-  ARRAY(theta, NTHETA + NPREPARED)                                                                        \
+  ARRAY(theta, THETA_REALS(n))                                                                            \
   ARRAY(theta_stage, rows * NTHETA_STAGE)                                                                 \
   ARRAY(x, (n + 1) * NX)         /* the solution, as u is */                                              \
   ARRAY(linear_x, (n + 1) * NX)  /* linear terms of the LQ problem, as linear_u is */                     \

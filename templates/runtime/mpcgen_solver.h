@@ -122,7 +122,7 @@ FUNCTION void begin_polishing(solver_state *s, const solve_arguments *a, int k, 
 FUNCTION int load_parameters_of(solver_state *s, const solve_arguments *a, int k, int64_t problem) {
   if (!s->shared_loaded) {
     const int finite =
-        team_all(load_shared_parameters(s->theta, s->theta_stage, s->rows, a->parameters, a->parameter_strides));
+        team_all(load_shared_parameters(s->theta, s->theta_stage, s->horizon, s->rows, a->parameters, a->parameter_strides));
     team_meet();
     TEAM_LEADER s->shared_loaded = 1, s->shared_finite = finite;
     team_meet();
@@ -241,8 +241,10 @@ INLINE real taken(const solver_state *s, real from, real to) {
   return lane_select(lane_lt(s->share, ALL(1)), between(from, to, s->share), to);
 }
 
-/* Takes over the accepted candidates, or goes to their share of the way. */
+/* Takes over the accepted candidates, or goes to their share of the way. What an idle lane has is of no account: it goes
+ * along, so that the sweep finds all points of a network that the rollout has left. */
 FUNCTION void adopt(solver_state *s, mask accepted) {
+  if (KEEPS_NETWORK) accepted = lane_or(accepted, lane_and(lane_not(s->lanes.busy), lane_finite(s->cost)));
   TEAM_FOR(i, (s->horizon + 1) * NX) s->x[i] = lane_select(accepted, taken(s, s->x[i], s->new_x[i]), s->x[i]);
   TEAM_FOR(i, s->horizon * NU) s->u[i] = lane_select(accepted, taken(s, s->u[i], s->new_u[i]), s->u[i]);
 }

@@ -56,7 +56,7 @@ typedef struct {
   ARRAY(costate, (n + 1) * NX)                                           \
   ARRAY(gain, n * NU * NX)    /* the policy, with the step */
 #define SCRATCH_ARRAYS(ARRAY)                                            \
-  ARRAY(theta, NTHETA + NPREPARED)                                       \
+  ARRAY(theta, THETA_REALS(n))                                           \
   ARRAY(theta_stage, rows * NTHETA_STAGE)                                \
   ARRAY(new_x, (n + 1) * NX)  /* of the candidate, as new_u is */        \
   ARRAY(new_u, n * NU)                                                   \

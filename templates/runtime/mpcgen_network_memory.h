@@ -1,0 +1,110 @@
+/* What a network keeps behind the parameters that it reads, in a workspace's `theta`: the weights once for all lanes, where
+ * the batch shares them, and its units at the points where it was last evaluated.
+ *
+ * A weight that lies there once takes a LANES-th of the memory, of which otherwise all would come from a slow cache. A
+ * sweep asks for the network at the points of the rollout before it, from the last to the first: these are found again,
+ * equal to the bit, and not evaluated again. */
+#ifndef MPCGEN_NETWORK_MEMORY_H
+#define MPCGEN_NETWORK_MEMORY_H
+
+#include "mpcgen_network.h"
+
+/* Of all units but those of the last layer, at a point p: h, a where derivatives need it, and y = N(p). */
+typedef struct {
+  real p[NINPUTS], h[NUNITS + 1], a[NSUMS + 1], y[NOUTPUTS];
+} network_point;
+
+/* A device, and an exported controller, have no memory for points. */
+#if MPCGEN_CUDA || defined(HORIZON)
+#define KEEPS_NETWORK 0
+#define NETWORK_REALS(n) 0
+#define shares_weights(theta) 0
+#define weight_at(theta, i, shares) ((theta)[i])
+#else
+#define KEEPS_NETWORK 1
+
+enum {
+  MOST_KEPT = 1 << 20, /* bytes of points */
+  POINTS_OF_A_STAGE = SUBSTEPS * NSLOPES,
+  MOST_POINTS = MOST_KEPT / (int)sizeof(network_point) > POINTS_OF_A_STAGE ? MOST_KEPT / (int)sizeof(network_point)
+                                                                          : POINTS_OF_A_STAGE,
+};
+
+typedef struct {
+  int shares;         /* whether the weights are those that all lanes share */
+  int room, kept, at; /* points: for how many there is room, how many are kept, which was asked for last */
+} network_memory;
+
+enum {
+  MEMORY_REALS = (sizeof(network_memory) + sizeof(real) - 1) / sizeof(real),
+  SHARED_REALS = LANES > 1 ? (NTHETA + LANES - 1) / LANES : 0,
+  REALS_OF_A_POINT = sizeof(network_point) / sizeof(real),
+};
+
+/* Points for which there is room where the horizon is n, and what all takes. */
+COUNT size_t network_room(size_t n) {
+  const size_t most = MOST_POINTS, wanted = n * POINTS_OF_A_STAGE;
+  return wanted < most ? wanted : most;
+}
+COUNT size_t network_reals(size_t n) { return MEMORY_REALS + SHARED_REALS + network_room(n) * REALS_OF_A_POINT; }
+#define NETWORK_REALS(n) network_reals(n)
+
+INLINE network_memory *network_memory_of(const real *theta) { return (network_memory *)(theta + NTHETA + NPREPARED); }
+/* theta, of one lane for all. */
+INLINE const aliased_scalar *shared_theta(const real *theta) {
+  return (const aliased_scalar *)(theta + NTHETA + NPREPARED + MEMORY_REALS);
+}
+INLINE network_point *network_points(const real *theta) {
+  return (network_point *)(theta + NTHETA + NPREPARED + MEMORY_REALS + SHARED_REALS);
+}
+/* Entry i of theta: of all lanes, or of each. */
+ALWAYS_INLINE real weight_at(const real *theta, int i, int shares) {
+  return shares ? shared_theta(theta)[i] - (real){0} : theta[i];
+}
+INLINE int shares_weights(const real *theta) { return LANES > 1 && network_memory_of(theta)->shares; }
+
+/* The place of the point that many behind the last one: they lie in a ring. */
+INLINE int kept_point(const network_memory *memory, int distance) {
+  const int place = memory->at + distance;
+  return place < 0 ? place + memory->room : place >= memory->room ? place - memory->room : place;
+}
+INLINE int is_kept_point(const network_memory *memory, const network_point *points, int place, const real *p) {
+  return place >= 0 && place < memory->kept && memcmp(points[place].p, p, sizeof points[place].p) == 0;
+}
+
+INLINE int overlap(int a, int count, int b, int other) { return a < b + other && b < a + count; }
+
+/* Whether the network reads a parameter. */
+FUNCTION int is_of_network(const parameter_layout *layout) {
+  int found = 0;
+  for (int l = 0; l < NLAYERS && !layout->per_stage; l++) {
+    const network_layer *const layer = &LAYERS[l];
+    found |= overlap(layout->offset, layout->size, layer->weights, layer->rows * layer->columns);
+    found |= layer->bias >= 0 && overlap(layout->offset, layout->size, layer->bias, layer->rows);
+  }
+  return found;
+}
+
+/* Begins with the parameters that have just been loaded into theta, of a batch of problems of n stages. `strides`: of
+ * each from one problem to the next, 0 where all share it. */
+FUNCTION void begin_network(real *theta, int n, const int64_t *strides) {
+  network_memory *const memory = network_memory_of(theta);
+  memory->room = (int)network_room((size_t)n);
+  memory->kept = 0;
+  memory->at = -1;
+  memory->shares = 1;
+  for (int p = 0; p < NPARAMETERS; p++)
+    if (strides[p] != 0 && is_of_network(&PARAMETERS[p])) memory->shares = 0;
+  if (LANES == 1 || !memory->shares) return;
+  scalar *const shared = (scalar *)(theta + NTHETA + NPREPARED + MEMORY_REALS);
+  for (int i = 0; i < NTHETA; i++) shared[i] = lane_get(theta + i, 0);
+}
+
+/* Forgets the points where a problem with weights of its own has come. */
+INLINE void renew_network(real *theta) {
+  network_memory *const memory = network_memory_of(theta);
+  if (!memory->shares) memory->kept = 0;
+}
+#endif
+
+#endif
