@@ -15,7 +15,6 @@ enum {
   PIECES = (NINPUTS + 5) / 6,
   PIECE = (NINPUTS + PIECES - 1) / PIECES,
   SUMS_AT_ONCE = 8,                                /* of a product with a vector */
-  WHOLE_GRAM = REGISTER_BYTES == 64 && NINPUTS <= 6, /* whether all sums of a Hessian fit in registers */
   NENDS = NWIDEST > NOUTPUTS ? NWIDEST : NOUTPUTS,
 };
 
@@ -81,37 +80,52 @@ FUNCTION void pull_change(const network_layer *layer, stored_reals d_theta, cons
   pull_all(layer, d_theta, 0, y, back);
 }
 
-/* Rows i to i + rows of W G, columns j to j + count. */
-ALWAYS_INLINE void multiply_piece(const network_layer *layer, stored_reals theta, int shares, const real *G, int i,
-                                  int rows, int j, int count, real *S) {
+/* Rows i to i + rows of W diag(scale) G, columns j to j + count; without `scale`, of W G. */
+ALWAYS_INLINE void multiply_piece(const network_layer *layer, stored_reals theta, int shares, const real *scale,
+                                  const real *G, int i, int rows, int j, int count, real *S) {
   const int columns = layer->columns, W = layer->weights + i * columns;
   real sums[4][6];
   EACH(r, rows) EACH(c, count) sums[r][c] = ALL(0);
   for (int k = 0; k < columns; k++) EACH(r, rows) {
-    const real weight = weight_at(theta, W + r * columns + k, shares);
+    real weight = weight_at(theta, W + r * columns + k, shares);
+    if (scale) weight *= scale[k];
     EACH(c, count) sums[r][c] += weight * G[k * NINPUTS + j + c];
   }
   EACH(r, rows) EACH(c, count) S[(i + r) * NINPUTS + j + c] = sums[r][c];
 }
 
-ALWAYS_INLINE void multiply_rows(const network_layer *layer, stored_reals theta, int shares, const real *G, int i,
-                                 int rows, real *S) {
-  for (int j = 0; j + PIECE <= NINPUTS; j += PIECE) multiply_piece(layer, theta, shares, G, i, rows, j, PIECE, S);
+ALWAYS_INLINE void multiply_rows(const network_layer *layer, stored_reals theta, int shares, const real *scale,
+                                 const real *G, int i, int rows, real *S) {
+  for (int j = 0; j + PIECE <= NINPUTS; j += PIECE) multiply_piece(layer, theta, shares, scale, G, i, rows, j, PIECE, S);
   if (NINPUTS % PIECE)
-    multiply_piece(layer, theta, shares, G, i, rows, NINPUTS - NINPUTS % PIECE, NINPUTS % PIECE, S);
+    multiply_piece(layer, theta, shares, scale, G, i, rows, NINPUTS - NINPUTS % PIECE, NINPUTS % PIECE, S);
 }
 
-ALWAYS_INLINE void multiply_all(const network_layer *layer, stored_reals theta, int shares, const real *G, real *S) {
+ALWAYS_INLINE void multiply_all(const network_layer *layer, stored_reals theta, int shares, const real *scale,
+                                const real *G, real *S) {
   int i = 0;
   for (; i + ROWS_AT_ONCE <= layer->rows; i += ROWS_AT_ONCE)
-    multiply_rows(layer, theta, shares, G, i, ROWS_AT_ONCE, S);
-  for (; i < layer->rows; i++) multiply_rows(layer, theta, shares, G, i, 1, S);
+    multiply_rows(layer, theta, shares, scale, G, i, ROWS_AT_ONCE, S);
+  for (; i < layer->rows; i++) multiply_rows(layer, theta, shares, scale, G, i, 1, S);
 }
 
 /* S = W G, of NINPUTS columns. */
 FUNCTION void multiply_layer(const network_layer *layer, stored_reals theta, const real *G, real *S) {
-  if (shares_weights(theta)) multiply_all(layer, theta, 1, G, S);
-  else multiply_all(layer, theta, 0, G, S);
+  if (shares_weights(theta)) multiply_all(layer, theta, 1, 0, G, S);
+  else multiply_all(layer, theta, 0, 0, G, S);
+}
+
+/* S = W diag(scale) G, where W has few rows. */
+FUNCTION void multiply_scaled(const network_layer *layer, stored_reals theta, const real *scale, const real *G, real *S) {
+  if (shares_weights(theta)) multiply_all(layer, theta, 1, scale, G, S);
+  else multiply_all(layer, theta, 0, scale, G, S);
+}
+
+/* G = diag(scale) W of the first layer, whose S is W. */
+FUNCTION void scale_first(stored_reals theta, const real *scale, real *G) {
+  const int W = LAYERS[0].weights, shares = shares_weights(theta);
+  for (int i = 0; i < LAYERS[0].rows; i++)
+    EACH(c, NINPUTS) G[i * NINPUTS + c] = scale[i] * weight_at(theta, W + i * NINPUTS + c, shares);
 }
 
 /* ---- values ---- */
@@ -167,63 +181,85 @@ FUNCTION void bend_units(const network_point *at, network_bends *bends) {
   }
 }
 
-/* The Jacobian J (NOUTPUTS, NINPUTS) of y, and those of the units, S (NUNITS, NINPUTS). */
+/* The Jacobian J (NOUTPUTS, NINPUTS) of y, and those of the units behind the first layer, S (NUNITS, NINPUTS). */
 FUNCTION void network_slopes(stored_reals theta, const network_bends *bends, real *S, real *J) {
   real G[NWIDEST * NINPUTS];
-  int begin = 0;
-  KEEP_LOOP for (int l = 0; l < NLAYERS; l++) {
-    const network_layer *const layer = &LAYERS[l];
-    const int is_last = l == NLAYERS - 1;
-    real *const slopes = is_last ? J : S + begin * NINPUTS;
-    if (l == 0)
-      for (int i = 0; i < layer->rows * NINPUTS; i++) slopes[i] = theta[layer->weights + i];
-    else
-      multiply_layer(layer, theta, G, slopes);
-    if (is_last) break;
-    for (int i = 0; i < layer->rows; i++)
-      EACH(c, NINPUTS) G[i * NINPUTS + c] = bends->first[begin + i] * slopes[i * NINPUTS + c];
-    begin += layer->rows;
+  int begin = LAYERS[0].rows;
+  if (NLAYERS == 1) {
+    EACH(i, NOUTPUTS) EACH(c, NINPUTS) J[i * NINPUTS + c] = theta[LAYERS[0].weights + i * NINPUTS + c];
+    return;
   }
+  scale_first(theta, bends->first, G);
+  KEEP_LOOP for (int l = 1; l < NLAYERS - 1; l++) {
+    const int rows = LAYERS[l].rows;
+    real *const slopes = S + begin * NINPUTS;
+    multiply_layer(&LAYERS[l], theta, G, slopes);
+    if (l == NLAYERS - 2) break;
+    for (int i = 0; i < rows; i++)
+      EACH(c, NINPUTS) G[i * NINPUTS + c] = bends->first[begin + i] * slopes[i * NINPUTS + c];
+    begin += rows;
+  }
+  if (NLAYERS == 2) multiply_layer(&LAYERS[NLAYERS - 1], theta, G, J);
+  else multiply_scaled(&LAYERS[NLAYERS - 1], theta, bends->first + begin, S + begin * NINPUTS, J);
 }
 
-/* A tile of H += S' diag(weight) S on or below the diagonal, a triangle. */
-ALWAYS_INLINE void gram_tile(int count, const real *weight, const real *S, int i, int rows, int j, int columns,
-                             real *H) {
-  real sums[TILE][TILE], left[TILE];
+/* Entry i of a layer's S; without one, of the first layer's, which is W. */
+ALWAYS_INLINE real unit_slope(const real *S, stored_reals theta, int shares, int i) {
+  return S ? S[i] : weight_at(theta, LAYERS[0].weights + i, shares);
+}
+
+#if REGISTER_BYTES == 64 && NINPUTS <= 6 /* then all sums fit in registers */
+/* H += S' diag(weight) S, a triangle. */
+ALWAYS_INLINE void gram(int count, const real *weight, const real *S, stored_reals theta, int shares, real *H) {
+  real sums[TRIANGLE(NINPUTS, 0)], right[NINPUTS];
+  EACH(r, NINPUTS) EACH(c, NINPUTS) if (c <= r) sums[TRIANGLE(r, c)] = H[TRIANGLE(r, c)];
+  for (int k = 0; k < count; k++) {
+    EACH(c, NINPUTS) right[c] = unit_slope(S, theta, shares, k * NINPUTS + c);
+    EACH(r, NINPUTS) {
+      const real left = weight[k] * right[r];
+      EACH(c, NINPUTS) if (c <= r) sums[TRIANGLE(r, c)] += left * right[c];
+    }
+  }
+  EACH(r, NINPUTS) EACH(c, NINPUTS) if (c <= r) H[TRIANGLE(r, c)] = sums[TRIANGLE(r, c)];
+}
+#else
+/* A tile of it on or below the diagonal. */
+ALWAYS_INLINE void gram_tile(int count, const real *weight, const real *S, stored_reals theta, int shares, int i, int rows,
+                             int j, int columns, real *H) {
+  real sums[TILE][TILE], left[TILE], right[TILE];
   clear_tile(sums, rows, columns);
   for (int k = 0; k < count; k++) {
-    EACH(r, rows) left[r] = weight[k] * S[k * NINPUTS + i + r];
-    add_outer(sums, left, rows, S + k * NINPUTS + j, columns);
+    EACH(r, rows) left[r] = weight[k] * unit_slope(S, theta, shares, k * NINPUTS + i + r);
+    EACH(c, columns) right[c] = unit_slope(S, theta, shares, k * NINPUTS + j + c);
+    add_outer(sums, left, rows, right, columns);
   }
   EACH(r, rows) EACH(c, columns) if (i != j || c <= r) H[TRIANGLE(i + r, j + c)] += sums[r][c];
 }
 
-ALWAYS_INLINE void gram_columns(int count, const real *weight, const real *S, int j, int columns, real *H) {
-  gram_tile(count, weight, S, j, columns, j, columns, H);
-  for (int i = j + TILE; i < WHOLE_TILES(NINPUTS); i += TILE) gram_tile(count, weight, S, i, TILE, j, columns, H);
+ALWAYS_INLINE void gram_columns(int count, const real *weight, const real *S, stored_reals theta, int shares, int j,
+                                int columns, real *H) {
+  gram_tile(count, weight, S, theta, shares, j, columns, j, columns, H);
+  for (int i = j + TILE; i < WHOLE_TILES(NINPUTS); i += TILE)
+    gram_tile(count, weight, S, theta, shares, i, TILE, j, columns, H);
   if (NINPUTS % TILE && columns == TILE)
-    gram_tile(count, weight, S, WHOLE_TILES(NINPUTS), NINPUTS % TILE, j, columns, H);
+    gram_tile(count, weight, S, theta, shares, WHOLE_TILES(NINPUTS), NINPUTS % TILE, j, columns, H);
 }
 
-/* The same of all, whose sums fit in registers. */
-ALWAYS_INLINE void gram_at_once(int count, const real *weight, const real *S, real *H) {
-  real sums[TRIANGLE(NINPUTS, 0)];
-  EACH(r, NINPUTS) EACH(c, NINPUTS) if (c <= r) sums[TRIANGLE(r, c)] = H[TRIANGLE(r, c)];
-  for (int k = 0; k < count; k++)
-    EACH(r, NINPUTS) {
-      const real left = weight[k] * S[k * NINPUTS + r];
-      EACH(c, NINPUTS) if (c <= r) sums[TRIANGLE(r, c)] += left * S[k * NINPUTS + c];
-    }
-  EACH(r, NINPUTS) EACH(c, NINPUTS) if (c <= r) H[TRIANGLE(r, c)] = sums[TRIANGLE(r, c)];
+/* H += S' diag(weight) S, a triangle, in tiles. */
+ALWAYS_INLINE void gram(int count, const real *weight, const real *S, stored_reals theta, int shares, real *H) {
+  for (int j = 0; j < WHOLE_TILES(NINPUTS); j += TILE) gram_columns(count, weight, S, theta, shares, j, TILE, H);
+  if (NINPUTS % TILE) gram_columns(count, weight, S, theta, shares, WHOLE_TILES(NINPUTS), NINPUTS % TILE, H);
+}
+#endif
+
+FUNCTION void add_gram(int count, const real *weight, const real *S, stored_reals theta, real *H) {
+  gram(count, weight, S, theta, 0, H);
 }
 
-FUNCTION void add_gram(int count, const real *weight, const real *S, real *H) {
-  if (WHOLE_GRAM) {
-    gram_at_once(count, weight, S, H);
-    return;
-  }
-  for (int j = 0; j < WHOLE_TILES(NINPUTS); j += TILE) gram_columns(count, weight, S, j, TILE, H);
-  if (NINPUTS % TILE) gram_columns(count, weight, S, WHOLE_TILES(NINPUTS), NINPUTS % TILE, H);
+/* The same of the first layer. */
+FUNCTION void add_first_gram(const real *weight, stored_reals theta, real *H) {
+  if (shares_weights(theta)) gram(LAYERS[0].rows, weight, 0, theta, 1, H);
+  else gram(LAYERS[0].rows, weight, 0, theta, 0, H);
 }
 
 /* The Hessian of m'y by p, a triangle. */
@@ -240,7 +276,8 @@ FUNCTION void network_curvature(stored_reals theta, const network_bends *bends, 
       bar[i] = bends->first[begin + i] * back[i];
       weight[i] = bends->second[begin + i] * back[i];
     }
-    add_gram(count, weight, S + begin * NINPUTS, H);
+    if (l > 1) add_gram(count, weight, S + begin * NINPUTS, theta, H);
+    else add_first_gram(weight, theta, H);
   }
 }
 
