@@ -94,6 +94,27 @@ def test_solutions_and_gradients_are_those_of_the_reference(which, request):
         torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
 
 
+def test_each_problem_of_a_batch_may_have_weights_of_its_own(deep):
+    module, _, mpc = deep
+    shared = {name: tensor.detach() for name, tensor in mpcgen.torch_parameters(module).items()}
+    other = {name: 0.7 * tensor for name, tensor in shared.items()}
+    own = {name: torch.stack([shared[name], other[name]] * 10) for name in shared}  # more than there are lanes
+    starts = torch.linspace(-0.9, 0.8, 40, dtype=torch.float64).reshape(20, 2)
+    together = mpc(starts, **own)
+    for k, weights in enumerate((shared, other)):
+        torch.testing.assert_close(together.x[k::2], mpc(starts[k::2], **weights).x, rtol=1e-12, atol=1e-12)
+
+
+def test_a_horizon_with_more_points_than_are_kept(deep):
+    module, _, mpc = deep
+    weights = {name: tensor.detach() for name, tensor in mpcgen.torch_parameters(module).items()}
+    start, controls = (torch.full(shape, 0.3, dtype=torch.float64) for shape in ((1, 2), (1, 300, 1)))
+    one = mpc(start, u_init=controls, **weights)
+    many = mpc(start.repeat(9, 1), u_init=controls, **weights)
+    assert bool(many.converged.all())
+    torch.testing.assert_close(many.x, one.x.expand(9, -1, -1), rtol=1e-8, atol=1e-8)
+
+
 # torch imports its own deprecated parts when it differentiates forwards.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("which", ["deep", "integrated"])

@@ -135,12 +135,13 @@ FUNCTION void step_curvature(const real *trace, const real *held, stored_reals t
   compose_slopes(A, S, F, H);
 }
 
-/* Where the slopes are taken and the change of that along d; phi and its change. */
+/* Where the slopes are taken and the change of that along d; of the first `count` slopes, the sum that is phi, and its
+ * change. */
 INLINE void tangent_points(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
-                           const real *d_moving, const real *d_held, real *points, real *d_points, real *next,
+                           const real *d_moving, const real *d_held, int count, real *points, real *d_points, real *next,
                            real *d_next) {
   real d_change[NMOVING];
-  step_points(moving, held, theta, theta_t, NSLOPES, points, next);
+  step_points(moving, held, theta, theta_t, count, points, next);
   EACH(j, NMOVING) {
     next[j] += moving[j];
     d_change[j] = ALL(0);
@@ -150,6 +151,7 @@ INLINE void tangent_points(const real *moving, const real *held, stored_reals th
     const real share = slope_share(i), reach = slope_reach(i);
     real *const d_at = d_points + i * NMOVING;
     EACH(j, NMOVING) d_at[j] = d_moving[j] + reach * d_change[j];
+    if (i == count) break;
     rate_tangent(points + i * NMOVING, held, theta, theta_t, &share, d_at, d_held, d_change);
     EACH(j, NMOVING) d_next[j] += share * d_change[j];
   }
@@ -159,7 +161,7 @@ INLINE void tangent_points(const real *moving, const real *held, stored_reals th
 INLINE void step_tangent(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                          const real *d_moving, const real *d_held, real *next, real *d_next) {
   real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING];
-  tangent_points(moving, held, theta, theta_t, d_moving, d_held, points, d_points, next, d_next);
+  tangent_points(moving, held, theta, theta_t, d_moving, d_held, NSLOPES, points, d_points, next, d_next);
 }
 
 /* Adds the gradient by theta of d'grad(c + lambda'phi) + d_lambda'phi + loss_cost (c + lambda'phi); gives that by
@@ -169,7 +171,7 @@ FUNCTION void step_gradient(const real *moving, const real *held, stored_reals t
                             const real *loss_cost, reals g_theta, reals g_theta_t, real *g, real *before) {
   real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING], next[NMOVING], d_next[NMOVING];
   real multiplier[NMOVING], d_multiplier[NMOVING], slope[NMOVING], d_slope[NMOVING], part[NBOTH];
-  tangent_points(moving, held, theta, theta_t, d_moving, d_held, points, d_points, next, d_next);
+  tangent_points(moving, held, theta, theta_t, d_moving, d_held, NSLOPES - 1, points, d_points, next, d_next);
   EACH(j, NMOVING) {
     slope[j] = d_slope[j] = ALL(0);
     before[j] = costate[j];
@@ -187,12 +189,13 @@ FUNCTION void step_gradient(const real *moving, const real *held, stored_reals t
   }
 }
 
-/* Where the slopes are taken and the change of that along d_theta and a change of z; phi, and the change of phi and c. */
+/* Where the slopes are taken and the change of that along d_theta and a change of z; of the first `count` slopes, the sum
+ * that is phi, and the change of it and of c. */
 INLINE void change_points(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
-                          const real *d_moving, stored_reals d_theta, stored_reals d_theta_t, real *points,
-                          real *d_points, real *next, real *d_next, real *d_cost) {
+                          const real *d_moving, stored_reals d_theta, stored_reals d_theta_t, int count,
+                          real *points, real *d_points, real *next, real *d_next, real *d_cost) {
   real d_change[NMOVING], part;
-  step_points(moving, held, theta, theta_t, NSLOPES, points, next);
+  step_points(moving, held, theta, theta_t, count, points, next);
   EACH(j, NMOVING) {
     next[j] += moving[j];
     d_change[j] = ALL(0);
@@ -203,6 +206,7 @@ INLINE void change_points(const real *moving, const real *held, stored_reals the
     const real share = slope_share(i), reach = slope_reach(i);
     real *const d_at = d_points + i * NMOVING;
     EACH(j, NMOVING) d_at[j] = d_moving[j] + reach * d_change[j];
+    if (i == count) break;
     rate_change(points + i * NMOVING, held, theta, theta_t, &share, d_at, d_theta, d_theta_t, d_change, &part);
     EACH(j, NMOVING) d_next[j] += share * d_change[j];
     *d_cost += part;
@@ -214,7 +218,8 @@ INLINE void step_change(const real *moving, const real *held, stored_reals theta
                         const real *d_moving, stored_reals d_theta, stored_reals d_theta_t, real *next, real *d_next,
                         real *d_cost) {
   real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING];
-  change_points(moving, held, theta, theta_t, d_moving, d_theta, d_theta_t, points, d_points, next, d_next, d_cost);
+  change_points(moving, held, theta, theta_t, d_moving, d_theta, d_theta_t, NSLOPES, points, d_points, next, d_next,
+                d_cost);
 }
 
 /* The gradient of c + lambda'phi by z, and the change of that by (z, v) along d_theta, d_lambda and a change of z. */
@@ -223,7 +228,7 @@ FUNCTION void step_forward(const real *moving, const real *held, stored_reals th
                            stored_reals d_theta_t, real *before, real *d_slope) {
   real points[NSLOPES * NMOVING], d_points[NSLOPES * NMOVING], next[NMOVING], d_next[NMOVING], d_cost;
   real multiplier[NMOVING], d_multiplier[NMOVING], slope[NMOVING], part[NBOTH];
-  change_points(moving, held, theta, theta_t, d_moving, d_theta, d_theta_t, points, d_points, next, d_next,
+  change_points(moving, held, theta, theta_t, d_moving, d_theta, d_theta_t, NSLOPES - 1, points, d_points, next, d_next,
                 &d_cost);
   EACH(j, NMOVING) slope[j] = ALL(0), before[j] = costate[j];
   EACH(j, NBOTH) part[j] = ALL(0), d_slope[j] = j < NMOVING ? d_costate[j] : ALL(0);
