@@ -98,7 +98,9 @@ def test_each_problem_of_a_batch_may_have_weights_of_its_own(deep):
     module, _, mpc = deep
     shared = {name: tensor.detach() for name, tensor in mpcgen.torch_parameters(module).items()}
     other = {name: 0.7 * tensor for name, tensor in shared.items()}
-    own = {name: torch.stack([shared[name], other[name]] * 10) for name in shared}  # more than there are lanes
+    own = {
+        name: torch.stack([shared[name], other[name]] * 10) for name in shared
+    }  # more than there are lanes
     starts = torch.linspace(-0.9, 0.8, 40, dtype=torch.float64).reshape(20, 2)
     together = mpc(starts, **own)
     for k, weights in enumerate((shared, other)):
