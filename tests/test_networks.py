@@ -160,6 +160,43 @@ def test_networks_on_other_things_than_states_and_controls_are_written_out():
         assert (substeps is not None and substeps.network is not None) == looped
 
 
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("features", r"its input 0, sin\(x_0\), is no state and no control itself"),
+        ("twice", "the dynamics read more than one network, or one at several points"),
+        ("implicit", "the integrator implicit_midpoint is implicit"),
+        ("cost", "a cost reads it"),
+        ("constraint", "a constraint reads it"),
+    ],
+)
+def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason):
+    net = nn.Sequential(nn.Linear(3, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 2)).double()
+    weights = dict(net.named_parameters())
+    plain = lambda x, u: net(torch.cat([x, u]))  # noqa: E731
+    row = lambda x, u: plain(x, u).sum()  # noqa: E731
+    problem = mpcgen.Problem("large", horizon=3)
+    states, (u,) = problem.states("x_0 x_1"), problem.controls("u")
+    problem.dynamics = [state + u for state in states]
+    problem.stage_cost = u**2
+    if where == "features":
+        problem.dynamics = mpcgen.torch_model(problem, lambda x, u: plain(torch.sin(x), u), weights=weights)
+    elif where == "twice":
+        problem.dynamics = mpcgen.torch_model(
+            problem, lambda x, u: plain(x, u) + plain(x, u + 1), weights=weights
+        )
+    elif where == "implicit":
+        problem.dynamics = mpcgen.torch_model(problem, plain, "implicit_midpoint", 0.1, weights)
+    elif where == "cost":
+        problem.stage_cost += mpcgen.torch_cost(problem, row, name="cost", weights=weights)
+    else:
+        problem.constraint(
+            "row", mpcgen.torch_expressions(problem, row, name="row", weights=weights), upper=1
+        )
+    with pytest.warns(UserWarning, match=rf"a network of 696 weights is written out.*: {reason}"):
+        lower_spec(problem.spec())
+
+
 def test_the_example_lowers_its_closed_loop_cost():
     torch.manual_seed(0)
     model = learned_model.Model(16).double()

@@ -5,6 +5,7 @@ The sympy expression is walked as a graph, so that what it shares stays shared; 
 
 import difflib
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -21,7 +22,7 @@ from mpcgen.ir.walk import substitute
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
 from mpcgen.problem.linear_system import Solution, split
-from mpcgen.problem.networks import network_of, one_slope, with_network
+from mpcgen.problem.networks import long_texts, network_of, one_slope, with_network
 from mpcgen.problem.rates import rate, unknown_rates
 from mpcgen.problem.running import running_costs
 from mpcgen.problem.schemes import STAGE_EQUATIONS, TABLEAUS, one_step, repeated
@@ -84,6 +85,8 @@ def lower_spec(spec: Spec) -> Model:
     unknown_changes = _declare_rates(spec, graph, table)
     rows = lower([*spec.dynamics.expressions, *(node.args[0] for node in running)], graph, table)
     looped = network_of(spec, graph, table)
+    for text in long_texts(spec, looped is not None):
+        warnings.warn(text, stacklevel=2)
     by_outputs: list[Expr] = []
     if looped is not None:
         known_outputs = dict(looped[1])
