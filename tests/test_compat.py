@@ -220,8 +220,12 @@ def test_problems_without_a_solution_have_no_gradient():
     start = STARTS.clone()
     start[1, 2] = torch.nan
     start.requires_grad_()
-    with pytest.raises(mpcgen.UnconvergedError, match=r"1 of 3 .*1 INVALID_INPUT"):
+    with pytest.raises(
+        mpcgen.UnconvergedError, match=r"1 of 3 .*1 INVALID_INPUT.*first is problem 1"
+    ) as error:
         pendulum_call(PendulumDx(), start)
+    solution = error.value.solution
+    assert solution.status.tolist() == [0, 3, 0] and not solution.u.requires_grad
     with pytest.warns(mpcgen.UnconvergedWarning, match="1 of 3"):
         x, _, _ = pendulum_call(PendulumDx(), start, exit_unconverged=False)
     (gradient,) = torch.autograd.grad(x.nansum(), start)

@@ -51,7 +51,8 @@ class MPC(nn.Module):
         verbose: -1: no warnings; 0: warnings; 1 or more: a printed line for each call.
         eps: residual at which a problem that the solver left early still counts as solved.
         n_batch: B, which is that of x_init.
-        exit_unconverged: raise UnconvergedError where a problem is not solved, if detach_unconverged.
+        exit_unconverged: raise UnconvergedError where a problem is not solved, if detach_unconverged. Its ``solution``
+            has what was found, in mpcgen's layout (B, T, ...).
         detach_unconverged: problems that are not solved have no gradients; else those of where the solver stopped.
         backprop: False: results have no gradients.
         slew_rate_penalty: γ, a number or (m,), adds ½ Σ_i γ_i (u_{t,i} - u_{t-1,i})² to each stage.

@@ -51,11 +51,14 @@ def report(lacking: Tensor, solution: Solution, held: Tensor | None, *, fails: b
     if limited or set(statuses) - {Status.CONVERGED, *_ADVICE}:
         advice.append("give them more lqr_iter, another u_init or a larger delta_u")
     text = (
-        f"{int(lacking.sum())} of {len(lacking)} problems were not solved ({', '.join(counts)}); "
+        f"{int(lacking.sum())} of {len(lacking)} problems were not solved ({', '.join(counts)}), of which the first is "
+        f"problem {int(lacking.nonzero()[0])}; "
         f"{'; '.join(advice)}"
     )
     if fails:
-        raise UnconvergedError(f"{text}, or let them pass with exit_unconverged=False")
+        error = UnconvergedError(f"{text}, or let them pass with exit_unconverged=False")
+        error.solution = solution.detach()
+        raise error
     warnings.warn(text, UnconvergedWarning, stacklevel=4)
 
 
