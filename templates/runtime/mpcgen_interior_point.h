@@ -62,6 +62,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     }
     lane_recount(&lanes->filter_count, k, 0);
     lane_recount(&lanes->failures, k, 0);
+    lane_recount(&lanes->settled, k, 0);
     lane_recount(&lanes->attempt, k, attempt);
     const int before = CONSTRAINED ? attempt * ATTEMPT : lane_count(&lanes->iterations, k);
     lane_recount(&lanes->attempt_end, k, before + passes_of(attempt));
@@ -74,6 +75,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(&lanes->rise, k, MOST_RISE);
     lane_set(&lanes->best_gap, k, (scalar)INFINITY);
     lane_set(&lanes->best_error, k, (scalar)INFINITY);
+    lane_set(&lanes->best_product, k, (scalar)INFINITY);
     lane_recount(&lanes->stale, k, 0);
     lane_recount(&lanes->restorations, k, 0);
     lane_recount(&lanes->restoring_failures, k, 0);

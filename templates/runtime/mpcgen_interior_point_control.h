@@ -19,6 +19,8 @@
 #define LITTLE_PROMISED 0.01          /* the same share: a step that fails is regularised less, not more */
 #define TINY_STEP R(0.1)
 #define LARGE_STEP R(0.5)
+#define NEAR_STEP R(1e-2)             /* share of a control's unit: full steps of less come to a solution, */
+#define SLOW_FALL R(0.1)              /* slowly where the next one is more than this share of it */
 #define RESTORED_MULTIPLIER R(1e3)    /* the largest after restoration */
 #define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
 #define RISE_AFTER_REFUSAL R(1. / 16) /* where a sweep had to leave them out, the next would soon have to again: slower then, */
@@ -116,18 +118,21 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const scalar tolerance = (scalar)a->tolerance;
   const real allowed = dual_tolerance(s, tolerance);
   const real relative = lane_max(e.dual, product_error(&e, ALL(0))) * (R(tolerance) / allowed);
-  const real rounding = R(16) * gap_rounding(s, &s->point) / ALL(s->horizon);
-  s->residual = lane_max(relative, lane_select(lane_le(e.gap, rounding), ALL(0), e.gap));
+  s->residual = lane_max(relative, lane_select(lane_le(e.gap, stage_rounding(s)), ALL(0), e.gap));
   const mask sound = lane_and(lane_finite(s->residual), lane_finite(s->point.gap));
-  const mask solved = lane_and(lane_le(s->residual, ALL(tolerance)), lane_and(sound, lane_not(lanes->restoring)));
+  const mask settled = lane_more(lanes->settled, ALL_COUNTS(SETTLED - 1));
+  const mask at_limit = lane_and(settled, is_lowest(lanes->barrier, LEAST_BARRIER * allowed));
+  const mask small = lane_or(lane_le(s->residual, ALL(tolerance)), at_limit);
+  const mask solved = lane_and(small, lane_and(sound, lane_not(lanes->restoring)));
   const mask positive = lane_and(s->summary.convex, s->summary.finite);
   const mask plain = lane_and(lane_eq(lanes->shift, ALL(0)), lane_eq(lanes->second_order, ALL(1)));
+  const mask certified = lane_and(lane_or(plain, settled), positive); /* what settled had plain sweeps */
 
   verdict v = {ALL_COUNTS(UNFINISHED), begun};
   decide(&v, lane_not(sound), DIVERGED);
-  decide(&v, lane_and(solved, a->certify ? lane_and(plain, positive) : lane_all()), CONVERGED);
+  decide(&v, lane_and(solved, a->certify ? certified : lane_all()), CONVERGED);
   decide(&v, lane_and(lanes->certifying, lane_not(positive)), NOT_A_MINIMUM);
-  const mask uncertain = lane_and(lane_and(solved, lane_not(plain)), v.open);
+  const mask uncertain = lane_and(lane_and(solved, lane_not(lane_or(plain, settled))), v.open);
   const mask refused = lane_and(lane_and(v.open, lane_not(uncertain)), lane_not(positive));
   lanes->certifying = uncertain;
   lanes->shift = lane_select(uncertain, ALL(0), lanes->shift);
@@ -197,14 +202,17 @@ INLINE real expected_dual(barrier_state *s, mask ready, mask stepped, real dual)
 }
 
 /* No length would do, and there is no gap to close: regularise, or less than before where `timid`, and after some failures
- * forget the filter. */
-INLINE void note_failures(barrier_state *s, mask failed, mask moved, mask timid) {
-  const real now = s->lanes.shift, less = R(0.1) * now;
+ * forget the filter. Where rounding decided, in lanes that are `quiet`, not at all: see note_settled. */
+INLINE void note_failures(barrier_state *s, mask failed, mask moved, mask timid, mask quiet) {
+  barrier_progress *lanes = &s->lanes;
+  const real now = lanes->shift, less = R(0.1) * now;
   const real raised = lane_select(lane_lt(ALL(0), now), R(10) * now, SHIFT_AFTER_FAILURE * shift_unit(s));
   const real lowered = lane_select(lane_lt(less, LEAST_SHIFT * shift_unit(s)), ALL(0), less);
-  s->lanes.shift = lane_select(failed, lane_select(timid, lowered, raised), now);
-  s->lanes.failures = lane_and(s->lanes.failures - failed, lane_not(moved));
-  empty_filter(&s->lanes, lane_and(failed, lane_more(s->lanes.failures, ALL_COUNTS(2))));
+  const mask rounded = lane_and(failed, quiet);
+  lanes->shift = lane_select(failed, lane_select(quiet, ALL(0), lane_select(timid, lowered, raised)), now);
+  lanes->second_order = lane_select(rounded, ALL(1), lanes->second_order);
+  lanes->failures = lane_and(lanes->failures - failed, lane_not(moved));
+  empty_filter(lanes, lane_and(failed, lane_more(lanes->failures, ALL_COUNTS(2))));
 }
 
 /* Lanes leave restoration: with multipliers and costates of the point that they have. */
@@ -220,7 +228,8 @@ INLINE void end_restoration(barrier_state *s, mask leaves) {
 /* Lanes that are to lower the violation before anything else, and have any: their first step is none of the barrier's. */
 INLINE mask violation_first(barrier_state *s, mask ready) {
   barrier_progress *lanes = &s->lanes;
-  const mask first = lane_and(lane_and(ready, lanes->violation_first), lane_lt(ALL(OPEN_GAP), s->point.violation));
+  const mask any = lane_lt(lane_max(ALL(OPEN_GAP), stage_rounding(s)), s->point.violation);
+  const mask first = lane_and(lane_and(ready, lanes->violation_first), any);
   lanes->violation_first = lane_and(lanes->violation_first, lane_not(ready));
   return first;
 }
@@ -230,7 +239,7 @@ INLINE mask violation_first(barrier_state *s, mask ready) {
 INLINE mask enter_restoration(barrier_state *s, mask stuck) {
   barrier_progress *lanes = &s->lanes;
   const mask may = lane_and(lane_not(lanes->restoring), lane_more(ALL_COUNTS(MOST_RESTORATIONS), lanes->restorations));
-  const mask enters = lane_and(lane_and(stuck, may), lane_lt(ALL(OPEN_GAP), s->point.gap));
+  const mask enters = lane_and(lane_and(stuck, may), is_open(s));
   add_to_filter(lanes, enters, s->point.gap, merit(s, &s->point));
   lanes->restoring = lane_or(lanes->restoring, enters);
   lanes->restorations -= enters;
@@ -246,19 +255,25 @@ INLINE mask enter_restoration(barrier_state *s, mask stuck) {
   adopt_candidates(s, enters);
 #if SOFT_ROWS
   lanes->violation_at_entry = lane_select(enters, s->point.gap, lanes->violation_at_entry);
-  end_restoration(s, lane_and(enters, lane_le(s->point.gap, ALL(OPEN_GAP))));
+  end_restoration(s, lane_and(enters, lane_not(is_open(s))));
 #endif
   return enters;
 }
 
 /* Where the slacks forbid all but a tiny step, the rows' linearisation asks for what cannot be had, and their multipliers
- * would run away: a larger delta then weighs them against the cost, as an augmented Lagrangian does, until steps are long. */
+ * would run away: a larger delta then weighs them against the cost, as an augmented Lagrangian does, until steps are long. Its
+ * method of multipliers comes nearer by a constant factor a pass: where that is seen of full steps, a smaller one. */
 INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   barrier_progress *lanes = &s->lanes;
   const mask tiny = lane_and(ready, lane_lt(s->longest, ALL(TINY_STEP)));
   const mask large = lane_and(regular, lane_lt(ALL(LARGE_STEP), s->length));
+  const mask full = lane_and(regular, lane_and(lane_le(ALL(1), s->length), lane_le(s->step_size, ALL(NEAR_STEP))));
+  const mask slow = lane_and(lane_lt(SLOW_FALL * lanes->moved, s->step_size), lane_lt(ALL(LEAST_STEP), s->step_size));
+  const mask crawls = lane_and(lane_and(full, slow), lane_lt(ALL(0), lanes->moved));
   const real now = lanes->looseness, looser = lane_min(lane_max(R(100) * now, ALL(FIRST_LOOSENESS)), ALL(MOST_LOOSENESS));
-  lanes->looseness = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, ALL(1)), now));
+  const real least = lane_select(crawls, ALL(LEAST_LOOSENESS), lane_min(now, ALL(1)));
+  const real back = lane_select(regular, now, lane_max(now, ALL(1)));
+  lanes->looseness = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, least), back));
 }
 
 /* What a restoration's step promises of the squares of what the rows lack: a share of them. */
@@ -328,11 +343,12 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   barrier_errors e = errors_of(s);
   if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
   barrier_step(s);
+  const mask quiet = note_settled(s, lane_and(ready, lane_not(restored)), &e, (scalar)a->tolerance);
   const mask timid = CONSTRAINED ? is_timid(s, restored) : lane_none();
   if (CONSTRAINED) note_least_violation(s, restored);
   mask enters;
   const mask first = CONSTRAINED ? violation_first(s, ready) : lane_none();
-  mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))));
+  mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))), quiet);
 #if CONSTRAINED
   if (lane_any(restored)) stepped = lane_or(stepped, search_restoration(s, restored));
 #endif
@@ -345,7 +361,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   lanes->adjoint = lane_or(lanes->adjoint, rolled);
   if (CONSTRAINED) note_unrestorable(s);
   remember_shift(s, stepped, rolled, restored);
-  note_failures(s, failed, moved, timid);
+  note_failures(s, failed, moved, timid, quiet);
   lanes->iterations -= ready;
   if (CONSTRAINED) {
     lanes->restoring_failures = lane_and(lanes->restoring_failures - lane_and(failed, restored), lane_not(moved));
@@ -357,7 +373,8 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   e.gap = s->point.largest_gap;
   e.least_product = products.least / lanes->cost_unit;
   e.largest_product = products.largest / lanes->cost_unit;
-  lower_barrier(s, regular, &e, R(0.1) * dual_tolerance(s, (scalar)a->tolerance));
+  const mask may_lower = lane_or(regular, lane_and(failed, quiet));
+  lower_barrier(s, may_lower, &e, LEAST_BARRIER * dual_tolerance(s, (scalar)a->tolerance));
 }
 
 #endif

@@ -9,7 +9,10 @@
 #define LEAST_SHIFT_UNIT 1e-10
 #define VIOLATED R(1e-4)    /* less than that is never called infeasible */
 #define VIOLATED_DIGITS 1e5 /* nor less than so many roundings of the largest state */
-enum { STALE = 12 }; /* passes without progress */
+#define LEAST_BARRIER R(0.1) /* share of what the dual part has to come down to */
+#define LEAST_STEP R(100 * SCALAR_EPSILON) /* share of a control's unit: less is none, whatever the tolerance */
+enum { STALE = 12 };  /* passes without progress */
+enum { SETTLED = 3 }; /* passes of a settled iterate until nothing better is expected */
 
 /* Errors of the first-order conditions, in units of cost; those of multipliers are divided by the multipliers' mean
  * size where it is above 100 (Waechter and Biegler 2006, equations (5) and (6)). */
@@ -78,19 +81,56 @@ INLINE void note_progress(barrier_state *s, mask where, const barrier_errors *e)
   forget_best(lanes, flips);
 }
 
-/* Lowers the barrier parameter while the barrier problem is solved to ten times it (same paper, equation (7)). */
+/* Whether the barrier parameter is as low as it is to become, up to what a cost that still falls changes of that. */
+INLINE mask is_lowest(real barrier, real least) { return lane_le(barrier, R(2) * least); }
+
+/* Lowers the barrier parameter while the barrier problem is solved to ten times it (same paper, equation (7)), or to
+ * rounding. */
 OUTLINED void lower_barrier(barrier_state *s, mask where, const barrier_errors *e, real least) {
   const real before = s->lanes.barrier;
+  const mask settled = lane_and(lane_more(s->lanes.settled, ALL_COUNTS(0)), lane_not(is_lowest(before, least)));
   for (int i = 0; i < 4; i++) {
     const real mu = s->lanes.barrier;
     const real error = lane_max(lane_max(e->dual, e->gap), product_error(e, mu));
-    const mask solved = lane_and(where, lane_le(error, R(10) * mu));
+    const mask solved = lane_and(where, lane_or(lane_le(error, R(10) * mu), i == 0 ? settled : lane_none()));
     const real lower = lane_max(least, lane_min(R(0.2) * mu, mu * lane_sqrt(mu)));
     s->lanes.barrier = lane_select(solved, lower, mu);
   }
   const mask lowered = lane_lt(s->lanes.barrier, before);
   empty_filter(&s->lanes, lowered);
   forget_best(&s->lanes, lowered);
+  const mask moved = lane_lt(s->lanes.barrier, R(0.5) * before);
+  s->lanes.settled = lane_and(s->lanes.settled, lane_not(moved));
+  s->lanes.best_product = lane_select(moved, ALL(INFINITY), s->lanes.best_product);
+}
+
+/* A gap of a stage below this is rounding. */
+INLINE real stage_rounding(const barrier_state *s) {
+  return R(16) * gap_rounding(s, &s->point) / ALL(s->horizon);
+}
+
+/* What there is to restore: gaps that are neither little nor rounding. */
+INLINE mask is_open(const barrier_state *s) {
+  return lane_lt(lane_max(ALL(OPEN_GAP), gap_rounding(s, &s->point)), s->point.gap);
+}
+
+/* Whether a lane's step is that of a solution: small in units of the controls, promising no more of the barrier function
+ * than rounding, and leaving no gaps but rounding. Counts the passes in a row in which it was so with all second derivatives
+ * and no shift, and what the products lack did not fall: what the first-order conditions lack then is what rounding of
+ * costates, states and multipliers makes of them, and no step will take it away. */
+INLINE mask note_settled(barrier_state *s, mask ready, const barrier_errors *e, scalar tolerance) {
+  barrier_progress *lanes = &s->lanes;
+  const mask small = lane_le(s->step_size, ALL(tolerance > LEAST_STEP ? tolerance : LEAST_STEP));
+  const mask worthless = lane_le(lane_abs(s->slope), merit_rounding(s, &s->point));
+  const mask quiet = lane_and(lane_and(ready, small), lane_and(worthless, lane_le(e->gap, stage_rounding(s))));
+  const mask plain = lane_and(lane_eq(lanes->shift, ALL(0)), lane_eq(lanes->second_order, ALL(1)));
+  const real product = product_error(e, ALL(0));
+  const mask falls = lane_lt(product, R(0.75) * lanes->best_product);
+  const mask stays = lane_or(lane_le(product, dual_tolerance(s, tolerance)), lane_not(falls));
+  const mask settles = lane_and(lane_and(quiet, plain), stays);
+  lanes->best_product = lane_select(ready, lane_min(product, lanes->best_product), lanes->best_product);
+  lanes->settled = lane_and(lanes->settled - settles, settles);
+  return quiet;
 }
 
 /* A violation beyond this is one. */

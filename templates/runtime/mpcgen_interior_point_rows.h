@@ -18,12 +18,14 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define VIOLATION_WEIGHT R(1e9)   /* in restoration, of a violation of one in units of the cost, which then hardly counts */
 #define FIRST_LOOSENESS R(1e4)    /* of delta, where the linearised rows ask for too much */
 #define MOST_LOOSENESS R(1e8)
+#define LEAST_LOOSENESS R(1)
 #else
-#define INEQUALITY_DELTA R(1e-5)
+#define INEQUALITY_DELTA R(1e-7)
 #define EQUALITY_DELTA R(1e-5)
 #define VIOLATION_WEIGHT R(1e3)
 #define FIRST_LOOSENESS R(1e1)
 #define MOST_LOOSENESS R(1e4)
+#define LEAST_LOOSENESS R(0.1)    /* where steps shrink slowly for it */
 #endif
 
 /* A row's bounds at a stage. Of a side that is off the bound means nothing, and `equal` only something where they meet. */

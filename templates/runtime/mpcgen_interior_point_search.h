@@ -273,8 +273,9 @@ INLINE mask judge_candidates(const barrier_state *s, const measure *m, mask *kee
   return lane_and(regular, finite);
 }
 
-/* Takes the longest step that the filter admits, of those that the slacks allow; returns the lanes that took one. */
-FUNCTION mask search_lengths(barrier_state *s, mask pending) {
+/* Takes the longest step that the filter admits, of those that the slacks allow; returns the lanes that took one. Those that
+ * are `quiet` (see note_settled) take the longest: rounding alone would judge it. */
+FUNCTION mask search_lengths(barrier_state *s, mask pending, mask quiet) {
   const mask all = pending;
   const measure m = measure_of(s);
   s->moves = pending;
@@ -282,7 +283,8 @@ FUNCTION mask search_lengths(barrier_state *s, mask pending) {
   for (int halving = 0; halving < HALVINGS && lane_any(pending); halving++) {
     mask keep;
     evaluate_step(s);
-    const mask good = lane_and(pending, judge_candidates(s, &m, &keep));
+    const mask admitted = judge_candidates(s, &m, &keep), sound = lane_and(quiet, lane_finite(s->candidate.gap));
+    const mask good = lane_and(pending, lane_or(admitted, sound));
     add_to_filter(&s->lanes, lane_and(good, keep), m.gap, m.merit);
     pending = lane_and(pending, lane_not(good));
     if (halving == 0 && !lane_any(pending))

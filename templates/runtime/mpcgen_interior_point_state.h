@@ -33,6 +33,7 @@ typedef struct {
   counts iterations;   /* steps of the attempt and of those before it */
   counts attempt, attempt_end;  /* how often it began; the iteration at which it begins anew */
   counts failures;     /* steps in a row that no length made acceptable */
+  counts settled;      /* passes in a row whose step was that of a solution: see note_settled */
   counts filter_count;
   real barrier;        /* mu */
   real cost_unit;      /* what the cost is divided by */
@@ -42,7 +43,8 @@ typedef struct {
   real looseness;      /* of rows: a factor of their regularisation */
   real most_gap;       /* no step leads beyond */
   real little_gap;     /* above it, steps are judged by the gaps too */
-  real best_gap, best_error; /* since the last change of the barrier or of shift_first */
+  real best_gap, best_error; /* since the last change of the barrier or of shift_first, */
+  real best_product;         /* and the least of what the products lack */
   counts crawls;       /* passes of a restoration since the squares of what rows lack have halved */
   real squares_before; /* those then */
   counts stale;        /* passes in which neither has fallen */

@@ -1,7 +1,7 @@
 /* A closed loop of an exported controller with its own model and a small disturbance, STEPS steps from each of START_STATES;
  * each step is a line of hexadecimal numbers, status, passes, ticks of a clock (0 where there is none) and the bits of the
- * controls. NAME: what the controller's
- * names begin with. TOLERANCE: of its solves; DISTURBANCE: the most that is added to a state. */
+ * controls. NAME: what the controller's names begin with. DISTURBANCE: the most that is added to a state. EACH_STEP: an
+ * expression, evaluated before each solve. */
 #include <stdint.h>
 #include <string.h>
 
@@ -35,8 +35,8 @@ static void run(const float *start) {
   uint32_t seed = 1;
   memcpy(x, start, sizeof x);
   OF(_init)(&controller);
-  controller.tolerance = TOLERANCE;
   for (int step = 0; step < STEPS; step++) {
+    EACH_STEP;
     start_clock();
     const int status = OF(_solve)(&controller, x);
     const uint32_t ticks = clock_ticks();
