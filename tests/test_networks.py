@@ -1,5 +1,8 @@
 """Networks in dynamics: loops over their layers have the values and derivatives of what is written out."""
 
+import shutil
+import subprocess
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from torch_models import Joined, problem_of
 import mpcgen
 from examples import learned_model, lstm
 from mpcgen.compiler import Compilation
+from mpcgen.export import export
 from mpcgen.ir.model import ACTIVATIONS
 from mpcgen.problem.lowering import lower_spec
 
@@ -115,6 +119,27 @@ def test_a_horizon_with_more_points_than_are_kept(deep):
     many = mpc(start.repeat(9, 1), u_init=controls, **weights)
     assert bool(many.converged.all())
     torch.testing.assert_close(many.x, one.x.expand(9, -1, -1), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("compiler", "dtype"), [("gcc", "float32"), ("clang", "float64")])
+def test_exported_networks_are_strict_c(compiler, dtype, deep, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} not installed")
+    out = export(deep[1], tmp_path, dtype=dtype, gradient=True)
+    command = [
+        compiler,
+        "-std=c99",
+        "-pedantic",
+        "-Wall",
+        "-Wextra",
+        "-Wconversion",
+        "-Wdouble-promotion",
+        "-Werror",
+    ]
+    done = subprocess.run(
+        [*command, "-c", out.source, "-o", tmp_path / "strict.o"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # torch imports its own deprecated parts when it differentiates forwards.

@@ -26,6 +26,8 @@ _BITS = {"float64": 64, "float32": 32}
 _TOLERANCES = {"float64": 1e-8, "float32": 1e-4}
 _BEARABLE = 1e-3
 """A violation that the use shown in a header allows: plants are not known to more digits as a rule."""
+MOST_LISTED = 16
+"""Entries of a parameter up to which its defaults are set one by one, where all are the same."""
 MAX_ITERATIONS = 200
 """Passes of a solve, by default; as of the torch module."""
 UNKNOWN_WORKSPACE = 1 << 20
@@ -263,11 +265,15 @@ def _defaults(parameter: Parameter, member: str, options: ExportOptions) -> Iter
     """C statements that set a parameter."""
     values = parameter.default or (nan,) * parameter.size
     at = f"controller->parameters.{member}"
-    places = [""]
-    for size in parameter.shape:
-        places = [f"{place}[{index}]" for place in places for index in range(size)]
     stage = "[t]" if parameter.per_stage else ""
     loop = f"for (int t = 0; t < {parameter.stages(options.horizon)}; t++) " if parameter.per_stage else ""
+    places = [""]
+    if parameter.size > MOST_LISTED and len(set(map(repr, values))) == 1:
+        loop += "".join(f"for (int i{k} = 0; i{k} < {n}; i{k}++) " for k, n in enumerate(parameter.shape))
+        places, values = ["".join(f"[i{k}]" for k in range(len(parameter.shape)))], values[:1]
+    else:
+        for size in parameter.shape:
+            places = [f"{place}[{index}]" for place in places for index in range(size)]
     for place, value in zip(places, values, strict=True):
         if value != 0:
             yield f"{loop}{at}{stage}{place} = {literal(value, options.dtype)};"
@@ -275,11 +281,12 @@ def _defaults(parameter: Parameter, member: str, options: ExportOptions) -> Iter
 
 def literal(value: float, dtype: str) -> str:
     """A number as a C constant of a precision, to the bit."""
+    double = "(double)" if dtype == "float64" else ""  # the macros are floats
     if value != value:
-        return "NAN"
+        return f"{double}NAN"
     rounded = float(value) if dtype == "float64" else struct.unpack("f", struct.pack("f", value))[0]
     if abs(rounded) == inf:
-        return "INFINITY" if value > 0 else "-INFINITY"
+        return f"{double}INFINITY" if value > 0 else f"-{double}INFINITY"
     if dtype == "float64":
         return repr(rounded)
     text = f"{rounded:.9g}"

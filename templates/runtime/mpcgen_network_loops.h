@@ -73,12 +73,17 @@ FUNCTION void pull_layer(const network_layer *layer, stored_reals theta, const r
 }
 
 /* The same with weights that are none of the network's, but what moves them. */
+#if KEEPS_NETWORK
 FUNCTION void apply_change(const network_layer *layer, stored_reals d_theta, const real *x, real *y) {
   apply_all(layer, d_theta, 0, 1, x, y);
 }
 FUNCTION void pull_change(const network_layer *layer, stored_reals d_theta, const real *y, real *back) {
   pull_all(layer, d_theta, 0, y, back);
 }
+#else
+#define apply_change(layer, d_theta, x, y) apply_layer(layer, d_theta, 1, x, y)
+#define pull_change pull_layer
+#endif
 
 /* Rows i to i + rows of W diag(scale) G, columns j to j + count; without `scale`, of W G. */
 ALWAYS_INLINE void multiply_piece(const network_layer *layer, stored_reals theta, int shares, const real *scale,
@@ -159,7 +164,7 @@ FUNCTION const network_point *network_at(const real *p, stored_reals theta, netw
     memory->at = found;
     return &points[found];
   }
-  memory->at = kept_point(memory, 1);
+  memory->at = memory->at + 1 < memory->room ? memory->at + 1 : 0; /* before any problem is loaded, there is no room */
   if (memory->at >= memory->kept) memory->kept = memory->at + 1;
   network_point *const at = &points[memory->at];
 #else

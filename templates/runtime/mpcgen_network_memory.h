@@ -18,8 +18,8 @@ typedef struct {
 #if MPCGEN_CUDA || defined(HORIZON)
 #define KEEPS_NETWORK 0
 #define NETWORK_REALS(n) 0
-#define shares_weights(theta) 0
-#define weight_at(theta, i, shares) ((theta)[i])
+#define shares_weights(theta) ((void)(theta), 0)
+#define weight_at(theta, i, shares) ((void)(shares), (theta)[i])
 #else
 #define KEEPS_NETWORK 1
 
