@@ -226,6 +226,8 @@ def on_the_host(exported, tmp_path_factory):
 
 INSTRUCTIONS_PER_TICK = 40
 """The boards' clock has 25 MHz, and with -icount shift=0 an instruction takes a nanosecond."""
+INSTRUCTIONS_PER_OPERATION = 8
+"""What docs/export.md says an operation takes at most, of those that the bounds of all loops allow."""
 INSTRUCTIONS_PER_PASS = {"pendulum": 16_000, "cartpole": 29_000, "hover": 230_000, "obstacle": 660_000}
 """What docs/export.md says a pass takes at most, of as many as a solve says and two more."""
 
@@ -244,6 +246,8 @@ def test_closed_loops_on_a_cortex(name, board, exported, on_the_host, tmp_path):
     instructions = ends[:, 2] * INSTRUCTIONS_PER_TICK
     assert (instructions > 0).all()
     assert (instructions <= INSTRUCTIONS_PER_PASS[name] * (ends[:, 1] + 2)).all()
+    most = [exported(name).most_operations(int(passes)) for passes in ends[:, 1]]
+    assert (instructions <= INSTRUCTIONS_PER_OPERATION * np.array(most)).all()
 
 
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64"])

@@ -114,15 +114,15 @@ def _solve_lines(exported: Exported, problems: Problems, values: dict[str, Any],
     _, _, statuses, passes = solve_exported(exported, starts, values)
     ended = {str(Status(code).name): int((statuses == code).sum()) for code in np.unique(statuses)}
     limit = exported.options.max_iterations
-    most = limit * exported.operations
     kind = (
         "random states"
         if problems.own_states
         else "states from N(0, 1), SPEC having no initial_states(count, seed)"
     )
     return [
-        f"about {exported.operations} operations a pass over N = {exported.options.horizon}; at most {most} a solve, "
-        f"of max_iterations = {limit} passes",
+        f"about {exported.operations} operations a pass of the stage functions over N = {exported.options.horizon}; "
+        f"at most {exported.most_operations(limit)} a solve, by the bounds of all loops, of max_iterations = {limit} "
+        "passes",
         f"over {len(starts)} {kind}: {', '.join(f'{count} {name}' for name, count in ended.items())}",
         f"passes: {passes.mean():.1f} in the mean, {np.percentile(passes, 99):.0f} for 99 %, {passes.max()} at most",
         *_hints(ended, exported.options.dtype, problems.own_states),

@@ -47,6 +47,16 @@ def strict_flags(compiler: Compiler) -> tuple[str, ...]:
     return STRICT_FLAGS if compiler.is_clang else (*STRICT_FLAGS, *GCC_FLAGS)
 
 
+SWEEPS_A_PASS = {"ddp": 1, "interior_point": 42}
+"""Most backward sweeps of a pass, by method, each with at most one evaluation of the horizon beside it.
+
+Box-DDP's passes are a rollout and a sweep. The interior point sweeps again where a Hessian is refused: once without
+second derivatives, and with shifts that grow eightfold from 1e-17 at least to 1e18 at most, which are 39; and once more
+to certify a solution. It evaluates 13 lengths of a step, and 15 rollouts in a restoration.
+"""
+PASSES_BESIDE = {"ddp": 2, "interior_point": 10}
+"""Passes that a solve does not count: to begin and to certify; to begin each of the interior point's attempts."""
+
 _LICENSE = """The files of this folder were written by mpcgen and are yours. Those whose names begin with
 mpcgen_ are part of it, and come under its licence:
 
@@ -68,6 +78,14 @@ class Exported:
     operations: int
     controls: int
     members: dict[str, str]
+
+    def most_operations(self, passes: int) -> int:
+        """Operations of the stage functions, at most, in a solve that counts so many passes.
+
+        Derived from the bounds of the solver's loops. Linear algebra between the stage functions is not in it.
+        """
+        method = self.options.method
+        return SWEEPS_A_PASS[method] * (passes + PASSES_BESIDE[method]) * self.operations
 
     @property
     def source(self) -> Path:
