@@ -2,7 +2,8 @@
 
 The protocol of DiffMPC: 64 random linear-quadratic problems, 8 states, 4 controls, 40 stages, 50 steps, free and with
 |u| <= 1, forward alone and with the gradient of what states and controls add up to. The loop in Python solves from the
-last solution, and takes the next state from it. They take turns; CPU milliseconds of one thread.
+last solution, and takes the next state from it. They take turns; CPU milliseconds of one thread, or with `--threads` of
+more by the wall, which takes a machine where nobody else works.
 """
 
 from __future__ import annotations
@@ -44,14 +45,21 @@ def in_one_call(mpc: Any, x0: Tensor, values: dict[str, Tensor]) -> tuple[Tensor
 Loop = Callable[[Any, Tensor, dict[str, Tensor]], tuple[Tensor, Tensor]]
 
 
-def milliseconds(loop: Loop, mpc: Any, x0: Tensor, values: dict[str, Tensor], backward: bool) -> float:
+def milliseconds(
+    loop: Loop,
+    mpc: Any,
+    x0: Tensor,
+    values: dict[str, Tensor],
+    backward: bool,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
     """What one run takes, with backward or without."""
     start = x0.clone().requires_grad_(backward)
-    begin = time.process_time()
+    begin = clock()
     x, u = loop(mpc, start, values)
     if backward:
         ((x**2).sum() + (u**2).sum()).backward()
-    return 1e3 * (time.process_time() - begin)
+    return 1e3 * (clock() - begin)
 
 
 def main() -> None:
@@ -61,12 +69,15 @@ def main() -> None:
         description="Closed loops beside the same loop in Python.",
     )
     parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
     given = parser.parse_args()
     dtype = getattr(torch, given.dtype)
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
+    clock = time.process_time if given.threads == 1 else time.perf_counter
     print(
-        f"{machine_name()}, {load_average()}; one thread; {given.dtype}; {PROBLEMS} problems, {STEPS} steps"
+        f"{machine_name()}, {load_average()}; threads {given.threads}; {given.dtype}; {PROBLEMS} problems, "
+        f"{STEPS} steps; medians (least)"
     )
     for name, bound in (("free", None), ("|u| <= 1", 1.0)):
         problem = linear_quadratic(8, 4, 40, bound=bound)
@@ -75,17 +86,17 @@ def main() -> None:
         for backward in (False, True):
             turns = [
                 [
-                    milliseconds(loop, mpc, drawn.x0, drawn.parameters, backward)
+                    milliseconds(loop, mpc, drawn.x0, drawn.parameters, backward, clock)
                     for loop in (in_python, in_one_call)
                 ]
                 for _ in range(given.turns + 1)
             ][1:]
-            python, ours = (statistics.median(times) for times in zip(*turns, strict=True))
+            python, ours = (
+                f"{statistics.median(times):7.1f} ({min(times):.1f})" for times in zip(*turns, strict=True)
+            )
             ratio = statistics.median(b / a for a, b in turns)
             what = "with backward" if backward else "forward"
-            print(
-                f"{name:<9} {what:<14} in Python {python:7.1f} ms, in one call {ours:7.1f} ms, ratio {ratio:.2f}"
-            )
+            print(f"{name:<9} {what:<14} in Python {python} ms, in one call {ours} ms, ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

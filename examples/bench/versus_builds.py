@@ -41,10 +41,17 @@ print(json.dumps([[b - a for a, b in zip(imported, at)] for at in (solved, learn
 """
 
 
-def measure(root: Path, name: str) -> list[tuple[float, float]]:
-    """Seconds by the wall and of CPU up to each of `STEPS`, torch's import aside."""
+def measure(root: Path, name: str, bytecode: Path) -> list[tuple[float, float]]:
+    """Seconds by the wall and of CPU up to each of `STEPS`, torch's import aside.
+
+    bytecode: where Python keeps compiled modules, as installing does, which else would be compiled in each process.
+    """
     with tempfile.TemporaryDirectory() as cache:
-        surroundings = environment(root) | {"MPCGEN_CACHE_DIR": cache}
+        surroundings = environment(root) | {
+            "MPCGEN_CACHE_DIR": cache,
+            "PYTHONPYCACHEPREFIX": str(bytecode),
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
         command = [sys.executable, "-c", SCRIPT, str(root / "examples" / f"{name}.py")]
         times: list[tuple[float, float]] = []
         for _ in range(2):
@@ -68,7 +75,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, checkout(given.revision, Path(temporary)) as before:
         print(f"{machine_name()}, {load_average()}; medians; seconds by the wall (of CPU)")
         for problem in given.problem or PROBLEMS:
-            turns = [(measure(ROOT, problem), measure(before, problem)) for _ in range(given.turns)]
+            bytecode = Path(temporary) / "bytecode"
+            turns = [
+                [measure(root, problem, bytecode) for root in (ROOT, before)] for _ in range(given.turns)
+            ]
             for step, name in enumerate(STEPS):
                 (now, now_cpu), (then, then_cpu) = (
                     [statistics.median(turn[side][step][clock] for turn in turns) for clock in (0, 1)]
