@@ -8,7 +8,7 @@ steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -83,7 +83,10 @@ class Solves(Protocol):
 
 @dataclass(frozen=True)
 class Loop:
-    """A closed loop to be run; ``parameters`` and ``plant_parameters`` are by name, some of them `PerStep`."""
+    """A closed loop to be run; ``parameters`` and ``plant_parameters`` are by name, some of them `PerStep`.
+
+    calls: what its first steps ask, of each step if anything differs between them, as the check of x0 alone found it.
+    """
 
     mpc: Solves
     functions: ProblemFunctions
@@ -94,6 +97,7 @@ class Loop:
     disturbance: Tensor | None
     u_init: Tensor | None
     horizon: int | None
+    calls: Sequence[Call] = ()
 
     def run(self, x0: Tensor) -> ClosedLoop:
         """All steps from ``x0``; its leading dimensions are those of the whole loop."""
@@ -101,7 +105,7 @@ class Loop:
             tensors = (x0, self.disturbance, self.u_init, *map(_value, self.parameters.values()))
             if is_compiled(self.mpc.controller, self.mpc.quiet, list(tensors)):
                 by_step = [name for name, value in self.parameters.items() if isinstance(value, PerStep)]
-                calls = self._calls(x0, self.steps if by_step else 1)
+                calls = self._calls_of(x0)
                 if are_alike(calls):
                     mpc = self.mpc
                     found = run_compiled(
@@ -118,12 +122,18 @@ class Loop:
         room = mpc.quiet.smooth == "solve"
         return describe_input(mpc.controller, call.x0, start.named, call.parameters, problem, need_room=room)
 
-    def _calls(self, x0: Tensor, count: int) -> list[Call]:
-        """What the first steps ask, each of the first state."""
+    def _calls_of(self, x0: Tensor) -> Sequence[Call]:
+        """What the first steps ask, each of the first state ``x0``, which has the loop's leading dimensions."""
+        if all(call.batch_shape == x0.shape[:-1] for call in self.calls):
+            return self.calls
+        return list(self.ask(x0))
+
+    def ask(self, x0: Tensor) -> Iterator[Call]:
+        """Check what the first steps ask of ``x0``: that of each step if anything differs between them."""
         controller, start = self.mpc.controller, self.mpc.make_start(self.u_init, None)
-        return [
-            make_call(controller, x0, start, self.horizon, _at_step(self.parameters, t)) for t in range(count)
-        ]
+        differs = any(isinstance(value, PerStep) for value in self.parameters.values())
+        for t in range(self.steps if differs else 1):
+            yield make_call(controller, x0, start, self.horizon, _at_step(self.parameters, t))
 
     def _run_by_steps(self, x0: Tensor) -> ClosedLoop:
         """One step after the other."""
@@ -188,6 +198,7 @@ def make_loop(
     loop = Loop(
         mpc, functions, count, plant, parameters, plant_parameters or {}, disturbance, u_init, horizon
     )
+    loop = replace(loop, calls=list(loop.ask(x0)))
     leading = list(_leading(loop, x0))
     try:
         shape = torch.broadcast_shapes(*leading)
@@ -239,9 +250,7 @@ def _check_plant(controller: Controller, plant: Any, given: Mapping[str, Any] | 
 def _leading(loop: Loop, x0: Tensor) -> Iterator[torch.Size]:
     """Leading dimensions of all that has any; raises ShapeError and its kin where a shape is not as it should be."""
     controller = loop.mpc.controller
-    start = loop.mpc.make_start(loop.u_init, None)
-    for t in range(loop.steps if any(isinstance(v, PerStep) for v in loop.parameters.values()) else 1):
-        yield make_call(controller, x0, start, loop.horizon, _at_step(loop.parameters, t)).batch_shape
+    yield from (call.batch_shape for call in loop.calls)
     if isinstance(loop.plant, ProblemFunctions):
         plant = loop.plant.controller
         for p in plant.parameters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,7 @@ def is_compiled(controller: Controller, options: Options, tensors: list[Any]) ->
     ) and all(type(t) in PLAIN and t.is_cpu for t in tensors if isinstance(t, Tensor))
 
 
-def are_alike(calls: list[Call]) -> bool:
+def are_alike(calls: Sequence[Call]) -> bool:
     """Whether each parameter has the same shape at all steps, but for the batch: a value a stage, or one for all."""
     shapes = [[value.shape[1:] for value in call.parameters] for call in calls]
     return all(of_step == shapes[0] for of_step in shapes)
@@ -45,7 +46,7 @@ def are_alike(calls: list[Call]) -> bool:
 def run_compiled(
     controller: Controller,
     options: Options,
-    calls: list[Call],
+    calls: Sequence[Call],
     by_step: list[str],
     steps: int,
     disturbance: Tensor | None,
