@@ -167,11 +167,17 @@ def test_matrices_that_a_linear_quadratic_sweep_keeps_are_those_of_the_problem(s
     }
     changing = own | {"F": mpcgen.PerStep(torch.stack([own["F"] * (1 + 0.02 * t) for t in range(STEPS)]))}
     whole, loop = mpc(drawn.x0, **own), mpc.closed_loop(drawn.x0, STEPS, **own)
+    concave = torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0, -5.0], dtype=F64))
+    shifted = mpc(drawn.x0, **(own | {"C": concave}))
+    assert (shifted.u[:, -1, 1].abs() == 0.5).all() and shifted.converged.all()
     for i in (0, 7, 20):
         alone = own | {"F": own["F"][[i, i]]}
         sol, alone_loop = mpc(drawn.x0[[i, i]], **alone), mpc.closed_loop(drawn.x0[[i, i]], STEPS, **alone)
         assert is_same(sol.u[0], whole.u[i]) and is_same(sol.gains[0], whole.gains[i])
         assert is_same(alone_loop.x[0], loop.x[i])
+        # and where lanes shift Quu, whose factors are not kept
+        sol = mpc(drawn.x0[[i, i]], **(alone | {"C": concave}))
+        assert is_same(sol.u[0], shifted.u[i]) and is_same(sol.gains[0], shifted.gains[i])
     differing = own | {"F": mpcgen.PerStep([F, F.expand(8, 3, 5), own["F"], 0.9 * F, own["F"]])}
     for given in (changing, differing):
         assert is_same(
