@@ -13,6 +13,8 @@ import torch
 from controllers import compiled
 
 import mpcgen
+from examples import cstr
+from mpcgen.baseline import Baseline
 from mpcgen.baseline.functions import Functions
 from mpcgen.baseline.translate import discretise
 from mpcgen.compiler import Compilation, inspect
@@ -212,6 +214,18 @@ def test_controllers_of_an_oscillator_converge_from_everywhere():
     """With steps that are not long for its unstable mode, on the repelling branch."""
     mpc = compiled(stiff("van_der_pol", substeps=8)).MPC(on_unconverged="ignore")
     assert mpc(uniform((-3, 3), (-3, 3))).converged.double().mean() >= 0.99
+
+
+def test_reactors_that_ignite_within_a_step_are_solved_as_by_ipopt():
+    """From there, Newton's method does not solve the equations of the first step."""
+    spec = cstr.problem.spec()
+    x0 = torch.tensor([[0.44037715, 375.45904937], [0.62021345, 379.50965052]], dtype=torch.float64)
+    u = torch.full((20, 1), 280.0, dtype=torch.float64)
+    sol = compiled(spec).MPC(on_unconverged="raise")(x0, u_init=u)
+    peer = Baseline(spec).solve_batch(x0.numpy(), u_init=u.numpy())
+    assert peer.success.all()
+    np.testing.assert_allclose(sol.cost, peer.cost, rtol=1e-8)
+    np.testing.assert_allclose(sol.x, peer.x, rtol=1e-6, atol=1e-6)
 
 
 def test_an_explicit_integrator_of_a_stiff_model_diverges_and_radau_is_named():

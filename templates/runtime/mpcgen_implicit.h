@@ -17,21 +17,9 @@
 
 enum { STEP_TRACE = NMOVING + NUNKNOWNS };
 
-INLINE real final_share(int i) { return ALL(FINAL[i]); }
-
 /* Fills what a trace has besides the state that the step starts from. */
 INLINE void complete_trace(real *trace, const real *held, stored_reals theta, stored_reals theta_t) {
-  solve_newton(trace, held, theta, theta_t, trace + NMOVING);
-}
-
-/* START `first` + sum of FINAL[i] of the stages' values, for `width` numbers of each state. */
-INLINE void last_of(const real *first, const real *stages, int width, real *result) {
-  const int count = NMOVING * width;
-  for (int j = 0; j < count; j++) {
-    real sum = ALL(START) * first[j];
-    for (int i = 0; i < NSLOPES; i++) sum += final_share(i) * stages[i * count + j];
-    result[j] = sum;
-  }
+  solve_stage_equations(trace, held, theta, theta_t, trace + NMOVING);
 }
 
 INLINE void step_values(real *trace, const real *held, stored_reals theta, stored_reals theta_t, real *next,
@@ -64,7 +52,7 @@ FUNCTION void linearise_stages(const real *trace, const real *held, stored_reals
     rate_slopes(trace + (i + 1) * NMOVING, held, theta, theta_t, &share, nothing, s->A + i * NMOVING * NBOTH,
                 s->cost_slopes + i * NBOTH);
   }
-  assemble_stages(s->A, NBOTH, s->factors.matrix);
+  assemble_stages(s->A, NBOTH, ALL(1), s->factors.matrix);
   factor_stages(&s->factors);
 }
 

@@ -128,6 +128,7 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   int good = s->shared_finite;
   good &= load_row(s->path, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
   good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
+  set_by_parts(s->theta, k, 0);
   team_meet();
   good &= bounds_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
 #if CONSTRAINED
@@ -188,6 +189,8 @@ OUTLINED void start_trajectories(barrier_state *s) {
   real size = ALL(1);
   EACH(i, NX) size = lane_max(lane_abs(s->path[i]), size);
   evaluate_rollout(s, ALL(0), ALL(0), begins, lane_none(), s->lanes.given);
+  if (begin_by_parts(s->theta, begins, s->candidate.cost))
+    evaluate_rollout(s, ALL(0), ALL(0), begins, lane_none(), s->lanes.given);
   const mask near = lane_or(lane_le(s->candidate.largest_state, R(100) * size), s->lanes.given);
   mask held = lane_not(lane_and(lane_finite(s->candidate.cost), near));
   for (int i = 0; i < s->horizon * PAIR + NX; i++) held = lane_or(held, lane_not(lane_finite(s->new_path[i])));

@@ -16,7 +16,7 @@
 #ifndef KEEPS_NETWORK
 #define KEEPS_NETWORK 0
 #endif
-#define THETA_REALS(n) (NTHETA + NPREPARED + NETWORK_REALS(n)) /* of theta in workspaces */
+#define THETA_REALS(n) (NTHETA + NPREPARED + IMPLICIT + NETWORK_REALS(n)) /* of theta in workspaces */
 
 /* Rows of theta_stage for a call. */
 COUNT int parameter_rows(int horizon, int constant) { return constant ? 1 : horizon + 1; }
@@ -95,6 +95,10 @@ FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int horizon,
   return good;
 }
 
+INLINE void set_by_parts(reals theta, int lane, int by_parts) {
+  TEAM_LEADER if (IMPLICIT) lane_set(theta + BY_PARTS, lane, (scalar)by_parts);
+}
+
 /* Loads the parameters that `problem` has of its own into a lane, and computes what follows from all of them; says
  * whether all were finite. */
 FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t problem, int rows,
@@ -115,7 +119,20 @@ FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t p
   team_meet();
   TEAM_LEADER prepare_parameters(theta, theta + NTHETA);
 #endif
+  set_by_parts(theta, lane, 1);
   return good;
+}
+
+/* Lets a problem that begins go through steps in parts, all along, where it cannot begin without; of trials the others
+ * refuse such steps, which takes less than to go through them, and seldom leads anywhere. Returns whether any lane does
+ * that is new in it, and has to be rolled out again. */
+INLINE int begin_by_parts(reals theta, mask begins, real cost) {
+  if (!IMPLICIT) return 0;
+  const mask fails = lane_and(begins, lane_not(lane_finite(cost)));
+  const mask anew = lane_and(fails, lane_le(theta[BY_PARTS], ALL(0)));
+  if (!lane_any(anew)) return 0;
+  theta[BY_PARTS] = lane_select(anew, ALL(1), theta[BY_PARTS]);
+  return 1;
 }
 
 OUTLINED void store_row(scalar *destination, in_reals source, int lane, size_t count) {

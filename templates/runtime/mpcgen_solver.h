@@ -181,6 +181,7 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   good &= load_controls(s, a, k, problem);
   good = team_all(good);
   good &= load_parameters_of(s, a, k, problem);
+  set_by_parts(s->theta, k, 0);
   TEAM_LEADER begin_problem(s, a, k, problem, good);
   team_meet();
   if (is_polished(a, problem)) begin_polishing(s, a, k, problem);
@@ -271,6 +272,7 @@ FUNCTION void run_solver(solver_state *s, solve_job *job) {
 #endif
   while (!interrupted(&job->queue, &since, pass) && refill(s, job)) {
     rollout(s);
+    if (begin_by_parts(s->theta, lane_and(s->lanes.busy, s->lanes.begins), s->cost)) rollout(s);
     adopt(s, judge(s, job));
     backward_sweep(s);
     const counts status = conclude(s, job->arguments);

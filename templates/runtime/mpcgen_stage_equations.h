@@ -3,7 +3,8 @@
  *
  * Stage i of a step from z, the rest v held, is at Z_i with E (Z_i - z) = sum of a_ij k(Z_j, v). E is the identity but for
  * a zero for each state whose k is a residual (MASS). MATRIX has a. The matrix of the equations is E - a_ij J_j in its
- * block (i, j), with J_j = dk/dz at Z_j.
+ * block (i, j), with J_j = dk/dz at Z_j. The step goes to START z + sum of FINAL[i] Z_i. A part of a step has that share of
+ * a in place of a.
  */
 #ifndef MPCGEN_STAGE_EQUATIONS_H
 #define MPCGEN_STAGE_EQUATIONS_H
@@ -13,6 +14,18 @@
 enum { NUNKNOWNS = NSLOPES * NMOVING, PAIRS = NUNKNOWNS * (NUNKNOWNS - 1) / 2 };
 
 INLINE real stage_weight(int i, int j) { return ALL(MATRIX[i * NSLOPES + j]); }
+
+INLINE real final_share(int i) { return ALL(FINAL[i]); }
+
+/* START `first` + sum of FINAL[i] of the stages' values, for `width` numbers of each state. */
+INLINE void last_of(const real *first, const real *stages, int width, real *result) {
+  const int count = NMOVING * width;
+  for (int j = 0; j < count; j++) {
+    real sum = ALL(START) * first[j];
+    for (int i = 0; i < NSLOPES; i++) sum += final_share(i) * stages[i * count + j];
+    result[j] = sum;
+  }
+}
 
 /* L and U in place, L with a unit diagonal, of the rows after exchanges; each lane has its own exchanges. */
 typedef struct {
@@ -89,13 +102,14 @@ FUNCTION void solve_stages_transposed(const stage_factors *f, real *right) {
     }
 }
 
-/* The matrix of the equations, of J_j whose rows are `stride` apart, and whole matrices NMOVING times that. */
-INLINE void assemble_stages(const real *J, int stride, real *matrix) {
+/* The matrix of the equations of a part of a step, of J_j whose rows are `stride` apart, and whole matrices NMOVING times
+ * that. */
+INLINE void assemble_stages(const real *J, int stride, real part, real *matrix) {
   KEEP_LOOP for (int i = 0; i < NSLOPES; i++)
     KEEP_LOOP for (int r = 0; r < NMOVING; r++)
       KEEP_LOOP for (int j = 0; j < NSLOPES; j++) {
         real *const to = matrix + (i * NMOVING + r) * NUNKNOWNS + j * NMOVING;
-        const real weight = stage_weight(i, j), *const row = J + (j * NMOVING + r) * stride;
+        const real weight = part * stage_weight(i, j), *const row = J + (j * NMOVING + r) * stride;
         for (int c = 0; c < NMOVING; c++) to[c] = -weight * row[c];
         if (i == j) to[r] += ALL(MASS[r]);
       }
@@ -126,7 +140,8 @@ INLINE real state_size(const real *state, int i) {
 
 /* The residuals of the equations at z + W, and the largest relative to the terms that a rounding is of: those of a
  * row's sum, and what a rounding of the states makes of them. k, J: (NSLOPES, ...) at z + W. */
-INLINE real stage_residuals(const real *at, const real *change, const real *k, const real *J, real *residual) {
+INLINE real stage_residuals(const real *at, const real *change, const real *k, const real *J, real part,
+                            real *residual) {
   real largest = ALL(0), sizes[NUNKNOWNS];
   for (int r = 0; r < NUNKNOWNS; r++) {
     const real *const state = at + r / NMOVING * NMOVING;
@@ -138,7 +153,7 @@ INLINE real stage_residuals(const real *at, const real *change, const real *k, c
       const real moved = ALL(MASS[r]) * change[i * NMOVING + r];
       real sum = -moved, terms = lane_abs(moved);
       for (int j = 0; j < NSLOPES; j++) {
-        const real weight = stage_weight(i, j);
+        const real weight = part * stage_weight(i, j);
         sum += weight * k[j * NMOVING + r];
         terms += lane_abs(weight) * sizes[j * NMOVING + r];
       }
@@ -182,30 +197,31 @@ INLINE void conclude_lanes(newton_progress *n, mask where) {
   n->open = lane_and(n->open, lane_not(where));
 }
 
-/* Solves for the states at a step's stages, (NSLOPES, NMOVING), from z in all; NaN where NEWTON steps do not. From f(z)
- * as first slope Newton's method would diverge more often than from none (Robertson's kinetics). A lane that has
- * converged keeps what it has, whatever its neighbours need. Out of line, so that a rollout and derivatives solve alike. */
-OUTLINED void solve_newton(const real *z, const real *held, stored_reals theta, stored_reals theta_t, real *points) {
-  real change[NUNKNOWNS], k[NUNKNOWNS], J[NUNKNOWNS * NMOVING], step[NUNKNOWNS];
+/* Newton's method for a part of a step from z, in the lanes of `wanted`. `change` has that of the stages' states from z,
+ * where it begins, in all stages alike if `alike`, and where it ends; returns where that solves the equations. A lane that
+ * has converged keeps what it has, whatever its neighbours need. Out of line, so that a rollout and derivatives solve
+ * alike. */
+OUTLINED mask newton(const real *z, const real *held, stored_reals theta, stored_reals theta_t, scalar part, int alike,
+                     mask wanted, real *change) {
+  real points[NUNKNOWNS], k[NUNKNOWNS], J[NUNKNOWNS * NMOVING], step[NUNKNOWNS];
   stage_factors f;
-  newton_progress n = {ALL(INFINITY), ALL(INFINITY), lane_all(), lane_none()};
-  for (int i = 0; i < NUNKNOWNS; i++) change[i] = ALL(0);
+  newton_progress n = {ALL(INFINITY), ALL(INFINITY), wanted, lane_none()};
   KEEP_LOOP for (int count = 0; count <= NEWTON; count++) {
     KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
       real *const at = points + i * NMOVING;
       EACH(j, NMOVING) at[j] = z[j] + change[i * NMOVING + j];
-      if (count == 0 && i > 0) { /* all at z */
+      if (alike && count == 0 && i > 0) {
         copy_reals(k + i * NMOVING, k, NMOVING);
         copy_reals(J + i * NMOVING * NMOVING, J, NMOVING * NMOVING);
         continue;
       }
       rate_newton(at, held, theta, theta_t, k + i * NMOVING, J + i * NMOVING * NMOVING);
     }
-    const real residual = stage_residuals(points, change, k, J, step);
+    const real residual = stage_residuals(points, change, k, J, ALL(part), step);
     conclude_lanes(&n, at_rounding(residual, n.residual));
     if (count == NEWTON || !lane_any(n.open)) break;
     n.residual = residual;
-    assemble_stages(J, NMOVING, f.matrix);
+    assemble_stages(J, NMOVING, ALL(part), f.matrix);
     factor_stages(&f);
     solve_stages(&f, step, 1);
     const real size = take_newton_step(z, step, n.open, change);
@@ -213,8 +229,59 @@ OUTLINED void solve_newton(const real *z, const real *held, stored_reals theta, 
     n.step = size;
     if (!lane_any(n.open)) break;
   }
+  return n.converged;
+}
+
+/* ---- Where Newton's method from z fails ---- */
+
+enum { PARTS = 64 };
+
+/* Whether stage i is nearest to the end of part k of a step. */
+INLINE int is_nearest(int i, int k) {
+  scalar place = 0;
+  for (int j = 0; j < NSLOPES; j++) place += PARTS * MATRIX[i * NSLOPES + j];
+  return (int)(place + (scalar)0.5) == k;
+}
+
+/* Goes through the step in parts, which Newton's method solves where it does not solve the whole, as where a reaction
+ * ignites; then begins at what that finds near the stages, or at the step's end. */
+RARE mask newton_by_parts(const real *z, const real *held, stored_reals theta, stored_reals theta_t, mask wanted,
+                          real *change) {
+  real y[NMOVING], next[NMOVING], w[NUNKNOWNS], along[NUNKNOWNS];
+  EACH(j, NMOVING) y[j] = z[j];
+  for (int i = 0; i < NUNKNOWNS; i++) along[i] = ALL(0);
+  KEEP_LOOP for (int k = 1; k <= PARTS; k++) {
+    for (int i = 0; i < NUNKNOWNS; i++) w[i] = ALL(0);
+    wanted = newton(y, held, theta, theta_t, (scalar)1 / PARTS, 1, wanted, w);
+    if (!lane_any(wanted)) return wanted;
+    for (int i = 0; i < NUNKNOWNS; i++) w[i] += y[i % NMOVING];
+    last_of(y, w, 1, next);
+    EACH(j, NMOVING) y[j] = next[j];
+    for (int i = 0; i < NSLOPES; i++)
+      EACH(j, NMOVING) along[i * NMOVING + j] = is_nearest(i, k) ? y[j] - z[j] : along[i * NMOVING + j];
+  }
+  mask solved = lane_none();
+  KEEP_LOOP for (int attempt = 0; attempt < 2; attempt++) {
+    for (int i = 0; i < NUNKNOWNS; i++) w[i] = attempt == 0 ? along[i] : y[i % NMOVING] - z[i % NMOVING];
+    const mask found = newton(z, held, theta, theta_t, 1, attempt, lane_and(wanted, lane_not(solved)), w);
+    for (int i = 0; i < NUNKNOWNS; i++) change[i] = lane_select(found, w[i], change[i]);
+    solved = lane_or(solved, found);
+  }
+  return solved;
+}
+
+/* Solves for the states at a step's stages, (NSLOPES, NMOVING), from z in all, and by parts in the lanes that may; NaN
+ * where Newton's method does not. From
+ * f(z) as first slope it would diverge more often than from none (Robertson's kinetics). */
+INLINE void solve_stage_equations(const real *z, const real *held, stored_reals theta, stored_reals theta_t, real *points) {
+  real change[NUNKNOWNS];
+  for (int i = 0; i < NUNKNOWNS; i++) change[i] = ALL(0);
+  mask solved = newton(z, held, theta, theta_t, 1, 1, lane_all(), change);
+  const mask failed = lane_and(lane_lt(ALL(0), theta[BY_PARTS]), lane_not(solved));
+  if (__builtin_expect(lane_any(failed), 0))
+    solved = lane_or(solved, newton_by_parts(z, held, theta, theta_t, failed, change));
   for (int i = 0; i < NUNKNOWNS; i++)
-    points[i] = lane_select(n.converged, z[i % NMOVING] + change[i], ALL(NAN));
+    points[i] = lane_select(solved, z[i % NMOVING] + change[i], ALL(NAN));
 }
 
 #endif
