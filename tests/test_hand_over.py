@@ -133,3 +133,24 @@ def test_options_that_box_ddp_alone_knows_keep_to_it(options):
     ddp = module.MPC(on_unconverged="ignore", max_iterations=60, method="ddp", **options)(x0, horizon=100)
     assert torch.equal(ours.u, ddp.u)
     assert torch.equal(ours.status, ddp.status)
+
+
+def test_rounding_of_large_states_is_no_reason_to_change_the_method():
+    """Linear dynamics near rest, far from the origin: steps are refused for the states' rounding, and box-DDP ends."""
+    problem = mpcgen.Problem("far_from_the_origin", horizon=20)
+    place, speed = problem.states("place speed")
+    force, goal = problem.control("force", lower=-1, upper=1), problem.parameter("goal")
+    problem.dynamics = [place + speed / 10, speed + force / 10]
+    far = sp.log(1 + (place - goal) ** 2)
+    problem.stage_cost = far + speed**2 / 10 + force**2 / 10
+    problem.terminal_cost = 10 * far + speed**2
+    module = compiled(problem, ("float32",))
+    for goal in (1e3, 1e4, 1e6):
+        x0 = torch.tensor([[goal + offset, 0.0] for offset in (1.0, 0.1, 1e-2, 1e-3)])
+        auto, ddp = (
+            module.MPC(method=method, on_unconverged="ignore")(x0, goal=torch.tensor(goal))
+            for method in ("auto", "ddp")
+        )
+        assert (auto.status == Status.CONVERGED).all(), auto.status
+        assert auto.iterations.max() < 50
+        torch.testing.assert_close(auto.cost, ddp.cost, rtol=1e-3, atol=0)

@@ -105,9 +105,21 @@ INLINE void find_share(solver_state *s, mask stepped) {
   s->promise = lane_select(shorter, s->share * s->promise, s->promise);
 }
 
+/* What rounding of the accepted states may change the cost by: costates are its derivatives. */
+FUNCTION real rounding_of_states(const solver_state *s) {
+  real sum = ALL(0);
+  for (int i = NX; i < (s->horizon + 1) * NX; i++) sum += lane_abs(s->costate[i] * s->x[i]);
+  return R(16) * SCALAR_EPSILON * sum;
+}
+
 /* Keeps count of refused steps against accepted ones: where they prevail, box-DDP does not get on. A refused step counts
- * for more where the model that it was from is nearly linear, and so has no length of its own, or is not convex. */
-INLINE void note_troubles(solver_state *s, mask accepted, mask refused) {
+ * for more where the model that it was from is nearly linear, and so has no length of its own, or is not convex; and not at
+ * all where it promised no more than rounding of cost and states, which decides then. */
+FUNCTION void note_troubles(solver_state *s, mask accepted, mask refused) {
+  if (s->hands_over && lane_any(refused)) {
+    const mask rounded = lane_le(-expected_change(s), rounding(s) + rounding_of_states(s));
+    refused = lane_and(refused, lane_not(rounded));
+  }
   const mask unbent = lane_and(refused, lane_lt(s->summary.bend, -LITTLE_BEND * s->summary.slope));
   const mask concave = lane_and(refused, lane_not(s->summary.convex));
   const counts fewer = s->lanes.troubles - lane_and(ALL_COUNTS(ACCEPTED), accepted);
@@ -180,13 +192,6 @@ INLINE void note_cost(solver_state *s, mask where) {
   lanes->lowest_cost = lane_select(fallen, lanes->cost, lanes->lowest_cost);
   lanes->waits = lane_and(lanes->waits - where, lane_not(fallen));
   s->weighs_points = lane_any(lane_more(lanes->waits, ALL_COUNTS(FEW_WAITS - 1)));
-}
-
-/* What rounding of the accepted states may change the cost by: costates are its derivatives. */
-FUNCTION real rounding_of_states(const solver_state *s) {
-  real sum = ALL(0);
-  for (int i = NX; i < (s->horizon + 1) * NX; i++) sum += lane_abs(s->costate[i] * s->x[i]);
-  return R(16) * SCALAR_EPSILON * sum;
 }
 
 /* Where the cost has not fallen for long, and what the model promises may be that. Where it has not for a few passes only,
