@@ -30,6 +30,7 @@ from mpcgen.derivative import substeps
 from mpcgen.ir import PYTHON, Backend, evaluate
 from mpcgen.problem.continuity import number, value_at
 from mpcgen.problem.spec import Spec
+from mpcgen.stages.contract import DERIVE, EXPAND, MATRICES, SLOPES
 
 SECONDS = 20
 """Of CPU time that a specification may take to be checked, derived and rendered, or solved."""
@@ -100,11 +101,11 @@ def own_values(compilation: Compilation, x, u, theta, costate) -> dict[str, np.n
     }
     n, m = len(model.states), len(model.controls)
     kind = "exact" if any(name.endswith("_exact") for name in functions) else "gauss_newton"
-    name = next(
-        f"stage_{verb}_{kind}" for verb in ("expand", "derivatives") if f"stage_{verb}_{kind}" in functions
-    )
     zeros = {"V": [0.0] * (n * (n + 1) // 2), "offset": [0.0] * n}
-    expanded = outputs(name, {"costate": list(costate), "weight": [1.0], **zeros})
+    expanded: dict[str, list[float]] = {}
+    for name in (EXPAND[kind], DERIVE[kind], MATRICES, SLOPES):  # the first or second, or both of the others
+        if name in functions:
+            expanded |= outputs(name, {"costate": list(costate), "weight": [1.0], **zeros})
     hessian = np.zeros((n + m, n + m))
     hessian[np.tril_indices(n + m)] = expanded.get("Q") or expanded["H"]
     end = outputs("terminal_expand", {})

@@ -119,7 +119,7 @@ def run(results: Results) -> list[Claim]:
     """Measure, draw and write. The short version has one system, and no memory of the third way."""
     systems, batches, counts, repeats = ("pendulum", "cartpole"), (1, 64), ITERATIONS, REPEATS
     if results.quick:
-        systems, batches, counts, repeats = ("pendulum",), (4,), (2, 6), 3
+        systems, batches, counts, repeats = ("pendulum",), (16,), (2, 6), 3
     cases = [Case(s, b, m, i) for s in systems for b in batches for m in METHODS for i in counts]
     rows = []
     with progress() as bar:
