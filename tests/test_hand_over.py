@@ -10,6 +10,7 @@ import mpcgen
 from examples.bench.gallery import chosen
 from mpcgen import Status
 from tests.controllers import compiled, example
+from tests.export import hover
 
 COUNT = 24
 
@@ -67,6 +68,15 @@ def test_hinges_are_solved_from_cold_starts():
     sol = compiled(problem).MPC(on_unconverged="ignore", max_iterations=1000)(x0)
     assert (sol.status == Status.CONVERGED).all()
     assert (sol.x[..., :2].square().sum(-1) > 0.95).all()
+
+
+@pytest.mark.parametrize("method", ["auto", "interior_point"])
+def test_an_attempt_that_stalls_is_followed_by_another(method):
+    """Quadrotors with Euler's angles, beyond whose singularity some first attempts strand."""
+    thrust = torch.full((30, 4), hover.MASS * 9.81 / 4, dtype=torch.float64)
+    mpc = compiled(hover.problem).MPC(on_unconverged="ignore", method=method, max_iterations=1500)
+    sol = mpc(torch.from_numpy(hover.initial_states(256)), horizon=30, u_init=thrust)
+    assert (sol.status == Status.CONVERGED).all()
 
 
 def test_long_horizons_are_solved():

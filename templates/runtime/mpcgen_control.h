@@ -252,6 +252,12 @@ INLINE mask gets_on(const solver_state *s) {
   return lane_and(lane_and(fit, calm), lane_and(young, lane_more(ALL_COUNTS(MOST_TROUBLES), lanes->troubles)));
 }
 
+/* Ends lanes that do not get on: STALLED, or handed over where that is asked for and what is left is not `little`. */
+INLINE void give_up(const solver_state *s, verdict *v, mask where, mask little) {
+  if (s->hands_over && !LINEAR_QUADRATIC) decide(v, lane_and(where, lane_not(little)), MAX_ITERATIONS);
+  decide(v, where, STALLED);
+}
+
 /* After a sweep: which lanes have finished, and with which status; the others go on. Even a solution whose model
  * overflowed is swept again, for its gains. */
 FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
@@ -260,14 +266,17 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   go_on_with_exact_hessian(s, tolerance);
   note_overflow(s);
   verdict v = {ALL_COUNTS(UNFINISHED), lane_and(lanes->busy, lane_not(lanes->overflowed))};
+  const mask small = lane_le(s->summary.residual, ALL(tolerance));
+  const mask at_limit = lane_le(-expected_change(s), R(4) * least_promise(s));
   /* A certifying lane whose model is not convex comes first: that model may have overflowed. */
-  decide(&v, lane_and(lanes->certifying, lane_not(s->summary.convex)), NOT_A_MINIMUM);
+  const mask concave = lane_and(lanes->certifying, lane_not(s->summary.convex));
+  decide(&v, lane_and(concave, lane_or(small, s->hands_over ? lane_none() : at_limit)), NOT_A_MINIMUM);
+  give_up(s, &v, concave, lane_none());
   decide(&v, lane_not(lane_and(s->summary.finite, lane_finite(s->summary.residual))), DIVERGED);
   /* What came to the limit of its precision with another model has to be there with this one too. */
-  const mask small = lane_le(s->summary.residual, ALL(tolerance));
-  const mask at_limit = lane_or(lane_le(-expected_change(s), R(4) * least_promise(s)), waits_in_vain(s, lanes->certifying));
-  decide(&v, lane_and(lanes->certifying, lane_or(small, at_limit)), CONVERGED);
-  decide(&v, lanes->certifying, STALLED);
+  const mask vain = waits_in_vain(s, lanes->certifying);
+  decide(&v, lane_and(lanes->certifying, lane_or(small, lane_or(at_limit, vain))), CONVERGED);
+  give_up(s, &v, lanes->certifying, at_limit);
 
   const mask whole = LINEAR_DYNAMICS ? lane_all() : lane_le(ALL(1), s->second_order); /* all second derivatives */
   const mask exact = lane_and(whole, lane_eq(s->regularisation, ALL(0)));
@@ -289,7 +298,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   mask may_go_on = lane_more(lanes->last, lanes->iterations);
   if (s->hands_over && !LINEAR_QUADRATIC) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
-  decide(&v, lane_and(going, lane_or(stuck, is_hopeless(s))), STALLED);
+  give_up(s, &v, lane_and(going, lane_or(stuck, is_hopeless(s))), lane_or(small, at_limit));
   lanes->begins = lane_none();
   return v.status;
 }

@@ -358,7 +358,7 @@ FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
  * the next finds a solution. What the first says of a problem stands. */
 INLINE int tries_again(const barrier_state *s, int k, int status) {
   const int attempt = lane_count(&s->lanes.attempt, k);
-  return !CONSTRAINED && attempt > 0 && attempt < MOST_ATTEMPTS && (status == NOT_A_MINIMUM || status == STALLED);
+  return !CONSTRAINED && attempt < MOST_ATTEMPTS && ((attempt > 0 && status == NOT_A_MINIMUM) || status == STALLED);
 }
 
 /* A pass of all lanes up to the verdict. */
