@@ -39,11 +39,10 @@ needs_nvcc = pytest.mark.skipif(
 )
 
 
-# Nvcc takes up to a minute for each: either kernel in either precision, with and without constraints; a warp's products
+# Nvcc takes up to a minute for each: either kernel, either precision, with and without constraints; a warp's products
 # are loops.
 COMPILED = [
     ("cartpole", 32, "thread"),
-    ("car", 64, "warp"),
     ("safe_cartpole", 64, "thread"),
     ("safe_cartpole", 32, "warp"),
 ]

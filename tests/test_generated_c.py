@@ -91,7 +91,7 @@ def test_looped_products_compile_without_a_warning(tmp_path):
 # ---- sanitizers ----
 
 
-@pytest.mark.parametrize("name", ["pendulum", "lqr", "safe_cartpole", "building", "quadrotor"])
+@pytest.mark.parametrize("name", ["pendulum", "lqr", "safe_cartpole", "building"])
 def test_runs_clean_under_the_address_and_undefined_behaviour_sanitizers(name, tmp_path):
     """`exercise.c` checks statuses and gradients; the sanitizers check every access."""
     program = sanitized_program(name, tmp_path)

@@ -203,7 +203,7 @@ def before_and_after(results: Results, name: str, task: Task) -> tuple[dict[str,
         who: results.trial(f"{name}_{who}", settings, fly, task, pilot, range(episodes)).value
         for who, pilot in pilots.items()
     }
-    animate(task, pilots, results.folder / f"closed_loop_{name}.gif", 40 if results.quick else 200)
+    animate(task, pilots, results.folder / f"closed_loop_{name}.gif", 10 if results.quick else 200)
     return learned, flown
 
 
