@@ -226,6 +226,16 @@ def test_reactors_that_ignite_within_a_step_are_solved_as_by_ipopt():
     assert peer.success.all()
     np.testing.assert_allclose(sol.cost, peer.cost, rtol=1e-8)
     np.testing.assert_allclose(sol.x, peer.x, rtol=1e-6, atol=1e-6)
+    for x_init in (sol.x.detach(), x0[:, None].expand(2, 21, 2)):
+        begun = compiled(spec).MPC(on_unconverged="raise")(x0, x_init=x_init, u_init=u)
+        torch.testing.assert_close(begun.u, sol.u, rtol=1e-6, atol=1e-6)
+
+
+def test_steps_of_a_closed_loop_refuse_the_trials_that_a_call_refuses():
+    """Those in which Newton's method does not solve a step of the reactor's, although the first rollout is solved."""
+    x0 = torch.tensor([[0.84497, 340.77898], [0.66353, 346.1796], [0.79286, 343.94857]], dtype=torch.float64)
+    mpc = compiled(cstr.problem).MPC(method="ddp", on_unconverged="raise")
+    assert torch.equal(mpc.closed_loop(x0, steps=1).u[:, 0], mpc(x0).u[:, 0])
 
 
 def test_an_explicit_integrator_of_a_stiff_model_diverges_and_radau_is_named():

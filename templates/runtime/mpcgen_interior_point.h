@@ -179,6 +179,13 @@ RARE void start_inside(barrier_state *s) {
   }
 }
 
+/* Evaluates where lanes may begin: by steps in parts where these alone are solved, of a rollout or from given states. */
+RARE void evaluate_start(barrier_state *s, mask begins, mask hold, mask stay) {
+  evaluate_rollout(s, ALL(0), ALL(0), begins, hold, stay);
+  if (begin_by_parts(s->theta, begins, s->candidate.cost + s->candidate.gap))
+    evaluate_rollout(s, ALL(0), ALL(0), begins, hold, stay);
+}
+
 /* The first trajectories of the lanes that begin: a rollout; or x_0 at all stages, with gaps, where that overflows or
  * leaves 100 times its size, and in some attempts; or states that the call gives. */
 OUTLINED void start_trajectories(barrier_state *s) {
@@ -188,9 +195,7 @@ OUTLINED void start_trajectories(barrier_state *s) {
   s->length = lane_select(begins, ALL(0), s->length); /* slacks of rows: as loaded, or what room there is */
   real size = ALL(1);
   EACH(i, NX) size = lane_max(lane_abs(s->path[i]), size);
-  evaluate_rollout(s, ALL(0), ALL(0), begins, lane_none(), s->lanes.given);
-  if (begin_by_parts(s->theta, begins, s->candidate.cost))
-    evaluate_rollout(s, ALL(0), ALL(0), begins, lane_none(), s->lanes.given);
+  evaluate_start(s, begins, lane_none(), s->lanes.given);
   const mask near = lane_or(lane_le(s->candidate.largest_state, R(100) * size), s->lanes.given);
   mask held = lane_not(lane_and(lane_finite(s->candidate.cost), near));
   for (int i = 0; i < s->horizon * PAIR + NX; i++) held = lane_or(held, lane_not(lane_finite(s->new_path[i])));
@@ -199,7 +204,7 @@ OUTLINED void start_trajectories(barrier_state *s) {
   held = lane_and(held, begins);
   adopt_candidates(s, lane_and(begins, lane_not(held))); /* slacks that overflowed are not kept */
   if (!lane_any(held)) return;
-  evaluate_rollout(s, ALL(0), ALL(0), begins, held, lane_none());
+  evaluate_start(s, held, held, lane_none());
   adopt_candidates(s, held);
 }
 

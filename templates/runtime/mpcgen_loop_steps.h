@@ -101,6 +101,18 @@ FUNCTION void write_step(solver_state *s, const closed_loop_arguments *c, int k,
   c->progress[problem] = s->loop.step[k] = t + 1;
 }
 
+/* Next states and costs of all lanes, by steps in parts where these alone are solved; rollouts go on as they do. */
+INLINE void move_plants(solver_state *s, const real *x, const real *u, real *next, real *cost) {
+#if IMPLICIT
+  const real by_parts = s->theta[BY_PARTS];
+  s->theta[BY_PARTS] = ALL(1);
+#endif
+  stage_alone(x, u, s->theta, s->theta_stage, next, cost);
+#if IMPLICIT
+  s->theta[BY_PARTS] = by_parts;
+#endif
+}
+
 /* Takes the steps that some lanes have ended. The control is the solution's first, or where there is none and the state is
  * finite, that of the plan before. */
 FUNCTION void take_steps(solver_state *s, const solve_job *job, mask taking) {
@@ -119,7 +131,7 @@ FUNCTION void take_steps(solver_state *s, const solve_job *job, mask taking) {
     finite = lane_and(finite, lane_finite(x[i]));
   }
   EACH(i, NU) u[i] = lane_select(lacks, lane_select(finite, s->plan[i], ALL(NAN)), s->u[i]);
-  stage_alone(x, u, s->theta, s->theta_stage, next, &cost);
+  move_plants(s, x, u, next, &cost);
   for (int k = 0; k < LANES; k++)
     if (lane_test(&taking, k)) write_step(s, job->loop, k, u, next, cost);
   s->loop.follows = lane_or(lane_and(s->loop.follows, lane_not(taking)), followed_policies(s));
@@ -135,6 +147,7 @@ FUNCTION void begin_step(solver_state *s, const solve_job *job, int k) {
   if (!s->loop.stays) s->loop.is_good[k] = load_parameters_of(s, a, k, problem);
   int good = s->loop.is_good[k];
   good &= load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
+  set_by_parts(s->theta, k, 0);
   begin_problem(s, a, k, problem, good);
   if (!lane_test(&s->lanes.busy, k)) write_nothing(a, problem, s->horizon, INVALID_INPUT);
 }
@@ -168,6 +181,7 @@ FUNCTION void load_loop(solver_state *s, const solve_job *job, int k, int64_t pr
   s->loop.is_good[k] = load_parameters_of(s, a, k, problem);
   good &= s->loop.is_good[k];
   good &= load_row(s->new_x, k, (const scalar *)a->initial_state + problem * a->initial_state_stride, NX, 0);
+  set_by_parts(s->theta, k, 0);
   begin_problem(s, a, k, problem, good && !is_solved);
   if (is_solved)
     load_row(s->u, k, (const scalar *)a->controls + (size_t)problem * count, (int)count, 0);

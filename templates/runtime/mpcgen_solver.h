@@ -181,7 +181,7 @@ FUNCTION int load_problem(solver_state *s, const solve_arguments *a, int k, int6
   good &= load_controls(s, a, k, problem);
   good = team_all(good);
   good &= load_parameters_of(s, a, k, problem);
-  set_by_parts(s->theta, k, 0);
+  set_by_parts(s->theta, k, is_polished(a, problem));
   TEAM_LEADER begin_problem(s, a, k, problem, good);
   team_meet();
   if (is_polished(a, problem)) begin_polishing(s, a, k, problem);
