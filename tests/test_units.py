@@ -113,6 +113,20 @@ def test_hard_problems_of_box_ddp_end_alike_in_every_unit_of_the_cost(name, requ
         torch.testing.assert_close(sol.cost / unit, nearby.cost, rtol=1e-4, atol=1e-5)
 
 
+def test_box_ddp_takes_the_same_steps_in_units_so_small_that_no_residual_counts(cartpole):
+    """To the bit, as powers of two only change exponents: also where Quu is not positive definite."""
+    x0 = torch.from_numpy(hard_starts.PROBLEMS["cartpole"].draw()(200, 5)).float()
+    weights = [p for p in cartpole.spec.parameters if p.name in COST_WEIGHTS["cartpole"]]
+    found = [
+        cartpole.mpc(method="ddp", max_iterations=400)(
+            x0, **{p.name: torch.tensor(p.default) * unit for p in weights}
+        )
+        for unit in (2.0**-20, 2.0**-10)
+    ]
+    assert torch.equal(found[0].u, found[1].u)
+    assert torch.equal(found[0].iterations, found[1].iterations)
+
+
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-5), (torch.float32, 2e-2)])
 @pytest.mark.parametrize("kind", ["reach", "rest", "cheap"])  # where it holds, those of the cost are rounding
 def test_every_unit_gives_the_same_gradients(kind, dtype, error):

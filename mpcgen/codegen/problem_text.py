@@ -204,11 +204,14 @@ def _printed_functions(
         yield from composed_functions(table, names)
 
 
-def stage_operations(kernels: Kernels, economy: Economy) -> int:
-    """Roughly what a rollout and a backward sweep do per stage: functions, and products that are loops."""
+def stage_operations(kernels: Kernels, economy: Economy, most: bool = False) -> int:
+    """Roughly what a rollout and a backward sweep do per stage: functions, and products that are loops.
+
+    Of implicit steps as many as Newton's method takes as a rule, or at ``most``.
+    """
     functions = {function.name: function for function in economy.functions}
     if kernels.loop is not None:
-        return kernels.loop.operations({name: flops(f.expressions()) for name, f in functions.items()})
+        return kernels.loop.operations({name: flops(f.expressions()) for name, f in functions.items()}, most)
 
     def count(name: str) -> int:
         return flops(functions[name].expressions()) if name in functions else 0

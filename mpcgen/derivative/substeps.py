@@ -37,6 +37,8 @@ DENSE = 4
 
 NEWTON_STEPS = 4
 """That a step of an implicit scheme takes as a rule."""
+MOST_SOLVES = 1 + 64 + 2
+"""Of the equations of an implicit step: of the whole one, of its parts, and again (`mpcgen_stage_equations.h`)."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class Loop:
             rows[i] = [graph.symbol(f"F.{i}.{j}") if j in reads[i] else zero for j in range(tau)]
         return tuple(map(tuple, rows))
 
-    def operations(self, counts: dict[str, int]) -> int:
-        """Of the loops of a rollout and an expansion, given those of functions."""
+    def operations(self, counts: dict[str, int], most: bool = False) -> int:
+        """Of the loops of a rollout and an expansion, given those of functions; at most, or as a rule."""
         n, width = self.substeps.width, self.substeps.width + len(self.held)
         products = products_of_slope(n, width)
         values, curvature = (counts[self.rates.own_name(name)] for name in (table.VALUES, table.CURVATURE))
@@ -109,7 +111,8 @@ class Loop:
             newton = slopes * counts[table.NEWTON] + unknowns**2 * (2 * unknowns / 3 + 4)
             linearised = slopes * (counts[table.SLOPES] + curvature + products)
             solved = unknowns**2 * (2 * unknowns / 3 + 2 * width)
-            return self.substeps.count * round(2 * NEWTON_STEPS * newton + linearised + solved)
+            steps = MOST_SOLVES * (self.substeps.implicit.newton + 1) if most else NEWTON_STEPS
+            return self.substeps.count * round(2 * steps * newton + linearised + solved)
         return self.substeps.count * slopes * (2 * values + curvature + products)
 
 

@@ -47,12 +47,13 @@ def strict_flags(compiler: Compiler) -> tuple[str, ...]:
     return STRICT_FLAGS if compiler.is_clang else (*STRICT_FLAGS, *GCC_FLAGS)
 
 
-SWEEPS_A_PASS = {"ddp": 1, "interior_point": 42}
-"""Most backward sweeps of a pass, by method, each with at most one evaluation of the horizon beside it.
+SWEEPS_A_PASS = {"ddp": 2, "interior_point": 42}
+"""Most backward sweeps of a pass that counts, by method, each with at most one evaluation of the horizon beside it.
 
-Box-DDP's passes are a rollout and a sweep. The interior point sweeps again where a Hessian is refused: once without
-second derivatives, and with shifts that grow eightfold from 1e-17 at least to 1e18 at most, which are 39; and once more
-to certify a solution. It evaluates 13 lengths of a step, and 15 rollouts in a restoration.
+Box-DDP's passes are a rollout and a sweep, and where second derivatives overflow another of each, without them. The
+interior point sweeps again where a Hessian is refused: once without second derivatives, and with shifts that grow
+eightfold from 1e-17 at least to 1e18 at most, which are 39; and once more to certify a solution. It evaluates 13 lengths
+of a step, and 15 rollouts in a restoration.
 """
 PASSES_BESIDE = {"ddp": 2, "interior_point": 10}
 """Passes that a solve does not count: to begin and to certify; to begin each of the interior point's attempts."""
@@ -68,7 +69,8 @@ class Exported:
     """An exported controller: its folder, what its files begin with, and what it was made for.
 
     ``files``: names, in the folder. ``workspace``: numbers that a solve works in, of the struct. ``operations``: of a
-    pass over the horizon, about. ``controls``: m. ``members``: of the struct's parameters, what each is called there.
+    pass over the horizon, about; ``most``: the same where Newton's method takes all the steps that it may, of an
+    implicit integrator. ``controls``: m. ``members``: of the struct's parameters, what each is called there.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Exported:
     options: ExportOptions
     workspace: int
     operations: int
+    most: int
     controls: int
     members: dict[str, str]
 
@@ -85,7 +88,7 @@ class Exported:
         Derived from the bounds of the solver's loops. Linear algebra between the stage functions is not in it.
         """
         method = self.options.method
-        return SWEEPS_A_PASS[method] * (passes + PASSES_BESIDE[method]) * self.operations
+        return SWEEPS_A_PASS[method] * (passes + PASSES_BESIDE[method]) * self.most
 
     @property
     def source(self) -> Path:
@@ -146,10 +149,18 @@ def export(
     texts = compilation.exported(options, workspace, start) | {"LICENSE": license_text()}
     path = Path(directory)
     write_files(path, texts | headers)
-    operations = options.horizon * stage_operations(compilation.derived, compilation.passes)
+    stage = (compilation.derived, compilation.passes)
+    operations, most = (options.horizon * stage_operations(*stage, most=each) for each in (False, True))
     members = struct_members(compilation.graph.signature.parameters)
     return Exported(
-        path, tuple(sorted(texts | headers)), options, workspace, operations, len(spec.controls), members
+        path,
+        tuple(sorted(texts | headers)),
+        options,
+        workspace,
+        operations,
+        most,
+        len(spec.controls),
+        members,
     )
 
 

@@ -200,7 +200,8 @@ def _convexifying_shift(Q_uu: Tensor) -> Tensor:
     diagonal = Q_uu.diagonal(dim1=-2, dim2=-1)
     radius = Q_uu.abs().sum(-1) - diagonal.abs()
     lowest, largest = (diagonal - radius).amin(-1), (diagonal.abs() + radius).amax(-1)
-    return (-2 * lowest).clamp(min=0) + 1e-3 * largest + torch.finfo(Q_uu.dtype).eps
+    least = torch.where(largest > 0, 1e-3 * largest, torch.finfo(Q_uu.dtype).eps)
+    return (-2 * lowest).clamp(min=0) + least
 
 
 def line_search(

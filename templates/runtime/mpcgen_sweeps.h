@@ -71,7 +71,8 @@ INLINE void convexify(real *quu, mask where) {
     lowest = lane_min(lowest, quu[TRIANGLE(i, i)] - radius);
     largest = lane_max(largest, lane_abs(quu[TRIANGLE(i, i)]) + radius);
   }
-  const real shift = lane_max(ALL(-2) * lowest, ALL(0)) + ALL(1e-3) * largest + ALL(SCALAR_EPSILON);
+  const real least = lane_select(lane_lt(ALL(0), largest), ALL(1e-3) * largest, ALL(SCALAR_EPSILON));
+  const real shift = lane_max(ALL(-2) * lowest, ALL(0)) + least;
   EACH(i, NU) quu[TRIANGLE(i, i)] += lane_select(where, shift, ALL(0));
 }
 
