@@ -61,7 +61,7 @@ class ParameterError(MpcgenError, ValueError):
 class UnconvergedError(MpcgenError, ArithmeticError):
     """Some problems of a batch did not converge and ``on_unconverged="raise"`` was asked for.
 
-    solution: what was found all the same, with its statuses: a `Solution` without a graph, or a `ClosedLoop`. Under
+    solution: what was found all the same, with its statuses and without a graph: a `Solution` or a `ClosedLoop`. Under
     transforms of torch it is the bare outputs, x, u, cost, status and so on, of a flat batch. None where a gradient is
     refused, and of the reference solvers.
     """

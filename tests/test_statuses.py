@@ -290,12 +290,23 @@ def test_the_error_carries_what_was_found(scalar):
     x0 = start(0.1, 30.0, -0.4).requires_grad_()
     growth = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
     quiet = scalar.mpc(on_unconverged="ignore")(x0, growth=growth)
-    for given in (x0, x0.detach(), x0.detach()[:, None].expand(3, 2, 1)[:, 0]):
+    for given in (x0, x0.detach(), x0[None], x0.detach()[:, None].expand(3, 2, 1)[:, 0]):
         with pytest.raises(UnconvergedError) as found:
             scalar.mpc()(given, growth=growth)
         solution = found.value.solution
-        assert torch.equal(solution.status, quiet.status) and not solution.u.requires_grad
-        assert torch.equal(solution.u[::2], quiet.u[::2]) and torch.equal(solution.active, quiet.active)
+        assert solution.status.shape == given.shape[:-1] and not solution.u.requires_grad
+        assert torch.equal(solution.status.flatten(), quiet.status)
+        assert torch.equal(solution.u.view_as(quiet.u)[::2], quiet.u[::2])
+        assert torch.equal(solution.active.view_as(quiet.active), quiet.active)
+
+
+def test_the_error_of_a_closed_loop_carries_its_steps(scalar):
+    x0 = start(0.1, 30.0).requires_grad_()
+    with pytest.raises(UnconvergedError) as found:
+        scalar.mpc().closed_loop(x0, steps=2, growth=1.0)
+    loop = found.value.solution
+    assert loop.x.shape == (2, 3, 1) and not loop.x.requires_grad
+    assert loop.status[0].tolist() == [Status.CONVERGED] * 2 and loop.status[1, 0] == Status.DIVERGED
 
 
 def test_a_solution_is_shown_in_a_line(scalar):

@@ -313,7 +313,7 @@ class MPC(ProblemFunctions):
                     found.status, self.options.on_unconverged, functools.partial(loop.describe_input, found.x)
                 )
             except UnconvergedError as error:
-                error.solution = found
+                error.solution = ClosedLoop(*(part.detach() for part in found))
                 raise
         return found
 

@@ -300,7 +300,9 @@ def whole(found: Outputs | None, call: Call, origin: Origin) -> Outputs | None:
         return found
     outputs = tuple(getattr(found, name) for name in _FIELDS)
     if found.status.shape != call.batch_shape:
-        outputs = tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
+        outputs = tuple(
+            None if out is None else out.reshape(call.batch_shape + out.shape[1:]) for out in outputs
+        )
     return Solution.of(outputs, origin)
 
 

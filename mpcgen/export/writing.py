@@ -52,8 +52,8 @@ SWEEPS_A_PASS = {"ddp": 2, "interior_point": 42}
 
 Box-DDP's passes are a rollout and a sweep, and where second derivatives overflow another of each, without them. The
 interior point sweeps again where a Hessian is refused: once without second derivatives, and with shifts that grow
-eightfold from 1e-17 at least to 1e18 at most, which are 39; and once more to certify a solution. It evaluates 13 lengths
-of a step, and 15 rollouts in a restoration.
+eightfold from 1e-17 at least to 1e18 at most, which are 39; and once more to certify a solution. It evaluates 13
+lengths of a step, and 15 rollouts in a restoration.
 """
 PASSES_BESIDE = {"ddp": 2, "interior_point": 10}
 """Passes that a solve does not count: to begin and to certify; to begin each of the interior point's attempts."""
