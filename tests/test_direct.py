@@ -100,6 +100,48 @@ def test_gradients_are_bit_for_bit_those_of_the_long_way(pendulum, leading, crea
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("leading", [(), (2, 3)], ids=str)
+@pytest.mark.parametrize("unconverged_gradient", ["zero", "nan"])
+def test_parameters_of_which_some_get_gradients(pendulum, leading, unconverged_gradient):
+    """Shared and not, given and not: those that get one have it in their shape, bit for bit that of the long way."""
+    options = {"max_iterations": 2, "on_unconverged": "ignore", "unconverged_gradient": unconverged_gradient}
+    long_way, mpc = pendulum.mpc(history=True, **options), pendulum.mpc(**options)
+    x0, values = starts(*leading), {"q": positive(4), "mass": positive(*leading), "length": positive()}
+    for names in (["q"], ["mass"], ["length", "q"], ["mass", "length"]):
+        asked = [values[name].clone().requires_grad_() for name in names]
+        given = values | dict(zip(names, asked, strict=True))
+        expected = torch.autograd.grad(long_way(x0, **given).cost.sum(), asked)
+        found = torch.autograd.grad(mpc(x0, **given).cost.sum(), asked)
+        for value, one, other in zip(asked, found, expected, strict=True):
+            assert one.shape == value.shape
+            assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
+        assert any(one.isnan().any() for one in found) == (unconverged_gradient == "nan")
+
+
+@pytest.mark.parametrize("changed", ["q", "mass", "u", "status"])
+def test_what_is_changed_in_place_before_the_gradient_is_refused(pendulum, changed):
+    mass, q = positive(2).requires_grad_(), positive(4)
+    solution = pendulum.mpc()(starts(2), mass=mass, q=q)
+    tensors = {"q": q, "mass": mass.detach(), "u": solution.u.detach(), "status": solution.status}
+    tensors[changed].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        solution.cost.sum().backward()
+
+
+def test_what_a_gradient_needs_is_let_go_with_the_solution(pendulum):
+    """Without the garbage collector: nothing that is kept for the gradient refers to itself."""
+    mpc, mass = pendulum.mpc(), positive(2).requires_grad_()
+    gc.collect()
+    gc.disable()
+    try:
+        solution = mpc(starts(2), mass=mass)
+        kept = [weakref.ref(solution.x), weakref.ref(solution.u), weakref.ref(solution.gains)]
+        del solution
+        assert [each() for each in kept] == [None, None, None]
+    finally:
+        gc.enable()
+
+
 def test_gradients_of_several_losses_at_once_are_those_of_each(pendulum):
     mpc, x0 = pendulum.mpc(), starts(2, 3).requires_grad_()
     for _ in range(2):

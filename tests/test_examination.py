@@ -9,7 +9,7 @@ from controllers import Example, scalar_problem, with_bound_parameters
 from torch import Tensor
 
 import mpcgen
-from mpcgen.autograd.examination import ExaminationError
+from mpcgen.autograd.origin import ExaminationError
 from mpcgen.errors import ParameterError
 from mpcgen.runtime.status import UnconvergedWarning
 

@@ -18,8 +18,9 @@ from torch.utils import _pytree
 from mpcgen.autograd import library
 from mpcgen.calls import kernels
 from mpcgen.calls.arguments import Start
+from mpcgen.calls.direct import Known
 from mpcgen.calls.options import Options
-from mpcgen.calls.solver import Solver
+from mpcgen.calls.struct import dense
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
 from mpcgen.errors import SecondDerivativeError, TracingError
 from mpcgen.runtime.outputs import DIFFERENTIABLE, OUTPUTS
@@ -53,12 +54,20 @@ def attach(key: str, options: str, outputs: Tensors, x0: Tensor, parameters: Ten
 
 
 def solve_directly(
-    solver: Solver, key: str, options: str, x0: Tensor, start: Start, parameters: Tensors
+    known: Known, key: str, options: str, x0: Tensor, start: Start, parameters: Tensors
 ) -> Tensors:
     """`solve` of a call that nothing traces, by the solver that is ready for it, with the call's leading dimensions."""
-    if is_recorded(x0, parameters):
-        return apply(Solve, None, solver, key, options, None, x0, *start, *parameters)
-    return solver(x0, start.given, parameters)
+    if not is_recorded(x0, parameters):
+        return known.solver(x0, start.given, parameters)
+    outputs = known.solver.solve_anew(x0, start.given, parameters)
+    given = tuple([parameters[place] for place in known.given])
+    asked = tuple([place for place in known.given if parameters[place].requires_grad])
+    record: Any = super(torch.autograd.Function, _Direct).apply  # type: ignore[misc]  # as `apply` has it
+    call = known, asked, key, options
+    found = record((call, outputs, given), x0, *[parameters[place] for place in asked])
+    for place, out in zip(DIFFERENTIABLE, found, strict=True):
+        outputs[place] = out
+    return tuple(outputs)
 
 
 def is_recorded(x0: Tensor, parameters: Tensors) -> bool:
@@ -101,20 +110,16 @@ class Solve(torch.autograd.Function):
     """(keyset, found, key, options, horizon, x0, *start, *parameters) -> outputs of `kernels.solve`, flat batch.
 
     keyset: the dispatcher's, of a call that came through the operator; None for one that nothing but autograd sees.
-    found: the outputs, where they are known already; the solver, if it is ready for the call; or None.
+    found: the outputs, where they are known already, or None.
     """
 
     @staticmethod
     @never_compiled
-    def forward(
-        keyset: Any, found: Tensors | Solver | None, key: str, options: str, *arguments: Any
-    ) -> Tensors:
+    def forward(keyset: Any, found: Tensors | None, key: str, options: str, *arguments: Any) -> Tensors:
         """Run the solver, where there are no outputs yet."""
         horizon, x0, *tensors = arguments
         start, parameters = Start(*tensors[: len(Start._fields)]), tensors[len(Start._fields) :]
         if keyset is None:
-            if isinstance(found, Solver):
-                return found.solve_anew(x0, start.given, parameters)
             if found is None:
                 return _solve_here(key, options, *arguments)
             chosen = Options.from_text(options)
@@ -127,7 +132,6 @@ class Solve(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Keep the solution and the parameters: nothing that grows with the iterations."""
         ctx.is_direct, ctx.names = inputs[0] is None, inputs[2:4]
-        ctx.solver = inputs[1] if isinstance(inputs[1], Solver) else None
         constants = [out for place, out in enumerate(output) if place not in DIFFERENTIABLE]
         ctx.mark_non_differentiable(*constants)
         ctx.set_materialize_grads(False)
@@ -145,16 +149,10 @@ class Solve(torch.autograd.Function):
         x, u, status, duals, *parameters = ctx.saved_tensors
         wanted = tuple(cotangents[place] for place in DIFFERENTIABLE)
         if ctx.is_direct and is_plain(wanted) and not torch.is_grad_enabled():
-            if ctx.solver is not None:
-                found = ctx.solver.gradient(x, u, status, parameters, wanted, duals)
-            else:
-                known, chosen = library.controller_of(ctx.names[0]), Options.from_text(ctx.names[1])
-                found = kernels.differentiate(known, chosen, x, u, status, tuple(parameters), wanted, duals)
+            known, chosen = library.controller_of(ctx.names[0]), Options.from_text(ctx.names[1])
+            found = kernels.differentiate(known, chosen, x, u, status, tuple(parameters), wanted, duals)
         else:
-            lead = status.shape
-            flat = (None if t is None else _flat(t, lead) for t in (x, u, status, *wanted, duals))
-            g_x0, *rest = library.differentiate(*ctx.names, *flat, parameters)
-            found = (g_x0.reshape(*lead, x.shape[-1]), *rest)
+            found = library.differentiate(*ctx.names, x, u, status, *wanted, duals, parameters)
         g_x0, *gradients = found
         return (*[None] * _X0, g_x0, *[None] * len(Start._fields), *gradients)
 
@@ -167,6 +165,44 @@ class Solve(torch.autograd.Function):
         found = library.tangent(*ctx.names, x, u, status, changes[_X0], duals, parameters, moved)
         changed = dict(zip(DIFFERENTIABLE, found, strict=True))
         return tuple(changed.get(place) for place in range(len(OUTPUTS)))
+
+
+class _Direct(torch.autograd.Function):
+    """((call, outputs, given), x0, *parameters asked for) -> those of the outputs that have gradients.
+
+    Of a call that nothing but autograd sees, in reverse mode, which needs no more than this: with all that `Solve`
+    takes and returns, torch is busy for longer than a small problem takes. call: what is known of it, the places of
+    the parameters that get gradients, key and options. given: the parameters that the call gave.
+    """
+
+    @staticmethod
+    @never_compiled
+    def forward(ctx: Any, solved: Any, *inputs: Tensor) -> Tensors:
+        """Keep the solution and the parameters that the call gave."""
+        ctx.call, outputs, given = solved
+        ctx.set_materialize_grads(False)
+        x, u, _, status = outputs[:4]
+        duals = outputs[8] if ctx.call[0].solver.constrained else None
+        ctx.save_for_backward(x, u, status, duals, *given)
+        return tuple([outputs[place] for place in DIFFERENTIABLE])
+
+    @staticmethod
+    @never_compiled
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Reverse mode."""
+        refuse_tracer()
+        x, u, status, duals, *given = ctx.saved_tensors
+        known, asked, *names = ctx.call
+        parameters = known.with_given(map(dense, given))
+        if is_plain(cotangents) and not torch.is_grad_enabled():
+            found = known.solver.gradient(x, u, status, parameters, cotangents, duals, asked)
+        else:
+            lead = status.shape
+            flat = (None if t is None else _flat(t, lead) for t in (x, u, status, *cotangents, duals))
+            g_x0, *rest = library.differentiate(*names, *flat, list(known.solver.flat(parameters)))
+            gradients = (rest[place].reshape(parameters[place].shape) for place in asked)
+            found = (g_x0.reshape(*lead, x.shape[-1]), *gradients)
+        return (None, *found)
 
 
 def _flat(tensor: Tensor, lead: torch.Size) -> Tensor:

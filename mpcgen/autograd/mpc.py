@@ -18,7 +18,8 @@ from mpcgen.autograd import copying, functions, library
 from mpcgen.autograd.action_value import broadcast_first, solve_from, tell_of_failures
 from mpcgen.autograd.closed_loop import ClosedLoop, make_loop
 from mpcgen.autograd.evaluation import ProblemFunctions
-from mpcgen.autograd.examination import origin_of, record
+from mpcgen.autograd.examination import record
+from mpcgen.autograd.origin import origin_of
 from mpcgen.autograd.restarts import Tries, try_starts
 from mpcgen.autograd.solution import Solution, whole
 from mpcgen.calls import learnable
@@ -231,12 +232,12 @@ class MPC(ProblemFunctions):
         if self.unrolled is None and not self.history and not self.restarts:
             found = self.direct.find(self.controller, self.options, x0, start, horizon, parameters)
             if found is not None:
-                solver, flat = found
-                with contextlib.suppress(
-                    LayoutError
-                ):  # a tensor without memory, of which the long way knows more
-                    outputs = functions.solve_directly(solver, self.key, self.options_text, x0, start, flat)
-                    return Solution.fresh(outputs, origin_of(self.key, self.options_text, flat))
+                known, every = found
+                names = (self.key, self.options_text)
+                # a tensor without memory, of which the long way knows more
+                with contextlib.suppress(LayoutError):
+                    outputs = functions.solve_directly(known, *names, x0, start, every)
+                    return Solution.fresh(outputs, origin_of(*names, every, known.solver.shapes))
         guesses = dict(zip(start.names, start, strict=True))
         with explained(self.controller, {"x0": x0, **guesses, **parameters}):
             return self._checked(x0, start, horizon, parameters)
@@ -328,7 +329,8 @@ class MPC(ProblemFunctions):
         if self.unrolled is None and not torch.compiler.is_compiling():
             found = self.quiet_direct.find(self.controller, self.quiet, x, start, horizon, parameters)
             if found is not None:
-                return functions.solve_directly(found[0], self.key, self.quiet_texts[0], x, start, found[1])
+                known, every = found
+                return functions.solve_directly(known, self.key, self.quiet_texts[0], x, start, every)
         call = make_call(self.controller, x, start, horizon, parameters)
         return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in self._flat_quietly(call))
 

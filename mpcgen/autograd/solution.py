@@ -10,15 +10,8 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from mpcgen.autograd import summary
-from mpcgen.autograd.examination import (
-    Examination,
-    ExaminationError,
-    History,
-    Origin,
-    Rows,
-    examine,
-    versions_of,
-)
+from mpcgen.autograd.examination import Examination, History, Rows, examine
+from mpcgen.autograd.origin import ExaminationError, Origin, versions_of
 from mpcgen.autograd.restarts import Restarts
 from mpcgen.calls.arguments import Call
 from mpcgen.runtime.controller import Controller
@@ -346,7 +339,7 @@ def _flatten(solution: Solution) -> tuple[list[Any], _Context]:
     origin = solution.origin
     if isinstance(solution.u, Tensor):  # not where the tree holds other things, such as mapped dimensions
         origin = origin.copy(solution.u.shape[:-2])
-    leaves += origin._parameters
+    leaves += origin.own
     return leaves, (origin.key, origin.options_text, solution.history is not None)
 
 

@@ -7,7 +7,7 @@ addresses differ. Control loops make many such calls, and the checks would be mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -27,22 +27,31 @@ Signature = tuple[Any, ...]
 Tensors = tuple[Tensor, ...]
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What calls of one signature share.
 
-    parameters: flat defaults, None in the place of a given one. given: of each given one place, name, flat shape.
+    parameters: flat defaults, which nobody changes, None in the place of a given one. given: places of those. names:
+    theirs.
     """
 
     solver: Solver
     parameters: tuple[Tensor | None, ...]
-    given: tuple[tuple[int, str, tuple[int, ...]], ...]
+    given: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def with_given(self, values: Iterable[Tensor]) -> Tensors:
+        """All parameters, these in the places of what a call gives, as it gives them: only addresses count."""
+        parameters: list[Any] = list(self.parameters)
+        for place, value in zip(self.given, values, strict=True):
+            parameters[place] = value
+        return tuple(parameters)
 
 
 class Direct:
     """The signatures that one controller, with its options, has checked; pickles and copies are empty."""
 
     def __init__(self) -> None:
-        self._known: dict[Signature, _Known | None] = {}
+        self._known: dict[Signature, Known | None] = {}
 
     def __reduce__(self) -> tuple[type[Direct], tuple[()]]:
         return Direct, ()
@@ -55,8 +64,8 @@ class Direct:
         start: Start,
         horizon: int | None,
         values: Mapping[str, Any],
-    ) -> tuple[Solver, Tensors] | None:
-        """The solver of the call, and the parameters as it takes them.
+    ) -> tuple[Known, Tensors] | None:
+        """What is known of the call, and all its parameters, see `Known.with_given`.
 
         None for a call that has to go the long way: it is traced, or its tensors are not as the kernel reads them.
         Raises what `mpcgen.calls.arguments.make_call` raises.
@@ -77,30 +86,7 @@ class Direct:
             if len(self._known) >= MOST_SIGNATURES:
                 self._known.clear()
             self._known[signature] = known
-        if known is None:
-            return None
-        try:
-            return known.solver, _flat_parameters(known, values)
-        except _NoViewError:
-            return None
-
-
-class _NoViewError(Exception):
-    """A tensor that torch cannot reshape without a copy, though it says that it is contiguous."""
-
-
-def _flat_parameters(known: _Known, values: Mapping[str, Any]) -> Tensors:
-    """All parameters as the kernel takes them."""
-    if not known.given:
-        return known.parameters  # type: ignore[return-value]
-    parameters: list[Any] = list(known.parameters)
-    for place, name, shape in known.given:
-        value = values[name]
-        try:
-            parameters[place] = value if value.shape == shape else value.view(shape)
-        except RuntimeError as error:
-            raise _NoViewError from error
-    return tuple(parameters)
+        return None if known is None else (known, known.with_given([values[name] for name in known.names]))
 
 
 def _what_to_keep(
@@ -110,18 +96,16 @@ def _what_to_keep(
     start: Start,
     values: Mapping[str, Tensor],
     call: Call,
-) -> _Known | None:
+) -> Known | None:
     """None where an input was not taken as it is, but copied or repeated, as broadcasting may have to."""
     pairs = [(x0, call.x0), *zip(start.given, call.start.given, strict=True)]
-    given, parameters = [], list[Tensor | None](call.parameters)
-    for place, (parameter, flat) in enumerate(zip(controller.parameters, call.parameters, strict=True)):
-        if parameter.name in values:
-            pairs.append((values[parameter.name], flat))
-            given.append((place, parameter.name, tuple(flat.shape)))
-            parameters[place] = None
+    given = tuple(place for place, p in enumerate(controller.parameters) if p.name in values)
+    names = tuple(controller.parameters[place].name for place in given)
+    pairs += [(values[name], call.parameters[place]) for place, name in zip(given, names, strict=True)]
     if any(not flat.is_contiguous() or flat.data_ptr() != value.data_ptr() for value, flat in pairs):
         return None
-    return _Known(kernels.solver_of(controller, options, call), tuple(parameters), tuple(given))
+    kept = [None if place in given else value for place, value in enumerate(call.parameters)]
+    return Known(kernels.solver_of(controller, options, call), tuple(kept), given, names)
 
 
 def _is_readable(tensor: Tensor | None) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpcgen.calls.devices import Device
 from mpcgen.calls.options import Options
-from mpcgen.calls.struct import Struct, dense
+from mpcgen.calls.struct import Struct, dense, strides_of_shapes
 from mpcgen.calls.wanted import poison, usable
 
 _SOLUTION = ("states", "controls", "usable", "singular", "gradient_initial_state")
@@ -19,12 +19,22 @@ _COTANGENTS = ("cotangent_states", "cotangent_controls", "cotangent_cost")
 class Gradient:
     """Gradients of batches of one size, dtype, horizon and sharing of parameters.
 
-    strides: of each parameter, numbers from one problem to the next, 0 where the batch shares it.
-    constant_parameters: each has one value for all stages, and no axis of stages. constrained: solutions have
-    multipliers of rows. Several threads may call it at once.
+    shapes: of the parameters, (B, ...), or (1, ...) where the batch shares one. constant_parameters: each has one value
+    for all stages, and no axis of stages. constrained: solutions have multipliers of rows. Several threads may call it
+    at once.
     """
 
-    __slots__ = ("_batch", "_constrained", "_device", "_entry", "_fields", "_options", "_spare", "_strides")
+    __slots__ = (
+        "_batch",
+        "_constrained",
+        "_device",
+        "_entry",
+        "_fields",
+        "_options",
+        "_shapes",
+        "_spare",
+        "_strides",
+    )
 
     def __init__(
         self,
@@ -34,11 +44,11 @@ class Gradient:
         dtype: torch.dtype,
         batch: int,
         horizon: int,
-        strides: Sequence[int],
+        shapes: Sequence[Sequence[int]],
         constant_parameters: bool,
     ) -> None:
         self._constrained, self._device, self._options = constrained, device, options
-        self._batch, self._strides = batch, strides
+        self._batch, self._shapes, self._strides = batch, shapes, strides_of_shapes(shapes)
         self._entry = device.entry("differentiate", dtype, batch)
         self._fields = {
             "batch": batch,
@@ -58,18 +68,20 @@ class Gradient:
         parameters: Sequence[Tensor],
         cotangents: Sequence[Tensor | None],
         duals: Tensor | None,
+        asked: Sequence[int] | None = None,
     ) -> tuple[Tensor, ...]:
-        """Gradients of x0 (..., n) and of the parameters; all of the size and dtype prepared for.
+        """Gradients of x0 (..., n) and of the parameters, or of those at the places ``asked`` for.
 
-        The solution and its cotangents have any leading dimensions of that size, parameters one. cotangents: of x, u,
-        cost and, with constraints, duals.
+        All are of the size and dtype prepared for. The solution and its cotangents have any leading dimensions of that
+        size; parameters, which are dense, may have other shapes, too, and their gradients are like them. cotangents: of
+        x, u, cost and, with constraints, duals.
         """
-        x, u, parameters = dense(x), dense(u), list(map(dense, parameters))
+        x, u = dense(x), dense(u)
+        asked = range(len(parameters)) if asked is None else asked
         g_x0 = x.new_empty(x.shape[:-2] + x.shape[-1:])
         if self._batch == 0:
-            return g_x0, *map(torch.zeros_like, parameters)
-        found = (g_x0, *map(torch.empty_like, parameters))
-        status = status.reshape(-1)
+            return g_x0, *(torch.zeros_like(parameters[place]) for place in asked)
+        status = status if status.ndim == 1 else status.reshape(-1)
         wanted, singular = usable(status, self._options), torch.empty_like(status)
         pushes = [None if g is None else dense(g) for g in cotangents]
         try:
@@ -77,22 +89,38 @@ class Gradient:
         except IndexError:
             arguments = _Arguments(self._device, self._fields, self._strides, self._constrained)
         kept = dense(duals) if self._constrained and duals is not None else None
-        arguments.point_to((x, u, wanted, singular, found[0]), pushes, kept, parameters, found[1:])
+        arguments.point_to((x, u, wanted, singular, g_x0), pushes, kept, parameters)
+        every = arguments.gradients(parameters, asked)
         struct = arguments.struct
         struct.threads = 1 if self._batch == 1 else self._options.thread_count()
         self._entry(struct)
         if self._batch > 1 or not status.is_cpu or struct.singular[0]:
             self._device.report_singular(singular, self._options.on_unconverged)
         self._spare.append(arguments)
+        found = [every[place] for place in asked]
         if self._options.unconverged_gradient == "nan":
-            poison((g_x0.view(self._batch, -1), *found[1:]), (wanted == 0) | (singular != 0))
-        return found
+            flat = [g.view(self._shapes[place]) for place, g in zip(asked, found, strict=True)]
+            poison((g_x0.view(self._batch, -1), *flat), (wanted == 0) | (singular != 0))
+        return g_x0, *found
 
 
 class _Arguments:
-    """An argument struct of reverse mode, filled but for the addresses and the threads."""
+    """An argument struct of reverse mode, filled but for the addresses and the threads.
 
-    __slots__ = ("_cotangents", "_duals", "_gradients", "_made", "_parameters", "_solution", "struct")
+    ``_unasked`` is where the kernel writes the gradients of parameters that the batch shares and nobody asks for.
+    """
+
+    __slots__ = (
+        "_cotangents",
+        "_duals",
+        "_gradients",
+        "_made",
+        "_parameters",
+        "_solution",
+        "_strides",
+        "_unasked",
+        "struct",
+    )
 
     def __init__(
         self, device: Device, fields: Mapping[str, object], strides: Sequence[int], constrained: bool
@@ -104,6 +132,8 @@ class _Arguments:
         self._solution = tuple(map(made.slot, _SOLUTION))
         self._cotangents = tuple(map(made.slot, _COTANGENTS + ("cotangent_duals",) * constrained))
         self._duals = made.slot("duals") if constrained else None
+        self._strides = strides
+        self._unasked: dict[int, Tensor] = {}
 
     def point_to(
         self,
@@ -111,7 +141,6 @@ class _Arguments:
         cotangents: Sequence[Tensor | None],
         duals: Tensor | None,
         parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
     ) -> None:
         """Let the struct point to these tensors, which have to outlive the call."""
         words = self._made.words
@@ -122,6 +151,18 @@ class _Arguments:
             words[slot] = 0 if cotangent is None else cotangent.data_ptr()
         if self._duals is not None:
             words[self._duals] = 0 if duals is None else duals.data_ptr()
-        for index, (value, gradient) in enumerate(zip(parameters, gradients, strict=True)):
-            self._parameters[index] = value.data_ptr()
-            self._gradients[index] = gradient.data_ptr()
+        for place, value in enumerate(parameters):
+            self._parameters[place] = value.data_ptr()
+
+    def gradients(self, parameters: Sequence[Tensor], asked: Sequence[int]) -> list[Tensor]:
+        """Where the struct lets the kernel write the gradients of the parameters; it has to outlive the call."""
+        made = []
+        for place, value in enumerate(parameters):
+            gradient = None if place in asked else self._unasked.get(place)
+            if gradient is None:
+                gradient = torch.empty_like(value)
+                if place not in asked and self._strides[place] == 0:
+                    self._unasked[place] = gradient
+            self._gradients[place] = gradient.data_ptr()
+            made.append(gradient)
+        return made

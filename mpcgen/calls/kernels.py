@@ -15,7 +15,7 @@ from mpcgen.calls.devices import Device, device_of
 from mpcgen.calls.gradient import Gradient
 from mpcgen.calls.options import Options
 from mpcgen.calls.solver import Solver, report
-from mpcgen.calls.struct import dense
+from mpcgen.calls.struct import dense, strides_of_shapes
 from mpcgen.calls.wanted import poison, usable
 from mpcgen.runtime.controller import Controller
 
@@ -41,7 +41,7 @@ def pointers_to(device: Device, tensors: tuple[Tensor | None, ...]) -> Any:
 
 def strides_of(parameters: tuple[Tensor | None, ...]) -> list[int]:
     """Numbers from one problem to the next; a value that the batch shares has stride zero."""
-    return [0 if p is None or p.shape[0] <= 1 else p.numel() // p.shape[0] for p in parameters]
+    return strides_of_shapes((1,) if p is None else p.shape for p in parameters)
 
 
 def stride_array_of(device: Device, parameters: tuple[Tensor | None, ...]) -> Any:
@@ -110,13 +110,13 @@ def attach(
 ) -> Tensors:
     """Copies of what a quiet `solve` of a flat batch has found, which reports as that would have."""
     if outputs[0].shape[0] > 0:
-        report(controller, device_of(controller, outputs[0]), options, outputs, (x0, (), parameters))
+        report(controller, device_of(controller, outputs[0]), options, outputs, (x0, (), lambda: parameters))
     return tuple(out.clone() for out in outputs)
 
 
 def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
     """The solver for a call and for others of the same sizes; outputs have the call's leading dimensions."""
-    strides = strides_of(call.parameters)
+    shapes = [p.shape for p in call.parameters]
     device = device_of(controller, call.x0)
     constant = is_constant(controller, call.parameters)
     return Solver(
@@ -126,7 +126,7 @@ def solver_of(controller: Controller, options: Options, call: Call) -> Solver:
         call.x0.dtype,
         call.horizon,
         call.batch_shape,
-        strides,
+        shapes,
         call.start,
         constant,
     )
@@ -180,10 +180,10 @@ def differentiate(
         x.dtype,
         len(x),
         u.shape[1],
-        strides_of(parameters),
+        [p.shape for p in parameters],
         is_constant(controller, parameters),
     )
-    return gradient(x, u, status, parameters, cotangents, duals)
+    return gradient(x, u, status, each_dense(parameters), cotangents, duals)
 
 
 def tangent(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from mpcgen.calls.devices import BOX_DDP, HAND_OVER, INTERIOR_POINT, POLISHED, D
 from mpcgen.calls.failures import describe_failure, describe_step
 from mpcgen.calls.gradient import Gradient
 from mpcgen.calls.options import Options
-from mpcgen.calls.struct import Struct
+from mpcgen.calls.struct import Struct, strides_of_shapes
 from mpcgen.errors import LayoutError, UnconvergedError
 from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import DIFFERENTIABLE, OUTPUTS, Outputs, sizes_of
@@ -57,8 +57,8 @@ def solver_fields(
 class Solver:
     """The solver for batches of one shape, dtype, horizon and sharing of parameters.
 
-    batch_shape: leading dimensions of the outputs. strides: of each parameter, numbers from one problem to the
-    next, 0 where the batch shares it. start: what calls will start from, of which the presence and the sharing count.
+    batch_shape: leading dimensions of the outputs. shapes: of the parameters, (B, ...), or (1, ...) where the batch
+    shares one. start: what calls will start from, of which the presence and the sharing count.
     constant_parameters: each has one value for all stages, and no axis of stages.
 
     Outputs that a problem has not, and so are empty, are the same in all calls, but in those of `solve_anew`, of which
@@ -78,10 +78,13 @@ class Solver:
         "_nothing",
         "_options",
         "_outputs",
+        "_own",
         "_spare",
         "_start_names",
         "_starts",
         "_strides",
+        "constrained",
+        "shapes",
     )
 
     def __init__(
@@ -92,29 +95,32 @@ class Solver:
         dtype: torch.dtype,
         horizon: int,
         batch_shape: Sequence[int],
-        strides: Sequence[int],
+        shapes: Sequence[Sequence[int]],
         start: Start,
         constant_parameters: bool,
     ) -> None:
         n, m = len(controller.states), len(controller.controls)
         self._batch, self._controller = math.prod(batch_shape), controller
-        self._device, self._options, self._strides = device, options, strides
+        self._device, self._options = device, options
+        self.shapes, self._strides = shapes, strides_of_shapes(shapes)
         self._entry = device.entry("solve", dtype, self._batch)
         rows = controller.dual_count
+        self.constrained = rows > 0
         sizes = sizes_of(horizon, n, m, rows)
         written = [output for output in OUTPUTS if rows or not output.constrained]
         self._addresses = ("initial_state", *(output.member for output in written))
-        shapes = [output.shape(batch_shape, sizes) for output in OUTPUTS]
-        # Without constraints the last ones are empty, and of all calls the same: to make them takes a tenth of a call.
+        made = [output.shape(batch_shape, sizes) for output in OUTPUTS]
+        # Numbers that are all one number have the shape and no memory: the fastest way to a tensor that has both.
         with torch.inference_mode(False):
-            real = torch.empty(0, dtype=dtype, device=device.device)
-            self._nothing = tuple(real.new_empty(shape) for shape in shapes[len(written) :])
-        # Methods of a tensor that has the dtype and the device: the fastest way to another.
-        new, new_integer = real.new_empty_strided, real.int().new_empty_strided
-        self._outputs = tuple(
-            (new_integer if output.integer else new, shape, _dense_strides(shape))
-            for shape, output in zip(shapes, written, strict=False)
-        )
+            real = torch.empty((), dtype=dtype, device=device.device)
+            integer = real.int()
+            self._outputs = [
+                (integer if output.integer else real).expand(shape)
+                for shape, output in zip(made, written, strict=False)
+            ]
+            # Without constraints the last ones are empty, and of all calls the same.
+            self._nothing = tuple(real.new_empty(shape) for shape in made[len(written) :])
+        self._own = [place for place in range(len(written), len(OUTPUTS)) if place in DIFFERENTIABLE]
         self._fields = solver_fields(options, dtype, horizon, constant_parameters) | {
             "batch": self._batch,
             "method": method_of(options, start, rows > 0),
@@ -127,7 +133,7 @@ class Solver:
         self._start_names = [name for name, _ in start.named]
         self._gradient: Gradient | None = None
         self._make_gradient = functools.partial(
-            Gradient, rows > 0, device, options, dtype, self._batch, horizon, strides, constant_parameters
+            Gradient, rows > 0, device, options, dtype, self._batch, horizon, shapes, constant_parameters
         )
         self._spare: list[_Arguments] = []
 
@@ -136,9 +142,9 @@ class Solver:
     ) -> tuple[Tensor, ...]:
         """Outputs of `mpcgen.calls.kernels.solve`; every tensor is dense, of the size and dtype prepared for.
 
-        start: those that are not None.
+        start: those that are not None. Parameters may have other shapes of that size.
         """
-        outputs = [new(shape, strides) for new, shape, strides in self._outputs]
+        outputs = list(map(torch.empty_like, self._outputs))
         if self._batch == 0:
             return (*outputs, *self._nothing)
         try:
@@ -154,9 +160,14 @@ class Solver:
         self._entry(struct)
         if self._batch > 1 or not outputs[3].is_cpu or struct.status[0]:
             begun = zip(self._start_names, start, strict=True)
-            report(self._controller, self._device, self._options, outputs, (x0, begun, parameters))
+            given = (x0, begun, functools.partial(self.flat, parameters))
+            report(self._controller, self._device, self._options, outputs, given)
         self._spare.append(arguments)
         return (*outputs, *self._nothing)
+
+    def flat(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Parameters of the shapes prepared for."""
+        return tuple(map(torch.reshape, parameters, self.shapes))
 
     @property
     def gradient(self) -> Gradient:
@@ -165,20 +176,16 @@ class Solver:
             self._gradient = self._make_gradient()
         return self._gradient
 
-    def solve_anew(
-        self, x0: Tensor, start: Sequence[Tensor], parameters: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
+    def solve_anew(self, x0: Tensor, start: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
         """The same, and what may get a gradient is this call's own."""
-        outputs = self(x0, start, parameters)
-        if not self._nothing:
-            return outputs
-        places = range(len(outputs) - len(self._nothing), len(outputs))
-        own = (outputs[i].new_empty(outputs[i].shape) if i in DIFFERENTIABLE else outputs[i] for i in places)
-        return (*outputs[: places.start], *own)
+        outputs = list(self(x0, start, parameters))
+        for place in self._own:
+            outputs[place] = torch.empty_like(outputs[place])
+        return outputs
 
 
-Given = tuple[Tensor, Iterable[tuple[str, Tensor]], Sequence[Tensor]]
-"""x0, what a solve began with by name, and parameters."""
+Given = tuple[Tensor, Iterable[tuple[str, Tensor]], Callable[[], Sequence[Tensor]]]
+"""x0, what a solve began with by name, and what returns the parameters, flat."""
 
 
 def report(
@@ -192,7 +199,9 @@ def report(
         if how == Status.INVALID_INPUT:
             from mpcgen.calls.invalid import describe_input  # which examines by kernels that need this module
 
-            return describe_input(controller, *given, problem, need_room=options.smooth == "solve")
+            x0, begun, parameters = given
+            need_room = options.smooth == "solve"
+            return describe_input(controller, x0, begun, parameters(), problem, need_room=need_room)
         if how == Status.MODEL:
             return describe_step(x, costates, problem)
         return describe_failure(x, costates, gains, problem, controller.states)
@@ -244,7 +253,3 @@ class _Arguments:
 
 def _no_memory() -> int:
     raise LayoutError("a tensor given to the solver has no memory, which was freed or never given")
-
-
-def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,3 +59,8 @@ def dense(tensor: Tensor) -> Tensor:
     if tensor._is_zerotensor():
         return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
     return tensor.resolve_neg().contiguous()
+
+
+def strides_of_shapes(shapes: Iterable[Sequence[int]]) -> list[int]:
+    """Numbers from one problem to the next; what the batch shares has stride zero."""
+    return [0 if shape[0] <= 1 else math.prod(shape[1:]) for shape in shapes]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd.closed_loop import ClosedLoop
-from mpcgen.autograd.examination import ExaminationError
+from mpcgen.autograd.origin import ExaminationError
 from mpcgen.autograd.solution import Solution
 from mpcgen.calls.failures import describe_failure, describe_step
 from mpcgen.calls.invalid import describe_input
