@@ -25,9 +25,10 @@ def radau(
 ) -> DynamicsSpec:
     """Radau IIA, L-stable: for stiff models, whose fast modes decay in much less than ``dt``, the control held.
 
-    A step solves its stage equations by Newton's method down to rounding; derivatives are those of the solution. A step
-    that finds none ends its problem with `Status.MODEL` where it is one of the initial controls; where it is one of a
-    trial, the trial is refused. Hairer and Wanner 1996, Solving Ordinary Differential Equations II, IV.5.
+    A step solves its stage equations by Newton's method down to rounding; derivatives are those of the solution. A
+    trial with a step that finds none is refused. Where it is one of the initial controls, the problem's steps are gone
+    through in 64 parts where that is needed, and the problem ends with `Status.MODEL` if they find none either. Hairer
+    and Wanner 1996, Solving Ordinary Differential Equations II, IV.5.
 
     Args:
         problem: whose states ``rhs`` differentiates.
@@ -41,7 +42,7 @@ def radau(
             with a residual whose rate none of them reads is algebraic. Together they have to determine algebraic
             states and rates, or states in place of rates (index 1). What x_0 says of an algebraic state is where
             Newton's method starts.
-        newton: most Newton steps of one integration step.
+        newton: most Newton steps of one integration step, and of each of its parts.
 
     Returns:
         A value to assign to ``problem.dynamics``.
