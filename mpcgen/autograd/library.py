@@ -7,6 +7,7 @@ vectorisation; `mpcgen.autograd.functions` adds the derivatives.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ from mpcgen.runtime.outputs import OUTPUTS, sizes_of
 Tensors = tuple[Tensor, ...]
 _CONTROLLERS: dict[str, Controller] = {}
 _LIBRARY = torch.library.Library("mpcgen", "FRAGMENT")
+# Torch asks `inspect` for the module of each operator's rule, which would look for the files of all modules there are:
+# half of the time that importing this package takes, and more where much is loaded. What it would find is this.
+inspect.modulesbyfile[__file__] = __name__
 
 
 def register(controller: Controller) -> str:

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from mpcgen.build.manifest import Manifest
 from mpcgen.errors import BuildError
 from mpcgen.runtime.loading import MANIFEST_FILES, interface_name
@@ -29,6 +27,8 @@ _LOCK, _TEMPORARY = ".lock", ".mpcgen-"
 @contextlib.contextmanager
 def install_lock(destination: Path) -> Iterator[None]:
     """Keep other processes from installing into ``destination`` (made if missing) meanwhile."""
+    from filelock import FileLock  # which what is built already does not need
+
     destination.mkdir(parents=True, exist_ok=True)
     with FileLock(destination / _LOCK, mode=0o666):
         yield
