@@ -28,7 +28,7 @@ _CONTROLLERS: dict[str, Controller] = {}
 _LIBRARY = torch.library.Library("mpcgen", "FRAGMENT")
 # Torch asks `inspect` for the module of each operator's rule, which would look for the files of all modules there are:
 # half of the time that importing this package takes, and more where much is loaded. What it would find is this.
-inspect.modulesbyfile[__file__] = __name__
+getattr(inspect, "modulesbyfile", {})[__file__] = __name__  # no documented name: without it, it takes longer
 
 
 def register(controller: Controller) -> str:
