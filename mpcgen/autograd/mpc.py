@@ -52,10 +52,10 @@ class MPC(ProblemFunctions):
 
     method: "ddp" (box-DDP), "interior_point" (primal-dual, in multiple shooting), or "auto". Where only controls are
     bounded, "auto" begins with box-DDP, and leaves to the interior point, from the same start, the problems in which
-    refused steps prevail, whose model is next to linear after 15 passes, or which diverge; what that does not solve
-    either, box-DDP goes on with, as with all problems whose dynamics are linear. What the interior point solves,
-    box-DDP polishes in some two iterations, so that controls lie on their bounds and states are a rollout's. Iterations
-    are those of both. With ``hessian="gauss_newton"`` or ``smooth="solve"`` it is box-DDP, with other constraints the
+    refused steps and poor models prevail, whose model is next to linear after 15 passes, or which diverge; what that
+    does not solve either, box-DDP goes on with, as with all problems whose dynamics are linear. What the interior point
+    solves, box-DDP polishes in some two iterations, so that controls lie on their bounds and states are a rollout's.
+    Iterations are those of both. With ``hessian="gauss_newton"`` or ``smooth="solve"`` it is box-DDP, with other constraints the
     interior point, which alone knows them. That ends where its errors are at most ``tol``, with the cost in units that
     make the first trajectory's 100 and controls in units of their range; ``sol.residual`` is the largest of them, and
     ``sol.iterations`` counts Newton steps. It has the exact Hessian only.

@@ -27,7 +27,9 @@
 #define LITTLE_BEND R(0.05)  /* below that share a model is nearly linear: its step ends at bounds, or far away */
 #define WORTH R(30) /* a certifying lane goes on for so many times what ends others */
 enum { PATIENCE = 6, FEW_WAITS = 2, LONG_WAIT = 20, FEW_PASSES = 15, MOST_PASSES = 100 };
-enum { REFUSED = 2, REFUSED_UNBENT = 3, REFUSED_CONCAVE = 1, ACCEPTED = 4, MOST_TROUBLES = 14 }; /* see note_troubles */
+#define WRONG_SLOPE R(10) /* times the model's slope: a rollout whose controls promise so much is far from the model */
+/* See note_troubles. */
+enum { REFUSED = 2, REFUSED_FAR = 5, REFUSED_REGULARISED = 1, UNBENT = 5, CONCAVE = 8, ACCEPTED = 3, MOST_TROUBLES = 23 };
 
 /* A change of the cost below this is rounding. */
 INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
@@ -112,19 +114,26 @@ FUNCTION real rounding_of_states(const solver_state *s) {
   return R(16) * SCALAR_EPSILON * sum;
 }
 
-/* Keeps count of refused steps against accepted ones: where they prevail, box-DDP does not get on. A refused step counts
- * for more where the model that it was from is nearly linear, and so has no length of its own, or is not convex; and not at
- * all where it promised no more than rounding of cost and states, which decides then. */
+/* Keeps count of troubles: of refused steps, which count for more where the rollout went far from the model, or even with
+ * regularisation; and of models, whatever became of their steps, that are nearly linear, and so have no length of their own,
+ * or that are not convex even without the dynamics' second derivatives. An accepted step makes up for some. A refused one
+ * that promised no more than rounding of cost and states is none, as that decides then. Where troubles prevail, box-DDP does
+ * not get on. */
 FUNCTION void note_troubles(solver_state *s, mask accepted, mask refused) {
   if (s->hands_over && lane_any(refused)) {
     const mask rounded = lane_le(-expected_change(s), rounding(s) + rounding_of_states(s));
     refused = lane_and(refused, lane_not(rounded));
   }
-  const mask unbent = lane_and(refused, lane_lt(s->summary.bend, -LITTLE_BEND * s->summary.slope));
-  const mask concave = lane_and(refused, lane_not(s->summary.convex));
+  const real slope = s->summary.slope;
+  const mask judged = lane_or(accepted, refused);
+  const mask far = lane_and(refused, lane_lt(-WRONG_SLOPE * s->length * slope, lane_abs(s->promise)));
+  const mask regularised = lane_and(refused, lane_lt(ALL(0), s->regularisation));
+  const mask unbent = lane_and(judged, lane_lt(s->summary.bend, -LITTLE_BEND * slope));
+  const mask concave = lane_and(judged, lane_not(lane_or(s->summary.convex, lane_lt(ALL(0), s->second_order))));
   const counts fewer = s->lanes.troubles - lane_and(ALL_COUNTS(ACCEPTED), accepted);
   s->lanes.troubles = lane_and(fewer, lane_more(fewer, ALL_COUNTS(0))) + lane_and(ALL_COUNTS(REFUSED), refused) +
-                      lane_and(ALL_COUNTS(REFUSED_UNBENT), unbent) + lane_and(ALL_COUNTS(REFUSED_CONCAVE), concave);
+                      lane_and(ALL_COUNTS(REFUSED_FAR), far) + lane_and(ALL_COUNTS(REFUSED_REGULARISED), regularised) +
+                      lane_and(ALL_COUNTS(UNBENT), unbent) + lane_and(ALL_COUNTS(CONCAVE), concave);
 }
 
 /* Which lanes' candidates become their trajectories; sets up the next step of all. */
@@ -240,7 +249,7 @@ INLINE void keep_residual(solver_state *s) {
   s->summary.residual = lane_select(lanes->certifying, lanes->best_residual, s->summary.residual);
 }
 
-/* Whether box-DDP is the method for a lane: not where refused steps prevail, or small ones are many; nor where after the
+/* Whether box-DDP is the method for a lane: not where troubles prevail, or small steps are many; nor where after the
  * passes that most problems take the model is so nearly linear that all controls go to their bounds. Of linear-quadratic
  * problems that model is exact, and box-DDP the method for all. */
 INLINE mask gets_on(const solver_state *s) {

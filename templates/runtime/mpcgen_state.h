@@ -28,7 +28,7 @@ typedef struct {
   mask sceptical;       /* certifying found a step of worth: from then on the exact model alone ends it */
   counts iterations;
   counts last;          /* iterations after which the lane gives up */
-  counts troubles;      /* refused steps, less accepted ones, by what they count: see note_troubles; not below zero */
+  counts troubles;      /* by what they count, less accepted steps: see note_troubles; not below zero */
   counts unproductive;  /* passes with a step below rounding since the residual last halved */
   real quu;             /* what regularisation is relative to */
   counts waits;         /* passes since the cost has fallen by more than rounding; */
