@@ -55,10 +55,10 @@ class MPC(ProblemFunctions):
     refused steps and poor models prevail, whose model is next to linear after 15 passes, or which diverge; what that
     does not solve either, box-DDP goes on with, as with all problems whose dynamics are linear. What the interior point
     solves, box-DDP polishes in some two iterations, so that controls lie on their bounds and states are a rollout's.
-    Iterations are those of both. With ``hessian="gauss_newton"`` or ``smooth="solve"`` it is box-DDP, with other constraints the
-    interior point, which alone knows them. That ends where its errors are at most ``tol``, with the cost in units that
-    make the first trajectory's 100 and controls in units of their range; ``sol.residual`` is the largest of them, and
-    ``sol.iterations`` counts Newton steps. It has the exact Hessian only.
+    Iterations are those of both. With ``hessian="gauss_newton"`` or ``smooth="solve"`` it is box-DDP, with other
+    constraints the interior point, which alone knows them. That ends where its errors are at most ``tol``, with the
+    cost in units that make the first trajectory's 100 and controls in units of their range; ``sol.residual`` is the
+    largest of them, and ``sol.iterations`` counts Newton steps. It has the exact Hessian only.
 
     tol: KKT residual at which a problem counts as solved, max |u - clip(u - dL/du, lower, upper)|, in the units of u
     and dL/du; default 1e-8 in float64, 1e-4 in float32. As these may be any, the next step must also promise to lower
