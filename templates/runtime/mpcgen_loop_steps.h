@@ -102,7 +102,7 @@ FUNCTION void write_step(solver_state *s, const closed_loop_arguments *c, int k,
 }
 
 /* Next states and costs of all lanes, by steps in parts where these alone are solved; rollouts go on as they do. */
-INLINE void move_plants(solver_state *s, const real *x, const real *u, real *next, real *cost) {
+INLINE void move_plants(solver_state *s, real *x, real *u, real *next, real *cost) {
 #if IMPLICIT
   const real by_parts = s->theta[BY_PARTS];
   s->theta[BY_PARTS] = ALL(1);
