@@ -220,6 +220,12 @@ FUNCTION int refill(solver_state *s, solve_job *job) {
   return lane_any(s->lanes.busy);
 }
 
+/* Rolls all lanes out, and once more where one begins that has to go through steps in parts. */
+INLINE void roll_out_lanes(solver_state *s) {
+  rollout(s);
+  if (begin_by_parts(s->theta, lane_and(s->lanes.busy, s->lanes.begins), s->cost)) rollout(s);
+}
+
 /* Ends the problems whose first rollout overflows. */
 FUNCTION void drop_overflows(solver_state *s, const solve_job *job) {
   const mask fails = lane_and(lane_and(s->lanes.busy, s->lanes.begins), lane_not(lane_finite(s->cost)));
@@ -271,8 +277,7 @@ FUNCTION void run_solver(solver_state *s, solve_job *job) {
   if (job->loop) s->loop.stays = has_constant_parameters(job->loop);
 #endif
   while (!interrupted(&job->queue, &since, pass) && refill(s, job)) {
-    rollout(s);
-    if (begin_by_parts(s->theta, lane_and(s->lanes.busy, s->lanes.begins), s->cost)) rollout(s);
+    roll_out_lanes(s);
     adopt(s, judge(s, job));
     backward_sweep(s);
     const counts status = conclude(s, job->arguments);

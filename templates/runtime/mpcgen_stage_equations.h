@@ -271,8 +271,8 @@ RARE mask newton_by_parts(const real *z, const real *held, stored_reals theta, s
 }
 
 /* Solves for the states at a step's stages, (NSLOPES, NMOVING), from z in all, and by parts in the lanes that may; NaN
- * where Newton's method does not. From
- * f(z) as first slope it would diverge more often than from none (Robertson's kinetics). */
+ * where Newton's method does not. From f(z) as first slope it would diverge more often than from none (Robertson's
+ * kinetics). */
 INLINE void solve_stage_equations(const real *z, const real *held, stored_reals theta, stored_reals theta_t, real *points) {
   real change[NUNKNOWNS];
   for (int i = 0; i < NUNKNOWNS; i++) change[i] = ALL(0);

@@ -78,10 +78,7 @@ FUNCTION void run_team_solver(solver_state *s, team_memory *m, solve_job *job) {
   TEAM_LEADER take_options(s, a);
   team_meet();
   while (team_refill(s, m, job)) {
-    TEAM_LEADER {
-      rollout(s);
-      if (begin_by_parts(s->theta, lane_and(s->lanes.busy, s->lanes.begins), s->cost)) rollout(s);
-    }
+    TEAM_LEADER roll_out_lanes(s);
     team_meet();
     if (team_adopt(s, m, job)) {
       team_backward_sweep(s, m);
