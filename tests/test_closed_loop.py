@@ -338,7 +338,7 @@ def test_mistakes_are_named(pendulum):
         mpc.closed_loop(x0, STEPS, disturbance=torch.zeros(4, 3, dtype=F64))
     with pytest.raises(ShapeError, match=r"do not broadcast: \(2,\), \(3,\)"):
         mpc.closed_loop(x0, STEPS, disturbance=torch.zeros(3, STEPS, 3, dtype=F64))
-    with pytest.raises(ParameterError, match="the model itself takes the controller's"):
+    with pytest.raises(ParameterError, match="plant= this MPC gives it others"):
         mpc.closed_loop(x0, STEPS, plant_parameters={"mass": 1.0})
     with pytest.raises(ParameterError, match="plant is a int"):
         mpc.closed_loop(x0, STEPS, plant=3)

@@ -226,7 +226,11 @@ def _check_plant(controller: Controller, plant: Any, given: Mapping[str, Any] | 
     if given and (plant is None or not isinstance(plant, ProblemFunctions)):
         raise ParameterError(
             f"{controller.name}: plant_parameters are those of a generated controller, plant=; "
-            + ("the model itself takes the controller's" if plant is None else "a callable has its own")
+            + (
+                "without plant= the model moves by the controller's own parameters, and plant= this MPC gives it others"
+                if plant is None
+                else "a callable has its own"
+            )
         )
     if isinstance(plant, ProblemFunctions):
         sizes = [(len(c.states), len(c.controls)) for c in (plant.controller, controller)]

@@ -51,7 +51,7 @@ class Direct:
     """The signatures that one controller, with its options, has checked; pickles and copies are empty."""
 
     def __init__(self) -> None:
-        self._known: dict[Signature, Known | None] = {}
+        self._known: dict[Signature, tuple[Known | None]] = {}
 
     def __reduce__(self) -> tuple[type[Direct], tuple[()]]:
         return Direct, ()
@@ -76,16 +76,16 @@ class Direct:
             return None
         if signature is None:
             return None
-        try:
-            known = self._known[signature]
-        except KeyError:
+        kept = self._known.get(signature)
+        if kept is None:
             if not all(map(_is_readable, (x0, *start, *values.values()))):
                 return None
             call = make_call(controller, x0, start, horizon, values)
-            known = _what_to_keep(controller, options, x0, start, values, call)
+            kept = (_what_to_keep(controller, options, x0, start, values, call),)
             if len(self._known) >= MOST_SIGNATURES:
                 self._known.clear()
-            self._known[signature] = known
+            self._known[signature] = kept
+        (known,) = kept
         return None if known is None else (known, known.with_given([values[name] for name in known.names]))
 
 
