@@ -1,6 +1,10 @@
 """Closed loops: what the same loop written by hand gives, with gradients, for every kind of plant."""
 
+import ctypes
+import functools
+
 import pytest
+import sympy as sp
 import torch
 from torch import Tensor
 
@@ -8,6 +12,7 @@ import mpcgen
 from examples.bench.problems import linear_quadratic
 from mpcgen import Status
 from mpcgen.autograd.closed_loop import Loop
+from mpcgen.calls.devices import Cpu
 from mpcgen.errors import (
     DtypeError,
     ParameterError,
@@ -249,6 +254,88 @@ def test_a_plant_may_be_a_controllers_model_or_a_function(pendulum, itself):
     assert torch.allclose(*slopes, rtol=1e-10) and slopes[0] != 0
     # the stage cost does not read the mass, so that here both are judged alike
     assert torch.allclose(generated.cost, written.cost, rtol=1e-12)
+
+
+@functools.cache
+def other_plant():
+    """A model of three states and a control with parameters of its own, and a bound that no plant keeps."""
+    problem = mpcgen.Problem("bead", horizon=4)
+    a, b, speed = problem.states("a b speed", upper=[2.0, sp.oo, sp.oo])
+    push = problem.control("push", lower=-3.0, upper=3.0)
+    gain = problem.parameter("gain", shape=2, default=[0.1, 0.2], per_stage=True)
+    drag = problem.parameter("drag", default=0.05)
+    turned = sp.sin(gain[0] * speed)
+    problem.dynamics = [a - b * turned, b + a * turned, (1 - drag) * speed + gain[1] * push]
+    problem.stage_cost = drag * speed**2 + gain[0] * b * push + 0.1 * push**2
+    problem.terminal_cost = a**2
+    return compiled(problem)
+
+
+def plants(pendulum, count: int) -> list[tuple]:
+    """A plant with its parameters: of all steps or of each, of a problem or of the batch; one of them learned."""
+    gains = torch.linspace(0.05, 0.2, STEPS * count * 8, dtype=F64).reshape(STEPS, count, 4, 2)
+    drags = torch.linspace(0.01, 0.1, STEPS, dtype=F64)
+    learning = other_plant().MPC(learn=["gain"], initial={"gain": gains[0, 0]})
+    return [
+        (pendulum.mpc(), {"mass": torch.tensor(1.4, dtype=F64)}),
+        (other_plant().MPC(), {}),
+        (other_plant().MPC(), {"gain": gains[0], "drag": drags[2]}),
+        (other_plant().MPC(), {"gain": mpcgen.PerStep(gains), "drag": mpcgen.PerStep(drags)}),
+        (learning, {"drag": drags[:1].expand(count)}),
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 11])
+def test_loops_with_another_generated_plant_run_in_the_kernels_as_in_python(pendulum, step_by_step, count):
+    x0, mpc = pendulum.starts(count, 0), pendulum.module.MPC(on_unconverged="ignore")
+    x0[-1] = torch.nan
+    x0 = x0 if count > 1 else pendulum.starts(1, 0)
+    push = 0.01 * torch.sin(torch.arange(count * STEPS * 3, dtype=F64)).reshape(count, STEPS, 3)
+    for plant, own in plants(pendulum, count):
+        given = {"plant": plant, "plant_parameters": own, "disturbance": push}
+        found, expected = mpc.closed_loop(x0, STEPS, **given), step_by_step(mpc, x0, STEPS, **given)
+        assert all(map(is_same, found, expected)) and found.x[0].isfinite().all()
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["with_the_controllers", "of_the_plant_alone"])
+@pytest.mark.parametrize("count", [1, 11])
+def test_gradients_reach_the_parameters_of_another_generated_plant(pendulum, step_by_step, count, recorded):
+    mpc, mass = pendulum.mpc(), torch.tensor(1.1, dtype=F64).requires_grad_(recorded)
+    push = (0.01 * torch.ones(STEPS, 3, dtype=F64)).requires_grad_()
+    for plant, own in plants(pendulum, count):
+        x0 = torch.tensor([1.0, 0.1, 0.0], dtype=F64).repeat(count, 1).requires_grad_()  # controls are free
+        held = [v.values if isinstance(v, mpcgen.PerStep) else v for v in own.values()]
+        leaves = [x0, push, *plant.parameters(), *([mass] if recorded else [])]
+        leaves += [v.requires_grad_() for v in held if v.is_leaf]
+        given = {"plant": plant, "plant_parameters": own, "disturbance": push, "mass": mass}
+        loops = mpc.closed_loop(x0, STEPS, **given), step_by_step(mpc, x0, STEPS, **given)
+        ours, theirs = (torch.autograd.grad(loss(f.x, f.u, f.cost), leaves) for f in loops)
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and b.abs().max() > 0
+
+
+def test_a_plant_that_gets_no_memory_ends_the_loop(pendulum, monkeypatch):
+    mpc, x0 = pendulum.mpc(), pendulum.starts(3, 0).requires_grad_()
+    total = mpc.closed_loop(x0, STEPS, plant=mpc).cost.sum()
+    refuses = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(lambda arguments: 1)
+    address = ctypes.cast(refuses, ctypes.c_void_p).value
+    monkeypatch.setattr(Cpu, "address", lambda self, *_: self.ffi.cast("int (*)(const void *)", address))
+    with pytest.raises(MemoryError, match="refused the memory to differentiate_loop"):
+        total.backward()
+    with pytest.raises(MemoryError, match="refused the memory to closed_loop"):
+        mpc.closed_loop(x0, STEPS, plant=mpc)
+
+
+def test_what_is_wrong_with_a_generated_plants_parameters_is_refused(pendulum):
+    mpc, x0 = pendulum.mpc(), pendulum.starts(3, 0)
+    with pytest.raises(ParameterError, match="bead has no parameter 'mass'"):
+        mpc.closed_loop(x0, STEPS, plant=other_plant().MPC(), plant_parameters={"mass": 1.0})
+    with pytest.raises(ShapeError, match="bead: gain has shape"):
+        mpc.closed_loop(
+            x0, STEPS, plant=other_plant().MPC(), plant_parameters={"gain": torch.zeros(3, dtype=F64)}
+        )
+    with pytest.raises(DtypeError, match="bead"):
+        mpc.closed_loop(x0.float(), STEPS, plant=other_plant().MPC())
 
 
 def test_disturbances_and_parameters_of_each_step(pendulum):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mpcgen.autograd import summary
-from mpcgen.autograd.compiled_loop import are_alike, is_compiled, run_compiled
+from mpcgen.autograd.compiled_loop import OtherPlant, are_alike, is_compiled, run_compiled
 from mpcgen.autograd.evaluation import ProblemFunctions
 from mpcgen.calls.arguments import Call, Start, as_tensor, make_call
 from mpcgen.calls.invalid import describe_input
@@ -26,6 +26,7 @@ from mpcgen.runtime.controller import Controller
 from mpcgen.runtime.outputs import Outputs
 from mpcgen.runtime.status import WITHOUT_VALUE
 
+Tensors = tuple[Tensor, ...]
 Plant = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -101,18 +102,37 @@ class Loop:
 
     def run(self, x0: Tensor) -> ClosedLoop:
         """All steps from ``x0``; its leading dimensions are those of the whole loop."""
-        if self.plant is None:
-            tensors = (x0, self.disturbance, self.u_init, *map(_value, self.parameters.values()))
-            if is_compiled(self.mpc.controller, self.mpc.quiet, list(tensors)):
-                by_step = [name for name, value in self.parameters.items() if isinstance(value, PerStep)]
-                calls = self._calls_of(x0)
-                if are_alike(calls):
-                    mpc = self.mpc
-                    found = run_compiled(
-                        mpc.controller, mpc.quiet, calls, by_step, self.steps, self.disturbance
-                    )
-                    return ClosedLoop(*found)
-        return self._run_by_steps(x0)
+        return self._run_compiled(x0) or self._run_by_steps(x0)
+
+    def _run_compiled(self, x0: Tensor) -> ClosedLoop | None:
+        """All steps in the kernels, or None where these cannot run them."""
+        mpc, given = self.mpc, (*self.parameters.values(), *self.plant_parameters.values())
+        tensors = [x0, self.disturbance, self.u_init, *map(_value, given)]
+        if not (self.plant is None or _is_compiled_plant(self.plant)):
+            return None
+        if not is_compiled(mpc.controller, mpc.quiet, tensors):
+            return None
+        calls, plant = self._calls_of(x0), self._other_plant(x0)
+        of_steps = [[call.parameters for call in calls], plant.parameters if plant else [()]]
+        if not all(map(are_alike, of_steps)):
+            return None
+        by_step = _by_step(self.parameters)
+        found = run_compiled(mpc.controller, mpc.quiet, calls, by_step, self.steps, self.disturbance, plant)
+        return ClosedLoop(*found)
+
+    def _other_plant(self, x0: Tensor) -> OtherPlant | None:
+        """The plant where it is a generated controller; its parameters are checked as those of its step are."""
+        if not isinstance(self.plant, ProblemFunctions):
+            return None
+        plant, by_step = self.plant, _by_step(self.plant_parameters)
+        u = x0.new_zeros(*x0.shape[:-1], len(plant.controller.controls))
+
+        def parameters(t: int) -> Tensors:
+            own = _of_one_stage(plant.controller, _at_step(self.plant_parameters, t), x0)
+            return plant.flat_parameters(x0, u, own)
+
+        of_steps = [parameters(t) for t in range(self.steps if by_step else 1)]
+        return OtherPlant(plant.controller, of_steps, by_step)
 
     def describe_input(self, x: Tensor, problem: int, step: int) -> str:
         """What is invalid of a problem's input at a step; "" where nothing is. x: (..., steps+1, n) of the loop."""
@@ -131,8 +151,7 @@ class Loop:
     def ask(self, x0: Tensor) -> Iterator[Call]:
         """Check what the first steps ask of ``x0``: that of each step if anything differs between them."""
         controller, start = self.mpc.controller, self.mpc.make_start(self.u_init, None)
-        differs = any(isinstance(value, PerStep) for value in self.parameters.values())
-        for t in range(self.steps if differs else 1):
+        for t in range(self.steps if _by_step(self.parameters) else 1):
             yield make_call(controller, x0, start, self.horizon, _at_step(self.parameters, t))
 
     def _run_by_steps(self, x0: Tensor) -> ClosedLoop:
@@ -260,7 +279,7 @@ def _leading(loop: Loop, x0: Tensor) -> Iterator[torch.Size]:
         for p in plant.parameters:
             value = _at_step(loop.plant_parameters, 0).get(p.name)
             if isinstance(value, Tensor):
-                yield value.shape[: max(value.ndim - len(p.shape), 0)]
+                yield value.shape[: max(value.ndim - len(p.shape) - p.per_stage, 0)]  # see `_of_one_stage`
     n, found = len(controller.states), loop.disturbance
     if found is None:
         return
@@ -277,6 +296,15 @@ def _leading(loop: Loop, x0: Tensor) -> Iterator[torch.Size]:
 
 def _value(given: Any) -> Any:
     return given.values if isinstance(given, PerStep) else given
+
+
+def _by_step(values: Mapping[str, Any]) -> list[str]:
+    """Names of what each step has its own of."""
+    return [name for name, value in values.items() if isinstance(value, PerStep)]
+
+
+def _is_compiled_plant(plant: Any) -> bool:
+    return isinstance(plant, ProblemFunctions) and plant.controller.library.kind == "cpu"
 
 
 def _at_step(values: Mapping[str, Any], t: int) -> dict[str, Any]:

@@ -1,18 +1,25 @@
-"""Closed loops that the kernels run from the first step to the last: the plant is the controller's own model."""
+"""Closed loops that the kernels run from the first step to the last: the plant is a generated model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mpcgen.autograd import functions
 from mpcgen.calls.arguments import Call
-from mpcgen.calls.closed_loop import LoopCall, LoopOutputs, Plans, differentiate_loop, run_loop
+from mpcgen.calls.closed_loop import (
+    LoopCall,
+    LoopOutputs,
+    Plans,
+    PlantCall,
+    differentiate_loop,
+    run_loop,
+)
 from mpcgen.calls.options import Options
 from mpcgen.calls.watching import PLAIN, is_forward_mode, is_traced, never_compiled
 from mpcgen.runtime.controller import Controller
@@ -37,9 +44,20 @@ def is_compiled(controller: Controller, options: Options, tensors: list[Any]) ->
     ) and all(type(t) in PLAIN and t.is_cpu for t in tensors if isinstance(t, Tensor))
 
 
-def are_alike(calls: Sequence[Call]) -> bool:
-    """Whether each parameter has the same shape at all steps, but for the batch: a value a stage, or one for all."""
-    shapes = [[value.shape[1:] for value in call.parameters] for call in calls]
+class OtherPlant(NamedTuple):
+    """A model that is not the controller's own, as the plant.
+
+    parameters: flat, of one stage, of each step, or of the first alone where no parameter is ``by_step``.
+    """
+
+    controller: Controller
+    parameters: Sequence[Tensors]
+    by_step: Sequence[str]
+
+
+def are_alike(parameters: Sequence[Tensors]) -> bool:
+    """Whether each has the same shape at all steps, but for the batch: a value a stage, or one for all."""
+    shapes = [[value.shape[1:] for value in of_step] for of_step in parameters]
     return all(of_step == shapes[0] for of_step in shapes)
 
 
@@ -47,28 +65,31 @@ def run_compiled(
     controller: Controller,
     options: Options,
     calls: Sequence[Call],
-    by_step: list[str],
+    by_step: Sequence[str],
     steps: int,
     disturbance: Tensor | None,
+    plant: OtherPlant | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run all steps: x (..., steps+1, n), u (..., steps, m), status (..., steps), cost (...).
 
     calls: of each step, or of the first one alone where no parameter is ``by_step``. They have the loop's x0.
     """
     first = calls[0]
-    batch, places = len(first.x0), _places(controller, by_step)
-    parameters = tuple(
-        _of_all_steps([call.parameters[place] for call in calls], batch) if place in places else value
-        for place, value in enumerate(first.parameters)
-    )
-    call = LoopCall(controller, options, steps, first.horizon, first.start.u, places)
+    places = _places(controller, by_step)
+    parameters = _of_loop([call.parameters for call in calls], places, len(first.x0))
+    moved: PlantCall | None = None
+    own: Tensors = ()
+    if plant is not None:
+        moved = PlantCall(plant.controller, _places(plant.controller, plant.by_step))
+        own = _of_loop(plant.parameters, moved.by_step, len(first.x0))
+    call = LoopCall(controller, options, steps, first.horizon, first.start.u, places, moved)
     flat = None
     if disturbance is not None:
         shape = disturbance.shape[-2:]
         shared = math.prod(disturbance.shape[:-2]) == 1
         flat = disturbance if shared else disturbance.expand(*first.batch_shape, *shape)
         flat = flat.reshape(-1, *shape)
-    x, u, costs, status = _apply(call, first.x0, flat, parameters)
+    x, u, costs, status = _apply(call, first.x0, flat, parameters, own)
     return (
         x.reshape(*first.batch_shape, *x.shape[1:]),
         u.reshape(*first.batch_shape, *u.shape[1:]),
@@ -77,8 +98,16 @@ def run_compiled(
     )
 
 
-def _places(controller: Controller, names: list[str]) -> frozenset[int]:
+def _places(controller: Controller, names: Sequence[str]) -> frozenset[int]:
     return frozenset(place for place, p in enumerate(controller.parameters) if p.name in names)
+
+
+def _of_loop(of_steps: Sequence[Tensors], places: frozenset[int], batch: int) -> Tensors:
+    """Parameters as `mpcgen.calls.closed_loop.Given` has them, of those of the steps."""
+    return tuple(
+        _of_all_steps([parameters[place] for parameters in of_steps], batch) if place in places else value
+        for place, value in enumerate(of_steps[0])
+    )
 
 
 def _of_all_steps(values: list[Tensor], batch: int) -> Tensor:
@@ -87,24 +116,32 @@ def _of_all_steps(values: list[Tensor], batch: int) -> Tensor:
 
 
 @never_compiled
-def _apply(call: LoopCall, x0: Tensor, disturbance: Tensor | None, parameters: Tensors) -> Tensors:
-    given = parameters if disturbance is None else (*parameters, disturbance)
-    if functions.is_recorded(x0, given):
-        return functions.apply(_Loop, call, x0, disturbance, *parameters)
-    found = run_loop(call, x0, disturbance, parameters, Plans.NONE)
+def _apply(
+    call: LoopCall, x0: Tensor, disturbance: Tensor | None, parameters: Tensors, plant: Tensors
+) -> Tensors:
+    given = (*parameters, *plant)
+    if functions.is_recorded(x0, given if disturbance is None else (*given, disturbance)):
+        return functions.apply(_Loop, call, len(parameters), x0, disturbance, *given)
+    found = run_loop(call, x0, disturbance, parameters, plant, Plans.NONE)
     return found.x, found.u, found.costs, found.status.t()
 
 
 class _Loop(torch.autograd.Function):
-    """(call, x0, disturbance, *parameters) -> states, controls, costs, statuses of all steps, flat batch."""
+    """(call, count, x0, disturbance, *parameters) -> states, controls, costs, statuses of all steps, flat batch.
+
+    The first ``count`` parameters are the controller's, the others those of a plant that is another model.
+    """
 
     @staticmethod
     @never_compiled
-    def forward(ctx: Any, call: LoopCall, x0: Tensor, disturbance: Tensor | None, *parameters: Tensor) -> Any:
+    def forward(
+        ctx: Any, call: LoopCall, count: int, x0: Tensor, disturbance: Tensor | None, *parameters: Tensor
+    ) -> Any:
         """Run the loops, and keep what their gradients read: plans, or policies where these do."""
-        keeps = Plans.ALL if any(ctx.needs_input_grad[3:]) else Plans.WITHOUT_POLICY
-        found = run_loop(call, x0, disturbance, parameters, keeps)
-        ctx.call, ctx.rest = call, (found.status, found.plans, found.policies)
+        ctx.is_wanted = any(ctx.needs_input_grad[4 : 4 + count])
+        keeps = Plans.ALL if ctx.is_wanted else Plans.WITHOUT_POLICY
+        found = run_loop(call, x0, disturbance, parameters[:count], parameters[count:], keeps)
+        ctx.call, ctx.count, ctx.rest = call, count, (found.status, found.plans, found.policies)
         ctx.is_shared_disturbance = disturbance is not None and len(disturbance) == 1 != len(x0)
         status = found.status.t().contiguous()
         ctx.mark_non_differentiable(status)
@@ -117,20 +154,21 @@ class _Loop(torch.autograd.Function):
     def backward(ctx: Any, g_x: Tensor | None, g_u: Tensor | None, g_costs: Tensor | None, _: Any) -> Any:
         """Reverse mode, once."""
         functions.refuse_tracer()
+        count = ctx.count
 
         def of_one(g_x: Any, g_u: Any, g_costs: Any, x: Tensor, u: Tensor, *parameters: Tensor) -> Any:
-            wanted = ctx.needs_input_grad
-            g_x0, g_push, gradients = differentiate_loop(
+            g_x0, g_push, gradients, of_plant = differentiate_loop(
                 ctx.call,
                 LoopOutputs(x, u, u, *ctx.rest),
-                parameters,
+                parameters[:count],
+                parameters[count:],
                 (g_x, g_u, g_costs),
-                any(wanted[3:]),
-                wanted[2],
+                ctx.is_wanted,
+                ctx.needs_input_grad[3],
             )
             if g_push is not None and ctx.is_shared_disturbance:
                 g_push = g_push.sum(0, keepdim=True)
-            return None, g_x0, g_push, *(gradients or [None] * len(parameters))
+            return None, None, g_x0, g_push, *(gradients or [None] * count), *of_plant
 
         is_plain = functions.is_plain((g_x, g_u, g_costs))
         compute = of_one if is_plain else partial(functions.one_by_one, of_one)

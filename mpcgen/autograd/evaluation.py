@@ -56,13 +56,24 @@ class ProblemFunctions(torch.nn.Module):
         return self._evaluate(x, None, stage, parameters).cost
 
     def _evaluate(self, x: Tensor, u: Tensor | None, stage: int, given: Mapping[str, Any]) -> Step:
-        parameters = self._at_stage(x, stage, given)
-        if learnable.is_autocast(x):
-            x, u, _, parameters = learnable.leave_autocast(x, u, None, parameters)
+        x, u, parameters = self._point(x, u, stage, given)
         with explained(self.controller, {"x": x, **({} if u is None else {"u": u}), **parameters}):
             batch_shape, flat_x, flat_u, flat = make_point(self.controller, x, u, parameters)
             found, cost = evaluate_flat(self.key, u is None, flat_x, flat_u, flat)
         return Step(found.reshape(*batch_shape, found.shape[-1]), cost.reshape(batch_shape))
+
+    def flat_parameters(self, x: Tensor, u: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """What a step from x (..., n) reads of parameters, (B, *shape) or (1, *shape) each; raises what `step` does."""
+        x, checked, parameters = self._point(x, u, 0, given)
+        return make_point(self.controller, x, checked, parameters)[3]
+
+    def _point(
+        self, x: Tensor, u: Tensor | None, stage: int, given: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+        parameters = self._at_stage(x, stage, given)
+        if learnable.is_autocast(x):
+            x, u, _, parameters = learnable.leave_autocast(x, u, None, parameters)
+        return x, u, parameters
 
     def _at_stage(self, x: Tensor, stage: int, given: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters, of learned ones that have an axis of stages the values at this stage."""

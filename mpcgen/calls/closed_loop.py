@@ -1,4 +1,4 @@
-"""Calls of the compiled closed loop on flat batches: a controller, and its own model as the plant."""
+"""Calls of the compiled closed loop on flat batches: a controller, and its own model or another as the plant."""
 
 from __future__ import annotations
 
@@ -41,11 +41,44 @@ Tensors = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class LoopCall:
-    """A batch of B closed loops as the kernels take it.
+class Given:
+    """Parameters of a batch of B loops, flat: by_step has the places of those that differ between steps.
 
-    parameters: (B, [stages,] *shape), (1, ...) where the batch shares one, or (steps, B, ...) of those that are in
-    ``by_step``, by their places. disturbance: (B, steps, n) or (1, steps, n).
+    Each is (B, [stages,] *shape), (1, ...) where the batch shares one, or (steps, B, ...) where it is in ``by_step``.
+    """
+
+    values: Tensors
+    by_step: frozenset[int]
+
+    def of_a_step(self) -> Tensors:
+        """Those of the first step, in which others are to be found by strides."""
+        return tuple(p[0] if place in self.by_step else p for place, p in enumerate(self.values))
+
+    def strides(self) -> list[int]:
+        """Numbers of each from one problem to the next; of those by step never 0, which is read once."""
+        shared = strides_of(self.of_a_step())
+        return [
+            p[0, 0].numel() if place in self.by_step else shared[place] for place, p in enumerate(self.values)
+        ]
+
+    def steps(self) -> list[int]:
+        """Numbers of each from one step to the next."""
+        return [p[0].numel() if place in self.by_step else 0 for place, p in enumerate(self.values)]
+
+
+@dataclass(frozen=True)
+class PlantCall:
+    """Another model as the plant, whose parameters of one stage are `Given` by step where they are in ``by_step``."""
+
+    controller: Controller
+    by_step: frozenset[int]
+
+
+@dataclass(frozen=True)
+class LoopCall:
+    """A batch of B closed loops as the kernels take it; the plant is the controller's own model where it is None.
+
+    by_step: see `Given`. A disturbance is (B, steps, n) or (1, steps, n).
     """
 
     controller: Controller
@@ -54,21 +87,7 @@ class LoopCall:
     horizon: int
     u_init: Tensor | None
     by_step: frozenset[int]
-
-    def of_a_step(self, parameters: Tensors) -> Tensors:
-        """The parameters of the first step, in which others are to be found by strides."""
-        return tuple(p[0] if place in self.by_step else p for place, p in enumerate(parameters))
-
-    def strides(self, parameters: Tensors) -> list[int]:
-        """Numbers of each parameter from one problem to the next; of those by step never 0, which is read once."""
-        shared = strides_of(self.of_a_step(parameters))
-        return [
-            p[0, 0].numel() if place in self.by_step else shared[place] for place, p in enumerate(parameters)
-        ]
-
-    def step_strides(self, parameters: Tensors) -> list[int]:
-        """Numbers of each parameter from one step to the next."""
-        return [p[0].numel() if place in self.by_step else 0 for place, p in enumerate(parameters)]
+    plant: PlantCall | None
 
 
 @dataclass(frozen=True)
@@ -89,9 +108,14 @@ class LoopOutputs:
 
 
 def run_loop(
-    call: LoopCall, x0: Tensor, disturbance: Tensor | None, parameters: Tensors, keeps: Plans
+    call: LoopCall,
+    x0: Tensor,
+    disturbance: Tensor | None,
+    parameters: Tensors,
+    plant_parameters: Tensors,
+    keeps: Plans,
 ) -> LoopOutputs:
-    """Run the loops from x0 (B, n)."""
+    """Run the loops from x0 (B, n). plant_parameters: of a plant that is another model."""
     steps, horizon = call.steps, call.horizon
     (batch, n), m = x0.shape, len(call.controller.controls)
     kept = steps if keeps else 1
@@ -107,12 +131,14 @@ def run_loop(
         return found
     found.x[:, 0] = x0
     device = device_of(call.controller, x0)
-    given = _Parameters(call, device, each_dense(parameters))
+    given = _Parameters(device, Given(each_dense(parameters), call.by_step))
+    plant = _Plant(call, device, x0, plant_parameters)
     arguments, ffi = device.arguments("closed_loop"), device.ffi
     push = None if disturbance is None else dense(disturbance)
     plans, progress = x0.new_empty(batch, horizon, m), torch.zeros(batch, dtype=torch.int32)
     step_arguments = ffi.new(ffi.getctype(ffi.typeof(arguments.step_arguments).item, "[]"), steps)
     step_parameters = ffi.new("void *[]", steps * len(parameters) + 1)
+    _fill(arguments.plant, plant.fields)
     members = {
         "steps": steps,
         "keeps_solutions": int(keeps),
@@ -128,7 +154,8 @@ def run_loop(
         "step_arguments": step_arguments,
         "step_parameters": step_parameters,
     }
-    alive = _fill_solve(arguments.solve, call, device, given, found)
+    constant = is_constant(call.controller, given.of_a_step)
+    alive = _fill_solve(arguments.solve, call, device, given.fields, constant, found)
     _fill(arguments, members)
     device.entry("closed_loop", x0.dtype, batch)(arguments)
     del alive
@@ -141,17 +168,67 @@ def _has_policies(options: Options) -> bool:
 
 
 class _Parameters:
-    """A loop's parameters as its structs have them, which do not keep them alive."""
+    """Parameters as structs have them, which do not keep them alive."""
 
-    def __init__(self, call: LoopCall, device: Device, parameters: Tensors) -> None:
-        first, ffi = call.of_a_step(parameters), device.ffi
-        self.tensors = parameters
-        self.steps = ffi.new("int64_t[]", call.step_strides(parameters))
+    def __init__(self, device: Device, given: Given) -> None:
+        ffi = device.ffi
+        self.given, self.of_a_step = given, given.of_a_step()
+        self.steps = ffi.new("int64_t[]", given.steps())
         self.fields: dict[str, Any] = {
-            "parameters": pointers_to(device, first),
-            "parameter_strides": ffi.new("int64_t[]", call.strides(parameters)),
-            "constant_parameters": is_constant(call.controller, first),
+            "parameters": pointers_to(device, self.of_a_step),
+            "parameter_strides": ffi.new("int64_t[]", given.strides()),
         }
+
+
+class _Plant:
+    """A plant as structs have it, which do not keep its tensors alive. gradients: of its parameters, zeros at first."""
+
+    def __init__(
+        self, call: LoopCall, device: Device, x0: Tensor, parameters: Tensors, *, back: bool = False
+    ) -> None:
+        self.gradients: Tensors = ()
+        self.fields: dict[str, Any] = {}
+        if call.plant is None:
+            return
+        ffi, batch = device.ffi, len(x0)
+        self._parameters = _Parameters(device, Given(each_dense(parameters), call.plant.by_step))
+        plant: Any = device_of(call.plant.controller, x0)
+        first = self._parameters.of_a_step
+        self.fields = {
+            "evaluate": ffi.cast("int (*)(const void *)", plant.address("evaluate", x0.dtype, batch)),
+            "count": len(first),
+            "parameters": self._parameters.fields["parameters"],
+            "strides": self._parameters.fields["parameter_strides"],
+            "steps": self._parameters.steps,
+            "pointers": ffi.new("void *[]", batch * len(first) + 1),
+        }
+        if back:
+            self._prepare_gradients(device, x0, self._parameters.given)
+
+    def _prepare_gradients(self, device: Device, x0: Tensor, given: Given) -> None:
+        """Each problem has its own at first: threads do not meet."""
+        ffi, batch = device.ffi, len(x0)
+        shapes = [p.shape[1:] for p in given.of_a_step()]
+        steps = [len(p) if place in given.by_step else 1 for place, p in enumerate(given.values)]
+        self.gradients = tuple(
+            x0.new_zeros(count, batch, *shape) for count, shape in zip(steps, shapes, strict=True)
+        )
+        sizes = [shape.numel() for shape in shapes]
+        self._latest = x0.new_empty(batch, sum(sizes))
+        self.fields |= {
+            "sizes": ffi.new("int64_t[]", sizes),
+            "gradients": pointers_to(device, self.gradients),
+            "latest": pointer_to(device, self._latest),
+            "latest_pointers": ffi.new("void *[]", batch * len(sizes) + 1),
+        }
+
+    def summed(self) -> Tensors:
+        """Gradients of the parameters as they were given."""
+        given = self._parameters.given
+        return tuple(
+            g if place in given.by_step else g[0] if len(value) == len(g[0]) else g[0].sum(0, keepdim=True)
+            for place, (g, value) in enumerate(zip(self.gradients, given.values, strict=True))
+        )
 
 
 def _fill(struct: Any, values: Mapping[str, Any]) -> None:
@@ -160,7 +237,12 @@ def _fill(struct: Any, values: Mapping[str, Any]) -> None:
 
 
 def _fill_solve(
-    struct: Any, call: LoopCall, device: Device, given: _Parameters, found: LoopOutputs
+    struct: Any,
+    call: LoopCall,
+    device: Device,
+    given: Mapping[str, Any],
+    constant: bool,
+    found: LoopOutputs,
 ) -> tuple[Any, ...]:
     """Fill the arguments of the first step's solve; returns what has to outlive the call."""
     (states, controls), options = found.plans, call.options
@@ -177,8 +259,8 @@ def _fill_solve(
     iterations = torch.zeros(batch, dtype=torch.int32)
     kept = scratch | {"states": states, "controls": controls, "initial_state": found.x}
     _fill(struct, {name: pointer_to(device, value) for name, value in kept.items()})
-    _fill(struct, given.fields)
-    rest = solver_fields(options, states.dtype, horizon, given.fields["constant_parameters"]) | {
+    _fill(struct, given)
+    rest = solver_fields(options, states.dtype, horizon, constant) | {
         "batch": batch,
         "method": method_of(options, Start(), constrained=False),
         "threads": 1 if batch == 1 else options.thread_count(),
@@ -195,11 +277,12 @@ def differentiate_loop(
     call: LoopCall,
     found: LoopOutputs,
     parameters: Tensors,
+    plant_parameters: Tensors,
     cotangents: tuple[Tensor | None, Tensor | None, Tensor | None],
     of_parameters: bool,
     of_disturbance: bool,
-) -> tuple[Tensor, Tensor | None, Tensors]:
-    """Gradients of x0 (B, n), of a disturbance (B, steps, n) and of the parameters, where these are wanted.
+) -> tuple[Tensor, Tensor | None, Tensors, Tensors]:
+    """Gradients of x0 (B, n), a disturbance (B, steps, n) and the parameters, where wanted, and of the plant's.
 
     found: of a loop that kept its plans. cotangents: of its x, u and costs.
     """
@@ -210,13 +293,20 @@ def differentiate_loop(
     )
     gradients = tuple(map(torch.empty_like, parameters)) if of_parameters else ()
     if len(g_x0) == 0:
-        return g_x0, g_push, tuple(map(torch.zeros_like, gradients))
+        zeros = map(torch.zeros_like, (*gradients, *plant_parameters))
+        every = tuple(zeros)
+        return g_x0, g_push, every[: len(gradients)], every[len(gradients) :]
     device = device_of(call.controller, found.x)
-    given, wanted = _Parameters(call, device, parameters), usable(found.status.flatten(), options)
+    given, wanted = (
+        _Parameters(device, Given(parameters, call.by_step)),
+        usable(found.status.flatten(), options),
+    )
+    plant = _Plant(call, device, g_x0, plant_parameters, back=True)
     addresses = pointers_to(device, gradients)
     pushes = [None if g is None else dense(g) for g in cotangents]
     arguments = device.arguments("loop_gradient")
     fields = given.fields | {
+        "constant_parameters": is_constant(call.controller, given.of_a_step),
         "batch": len(g_x0),
         "horizon": call.horizon,
         "exact_hessian": options.gradient == "exact",
@@ -240,6 +330,7 @@ def differentiate_loop(
     names = ("cotangent_states", "cotangent_controls", "cotangent_costs")
     members |= {name: pointer_to(device, push) for name, push in zip(names, pushes, strict=True)}
     _fill(arguments.gradient, fields)
+    _fill(arguments.plant, plant.fields)
     _fill(arguments, members)
     device.entry("differentiate_loop", found.x.dtype, len(g_x0))(arguments)
-    return g_x0, g_push, gradients
+    return g_x0, g_push, gradients, () if call.plant is None else plant.summed()

@@ -99,6 +99,10 @@ def _not_built(controller: Controller, device: torch.device, target: str) -> str
     )
 
 
+def _variant(dtype: torch.dtype, batch: int) -> str:
+    return f"f{torch.finfo(dtype).bits}_{'single' if batch == 1 else 'batch'}"
+
+
 class Cpu:
     """The kernels of an extension, on the calling thread and others."""
 
@@ -111,9 +115,13 @@ class Cpu:
         """See `Device`."""
         return self.ffi.new(f"{self._library.prefix}_{verb}_arguments *")
 
+    def address(self, verb: str, dtype: torch.dtype, batch: int) -> Any:
+        """The same as a pointer to a C function of an argument struct, for kernels of any library to call."""
+        return self.ffi.cast("int (*)(const void *)", self._library.address(verb, _variant(dtype, batch)))
+
     def entry(self, verb: str, dtype: torch.dtype, batch: int) -> Entry:
         """See `Device`: the scalar variant for a single problem, else the vector one."""
-        variant = f"f{torch.finfo(dtype).bits}_{'single' if batch == 1 else 'batch'}"
+        variant = _variant(dtype, batch)
         function = self._library.function(verb, variant)
         if verb == "solve" and not self._constrained:
             return self._solve(function, variant)

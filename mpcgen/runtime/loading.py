@@ -20,7 +20,7 @@ from mpcgen.runtime.cpu import describe_cpu, missing_features
 from mpcgen.runtime.naming import c_stem
 from mpcgen.runtime.units import Units
 
-ABI = 12
+ABI = 13
 """Version of the C interface between the generated extensions and this package's runtime."""
 
 MANIFEST_FILES = {"cpu": "build.json", "cuda": "cuda.json", "cuda-host": "cuda-host.json"}
@@ -61,6 +61,13 @@ class Library:
             return self.units.function(verb, variant)
         function: Function = getattr(self.lib, f"{self.prefix}_{verb}_{variant}")
         return function
+
+    def address(self, verb: str, variant: str) -> int:
+        """Return an entry point's address, by which other libraries call it."""
+        if self.units is not None:
+            return self.units.address(verb, variant)
+        function = self.ffi.addressof(self.lib, f"{self.prefix}_{verb}_{variant}")
+        return int(self.ffi.cast("uintptr_t", function))
 
 
 def bits_of(dtype: str) -> int:

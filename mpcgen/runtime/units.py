@@ -33,17 +33,21 @@ class Units:
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], ffi: Any, lib: Any) -> None:
         self._folder, self._manifest, self._ffi, self._lib = folder, manifest, ffi, lib
-        self._functions: dict[tuple[str, str], Callable[[Any], int]] = {}
+        self._addresses: dict[tuple[str, str], int] = {}
 
     def function(self, verb: str, variant: str) -> Callable[[Any], int]:
         """Return an entry point. Raises BuildError and its kin where its unit cannot be compiled here."""
-        found = self._functions.get((verb, variant))
+        return functools.partial(self._lib.mpcgen_call, self.address(verb, variant))
+
+    def address(self, verb: str, variant: str) -> int:
+        """Return an entry point's address; raises as `function` does."""
+        found = self._addresses.get((verb, variant))
         if found is not None:
             return found
         with _lock:
-            if (verb, variant) not in self._functions:
+            if (verb, variant) not in self._addresses:
                 self._load(part_of(verb), variant)
-            return self._functions[verb, variant]
+            return self._addresses[verb, variant]
 
     def _load(self, part: str, variant: str) -> None:
         library = ctypes.CDLL(str(_compiled(self._folder, self._manifest, part, variant)))
@@ -55,8 +59,7 @@ class Units:
             function = getattr(library, f"{c_stem(self._manifest['problem'])}_{verb}_{variant}", None)
             if function is None:  # closed loops are of some problems alone
                 continue
-            address = ctypes.cast(function, ctypes.c_void_p).value
-            self._functions[verb, variant] = functools.partial(self._lib.mpcgen_call, address)
+            self._addresses[verb, variant] = ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _compiled(folder: Path, manifest: Mapping[str, Any], part: str, variant: str) -> Path:

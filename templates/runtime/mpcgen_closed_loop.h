@@ -1,5 +1,6 @@
 /* Closed loops: a lane that has solved a problem applies the first control, moves the plant, which is the problem's own
- * model, and goes on with the problem's next step, from the plan before. So lanes are at steps of their own.
+ * model or another (mpcgen_plant.h), and goes on with the problem's next step, from the plan before. So lanes are at steps of
+ * their own.
  *
  * Each step has an argument struct, as if it were a call: its arrays are those of the first step, moved on. A problem that
  * box-DDP leaves to the interior point waits at its step. When the batch has been through, the caller has that solved, and

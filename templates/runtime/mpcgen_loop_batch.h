@@ -14,15 +14,19 @@ static size_t closed_loop_workspace(const closed_loop_arguments *c) {
   return (size_t)loop_threads(c) * solve_part(&c->solve);
 }
 
-/* Runs the batch's loops by box-DDP; returns 0, STOPPED, or LEFT_OVER where problems wait for another method. */
+/* Runs the batch's loops by box-DDP; returns 0, 1 if memory was refused, STOPPED, or LEFT_OVER where problems wait for
+ * another method. */
 static int run_closed_loop(const closed_loop_arguments *c, void *workspace) {
   solve_work work = {.job = {.arguments = c->step_arguments, .queue.count = c->solve.batch, .loop = c}, .parts.at = workspace};
   make_steps(c);
   const int code = run_workers(solve_worker, &work, &work.job.queue, loop_threads(c));
   if (code) return code;
-  for (int64_t problem = 0; problem < c->solve.batch; problem++)
-    if (c->progress[problem] < c->steps) return LEFT_OVER;
-  return 0;
+  int waiting = 0, failed = 0;
+  for (int64_t problem = 0; problem < c->solve.batch; problem++) {
+    failed |= c->progress[problem] == PLANT_FAILED;
+    waiting |= c->progress[problem] < c->steps;
+  }
+  return failed ? 1 : waiting ? LEFT_OVER : 0;
 }
 #endif
 
@@ -32,6 +36,7 @@ static int run_closed_loop(const closed_loop_arguments *c, void *workspace) {
 typedef struct {
   gradient_work sums;
   const loop_gradient_arguments *loop;
+  atomic_int failed; /* a call of the plant */
 } loop_gradient_work;
 
 static int loop_gradient_threads(const loop_gradient_arguments *c) {
@@ -73,10 +78,11 @@ static void *loop_gradient_worker(void *shared) {
   lay_out_loop_gradient(s, work->loop, arrays);
   double since = 0;
   for (int64_t block; (block = take(&work->sums.queue)) >= 0;) loop_gradient_block(s, work, block, &since);
+  if (s->failed) atomic_store(&work->failed, 1);
   return NULL;
 }
 
-/* Differentiates the batch's loops. */
+/* Differentiates the batch's loops; returns 0, 1 if memory was refused, or STOPPED. */
 static int run_differentiate_loop(const loop_gradient_arguments *c, void *workspace) {
   const gradient_arguments *a = &c->gradient;
   loop_gradient_work work = {
@@ -92,7 +98,7 @@ static int run_differentiate_loop(const loop_gradient_arguments *c, void *worksp
   };
   const int code = run_workers(loop_gradient_worker, &work, &work.sums.queue, loop_gradient_threads(c));
   if (code == 0 && work.sums.shared) reduce_blocks(&work.sums);
-  return code;
+  return code ? code : atomic_load(&work.failed);
 }
 #endif
 

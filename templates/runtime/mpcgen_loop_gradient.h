@@ -8,6 +8,7 @@
 
 #include "mpcgen_evaluate.h"
 #include "mpcgen_gradient.h"
+#include "mpcgen_plant.h"
 
 typedef struct {
   gradient_state g;
@@ -15,6 +16,7 @@ typedef struct {
   real push[NX];        /* cotangent of the state after the step */
   real policy[NU * NX]; /* du/dx of the control that was applied, where it is known */
   mask known;
+  int failed;           /* a call of a plant that is another model */
 } loop_gradient_state;
 
 COUNT size_t loop_gradient_reals(const loop_gradient_arguments *c) {
@@ -26,6 +28,7 @@ FUNCTION void lay_out_loop_gradient(loop_gradient_state *s, const loop_gradient_
   lay_out_evaluate(&s->plant, at + gradient_reals(&c->gradient));
   s->plant.theta = s->g.base.theta;
   s->plant.theta_stage = s->g.base.theta_stage;
+  s->failed = 0;
 }
 
 /* The arguments of a step, as if it were a batch of its own; `parameters` and `gradients` are memory for its pointers. */
@@ -122,18 +125,61 @@ FUNCTION void gradient_of_state(loop_gradient_state *s, const gradient_arguments
   }
 }
 
-/* One step of a vector of problems, whose lanes are loaded. */
-FUNCTION void step_back(loop_gradient_state *s, const gradient_arguments *a) {
-  gradient_state *g = &s->g;
+/* Cotangents of state, control and parameters, by the model itself. */
+FUNCTION void pull_back_model(loop_gradient_state *s) {
   evaluate_state *plant = &s->plant;
-  real outside[NU];
-  EACH(i, NU) outside[i] = plant->g_u[i];
   EACH(i, NX) plant->g_next[i] = s->push[i];
   EACH(i, NX) plant->value.costate[i] = plant->value.offset[i] = ALL(0);
   EACH(i, NXX) plant->value.hessian[i] = ALL(0);
   stage_alone(plant->x, plant->u, plant->theta, plant->theta_stage, plant->x + NX, &plant->cost); /* derivatives read it */
   cost_gradient(plant, 0);
   pull_back(plant, 0);
+}
+
+/* The same by another model, whose parameters' gradients go to where the call has them. */
+FUNCTION void pull_back_plant(loop_gradient_state *s, const loop_gradient_arguments *c, int t, int64_t first, int64_t end) {
+  evaluate_state *plant = &s->plant;
+  const plant_arguments *p = &c->plant;
+  const int count = end - first < LANES ? (int)(end - first) : LANES;
+  scalar x[LANES * NX], u[LANES * NU], g_next[LANES * NX], g_cost[LANES], g_x[LANES * NX] = {0}, g_u[LANES * NU] = {0};
+  for (int k = 0; k < count; k++) {
+    store_row(x + k * NX, plant->x, k, NX);
+    store_row(u + k * NU, plant->u, k, NU);
+    store_row(g_next + k * NX, s->push, k, NX);
+    store_row(g_cost + k, &plant->g_cost, k, 1);
+  }
+  evaluate_arguments points = plant_point(p, first, count, t);
+  points.states = x;
+  points.controls = u;
+  points.cotangent_next = g_next;
+  points.cotangent_cost = g_cost;
+  points.gradient_states = g_x;
+  points.gradient_controls = g_u;
+  place_latest(p, &points, first);
+  if (p->evaluate(&points))
+    s->failed = 1;
+  else
+    add_latest(p, &points, c->gradient.batch, first, t);
+  for (int k = 0; k < LANES; k++) {
+    EACH(i, NX) lane_set(plant->g_x + i, k, g_x[k * NX + i]);
+    EACH(i, NU) lane_set(plant->g_u + i, k, g_u[k * NU + i]);
+  }
+  zero_reals(plant->g_theta, NTHETA);
+  zero_reals(plant->g_theta_stage, NTHETA_STAGE);
+  plant->wanted = lane_all();
+}
+
+/* One step of a vector of problems, whose lanes are loaded. */
+FUNCTION void step_back(loop_gradient_state *s, const loop_gradient_arguments *c, const gradient_arguments *a, int t,
+                        int64_t first, int64_t end) {
+  gradient_state *g = &s->g;
+  const evaluate_state *plant = &s->plant;
+  real outside[NU];
+  EACH(i, NU) outside[i] = plant->g_u[i];
+  if (c->plant.evaluate)
+    pull_back_plant(s, c, t, first, end);
+  else
+    pull_back_model(s);
   EACH(i, NU) g->base.linear_u[i] = outside[i] + lane_select(plant->wanted, plant->g_u[i], ALL(0));
   if (a->gradient_parameters) {
     sensitivity_backward(&g->base, a->exact_hessian, NULL, NULL);
@@ -162,7 +208,7 @@ FUNCTION void loop_gradient_vector(loop_gradient_state *s, const loop_gradient_a
     for (int k = 0; k < LANES && first + k < end; k++)
       if (c->gradient_disturbance)
         store_row((scalar *)c->gradient_disturbance + ((size_t)(first + k) * steps + (size_t)t) * NX, s->push, k, NX);
-    step_back(s, &a);
+    step_back(s, c, &a, t, first, end);
     for (int k = 0; k < LANES; k++)
       load_part(outside, k, c->cotangent_states, first + k < end ? first + k : -1, (steps + 1) * NX, (size_t)t * NX, NX);
     EACH(i, NX) s->push[i] += outside[i];

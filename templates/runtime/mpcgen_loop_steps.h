@@ -5,6 +5,7 @@
 #ifndef MPCGEN_LOOP_STEPS_H
 #define MPCGEN_LOOP_STEPS_H
 
+#include "mpcgen_plant.h"
 #include "mpcgen_stage_alone.h"
 
 enum { KEEPS_ALL = 1, KEEPS_UNKNOWN = 2 }; /* see keeps_solutions */
@@ -85,32 +86,75 @@ FUNCTION void move_plans(solver_state *s, mask where, mask fit) {
   }
 }
 
-/* Writes the step that lane k has taken: its control, its cost and the state after it, which the next one begins at. */
-FUNCTION void write_step(solver_state *s, const closed_loop_arguments *c, int k, const real *u, const real *next, real cost) {
-  const int64_t problem = s->problem[k];
-  const int t = s->loop.step[k];
-  const size_t at = (size_t)problem * (size_t)c->steps + (size_t)t;
-  scalar *state = (scalar *)c->plant_states + (at + (size_t)problem + 1) * NX;
-  store_row((scalar *)c->applied + at * NU, u, k, NU);
-  store_row(state, next, k, NX);
-  ((scalar *)c->stage_costs)[at] = lane_get(&cost, k);
-  if (c->disturbance) {
-    const scalar *push = (const scalar *)c->disturbance + problem * c->disturbance_stride + (int64_t)t * NX;
-    for (int i = 0; i < NX; i++) state[i] += push[i];
-  }
-  c->progress[problem] = s->loop.step[k] = t + 1;
+/* Where the control of a problem's step is, and its cost: among those of all. */
+INLINE size_t step_place(const solver_state *s, const closed_loop_arguments *c, int k) {
+  return (size_t)s->problem[k] * (size_t)c->steps + (size_t)s->loop.step[k];
 }
 
-/* Next states and costs of all lanes, by steps in parts where these alone are solved; rollouts go on as they do. */
-INLINE void move_plants(solver_state *s, real *x, real *u, real *next, real *cost) {
+/* Where the state is that lane k's step begins at; the next one follows. */
+INLINE scalar *state_place(const solver_state *s, const closed_loop_arguments *c, int k) {
+  return (scalar *)c->plant_states + (step_place(s, c, k) + (size_t)s->problem[k]) * NX;
+}
+
+/* Next states and costs of lanes, by their own model: by steps in parts where these alone are solved; rollouts go on as they
+ * do. */
+FUNCTION void move_by_model(solver_state *s, const closed_loop_arguments *c, mask taking, real *u) {
+  real x[NX], next[NX], cost;
+  EACH(i, NX) x[i] = s->new_x[i];
 #if IMPLICIT
   const real by_parts = s->theta[BY_PARTS];
   s->theta[BY_PARTS] = ALL(1);
 #endif
-  stage_alone(x, u, s->theta, s->theta_stage, next, cost);
+  stage_alone(x, u, s->theta, s->theta_stage, next, &cost);
 #if IMPLICIT
   s->theta[BY_PARTS] = by_parts;
 #endif
+  for (int k = 0; k < LANES; k++) {
+    if (!lane_test(&taking, k)) continue;
+    store_row(state_place(s, c, k) + NX, next, k, NX);
+    store_row((scalar *)c->stage_costs + step_place(s, c, k), &cost, k, 1);
+  }
+}
+
+/* The same by another model, whose calls may fail for want of memory: then the lane's loop is at its end. */
+FUNCTION void move_by_plant(solver_state *s, const closed_loop_arguments *c, mask taking) {
+  for (int k = 0; k < LANES; k++) {
+    if (!lane_test(&taking, k)) continue;
+    scalar *state = state_place(s, c, k);
+    const size_t at = step_place(s, c, k);
+    evaluate_arguments point = plant_point(&c->plant, s->problem[k], 1, s->loop.step[k]);
+    point.states = state;
+    point.controls = (const scalar *)c->applied + at * NU;
+    point.next_states = state + NX;
+    point.cost = (scalar *)c->stage_costs + at;
+    if (c->plant.evaluate(&point)) s->loop.step[k] = PLANT_FAILED;
+  }
+}
+
+/* Ends the step that lane k has taken: the next one begins at the state after it. */
+FUNCTION void go_on(solver_state *s, const closed_loop_arguments *c, int k) {
+  const int64_t problem = s->problem[k];
+  const int t = s->loop.step[k];
+  c->progress[problem] = t;
+  if (t == PLANT_FAILED) return;
+  if (c->disturbance) {
+    scalar *next = state_place(s, c, k) + NX;
+    const scalar *push = (const scalar *)c->disturbance + problem * c->disturbance_stride + (int64_t)t * NX;
+    for (int i = 0; i < NX; i++) next[i] += push[i];
+  }
+  c->progress[problem] = s->loop.step[k] = t + 1;
+}
+
+/* Moves the plants of some lanes by the controls that these apply. */
+FUNCTION void move_plants(solver_state *s, const closed_loop_arguments *c, mask taking, real *u) {
+  for (int k = 0; k < LANES; k++)
+    if (lane_test(&taking, k)) store_row((scalar *)c->applied + step_place(s, c, k) * NU, u, k, NU);
+  if (c->plant.evaluate)
+    move_by_plant(s, c, taking);
+  else
+    move_by_model(s, c, taking, u);
+  for (int k = 0; k < LANES; k++)
+    if (lane_test(&taking, k)) go_on(s, c, k);
 }
 
 /* Takes the steps that some lanes have ended. The control is the solution's first, or where there is none and the state is
@@ -125,15 +169,10 @@ FUNCTION void take_steps(solver_state *s, const solve_job *job, mask taking) {
     lane_mark(&fit, k, !lane_test(&lacks, k) && status != INFEASIBLE);
     if (lane_test(&s->loop.solved, k)) keep_solution(s, job, k, lane_test(&known, k));
   }
-  real x[NX], u[NU], next[NX], cost;
-  EACH(i, NX) {
-    x[i] = s->new_x[i];
-    finite = lane_and(finite, lane_finite(x[i]));
-  }
+  real u[NU];
+  EACH(i, NX) finite = lane_and(finite, lane_finite(s->new_x[i]));
   EACH(i, NU) u[i] = lane_select(lacks, lane_select(finite, s->plan[i], ALL(NAN)), s->u[i]);
-  move_plants(s, x, u, next, &cost);
-  for (int k = 0; k < LANES; k++)
-    if (lane_test(&taking, k)) write_step(s, job->loop, k, u, next, cost);
+  move_plants(s, job->loop, taking, u);
   s->loop.follows = lane_or(lane_and(s->loop.follows, lane_not(taking)), followed_policies(s));
   s->length = lane_select(lane_and(taking, s->loop.follows), ALL(1), s->length);
   move_plans(s, taking, fit);
@@ -209,7 +248,7 @@ FUNCTION int refill_loops(solver_state *s, solve_job *job) {
     if (lane_any(ended)) take_steps(s, job, ended);
     for (int k = 0; k < LANES; k++) {
       if (!lane_test(&ended, k)) continue;
-      s->loop.has_problem[k] = s->loop.step[k] < job->loop->steps;
+      s->loop.has_problem[k] = s->loop.step[k] != PLANT_FAILED && s->loop.step[k] < job->loop->steps;
       if (s->loop.has_problem[k]) begin_step(s, job, k);
     }
     take_loops(s, job);

@@ -1,0 +1,43 @@
+/* Another model as the plant of closed loops, by the entry point that evaluates stages in that model's library. The structs
+ * of its arguments are alike in all libraries of one interface. */
+#ifndef MPCGEN_PLANT_H
+#define MPCGEN_PLANT_H
+
+enum { PLANT_FAILED = -1 }; /* in the place of a step */
+
+/* The arguments for a step of problems from `first` on, which the caller completes by state, control and what is wanted. */
+FUNCTION evaluate_arguments plant_point(const plant_arguments *plant, int64_t first, int64_t count, int t) {
+  const void **parameters = plant->pointers + first * plant->count;
+  for (int p = 0; p < plant->count; p++)
+    parameters[p] = (const scalar *)plant->parameters[p] + first * plant->strides[p] + t * plant->steps[p];
+  const evaluate_arguments point = {
+      .batch = count,
+      .threads = 1,
+      .parameters = parameters,
+      .parameter_strides = plant->strides,
+  };
+  return point;
+}
+
+/* Readies memory for the gradients of a step, of one parameter after the other. */
+FUNCTION void place_latest(const plant_arguments *plant, evaluate_arguments *point, int64_t first) {
+  void **latest = plant->latest_pointers + first * plant->count;
+  int64_t size = 0;
+  for (int p = 0; p < plant->count; p++) size += plant->sizes[p];
+  scalar *at = (scalar *)plant->latest + first * size;
+  for (int p = 0; p < plant->count; at += point->batch * plant->sizes[p++]) latest[p] = at;
+  point->gradient_parameters = latest;
+}
+
+/* Adds them to those of the steps after it: of a parameter that the batch shares there is one sum of these problems. */
+FUNCTION void add_latest(const plant_arguments *plant, const evaluate_arguments *point, int64_t batch, int64_t first, int t) {
+  for (int p = 0; p < plant->count; p++) {
+    const int64_t size = plant->sizes[p], step = plant->steps[p] ? t * batch : 0;
+    const int64_t count = plant->strides[p] ? point->batch * size : size;
+    scalar *to = (scalar *)plant->gradients[p] + (step + first) * size;
+    const scalar *from = point->gradient_parameters[p];
+    for (int64_t i = 0; i < count; i++) to[i] += from[i];
+  }
+}
+
+#endif
