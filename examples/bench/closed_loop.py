@@ -2,8 +2,9 @@
 
 The protocol of DiffMPC: 64 random linear-quadratic problems, 8 states, 4 controls, 40 stages, 50 steps, free and with
 |u| <= 1, forward alone and with the gradient of what states and controls add up to. The loop in Python solves from the
-last solution, and takes the next state from it. They take turns; CPU milliseconds of one thread, or with `--threads` of
-more by the wall, which takes a machine where nobody else works.
+last solution, and takes the next state from it. With `--other-plant` the plant is a generated model by itself, whose
+matrices are 1.01 times the controller's: in Python its step is a call. They take turns; CPU milliseconds of one thread,
+or with `--threads` of more by the wall, which takes a machine where nobody else works.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from examples.bench.timing import load_average, machine_name
 PROBLEMS, STEPS = 64, 50
 
 
-def in_python(mpc: Any, x0: Tensor, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+Plant = dict[str, Tensor]
+"""The parameters of a plant by itself; empty where it is the controller's own model."""
+
+
+def in_python(mpc: Any, x0: Tensor, values: dict[str, Tensor], plant: Plant) -> tuple[Tensor, Tensor]:
     """The loop as a user would write it."""
     states, controls = [x0], []
     start: dict[str, Any] = {}
@@ -32,17 +37,24 @@ def in_python(mpc: Any, x0: Tensor, values: dict[str, Tensor]) -> tuple[Tensor, 
         solution = mpc(states[-1], **start, **values)
         start = {"warm_start": solution}
         controls.append(solution.u[:, 0])
-        states.append(solution.x[:, 1])
+        moved = mpc.dynamics(states[-1], controls[-1], **plant) if plant else solution.x[:, 1]
+        states.append(moved)
     return torch.stack(states, 1), torch.stack(controls, 1)
 
 
-def in_one_call(mpc: Any, x0: Tensor, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def in_one_call(mpc: Any, x0: Tensor, values: dict[str, Tensor], plant: Plant) -> tuple[Tensor, Tensor]:
     """`mpc.closed_loop`."""
-    found = mpc.closed_loop(x0, STEPS, **values)
+    other = {"plant": mpc, "plant_parameters": plant} if plant else {}
+    found = mpc.closed_loop(x0, STEPS, **other, **values)
     return found.x, found.u
 
 
-Loop = Callable[[Any, Tensor, dict[str, Tensor]], tuple[Tensor, Tensor]]
+def of_one_stage(values: dict[str, Tensor]) -> Plant:
+    """The parameters of a plant that is not quite the model."""
+    return {name: 1.01 * value.reshape(-1, *value.shape[-2:])[0] for name, value in values.items()}
+
+
+Loop = Callable[[Any, Tensor, dict[str, Tensor], Plant], tuple[Tensor, Tensor]]
 
 
 def milliseconds(
@@ -50,13 +62,14 @@ def milliseconds(
     mpc: Any,
     x0: Tensor,
     values: dict[str, Tensor],
+    plant: Plant,
     backward: bool,
     clock: Callable[[], float] = time.process_time,
 ) -> float:
     """What one run takes, with backward or without."""
     start = x0.clone().requires_grad_(backward)
     begin = clock()
-    x, u = loop(mpc, start, values)
+    x, u = loop(mpc, start, values, plant)
     if backward:
         ((x**2).sum() + (u**2).sum()).backward()
     return 1e3 * (clock() - begin)
@@ -70,6 +83,7 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--other-plant", action="store_true")
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
     given = parser.parse_args()
     dtype = getattr(torch, given.dtype)
@@ -83,10 +97,11 @@ def main() -> None:
         problem = linear_quadratic(8, 4, 40, bound=bound)
         mpc = mpcgen.compile(problem.spec, dtypes=(dtype,)).MPC(on_unconverged="ignore")
         drawn = problem.draw(PROBLEMS, dtype, 0)
+        plant = of_one_stage(drawn.parameters) if given.other_plant else {}
         for backward in (False, True):
             turns = [
                 [
-                    milliseconds(loop, mpc, drawn.x0, drawn.parameters, backward, clock)
+                    milliseconds(loop, mpc, drawn.x0, drawn.parameters, plant, backward, clock)
                     for loop in (in_python, in_one_call)
                 ]
                 for _ in range(given.turns + 1)

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "6ffe2df97ecbf4ee992401f3c1142fe4617496ad8e22eae54360e61ffa661391"),
+    library=load(__file__, "car", "8a0c6db6991f0d425a77a982f825dc2df4c8a3a0842e3ca2a1bc50f8d2da53ec"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

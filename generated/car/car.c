@@ -901,6 +901,7 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef car_solve_arguments solve_arguments;
+typedef car_plant_arguments plant_arguments;
 typedef car_closed_loop_arguments closed_loop_arguments;
 typedef car_loop_gradient_arguments loop_gradient_arguments;
 typedef car_gradient_arguments gradient_arguments;

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "0501380d1024bc1749274355a34827b353f9fbf741e04d6bbd859da30733a785"),
+    library=load(__file__, "cartpole", "6c87d4d152f19cb01c5a7c9488097cd33afc8b6a59dbb336ed61830042ff48f4"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

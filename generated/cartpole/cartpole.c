@@ -940,6 +940,7 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef cartpole_solve_arguments solve_arguments;
+typedef cartpole_plant_arguments plant_arguments;
 typedef cartpole_closed_loop_arguments closed_loop_arguments;
 typedef cartpole_loop_gradient_arguments loop_gradient_arguments;
 typedef cartpole_gradient_arguments gradient_arguments;

@@ -67,8 +67,24 @@ typedef struct {
   void *history;                     /* out: (batch, max_iterations+1, 2): cost and residual by pass, or NULL */
 } cartpole_solve_arguments;
 
+/* The plant of closed loops: the model itself where `evaluate` is NULL, else another one, of any problem with as many states
+ * and controls. All arrays of pointers have `count` entries. */
+typedef struct {
+  int (*evaluate)(const void *arguments); /* that one's entry point, whose arguments are alike in all problems */
+  int32_t count;                     /* of its parameters */
+  const void *const *parameters;     /* each to (batch, shape): the values of one stage */
+  const int64_t *strides;            /* numbers of each from one problem to the next; 0: shared by the batch */
+  const int64_t *steps;              /* and from one step to the next; 0: the same at all */
+  const void **pointers;             /* memory for (batch, count) pointers to a step's parameters */
+  const int64_t *sizes;              /* reverse mode: numbers of each parameter's shape */
+  void *const *gradients;            /* out, zeros at first: (batch, shape) each, (steps, batch, shape) where steps differ */
+  void *latest;                      /* memory for (batch, sum of sizes): gradients of one step */
+  void **latest_pointers;            /* memory for (batch, count) pointers to those */
+} cartpole_plant_arguments;
+
 typedef struct {
   cartpole_solve_arguments solve; /* of the first step; no history */
+  cartpole_plant_arguments plant;
   int32_t steps;
   int32_t keeps_solutions;           /* 1: states and controls are (steps, batch, ...), 2: the same, but without those of
                                         steps whose policy is known; 0: nothing is in them but what steps leave */
@@ -81,7 +97,7 @@ typedef struct {
   void *stage_costs;                 /* out: (batch, steps) */
   void *policies;                    /* out: (batch, steps, 1, 5): du/dx of each control applied, NaN as at first where it
                                         is not known; or NULL */
-  int32_t *progress;                 /* (batch): steps taken; 0 at first */
+  int32_t *progress;                 /* (batch): steps taken; 0 at first; less than 0 where the plant's call has failed */
   cartpole_solve_arguments *step_arguments; /* memory for the calls' arguments of each step */
   const void **step_parameters;      /* memory for the pointers to each step's parameters, one step after the other */
 } cartpole_closed_loop_arguments;
@@ -109,6 +125,7 @@ typedef struct {
 
 typedef struct {
   cartpole_gradient_arguments gradient; /* of the first step; no cotangents */
+  cartpole_plant_arguments plant;  /* as for the loop */
   int32_t steps;
   const int64_t *parameter_steps;    /* as for the loop */
   const void *plant_states;          /* (batch, steps+1, 5) */
@@ -192,7 +209,7 @@ int cartpole_interior_point_f64_single(const cartpole_solve_arguments *arguments
 int cartpole_interior_point_f32_batch(const cartpole_solve_arguments *arguments);
 int cartpole_interior_point_f32_single(const cartpole_solve_arguments *arguments);
 
-/* Solve, apply the first control, move the plant, which is the model, and so on for some steps. `status` is (steps, batch),
+/* Solve, apply the first control, move the plant, and so on for some steps. `status` is (steps, batch),
  * -1 at first. Return as above; 3 where problems wait at the step that `progress` says, to be solved there as above and then
  * to go on in another call. */
 int cartpole_closed_loop_f64_batch(const cartpole_closed_loop_arguments *arguments);

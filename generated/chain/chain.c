@@ -23005,6 +23005,7 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef chain_solve_arguments solve_arguments;
+typedef chain_plant_arguments plant_arguments;
 typedef chain_closed_loop_arguments closed_loop_arguments;
 typedef chain_loop_gradient_arguments loop_gradient_arguments;
 typedef chain_gradient_arguments gradient_arguments;

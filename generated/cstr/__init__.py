@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "b539ee13bdace846a49e1ecae038024ccd1ca6355913c9cb9dd34481380e8b2d"),
+    library=load(__file__, "cstr", "d5059d656df381769493ce8eabf62c5d6ee6d507a77ac8e2cb53f3dcaaee6582"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

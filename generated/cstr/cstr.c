@@ -735,6 +735,7 @@ FUNCTION void stage_expand_exact(stored_reals restrict state, stored_reals restr
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef cstr_solve_arguments solve_arguments;
+typedef cstr_plant_arguments plant_arguments;
 typedef cstr_closed_loop_arguments closed_loop_arguments;
 typedef cstr_loop_gradient_arguments loop_gradient_arguments;
 typedef cstr_gradient_arguments gradient_arguments;

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "d9a83d3e562eaf2eca07b32ed9569ac217cf62d2348c85f8d6c5c9e795a3c33c"),
+    library=load(__file__, "lqr", "128679bf15c564f95c6414106dbd5206c7f01c5ee1a6db3cb79d7857caabc2c5"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

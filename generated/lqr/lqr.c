@@ -927,6 +927,7 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef lqr_solve_arguments solve_arguments;
+typedef lqr_plant_arguments plant_arguments;
 typedef lqr_closed_loop_arguments closed_loop_arguments;
 typedef lqr_loop_gradient_arguments loop_gradient_arguments;
 typedef lqr_gradient_arguments gradient_arguments;

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "a0a8f40e2e57d9eef56733b292b4de2c238d71cebf4eec82b00b66592fec0e22"),
+    library=load(__file__, "pendulum", "70e5eefc3d0bd14d945f183d781e8418847c462482cc4729013b5b5b63f440ce"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

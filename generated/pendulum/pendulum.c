@@ -564,6 +564,7 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef pendulum_solve_arguments solve_arguments;
+typedef pendulum_plant_arguments plant_arguments;
 typedef pendulum_closed_loop_arguments closed_loop_arguments;
 typedef pendulum_loop_gradient_arguments loop_gradient_arguments;
 typedef pendulum_gradient_arguments gradient_arguments;

@@ -64,8 +64,24 @@ typedef struct {
   void *history;                     /* out: (batch, max_iterations+1, 2): cost and residual by pass, or NULL */
 } pendulum_solve_arguments;
 
+/* The plant of closed loops: the model itself where `evaluate` is NULL, else another one, of any problem with as many states
+ * and controls. All arrays of pointers have `count` entries. */
+typedef struct {
+  int (*evaluate)(const void *arguments); /* that one's entry point, whose arguments are alike in all problems */
+  int32_t count;                     /* of its parameters */
+  const void *const *parameters;     /* each to (batch, shape): the values of one stage */
+  const int64_t *strides;            /* numbers of each from one problem to the next; 0: shared by the batch */
+  const int64_t *steps;              /* and from one step to the next; 0: the same at all */
+  const void **pointers;             /* memory for (batch, count) pointers to a step's parameters */
+  const int64_t *sizes;              /* reverse mode: numbers of each parameter's shape */
+  void *const *gradients;            /* out, zeros at first: (batch, shape) each, (steps, batch, shape) where steps differ */
+  void *latest;                      /* memory for (batch, sum of sizes): gradients of one step */
+  void **latest_pointers;            /* memory for (batch, count) pointers to those */
+} pendulum_plant_arguments;
+
 typedef struct {
   pendulum_solve_arguments solve; /* of the first step; no history */
+  pendulum_plant_arguments plant;
   int32_t steps;
   int32_t keeps_solutions;           /* 1: states and controls are (steps, batch, ...), 2: the same, but without those of
                                         steps whose policy is known; 0: nothing is in them but what steps leave */
@@ -78,7 +94,7 @@ typedef struct {
   void *stage_costs;                 /* out: (batch, steps) */
   void *policies;                    /* out: (batch, steps, 1, 3): du/dx of each control applied, NaN as at first where it
                                         is not known; or NULL */
-  int32_t *progress;                 /* (batch): steps taken; 0 at first */
+  int32_t *progress;                 /* (batch): steps taken; 0 at first; less than 0 where the plant's call has failed */
   pendulum_solve_arguments *step_arguments; /* memory for the calls' arguments of each step */
   const void **step_parameters;      /* memory for the pointers to each step's parameters, one step after the other */
 } pendulum_closed_loop_arguments;
@@ -106,6 +122,7 @@ typedef struct {
 
 typedef struct {
   pendulum_gradient_arguments gradient; /* of the first step; no cotangents */
+  pendulum_plant_arguments plant;  /* as for the loop */
   int32_t steps;
   const int64_t *parameter_steps;    /* as for the loop */
   const void *plant_states;          /* (batch, steps+1, 3) */
@@ -189,7 +206,7 @@ int pendulum_interior_point_f64_single(const pendulum_solve_arguments *arguments
 int pendulum_interior_point_f32_batch(const pendulum_solve_arguments *arguments);
 int pendulum_interior_point_f32_single(const pendulum_solve_arguments *arguments);
 
-/* Solve, apply the first control, move the plant, which is the model, and so on for some steps. `status` is (steps, batch),
+/* Solve, apply the first control, move the plant, and so on for some steps. `status` is (steps, batch),
  * -1 at first. Return as above; 3 where problems wait at the step that `progress` says, to be solved there as above and then
  * to go on in another call. */
 int pendulum_closed_loop_f64_batch(const pendulum_closed_loop_arguments *arguments);

@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "2c05dc72a7838a28627fb9a0742a1f38c51c30a4540bf4bbb447ca6a50ec3f67"),
+    library=load(__file__, "quadrotor", "fb5792051c8a0f26ebe32dcd7e8b339f7f4ed6348523bdd4da1bf57703c9aa48"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

@@ -7830,6 +7830,7 @@ INLINE void bounds_forward(stored_reals restrict theta, stored_reals restrict th
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef quadrotor_solve_arguments solve_arguments;
+typedef quadrotor_plant_arguments plant_arguments;
 typedef quadrotor_closed_loop_arguments closed_loop_arguments;
 typedef quadrotor_loop_gradient_arguments loop_gradient_arguments;
 typedef quadrotor_gradient_arguments gradient_arguments;
