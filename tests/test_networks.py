@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
 from torch_models import Joined, problem_of
 
 import mpcgen
@@ -54,24 +55,43 @@ def deep():
     return module, problem, mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-10, method="ddp")
 
 
+def assembled():
+    """Rates of (a, b) by an ensemble on features and another network, and the weights of both."""
+    torch.manual_seed(1)
+    members = [
+        nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 9), nn.SiLU(), nn.Linear(9, 2)).double()
+        for _ in range(3)
+    ]
+    drag = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    stacked, _ = stack_module_state(members)
+    gain = torch.tensor([0.4, 0.7], dtype=torch.float64, requires_grad=True)
+
+    def rates(x, u, goal):
+        features = torch.cat([torch.sin(x[:1]), gain[0] * torch.cos(x[:1]), (x[1:2] - goal) / 2, u])
+        y = vmap(lambda weights: functional_call(members[0], weights, (features,)))(stacked).mean(0)
+        slowed = drag(torch.stack([x[1] ** 2 * u[0], x[0] + goal * x[1]]))[0]
+        return torch.stack([x[1] - 0.3 * torch.sin(3 * y[0]), gain[1] * y[1] * u[0] - slowed * x[1]])
+
+    named = {f"members.{name}": tensor for name, tensor in stacked.items()}
+    return rates, {**named, **{f"drag.{name}": w for name, w in drag.named_parameters()}, "gain": gain}
+
+
 @pytest.fixture(scope="module")
 def integrated():
-    """The same of rates, in two steps, with a cost that is integrated and a state that stays discrete."""
-    torch.manual_seed(1)
-    module = Joined(
-        nn.Sequential(nn.Linear(3, 14), nn.Tanh(), nn.Linear(14, 14), nn.Tanh(), nn.Linear(14, 2))
-    )
-    module = module.double()
+    """Such rates, in two steps, with a cost of a network that is integrated and a state that stays discrete."""
+    rates, weights = assembled()
+    price = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    weights |= {f"price.{name}": weight for name, weight in price.named_parameters()}
     problem = mpcgen.Problem("integrated", horizon=2)
     a, b, last = problem.states("a b last")
     (force,) = problem.controls("force")
-    wide = lambda x, u: module(x[:2], u)  # noqa: E731
-    problem.dynamics = mpcgen.torch_model(
-        problem, wide, "midpoint", 0.2, dict(module.named_parameters()), substeps=2, discrete={last: force}
-    )
-    problem.stage_cost = mpcgen.running_cost(a**2 + b**2) + 0.3 * (force - last) ** 2
+    problem.parameter("goal", default=0.3)
+    everything = lambda x, u, goal: torch.cat([rates(x, u, goal), price(x[:2])])  # noqa: E731
+    rows = mpcgen.torch_expressions(problem, everything, weights, parameters=["goal"])
+    problem.dynamics = mpcgen.midpoint(problem, rows[:2], 0.2, substeps=2, discrete={last: force})
+    problem.stage_cost = mpcgen.running_cost(a**2 + b**2 + rows[2]) + 0.3 * (force - last) ** 2
     problem.terminal_cost = a**2 + 2 * b**2
-    return module, problem, mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-10, method="ddp")
+    return weights, problem, mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-10, method="ddp")
 
 
 def losses(mpc, x0, weights):
@@ -85,8 +105,9 @@ def losses(mpc, x0, weights):
 @pytest.mark.parametrize("which", ["deep", "integrated"])
 def test_solutions_and_gradients_are_those_of_the_reference(which, request):
     module, problem, mpc = request.getfixturevalue(which)
-    network = lower_spec(problem.spec()).substeps.network
-    assert which == "integrated" or {layer.activation for layer in network.layers} == set(ACTIVATIONS)
+    networks = lower_spec(problem.spec()).substeps.networks
+    assert len(networks) == {"deep": 1, "integrated": 5}[which]
+    assert which == "integrated" or {layer.activation for layer in networks[0].layers} == set(ACTIVATIONS)
     n = len(problem.state_symbols)
     x0 = torch.linspace(-0.9, 0.8, 2 * n, dtype=torch.float64).reshape(2, n)
     weights = mpcgen.torch_parameters(module)
@@ -96,6 +117,18 @@ def test_solutions_and_gradients_are_those_of_the_reference(which, request):
     torch.testing.assert_close(solution.x, reference.x, rtol=1e-8, atol=1e-8)
     for found, exact in zip(own, implicit, strict=True):
         torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
+
+
+def test_a_warp_finds_what_the_cpu_finds(integrated):
+    weights, problem, mpc = integrated
+    x0 = torch.linspace(-0.9, 0.8, 9, dtype=torch.float64).reshape(3, 3)
+    device = mpcgen.compile(problem, targets=("cuda-host",), cuda_kernel="warp").MPC(tol=1e-10, method="ddp")
+    (solution, own), (found, others) = (
+        losses(module, x0, mpcgen.torch_parameters(weights)) for module in (mpc, device)
+    )
+    torch.testing.assert_close(found.x, solution.x, rtol=1e-9, atol=1e-9)
+    for gradient, other in zip(own, others, strict=True):
+        torch.testing.assert_close(other, gradient, rtol=1e-7, atol=1e-7 * float(gradient.abs().max()))
 
 
 def test_each_problem_of_a_batch_may_have_weights_of_its_own(deep):
@@ -175,21 +208,36 @@ def test_the_text_does_not_grow_with_the_width():
     assert len(texts[1]) < 50_000
 
 
-def test_networks_on_other_things_than_states_and_controls_are_written_out():
+def made_with(function, weights, n=2, **options):
+    """A problem whose dynamics a function of tensors gives."""
+    return layered(function, n, weights=weights, **options)
+
+
+def looped(function, weights, **options):
+    """Of the networks that loops evaluate there, how many inputs they have."""
+    substeps = lower_spec(made_with(function, weights, **options).spec()).substeps
+    return [len(network.inputs) for network in substeps.networks] if substeps else []
+
+
+def test_networks_are_looped_on_what_they_read_together_and_after_one_another():
     net = nn.Sequential(nn.Linear(3, 14), nn.Tanh(), nn.Linear(14, 14), nn.Tanh(), nn.Linear(14, 2)).double()
+    weights = dict(net.named_parameters())
     plain = lambda x, u: net(torch.cat([x, u]))  # noqa: E731
     bent = lambda x, u: net(torch.cat([torch.sin(x), u]))  # noqa: E731
     twice = lambda x, u: plain(x, u) + plain(2 * x, u)  # noqa: E731
-    for function, looped in ((plain, True), (bent, False), (twice, False)):
-        substeps = lower_spec(layered(function, 2, weights=dict(net.named_parameters())).spec()).substeps
-        assert (substeps is not None and substeps.network is not None) == looped
+    small = lambda x, u: net[:3](torch.cat([x, u]))[:2]  # noqa: E731
+    assert looped(plain, weights) == [3]
+    assert looped(bent, weights) == [3]
+    assert looped(twice, weights) == [3, 3]
+    assert looped(lambda x, u: small(x, u) ** 2 * net[0](torch.cat([x, u]))[0], weights) == []
 
 
 @pytest.mark.parametrize(
     ("where", "reason"),
     [
-        ("features", r"its input 0, sin\(x_0\), is no state and no control itself"),
-        ("twice", "the dynamics read more than one network, or one at several points"),
+        ("constants", "its weights are not parameters that all stages share"),
+        ("nested", "its inputs read another network"),
+        ("wide", "what reads it reads 96 outputs of networks, more than 48"),
         ("implicit", "the integrator implicit_midpoint is implicit"),
         ("cost", "a cost reads it"),
         ("constraint", "a constraint reads it"),
@@ -204,12 +252,14 @@ def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason
     states, (u,) = problem.states("x_0 x_1"), problem.controls("u")
     problem.dynamics = [state + u for state in states]
     problem.stage_cost = u**2
-    if where == "features":
-        problem.dynamics = mpcgen.torch_model(problem, lambda x, u: plain(torch.sin(x), u), weights=weights)
-    elif where == "twice":
-        problem.dynamics = mpcgen.torch_model(
-            problem, lambda x, u: plain(x, u) + plain(x, u + 1), weights=weights
-        )
+    if where == "constants":
+        problem.dynamics = mpcgen.torch_model(problem, plain, weights="constants")
+    elif where == "nested":
+        problem.dynamics = mpcgen.torch_model(problem, lambda x, u: plain(plain(x, u), u), weights=weights)
+    elif where == "wide":
+        wide = lambda x, u: net[:3](torch.cat([x, u])).square()  # noqa: E731
+        function = lambda x, u: wide(x, u)[:2] + sum(wide(k * x, u).sum() for k in (1, 2, 3, 4))  # noqa: E731
+        problem.dynamics = mpcgen.torch_model(problem, function, weights=weights)
     elif where == "implicit":
         problem.dynamics = mpcgen.torch_model(problem, plain, "implicit_midpoint", 0.1, weights)
     elif where == "cost":
@@ -218,7 +268,7 @@ def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason
         problem.constraint(
             "row", mpcgen.torch_expressions(problem, row, name="row", weights=weights), upper=1
         )
-    with pytest.warns(UserWarning, match=rf"a network of 696 weights is written out.*: {reason}"):
+    with pytest.warns(UserWarning, match=rf"a network of [\d,]+ weights is written out.*: {reason}"):
         lower_spec(problem.spec())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from mpcgen.codegen.c_expression import CALLS, c_definition, c_value
 from mpcgen.codegen.c_words import c_words
@@ -12,7 +13,7 @@ from mpcgen.ir.schedule import Assign, Load, Schedule, Store
 from mpcgen.passes.parts import Keep, Part, Take, cut
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import DERIVE, EXPAND, MATRICES, SLOPES
-from mpcgen.stages.network import body_functions
+from mpcgen.stages.network import MAPS, body_functions
 from mpcgen.stages.substeps import rate_functions
 
 WIDTH = 116
@@ -26,9 +27,14 @@ WARP BLOCK zero_reals copy_reals TILE WHOLE_TILES UNROLL EACH ALWAYS_INLINE LOOP
 control_row copy_uu shared LINEAR_DYNAMICS SMALL_STAGE ALL_COUNTS TEAM TEAM_FOR TEAM_LEADER TEAM_SHARED NMOVING NHELD
 NBOTH NHIDDEN NVISIBLE NSLOPES SUBSTEPS SUBSTEP_COSTS PLACES CARRIED REACH SHARE IMPLICIT NEWTON START MATRIX FINAL
 MASS NUNKNOWNS STEP_TRACE NMIXED NSTATE NTERMINAL NPATH NEND NDUAL CONSTRAINED SOFT_ROWS SOFT_REALS ROW_BOUNDS_VARY
-LINEAR_CONSTRAINTS SCALAR_LEAST NINNER NINPUTS NOUTPUTS NUNITS NWIDEST NLAYERS INPUTS LAYERS NALL
+LINEAR_CONSTRAINTS SCALAR_LEAST NINNER NINPUTS NOUTPUTS NUNITS NWIDEST NLAYERS LAYERS NALL NETWORKS SITES NSITES READ
+READ_FROM NPASSED NRESULTS MOST_INPUTS MOST_SLOPES MOST_WIDTH INPUT_COUNTS DO BODY_BENT INPUTS_BENT SITE_OF_RATES
+PIECE
 """
-_OF_RATES = frozenset(stage.name for stage in (*rate_functions(), *body_functions()))
+_OF_RATES = frozenset(
+    stage.name
+    for stage in (*rate_functions(), *body_functions(), *chain.from_iterable(of.functions() for of in MAPS))
+)
 _ARGUMENTS = frozenset(
     name for stage in contract(False).values() if stage.name not in _OF_RATES for name in stage.arguments
 )

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from mpcgen.codegen.c_function import CFunction, c_functions, linear_alias, of_both
 from mpcgen.codegen.c_substeps import composed_functions
 from mpcgen.codegen.filling import fill
+from mpcgen.codegen.network_text import network_tables, read_networks
 from mpcgen.derivative.kernels import Kernels
 from mpcgen.derivative.matrices import product_count
-from mpcgen.ir.model import ACTIVATIONS, Implicit, Model
+from mpcgen.ir.model import Implicit, Model
 from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import degree, flops
 from mpcgen.passes.economy import Economy
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, ROWS, SLOPES
+from mpcgen.stages.network import MAPS
 
 C_PROBLEM = "c/problem.c.j2"
-OF_RATES = ("rate_", "body_")
-"""How functions of a right-hand side are called, or of what is around its network."""
-KEPT_SUMS = ("softplus", "silu", "gelu")
-"""Activations whose values do not tell their derivatives."""
+OF_RATES = ("rate_", "body_", *(f"{of.prefix}_" for of in MAPS))
+"""How functions of a right-hand side are called, or of what is around networks."""
 SMALL_STAGE = 500
 """Operations of a stage's rollout and backward sweep up to which the sweep keeps a stage's model in registers and the
 compiler is asked for all that it can do.
@@ -72,6 +72,7 @@ def problem_text(
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),
         "loop": _loop_sizes(kernels),
+        "networks": network_tables(kernels),
         "rate_functions": [function for function in functions if function.name.startswith(OF_RATES)],
         "functions": [function for function in functions if not function.name.startswith(OF_RATES)],
     }
@@ -111,38 +112,7 @@ def _loop_sizes(kernels: Kernels) -> dict[str, object] | None:
         "carried": ", ".join(str(int(state)) for state in loop.carried),
         "places": ", ".join(map(str, (*substeps.moving, *(-1 for _ in substeps.hidden), *loop.held))),
         "implicit": _implicit(substeps.implicit),
-        "network": _network(kernels),
-    }
-
-
-def _network(kernels: Kernels) -> dict[str, int | str] | None:
-    """Sizes of a network, its inputs among what moves and is held, and where its layers' weights begin in theta."""
-    loop = kernels.loop
-    network = loop.substeps.network if loop is not None else None
-    if loop is None or network is None:
-        return None
-    places = {symbol: i for i, symbol in enumerate(loop.rates.tau)}
-    offsets = {symbol: i for i, symbol in enumerate(kernels.static)}
-    layers = [
-        (
-            layer.rows,
-            layer.columns,
-            offsets[layer.weights[0]],
-            offsets[layer.bias[0]] if layer.bias else -1,
-            ACTIVATIONS.index(layer.activation),
-        )
-        for layer in network.layers
-    ]
-    hidden = [layer.rows for layer in network.layers[:-1]]
-    return {
-        "inputs": len(network.inputs),
-        "outputs": len(network.outputs),
-        "units": sum(hidden),
-        "sums": sum(hidden) if any(layer.activation in KEPT_SUMS for layer in network.layers) else 0,
-        "widest": max(hidden, default=1),
-        "count": len(layers),
-        "places": ", ".join(str(places[symbol]) for symbol in network.inputs),
-        "layers": ", ".join("{" + ", ".join(map(str, layer)) + "}" for layer in layers),
+        "networks": read_networks(loop),
     }
 
 

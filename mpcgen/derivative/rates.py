@@ -8,9 +8,10 @@ from itertools import chain
 
 from mpcgen.derivative.derivation import Derivation
 from mpcgen.derivative.forward import tangents
+from mpcgen.derivative.maps import MapDerivation
 from mpcgen.derivative.matrices import dot, lower_triangle, triangle_labels
 from mpcgen.derivative.reverse import gradient
-from mpcgen.ir import Expr, flops
+from mpcgen.ir import Expr, flops, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model, Network
 from mpcgen.stages import network as around
@@ -130,14 +131,16 @@ class RateDerivation(Derivation):
 
 
 class BodyDerivation(RateDerivation):
-    """The same of what is around a network, whose outputs are the last of the held."""
+    """The same of what is around networks, whose outputs are the last of the held."""
 
     sizes = (table.MOVING, around.INNER)
     both = around.ALL
 
-    def __init__(self, model: Model, fused_limit: int, network: Network) -> None:
-        self.network = network
+    def __init__(self, model: Model, fused_limit: int, networks: Sequence[Network]) -> None:
+        self.networks = networks
         super().__init__(model, fused_limit)
+        inputs = dict.fromkeys(network.inputs for network in networks)
+        self.inputs = MapDerivation(model, around.INPUTS, self.point, list(chain(*inputs)))
 
     def own_name(self, name: str) -> str:
         """What a function of rates is called here."""
@@ -159,12 +162,31 @@ class BodyDerivation(RateDerivation):
         return self.d_u
 
     @property
+    def width(self) -> int:
+        """Numbers of the point that is no output."""
+        return len(self.tau) - sum(len(network.outputs) for network in self.networks)
+
+    @property
+    def point(self) -> tuple[Expr, ...]:
+        """What moves, and what is held beside the outputs."""
+        return self.tau[: self.width]
+
+    @property
     def pattern(self) -> tuple[tuple[bool, ...], ...]:
-        """Whoever reads an output reads all inputs."""
-        width = len(self.tau) - len(self.network.outputs)
-        inputs = [symbol in self.network.inputs for symbol in self.tau[:width]]
-        found = []
+        """Whoever reads an output reads all inputs of its network."""
+        width, found = self.width, []
+        reads = [{*symbols_of(network.inputs)} for network in self.networks for _ in network.outputs]
         for row in self.F:
-            reads = any(not entry.is_zero for entry in row[width:])
-            found.append(tuple(not row[j].is_zero or (reads and inputs[j]) for j in range(width)))
+            through = set().union(
+                *(of for entry, of in zip(row[width:], reads, strict=True) if not entry.is_zero)
+            )
+            found.append(
+                tuple(not row[j].is_zero or symbol in through for j, symbol in enumerate(self.point))
+            )
         return tuple(found)
+
+    @property
+    def is_bent(self) -> bool:
+        """Whether there are second derivatives by outputs."""
+        (H,) = (output for output in self.second.outputs if output.name == "H")
+        return any(not entry.is_zero for entry in H.expressions[self.width * (self.width + 1) // 2 :])

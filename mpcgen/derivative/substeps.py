@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 from mpcgen.derivative.derivation import Derivation
 from mpcgen.derivative.matrices import Matrix, dot
@@ -64,7 +65,8 @@ class Loop:
             else function
             for function in self.outer.functions()
         )
-        return (*self.rates.functions(self.costs, implicit), *outer)
+        inputs = self.rates.inputs.functions() if isinstance(self.rates, BodyDerivation) else ()
+        return (*inputs, *self.rates.functions(self.costs, implicit), *outer)
 
     @property
     def accumulators(self) -> tuple[int, ...]:
@@ -102,9 +104,9 @@ class Loop:
         n, width = self.substeps.width, self.substeps.width + len(self.held)
         products = products_of_slope(n, width)
         values, curvature = (counts[self.rates.own_name(name)] for name in (table.VALUES, table.CURVATURE))
-        if self.substeps.network is not None:
-            values += 2 * self.substeps.network.products
-            curvature += 2 * self.substeps.network.products * (len(self.substeps.network.inputs) + 2)
+        for network in self.substeps.networks:
+            values += 2 * network.products
+            curvature += 2 * network.products * (len(network.inputs) + 2)
         slopes = len(self.substeps.share)
         if self.substeps.implicit is not None:
             unknowns = n * slopes
@@ -127,8 +129,8 @@ def loop_of(model: Model) -> Loop | None:
         return None
     implicit = substeps.implicit is not None
     once = not implicit and substeps.count == 1
-    network = substeps.network
-    forced = implicit or network is not None
+    networks = substeps.networks
+    forced = implicit or bool(networks)
     if not forced and flops(model.next_state) < (SLOPES_LOOPED_FROM if once else LOOPED_FROM):
         return None
     graph, tau = model.graph, (*model.states, *model.controls)
@@ -141,14 +143,15 @@ def loop_of(model: Model) -> Loop | None:
             "running_cost, or make the running cost a state with a cost"
         )
     cost = dot(graph, slopes, substeps.increments)
-    read = {*symbols_of((*substeps.changes, cost)), *(network.inputs if network else ())}
+    inputs = chain.from_iterable(network.inputs for network in networks)
+    read = {*symbols_of((*substeps.changes, cost, *inputs))}
     held = tuple(i for i, symbol in enumerate(tau) if symbol in read and i not in substeps.moving)
     if not held:
         if not forced:
             return None
         held = (len(model.states),)  # arrays have at least one entry
     inside = _inside(model, substeps, held, cost)
-    rates = RateDerivation(inside, -1) if network is None else BodyDerivation(inside, -1, network)
+    rates = BodyDerivation(inside, -1, networks) if networks else RateDerivation(inside, -1)
     if "exact" not in rates.kinds and not forced:
         return None
     if once and not forced and not _is_dense(rates):
@@ -176,7 +179,10 @@ def _inside(model: Model, substeps: Substeps, held: Sequence[int], cost: Expr) -
     return replace(
         model,
         states=(*(model.states[i] for i in substeps.moving), *substeps.hidden),
-        controls=(*(tau[i] for i in held), *(substeps.network.outputs if substeps.network else ())),
+        controls=(
+            *(tau[i] for i in held),
+            *chain.from_iterable(network.outputs for network in substeps.networks),
+        ),
         next_state=substeps.changes,
         stage_cost=graph.symbol("share.cost") * cost,
         terminal_cost=graph.const(0.0),

@@ -57,6 +57,8 @@ def _replaced(value: Any, values: Mapping[Expr, Expr]) -> Any:
         return substitute([value], values)[0]
     if isinstance(value, tuple) and value and all(isinstance(item, Expr) for item in value):
         return tuple(substitute(value, values))
+    if isinstance(value, tuple):
+        return tuple(_replaced(item, values) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
         changed = {field.name: _replaced(getattr(value, field.name), values) for field in fields(value)}
         return replace(value, **changed)

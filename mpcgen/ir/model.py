@@ -75,7 +75,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """A chain of layers that is evaluated by loops: ``inputs`` are states or controls, ``outputs`` symbols."""
+    """A chain of layers that is evaluated by loops: expressions of its ``inputs``, symbols of its ``outputs``."""
 
     inputs: tuple[Expr, ...]
     layers: tuple[Layer, ...]
@@ -99,7 +99,7 @@ class Substeps:
     last, as `Implicit` has.
     ``sums``: symbols of the integrals of running costs, whose ``increments`` are like k; ``cost`` is the stage cost
     that reads the sums. ``others``: the next state of all that a step does not change, and 0 for what it does.
-    ``network``: one whose outputs the changes read.
+    ``networks``: those whose outputs the changes and increments read; of the same inputs they follow each other.
     """
 
     count: int
@@ -113,7 +113,7 @@ class Substeps:
     others: tuple[Expr, ...]
     implicit: Implicit | None = None
     hidden: tuple[Expr, ...] = ()
-    network: Network | None = None
+    networks: tuple[Network, ...] = ()
 
     @property
     def width(self) -> int:

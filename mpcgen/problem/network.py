@@ -5,7 +5,7 @@ Readers that have no loops read the expression. Where loops over the layers are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ from mpcgen.problem.stand_in import StandIn
 
 WORTH = 4
 """Weights of a layer from which on it is told apart."""
+WORTH_OF_OTHERS = 64
+"""The same where they are no symbols: loops do not evaluate it, and it is said so of large networks."""
 
 
 @dataclass(frozen=True, eq=False)
 class ChainLayer:
-    """A matrix of symbols, row by row, with a bias or (), and the activation in front of it."""
+    """A matrix, row by row, as a rule of symbols, with a bias or (), and the activation in front of it."""
 
     before: str
     rows: int
@@ -34,6 +36,16 @@ class Chain:
 
     inputs: tuple[sp.Expr, ...]
     layers: tuple[ChainLayer, ...]
+
+    @property
+    def products(self) -> int:
+        """Weights that are no bias."""
+        return sum(layer.rows * layer.columns for layer in self.layers)
+
+    @property
+    def outputs(self) -> int:
+        """How many it has."""
+        return self.layers[-1].rows
 
 
 class ChainOutput(StandIn):
@@ -58,13 +70,15 @@ class ChainOutput(StandIn):
         return f"layers[{self.index}]"
 
 
-def outermost(expressions: Sequence[sp.Expr]) -> Iterator[ChainOutput]:
-    """The outputs of chains that expressions read, not those inside of others."""
+def outermost(
+    expressions: Sequence[sp.Expr], wanted: Callable[[Chain], bool] = lambda chain: True
+) -> Iterator[ChainOutput]:
+    """The outputs of chains that expressions read, of those that are wanted; not those inside of others."""
     seen: set[sp.Basic] = set(expressions)
     pending: list[sp.Basic] = list(reversed(expressions))
     while pending:
         node = pending.pop()
-        if isinstance(node, ChainOutput):
+        if isinstance(node, ChainOutput) and wanted(node.chain):
             yield node
             continue
         for argument in reversed(node.args):

@@ -1,5 +1,6 @@
 """The symbols of a problem, and parameters as its methods declare them."""
 
+from itertools import product
 from typing import Any
 
 import sympy as sp
@@ -17,12 +18,8 @@ def parameter_spec(
     name: str, shape: tuple[int, ...], default: Any = None, per_stage: bool = False
 ) -> ParameterSpec:
     """Return a parameter whose uses (`in_terminal`, `only_bounds`) are not known yet."""
-    if len(shape) == 2:
-        labels = [f"{name}_{row}_{column}" for row in range(shape[0]) for column in range(shape[1])]
-    elif len(shape) == 1:
-        labels = [f"{name}_{index}" for index in range(shape[0])]
-    else:
-        labels = [name]
+    places = product(*(range(size) for size in shape))
+    labels = ["_".join([name, *map(str, place)]) for place in places]
     return ParameterSpec(
         name=name,
         shape=shape,

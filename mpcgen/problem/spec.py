@@ -30,10 +30,11 @@ class ControlSpec:
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """A named parameter of shape (), (k,) or (r, c); ``symbols`` and ``default`` are flat, row-major.
+    """A named parameter of shape (), (k,) or (r, c), of a torch module's weights (k, r, c), too.
 
-    ``in_terminal`` says that the terminal cost reads it: a per-stage parameter then has N+1 values
-    instead of N. ``only_bounds`` says that nothing but bounds read it, so that ±inf is a legal value.
+    ``symbols`` and ``default`` are flat, row-major. ``in_terminal`` says that the terminal cost reads it: a per-stage
+    parameter then has N+1 values instead of N. ``only_bounds`` says that nothing but bounds read it, so that
+    ±inf is a legal value.
     """
 
     name: str

@@ -69,7 +69,12 @@ def _check_parameter(parameter: "ParameterSpec") -> None:
     what = f"parameter {name!r}"
     shape, symbols, default = parameter.shape, parameter.symbols, parameter.default
     sizes = isinstance(shape, tuple) and all(type(size) is int and size >= 1 for size in shape)
-    _expect(sizes and len(shape) <= 2, f"the shape of {what}", shape, "(), (k,) or (rows, columns)")
+    _expect(
+        sizes and len(shape) <= 3,
+        f"the shape of {what}",
+        shape,
+        "(), (k,), (rows, columns) or (k, rows, columns)",
+    )
     count = math.prod(shape)
     whole = isinstance(symbols, tuple) and len(symbols) == len(set(symbols)) == count
     _expect(whole, f"symbols of {what}", symbols, f"a tuple of {count} different symbols, one for each entry")

@@ -180,9 +180,10 @@ class _Reader:
     def _declared(self, weight: str, tensor: Tensor) -> ParameterSpec:
         """The parameter that stands for a weight."""
         name, shape = parameter_name(self.name, weight), tuple(tensor.shape)
-        if len(shape) > 2 or 0 in shape:
+        if len(shape) > 3 or 0 in shape:
             raise SpecError(
-                f"weight {weight!r} of {self.what} has shape {shape}; expected numbers, vectors or matrices, none empty"
+                f"weight {weight!r} of {self.what} has shape {shape}; expected numbers, vectors, matrices or stacks of "
+                "matrices, none empty"
             )
         known = self.problem.find_parameter(name)
         owner = self.problem.modules.get(name)

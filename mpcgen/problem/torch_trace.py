@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from mpcgen.errors import MpcgenError, UnsupportedExpressionError
 from mpcgen.problem.nodes import Nodes
 from mpcgen.problem.torch_elementwise import ELEMENTWISE, RANDOM, REFUSED
-from mpcgen.problem.torch_layers import Layers, layer_of
+from mpcgen.problem.torch_layers import Layers, layers_of
 from mpcgen.problem.torch_linalg import ROUTINES
 from mpcgen.problem.torch_moves import (
     CASTS,
@@ -216,6 +216,8 @@ class Trace(TorchDispatchMode):
         """The numbers of the results' expressions; NotImplemented for an operation that is not known."""
         if name in ELEMENTWISE:
             numbers = self._elementwise(ELEMENTWISE[name], args, without_kind(kwargs))
+            if name == "add" and len(args) == 2 and not without_kind(kwargs):
+                numbers = self._biased(args, numbers)
             if self.is_traced(args[0]):
                 options = (*args[1:], *without_kind(kwargs).values())
                 self.layers.activated(name, options, self.numbers_of(args[0]), numbers)
@@ -344,12 +346,25 @@ class Trace(TorchDispatchMode):
 
     def _layer(self, name: str, args: Any, kwargs: dict[str, Any], numbers: Tensor) -> Tensor:
         """The same numbers, or those of outputs that know the chain of layers that they come from."""
-        parts = None if kwargs else layer_of(name, args, numbers)
-        if parts is None:
+        if kwargs:
             return numbers
-        vector, matrix, bias = (None if part is None else self.numbers_of(part) for part in parts)
-        added = None if bias is None else bias.expand(numbers.shape)
-        return self.layers.outputs(self, vector, matrix, added, numbers)
+        if name in ("bmm", "baddbmm"):
+            each = zip(*(arg.unbind() for arg in args), numbers.unbind(), strict=True)
+            return torch.stack([self._layer(f"{name.removeprefix('b')}", one, {}, of) for *one, of in each])
+        for parts in layers_of(name, args, numbers):
+            vector, matrix, bias = (None if part is None else self.numbers_of(part) for part in parts)
+            added = None if bias is None else bias.expand(numbers.shape)
+            found = self.layers.outputs(self, vector, matrix, added, numbers)
+            if found is not numbers:
+                return found
+        return numbers
+
+    def _biased(self, args: Any, numbers: Tensor) -> Tensor:
+        """The same numbers, or those of outputs of layers of which one term is the bias."""
+        terms = [self.numbers_of(arg) for arg in args]
+        if not all(isinstance(arg, Tensor) and arg.shape == numbers.shape for arg in args):
+            return numbers
+        return self.layers.biased(self, (terms[0], terms[1]), numbers)
 
     def _reduced(self, function: Callable[..., Any], given: dict[str, Any]) -> Tensor:
         first = next(iter(given))  # "self", or what prims call it

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-from mpcgen.stages.network import body_functions
+from mpcgen.stages.network import MAPS, body_functions
 from mpcgen.stages.slots import CHANGE, LOSS, SUMS, THETA, member, slot
 from mpcgen.stages.substeps import outer, rate_functions
 from mpcgen.stages.table import Slot, StageFunction
@@ -64,13 +64,15 @@ def contract(constrained: bool) -> Mapping[str, StageFunction]:
     A problem has those that it needs: of `EXPAND` or `DERIVE`, no exact ones if there are no second derivatives, or
     `MATRICES` and `SLOPES`; `PREPARE` if there is anything to prepare; weights of rows if any row is soft. Where
     substeps are a loop, those of `COMPOSED` are made of outer functions and those of rates, see
-    `mpcgen.stages.substeps`, which a network leaves to the functions of a body, see `mpcgen.stages.network`.
+    `mpcgen.stages.substeps`, which networks leave to the functions of a body and of maps, see
+    `mpcgen.stages.network`.
     """
     functions = (*_values(), *_models(constrained), *_differentials(constrained), *_bounds())
     functions += tuple(_rows()) if constrained else ()
     functions += (
         *rate_functions(),
         *body_functions(),
+        *(function for of in MAPS for function in of.functions()),
         *(outer(function) for function in functions if function.name in COMPOSED),
     )
     return {function.name: function for function in functions}

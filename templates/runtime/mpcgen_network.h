@@ -12,6 +12,26 @@ typedef struct {
   int activation; /* one of those below */
 } network_layer;
 
+typedef struct {
+  int first;   /* of its layers, in LAYERS */
+  int count;   /* of them */
+  int inputs;
+  int outputs;
+  int from;    /* where its inputs begin among those of its site: networks of the same inputs share them */
+  int units;   /* rows of all its layers but the last */
+} network;
+
+/* Where a problem reads networks: they are evaluated together. */
+typedef struct {
+  int first;   /* of its networks, in NETWORKS */
+  int count;   /* of them */
+  int inputs;  /* of all */
+  int outputs; /* of all, one network's after the other's */
+  int width;   /* of the point w that its inputs are made of */
+  int reads;   /* where its inputs begin in READ_FROM */
+  int points;  /* at which a stage reads them: so many are kept for each */
+} network_site;
+
 enum { PLAIN, USES_TANH, USES_SIGMOID, USES_RELU, USES_SOFTPLUS, USES_SILU, USES_GELU, USES_ELU };
 
 #define SOFTPLUS_THRESHOLD 20 /* beyond it torch counts softplus(a) as a */

@@ -9,9 +9,10 @@
 
 #include "mpcgen_network.h"
 
-/* Of all units but those of the last layer, at a point p: h, a where derivatives need it, and y = N(p). */
+/* Of a site's networks, of all units but those of the last layers, at a point p: h, a where derivatives need it, and
+ * y = N(p). */
 typedef struct {
-  real p[NINPUTS], h[NUNITS + 1], a[NSUMS + 1], y[NOUTPUTS];
+  real p[NPASSED], h[NUNITS + 1], a[NSUMS + 1], y[NRESULTS];
 } network_point;
 
 /* A device, and an exported controller, have no memory for points. */
@@ -24,15 +25,18 @@ typedef struct {
 #define KEEPS_NETWORK 1
 
 enum {
-  MOST_KEPT = 1 << 20, /* bytes of points */
-  POINTS_OF_A_STAGE = SUBSTEPS * NSLOPES,
-  MOST_POINTS = MOST_KEPT / (int)sizeof(network_point) > POINTS_OF_A_STAGE ? MOST_KEPT / (int)sizeof(network_point)
-                                                                          : POINTS_OF_A_STAGE,
+  MOST_KEPT = 1 << 20, /* bytes of points that a site has */
+  MOST_POINTS = MOST_KEPT / (int)sizeof(network_point),
 };
 
 typedef struct {
-  int shares;         /* whether the weights are those that all lanes share */
-  int room, kept, at; /* points: for how many there is room, how many are kept, which was asked for last */
+  int first, room, kept, at; /* points: where they begin, for how many there is room, how many are kept, which was asked
+                              * for last */
+} network_ring;
+
+typedef struct {
+  int shares; /* whether the weights are those that all lanes share */
+  network_ring rings[NSITES];
 } network_memory;
 
 enum {
@@ -41,12 +45,17 @@ enum {
   REALS_OF_A_POINT = sizeof(network_point) / sizeof(real),
 };
 
-/* Points for which there is room where the horizon is n, and what all takes. */
-COUNT size_t network_room(size_t n) {
-  const size_t most = MOST_POINTS, wanted = n * POINTS_OF_A_STAGE;
+/* Points of a site for which there is room where the horizon is n, and what all takes. */
+COUNT size_t network_room(int site, size_t n) {
+  const size_t of_a_stage = (size_t)SITES[site].points, wanted = of_a_stage ? n * of_a_stage : 1;
+  const size_t most = MOST_POINTS > of_a_stage ? MOST_POINTS : of_a_stage ? of_a_stage : 1;
   return wanted < most ? wanted : most;
 }
-COUNT size_t network_reals(size_t n) { return MEMORY_REALS + SHARED_REALS + network_room(n) * REALS_OF_A_POINT; }
+COUNT size_t network_reals(size_t n) {
+  size_t room = 0;
+  for (int site = 0; site < NSITES; site++) room += network_room(site, n);
+  return MEMORY_REALS + SHARED_REALS + room * REALS_OF_A_POINT;
+}
 #define NETWORK_REALS(n) network_reals(n)
 
 INLINE network_memory *network_memory_of(const real *theta) { return (network_memory *)(theta + NTHETA + NPREPARED); }
@@ -63,18 +72,18 @@ ALWAYS_INLINE real weight_at(const real *theta, int i, int shares) {
 }
 INLINE int shares_weights(const real *theta) { return LANES > 1 && network_memory_of(theta)->shares; }
 
-/* The place of the point that many behind the last one: they lie in a ring. */
-INLINE int kept_point(const network_memory *memory, int distance) {
-  const int place = memory->at + distance;
-  return place < 0 ? place + memory->room : place >= memory->room ? place - memory->room : place;
+/* The number of the point that many behind the last one. */
+INLINE int kept_point(const network_ring *ring, int distance) {
+  const int number = ring->at + distance;
+  return number < 0 ? number + ring->room : number >= ring->room ? number - ring->room : number;
 }
-INLINE int is_kept_point(const network_memory *memory, const network_point *points, int place, const real *p) {
-  return place >= 0 && place < memory->kept && memcmp(points[place].p, p, sizeof points[place].p) == 0;
+INLINE int is_kept_point(const network_ring *ring, const network_point *points, int number, const real *p, int inputs) {
+  return number >= 0 && number < ring->kept && memcmp(points[number].p, p, (size_t)inputs * sizeof(real)) == 0;
 }
 
 INLINE int overlap(int a, int count, int b, int other) { return a < b + other && b < a + count; }
 
-/* Whether the network reads a parameter. */
+/* Whether a network has a parameter as weights. */
 FUNCTION int is_of_network(const parameter_layout *layout) {
   int found = 0;
   for (int l = 0; l < NLAYERS && !layout->per_stage; l++) {
@@ -89,9 +98,12 @@ FUNCTION int is_of_network(const parameter_layout *layout) {
  * each from one problem to the next, 0 where all share it. */
 FUNCTION void begin_network(real *theta, int n, const int64_t *strides) {
   network_memory *const memory = network_memory_of(theta);
-  memory->room = (int)network_room((size_t)n);
-  memory->kept = 0;
-  memory->at = -1;
+  int first = 0;
+  for (int site = 0; site < NSITES; site++) {
+    const int room = (int)network_room(site, (size_t)n);
+    memory->rings[site] = (network_ring){first, room, 0, -1};
+    first += room;
+  }
   memory->shares = 1;
   for (int p = 0; p < NPARAMETERS; p++)
     if (strides[p] != 0 && is_of_network(&PARAMETERS[p])) memory->shares = 0;
@@ -103,7 +115,7 @@ FUNCTION void begin_network(real *theta, int n, const int64_t *strides) {
 /* Forgets the points where a problem with weights of its own has come. */
 INLINE void renew_network(real *theta) {
   network_memory *const memory = network_memory_of(theta);
-  if (!memory->shares) memory->kept = 0;
+  for (int site = 0; site < NSITES && !memory->shares; site++) memory->rings[site].kept = 0;
 }
 #endif
 

@@ -1,0 +1,116 @@
+"""The networks of a problem that loops evaluate, as tables in C."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mpcgen.derivative.kernels import Kernels
+from mpcgen.derivative.maps import MapDerivation
+from mpcgen.derivative.rates import BodyDerivation
+from mpcgen.derivative.substeps import Loop
+from mpcgen.ir.expr import Expr
+from mpcgen.ir.model import ACTIVATIONS, Layer, Network
+
+KEPT_SUMS = ("softplus", "silu", "gelu")
+"""Activations whose values do not tell their derivatives."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a problem reads networks, and what their inputs are; ``points``: at which a stage reads them."""
+
+    name: str
+    networks: Sequence[Network]
+    inputs: MapDerivation
+    points: int
+
+
+def _sites(kernels: Kernels) -> Iterator[Site]:
+    loop = kernels.loop
+    if loop is not None and isinstance(loop.rates, BodyDerivation):
+        points = loop.substeps.count * len(loop.substeps.share)
+        yield Site("RATES", loop.rates.networks, loop.rates.inputs, points)
+
+
+def network_tables(kernels: Kernels) -> dict[str, object] | None:
+    """Tables of the networks, of their layers and of the sites that read them, and their largest sizes."""
+    sites = list(_sites(kernels))
+    if not sites:
+        return None
+    offsets = {symbol: i for i, symbol in enumerate(kernels.static)}
+    layers: list[tuple[int, ...]] = []
+    networks: list[tuple[int, ...]] = []
+    reads: list[int] = []
+    ends, rows = [0], []
+    for site in sites:
+        groups: dict[tuple[Expr, ...], int] = {}
+        at = (len(networks), len(ends) - 1)
+        for network in site.networks:
+            begin = groups.setdefault(network.inputs, sum(map(len, groups)))
+            units = sum(layer.rows for layer in network.layers[:-1])
+            networks.append(
+                (len(layers), len(network.layers), len(network.inputs), len(network.outputs), begin, units)
+            )
+            layers.extend(_layer(layer, offsets) for layer in network.layers)
+        for row in site.inputs.slopes:
+            reads.extend(j for j, entry in enumerate(row) if not entry.is_zero)
+            ends.append(len(reads))
+        outputs = sum(len(network.outputs) for network in site.networks)
+        rows.append(
+            (
+                at[0],
+                len(site.networks),
+                site.inputs.count,
+                outputs,
+                len(site.inputs.x_names),
+                at[1],
+                site.points,
+            )
+        )
+    every = [network for site in sites for network in site.networks]
+    hidden = [layer for network in every for layer in network.layers[:-1]]
+    units = max(sum(layer.rows for n in site.networks for layer in n.layers[:-1]) for site in sites)
+    return {
+        "sites": [site.name for site in sites],
+        "count": len(every),
+        "layer_count": len(layers),
+        "layers": _rows(layers),
+        "networks": _rows(networks),
+        "site_rows": _rows(rows),
+        "reads": ", ".join(map(str, reads)) or "0",
+        "read_count": max(len(reads), 1),
+        "ends": ", ".join(map(str, ends)),
+        "end_count": len(ends),
+        "passed": max(site.inputs.count for site in sites),
+        "results": max(row[3] for row in rows),
+        "units": units,
+        "sums": units if any(layer.activation in KEPT_SUMS for layer in hidden) else 0,
+        "widest": max((layer.rows for layer in hidden), default=1),
+        "width": max(row[4] for row in rows),
+        "input_counts": sorted({len(network.inputs) for network in every}),
+        "slopes": max(len(network.inputs) * len(network.outputs) for network in every),
+    }
+
+
+def _layer(layer: Layer, offsets: Mapping[Expr, int]) -> tuple[int, ...]:
+    bias = offsets[layer.bias[0]] if layer.bias else -1
+    return layer.rows, layer.columns, offsets[layer.weights[0]], bias, ACTIVATIONS.index(layer.activation)
+
+
+def _rows(rows: Sequence[Sequence[int]]) -> str:
+    """Initialisers of structs."""
+    return ", ".join("{" + ", ".join(map(str, row)) + "}" for row in rows)
+
+
+def read_networks(loop: Loop) -> dict[str, int] | None:
+    """Of the networks that rates read: inputs and outputs, and whether there are second derivatives."""
+    rates = loop.rates
+    if not isinstance(rates, BodyDerivation):
+        return None
+    return {
+        "inputs": rates.inputs.count,
+        "outputs": len(rates.tau) - rates.width,
+        "bent": int(rates.is_bent),
+        "inputs_bent": int(rates.inputs.is_bent),
+    }
