@@ -338,6 +338,72 @@ def test_what_is_wrong_with_a_generated_plants_parameters_is_refused(pendulum):
         mpc.closed_loop(x0.float(), STEPS, plant=other_plant().MPC())
 
 
+@functools.cache
+def shuttle():
+    """Rows of every kind: a bound of a state and one of power, a soft band, a price of the end's row."""
+    problem = mpcgen.Problem("shuttle", horizon=8)
+    limit, mass = problem.parameters("limit mass", default=[0.8, 1.0])
+    goal = problem.parameter("goal", default=0.5, per_stage=True)
+    place, speed = problem.states("place speed", lower=[-sp.oo, -limit], upper=[sp.oo, limit])
+    push = problem.control("push", lower=-1.0, upper=1.0)
+    problem.dynamics = [place + 0.2 * speed, speed + 0.2 * push / mass]
+    problem.stage_cost = (place - goal) ** 2 + 0.05 * push**2 + 0.01 * sp.cos(speed)
+    problem.terminal_cost = 5 * (place - goal) ** 2 + speed**2
+    problem.constraint("power", push * speed, upper=0.3)
+    problem.constraint("band", place, upper=0.6, soft=0.3)
+    problem.terminal_constraint("slow", speed, lower=-0.1, upper=0.1)
+    return compiled(problem)
+
+
+def shuttles(count: int) -> list[dict]:
+    """Arguments of loops whose problems have constraints; some cannot be solved, and some end before they are."""
+    pushes = 0.05 * torch.sin(torch.arange(count * STEPS * 2, dtype=F64)).reshape(count, STEPS, 2)
+    goals = torch.linspace(-0.2, 0.9, STEPS * count * 8, dtype=F64).reshape(STEPS, count, 8)
+    return [
+        {},
+        {"mass": torch.linspace(0.8, 1.2, count, dtype=F64), "disturbance": pushes[0]},
+        {"goal": mpcgen.PerStep(torch.cat([goals, goals[..., -1:]], -1)), "disturbance": pushes},
+        {"plant": shuttle().MPC(), "plant_parameters": {"mass": torch.tensor(1.3, dtype=F64)}},
+        {"u_init": torch.linspace(-1, 1, 8, dtype=F64)[:, None], "limit": torch.tensor(0.6, dtype=F64)},
+    ]
+
+
+def shuttle_starts(count: int) -> Tensor:
+    places = torch.linspace(-0.6, 0.5, count, dtype=F64)
+    return torch.stack([places, 0.3 * torch.cos(7 * places)], -1)
+
+
+@pytest.mark.parametrize("count", [1, 11])
+def test_loops_with_constraints_run_in_the_kernels_as_in_python(step_by_step, count):
+    x0 = shuttle_starts(count)
+    if count > 1:
+        x0[3, 0], x0[5, 1] = torch.nan, 2.5  # which is too fast to be slow at the end
+    for iterations in (200, 4):
+        mpc = shuttle().MPC(max_iterations=iterations, on_unconverged="ignore")
+        for given in shuttles(count):
+            found, expected = mpc.closed_loop(x0, STEPS, **given), step_by_step(mpc, x0, STEPS, **given)
+            assert all(map(is_same, found, expected))
+            assert iterations < 200 or (found.status[0] == Status.CONVERGED).all()
+    if count > 1:
+        part = shuttle().MPC(on_unconverged="ignore").closed_loop(x0[4:7], STEPS)
+        whole = shuttle().MPC(on_unconverged="ignore").closed_loop(x0, STEPS)
+        assert (whole.status[5] == Status.INFEASIBLE).any()
+        assert all(is_same(a, b[4:7]) for a, b in zip(part, whole, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 11])
+def test_gradients_of_loops_with_constraints_are_those_of_the_loop_in_python(step_by_step, count):
+    mpc, x0 = shuttle().MPC(), shuttle_starts(count).requires_grad_()
+    for given in shuttles(count):
+        held = [v.values if isinstance(v, mpcgen.PerStep) else v for k, v in given.items() if k != "u_init"]
+        held += given.get("plant_parameters", {}).values()
+        leaves = [x0, *(v.requires_grad_() for v in held if isinstance(v, Tensor))]
+        loops = mpc.closed_loop(x0, STEPS, **given), step_by_step(mpc, x0, STEPS, **given)
+        ours, theirs = (torch.autograd.grad(loss(f.x, f.u, f.cost), leaves) for f in loops)
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and b.abs().max() > 0
+
+
 def test_disturbances_and_parameters_of_each_step(pendulum):
     mpc, x0 = pendulum.mpc(), pendulum.starts(2, 2)
     push = 0.01 * torch.ones(STEPS, 3, dtype=F64, requires_grad=True)

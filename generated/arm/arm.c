@@ -11514,6 +11514,9 @@ INLINE void terminal_row_bounds_forward(stored_reals restrict theta, stored_real
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef arm_solve_arguments solve_arguments;
+typedef arm_plant_arguments plant_arguments;
+typedef arm_closed_loop_arguments closed_loop_arguments;
+typedef arm_loop_gradient_arguments loop_gradient_arguments;
 typedef arm_gradient_arguments gradient_arguments;
 typedef arm_tangent_arguments tangent_arguments;
 typedef arm_examine_arguments examine_arguments;
@@ -11573,11 +11576,17 @@ int MPCGEN_ENTRY(arm_evaluate)(const arm_evaluate_arguments *arguments, void *wo
 int MPCGEN_ENTRY(arm_solve)(const arm_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(arm_closed_loop)(const arm_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(arm_differentiate)(const arm_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(arm_differentiate_loop)(const arm_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(arm_tangent)(const arm_tangent_arguments *arguments) {
   return tangent_batch(arguments);

@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "c00b06b1a2ea9c53b94a5154998ce837f434e37a733e124f6543fd6a909ea905"),
+    library=load(__file__, "building", "f4eb1d7bf63bfebc866e19c990f1b192b653028d06a38d8428fac306c9cfb55c"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

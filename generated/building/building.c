@@ -877,6 +877,9 @@ INLINE void terminal_row_weights_forward(stored_reals restrict theta, stored_rea
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef building_solve_arguments solve_arguments;
+typedef building_plant_arguments plant_arguments;
+typedef building_closed_loop_arguments closed_loop_arguments;
+typedef building_loop_gradient_arguments loop_gradient_arguments;
 typedef building_gradient_arguments gradient_arguments;
 typedef building_tangent_arguments tangent_arguments;
 typedef building_examine_arguments examine_arguments;
@@ -936,11 +939,17 @@ int MPCGEN_ENTRY(building_evaluate)(const building_evaluate_arguments *arguments
 int MPCGEN_ENTRY(building_solve)(const building_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(building_closed_loop)(const building_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(building_differentiate)(const building_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(building_differentiate_loop)(const building_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(building_tangent)(const building_tangent_arguments *arguments) {
   return tangent_batch(arguments);

@@ -77,6 +77,41 @@ typedef struct {
   void *history;                     /* out: (batch, max_iterations+1, 2): cost and residual by pass, or NULL */
 } building_solve_arguments;
 
+/* The plant of closed loops: the model of any problem with as many states and controls, this one's too. All arrays of
+ * pointers have `count` entries. */
+typedef struct {
+  int (*evaluate)(const void *arguments); /* that one's entry point, whose arguments are alike in all problems */
+  int32_t count;                     /* of its parameters */
+  const void *const *parameters;     /* each to (batch, shape): the values of one stage */
+  const int64_t *strides;            /* numbers of each from one problem to the next; 0: shared by the batch */
+  const int64_t *steps;              /* and from one step to the next; 0: the same at all */
+  const void **pointers;             /* memory for (batch, count) pointers to a step's parameters */
+  const int64_t *sizes;              /* reverse mode: numbers of each parameter's shape */
+  void *const *gradients;            /* out, zeros at first: (batch, shape) each, (steps, batch, shape) where steps differ */
+  void *latest;                      /* memory for (batch, sum of sizes): gradients of one step */
+  void **latest_pointers;            /* memory for (batch, count) pointers to those */
+} building_plant_arguments;
+
+typedef struct {
+  building_solve_arguments solve; /* of the first step; no history */
+  building_plant_arguments plant;
+  int32_t steps;
+  int32_t keeps_solutions;           /* 1: states, controls and duals are (steps, batch, ...); 0: those of the last steps */
+  const int64_t *parameter_steps;    /* numbers of each parameter from one step to the next; 0: the same at all */
+  const void *disturbance;           /* (batch, steps, 2), added to the states of the plant; or NULL */
+  int64_t disturbance_stride;        /* numbers from one problem to the next; 0: shared by the batch */
+  void *plans;                       /* memory for (batch, N, 1): where each next step starts */
+  void *plan_states;                 /* memory for (batch, N+1, 2), as are the next ones */
+  void *plan_costates;               /* (batch, N+1, 2) */
+  void *plan_duals;                  /* (batch, N+1, 2) */
+  void *plant_states;                /* in: x0, out: the others: (batch, steps+1, 2) */
+  void *applied;                     /* out: (batch, steps, 1): controls */
+  void *stage_costs;                 /* out: (batch, steps) */
+  int32_t *progress;                 /* (batch): steps taken; 0 at first; less than 0 where the plant's call has failed */
+  building_solve_arguments *step_arguments; /* memory for the calls' arguments of each step */
+  const void **step_parameters;      /* memory for the pointers to each step's parameters, one step after the other */
+} building_closed_loop_arguments;
+
 typedef struct {
   int64_t batch;
   int32_t horizon;
@@ -99,6 +134,19 @@ typedef struct {
   void *const *gradient_parameters;  /* out: as parameters; one of stride 0 is summed over the batch */
   int32_t *singular;                 /* out: (batch): 1 where the solution is not differentiable; gradient zero */
 } building_gradient_arguments;
+
+typedef struct {
+  building_gradient_arguments gradient; /* of the first step; no cotangents */
+  building_plant_arguments plant;  /* as for the loop */
+  int32_t steps;
+  const int64_t *parameter_steps;    /* as for the loop */
+  const void *plant_states;          /* (batch, steps+1, 2) */
+  const void *applied;               /* (batch, steps, 1) */
+  const void *cotangent_states;      /* (batch, steps+1, 2), or NULL for zeros */
+  const void *cotangent_controls;    /* (batch, steps, 1), or NULL */
+  const void *cotangent_costs;       /* (batch, steps), or NULL */
+  void *gradient_disturbance;        /* out: (batch, steps, 2), or NULL */
+} building_loop_gradient_arguments;
 
 typedef struct {
   int64_t batch;
@@ -173,11 +221,25 @@ int building_solve_f64_single(const building_solve_arguments *arguments);
 int building_solve_f32_batch(const building_solve_arguments *arguments);
 int building_solve_f32_single(const building_solve_arguments *arguments);
 
+/* Solve, apply the first control, move the plant, and so on for some steps. `status` is (steps, batch), -1 at first. Return
+ * as above. */
+int building_closed_loop_f64_batch(const building_closed_loop_arguments *arguments);
+int building_closed_loop_f64_single(const building_closed_loop_arguments *arguments);
+int building_closed_loop_f32_batch(const building_closed_loop_arguments *arguments);
+int building_closed_loop_f32_single(const building_closed_loop_arguments *arguments);
+
 /* Differentiate a loss through the solutions of a batch. Return 0, or 1 if memory was refused. */
 int building_differentiate_f64_batch(const building_gradient_arguments *arguments);
 int building_differentiate_f64_single(const building_gradient_arguments *arguments);
 int building_differentiate_f32_batch(const building_gradient_arguments *arguments);
 int building_differentiate_f32_single(const building_gradient_arguments *arguments);
+
+/* Differentiate a loss through closed loops, whose solutions were kept: states, controls, duals and `usable` are (steps, batch,
+ * ...). gradient_parameters is NULL where no gradient of parameters is wanted. Return as above. */
+int building_differentiate_loop_f64_batch(const building_loop_gradient_arguments *arguments);
+int building_differentiate_loop_f64_single(const building_loop_gradient_arguments *arguments);
+int building_differentiate_loop_f32_batch(const building_loop_gradient_arguments *arguments);
+int building_differentiate_loop_f32_single(const building_loop_gradient_arguments *arguments);
 
 /* Change of the solutions of a batch along a change of x0 and the parameters. Return 0, or 1 if memory was refused. */
 int building_tangent_f64_batch(const building_tangent_arguments *arguments);

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "8a0c6db6991f0d425a77a982f825dc2df4c8a3a0842e3ca2a1bc50f8d2da53ec"),
+    library=load(__file__, "car", "7182ab87cbead29bcc654d9204707e64ada28b8fdea1923db048870cd32e54f0"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "6c87d4d152f19cb01c5a7c9488097cd33afc8b6a59dbb336ed61830042ff48f4"),
+    library=load(__file__, "cartpole", "b2a3106421cd89b7da6e5bf883bc2ef4b98302574f46863cfe80aa30305e2a81"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -209,9 +209,9 @@ int cartpole_interior_point_f64_single(const cartpole_solve_arguments *arguments
 int cartpole_interior_point_f32_batch(const cartpole_solve_arguments *arguments);
 int cartpole_interior_point_f32_single(const cartpole_solve_arguments *arguments);
 
-/* Solve, apply the first control, move the plant, and so on for some steps. `status` is (steps, batch),
- * -1 at first. Return as above; 3 where problems wait at the step that `progress` says, to be solved there as above and then
- * to go on in another call. */
+/* Solve, apply the first control, move the plant, and so on for some steps. `status` is (steps, batch), -1 at first. Return
+ * as above; 3 where problems wait at the step that `progress` says, to be solved there as above and then to go on in another
+ * call. */
 int cartpole_closed_loop_f64_batch(const cartpole_closed_loop_arguments *arguments);
 int cartpole_closed_loop_f64_single(const cartpole_closed_loop_arguments *arguments);
 int cartpole_closed_loop_f32_batch(const cartpole_closed_loop_arguments *arguments);

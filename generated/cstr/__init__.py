@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "d5059d656df381769493ce8eabf62c5d6ee6d507a77ac8e2cb53f3dcaaee6582"),
+    library=load(__file__, "cstr", "c8d6d33bc95f94694e21095dd15e61fdc76f09a8a36e88459a679729e2b90fe9"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

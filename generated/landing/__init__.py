@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "4426234cca5738feb5fa5dabe2fdf0cc141977d1aa9f415f52ed33b661fe42f2"),
+    library=load(__file__, "landing", "ac8ef3f911c4b0915fba2b4b5ee52a0afb0c0203fb1a0ab07e5b3fe7d676f0e7"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

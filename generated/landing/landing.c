@@ -1503,6 +1503,9 @@ INLINE void terminal_row_bounds_forward(stored_reals restrict theta, stored_real
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef landing_solve_arguments solve_arguments;
+typedef landing_plant_arguments plant_arguments;
+typedef landing_closed_loop_arguments closed_loop_arguments;
+typedef landing_loop_gradient_arguments loop_gradient_arguments;
 typedef landing_gradient_arguments gradient_arguments;
 typedef landing_tangent_arguments tangent_arguments;
 typedef landing_examine_arguments examine_arguments;
@@ -1562,11 +1565,17 @@ int MPCGEN_ENTRY(landing_evaluate)(const landing_evaluate_arguments *arguments, 
 int MPCGEN_ENTRY(landing_solve)(const landing_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(landing_closed_loop)(const landing_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(landing_differentiate)(const landing_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(landing_differentiate_loop)(const landing_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(landing_tangent)(const landing_tangent_arguments *arguments) {
   return tangent_batch(arguments);

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "128679bf15c564f95c6414106dbd5206c7f01c5ee1a6db3cb79d7857caabc2c5"),
+    library=load(__file__, "lqr", "204ebc8d0288ffed37ffa606bad6d5367dc5c9805687520eed2c490cfb3c1fce"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "2a2e8d751a8fd0bdb8b383a0f0361ecce99917c706784709f65fc8232c3d4e9a"),
+    library=load(__file__, "minimum_time", "e8bfbac9ce3a4b5a2b148854c55e09f50606402aa736799a747c9da1e1cd1e4b"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

@@ -954,6 +954,9 @@ INLINE void terminal_row_bounds_forward(stored_reals restrict theta, stored_real
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef minimum_time_solve_arguments solve_arguments;
+typedef minimum_time_plant_arguments plant_arguments;
+typedef minimum_time_closed_loop_arguments closed_loop_arguments;
+typedef minimum_time_loop_gradient_arguments loop_gradient_arguments;
 typedef minimum_time_gradient_arguments gradient_arguments;
 typedef minimum_time_tangent_arguments tangent_arguments;
 typedef minimum_time_examine_arguments examine_arguments;
@@ -1013,11 +1016,17 @@ int MPCGEN_ENTRY(minimum_time_evaluate)(const minimum_time_evaluate_arguments *a
 int MPCGEN_ENTRY(minimum_time_solve)(const minimum_time_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(minimum_time_closed_loop)(const minimum_time_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(minimum_time_differentiate)(const minimum_time_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(minimum_time_differentiate_loop)(const minimum_time_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(minimum_time_tangent)(const minimum_time_tangent_arguments *arguments) {
   return tangent_batch(arguments);

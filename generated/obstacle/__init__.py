@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "df1d30eaff8faa23a623c6ed2e94ec39cff03af71112ed91244978b44d40d51d"),
+    library=load(__file__, "obstacle", "b58dcd217d51ae9ff0881b7773a90da0e919cef15e1155b2dcf1878abd1ce7de"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

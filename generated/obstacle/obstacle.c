@@ -1144,6 +1144,9 @@ INLINE void terminal_row_bounds_forward(stored_reals restrict theta, stored_real
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef obstacle_solve_arguments solve_arguments;
+typedef obstacle_plant_arguments plant_arguments;
+typedef obstacle_closed_loop_arguments closed_loop_arguments;
+typedef obstacle_loop_gradient_arguments loop_gradient_arguments;
 typedef obstacle_gradient_arguments gradient_arguments;
 typedef obstacle_tangent_arguments tangent_arguments;
 typedef obstacle_examine_arguments examine_arguments;
@@ -1203,11 +1206,17 @@ int MPCGEN_ENTRY(obstacle_evaluate)(const obstacle_evaluate_arguments *arguments
 int MPCGEN_ENTRY(obstacle_solve)(const obstacle_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(obstacle_closed_loop)(const obstacle_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(obstacle_differentiate)(const obstacle_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(obstacle_differentiate_loop)(const obstacle_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(obstacle_tangent)(const obstacle_tangent_arguments *arguments) {
   return tangent_batch(arguments);

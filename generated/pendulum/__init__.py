@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "70e5eefc3d0bd14d945f183d781e8418847c462482cc4729013b5b5b63f440ce"),
+    library=load(__file__, "pendulum", "fe891ad1ec818ffa23c4d5c1325743f7608b7dc47c52fa95370269ad9a61b982"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

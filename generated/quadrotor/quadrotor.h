@@ -226,9 +226,9 @@ int quadrotor_interior_point_f64_single(const quadrotor_solve_arguments *argumen
 int quadrotor_interior_point_f32_batch(const quadrotor_solve_arguments *arguments);
 int quadrotor_interior_point_f32_single(const quadrotor_solve_arguments *arguments);
 
-/* Solve, apply the first control, move the plant, and so on for some steps. `status` is (steps, batch),
- * -1 at first. Return as above; 3 where problems wait at the step that `progress` says, to be solved there as above and then
- * to go on in another call. */
+/* Solve, apply the first control, move the plant, and so on for some steps. `status` is (steps, batch), -1 at first. Return
+ * as above; 3 where problems wait at the step that `progress` says, to be solved there as above and then to go on in another
+ * call. */
 int quadrotor_closed_loop_f64_batch(const quadrotor_closed_loop_arguments *arguments);
 int quadrotor_closed_loop_f64_single(const quadrotor_closed_loop_arguments *arguments);
 int quadrotor_closed_loop_f32_batch(const quadrotor_closed_loop_arguments *arguments);

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "da7dbd2cf8d3c6fe9bec31c673637017ab80b93c51612fece271163b5f04b6cb"),
+    library=load(__file__, "safe_cartpole", "9fdf3ed1091c669594ed5b8cc6a8c5144e188c9994cc2c6e5a80f45e9be04fd2"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

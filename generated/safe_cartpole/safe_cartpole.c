@@ -882,6 +882,9 @@ INLINE void terminal_row_bounds_forward(stored_reals restrict theta, stored_real
 /* ---- the algorithms, and the entry points of this variant ---- */
 
 typedef safe_cartpole_solve_arguments solve_arguments;
+typedef safe_cartpole_plant_arguments plant_arguments;
+typedef safe_cartpole_closed_loop_arguments closed_loop_arguments;
+typedef safe_cartpole_loop_gradient_arguments loop_gradient_arguments;
 typedef safe_cartpole_gradient_arguments gradient_arguments;
 typedef safe_cartpole_tangent_arguments tangent_arguments;
 typedef safe_cartpole_examine_arguments examine_arguments;
@@ -941,11 +944,17 @@ int MPCGEN_ENTRY(safe_cartpole_evaluate)(const safe_cartpole_evaluate_arguments 
 int MPCGEN_ENTRY(safe_cartpole_solve)(const safe_cartpole_solve_arguments *arguments) {
   return solve_batch(arguments);
 }
+int MPCGEN_ENTRY(safe_cartpole_closed_loop)(const safe_cartpole_closed_loop_arguments *arguments) {
+  return closed_loop_batch(arguments);
+}
 #endif
 
 #if HAS_PART(PART_SENSITIVITIES)
 int MPCGEN_ENTRY(safe_cartpole_differentiate)(const safe_cartpole_gradient_arguments *arguments) {
   return differentiate_batch(arguments);
+}
+int MPCGEN_ENTRY(safe_cartpole_differentiate_loop)(const safe_cartpole_loop_gradient_arguments *arguments) {
+  return differentiate_loop_batch(arguments);
 }
 int MPCGEN_ENTRY(safe_cartpole_tangent)(const safe_cartpole_tangent_arguments *arguments) {
   return tangent_batch(arguments);

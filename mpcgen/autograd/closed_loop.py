@@ -121,16 +121,22 @@ class Loop:
         return ClosedLoop(*found)
 
     def _other_plant(self, x0: Tensor) -> OtherPlant | None:
-        """The plant where it is a generated controller; its parameters are checked as those of its step are."""
-        if not isinstance(self.plant, ProblemFunctions):
+        """The plant by itself where it is a generated controller; its parameters are checked as those of its step are.
+
+        So is the model of a problem with constraints, whose solver leaves it no parameters to move on with.
+        """
+        if isinstance(self.plant, ProblemFunctions):
+            plant, given = self.plant, self.plant_parameters
+        elif self.mpc.controller.constraints:
+            plant, given = self.functions, self.parameters
+        else:
             return None
-        plant, by_step = self.plant, _by_step(self.plant_parameters)
         u = x0.new_zeros(*x0.shape[:-1], len(plant.controller.controls))
 
         def parameters(t: int) -> Tensors:
-            own = _of_one_stage(plant.controller, _at_step(self.plant_parameters, t), x0)
-            return plant.flat_parameters(x0, u, own)
+            return plant.flat_parameters(x0, u, _of_one_stage(plant.controller, _at_step(given, t), x0))
 
+        by_step = _by_step(given)
         of_steps = [parameters(t) for t in range(self.steps if by_step else 1)]
         return OtherPlant(plant.controller, of_steps, by_step)
 

@@ -30,22 +30,21 @@ Tensors = tuple[Tensor, ...]
 def is_compiled(controller: Controller, options: Options, tensors: list[Any]) -> bool:
     """Whether the kernels can run a loop of these tensors, in reverse mode too; else it is run step by step.
 
-    They know box-DDP, on a CPU; transforms, tracers and forward mode see each step.
+    They know the method that a problem starts with, on a CPU; transforms, tracers and forward mode see each step.
     """
     return not (
         torch.compiler.is_compiling()
         or is_traced()
         or is_forward_mode()
-        or controller.constraints
         or controller.library.kind != "cpu"
-        or options.is_interior_point
+        or (options.is_interior_point and not controller.constraints)
         or options.gradient == "unrolled"
         or options.unconverged_gradient == "nan"
     ) and all(type(t) in PLAIN and t.is_cpu for t in tensors if isinstance(t, Tensor))
 
 
 class OtherPlant(NamedTuple):
-    """A model that is not the controller's own, as the plant.
+    """A model as the plant that has parameters by itself: another than the controller's own, or that.
 
     parameters: flat, of one stage, of each step, or of the first alone where no parameter is ``by_step``.
     """

@@ -94,16 +94,16 @@ class LoopCall:
 class LoopOutputs:
     """x (B, steps+1, n), u (B, steps, m), costs (B, steps), status (steps, B) int32; plans where they were to be kept.
 
-    plans: states (steps, B, N+1, n) and controls (steps, B, N, m) of each step's solution; of those that were not to be
-    kept there is nothing.
-    policies: (B, steps, m, n), du/dx of the controls, NaN where the solver does not know it.
+    plans: states (steps, B, N+1, n), controls (steps, B, N, m) and, where there are constraints, multipliers
+    (steps, B, N+1, rows) of each step's solution; of those that were not to be kept there is nothing.
+    policies: (B, steps, m, n), du/dx of the controls, NaN where box-DDP does not know it.
     """
 
     x: Tensor
     u: Tensor
     costs: Tensor
     status: Tensor
-    plans: tuple[Tensor, Tensor]
+    plans: dict[str, Tensor]
     policies: Tensor | None
 
 
@@ -115,17 +115,17 @@ def run_loop(
     plant_parameters: Tensors,
     keeps: Plans,
 ) -> LoopOutputs:
-    """Run the loops from x0 (B, n). plant_parameters: of a plant that is another model."""
-    steps, horizon = call.steps, call.horizon
+    """Run the loops from x0 (B, n). plant_parameters: of a plant that has some by itself."""
+    steps, constrained = call.steps, call.controller.dual_count > 0
     (batch, n), m = x0.shape, len(call.controller.controls)
-    kept = steps if keeps else 1
+    has_policies = keeps and not constrained and _has_policies(call.options)
     found = LoopOutputs(
         x0.new_empty(batch, steps + 1, n),
         x0.new_empty(batch, steps, m),
         x0.new_empty(batch, steps),
         torch.full((steps, batch), _UNFINISHED, dtype=torch.int32),
-        (x0.new_empty(kept, batch, horizon + 1, n), x0.new_empty(kept, batch, horizon, m)),
-        x0.new_full((batch, steps, m, n), float("nan")) if keeps and _has_policies(call.options) else None,
+        _new_plans(call, x0, steps if keeps else 1),
+        x0.new_full((batch, steps, m, n), float("nan")) if has_policies else None,
     )
     if batch == 0:
         return found
@@ -135,7 +135,13 @@ def run_loop(
     plant = _Plant(call, device, x0, plant_parameters)
     arguments, ffi = device.arguments("closed_loop"), device.ffi
     push = None if disturbance is None else dense(disturbance)
-    plans, progress = x0.new_empty(batch, horizon, m), torch.zeros(batch, dtype=torch.int32)
+    progress = torch.zeros(batch, dtype=torch.int32)
+    following = {f"plan_{name}": plan[0] for name, plan in _new_plans(call, x0, 1).items()}
+    following["plans"] = following.pop("plan_controls")
+    if constrained:
+        following["plan_costates"] = torch.empty_like(following["plan_states"])
+    else:
+        del following["plan_states"]
     step_arguments = ffi.new(ffi.getctype(ffi.typeof(arguments.step_arguments).item, "[]"), steps)
     step_parameters = ffi.new("void *[]", steps * len(parameters) + 1)
     _fill(arguments.plant, plant.fields)
@@ -145,21 +151,30 @@ def run_loop(
         "parameter_steps": given.steps,
         "disturbance": pointer_to(device, push),
         "disturbance_stride": 0 if push is None else strides_of((push,))[0],
-        "plans": pointer_to(device, plans),
         "plant_states": pointer_to(device, found.x),
         "applied": pointer_to(device, found.u),
         "stage_costs": pointer_to(device, found.costs),
-        "policies": pointer_to(device, found.policies),
         "progress": ffi.cast("int32_t *", progress.data_ptr()),
         "step_arguments": step_arguments,
         "step_parameters": step_parameters,
     }
+    members |= {name: pointer_to(device, plan) for name, plan in following.items()}
+    members |= {} if constrained else {"policies": pointer_to(device, found.policies)}
     constant = is_constant(call.controller, given.of_a_step)
     alive = _fill_solve(arguments.solve, call, device, given.fields, constant, found)
     _fill(arguments, members)
     device.entry("closed_loop", x0.dtype, batch)(arguments)
     del alive
     return found
+
+
+def _new_plans(call: LoopCall, x0: Tensor, steps: int) -> dict[str, Tensor]:
+    """Memory for the solutions of so many steps, by the names of the solver's argument struct."""
+    c, batch, stages = call.controller, len(x0), call.horizon
+    sizes = {"states": (stages + 1, len(c.states)), "controls": (stages, len(c.controls))}
+    if c.dual_count:
+        sizes["duals"] = (stages + 1, c.dual_count)
+    return {name: x0.new_empty(steps, batch, *size) for name, size in sizes.items()}
 
 
 def _has_policies(options: Options) -> bool:
@@ -245,8 +260,8 @@ def _fill_solve(
     found: LoopOutputs,
 ) -> tuple[Any, ...]:
     """Fill the arguments of the first step's solve; returns what has to outlive the call."""
-    (states, controls), options = found.plans, call.options
-    batch, horizon, m = controls.shape[1:]
+    options, states, constrained = call.options, found.plans["states"], "duals" in found.plans
+    batch, horizon, m = found.plans["controls"].shape[1:]
     n, guess = states.shape[-1], None if call.u_init is None else dense(call.u_init)
     # of which each step writes over what the one before has left
     sizes = {
@@ -254,15 +269,15 @@ def _fill_solve(
         "gains": batch * horizon * m * n,
         "cost": batch,
         "residual": batch,
-    }
+    } | ({"violation": batch} if constrained else {})
     scratch = {name: states.new_empty(size) for name, size in sizes.items()}
     iterations = torch.zeros(batch, dtype=torch.int32)
-    kept = scratch | {"states": states, "controls": controls, "initial_state": found.x}
+    kept = scratch | found.plans | {"initial_state": found.x}
     _fill(struct, {name: pointer_to(device, value) for name, value in kept.items()})
     _fill(struct, given)
     rest = solver_fields(options, states.dtype, horizon, constant) | {
         "batch": batch,
-        "method": method_of(options, Start(), constrained=False),
+        "method": method_of(options, Start(), constrained),
         "threads": 1 if batch == 1 else options.thread_count(),
         "initial_controls": pointer_to(device, guess),
         "initial_controls_stride": 0 if guess is None else strides_of((guess,))[0],
@@ -313,22 +328,22 @@ def differentiate_loop(
         "threads": 1 if len(g_x0) == 1 else options.thread_count(),
         "smoothing": options.smoothing,
         "barrier": options.smooth == "solve",
-        "states": pointer_to(device, found.plans[0]),
-        "controls": pointer_to(device, found.plans[1]),
         "usable": device.ffi.cast("int32_t *", wanted.data_ptr()),
         "gradient_initial_state": pointer_to(device, g_x0),
         "gradient_parameters": addresses if of_parameters else device.ffi.NULL,
     }
+    fields |= {name: pointer_to(device, plan) for name, plan in found.plans.items()}
     members = {
         "steps": call.steps,
         "parameter_steps": given.steps,
         "plant_states": pointer_to(device, found.x),
         "applied": pointer_to(device, found.u),
-        "policies": pointer_to(device, found.policies),
         "gradient_disturbance": pointer_to(device, g_push),
     }
     names = ("cotangent_states", "cotangent_controls", "cotangent_costs")
     members |= {name: pointer_to(device, push) for name, push in zip(names, pushes, strict=True)}
+    if found.policies is not None:
+        members["policies"] = pointer_to(device, found.policies)
     _fill(arguments.gradient, fields)
     _fill(arguments.plant, plant.fields)
     _fill(arguments, members)

@@ -16,7 +16,7 @@ from mpcgen.ir.walk import flops
 from mpcgen.passes.economy import Economy
 from mpcgen.runtime.naming import c_stem
 from mpcgen.runtime.outputs import OUTPUTS
-from mpcgen.runtime.parts import OF_LOOPS, parts_of, verbs_of
+from mpcgen.runtime.parts import OF_LOOPS, PARTS, parts_of
 
 C_KERNELS = "c/kernels.c.j2"
 C_HEADER = "c/interface.h.j2"
@@ -156,7 +156,6 @@ def _kernel_context(kernels: Kernels, economy: Economy) -> dict[str, object]:
         "operations": [_operations_row(function) for function in economy.functions],
         "verbs": VERBS,
         "parts": _parts(model.constrained),
-        "loops": not model.constrained,
     }
 
 
@@ -175,7 +174,7 @@ def _parts(constrained: bool) -> list[dict[str, object]]:
                     "arguments": ARGUMENTS[verb],
                     "run": "solve" if verb == "interior_point" else verb,
                 }
-                for verb in verbs_of(part, constrained)
+                for verb in PARTS[part]
             ],
         }
         for part in parts_of(constrained)

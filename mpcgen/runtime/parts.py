@@ -9,7 +9,7 @@ PARTS = {
 and of single stages."""
 
 OF_LOOPS = ("closed_loop", "differentiate_loop")
-"""Those of closed loops, which are box-DDP's, so that problems with constraints have none."""
+"""Those of closed loops, which are for CPUs."""
 
 BITS = {part: 1 << place for place, part in enumerate(PARTS)}
 """Each part's value of ``MPCGEN_PART``."""
@@ -18,11 +18,6 @@ BITS = {part: 1 << place for place, part in enumerate(PARTS)}
 def parts_of(constrained: bool) -> tuple[str, ...]:
     """The parts that a problem has: one with constraints starts with the interior point."""
     return tuple(part for part in PARTS if not (constrained and part == "interior_point"))
-
-
-def verbs_of(part: str, constrained: bool) -> tuple[str, ...]:
-    """The entry points that a part has."""
-    return tuple(verb for verb in PARTS[part] if not (constrained and verb in OF_LOOPS))
 
 
 def part_of(verb: str) -> str:

@@ -14,13 +14,11 @@
 #include "mpcgen_examine.h"
 #include "mpcgen_gradient.h"
 #include "mpcgen_tangent.h"
-#if !CONSTRAINED
 #include "mpcgen_loop_gradient.h"
-#endif
 #endif
 #define HAS_BOX_DDP (HAS_PART(PART_SOLVE) && !CONSTRAINED)
 #define HAS_INTERIOR_POINT (CONSTRAINED ? HAS_PART(PART_SOLVE) : HAS_PART(PART_INTERIOR_POINT))
-#define CLOSED_LOOPS HAS_BOX_DDP
+#define CLOSED_LOOPS HAS_PART(PART_SOLVE)
 #ifdef HAS_SLOPES
 #define KEEPS_MATRICES 1
 #endif

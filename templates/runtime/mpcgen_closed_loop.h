@@ -6,7 +6,8 @@
  * box-DDP leaves to the interior point waits at its step. When the batch has been through, the caller has that solved, and
  * runs the loop again: problems go on where they are.
  *
- * Here what lanes keep of loops, and the structs; mpcgen_loop_steps.h has the steps. */
+ * Here what lanes keep of loops, and the structs; mpcgen_loop_steps.h has box-DDP's steps, mpcgen_barrier_loop.h those of the
+ * interior point. */
 #ifndef MPCGEN_CLOSED_LOOP_H
 #define MPCGEN_CLOSED_LOOP_H
 
@@ -53,9 +54,19 @@ FUNCTION void make_steps(const closed_loop_arguments *c) {
     a->states = further(a->states, kept * (n + 1) * NX);
     a->controls = further(a->controls, kept * n * NU);
     a->status += step * batch;
+#if CONSTRAINED
+    a->duals = further(a->duals, kept * (n + 1) * NDUAL);
+#endif
     if (t == 0) continue;
     a->initial_controls = c->plans;
     a->initial_controls_stride = (int64_t)n * NU;
+#if CONSTRAINED
+    a->initial_states = c->plan_states;
+    a->initial_costates = c->plan_costates;
+    a->initial_states_stride = a->initial_costates_stride = ((int64_t)n + 1) * NX;
+    a->initial_duals = c->plan_duals;
+    a->initial_duals_stride = ((int64_t)n + 1) * NDUAL;
+#endif
   }
 }
 

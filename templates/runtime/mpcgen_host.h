@@ -26,9 +26,7 @@ IN_A_WORKSPACE(differentiate, gradient)
 IN_A_WORKSPACE(tangent, tangent)
 IN_A_WORKSPACE(examine, examine)
 IN_A_WORKSPACE(evaluate, evaluate)
-#if !CONSTRAINED
 IN_A_WORKSPACE(differentiate_loop, loop_gradient)
-#endif
 #endif
 
 #endif

@@ -7,6 +7,9 @@
 #define MPCGEN_INTERIOR_POINT_H
 
 #include "mpcgen_interior_point_control.h"
+#if BARRIER_LOOPS
+#include "mpcgen_barrier_loop.h"
+#endif
 
 /* Weight of the second derivatives in the first step: far from a solution their multipliers are none, and where there are
  * constraints the Hessian is hardly ever convex with them. */
@@ -313,18 +316,27 @@ RARE void write_barrier_history(const barrier_state *s, const solve_arguments *a
   }
 }
 
+/* The problem that an idle lane is to solve next, or -1. */
+INLINE int64_t next_problem(barrier_state *s, solve_job *job, int k) {
+#if BARRIER_LOOPS
+  if (job->loop) return next_of_loops(s, job, k);
+#endif
+  (void)s, (void)k;
+  return take(&job->queue);
+}
+
 /* Gives idle lanes new problems; returns whether any lane is at work. */
 FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
   for (int k = 0; k < LANES; k++)
     while (!lane_test(&s->lanes.busy, k)) {
       team_meet();
-      TEAM_LEADER s->next = take(&job->queue);
+      TEAM_LEADER s->next = next_problem(s, job, k);
       team_meet();
       const int64_t problem = s->next;
       if (problem < 0) break;
-      if (is_later_run(job->arguments) && !is_handed_over(job->arguments, problem)) continue;
-      if (!load_barrier_problem(s, job->arguments, k, problem))
-        TEAM_LEADER write_nothing(job->arguments, problem, s->horizon, INVALID_INPUT);
+      const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
+      if (is_later_run(a) && !is_handed_over(a, problem)) continue;
+      if (!load_barrier_problem(s, a, k, problem)) TEAM_LEADER write_nothing(a, problem, s->horizon, INVALID_INPUT);
     }
   return lane_any(s->lanes.busy);
 }
@@ -342,8 +354,9 @@ RARE void keep_nearest(barrier_state *s, const solve_arguments *a, int k) {
 
 /* Lanes that have made no end of it for long, or crawl, begin anew, and those that found no feasible point where one may be
  * elsewhere; one that began at a solution after fewer passes than others, as if there were none. */
-FUNCTION void begin_anew(barrier_state *s, const solve_arguments *a) {
+FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
   for (int k = 0; k < LANES; k++) {
+    const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
     const int warm = lane_test(&s->lanes.warm, k), attempt = warm ? 0 : lane_count(&s->lanes.attempt, k) + 1;
     const int lost = (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
                      (CONSTRAINED && (lane_count(&s->lanes.failures, k) > MOST_FAILURES || lane_test(&s->lanes.crawling, k)));
@@ -391,17 +404,18 @@ FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
       const int attempt = lane_count(&s->lanes.attempt, k);
       team_meet(); /* all have read what the lane began at */
       if (status == UNFINISHED) continue;
+      const solve_arguments *of_lane = BARRIER_ARGUMENTS(s, job, k);
       if (warm && status != CONVERGED && status != MAX_ITERATIONS)
-        begin_attempt(s, a, k, s->problem[k], 0);
+        begin_attempt(s, of_lane, k, s->problem[k], 0);
       else if (again)
-        begin_attempt(s, a, k, s->problem[k], attempt + 1);
+        begin_attempt(s, of_lane, k, s->problem[k], attempt + 1);
       else
-        finish_barrier(s, a, k, status);
+        finish_barrier(s, of_lane, k, status);
     }
     team_meet();
     TEAM_LEADER advance(s, a);
     team_meet();
-    begin_anew(s, a);
+    begin_anew(s, job);
   }
 }
 

@@ -8,6 +8,15 @@
 #include "mpcgen_outcome.h"
 #include "mpcgen_workspace.h"
 
+/* Closed loops of problems with constraints; of others box-DDP has them. */
+#define BARRIER_LOOPS (CLOSED_LOOPS && CONSTRAINED)
+#if BARRIER_LOOPS
+#include "mpcgen_closed_loop.h"
+#define BARRIER_ARGUMENTS(s, job, k) ((job)->arguments + (s)->loop_step[k]) /* of the step that lane k is at */
+#else
+#define BARRIER_ARGUMENTS(s, job, k) ((job)->arguments)
+#endif
+
 enum {
   PAIR = 2 * NX,      /* a stage of a path: x_t, and behind it f(x_t, u_t), where generated functions look for it */
   FILTER_PAIRS = 12,  /* points that a lane's filter remembers */
@@ -185,6 +194,9 @@ typedef struct {
   real residual;                    /* what is compared with the tolerance */
   counts status;                    /* how the lanes' problems have ended */
   int64_t problem[LANES], next;
+#if BARRIER_LOOPS
+  int loop_step[LANES], has_problem[LANES]; /* of closed loops; elsewhere the one step is 0 */
+#endif
   value_model value;
   stage_model model;
 } barrier_state;

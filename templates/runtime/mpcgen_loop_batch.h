@@ -14,12 +14,12 @@ static size_t closed_loop_workspace(const closed_loop_arguments *c) {
   return (size_t)loop_threads(c) * solve_part(&c->solve);
 }
 
-/* Runs the batch's loops by box-DDP; returns 0, 1 if memory was refused, STOPPED, or LEFT_OVER where problems wait for
+/* Runs the batch's loops by the method that problems start with; returns 0, 1 if memory was refused, STOPPED, or LEFT_OVER where problems wait for
  * another method. */
 static int run_closed_loop(const closed_loop_arguments *c, void *workspace) {
   solve_work work = {.job = {.arguments = c->step_arguments, .queue.count = c->solve.batch, .loop = c}, .parts.at = workspace};
   make_steps(c);
-  const int code = run_workers(solve_worker, &work, &work.job.queue, loop_threads(c));
+  const int code = run_workers(solver_of(&c->solve), &work, &work.job.queue, loop_threads(c));
   if (code) return code;
   int waiting = 0, failed = 0;
   for (int64_t problem = 0; problem < c->solve.batch; problem++) {
@@ -30,7 +30,7 @@ static int run_closed_loop(const closed_loop_arguments *c, void *workspace) {
 }
 #endif
 
-#if HAS_PART(PART_SENSITIVITIES) && !CONSTRAINED
+#if HAS_PART(PART_SENSITIVITIES)
 /* ---- reverse mode, in the blocks of a single solve's ---- */
 
 typedef struct {

@@ -45,6 +45,9 @@ FUNCTION gradient_arguments arguments_at(const loop_gradient_arguments *c, int t
   a.states = (const scalar *)a.states + step * batch * (n + 1) * NX;
   a.controls = (const scalar *)a.controls + step * batch * n * NU;
   a.usable += step * batch;
+#if CONSTRAINED
+  a.duals = (const scalar *)a.duals + step * batch * (n + 1) * NDUAL;
+#endif
   return a;
 }
 
@@ -52,6 +55,16 @@ FUNCTION gradient_arguments arguments_at(const loop_gradient_arguments *c, int t
 INLINE void load_part(out_reals to, int k, const void *rows, int64_t problem, size_t stride, size_t offset, size_t count) {
   const scalar *from = rows && problem >= 0 ? (const scalar *)rows + (size_t)problem * stride + offset : NULL;
   for (size_t i = 0; i < count; i++) lane_set(to + i, k, from ? from[i] : 0);
+}
+
+/* What box-DDP knows of du/dx. */
+INLINE const scalar *policies_of(const loop_gradient_arguments *c) {
+#if CONSTRAINED
+  (void)c;
+  return NULL;
+#else
+  return c->policies;
+#endif
 }
 
 /* Loads what a step reads into a lane; `problem` is negative for none. */
@@ -68,7 +81,8 @@ FUNCTION void load_step(loop_gradient_state *s, const loop_gradient_arguments *c
   load_part(s->plant.u, k, c->applied, problem, steps * NU, at * NU, NU);
   load_part(s->plant.g_u, k, c->cotangent_controls, problem, steps * NU, at * NU, NU);
   load_part(&s->plant.g_cost, k, c->cotangent_costs, problem, steps, at, 1);
-  const int known = c->policies && problem >= 0 && isfinite(((const scalar *)c->policies)[((size_t)problem * steps + at) * NU * NX]);
+  const scalar *policies = policies_of(c);
+  const int known = policies && problem >= 0 && isfinite(policies[((size_t)problem * steps + at) * NU * NX]);
   lane_mark(&s->known, k, known);
   /* what takes a policy needs no solution: only whether it is wanted */
   if (known && !a->gradient_parameters) {
@@ -77,7 +91,7 @@ FUNCTION void load_step(loop_gradient_state *s, const loop_gradient_arguments *c
   } else {
     load_cotangents(&s->g, a, k, problem >= 0 ? problem : a->batch);
   }
-  load_part(s->policy, k, known ? c->policies : NULL, problem, steps * NU * NX, at * NU * NX, NU * NX);
+  load_part(s->policy, k, known ? policies : NULL, problem, steps * NU * NX, at * NU * NX, NU * NX);
 }
 
 /* Adds the plant's gradients of parameters to the solution's, which are none where the problem has none. */
