@@ -19,18 +19,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from examples.bench.problems import linear_quadratic
 from examples.bench.timing import load_average, machine_name
 
 ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ("pendulum", "cartpole", "car", "quadrotor")
-KINDS = ("kernel", "warm kernel", "solve", "warm", "step")
+MATRICES = {"box_lq": 1.0, "free_lq": None}
+"""Random linear-quadratic problems by name (n = 8, m = 4, N = 40), and the bound of their controls."""
+MOST_MATRICES = 4096
+"""Batches of them that can be asked for."""
+KINDS = ("kernel", "warm kernel", "solve", "warm", "step", "backward", "compiled", "vmap", "jacobian", "jvp")
 WORKER = Path(__file__).parent / "versus_worker.py"
 
 
 def prepare(root: Path, folder: Path, names: list[str]) -> None:
-    """Build the examples of a checkout with its own mpcgen."""
+    """Build the examples of a checkout with its own mpcgen, and what `MATRICES` names."""
     for name in names:
-        arguments = ["mpcgen", "build", str(root / "examples" / f"{name}.py"), "-o", str(folder)]
+        specification = root / "examples" / f"{name}.py"
+        if name in MATRICES:
+            specification = folder / f"specification_{name}.py"
+            specification.write_text(f"import mpcgen\n\nproblem = mpcgen.lqr(8, 4, 40, name={name!r})\n")
+            drawn = linear_quadratic(8, 4, 40, bound=MATRICES[name]).draw(MOST_MATRICES, torch.float64, 0)
+            torch.save((drawn.x0, drawn.parameters), folder / f"{name}.pt")
+        arguments = ["mpcgen", "build", str(specification), "-o", str(folder)]
         script = f"import sys; from mpcgen.cli import main; sys.argv = {arguments!r}; main()"
         done = subprocess.run(
             [sys.executable, "-c", script], cwd=folder, env=environment(root), capture_output=True
@@ -98,14 +111,16 @@ def main() -> None:
         prog="python -m examples.bench.versus", description="This checkout beside a revision."
     )
     parser.add_argument("revision", help="what to compare with, as git names it")
-    parser.add_argument("--problem", action="append", choices=PROBLEMS)
+    parser.add_argument("--problem", action="append", choices=(*PROBLEMS, *MATRICES))
     parser.add_argument("--batch", action="append", type=int)
     parser.add_argument("--dtype", action="append", choices=("float64", "float32"))
     parser.add_argument(
         "--what",
         action="append",
         choices=KINDS,
-        help="the compiled solver alone, cold and warm; a cold call, a warm one, or a warm one with gradient",
+        help="the compiled solver alone, cold and warm; a cold call, a warm one, or a warm one with gradient; the "
+        "gradient of mean u² by x0 and all parameters alone; a warm call with gradient under torch.compile, and by torch.func: of each problem by vmap "
+        "over grad, du/dx0 by jacrev (of the first 8), and jvp",
     )
     parser.add_argument("--turns", type=int, default=60)
     given = parser.parse_args()

@@ -28,7 +28,7 @@ def serve(root: str, folder: str) -> None:
     tasks: dict[str, Callable[[], object]] = {}
     for line in sys.stdin:
         if line not in tasks:
-            tasks[line] = _task(Path(root), **json.loads(line))
+            tasks[line] = _task(Path(root), Path(folder), **json.loads(line))
             tasks[line]()
         task, count, began = tasks[line], 0, time.process_time()
         while time.process_time() - began < TURN:
@@ -37,21 +37,76 @@ def serve(root: str, folder: str) -> None:
         print((time.process_time() - began) / count, flush=True)
 
 
-def _task(root: Path, problem: str, batch: int, dtype: str, kind: str) -> Callable[[], object]:
-    starts = runpy.run_path(str(root / "examples" / f"{problem}.py"))["initial_states"]
-    x0 = starts(batch, 0).to(getattr(torch, dtype))
+def _task(root: Path, folder: Path, problem: str, batch: int, dtype: str, kind: str) -> Callable[[], object]:
+    x0, values = _instances(root, folder, problem, batch, getattr(torch, dtype))
     mpc = importlib.import_module(problem).MPC(on_unconverged="ignore", threads=1)
     if kind == "solve":
-        return lambda: mpc(x0)
+        return lambda: mpc(x0, **values)
     if kind == "kernel":
-        return _kernel(mpc, x0)
+        return _kernel(mpc, x0, **values)
+    given = {**values, "u_init": mpc(x0, **values).u.detach()}
     if kind == "warm kernel":
-        return _kernel(mpc, x0, u_init=mpc(x0).u.detach())
-    u_init = mpc(x0).u.detach()
+        return _kernel(mpc, x0, **given)
     if kind == "warm":
-        return lambda: mpc(x0, u_init=u_init)
+        return lambda: mpc(x0, **given)
+    return _derivative(kind, mpc, x0, given)
+
+
+def _instances(
+    root: Path, folder: Path, problem: str, batch: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """x0 of a batch, and the parameters that it shares."""
+    drawn = folder / f"{problem}.pt"
+    if drawn.exists():
+        x0, values = torch.load(drawn)
+        return x0[:batch].to(dtype), {name: value.to(dtype) for name, value in values.items()}
+    starts = runpy.run_path(str(root / "examples" / f"{problem}.py"))["initial_states"]
+    return starts(batch, 0).to(dtype), {}
+
+
+def _derivative(
+    kind: str, mpc: Any, x0: torch.Tensor, given: dict[str, torch.Tensor]
+) -> Callable[[], object]:
+    """What takes gradients of calls that begin at their solutions."""
     wanted = x0.clone().requires_grad_()
-    return lambda: torch.autograd.grad(mpc(wanted, u_init=u_init).u.sum(), wanted)
+
+    def step(call: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(call(wanted, **given), wanted)
+
+    def total(x: torch.Tensor, **values: torch.Tensor) -> torch.Tensor:
+        return mpc(x, **values).u.sum()
+
+    if kind == "step":
+        return step(total)
+    if kind == "compiled":
+        return step(torch.compile(total, fullgraph=True))
+    if kind == "backward":
+        given |= {name: value.clone().requires_grad_() for name, value in _defaults(mpc, x0.dtype).items()}
+        inputs = [wanted, *(value for value in given.values() if value.requires_grad)]
+        mean = mpc(wanted, **given).u.square().mean()
+        return lambda: torch.autograd.grad(mean, inputs, retain_graph=True)
+    u_init = given.pop("u_init")
+
+    def controls(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return mpc(x, u_init=u, **given).u
+
+    if kind == "vmap":
+        of_each = torch.func.vmap(torch.func.grad(lambda x, u: controls(x, u).sum()))
+        return lambda: of_each(x0, u_init)
+    if kind == "jacobian":
+        first, start = x0[:8], u_init[:8]
+        return lambda: torch.func.jacrev(lambda x: controls(x, start)[:, 0].sum(0))(first)
+    tangent = torch.ones_like(x0)
+    return lambda: torch.func.jvp(lambda x: controls(x, u_init), (x0,), (tangent,))
+
+
+def _defaults(mpc: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """By name, the parameters that have a default, and in each stage one if they have several."""
+    return {
+        parameter.name: torch.tensor(parameter.default, dtype=dtype).reshape(parameter.shape)
+        for parameter in mpc.controller.parameters
+        if parameter.default is not None and not parameter.only_bounds
+    }
 
 
 def _kernel(mpc: Any, x0: torch.Tensor, **start: torch.Tensor) -> Callable[[], object]:

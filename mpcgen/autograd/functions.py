@@ -6,6 +6,7 @@ than any operator; what traces or transforms the call reaches it through the ope
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -243,12 +244,19 @@ class Last(torch.autograd.Function):
 
 
 class _LastOperator(Last):
-    """(keyset, operator, structure, *leaves of its arguments) -> outputs of an operator that has no derivative."""
+    """(keyset, operator, lengths, *leaves of its arguments) -> outputs of an operator that has no derivative.
+
+    lengths: of the arguments that are lists, None for the others.
+    """
 
     @staticmethod
-    def forward(keyset: Any, operator: Any, structure: Any, *leaves: Any) -> Tensors:
+    def forward(keyset: Any, operator: Any, lengths: list[int | None], *leaves: Any) -> Tensors:
         """Run the operator."""
-        return tuple(below_autograd(operator, keyset, *_pytree.tree_unflatten(leaves, structure)))
+        rest = iter(leaves)
+        arguments = [
+            next(rest) if length is None else list(itertools.islice(rest, length)) for length in lengths
+        ]
+        return tuple(below_autograd(operator, keyset, *arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -297,10 +305,14 @@ def last_rule(operator: Any, as_list: bool) -> Any:
     """The rule of an operator that has no derivative of its own; as_list: it returns a list."""
 
     def rule(keyset: Any, *arguments: Any) -> Any:
-        leaves, structure = _pytree.tree_flatten(arguments)
+        leaves, lengths = list[Any](), list[int | None]()  # by hand: pytree would take longer than a small problem
+        for argument in arguments:
+            is_list = type(argument) is list
+            leaves += argument if is_list else [argument]
+            lengths.append(len(argument) if is_list else None)
         if not is_watched(*leaves):
             return below_autograd(operator, keyset, *arguments)
-        found = apply(_LastOperator, keyset, operator, structure, *leaves)
+        found = apply(_LastOperator, keyset, operator, lengths, *leaves)
         return list(found) if as_list else found
 
     return rule

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
 from mpcgen.autograd.folding import batch_of, each, fold_each, own, unfold
 from mpcgen.calls import kernels
@@ -60,8 +62,42 @@ def define(
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"mpcgen::{name}", fake, lib=_LIBRARY)
-    torch.library.register_vmap(f"mpcgen::{name}", vmap, lib=_LIBRARY)
-    return getattr(torch.ops.mpcgen, name).default
+    operator = getattr(torch.ops.mpcgen, name).default
+    _LIBRARY.impl(name, _mapped(operator, vmap), "FuncTorchBatched")
+    return operator
+
+
+def _mapped(operator: Any, vmap: Callable[..., Any]) -> Callable[..., Any]:
+    """What the dispatcher calls under `torch.func.vmap`: ``vmap(info, in_dims, *arguments)``.
+
+    Not `torch.library.register_vmap`, which takes arguments and outputs for trees and thereby longer than they take.
+    """
+
+    def run(*arguments: Any) -> Any:
+        interpreter: Any = retrieve_current_functorch_interpreter()
+        level = interpreter.level()
+        values, in_dims, is_mapped = [], [], False
+        for argument in arguments:
+            is_list = type(argument) is list
+            pairs = [
+                unwrap(value, level) if isinstance(value, Tensor) else (value, None)
+                for value in (argument if is_list else (argument,))
+            ]
+            is_mapped = is_mapped or any(dim is not None for _, dim in pairs)
+            values.append([value for value, _ in pairs] if is_list else pairs[0][0])
+            in_dims.append([dim for _, dim in pairs] if is_list else pairs[0][1])
+        with torch._C._ExcludeDispatchKeyGuard(below):
+            if not is_mapped:
+                return operator(*arguments)
+            info = SimpleNamespace(batch_size=interpreter.batch_size())
+            outputs, out_dims = vmap(info, tuple(in_dims), *values)
+        return type(outputs)(
+            [wrap(out, dim, level) for out, dim in zip(outputs, out_dims, strict=True)]
+        )
+
+    unwrap, wrap = torch._C._functorch._unwrap_batched, torch._C._functorch._add_batch_dim
+    below = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)
+    return run
 
 
 def differentiable(operator: Any, rule: Callable[..., Any]) -> None:

@@ -47,6 +47,13 @@ def _is_computed() -> bool:
     return not torch.compiler.is_compiling() and not is_traced()
 
 
+def _led(outputs: tuple[Tensor, ...], leading: torch.Size) -> tuple[Tensor, ...]:
+    """Outputs of a flat batch with a call's leading dimensions."""
+    if len(leading) == 1:
+        return tuple(outputs)
+    return tuple(out.reshape(leading + out.shape[1:]) for out in outputs)
+
+
 class MPC(ProblemFunctions):
     """A differentiable model predictive controller; generated packages subclass it.
 
@@ -253,7 +260,7 @@ class MPC(ProblemFunctions):
         call = make_call(self.controller, x0, start, horizon, parameters)
         first = u0.expand(*call.batch_shape, u0.shape[-1]).reshape(len(call.x0), u0.shape[-1])
         found = solve_from(self.key, self.controller, self.options, call, first, self._flat_quietly)
-        outputs = tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in found)
+        outputs = _led(found, call.batch_shape)
         if _is_computed():
             tell_of_failures(self.controller, self.options, call, first, outputs)
         return Solution.of(outputs, None)
@@ -332,7 +339,7 @@ class MPC(ProblemFunctions):
                 known, every = found
                 return functions.solve_directly(known, self.key, self.quiet_texts[0], x, start, every)
         call = make_call(self.controller, x, start, horizon, parameters)
-        return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in self._flat_quietly(call))
+        return _led(self._flat_quietly(call), call.batch_shape)
 
     def _example(self) -> str:
         return next((p.name for p in self.controller.parameters), "horizon")
@@ -361,7 +368,7 @@ class MPC(ProblemFunctions):
             outputs = library.attach(self.key, self.options_text, list(found), call.x0, parameters)
         else:
             outputs = functions.attach(self.key, self.options_text, found, call.x0, call.parameters)
-        return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
+        return _led(outputs, call.batch_shape)
 
     def _solve(self, call: Call) -> tuple[Tensor, ...]:
         """Outputs of `kernels.solve` with the call's leading dimensions."""
@@ -369,7 +376,7 @@ class MPC(ProblemFunctions):
             outputs = self.unrolled.solve(self.controller, self.options, call)
         else:
             outputs = self._flat(self.options_text, call)
-        return tuple(out.reshape(call.batch_shape + out.shape[1:]) for out in outputs)
+        return _led(outputs, call.batch_shape)
 
     def _flat(self, options: str, call: Call) -> tuple[Tensor, ...]:
         """Outputs of `kernels.solve` of a flat batch. options: as text."""

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from mpcgen.calls.options import as_count, belongs_elsewhere
-from mpcgen.calls.watching import is_foreign, is_traced, without_memory
+from mpcgen.calls.watching import is_foreign, is_intercepted, without_memory
 from mpcgen.errors import DeviceError, DtypeError, LayoutError, MpcgenError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Description, Parameter
 
@@ -199,8 +200,8 @@ def _defaults(
                 f"{controller.name}: the parameter {parameter.name!r} of shape {parameter.shape} has no default; "
                 f"pass {parameter.name}=..."
             )
-    # Tensors made while tracing or inside a functorch transform belong to it, and must not outlive it.
-    if torch.compiler.is_compiling() or is_traced():
+    # Tensors made while tracing belong to the trace, and must not outlive it.
+    if torch.compiler.is_compiling() or is_intercepted():
         return _make_defaults(absent, x0.dtype, x0.device, stages)
     return _kept_defaults(absent, x0.dtype, x0.device, stages)
 
@@ -219,7 +220,8 @@ def _make_defaults(
 def _kept_defaults(
     parameters: tuple[Parameter, ...], dtype: torch.dtype, device: torch.device, stages: int | None
 ) -> dict[str, Tensor]:
-    with torch.inference_mode(False):  # else autograd could not save them later
+    # else autograd could not save them later, and they would belong to a transform of torch.func that will have ended
+    with torch.inference_mode(False), temporarily_clear_interpreter_stack():
         return _make_defaults(parameters, dtype, device, stages)
 
 

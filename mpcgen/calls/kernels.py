@@ -5,7 +5,8 @@ Parameters are (B, ...) or (1, ...), the latter shared by the batch; everything 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,21 @@ from mpcgen.runtime.controller import Controller
 Tensors = tuple[Tensor, ...]
 LOST = 2
 """In ``singular``: not even the cost has a gradient."""
+_MOST_READY = 64
+"""After so many, what is ready for calls of other sizes is forgotten."""
+_Ready = TypeVar("_Ready", Solver, Gradient)
+_ready: dict[tuple[Any, ...], Any] = {}
+
+
+def _ready_for(make: Callable[[], _Ready], *sizes: Any) -> _Ready:
+    """What an earlier call of these sizes has made ready, else what ``make`` makes."""
+    try:
+        found: _Ready = _ready[sizes]
+    except KeyError:
+        if len(_ready) >= _MOST_READY:
+            _ready.clear()
+        found = _ready[sizes] = make()
+    return found
 
 
 def pointer_to(device: Device, tensor: Tensor | None) -> Any:
@@ -102,7 +118,16 @@ def solve(
     """
     call = Call(x0.shape[:1], horizon, x0, start, parameters)
     guesses = each_dense(start.given)
-    return solver_of(controller, options, call)(dense(x0), guesses, each_dense(parameters), history)
+    solver = _ready_for(
+        lambda: solver_of(controller, options, call),
+        device_of(controller, x0),
+        options,
+        x0.dtype,
+        horizon,
+        x0.shape[0],
+        *(None if t is None else t.shape for t in (*start, *parameters)),
+    )
+    return tuple(solver.solve_anew(dense(x0), guesses, each_dense(parameters), history))
 
 
 def attach(
@@ -173,15 +198,19 @@ def differentiate(
 
     duals: (B, N+1, rows) of a problem with constraints, as its cotangent.
     """
-    gradient = Gradient(
-        controller.dual_count > 0,
-        device_of(controller, x),
-        options,
-        x.dtype,
-        len(x),
-        u.shape[1],
-        [p.shape for p in parameters],
-        is_constant(controller, parameters),
+    device, shapes, batch, horizon = device_of(controller, x), [p.shape for p in parameters], len(x), u.shape[1]
+    gradient = _ready_for(
+        lambda: Gradient(
+            controller.dual_count > 0,
+            device,
+            options,
+            x.dtype,
+            batch,
+            horizon,
+            shapes,
+            is_constant(controller, parameters),
+        ),
+        *(device, options, x.dtype, batch, horizon, *shapes),
     )
     return gradient(x, u, status, each_dense(parameters), cotangents, duals)
 

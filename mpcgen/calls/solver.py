@@ -176,9 +176,15 @@ class Solver:
             self._gradient = self._make_gradient()
         return self._gradient
 
-    def solve_anew(self, x0: Tensor, start: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+    def solve_anew(
+        self,
+        x0: Tensor,
+        start: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        history: Tensor | None = None,
+    ) -> list[Tensor]:
         """The same, and what may get a gradient is this call's own."""
-        outputs = list(self(x0, start, parameters))
+        outputs = list(self(x0, start, parameters, history))
         for place in self._own:
             outputs[place] = torch.empty_like(outputs[place])
         return outputs

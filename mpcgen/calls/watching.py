@@ -17,11 +17,12 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 def is_traced() -> bool:
     """Whether a functorch transform, a dispatch mode or the tracer of torch.jit sees what operators are called."""
-    return bool(
-        torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._get_tracing_state() is not None
-    )
+    return bool(torch._C._are_functorch_transforms_active()) or is_intercepted()
+
+
+def is_intercepted() -> bool:
+    """Whether a dispatch mode or the tracer of torch.jit sees what operators are called."""
+    return bool(torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None)
 
 
 def is_forward_mode() -> bool:
