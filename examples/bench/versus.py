@@ -119,8 +119,8 @@ def main() -> None:
         action="append",
         choices=KINDS,
         help="the compiled solver alone, cold and warm; a cold call, a warm one, or a warm one with gradient; the "
-        "gradient of mean u² by x0 and all parameters alone; a warm call with gradient under torch.compile, and by torch.func: of each problem by vmap "
-        "over grad, du/dx0 by jacrev (of the first 8), and jvp",
+        "gradient of mean u² by x0 and all parameters alone; a warm call with gradient under torch.compile; by "
+        "torch.func vmap over grad, du/dx0 of the first 8 problems by jacrev, and jvp",
     )
     parser.add_argument("--turns", type=int, default=60)
     given = parser.parse_args()
