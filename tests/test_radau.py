@@ -17,6 +17,7 @@ from examples import cstr
 from mpcgen.baseline import Baseline
 from mpcgen.baseline.functions import Functions
 from mpcgen.baseline.translate import discretise
+from mpcgen.build.extension import HEADER_FOLDER
 from mpcgen.compiler import Compilation, inspect
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -236,6 +237,17 @@ def test_steps_of_a_closed_loop_refuse_the_trials_that_a_call_refuses():
     x0 = torch.tensor([[0.84497, 340.77898], [0.66353, 346.1796], [0.79286, 343.94857]], dtype=torch.float64)
     mpc = compiled(cstr.problem).MPC(method="ddp", on_unconverged="raise")
     assert torch.equal(mpc.closed_loop(x0, steps=1).u[:, 0], mpc(x0).u[:, 0])
+
+
+def test_the_text_has_no_function_of_the_right_hand_side_that_nothing_calls():
+    texts = [Compilation(model.spec()).rendered.source for model in (stiff("van_der_pol"), tank())]
+    names = ("implicit", "stage_equations", "substeps")
+    callers = [(HEADER_FOLDER / f"mpcgen_{name}.h").read_text() for name in names]
+    for text, has_costs in zip(texts, (False, True), strict=True):
+        defined = set(re.findall(r"^\w+ void (rate_\w+)\(", text, re.MULTILINE))
+        assert {"rate_newton", "rate_slopes", "rate_curvature"} <= defined
+        assert ("rate_values" in defined) == has_costs  # SUBSTEP_COSTS, which alone reads it
+        assert all(any(f"{name}(" in caller for caller in callers) for name in defined)
 
 
 def test_an_explicit_integrator_of_a_stiff_model_diverges_and_radau_is_named():

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "c8d6d33bc95f94694e21095dd15e61fdc76f09a8a36e88459a679729e2b90fe9"),
+    library=load(__file__, "cstr", "27d5fa16201748b2052cc67e33340ad2d7071c40fa4ca31838040ff9cb99b64d"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

@@ -13,11 +13,9 @@
  *
  * Operations per stage:
  *   prepare_parameters                    12
- *   rate_values                           18
  *   rate_newton                           31
  *   rate_slopes                           24
  *   rate_curvature                        41
- *   rate_tangent                          25
  *   rate_gradient                         94
  *   rate_change                           42
  *   rate_forward                          83
@@ -56,6 +54,7 @@
 #define SUBSTEP_COSTS 0 /* whether they add to a cost */
 #define IMPLICIT 1 /* a step solves equations */
 #define NEWTON 16 /* in at most as many Newton steps */
+#define PARTS 64 /* parts in which it is gone through where that fails */
 #define START 0.0 /* share of a step's first state in its last */
 
 #include "mpcgen_layout.h"
@@ -84,28 +83,6 @@ TABLE scalar MATRIX[NSLOPES * NSLOPES] = {R(0.19681547722366044), R(-0.065535425
 TABLE scalar FINAL[NSLOPES] = {R(0.0), R(0.0), R(1.0)}; /* share of a stage's state in a step's last */
 TABLE int MASS[NMOVING] = {1, 1}; /* 0: of the state there is a residual, no rate */
 TABLE scalar SHARE[NSLOPES] = {R(0.37640306270046725), R(0.5124858261884216), R(0.1111111111111111)}; /* of a slope in the step */
-
-/* Change k of the moving states, and share c. */
-INLINE void rate_values(const real *restrict moving, const real *restrict held, stored_reals restrict theta,
-    stored_reals restrict theta_t, const real *restrict share, real *restrict change, real *restrict cost) {
-  (void)theta_t;
-  (void)share;
-  const real concentration = moving[0];
-  const real temperature = moving[1];
-  const real coolant = held[0];
-  const real flow = theta[0];
-  const real feed = theta[1];
-  const real feed_temperature = theta[2];
-  const real frequency = theta[3];
-  const real activation = theta[4];
-  const real heat = theta[5];
-  const real exchange = theta[6];
-  const real t0 = concentration * frequency * lane_exp(-(activation * (R(1) / temperature)));
-  change[0] = R(0.1) * (flow * (feed - concentration) - t0); /* concentration */
-  /* temperature */
-  change[1] = R(0.1) * (exchange * (coolant - temperature) + flow * (feed_temperature - temperature) + heat * t0);
-  cost[0] = ALL(0); /* share c */
-}
 
 /* Change k of the moving states, and dk/dz. */
 FUNCTION void rate_newton(const real *restrict moving, const real *restrict held, stored_reals restrict theta,
@@ -222,32 +199,6 @@ FUNCTION void rate_curvature(const real *restrict moving, const real *restrict h
   slope[0] = t2 * lambda_concentration + t8 * lambda_temperature; /* concentration */
   slope[1] = t7 * lambda_concentration + t10 * lambda_temperature; /* temperature */
   slope[2] = fixed_2 * lambda_temperature; /* coolant */
-}
-
-/* Directional derivative of k. */
-INLINE void rate_tangent(const real *restrict moving, const real *restrict held, stored_reals restrict theta,
-    stored_reals restrict theta_t, const real *restrict share, const real *restrict d_moving,
-    const real *restrict d_held, real *restrict d_change) {
-  (void)held;
-  (void)theta_t;
-  (void)share;
-  const real concentration = moving[0];
-  const real temperature = moving[1];
-  const real flow = theta[0];
-  const real frequency = theta[3];
-  const real activation = theta[4];
-  const real heat = theta[5];
-  const real exchange = theta[6];
-  const real d_concentration = d_moving[0];
-  const real d_temperature = d_moving[1];
-  const real d_coolant = d_held[0];
-  const real t0 = R(1) / temperature;
-  const real t1 = lane_exp(-(activation * t0));
-  const real t2 = d_concentration * frequency * t1;
-  const real t3 = activation * (d_temperature * t0 * t0 * t1) * (concentration * frequency);
-  d_change[0] = R(-0.1) * (d_concentration * flow + (t2 + t3)); /* concentration */
-  const real t4 = (d_coolant - d_temperature) * exchange - d_temperature * flow + (heat * t2 + heat * t3);
-  d_change[1] = R(0.1) * t4; /* temperature */
 }
 
 /* Gradient with respect to theta, z and v of d'grad(L) + d_lambda'k + loss_cost L, with L = share c + lambda'k. */

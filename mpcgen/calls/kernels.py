@@ -198,7 +198,12 @@ def differentiate(
 
     duals: (B, N+1, rows) of a problem with constraints, as its cotangent.
     """
-    device, shapes, batch, horizon = device_of(controller, x), [p.shape for p in parameters], len(x), u.shape[1]
+    device, shapes, batch, horizon = (
+        device_of(controller, x),
+        [p.shape for p in parameters],
+        len(x),
+        u.shape[1],
+    )
     gradient = _ready_for(
         lambda: Gradient(
             controller.dual_count > 0,

@@ -11,6 +11,7 @@ from mpcgen.codegen.filling import fill
 from mpcgen.codegen.network_text import network_tables, read_networks
 from mpcgen.derivative.kernels import Kernels
 from mpcgen.derivative.matrices import product_count
+from mpcgen.derivative.substeps import PARTS
 from mpcgen.ir.model import Implicit, Model
 from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import degree, flops
@@ -127,6 +128,7 @@ def _implicit(implicit: Implicit | None) -> dict[str, int | str] | None:
         return None
     return {
         "newton": implicit.newton,
+        "parts": PARTS,
         "matrix": _table([entry for row in implicit.matrix for entry in row]),
         "start": repr(1 - sum(implicit.final)),
         "final": _table(implicit.final),

@@ -66,20 +66,27 @@ class RateDerivation(Derivation):
         }
 
     def functions(self, costs: bool = False, implicit: bool = False) -> tuple[Function, ...]:
-        """All functions of the right-hand side, in the order of the text. ``costs``: see `Loop`."""
-        model, n = self.model, len(self.x_names)
+        """The functions of the right-hand side that a scheme calls, in the order of the text. ``costs``: see `Loop`."""
         seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
         return (
-            self.function(self.own_name(table.VALUES), change=model.next_state, cost=(model.stage_cost,)),
-            *((self._newton(n),) if implicit else ()),
+            # An implicit scheme knows its slopes, and their changes, from the equations that it has solved.
+            *((self._values(),) if costs or not implicit else ()),
+            *((self._newton(len(self.x_names)),) if implicit else ()),
             # The Gauss-Newton model of costs has curvature.
             *((self._first(),) if implicit or not costs else ()),
             self.second,
-            self.function(self.own_name("rate_tangent"), d_change=tangents(model.next_state, seeds)),
+            *(() if implicit else (self._tangent(seeds),)),
             self._gradient(seeds),
             self._change(),
             self._forward(),
         )
+
+    def _values(self) -> Function:
+        model = self.model
+        return self.function(self.own_name(table.VALUES), change=model.next_state, cost=(model.stage_cost,))
+
+    def _tangent(self, seeds: dict[Expr, Expr]) -> Function:
+        return self.function(self.own_name("rate_tangent"), d_change=tangents(self.model.next_state, seeds))
 
     def _newton(self, n: int) -> Function:
         square = tuple(chain(*(row[:n] for row in self.F)))

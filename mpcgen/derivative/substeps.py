@@ -38,7 +38,9 @@ DENSE = 4
 
 NEWTON_STEPS = 4
 """That a step of an implicit scheme takes as a rule."""
-MOST_SOLVES = 1 + 64 + 2
+PARTS = 64
+"""In which an implicit step is gone through where Newton's method does not solve its equations at once."""
+MOST_SOLVES = 1 + PARTS + 2
 """Of the equations of an implicit step: of the whole one, of its parts, and again (`mpcgen_stage_equations.h`)."""
 
 
@@ -103,9 +105,8 @@ class Loop:
         """Of the loops of a rollout and an expansion, given those of functions; at most, or as a rule."""
         n, width = self.substeps.width, self.substeps.width + len(self.held)
         products = products_of_slope(n, width)
-        values, curvature = (counts[self.rates.own_name(name)] for name in (table.VALUES, table.CURVATURE))
+        curvature = counts[self.rates.own_name(table.CURVATURE)]
         for network in self.substeps.networks:
-            values += 2 * network.products
             curvature += 2 * network.products * (len(network.inputs) + 2)
         slopes = len(self.substeps.share)
         if self.substeps.implicit is not None:
@@ -115,6 +116,8 @@ class Loop:
             solved = unknowns**2 * (2 * unknowns / 3 + 2 * width)
             steps = MOST_SOLVES * (self.substeps.implicit.newton + 1) if most else NEWTON_STEPS
             return self.substeps.count * round(2 * steps * newton + linearised + solved)
+        values = counts[self.rates.own_name(table.VALUES)]
+        values += sum(2 * network.products for network in self.substeps.networks)
         return self.substeps.count * slopes * (2 * values + curvature + products)
 
 

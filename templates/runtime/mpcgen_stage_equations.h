@@ -11,7 +11,8 @@
 
 #include "mpcgen_step_products.h"
 
-enum { NUNKNOWNS = NSLOPES * NMOVING, PAIRS = NUNKNOWNS * (NUNKNOWNS - 1) / 2 };
+#define NUNKNOWNS (NSLOPES * NMOVING) /* a macro: C++ minds products of two enumerations */
+enum { PAIRS = NUNKNOWNS * (NUNKNOWNS - 1) / 2 };
 
 INLINE real stage_weight(int i, int j) { return ALL(MATRIX[i * NSLOPES + j]); }
 
@@ -233,8 +234,6 @@ OUTLINED mask newton(const real *z, const real *held, stored_reals theta, stored
 }
 
 /* ---- Where Newton's method from z fails ---- */
-
-enum { PARTS = 64 };
 
 /* Whether stage i is nearest to the end of part k of a step. */
 INLINE int is_nearest(int i, int k) {
