@@ -188,6 +188,26 @@ def test_a_solution_without_a_gradient_says_so_in_the_backward_pass(scalar):
     assert (x0.grad == 0).all()
 
 
+@pytest.mark.parametrize("plant", ["model", "generated", "function"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_so_does_a_closed_loop_whichever_way_it_is_run(scalar, plant, recorded):
+    module = scalar.module.MPC(hessian="gauss_newton", gradient="gauss_newton")
+    x0 = start(0.3, 0.2).requires_grad_()
+    weight = torch.zeros(2, dtype=torch.float64)
+    weight[1] = 1.0  # that problem has a strict minimum, and a gradient
+    pull = torch.ones((), dtype=torch.float64).requires_grad_(recorded)
+    plants = {"model": None, "generated": module, "function": lambda x, u: x + u.sum(-1, keepdim=True)}
+    loop = module.closed_loop(x0, 2, plant=plants[plant], weight=weight, sum_weight=1.0, pull=pull)
+    assert (loop.status == Status.CONVERGED).all()
+    with pytest.warns(UnconvergedWarning, match=r"\d of \d solutions are not differentiable") as said:
+        loop.u.sum().backward()
+    counts = {str(warning.message).partition("solutions")[0] for warning in said}
+    assert counts == ({"scalar_problem: 1 of 2 "} if plant == "function" else {"scalar_problem: 2 of 4 "})
+    ignoring = scalar.module.MPC(hessian="gauss_newton", gradient="gauss_newton", on_unconverged="ignore")
+    again = ignoring.closed_loop(x0, 2, plant=plants[plant], weight=weight, sum_weight=1.0, pull=pull)
+    again.u.sum().backward()  # where a warning would be an error
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["x0", "u_init", "pull", "target"])
 def test_a_number_that_is_not_finite_is_invalid_input_of_its_problem_alone(scalar, name, value):

@@ -71,7 +71,7 @@ class Solves(Protocol):
 
     @property
     def quiet(self) -> Options:
-        """Its options, by which nobody is told of failures."""
+        """Its options, by which nobody is told of solves that failed."""
 
     def make_start(self, u_init: Tensor | None, solution: Outputs | None) -> Start:
         """What a step starts from: a guess, or the solution before it."""

@@ -165,7 +165,7 @@ class MPC(ProblemFunctions):
             method,
         )
         self.options_text = self.options.text
-        quiet = replace(self.options, on_unconverged="ignore")
+        quiet = replace(self.options, quiet=True)
         self.quiet_texts = quiet.text, replace(quiet, max_iterations=0).text
         self.quiet = quiet
         self.direct, self.quiet_direct = Direct(), Direct()

@@ -317,7 +317,7 @@ def differentiate_loop(
         usable(found.status.flatten(), options),
     )
     plant = _Plant(call, device, g_x0, plant_parameters, back=True)
-    addresses = pointers_to(device, gradients)
+    singular, addresses = torch.zeros_like(found.status), pointers_to(device, gradients)
     pushes = [None if g is None else dense(g) for g in cotangents]
     arguments = device.arguments("loop_gradient")
     fields = given.fields | {
@@ -329,6 +329,7 @@ def differentiate_loop(
         "smoothing": options.smoothing,
         "barrier": options.smooth == "solve",
         "usable": device.ffi.cast("int32_t *", wanted.data_ptr()),
+        "singular": device.ffi.cast("int32_t *", singular.data_ptr()),
         "gradient_initial_state": pointer_to(device, g_x0),
         "gradient_parameters": addresses if of_parameters else device.ffi.NULL,
     }
@@ -348,4 +349,5 @@ def differentiate_loop(
     _fill(arguments.plant, plant.fields)
     _fill(arguments, members)
     device.entry("differentiate_loop", found.x.dtype, len(g_x0))(arguments)
+    device.report_singular(singular, options.on_unconverged)
     return g_x0, g_push, gradients, () if call.plant is None else plant.summed()

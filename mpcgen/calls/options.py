@@ -29,7 +29,10 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Options:
-    """Options of `mpcgen.autograd.MPC`; raises ParameterError for one outside its range."""
+    """Options of `mpcgen.autograd.MPC`; raises ParameterError for one outside its range.
+
+    quiet: none of a user's; nobody is told how a solve ended, as the caller tells of several together.
+    """
 
     tol: float | None = None
     max_iterations: int = 200
@@ -41,6 +44,7 @@ class Options:
     threads: int | None = None
     smooth: str = "differential"
     method: str = "auto"
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -107,7 +111,7 @@ class Options:
 
 
 _OF_CONTROLLERS = (
-    *(field.name for field in fields(Options)),
+    *(field.name for field in fields(Options) if field.name != "quiet"),
     *("history", "restarts", "seed", "unroll", "problem", "learn", "initial"),
 )
 """Names of the options of `mpcgen.autograd.MPC`."""

@@ -198,6 +198,8 @@ def report(
     controller: Controller, device: Device, options: Options, outputs: Sequence[Tensor], given: Given
 ) -> None:
     """Warn or raise where problems did not converge, as asked; outputs: of a solve of what was given."""
+    if options.quiet:
+        return
     x, _, _, status, _, _, costates, gains, *_ = outputs
 
     def failure(problem: int) -> str:

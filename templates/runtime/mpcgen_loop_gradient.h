@@ -16,6 +16,7 @@ typedef struct {
   real push[NX];        /* cotangent of the state after the step */
   real policy[NU * NX]; /* du/dx of the control that was applied, where it is known */
   mask known;
+  real asked[NU];       /* cotangent of the solution's first control */
   int failed;           /* a call of a plant that is another model */
 } loop_gradient_state;
 
@@ -45,6 +46,7 @@ FUNCTION gradient_arguments arguments_at(const loop_gradient_arguments *c, int t
   a.states = (const scalar *)a.states + step * batch * (n + 1) * NX;
   a.controls = (const scalar *)a.controls + step * batch * n * NU;
   a.usable += step * batch;
+  a.singular += step * batch;
 #if CONSTRAINED
   a.duals = (const scalar *)a.duals + step * batch * (n + 1) * NDUAL;
 #endif
@@ -121,8 +123,18 @@ FUNCTION void store_own(const gradient_state *g, const loop_gradient_arguments *
   }
 }
 
+/* Notes in lanes whose solutions are swept whether what was asked of them is lost: zero cotangents ask nothing. */
+FUNCTION void note_lost(const loop_gradient_state *s, const gradient_arguments *a, mask swept, int64_t first, int64_t end) {
+  const sensitivity_state *b = &s->g.base;
+  mask asked = lane_none();
+  EACH(i, NU) asked = lane_or(asked, lane_not(lane_eq(s->asked[i], ALL(0))));
+  swept = lane_and(swept, asked);
+  for (int k = 0; k < LANES && first + k < end; k++)
+    if (lane_test(&swept, k)) a->singular[first + k] = what_is_lost(b, k);
+}
+
 /* Gradient of x_0 alone for the cotangent that the first control has: by the policy, or where that is not known, the sweep. */
-FUNCTION void gradient_of_state(loop_gradient_state *s, const gradient_arguments *a) {
+FUNCTION void gradient_of_state(loop_gradient_state *s, const gradient_arguments *a, int64_t first, int64_t end) {
   gradient_state *g = &s->g;
   real by_policy[NX];
   EACH(i, NX) {
@@ -131,6 +143,7 @@ FUNCTION void gradient_of_state(loop_gradient_state *s, const gradient_arguments
   }
   if (lane_any(lane_and(g->base.usable, lane_not(s->known)))) {
     sensitivity_backward(&g->base, a->exact_hessian, NULL, NULL);
+    note_lost(s, a, lane_not(s->known), first, end);
     EACH(i, NX) g->g_initial[i] = lane_select(s->known, by_policy[i], g->base.offset[i]);
     g->base.given = lane_or(g->base.given, lane_and(s->known, g->base.usable));
   } else {
@@ -194,14 +207,15 @@ FUNCTION void step_back(loop_gradient_state *s, const loop_gradient_arguments *c
     pull_back_plant(s, c, t, first, end);
   else
     pull_back_model(s);
-  EACH(i, NU) g->base.linear_u[i] = outside[i] + lane_select(plant->wanted, plant->g_u[i], ALL(0));
+  EACH(i, NU) s->asked[i] = g->base.linear_u[i] = outside[i] + lane_select(plant->wanted, plant->g_u[i], ALL(0));
   if (a->gradient_parameters) {
     sensitivity_backward(&g->base, a->exact_hessian, NULL, NULL);
     gradient_forward(g);
     check_gradient(g);
+    note_lost(s, a, lane_all(), first, end);
     join_gradients(s);
   } else {
-    gradient_of_state(s, a);
+    gradient_of_state(s, a, first, end);
   }
   EACH(i, NX)
     s->push[i] = lane_select(plant->wanted, plant->g_x[i], ALL(0)) + lane_select(g->base.given, g->g_initial[i], ALL(0));
