@@ -308,6 +308,148 @@ static void evaluate(arrays *a, int last, int threads) {
   }
 }
 
+#if !MPCGEN_CUDA
+enum { STEPS = 3 };
+
+static int evaluate_any(const void *arguments) { return run_evaluate((const evaluate_arguments *)arguments); }
+
+/* The model by itself as the plant of closed loops, with parameters of one stage. */
+static plant_arguments make_plant(const arrays *a, int64_t *strides, int64_t *sizes, void **gradients) {
+  int64_t all = 0;
+  for (int p = 0; p < NPARAMETERS; p++) {
+    strides[p] = a->strides[p];
+    all += sizes[p] = PARAMETERS[p].size;
+    gradients[p] = numbers(a->batch * sizes[p]);
+  }
+  const plant_arguments plant = {
+      .evaluate = evaluate_any,
+      .count = NPARAMETERS,
+      .parameters = a->data,
+      .strides = strides,
+      .steps = (int64_t *)calloc(NPARAMETERS + 1, sizeof(int64_t)),
+      .pointers = (const void **)calloc((size_t)a->batch * NPARAMETERS + 1, sizeof(void *)),
+      .sizes = sizes,
+      .gradients = gradients,
+      .latest = numbers(a->batch * all),
+      .latest_pointers = (void **)calloc((size_t)a->batch * NPARAMETERS + 1, sizeof(void *)),
+  };
+  require(plant.steps && plant.pointers && plant.latest_pointers, "no memory");
+  return plant;
+}
+
+/* Closed loops and their gradients; the plant is the model itself, or by itself the model of its stages' parameters. */
+static void run_loops(arrays *a, int apart, int threads) {
+  const int64_t batch = a->batch, rows = batch * STEPS;
+  int64_t strides[NPARAMETERS + 1], sizes[NPARAMETERS + 1], none[NPARAMETERS + 1] = {0};
+  void *plant_gradients[NPARAMETERS + 1] = {0};
+  plant_arguments plant = {0};
+  if (apart) plant = make_plant(a, strides, sizes, plant_gradients);
+  scalar *states = numbers(batch * (STEPS + 1) * NX), *applied = numbers(rows * NU), *costs = numbers(rows);
+  scalar *x = numbers(rows * (HORIZON + 1) * NX), *u = numbers(rows * HORIZON * NU), *plans = numbers(batch * HORIZON * NU);
+  scalar *push = numbers(STEPS * NX), *g_push = numbers(rows * NX), *g_states = numbers(batch * (STEPS + 1) * NX);
+  scalar *duals = numbers(rows * (HORIZON + 1) * NDUAL), *plan_x = numbers(batch * (HORIZON + 1) * NX);
+  scalar *plan_costates = numbers(batch * (HORIZON + 1) * NX), *plan_duals = numbers(batch * (HORIZON + 1) * NDUAL);
+  int32_t *status = flags(rows), *progress = flags(batch), *usable = flags(rows), *singular = flags(rows);
+  solve_arguments *each = (solve_arguments *)calloc(STEPS, sizeof *each);
+  const void **pointers = (const void **)calloc(STEPS * NPARAMETERS + 1, sizeof(void *));
+  require(each && pointers, "no memory");
+  for (int64_t b = 0; b < batch; b++)
+    for (int i = 0; i < NX; i++) states[b * (STEPS + 1) * NX + i] = a->initial[b * NX + i];
+  for (int64_t i = 0; i < batch * (STEPS + 1) * NX; i++) g_states[i] = R(0.5);
+  for (int64_t i = 0; i < rows; i++) status[i] = UNFINISHED;
+  const closed_loop_arguments loop = {
+      .solve = {
+          .batch = batch,
+          .horizon = HORIZON,
+          .max_iterations = MOST_ITERATIONS,
+          .exact_hessian = 1,
+          .certify = 1,
+          .threads = threads,
+          .constant_parameters = a->constant,
+          .method = CONSTRAINED,
+          .tolerance = MPCGEN_PRECISION == 64 ? 1e-8 : 1e-3,
+          .parameters = a->data,
+          .parameter_strides = a->strides,
+          .states = x,
+          .controls = u,
+          .cost = a->cost,
+          .status = status,
+          .iterations = a->iterations,
+          .residual = a->residual,
+          .costates = a->costates,
+          .gains = a->gains,
+#if CONSTRAINED
+          .initial_barrier = MPCGEN_PRECISION == 64 ? 1e-6 : 1e-4,
+          .duals = duals,
+          .violation = a->violation,
+#endif
+      },
+      .plant = plant,
+      .steps = STEPS,
+      .keeps_solutions = 1,
+      .parameter_steps = none,
+      .disturbance = push,
+      .plans = plans,
+#if CONSTRAINED
+      .plan_states = plan_x,
+      .plan_costates = plan_costates,
+      .plan_duals = plan_duals,
+#endif
+      .plant_states = states,
+      .applied = applied,
+      .stage_costs = costs,
+      .progress = progress,
+      .step_arguments = each,
+      .step_parameters = pointers,
+  };
+  require(closed_loop_batch(&loop) == 0, "closed_loop returned an error");
+  for (int64_t i = 0; i < rows; i++) {
+    require(status[i] >= 0 && status[i] < STATUSES, "an unknown status of a step");
+    require((status[i] == INVALID_INPUT) == (i % batch == SPOILT), "only the steps of the problem with a NaN are invalid");
+    usable[i] = status[i] == CONVERGED;
+  }
+  const loop_gradient_arguments back = {
+      .gradient = {
+          .batch = batch,
+          .horizon = HORIZON,
+          .exact_hessian = 1,
+          .threads = threads,
+          .constant_parameters = a->constant,
+          .parameters = a->data,
+          .parameter_strides = a->strides,
+          .states = x,
+          .controls = u,
+#if CONSTRAINED
+          .duals = duals,
+#endif
+          .usable = usable,
+          .gradient_initial_state = a->g_initial,
+          .gradient_parameters = a->gradients,
+          .singular = singular,
+      },
+      .plant = plant,
+      .steps = STEPS,
+      .parameter_steps = none,
+      .plant_states = states,
+      .applied = applied,
+      .cotangent_states = g_states,
+      .gradient_disturbance = g_push,
+  };
+  require(differentiate_loop_batch(&back) == 0, "differentiate_loop returned an error");
+  for (int64_t b = 0; b < batch; b++)
+    for (int i = 0; i < NX; i++) {
+      require(progress[b] == STEPS && (b == SPOILT || isfinite(states[b * (STEPS + 1) * NX + STEPS * NX + i])), "a loop is cut off");
+      require(b == SPOILT || isfinite(a->g_initial[b * NX + i]), "a loop's gradient is not finite");
+    }
+  void *all[] = {states, applied, costs, x, u, plans, push, g_push, g_states, duals, plan_x, plan_costates, plan_duals,
+                 status, progress, usable, singular, each, pointers};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+  if (!apart) return;
+  for (int p = 0; p < NPARAMETERS; p++) free(plant_gradients[p]);
+  free((void *)plant.steps), free(plant.pointers), free(plant.latest), free(plant.latest_pointers);
+}
+#endif
+
 /* What holds of any result; returns a number that depends on every gradient. */
 static double check(const arrays *a, int *met) {
   double sum = 0;
@@ -360,6 +502,12 @@ void EXERCISE(void) {
       if (exact) { /* then each parameter has the value of one stage */
         evaluate(&a, 0, 2);
         evaluate(&a, 1, 2);
+#if !MPCGEN_CUDA
+        if (a.batch && method == CONSTRAINED) {
+          if (!CONSTRAINED) run_loops(&a, 0, 2);
+          run_loops(&a, 1, 2);
+        }
+#endif
       }
       free_arrays(&a);
     }
