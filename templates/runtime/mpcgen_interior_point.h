@@ -23,15 +23,11 @@
 RARE void begin_row(const barrier_state *s, reals row, int k) {
   lane_set(row + s->at_iterate + LOW_SLACK, k, 1);
   lane_set(row + s->at_iterate + HIGH_SLACK, k, 1);
-  lane_set(row + D_LOW_SLACK, k, 0);
-  lane_set(row + D_HIGH_SLACK, k, 0);
   lane_set(row + LOW_MULTIPLIER, k, 0);
   lane_set(row + HIGH_MULTIPLIER, k, 0);
 #if SOFT_ROWS
   lane_set(row + s->at_iterate + LOW_EXCESS, k, 1);
   lane_set(row + s->at_iterate + HIGH_EXCESS, k, 1);
-  lane_set(row + D_LOW_EXCESS, k, 0);
-  lane_set(row + D_HIGH_EXCESS, k, 0);
   lane_set(row + LOW_HOLD, k, 0);
   lane_set(row + HIGH_HOLD, k, 0);
 #endif
@@ -57,7 +53,6 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
   TEAM_FOR(i, s->horizon * NPATH + NEND) begin_row(s, s->row + i * ROW_REALS, k);
 #endif
   TEAM_LEADER {
-    s->sizes_known = 0;
     for (int i = 0; i < NU; i++) lane_set(&s->unit[i], k, 1);
     for (int i = 0; i < FILTER_PAIRS; i++) {
       lane_set(&lanes->filter_gap[i], k, (scalar)INFINITY);
@@ -382,7 +377,6 @@ INLINE int tries_again(const barrier_state *s, int k, int status) {
 /* A pass of all lanes up to the verdict. */
 INLINE void sweep_and_review(barrier_state *s, const solve_arguments *a) {
   start_trajectories(s);
-  ready_sizes(s);
   barrier_sweep(s);
   s->status = review_barrier(s, a);
   if (a->history) write_barrier_history(s, a);

@@ -5,6 +5,15 @@
 
 #include "mpcgen_interior_point_rows.h"
 
+/* A step, as its stages make it known: apart from the state, so that it stays in registers. */
+typedef struct {
+  real mu;                 /* of the state */
+  real least_share;        /* of a slack or multiplier, that it has to leave */
+  real slack_share;        /* the largest share of a slack that the whole step would take */
+  real dual_length, slope; /* of the state: how far the multipliers let it go; of the barrier function along it */
+  real size;               /* max |du| over the control's unit */
+} step_reach;
+
 /* The longest step that leaves a positive number the share `least` of what it is. Few of them shorten it: no division for
  * the others. */
 INLINE void shorten(mask on, real value, real change, real least, real *length) {
@@ -24,14 +33,14 @@ INLINE real keep_near(mask on, real multiplier, real slack, real mu, real range)
 
 #if CONSTRAINED
 
-/* The step of a side where its row changes toward its bound, by `change` over slack + delta multiplier: of its slack over
- * the slack, and of its multiplier. */
+/* The step of a side where its room changes, by `change` over slack + delta multiplier: of its slack over the slack, and of its
+ * multiplier. */
 typedef struct {
   real ratio, multiplier;
 } side_step;
 
 INLINE side_step step_of_side(real ratio, real force, real multiplier, real change) {
-  const side_step step = {ratio - change, force + multiplier * change};
+  const side_step step = {ratio + change, force - multiplier * change};
   return step;
 }
 
@@ -48,16 +57,16 @@ RARE real restoring_slope(const barrier_state *s, int t, const real *change) {
 
 #if SOFT_ROWS
 /* The step of the excesses of a row for one of its multipliers. */
-INLINE void soften_step(barrier_state *s, reals limit, reals row, real *slack_share, real *slope) {
+INLINE void soften_step(const barrier_state *s, reals limit, reals row, step_reach *reach, real *slope) {
   const row_room r = room_of(limit);
   const row_excess excess = excess_of(s, &r, row);
   const excess_step low = step_of_excess(&r.price, excess.has_low, excess.low_give, excess.low, row[LOW_HOLD],
-                                         row[D_LOW_MULTIPLIER], s->mu, slack_share);
+                                         row[D_LOW_MULTIPLIER], reach->mu, &reach->slack_share);
   const excess_step high = step_of_excess(&r.price, excess.has_high, excess.high_give, excess.high, row[HIGH_HOLD],
-                                          row[D_HIGH_MULTIPLIER], s->mu, slack_share);
+                                          row[D_HIGH_MULTIPLIER], reach->mu, &reach->slack_share);
   const mask soft_low = lane_and(excess.has_low, r.price.soft), soft_high = lane_and(excess.has_high, r.price.soft);
-  shorten(soft_low, row[LOW_HOLD], low.hold, s->least_share, &s->dual_length);
-  shorten(soft_high, row[HIGH_HOLD], high.hold, s->least_share, &s->dual_length);
+  shorten(soft_low, row[LOW_HOLD], low.hold, reach->least_share, &reach->dual_length);
+  shorten(soft_high, row[HIGH_HOLD], high.hold, reach->least_share, &reach->dual_length);
   row[D_LOW_EXCESS] = low.excess;
   row[D_HIGH_EXCESS] = high.excess;
   row[D_LOW_HOLD] = low.hold;
@@ -77,12 +86,12 @@ INLINE void find_changes(const barrier_state *s, int t, real *change) {
 }
 
 /* The longest step that the multipliers of a stage's rows allow, where one of them shortens it. */
-RARE void shorten_for_rows(const barrier_state *s, int t, real *length) {
+RARE void shorten_for_rows(const barrier_state *s, int t, step_reach *reach) {
   reals row = first_row(s, t), limit = first_limit(s, t);
   for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);
-    shorten(r.has_lower, row[LOW_MULTIPLIER], row[D_LOW_MULTIPLIER], s->least_share, length);
-    shorten(r.has_upper, row[HIGH_MULTIPLIER], row[D_HIGH_MULTIPLIER], s->least_share, length);
+    shorten(r.has_lower, row[LOW_MULTIPLIER], row[D_LOW_MULTIPLIER], reach->least_share, &reach->dual_length);
+    shorten(r.has_upper, row[HIGH_MULTIPLIER], row[D_HIGH_MULTIPLIER], reach->least_share, &reach->dual_length);
   }
 }
 
@@ -96,16 +105,16 @@ RARE real equality_step(const barrier_state *s, reals limit, reals row, real cha
 /* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. Few multipliers
  * shorten it: which, is looked for where what one would have left is too little, or so little that rounding decides: what a
  * lane finds there must not depend on whether another looks. */
-FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *slope) {
+FUNCTION void row_step(barrier_state *s, int t, step_reach *reach) {
   real change[ROWS], sum = ALL(0), pushes = ALL(0), least_ratio = ALL(0), least_left = ALL(0);
   reals row = first_row(s, t), limit = first_limit(s, t);
   const int count = row_count(s, t), equalities = s->equalities;
-  const real length = s->dual_length, spent = (ALL(1) - s->least_share) * R(1 - 16 * SCALAR_EPSILON);
+  const real length = reach->dual_length, spent = (ALL(1) - reach->least_share) * R(1 - 16 * SCALAR_EPSILON);
   find_changes(s, t, change);
-  for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
+  KEEP_ROWS for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const reals now = row + s->at_iterate;
     const real z_low = row[LOW_MULTIPLIER], z_high = row[HIGH_MULTIPLIER];
-    const side_step low = step_of_side(row[LOW_RATIO], row[LOW_FORCE], z_low, -change[i] * row[LOW_INVERSE]);
+    const side_step low = step_of_side(row[LOW_RATIO], row[LOW_FORCE], z_low, change[i] * row[LOW_INVERSE]);
     const side_step high = step_of_side(row[HIGH_RATIO], row[HIGH_FORCE], z_high, change[i] * row[HIGH_INVERSE]);
     real high_left = spent * z_high + length * high.multiplier, d_high = high.multiplier;
     if (equalities) {
@@ -115,31 +124,27 @@ FUNCTION void row_step(barrier_state *s, int t, real *slack_share, real *slope) 
     sum -= (z_high - z_low) * change[i];
     pushes += low.ratio + high.ratio;
     least_ratio = lane_min(lane_min(low.ratio, high.ratio), least_ratio);
-    least_left = lane_min(lane_min(spent * z_low + length * low.multiplier, high_left), least_left);
+    least_left = lane_min(spent * z_low + length * low.multiplier, least_left); /* a side without a number hides no other */
+    least_left = lane_min(high_left, least_left);
     row[D_LOW_SLACK] = low.ratio * now[LOW_SLACK];
     row[D_HIGH_SLACK] = high.ratio * now[HIGH_SLACK];
     row[D_LOW_MULTIPLIER] = low.multiplier;
     row[D_HIGH_MULTIPLIER] = d_high;
 #if SOFT_ROWS
-    soften_step(s, limit, row, slack_share, &sum);
+    soften_step(s, limit, row, reach, &sum);
 #endif
   }
-  *slack_share = lane_max(-least_ratio, *slack_share);
-  *slope += sum - s->mu * pushes;
-  if (lane_any(lane_lt(least_left, ALL(0)))) shorten_for_rows(s, t, &s->dual_length);
+  reach->slack_share = lane_max(-least_ratio, reach->slack_share);
+  reach->slope += sum - reach->mu * pushes;
+  if (lane_any(lane_lt(least_left, ALL(0)))) shorten_for_rows(s, t, reach);
   if (s->restores) s->violation_slope += restoring_slope(s, t, change);
 }
 
 /* What the rows of a candidate lack at a stage. Of barrier_point; apart, so that it stays in registers. */
 typedef struct {
-  real sum, largest, squares, least_room;
+  real sum, largest, least_room;
 } row_lacks;
 
-/* A side of a candidate that has `room` left of its bound: the slack is that of the step, let out where there is more room
- * than that. In restoration only the room that is there, and a little. What it lacks is zero where it is off. */
-typedef struct {
-  real slack, lack;
-} candidate_side;
 
 /* What of the state all rows of a stage read: apart, so that it stays in registers. */
 typedef struct {
@@ -148,13 +153,12 @@ typedef struct {
   int restores;
 } candidate_step;
 
-INLINE candidate_side side_after(const barrier_state *s, const row_room *r, mask on, const candidate_step *step, real slack,
-                                 real change, real room) {
+/* The slack of a side of a candidate that has `room` left of its bound: that of the step, let out where there is more room than
+ * that. In restoration only the room that is there, and a little. */
+INLINE real slack_after(const barrier_state *s, const row_room *r, const candidate_step *step, real slack, real change, real room) {
   real after = slack + step->length * where_on(step->moves, change);
-  if (step->restores) after = lane_select(lane_and(on, lane_and(s->lanes.restoring, is_hard(r))), s->restoring_room, after);
-  after = lane_max(after, room);
-  const candidate_side side = {after, where_on(on, after - room)};
-  return side;
+  if (step->restores) after = lane_select(lane_and(s->lanes.restoring, is_hard(r)), s->restoring_room, after);
+  return lane_max(after, room);
 }
 
 #if SOFT_ROWS
@@ -163,69 +167,89 @@ INLINE real excess_after(const barrier_state *s, const row_room *r, mask on, rea
 }
 #endif
 
-INLINE void note_lacks(row_lacks *lacks, int restores, real low, real high) {
-  const real low_size = lane_abs(low), high_size = lane_abs(high);
+/* Hard sides lack what their slacks are more than the room, which they are never less than. */
+INLINE void note_lacks(row_lacks *lacks, real low, real high) {
+  const real low_size = SOFT_ROWS ? lane_abs(low) : low, high_size = SOFT_ROWS ? lane_abs(high) : high;
   lacks->sum += low_size + high_size;
   lacks->largest = lane_max(lane_max(low_size, high_size), lacks->largest);
-  if (restores) lacks->squares += low * low + high * high;
 }
 
-INLINE void note_equality(row_lacks *lacks, real lack) {
-  const real size = lane_abs(lack);
-  lacks->sum += size;
-  lacks->largest = lane_max(size, lacks->largest);
-  lacks->squares += lack * lack;
-  lacks->least_room = lane_min(lacks->least_room, -size);
+/* With what the equalities of a stage lack at a candidate. */
+RARE row_lacks with_equalities(const barrier_state *s, int t, row_lacks lacks) {
+  reals row = first_row(s, t), limit = first_limit(s, t);
+  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room r = room_of(limit);
+    const real size = lane_abs(equality_lack(&r, row[s->at_candidate + ROW_VALUE]));
+    lacks.sum += size;
+    lacks.largest = lane_max(size, lacks.largest);
+    lacks.least_room = lane_min(lacks.least_room, -size);
+  }
+  return lacks;
+}
+
+/* The squares of what the rows of a stage lack at a candidate, which is for restoration. */
+RARE real lacking_squares(const barrier_state *s, int t) {
+  reals row = first_row(s, t), limit = first_limit(s, t);
+  real squares = ALL(0);
+  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room r = room_of(limit);
+    const reals then = row + s->at_candidate;
+    real low = then[LOW_SLACK] - low_room(&r, then[ROW_VALUE]), high = then[HIGH_SLACK] - high_room(&r, then[ROW_VALUE]);
+#if SOFT_ROWS
+    low -= then[LOW_EXCESS];
+    high -= then[HIGH_EXCESS];
+#endif
+    const real equal = equality_lack(&r, then[ROW_VALUE]);
+    squares += low * low + high * high;
+    squares += equal * equal;
+  }
+  return squares;
 }
 
 INLINE void add_lacks(barrier_point *p, const row_lacks *lacks) {
   p->gap += lacks->sum;
   p->largest_gap = lane_max(lacks->largest, p->largest_gap);
-  p->squares += lacks->squares;
   p->violation = lane_max(-lacks->least_room, p->violation);
 }
 
-/* The rows of a candidate at a stage: their slacks after the step; what they lack. The squares are for restoration. */
+/* The rows of a candidate at a stage: their slacks after the step; what they lack. */
 FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
-  row_lacks lacks = {ALL(0), ALL(0), ALL(0), ALL(0)};
+  row_lacks lacks = {ALL(0), ALL(0), ALL(0)};
   log_sum logs = e->logs;
   real values[ROWS];
   reals row = first_row(s, t), limit = first_limit(s, t);
-  const int count = row_count(s, t), equalities = s->equalities;
+  const int count = row_count(s, t);
   const candidate_step step = {s->length, s->moves, lane_any(s->lanes.restoring)};
   evaluate_rows(s, t, s->new_path, s->new_u, values);
-  for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
+  KEEP_ROWS for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);
     const reals now = row + s->at_iterate, then = row + s->at_candidate;
-    const real value = values[i];
-    const real low_left = where_on(r.has_lower, value - r.lower), high_left = where_on(r.has_upper, r.upper - value);
-    real low_room = low_left, high_room = high_left;
+    const real value = values[i], low_left = low_room(&r, value), high_left = high_room(&r, value);
 #if SOFT_ROWS
     real low_excess = excess_after(s, &r, r.has_lower, now[LOW_EXCESS], row[D_LOW_EXCESS]);
     real high_excess = excess_after(s, &r, r.has_upper, now[HIGH_EXCESS], row[D_HIGH_EXCESS]);
-    low_room += low_excess;
-    high_room += high_excess;
-#endif
-    const candidate_side low = side_after(s, &r, r.has_lower, &step, now[LOW_SLACK], row[D_LOW_SLACK], low_room);
-    const candidate_side high = side_after(s, &r, r.has_upper, &step, now[HIGH_SLACK], row[D_HIGH_SLACK], high_room);
-    real low_lack = low.lack, high_lack = high.lack;
-#if SOFT_ROWS
-    low_excess = evaluate_excess(s, &r.price, r.has_lower, -low_left, low.slack, low_excess, &e->point, &logs);
-    high_excess = evaluate_excess(s, &r.price, r.has_upper, -high_left, high.slack, high_excess, &e->point, &logs);
-    low_lack = where_on(r.has_lower, low.slack - low_left - low_excess);
-    high_lack = where_on(r.has_upper, high.slack - high_left - high_excess);
+    const real low = slack_after(s, &r, &step, now[LOW_SLACK], row[D_LOW_SLACK], low_left + low_excess);
+    const real high = slack_after(s, &r, &step, now[HIGH_SLACK], row[D_HIGH_SLACK], high_left + high_excess);
+    low_excess = evaluate_excess(s, &r.price, r.has_lower, -low_left, low, low_excess, &e->point, &logs);
+    high_excess = evaluate_excess(s, &r.price, r.has_upper, -high_left, high, high_excess, &e->point, &logs);
+    const real low_lack = low - low_left - low_excess, high_lack = high - high_left - high_excess;
     then[LOW_EXCESS] = low_excess;
     then[HIGH_EXCESS] = high_excess;
+#else
+    const real low = slack_after(s, &r, &step, now[LOW_SLACK], row[D_LOW_SLACK], low_left);
+    const real high = slack_after(s, &r, &step, now[HIGH_SLACK], row[D_HIGH_SLACK], high_left);
+    const real low_lack = low - low_left, high_lack = high - high_left;
 #endif
     then[ROW_VALUE] = value;
-    then[LOW_SLACK] = low.slack;
-    then[HIGH_SLACK] = high.slack;
-    add_logarithms(&logs, low.slack, high.slack);
-    note_lacks(&lacks, step.restores, low_lack, high_lack);
+    then[LOW_SLACK] = low;
+    then[HIGH_SLACK] = high;
+    add_logarithms(&logs, low, high);
+    note_lacks(&lacks, low_lack, high_lack);
     lacks.least_room = lane_min(lacks.least_room, where_on(is_hard(&r), lane_min(low_left, high_left)));
-    if (equalities) note_equality(&lacks, equality_lack(&r, value));
   }
   e->logs = logs;
+  if (s->equalities) lacks = with_equalities(s, t, lacks);
+  if (step.restores) e->point.squares += lacking_squares(s, t);
   add_lacks(&e->point, &lacks);
 }
 
@@ -233,9 +257,9 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
 RARE void centre_row(barrier_state *s, const row_room *r, mask where, reals row) {
   const reals now = row + s->at_iterate;
   const real mu = s->lanes.barrier * s->lanes.cost_unit, value = now[ROW_VALUE];
-  centre_side(s, &r->price, lane_and(where, r->has_lower), r->lower - value, mu, now + LOW_SLACK, now + LOW_EXCESS,
+  centre_side(s, &r->price, lane_and(where, r->has_lower), -low_room(r, value), mu, now + LOW_SLACK, now + LOW_EXCESS,
               row + LOW_MULTIPLIER, row + LOW_HOLD);
-  centre_side(s, &r->price, lane_and(where, r->has_upper), value - r->upper, mu, now + HIGH_SLACK, now + HIGH_EXCESS,
+  centre_side(s, &r->price, lane_and(where, r->has_upper), -high_room(r, value), mu, now + HIGH_SLACK, now + HIGH_EXCESS,
               row + HIGH_MULTIPLIER, row + HIGH_HOLD);
 }
 
@@ -256,14 +280,14 @@ RARE mask all_soft(const barrier_state *s) {
 
 /* The multipliers of lanes that begin, or leave restoration: from the slacks, and of equalities zero. */
 RARE void row_multipliers(barrier_state *s, mask where, real most) {
-  s->sizes_known = 0;
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
   for (int t = 0; t <= s->horizon; t++) {
     reals row = first_row(s, t), limit = first_limit(s, t);
     for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
       const row_room r = room_of(limit);
-      const real low = where_on(r.has_lower, lane_min(mu / row[s->at_iterate + LOW_SLACK], most));
-      const real high = where_on(r.has_upper, lane_min(mu / row[s->at_iterate + HIGH_SLACK], most));
+      const reals now = row + s->at_iterate;
+      const real low = where_on(r.has_lower, lane_min(mu / now[LOW_SLACK], most));
+      const real high = where_on(r.has_upper, lane_min(mu / now[HIGH_SLACK], most));
       row[LOW_MULTIPLIER] = lane_select(where, low, row[LOW_MULTIPLIER]);
       row[HIGH_MULTIPLIER] = lane_select(where, high, row[HIGH_MULTIPLIER]);
 #if SOFT_ROWS
@@ -271,6 +295,7 @@ RARE void row_multipliers(barrier_state *s, mask where, real most) {
 #endif
     }
   }
+  find_sizes(s);
 }
 
 /* Keeps multipliers near mu over their slacks in the lanes where some are not. */
@@ -285,46 +310,59 @@ RARE row_sizes keep_rows_near(barrier_state *s, mask where, real range) {
       const real high = keep_near(lane_and(where, r.has_upper), row[HIGH_MULTIPLIER], now[HIGH_SLACK], s->mu, range);
       row[LOW_MULTIPLIER] = low;
       row[HIGH_MULTIPLIER] = high;
-      note_sizes(&sizes, &r, now[LOW_SLACK], low, now[HIGH_SLACK], high);
+      note_sizes(&sizes, &r, s->equalities, now[LOW_SLACK], low, now[HIGH_SLACK], high);
     }
   }
   return sizes;
 }
 
+#if SOFT_ROWS
+/* The holds of the soft rows of the lanes that took a step, kept near mu over their excesses. */
+FUNCTION void step_holds(barrier_state *s, mask where, real range, product_range *products) {
+  const real length = where_on(where, s->dual_length);
+  for (int t = 0; t <= s->horizon; t++) {
+    reals row = first_row(s, t), limit = first_limit(s, t);
+    for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+      const row_room r = room_of(limit);
+      const reals now = row + s->at_iterate;
+      step_hold(&r.price, r.has_lower, where, length, now[LOW_EXCESS], row[D_LOW_HOLD], s->mu, range, row + LOW_HOLD, products);
+      step_hold(&r.price, r.has_upper, where, length, now[HIGH_EXCESS], row[D_HIGH_HOLD], s->mu, range, row + HIGH_HOLD,
+                products);
+    }
+  }
+}
+#endif
+
 /* The multipliers of the rows of the lanes that took a step, kept near mu over their slacks; equalities' as they are after
- * it, those of other lanes and of sides that are off as they are before. */
-FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, real *least, real *largest) {
-  const real mu = s->mu, length = where_on(where, s->dual_length), whole = where_on(where, s->length);
+ * it, those of other lanes and of sides that are off as they are before. With their products. */
+FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, product_range *products) {
+  const real length = where_on(where, s->dual_length), whole = where_on(where, s->length);
   const int equalities = s->equalities;
   row_sizes sizes = no_sizes();
   for (int t = 0; t <= s->horizon; t++) {
     reals row = first_row(s, t), limit = first_limit(s, t);
     const int count = row_count(s, t);
-    for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    KEEP_ROWS for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
       const row_room r = room_of(limit);
       const reals now = row + s->at_iterate;
-      const real before = row[HIGH_MULTIPLIER], d_high = where_on(where, row[D_HIGH_MULTIPLIER]);
+      const real d_high = where_on(where, row[D_HIGH_MULTIPLIER]);
       const real low = row[LOW_MULTIPLIER] + length * where_on(where, row[D_LOW_MULTIPLIER]);
-      real high = before + length * d_high;
-      if (equalities) high = lane_select(is_equality(&r), before + whole * d_high, high);
+      real high = row[HIGH_MULTIPLIER] + length * d_high;
+      if (equalities) high = lane_select(is_equality(&r), row[HIGH_MULTIPLIER] + whole * d_high, high);
       row[LOW_MULTIPLIER] = low;
       row[HIGH_MULTIPLIER] = high;
-      note_sizes(&sizes, &r, now[LOW_SLACK], low, now[HIGH_SLACK], high);
-#if SOFT_ROWS
-      step_hold(&r.price, r.has_lower, where, length, now[LOW_EXCESS], row[D_LOW_HOLD], mu, range, row + LOW_HOLD,
-                least, largest);
-      step_hold(&r.price, r.has_upper, where, length, now[HIGH_EXCESS], row[D_HIGH_HOLD], mu, range, row + HIGH_HOLD,
-                least, largest);
-#endif
+      note_sizes(&sizes, &r, equalities, now[LOW_SLACK], low, now[HIGH_SLACK], high);
     }
   }
-  const mask near = lane_and(lane_le(mu / range, sizes.least_product), lane_le(sizes.largest_product, mu * range));
+  const mask near = lane_and(lane_le(s->mu / range, sizes.least_product), lane_le(sizes.largest_product, s->mu * range));
   const mask beyond = lane_and(where, lane_not(near)); /* and no others: they do not depend on their neighbours */
   if (lane_any(beyond)) sizes = keep_rows_near(s, beyond, range);
   s->sizes = sizes;
-  s->sizes_known = 1;
-  *least = lane_min(*least, sizes.least_product);
-  *largest = lane_max(*largest, sizes.largest_product);
+  products->least = lane_min(products->least, sizes.least_product);
+  products->largest = lane_max(products->largest, sizes.largest_product);
+#if SOFT_ROWS
+  step_holds(s, where, range, products);
+#endif
 }
 
 #endif

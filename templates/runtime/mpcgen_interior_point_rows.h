@@ -12,6 +12,13 @@
 
 enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS : 1 };
 
+/* A loop over rows that gcc unrolled would have its constants anew in each turn, and so no registers left. */
+#if NPATH > 1 || NEND > 1
+#define KEEP_ROWS KEEP_LOOP
+#else
+#define KEEP_ROWS
+#endif
+
 #if MPCGEN_PRECISION == 64
 #define INEQUALITY_DELTA R(1e-10)
 #define EQUALITY_DELTA R(1e-8)
@@ -28,9 +35,9 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define LEAST_LOOSENESS R(0.1)    /* where steps shrink slowly for it */
 #endif
 
-/* A row's bounds at a stage. Of a side that is off the bound means nothing, and `equal` only something where they meet. */
+/* A row's bounds at a stage; see LIMIT_REALS. `equal` means something only where they meet. */
 typedef struct {
-  real lower, upper, low_off, high_off, equal;
+  real low_sign, low_shift, high_sign, high_shift, low_off, high_off, equal;
   mask has_lower, has_upper;
 #if SOFT_ROWS
   row_price price;
@@ -93,8 +100,10 @@ RARE real find_limits(barrier_state *s, int t) {
 #if SOFT_ROWS
     find_price(limit, linear[i], quadratic[i], &has_lower, &has_upper, &meets);
 #endif
-    limit[LOWER] = lower[i];
-    limit[UPPER] = upper[i];
+    limit[LOW_SIGN] = where_on(has_lower, ALL(1));
+    limit[LOW_SHIFT] = lane_select(has_lower, -lower[i], ALL(1));
+    limit[HIGH_SIGN] = where_on(has_upper, ALL(-1));
+    limit[HIGH_SHIFT] = lane_select(has_upper, upper[i], ALL(1));
     limit[LOW_OFF] = lane_select(has_lower, ALL(0), ALL(INFINITY));
     limit[HIGH_OFF] = lane_select(has_upper, ALL(0), ALL(INFINITY));
     limit[EQUAL] = lane_select(meets, upper[i], ALL(INFINITY));
@@ -115,8 +124,10 @@ RARE void load_limits(barrier_state *s) {
 
 INLINE row_room room_of(reals limit) {
   row_room room;
-  room.lower = limit[LOWER];
-  room.upper = limit[UPPER];
+  room.low_sign = limit[LOW_SIGN];
+  room.low_shift = limit[LOW_SHIFT];
+  room.high_sign = limit[HIGH_SIGN];
+  room.high_shift = limit[HIGH_SHIFT];
   room.low_off = limit[LOW_OFF];
   room.high_off = limit[HIGH_OFF];
   room.equal = limit[EQUAL];
@@ -140,9 +151,9 @@ FUNCTION void evaluate_rows(const barrier_state *s, int t, stored_reals path, st
     terminal_rows(path + t * PAIR, s->theta, theta_t, rows);
 }
 
-/* What a side lacks: zero where it is off. */
-INLINE real high_lack(const row_room *r, real row, real slack) { return where_on(r->has_upper, row - r->upper + slack); }
-INLINE real low_lack(const row_room *r, real row, real slack) { return where_on(r->has_lower, r->lower - row + slack); }
+/* How far a row is from its bounds; one where they are off. What it lacks is the slack less that. */
+INLINE real low_room(const row_room *r, real row) { return r->low_sign * row + r->low_shift; }
+INLINE real high_room(const row_room *r, real row) { return r->high_sign * row + r->high_shift; }
 INLINE real equality_lack(const row_room *r, real row) { return where_on(is_equality(r), row - r->equal); }
 
 #if SOFT_ROWS
@@ -158,34 +169,31 @@ INLINE row_excess excess_of(const barrier_state *s, const row_room *r, reals row
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
   const mask rests = lane_and(price->soft, s->lanes.restoring);
   const mask low = lane_and(r->has_lower, lane_not(rests)), high = lane_and(r->has_upper, lane_not(rests));
-  const real low_excess = row[s->at_iterate + LOW_EXCESS], high_excess = row[s->at_iterate + HIGH_EXCESS];
+  const reals now = row + s->at_iterate;
   const row_excess excess = {
-      low, high, low_excess, high_excess,
-      give_of(price, low, low_excess, row[LOW_HOLD], row[LOW_MULTIPLIER], mu),
-      give_of(price, high, high_excess, row[HIGH_HOLD], row[HIGH_MULTIPLIER], mu),
+      low, high, now[LOW_EXCESS], now[HIGH_EXCESS],
+      give_of(price, low, now[LOW_EXCESS], row[LOW_HOLD], row[LOW_MULTIPLIER], mu),
+      give_of(price, high, now[HIGH_EXCESS], row[HIGH_HOLD], row[HIGH_MULTIPLIER], mu),
   };
   return excess;
 }
 #endif
 
-/* A side at the iterate: how far the row is beyond its bound, its slack and its multiplier; how it gives way. `beyond` and
- * `multiplier` are zero where it is off. */
+/* A side at the iterate: the sign of its bound, how far the row is from that, its slack and its multiplier, zero where it is
+ * off; how it gives way. */
 typedef struct {
-  mask on;
-  real beyond, slack, multiplier, delta;
+  real sign, room, slack, multiplier, delta;
 } row_side;
 
 INLINE row_side low_side(const barrier_state *s, const row_room *r, reals row) {
   const reals now = row + s->at_iterate;
-  const real multiplier = where_on(r->has_lower, row[LOW_MULTIPLIER]);
-  const row_side side = {r->has_lower, where_on(r->has_lower, r->lower - now[ROW_VALUE]), now[LOW_SLACK], multiplier, s->delta};
+  const row_side side = {r->low_sign, low_room(r, now[ROW_VALUE]), now[LOW_SLACK], row[LOW_MULTIPLIER], s->delta};
   return side;
 }
 
 INLINE row_side high_side(const barrier_state *s, const row_room *r, reals row) {
   const reals now = row + s->at_iterate;
-  const real multiplier = where_on(r->has_upper, row[HIGH_MULTIPLIER]);
-  const row_side side = {r->has_upper, where_on(r->has_upper, now[ROW_VALUE] - r->upper), now[HIGH_SLACK], multiplier, s->delta};
+  const row_side side = {r->high_sign, high_room(r, now[ROW_VALUE]), now[HIGH_SLACK], row[HIGH_MULTIPLIER], s->delta};
   return side;
 }
 
@@ -203,28 +211,30 @@ INLINE row_sides sides_of(const barrier_state *s, const row_room *r, reals row) 
 #if SOFT_ROWS
   const row_excess e = excess_of(s, r, row);
   sides.excess = e;
-  sides.low.on = e.has_low;
-  sides.high.on = e.has_high;
-  sides.low.beyond -= e.low + e.low_give.moved;
-  sides.high.beyond -= e.high + e.high_give.moved;
+  sides.low.sign = where_on(e.has_low, r->low_sign);
+  sides.high.sign = where_on(e.has_high, r->high_sign);
+  sides.low.room += e.low + e.low_give.moved;
+  sides.high.room += e.high + e.high_give.moved;
   sides.low.delta += e.low_give.give;
   sides.high.delta += e.high_give.give;
 #endif
   return sides;
 }
 
-/* What a side adds to the sweep and to the step after it, from one division, 1 / (s (s + delta z)): its weight
- * D = z / (s + delta z); force = D (g + mu/z), the multiplier's step where the row does not move; and ratio, the slack's step
- * over the slack there. That is found without the multiplier's, and so does not lose a small slack in rounding. */
+/* What a side with the room -g adds to the sweep and to the step after it, from one division, 1 / (s (s + delta z)): its
+ * weight D = z / (s + delta z); force = D (g + mu/z), the multiplier's step where the row does not move; and ratio, the slack's
+ * step over the slack there. That is found without the multiplier's, and so does not lose a small slack in rounding. `inverse`
+ * and weight have the sign of the side's room; all are zero where it is off. */
 typedef struct {
   real inverse, ratio, weight, force;
 } side_terms;
 
-INLINE side_terms terms_of(real mu, const row_side *side) {
+INLINE side_terms terms_of(real mu, const row_side *side, int high) {
   const real z = side->multiplier, given = side->delta * z, sum = side->slack + given;
-  const real quotient = ALL(1) / (side->slack * sum), inverse = where_on(side->on, side->slack * quotient);
-  const real over_slack = sum * quotient, lack = side->beyond + sum;
-  const real ratio = (side->delta * mu * over_slack - lack) * inverse, force = (z * side->beyond + mu) * inverse;
+  const real quotient = ALL(1) / (side->slack * sum), inverse = side->sign * (side->slack * quotient);
+  const real over_slack = sum * quotient, lack = sum - side->room;
+  const real give = side->delta * mu * over_slack, product = z * side->room;
+  const real ratio = (high ? lack - give : give - lack) * inverse, force = (high ? product - mu : mu - product) * inverse;
   const side_terms terms = {inverse, ratio, z * inverse, force};
   return terms;
 }
@@ -236,12 +246,28 @@ typedef struct {
 
 INLINE row_pull restoring_pull(const barrier_state *s, const row_room *r, reals row) {
   const real value = row[s->at_iterate + ROW_VALUE];
-  const real low = where_on(is_hard(r), lane_max(low_lack(r, value, row[s->at_iterate + LOW_SLACK]), ALL(0)));
-  const real high = where_on(is_hard(r), lane_max(high_lack(r, value, row[s->at_iterate + HIGH_SLACK]), ALL(0)));
+  const real low_lack = row[s->at_iterate + LOW_SLACK] - low_room(r, value);
+  const real high_lack = row[s->at_iterate + HIGH_SLACK] - high_room(r, value);
+  const real low = where_on(is_hard(r), lane_max(low_lack, ALL(0))), high = where_on(is_hard(r), lane_max(high_lack, ALL(0)));
   const mask counts_low = lane_lt(ALL(0), low), counts_high = lane_lt(ALL(0), high);
   const real sides = where_on(counts_low, ALL(1)) + where_on(counts_high, ALL(1)) + where_on(is_equality(r), ALL(1));
   const row_pull pull = {s->row_unit * sides, s->row_unit * (high - low + equality_lack(r, value))};
   return pull;
+}
+
+/* Of equalities the rows of a stage add this. */
+RARE void add_equalities(const barrier_state *s, int t, row_terms *terms) {
+  reals row = first_row(s, t), limit = first_limit(s, t);
+  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+    const row_room r = room_of(limit);
+    const mask equal = is_equality(&r);
+    const real force = s->equality_weight * equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
+    terms->stiffness[i] = lane_select(equal, s->equality_weight, terms->stiffness[i]);
+    terms->force[i] = lane_select(equal, force, terms->force[i]);
+    row[HIGH_INVERSE] = lane_select(equal, ALL(0), row[HIGH_INVERSE]);
+    row[HIGH_RATIO] = lane_select(equal, ALL(0), row[HIGH_RATIO]);
+    row[HIGH_FORCE] = lane_select(equal, ALL(0), row[HIGH_FORCE]);
+  }
 }
 
 /* In the lanes that restore, what the rows of a stage add is this. */
@@ -264,15 +290,18 @@ INLINE row_sizes no_sizes(void) {
 
 /* Adds those of a row's two sides. One that is off has a product of zero, and is left out of the least by its infinite
  * `off`; an equality has its multiplier as the high one's. */
-INLINE void note_sizes(row_sizes *sizes, const row_room *r, real low_slack, real low, real high_slack, real high) {
-  const real low_product = low_slack * low, high_product = where_on(r->has_upper, high_slack * high);
+INLINE void note_sizes(row_sizes *sizes, const row_room *r, int equalities, real low_slack, real low, real high_slack,
+                       real high) {
+  const real low_product = low_slack * low;
+  real high_product = high_slack * high;
+  if (equalities) high_product = where_on(r->has_upper, high_product);
   const real least = lane_min(lane_max(r->low_off, low_product), lane_max(r->high_off, high_product));
-  sizes->multiplier_sum += low + lane_abs(high);
+  sizes->multiplier_sum += low + (equalities ? lane_abs(high) : high);
   sizes->least_product = lane_min(least, sizes->least_product);
   sizes->largest_product = lane_max(lane_max(low_product, high_product), sizes->largest_product);
 }
 
-/* Those of all rows of the iterate, where its multipliers or slacks are others than the last step has left. */
+/* Those of all rows of the iterate. */
 RARE void find_sizes(barrier_state *s) {
   row_sizes sizes = no_sizes();
   for (int t = 0; t <= s->horizon; t++) {
@@ -280,34 +309,22 @@ RARE void find_sizes(barrier_state *s) {
     for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
       const row_room r = room_of(limit);
       const reals now = row + s->at_iterate;
-      note_sizes(&sizes, &r, now[LOW_SLACK], row[LOW_MULTIPLIER], now[HIGH_SLACK], row[HIGH_MULTIPLIER]);
+      note_sizes(&sizes, &r, s->equalities, now[LOW_SLACK], row[LOW_MULTIPLIER], now[HIGH_SLACK], row[HIGH_MULTIPLIER]);
     }
   }
   s->sizes = sizes;
-  s->sizes_known = 1;
-}
-
-/* Before a sweep; not in it, or gcc would make a second, cold one of it. */
-INLINE void ready_sizes(barrier_state *s) {
-  if (!s->sizes_known) find_sizes(s);
 }
 
 /* What the rows of a stage add to its model. */
 OUTLINED void add_rows(barrier_state *s, int t, row_terms *terms) {
   reals row = first_row(s, t), limit = first_limit(s, t);
-  const int count = row_count(s, t), begins = s->begins, equalities = s->equalities;
+  const int count = row_count(s, t);
   const real mu = s->mu;
-  for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
+  KEEP_ROWS for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);
     const row_sides sides = sides_of(s, &r, row);
-    const side_terms of_low = terms_of(mu, &sides.low), of_high = terms_of(mu, &sides.high);
+    const side_terms of_low = terms_of(mu, &sides.low, 0), of_high = terms_of(mu, &sides.high, 1);
     const real low = row[LOW_MULTIPLIER], high = row[HIGH_MULTIPLIER];
-    real stiffness = of_low.weight + of_high.weight, force = of_high.force - of_low.force;
-    if (equalities) {
-      const real equal = where_on(is_equality(&r), s->equality_weight);
-      stiffness += equal;
-      force += equal * equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
-    }
     row[LOW_INVERSE] = of_low.inverse;
     row[HIGH_INVERSE] = of_high.inverse;
     row[LOW_RATIO] = of_low.ratio;
@@ -315,20 +332,18 @@ OUTLINED void add_rows(barrier_state *s, int t, row_terms *terms) {
     row[LOW_FORCE] = of_low.force;
     row[HIGH_FORCE] = of_high.force;
     terms->dual[i] = high - low;
-    terms->stiffness[i] = begins ? lane_select(s->lanes.begins, ALL(0), stiffness) : stiffness;
-    terms->force[i] = force;
+    terms->stiffness[i] = of_low.weight - of_high.weight;
+    terms->force[i] = of_high.force - of_low.force;
 #if SOFT_ROWS
     note_excess(&s->summary, &r.price, r.has_lower, row[s->at_iterate + LOW_EXCESS], row[LOW_HOLD], low);
     note_excess(&s->summary, &r.price, r.has_upper, row[s->at_iterate + HIGH_EXCESS], row[HIGH_HOLD], high);
 #endif
   }
   for (int i = count; i < ROWS; i++) terms->dual[i] = terms->stiffness[i] = terms->force[i] = ALL(0);
+  if (s->equalities) add_equalities(s, t, terms);
+  if (s->begins) EACH(i, ROWS) terms->stiffness[i] = lane_select(s->lanes.begins, ALL(0), terms->stiffness[i]);
   if (s->restores) add_restoring_rows(s, t, terms);
 }
-
-#else
-
-INLINE void ready_sizes(barrier_state *s) { (void)s; }
 
 #endif
 

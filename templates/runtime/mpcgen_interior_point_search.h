@@ -120,7 +120,7 @@ OUTLINED void evaluate_step(barrier_state *s) {
 RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold, mask stay) {
   evaluation e;
   begin_evaluation(&e);
-  s->moves = lane_all();
+  s->moves = lane_not(s->lanes.begins); /* slacks of rows as they are loaded have no step */
   EACH(i, NX) s->new_path[i] = s->path[i];
   for (int t = 0; t < s->horizon; t++) {
     const reals x = s->new_path + t * PAIR, next = x + PAIR;
@@ -163,7 +163,6 @@ OUTLINED void adopt_candidates(barrier_state *s, mask where) {
   for (int i = 0; i < controls; i++) s->u[i] = lane_select(where, s->new_u[i], s->u[i]);
 #if CONSTRAINED
   reals row = s->row;
-  s->sizes_known = 0;
   for (int i = 0; i < s->horizon * NPATH + NEND; i++, row += ROW_REALS) {
     const reals now = row + s->at_iterate, then = row + s->at_candidate;
     EACH(j, POINT_REALS) now[j] = lane_select(where, then[j], now[j]);

@@ -132,13 +132,13 @@ INLINE void centre_side(barrier_state *s, const row_price *price, mask where, re
 
 /* The hold of a side after the step, kept near mu over its excess. */
 INLINE void step_hold(const row_price *price, mask on, mask where, real length, real excess, real d_hold, real mu, real range,
-                      reals hold, real *least, real *largest) {
+                      reals hold, product_range *products) {
   const mask soft = lane_and(on, price->soft);
   const real aim = mu / lane_select(soft, excess, ALL(1));
   const real found = where_on(soft, lane_clip(hold[0] + length * d_hold, aim / range, aim * range));
   hold[0] = lane_select(where, found, hold[0]);
-  *least = lane_min(*least, lane_select(soft, excess * found, ALL(INFINITY)));
-  *largest = lane_max(*largest, excess * found);
+  products->least = lane_min(products->least, lane_select(soft, excess * found, ALL(INFINITY)));
+  products->largest = lane_max(products->largest, excess * found);
 }
 
 #endif

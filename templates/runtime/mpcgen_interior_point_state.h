@@ -103,20 +103,21 @@ enum {
 };
 
 /* What it has in the workspace, side by side, since all is read where any is: two points, of which now the one is the
- * iterate and now the other; and the rest. A step of something is its name after D_. */
+ * iterate and now the other; and the rest. A step of something is its name after D_; of slacks and multipliers it is found
+ * in two parts, by the sweep and after it, in the same places. */
 enum {
   LOW_MULTIPLIER = 2 * POINT_REALS,
   HIGH_MULTIPLIER, /* of an equality: its own */
-  LOW_INVERSE,     /* 1 / (slack + delta multiplier), from the sweep, as the next two; all zero where the side is off */
+  LOW_INVERSE,     /* 1 / (slack + delta multiplier), with the sign of the side's room; zero where it is off, as what follows */
   HIGH_INVERSE,
-  LOW_RATIO,       /* the step of the slack over the slack, and that of the multiplier, where the row does not move */
-  HIGH_RATIO,
-  LOW_FORCE,
-  HIGH_FORCE,
   D_LOW_SLACK,
   D_HIGH_SLACK,
   D_LOW_MULTIPLIER,
   D_HIGH_MULTIPLIER,
+  LOW_RATIO = D_LOW_SLACK, /* the step of the slack over the slack, and that of the multiplier, where the row does not move */
+  HIGH_RATIO,
+  LOW_FORCE,
+  HIGH_FORCE,
 #if SOFT_ROWS
   D_LOW_EXCESS,
   D_HIGH_EXCESS,
@@ -128,10 +129,13 @@ enum {
   ROW_REALS
 };
 
-/* A row's bounds, as rows and their steps read them, found when a problem is loaded. */
+/* A row's bounds, as rows and their steps read them, found when a problem is loaded. A side has the room sign c + shift: that
+ * to its bound, or one where it is off, as its slack is then. */
 enum {
-  LOWER,
-  UPPER,
+  LOW_SIGN, /* 1; 0 where it is off */
+  LOW_SHIFT,
+  HIGH_SIGN, /* -1, or 0 */
+  HIGH_SHIFT,
   LOW_OFF,  /* zero where the side is on, infinite where it is off */
   HIGH_OFF,
   EQUAL,    /* the value where the bounds meet; infinite elsewhere */
@@ -158,7 +162,7 @@ enum {
   ARRAY(d_u, n * NU)                                                           \
   ARRAY(lower_multiplier, n * NU)      /* of the bounds; not negative */       \
   ARRAY(upper_multiplier, n * NU)                                              \
-  ARRAY(d_lower, n * NU)               /* steps of the multipliers */          \
+  ARRAY(d_lower, n * NU)               /* steps of the multipliers; before them, 1 over the slacks */ \
   ARRAY(d_upper, n * NU)                                                       \
   ARRAY(gradient, n * NU)              /* dL/du, bounds aside */               \
   ARRAY(row, (n * NPATH + NEND) * ROW_REALS)   /* of constraints: see first_row */ \
@@ -174,8 +178,7 @@ typedef struct {
   int at_iterate, at_candidate;     /* where rows have the iterate, and where the candidate: 0 and POINT_REALS, or not */
   int begins, restores;             /* whether any lane does, in the present pass */
   int equalities;                   /* whether any lane's rows have bounds that meet */
-  row_sizes sizes;                  /* of the iterate's rows, */
-  int sizes_known;                  /* where they are */
+  row_sizes sizes;                  /* of the iterate's rows */
   real row_sides;                   /* sides of rows that are on, equalities included */
   real unit[NU];                    /* of a control that has no range */
   mask moves;                       /* lanes whose candidate is another point; those of the others are their iterates */
@@ -184,7 +187,6 @@ typedef struct {
   real longest;                     /* what the slacks allow of the step */
   real mu, delta, equality_weight;  /* of the sweep and the step after it, in the problem's units; see ready_pass */
   real row_unit, restoring_room;    /* of a restoration */
-  real least_share;                 /* of a slack or multiplier, that a step has to leave */
   real violation_slope;             /* of half the rows' squares along the step of a restoration */
   real step_size;                   /* max |du| over the control's unit */
   barrier_point point, candidate;
@@ -215,7 +217,7 @@ FUNCTION void lay_out_barrier(barrier_state *s, const solve_arguments *a, reals 
   s->initial_barrier = (scalar)a->initial_barrier;
   s->at_iterate = 0;
   s->at_candidate = POINT_REALS;
-  s->equalities = s->sizes_known = 0;
+  s->equalities = 0;
   s->row_sides = ALL(0);
   BARRIER_ARRAYS(PLACE_ARRAY)
 }

@@ -64,6 +64,8 @@ INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu,
     const real low = unless_restoring(s, s->lower_multiplier[at]), high = unless_restoring(s, s->upper_multiplier[at]);
     const real gradient = q->gradient_u[i], dual = lane_abs(where_on(r->is_free, gradient + high - low)) * r->unit;
     s->gradient[at] = gradient;
+    s->d_lower[at] = over_low;
+    s->d_upper[at] = over_high;
     quu[TRIANGLE(i, i)] += low * over_low + high * over_high + shift * (r->over_unit * r->over_unit);
     qu[i] = gradient + where_on(r->has_upper, mu * over_high) - where_on(r->has_lower, mu * over_low) + q->offset_u[i];
     is_free[i] = lane_and(r->is_free, lane_not(held_in_restoration(s, r, near_low, near_high, qu[i])));
@@ -221,23 +223,22 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
 }
 
 /* The part of a stage's controls in the step: how far the slacks and multipliers let it go, and its slope. */
-INLINE void control_step(barrier_state *s, int t, real *slack_share, real *slope) {
-  const real mu = s->mu;
+INLINE void control_step(barrier_state *s, int t, step_reach *reach) {
+  const real mu = reach->mu;
   control_room room[NU];
   find_room(s, t, room);
   EACH(i, NU) {
     const control_room *r = &room[i];
     const int at = t * NU + i;
-    const real u = s->u[at], du = s->d_u[at], low = s->lower_multiplier[at], high = s->upper_multiplier[at];
-    const real over_low = where_on(r->has_lower, ALL(1) / below(r, u));
-    const real over_high = where_on(r->has_upper, ALL(1) / above(r, u));
+    const real du = s->d_u[at], low = s->lower_multiplier[at], high = s->upper_multiplier[at];
+    const real over_low = where_on(r->has_lower, s->d_lower[at]), over_high = where_on(r->has_upper, s->d_upper[at]);
     const real d_low = where_on(r->has_lower, (mu - low * du) * over_low - low);
     const real d_high = where_on(r->has_upper, (mu + high * du) * over_high - high);
-    *slope += (s->gradient[at] + mu * (over_high - over_low)) * du;
-    *slack_share = lane_max(-du * over_low, lane_max(du * over_high, *slack_share));
-    shorten(r->has_lower, low, d_low, s->least_share, &s->dual_length);
-    shorten(r->has_upper, high, d_high, s->least_share, &s->dual_length);
-    s->step_size = lane_max(lane_abs(du) * r->over_unit, s->step_size);
+    reach->slope += (s->gradient[at] + mu * (over_high - over_low)) * du;
+    reach->slack_share = lane_max(-du * over_low, lane_max(du * over_high, reach->slack_share));
+    shorten(r->has_lower, low, d_low, reach->least_share, &reach->dual_length);
+    shorten(r->has_upper, high, d_high, reach->least_share, &reach->dual_length);
+    reach->size = lane_max(lane_abs(du) * r->over_unit, reach->size);
     s->d_lower[at] = d_low;
     s->d_upper[at] = d_high;
   }
@@ -256,10 +257,8 @@ INLINE real state_slope(const barrier_state *s, int t) {
 
 /* The step: the policy through the linear model of the dynamics, which closes the gaps; how long it may be. */
 OUTLINED void barrier_step(barrier_state *s) {
-  real slack_share = ALL(0), slope = ALL(0);
-  s->least_share = lane_min(ALL(0.01), s->lanes.barrier);
-  s->dual_length = ALL(1);
-  s->step_size = s->violation_slope = ALL(0);
+  step_reach reach = {s->mu, lane_min(ALL(0.01), s->lanes.barrier), ALL(0), ALL(1), ALL(0), ALL(0)};
+  s->violation_slope = ALL(0);
   EACH(i, NX) s->d_x[i] = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
     const reals d_x = s->d_x + t * NX, d_u = s->d_u + t * NU, next = s->d_x + (t + 1) * NX;
@@ -270,18 +269,20 @@ OUTLINED void barrier_step(barrier_state *s) {
     }
     stage_tangent(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, next);
     EACH(i, NX) next[i] += gap_at(s->path, t, i);
-    control_step(s, t, &slack_share, &slope);
+    control_step(s, t, &reach);
 #if CONSTRAINED
-    row_step(s, t, &slack_share, &slope);
+    row_step(s, t, &reach);
 #endif
-    slope += state_slope(s, t + 1);
+    reach.slope += state_slope(s, t + 1);
   }
 #if CONSTRAINED
-  row_step(s, s->horizon, &slack_share, &slope);
+  row_step(s, s->horizon, &reach);
 #endif
-  s->longest = lane_min(ALL(1), (ALL(1) - s->least_share) / slack_share);
+  s->longest = lane_min(ALL(1), (ALL(1) - reach.least_share) / reach.slack_share);
   if (CONSTRAINED) s->longest = lane_select(s->lanes.restoring, ALL(1), s->longest);
-  s->slope = slope / s->lanes.cost_unit;
+  s->dual_length = reach.dual_length;
+  s->step_size = reach.size;
+  s->slope = reach.slope / s->lanes.cost_unit;
 }
 
 /* Keeps multipliers of controls' bounds near mu over their slacks in the lanes where some are not. */
@@ -327,7 +328,7 @@ OUTLINED product_range step_multipliers(barrier_state *s, mask where) {
   const mask beyond = lane_and(where, lane_not(near)); /* and no others: they do not depend on their neighbours */
   if (lane_any(beyond)) products = keep_bounds_near(s, beyond, range);
 #if CONSTRAINED
-  step_row_multipliers(s, where, range, &products.least, &products.largest);
+  step_row_multipliers(s, where, range, &products);
 #endif
   return products;
 }

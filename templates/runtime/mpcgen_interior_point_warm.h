@@ -68,20 +68,21 @@ FUNCTION void rows_near(barrier_state *s, mask where, int t) {
   reals row = first_row(s, t), limit = first_limit(s, t);
   for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room room = room_of(limit), *r = &room;
-    const real value = row[s->at_iterate + ROW_VALUE], dual = row[HIGH_MULTIPLIER], pressure = dual / cost_unit;
-    real low_room = where_on(r->has_lower, value - r->lower), high_room = where_on(r->has_upper, r->upper - value);
+    const reals now = row + s->at_iterate;
+    const real value = now[ROW_VALUE], dual = row[HIGH_MULTIPLIER], pressure = dual / cost_unit;
+    real room_low = low_room(r, value), room_high = high_room(r, value);
 #if SOFT_ROWS
-    excess_near(&r->price, lane_and(where, r->has_lower), low_room, lane_max(-dual, ALL(0)), mu, cost_unit,
-                row + s->at_iterate + LOW_EXCESS, row + LOW_HOLD);
-    excess_near(&r->price, lane_and(where, r->has_upper), high_room, lane_max(dual, ALL(0)), mu, cost_unit,
-                row + s->at_iterate + HIGH_EXCESS, row + HIGH_HOLD);
-    low_room = lane_select(r->price.soft, lane_max(low_room, ALL(0)), low_room);
-    high_room = lane_select(r->price.soft, lane_max(high_room, ALL(0)), high_room);
+    excess_near(&r->price, lane_and(where, r->has_lower), room_low, lane_max(-dual, ALL(0)), mu, cost_unit,
+                now + LOW_EXCESS, row + LOW_HOLD);
+    excess_near(&r->price, lane_and(where, r->has_upper), room_high, lane_max(dual, ALL(0)), mu, cost_unit,
+                now + HIGH_EXCESS, row + HIGH_HOLD);
+    room_low = lane_select(r->price.soft, lane_max(room_low, ALL(0)), room_low);
+    room_high = lane_select(r->price.soft, lane_max(room_high, ALL(0)), room_high);
 #endif
-    const real low = lane_select(r->has_lower, slack_near(low_room, lane_max(-pressure, ALL(0)), mu), ALL(1));
-    const real high = lane_select(r->has_upper, slack_near(high_room, lane_max(pressure, ALL(0)), mu), ALL(1));
-    row[s->at_iterate + LOW_SLACK] = lane_select(where, low, row[s->at_iterate + LOW_SLACK]);
-    row[s->at_iterate + HIGH_SLACK] = lane_select(where, high, row[s->at_iterate + HIGH_SLACK]);
+    const real low = lane_select(r->has_lower, slack_near(room_low, lane_max(-pressure, ALL(0)), mu), ALL(1));
+    const real high = lane_select(r->has_upper, slack_near(room_high, lane_max(pressure, ALL(0)), mu), ALL(1));
+    now[LOW_SLACK] = lane_select(where, low, now[LOW_SLACK]);
+    now[HIGH_SLACK] = lane_select(where, high, now[HIGH_SLACK]);
     const real of_low = where_on(r->has_lower, mu * cost_unit / low);
     const real of_high = where_on(r->has_upper, mu * cost_unit / high);
     row[LOW_MULTIPLIER] = lane_select(where, of_low, row[LOW_MULTIPLIER]);
@@ -99,6 +100,9 @@ RARE void start_near(barrier_state *s, mask where) {
 #endif
   evaluate_rollout(s, ALL(0), ALL(0), where, lane_none(), where);
   adopt_candidates(s, where);
+#if CONSTRAINED
+  find_sizes(s);
+#endif
 }
 
 #endif
