@@ -142,15 +142,19 @@ def test_forward_mode_is_the_transpose_of_reverse_mode():
     torch.testing.assert_close(forward, reverse, rtol=0, atol=1e-7 * float(reverse.abs().max()))
 
 
-def test_a_lane_does_not_see_its_neighbours():
+@pytest.mark.parametrize(("dtype", "spread"), [("float64", 0.2), ("float32", 0.02)])
+def test_a_lane_does_not_see_its_neighbours(dtype, spread):
+    # in float32 rows are regularised less and less where steps shrink slowly for it, by passes of the lane's own
     make = problems.safe_cartpole
-    mpc = module(make).MPC(max_iterations=500, on_unconverged="ignore")
-    x0 = start(make) + 0.2 * torch.randn(
-        24, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64
-    )
+    mpc = module(make, dtype).MPC(max_iterations=500, on_unconverged="ignore")
+    noise = torch.randn(48, 4, generator=torch.Generator().manual_seed(2), dtype=getattr(torch, dtype))
+    x0 = start(make).to(noise) + spread * noise
     together, reordered = mpc(x0), mpc(x0.flip(0))
+    alone = [mpc(one.expand(2, -1)) for one in x0]
     for name in ("x", "u", "cost", "iterations", "residual", "row_duals", "row_violation"):
-        assert torch.equal(getattr(together, name), getattr(reordered, name).flip(0)), name
+        value = getattr(together, name)
+        assert torch.equal(value, getattr(reordered, name).flip(0)), name
+        assert torch.equal(value, torch.stack([getattr(solution, name)[0] for solution in alone])), name
 
 
 def test_nor_does_its_gradient():

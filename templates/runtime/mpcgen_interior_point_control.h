@@ -272,7 +272,7 @@ INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   const mask crawls = lane_and(lane_and(full, slow), lane_lt(ALL(0), lanes->moved));
   const real now = lanes->looseness, looser = lane_min(lane_max(R(100) * now, ALL(FIRST_LOOSENESS)), ALL(MOST_LOOSENESS));
   const real least = lane_select(crawls, ALL(LEAST_LOOSENESS), lane_min(now, ALL(1)));
-  const real back = lane_select(regular, now, lane_max(now, ALL(1)));
+  const real back = lane_select(lane_and(ready, lane_not(regular)), lane_max(now, ALL(1)), now);
   lanes->looseness = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, least), back));
 }
 
@@ -299,8 +299,8 @@ INLINE void note_least_violation(barrier_state *s, mask restored) {
 }
 
 /* And where no step lowers it any more. */
-INLINE void note_unrestorable(barrier_state *s) {
-  const mask failed = lane_more(s->lanes.restoring_failures, ALL_COUNTS(RESTORING_FAILURES));
+INLINE void note_unrestorable(barrier_state *s, mask ready) {
+  const mask failed = lane_and(ready, lane_more(s->lanes.restoring_failures, ALL_COUNTS(RESTORING_FAILURES)));
   s->lanes.unrestorable = lane_or(s->lanes.unrestorable, lane_and(failed, is_violated(s)));
 }
 
@@ -359,7 +359,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   step_costates(s, regular);
   const product_range products = step_multipliers(s, lane_and(moved, lane_not(restored)));
   lanes->adjoint = lane_or(lanes->adjoint, rolled);
-  if (CONSTRAINED) note_unrestorable(s);
+  if (CONSTRAINED) note_unrestorable(s, ready);
   remember_shift(s, stepped, rolled, restored);
   note_failures(s, failed, moved, timid, quiet);
   lanes->iterations -= ready;

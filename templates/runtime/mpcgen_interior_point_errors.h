@@ -129,7 +129,7 @@ INLINE mask note_settled(barrier_state *s, mask ready, const barrier_errors *e, 
   const mask stays = lane_or(lane_le(product, dual_tolerance(s, tolerance)), lane_not(falls));
   const mask settles = lane_and(lane_and(quiet, plain), stays);
   lanes->best_product = lane_select(ready, lane_min(product, lanes->best_product), lanes->best_product);
-  lanes->settled = lane_and(lanes->settled - settles, settles);
+  lanes->settled = lane_and(lanes->settled - settles, lane_or(settles, lane_not(ready)));
   return quiet;
 }
 
