@@ -10,6 +10,7 @@ from mpcgen.compiler import Compilation
 from mpcgen.derivative.symbols import Symbols
 from mpcgen.errors import InternalError
 from mpcgen.stages import contract
+from mpcgen.stages.network import PRICED, PRICED_INPUTS
 
 HEADERS = sorted((Path(__file__).parent.parent / "templates" / "runtime").glob("*.h"))
 NAMES = {*contract(False), *contract(True)}
@@ -30,9 +31,12 @@ def arguments(text, start):
 def calls():
     """(name, number of arguments, header) of each call of a stage function."""
     for path in HEADERS:
-        text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-        for match in CALL.finditer(text):
-            yield match[1], arguments(text, match.end() - 1), path.name
+        template = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for body, inputs in zip(PRICED.values(), PRICED_INPUTS.values(), strict=True):
+            text = re.sub(r"\bBODY\((\w+)\)", rf"{body.prefix}_\1", template)
+            text = re.sub(r"\bINPUT\((\w+)\)", rf"{inputs.prefix}_\1", text)
+            for match in CALL.finditer(text):
+                yield match[1], arguments(text, match.end() - 1), path.name
 
 
 def test_headers_call_stage_functions_with_as_many_arguments_as_the_contract_says():

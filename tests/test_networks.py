@@ -1,5 +1,6 @@
 """Networks in dynamics: loops over their layers have the values and derivatives of what is written out."""
 
+import contextlib
 import shutil
 import subprocess
 
@@ -14,8 +15,11 @@ from examples import learned_model, lstm
 from mpcgen.compiler import Compilation
 from mpcgen.export import export
 from mpcgen.ir.model import ACTIVATIONS
+from mpcgen.problem import networks
 from mpcgen.problem.lowering import lower_spec
 
+# torch imports its own deprecated parts when it differentiates forwards.
+OF_TORCH = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 HIDDEN = [nn.Tanh(), nn.Sigmoid(), nn.ReLU(), nn.Softplus(), nn.SiLU(), nn.GELU(), nn.ELU()]
 
 
@@ -45,24 +49,25 @@ def layered(module, n, **options):
 
 @pytest.fixture(scope="module")
 def deep():
-    """A module, its problem and its controller."""
+    """The weights of a module, its problem and its controller."""
     torch.manual_seed(0)
     module = Deep().double()
     with torch.no_grad():
         for parameter in module.net.parameters():
             parameter.mul_(2.0)
     problem = layered(module, 2)
-    return module, problem, mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-10, method="ddp")
+    weights = mpcgen.torch_parameters(module)
+    return weights, problem, mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-10, method="ddp")
 
 
 def assembled():
     """Rates of (a, b) by an ensemble on features and another network, and the weights of both."""
     torch.manual_seed(1)
     members = [
-        nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 9), nn.SiLU(), nn.Linear(9, 2)).double()
+        nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.SiLU(), nn.Linear(5, 2)).double()
         for _ in range(3)
     ]
-    drag = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    drag = nn.Sequential(nn.Linear(2, 4), nn.Softplus(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     stacked, _ = stack_module_state(members)
     gain = torch.tensor([0.4, 0.7], dtype=torch.float64, requires_grad=True)
 
@@ -76,12 +81,51 @@ def assembled():
     return rates, {**named, **{f"drag.{name}": w for name, w in drag.named_parameters()}, "gain": gain}
 
 
+def scalar(inputs, width=4):
+    """A network with one output."""
+    net = nn.Sequential(
+        nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
+    )
+    return net.double()
+
+
+@contextlib.contextmanager
+def small_loops():
+    """Small networks are loops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "LOOPED_FROM", 16)
+        patch.setattr(networks, "LEAST", 16)
+        yield
+
+
+def with_costs(problem, x, u):
+    """Add costs by networks of features to those of a problem of a goal and two states x; return their weights."""
+    price, value = scalar(4), scalar(3)
+
+    def stage(x, u, goal):
+        return price(torch.cat([torch.sin(x[:1]), goal * torch.cos(x[:1]), x[1:2], u])).squeeze() ** 2
+
+    def end(x, goal):
+        return value(torch.stack([torch.sin(x[0]), x[1], x[0] - goal])).squeeze()
+
+    given = {"parameters": ["goal"]}
+    found = mpcgen.torch_cost(problem, stage, dict(price.named_parameters()), name="price", **given)
+    problem.stage_cost += 0.5 * found * (1 + x[1] ** 2) + 0.1 * u**2
+    problem.terminal_cost += mpcgen.torch_cost(
+        problem, end, dict(value.named_parameters()), controls=False, name="value", **given
+    )
+    return {**mpcgen.torch_parameters(price, "price"), **mpcgen.torch_parameters(value, "value")}
+
+
 @pytest.fixture(scope="module")
 def integrated():
-    """Such rates, in two steps, with a cost of a network that is integrated and a state that stays discrete."""
+    """Such rates, in two steps, with a cost of a network that is integrated and a state that stays discrete.
+
+    And with networks in the costs of stages and of the end.
+    """
     rates, weights = assembled()
-    price = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).double()
-    weights |= {f"price.{name}": weight for name, weight in price.named_parameters()}
+    price = scalar(2)
+    weights |= {f"rate.{name}": weight for name, weight in price.named_parameters()}
     problem = mpcgen.Problem("integrated", horizon=2)
     a, b, last = problem.states("a b last")
     (force,) = problem.controls("force")
@@ -91,7 +135,13 @@ def integrated():
     problem.dynamics = mpcgen.midpoint(problem, rows[:2], 0.2, substeps=2, discrete={last: force})
     problem.stage_cost = mpcgen.running_cost(a**2 + b**2 + rows[2]) + 0.3 * (force - last) ** 2
     problem.terminal_cost = a**2 + 2 * b**2
-    return weights, problem, mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-10, method="ddp")
+    given = {**mpcgen.torch_parameters(weights), **with_costs(problem, (a, b), force)}
+    with small_loops():
+        model = lower_spec(problem.spec())
+        assert len(model.substeps.networks) == 5
+        assert [len(priced.networks) for priced in model.priced] == [1, 1]
+        package = mpcgen.compile(problem, dtypes=torch.float64)
+    return given, problem, package.MPC(tol=1e-10, method="ddp")
 
 
 def losses(mpc, x0, weights):
@@ -104,13 +154,12 @@ def losses(mpc, x0, weights):
 
 @pytest.mark.parametrize("which", ["deep", "integrated"])
 def test_solutions_and_gradients_are_those_of_the_reference(which, request):
-    module, problem, mpc = request.getfixturevalue(which)
-    networks = lower_spec(problem.spec()).substeps.networks
-    assert len(networks) == {"deep": 1, "integrated": 5}[which]
-    assert which == "integrated" or {layer.activation for layer in networks[0].layers} == set(ACTIVATIONS)
+    weights, problem, mpc = request.getfixturevalue(which)
+    if which == "deep":
+        (network,) = lower_spec(problem.spec()).substeps.networks
+        assert {layer.activation for layer in network.layers} == set(ACTIVATIONS)
     n = len(problem.state_symbols)
     x0 = torch.linspace(-0.9, 0.8, 2 * n, dtype=torch.float64).reshape(2, n)
-    weights = mpcgen.torch_parameters(module)
     solution, own = losses(mpc, x0, weights)
     reference, implicit = losses(mpcgen.reference.MPC(problem, tol=1e-12, differentiable="last"), x0, weights)
     assert bool(solution.converged.all())
@@ -122,31 +171,59 @@ def test_solutions_and_gradients_are_those_of_the_reference(which, request):
 def test_a_warp_finds_what_the_cpu_finds(integrated):
     weights, problem, mpc = integrated
     x0 = torch.linspace(-0.9, 0.8, 9, dtype=torch.float64).reshape(3, 3)
-    device = mpcgen.compile(problem, targets=("cuda-host",), cuda_kernel="warp").MPC(tol=1e-10, method="ddp")
-    (solution, own), (found, others) = (
-        losses(module, x0, mpcgen.torch_parameters(weights)) for module in (mpc, device)
-    )
+    with small_loops():
+        package = mpcgen.compile(problem, targets=("cuda-host",), cuda_kernel="warp")
+    device = package.MPC(tol=1e-10, method="ddp")
+    (solution, own), (found, others) = (losses(module, x0, weights) for module in (mpc, device))
     torch.testing.assert_close(found.x, solution.x, rtol=1e-9, atol=1e-9)
     for gradient, other in zip(own, others, strict=True):
         torch.testing.assert_close(other, gradient, rtol=1e-7, atol=1e-7 * float(gradient.abs().max()))
 
 
+@OF_TORCH
+def test_costs_by_networks_beside_constraints():
+    torch.manual_seed(2)
+    problem = mpcgen.Problem("priced_rows", horizon=4)
+    x, (u,) = problem.states("a b"), problem.controls("u", lower=-1, upper=1)
+    problem.parameter("goal", default=0.3)
+    problem.dynamics = [x[0] + 0.3 * x[1], x[1] + 0.3 * u - 0.1 * x[0] ** 3]
+    problem.stage_cost = problem.terminal_cost = x[0] ** 2 + x[1] ** 2
+    problem.constraint("row", x[0] + x[1] ** 2, lower=0.3)
+    weights = {name: tensor.detach() for name, tensor in with_costs(problem, x, u).items()}
+    with small_loops():
+        mpc = mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-11)
+    x0 = torch.tensor([[0.5, -0.3], [0.4, 0.1]], dtype=torch.float64)
+    solution = mpc(x0, **weights)
+    reference = mpcgen.reference.InteriorPoint(problem, tol=1e-11)(x0, **weights)
+    assert bool(solution.converged.all()) and float(solution.duals["row"].abs().max()) > 1e-2
+    torch.testing.assert_close(solution.x, reference.x, rtol=1e-7, atol=1e-7)
+    given = {name: tensor.requires_grad_() for name, tensor in weights.items()}
+    along = {name: torch.randn_like(tensor) for name, tensor in given.items()}
+    ends = [
+        mpc(x0, **{name: tensor.detach() + step * along[name] for name, tensor in given.items()}).x.sum()
+        for step in (-1e-5, 1e-5)
+    ]
+    slopes = torch.autograd.grad(mpc(x0, **given).x.sum(), list(given.values()))
+    slope = sum((g * along[name]).sum() for g, name in zip(slopes, given, strict=True))
+    torch.testing.assert_close(slope, (ends[1] - ends[0]) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
 def test_each_problem_of_a_batch_may_have_weights_of_its_own(deep):
-    module, _, mpc = deep
-    shared = {name: tensor.detach() for name, tensor in mpcgen.torch_parameters(module).items()}
+    weights, _, mpc = deep
+    shared = {name: tensor.detach() for name, tensor in weights.items()}
     other = {name: 0.7 * tensor for name, tensor in shared.items()}
     own = {
         name: torch.stack([shared[name], other[name]] * 10) for name in shared
     }  # more than there are lanes
     starts = torch.linspace(-0.9, 0.8, 40, dtype=torch.float64).reshape(20, 2)
     together = mpc(starts, **own)
-    for k, weights in enumerate((shared, other)):
-        torch.testing.assert_close(together.x[k::2], mpc(starts[k::2], **weights).x, rtol=1e-12, atol=1e-12)
+    for k, alike in enumerate((shared, other)):
+        torch.testing.assert_close(together.x[k::2], mpc(starts[k::2], **alike).x, rtol=1e-12, atol=1e-12)
 
 
 def test_a_horizon_with_more_points_than_are_kept(deep):
     module, _, mpc = deep
-    weights = {name: tensor.detach() for name, tensor in mpcgen.torch_parameters(module).items()}
+    weights = {name: tensor.detach() for name, tensor in module.items()}
     start, controls = (torch.full(shape, 0.3, dtype=torch.float64) for shape in ((1, 2), (1, 300, 1)))
     one = mpc(start, u_init=controls, **weights)
     many = mpc(start.repeat(9, 1), u_init=controls, **weights)
@@ -175,14 +252,13 @@ def test_exported_networks_are_strict_c(compiler, dtype, deep, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-# torch imports its own deprecated parts when it differentiates forwards.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+@OF_TORCH
 @pytest.mark.parametrize("which", ["deep", "integrated"])
 def test_forward_mode_is_the_transpose_of_reverse_mode(which, request):
-    module, problem, mpc = request.getfixturevalue(which)
+    learned, problem, mpc = request.getfixturevalue(which)
     n = len(problem.state_symbols)
     torch.manual_seed(3)
-    weights = {name: tensor.detach() for name, tensor in mpcgen.torch_parameters(module).items()}
+    weights = {name: tensor.detach() for name, tensor in learned.items()}
     inputs = {"x0": torch.linspace(-0.9, 0.8, 2 * n, dtype=torch.float64).reshape(2, n), **weights}
     along = {name: torch.randn_like(tensor) for name, tensor in inputs.items()}
 
@@ -239,7 +315,7 @@ def test_networks_are_looped_on_what_they_read_together_and_after_one_another():
         ("nested", "its inputs read another network"),
         ("wide", "what reads it reads 96 outputs of networks, more than 48"),
         ("implicit", "the integrator implicit_midpoint is implicit"),
-        ("cost", "a cost reads it"),
+        ("product", "a cost multiplies it with a running cost"),
         ("constraint", "a constraint reads it"),
     ],
 )
@@ -262,8 +338,10 @@ def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason
         problem.dynamics = mpcgen.torch_model(problem, function, weights=weights)
     elif where == "implicit":
         problem.dynamics = mpcgen.torch_model(problem, plain, "implicit_midpoint", 0.1, weights)
-    elif where == "cost":
-        problem.stage_cost += mpcgen.torch_cost(problem, row, name="cost", weights=weights)
+    elif where == "product":
+        problem.dynamics = mpcgen.rk4(problem, [states[1], u], 0.1)
+        price = mpcgen.torch_cost(problem, row, name="cost", weights=weights)
+        problem.stage_cost = mpcgen.running_cost(u**2) * price
     else:
         problem.constraint(
             "row", mpcgen.torch_expressions(problem, row, name="row", weights=weights), upper=1

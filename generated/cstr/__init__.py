@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "27d5fa16201748b2052cc67e33340ad2d7071c40fa4ca31838040ff9cb99b64d"),
+    library=load(__file__, "cstr", "5f8133fd080938a20df77b62abe748747c323d041e404aab346d54681f59cefe"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

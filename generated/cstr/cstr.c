@@ -398,7 +398,7 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   prepared[10] = R(0.2) * effort; /* fixed_10 */
 }
 
-/* Next state f(x_t, u_t, theta_t) and cost of a stage; all outside of the loop over substeps. */
+/* Next state f(x_t, u_t, theta_t) and cost of a stage; all outside of loops. */
 INLINE void outer_dynamics(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
     stored_reals restrict theta_t, reals restrict next_state, real *restrict cost) {
   (void)theta_t;
@@ -454,7 +454,7 @@ INLINE void terminal_expand(stored_reals restrict state, stored_reals restrict t
 }
 
 /* Matrices F = df/d(x, u), H = Hessian of the cost (lower triangle), and gradients of the Lagrangian; all outside
- * of the loop over substeps. */
+ * of loops. */
 FUNCTION void outer_derivatives_gauss_newton(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict costate,
     stage_model *restrict q) {
@@ -483,7 +483,7 @@ FUNCTION void outer_derivatives_gauss_newton(stored_reals restrict state, stored
   q->gradient_u[0] = fixed_10 * (coolant - R(300)); /* coolant */
 }
 
-/* Directional derivative of the dynamics, F d; all outside of the loop over substeps. */
+/* Directional derivative of the dynamics, F d; all outside of loops. */
 INLINE void outer_tangent(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
     stored_reals restrict theta_t, in_reals restrict d_state, in_reals restrict d_control,
     out_reals restrict d_next) {
@@ -498,7 +498,7 @@ INLINE void outer_tangent(stored_reals restrict state, stored_reals restrict con
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f) + d_lambda'f + loss_cost (cost + lambda'f); all
- * outside of the loop over substeps. */
+ * outside of loops. */
 FUNCTION void outer_gradient(stored_reals restrict state, stored_reals restrict control,
     stored_reals restrict theta, stored_reals restrict theta_t, stored_reals restrict costate,
     const real *restrict d_state, const real *restrict d_control, const real *restrict d_costate,
@@ -558,8 +558,7 @@ INLINE void bounds_gradient(stored_reals restrict theta, stored_reals restrict t
   (void)g_theta_t;
 }
 
-/* Change along d_theta of grad(cost + lambda'f), of f, and of cost + lambda'f itself; all outside of the loop over
- * substeps. */
+/* Change along d_theta of grad(cost + lambda'f), of f, and of cost + lambda'f itself; all outside of loops. */
 FUNCTION void outer_forward(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
     stored_reals restrict theta_t, const real *restrict costate, stored_reals restrict d_theta,
     stored_reals restrict d_theta_t, reals restrict r_state, reals restrict r_control, reals restrict affine,

@@ -1,14 +1,17 @@
-"""The functions of a stage that has a loop over substeps, as C text: what is outside of the loop, then the loop."""
+"""The functions of a stage that has loops, as C text: what is outside of the loops, then the loops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mpcgen.codegen.c_function import CFunction, call, comment, signature, with_products
 from mpcgen.stages import StageFunction
-from mpcgen.stages.contract import COMPOSED, DERIVE, DYNAMICS
+from mpcgen.stages.contract import COMPOSED, DERIVE, DYNAMICS, ENDED
+from mpcgen.stages.substeps import outer_name
 
 _POINT = ("state", "control", "theta", "theta_t")
+_END = ("state", "theta", "theta_t")
 _LOOPS = {
     DYNAMICS: ("advance_substeps", ("next_state", "cost")),
     DERIVE["gauss_newton"]: ("slopes_of_substeps", ("costate", "q")),
@@ -24,17 +27,62 @@ _LOOPS = {
     ),
 }
 """What `mpcgen_substeps.h` has for each function of `COMPOSED`, and what it takes besides the stage's point."""
+_PRICES = {
+    DYNAMICS: ("add_price", ("cost",)),
+    **dict.fromkeys(DERIVE.values(), ("expand_price", ("q",))),
+    "stage_gradient": (
+        "gradient_of_price",
+        ("d_state", "d_control", "loss_cost", "g_theta", "g_theta_t", "g_control"),
+    ),
+    "stage_forward": ("forward_of_price", ("d_theta", "d_theta_t", "r_state", "r_control", "d_cost")),
+}
+"""What `mpcgen_network_costs.h` has for those that a stage's cost is part of."""
+_END_PRICES = {
+    "terminal_cost": ("add_end_price", ("cost",)),
+    "terminal_expand": ("expand_end_price", ("hessian", "costate")),
+    "terminal_gradient": ("gradient_of_end_price", ("d_state", "loss_cost", "g_theta", "g_theta_t")),
+    "terminal_forward": ("forward_of_end_price", ("d_theta", "d_theta_t", "r_state", "d_cost")),
+}
+"""The same of the last state."""
 
 
-def composed_functions(table: Mapping[str, StageFunction], printed: set[str]) -> Iterator[CFunction]:
-    """The functions of a stage. printed: names of the outer functions that there are; table: the contract."""
-    for name in COMPOSED:
-        stage = table[name]
-        outer = table[name.replace("stage_", "outer_", 1)]
-        if outer.name not in printed:  # all outside of the loop is quadratic
-            outer = table[DERIVE["gauss_newton"].replace("stage_", "outer_", 1)]
-        loop, arguments = _LOOPS[name]
-        body = (call(outer.name, outer.arguments), call(loop, (*_POINT, *arguments)))
-        yield CFunction(name, comment(stage.purpose), signature("FUNCTION", stage), body)
-    for kind in DERIVE:
-        yield with_products(kind, table)
+def composed_functions(
+    table: Mapping[str, StageFunction], printed: set[str], substeps: bool, priced: Collection[str]
+) -> Iterator[CFunction]:
+    """The functions of a stage and of the last state that loops are part of.
+
+    printed: names of the outer functions that there are; table: the contract; substeps: whether there is a loop over
+    these; priced: of which sites, "stage" and "end", the costs are loops.
+    """
+    if substeps or "stage" in priced:
+        loops = [*([_LOOPS] if substeps else []), *([_PRICES] if "stage" in priced else [])]
+        for name in COMPOSED:
+            outer = table[outer_name(name)]
+            if outer.name not in printed:  # all outside of the loops is quadratic
+                outer = table[outer_name(DERIVE["gauss_newton"])]
+            yield _composed(table[name], outer, _POINT, loops)
+        for kind in DERIVE:
+            yield with_products(kind, table)
+    if "end" in priced:
+        for name in ENDED:
+            yield _composed(table[name], table[outer_name(name)], _END, [_END_PRICES])
+
+
+def _composed(
+    stage: StageFunction,
+    outer: StageFunction,
+    point: tuple[str, ...],
+    loops: Sequence[Mapping[str, tuple[str, tuple[str, ...]]]],
+) -> CFunction:
+    """A function of what is outside of loops, and of loops."""
+    calls = [call(outer.name, outer.arguments)]
+    for loop in loops:
+        if stage.name in loop:
+            name, arguments = loop[stage.name]
+            calls.append(call(name, (*point, *arguments)))
+    unused = [f"(void){name};" for name in stage.arguments if not any(name in _words(line) for line in calls)]
+    return CFunction(stage.name, comment(stage.purpose), signature("FUNCTION", stage), (*unused, *calls))
+
+
+def _words(statement: str) -> set[str]:
+    return set(re.findall(r"\w+", statement))

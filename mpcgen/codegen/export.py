@@ -166,8 +166,8 @@ def _part(kernels: Kernels, options: ExportOptions) -> int:
 
 
 def _wanted(kernels: Kernels, options: ExportOptions) -> Callable[[str], bool]:
-    """Which stage functions a solve calls: not those of derivatives. A loop over substeps is composed of all."""
-    if kernels.loop is not None or options.gradient:
+    """Which stage functions a solve calls: not those of derivatives. Loops are composed of all."""
+    if kernels.loop is not None or kernels.priced or options.gradient:
         return lambda name: True
     return lambda name: not _OF_DIFFERENTIALS.search(name)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mpcgen.derivative.kernels import Kernels
 from mpcgen.derivative.maps import MapDerivation
+from mpcgen.derivative.priced import PricedLoop
 from mpcgen.derivative.rates import BodyDerivation
 from mpcgen.derivative.substeps import Loop
 from mpcgen.ir.expr import Expr
@@ -31,6 +32,8 @@ def _sites(kernels: Kernels) -> Iterator[Site]:
     if loop is not None and isinstance(loop.rates, BodyDerivation):
         points = loop.substeps.count * len(loop.substeps.share)
         yield Site("RATES", loop.rates.networks, loop.rates.inputs, points)
+    for price in kernels.priced:
+        yield Site(f"{price.site.upper()}S", price.networks, price.inputs, int(price.site == "stage"))
 
 
 def network_tables(kernels: Kernels) -> dict[str, object] | None:
@@ -73,6 +76,7 @@ def network_tables(kernels: Kernels) -> dict[str, object] | None:
     units = max(sum(layer.rows for n in site.networks for layer in n.layers[:-1]) for site in sites)
     return {
         "sites": [site.name for site in sites],
+        "priced": [_priced(price) for price in kernels.priced],
         "count": len(every),
         "layer_count": len(layers),
         "layers": _rows(layers),
@@ -90,6 +94,16 @@ def network_tables(kernels: Kernels) -> dict[str, object] | None:
         "width": max(row[4] for row in rows),
         "input_counts": sorted({len(network.inputs) for network in every}),
         "slopes": max(len(network.inputs) * len(network.outputs) for network in every),
+    }
+
+
+def _priced(price: PricedLoop) -> dict[str, int | str]:
+    return {
+        "site": price.site.upper(),
+        "inputs": price.inputs.count,
+        "outputs": sum(len(network.outputs) for network in price.networks),
+        "bent": int(price.body.is_bent),
+        "inputs_bent": int(price.inputs.is_bent),
     }
 
 

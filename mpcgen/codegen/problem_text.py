@@ -19,6 +19,7 @@ from mpcgen.passes.economy import Economy
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, ROWS, SLOPES
 from mpcgen.stages.network import MAPS
+from mpcgen.stages.substeps import outer_name
 
 C_PROBLEM = "c/problem.c.j2"
 OF_RATES = ("rate_", "body_", *(f"{of.prefix}_" for of in MAPS))
@@ -172,8 +173,8 @@ def _printed_functions(
                 yield linear_alias(table)
         if plan.function.name == SLOPES:
             yield from (of_both(table), linear_alias(table))
-    if kernels.loop is not None:
-        yield from composed_functions(table, names)
+    sites = [price.site for price in kernels.priced]
+    yield from composed_functions(table, names, kernels.loop is not None, sites)
 
 
 def stage_operations(kernels: Kernels, economy: Economy, most: bool = False) -> int:
@@ -182,14 +183,17 @@ def stage_operations(kernels: Kernels, economy: Economy, most: bool = False) -> 
     Of implicit steps as many as Newton's method takes as a rule, or at ``most``.
     """
     functions = {function.name: function for function in economy.functions}
+    priced = sum(price.products for price in kernels.priced if price.site == "stage")
     if kernels.loop is not None:
-        return kernels.loop.operations({name: flops(f.expressions()) for name, f in functions.items()}, most)
+        counts = {name: flops(f.expressions()) for name, f in functions.items()}
+        return kernels.loop.operations(counts, most) + priced
 
     def count(name: str) -> int:
-        return flops(functions[name].expressions()) if name in functions else 0
+        found = functions.get(name) or functions.get(outer_name(name))
+        return flops(found.expressions()) if found else 0
 
     expansion = (
         max(count(name) for name in (*EXPAND.values(), *DERIVE.values())) + count(MATRICES) + count(SLOPES)
     )
     products = 0 if kernels.fused else 2 * product_count(kernels.F)
-    return count(DYNAMICS) + count(ROWS) + expansion + products
+    return count(DYNAMICS) + count(ROWS) + expansion + products + priced

@@ -89,6 +89,8 @@ class Derivation(Symbols):
     def is_linear_quadratic(self) -> bool:
         """Whether the dynamics are linear in states and controls, and the costs quadratic: no kinks, no jumps."""
         costs = (self.model.stage_cost, self.model.terminal_cost)
+        if any(self.model.priced):
+            return False
         return degree(self.model.next_state, self.tau) <= 1 and degree(costs, self.tau) <= 2
 
     def _carried_cost(self) -> Expr:
@@ -105,13 +107,17 @@ class Derivation(Symbols):
     @cached_property
     def accumulators(self) -> tuple[int, ...]:
         """States that only accumulate cost: nothing but the terminal cost reads them, and that linearly."""
-        states = set(self.model.states)
+        states, priced = set(self.model.states), self.model.read_by_prices
         slopes = gradient(self.model.terminal_cost, self.model.states)
         rows = (*self.FJ, self.cost_gradient, *jacobian(self.end.rows.values, self.model.states))
         one = self.graph.const(1)
         found = []
         for i, slope in enumerate(slopes):
-            unread = all(row[i].is_zero for k, row in enumerate(rows) if k != i) and self.F[i][i] is one
+            unread = (
+                self.model.states[i] not in priced
+                and all(row[i].is_zero for k, row in enumerate(rows) if k != i)
+                and self.F[i][i] is one
+            )
             if unread and not slope.is_zero and states.isdisjoint(symbols_of([slope])):
                 found.append(i)
         return tuple(found)

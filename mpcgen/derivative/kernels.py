@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from mpcgen.derivative.derivation import Derivation
 from mpcgen.derivative.matrices import Matrix
+from mpcgen.derivative.priced import PricedLoop, priced_loops
 from mpcgen.derivative.substeps import Loop, loop_of
 from mpcgen.ir import Expr, unrolled
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
-from mpcgen.stages.contract import DERIVE, EXPAND
+from mpcgen.stages.contract import COMPOSED, DERIVE, ENDED, EXPAND
+from mpcgen.stages.substeps import outer_name
 
 FUSED_LIMIT = 2000
 """Largest number of products in F'VF that is unrolled into the stage functions; above it, loops over register tiles.
@@ -39,7 +43,7 @@ class Kernels:
     without second derivatives there is no exact model beside the Gauss-Newton one: it is the same.
     ``quadratic``: the dynamics are linear in states and controls, and the costs quadratic. ``loop``: over substeps, of
     which the functions then are; those of stages are composed of them. ``carried``: the states that only accumulate
-    cost, and are solved like terms of the stage cost.
+    cost, and are solved like terms of the stage cost. ``priced``: costs that read networks, beside those functions.
     """
 
     model: Model
@@ -52,11 +56,12 @@ class Kernels:
     functions: tuple[Function, ...]
     loop: Loop | None = None
     carried: tuple[str, ...] = ()
+    priced: tuple[PricedLoop, ...] = ()
 
     @property
     def curved(self) -> bool:
         """Whether there is an exact model beside the Gauss-Newton one."""
-        exact = (EXPAND["exact"], DERIVE["exact"])
+        exact = (EXPAND["exact"], DERIVE["exact"], outer_name(DERIVE["exact"]))
         return self.loop is not None or any(function.name in exact for function in self.functions)
 
     def __str__(self) -> str:
@@ -65,8 +70,11 @@ class Kernels:
 
 def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
     """Derive every function that the solver and the sensitivities of ``model`` need."""
-    loop = loop_of(model)
-    stage = loop.outer if loop else Derivation(model, fused_limit)
+    priced = priced_loops(model)
+    sites = {price.site for price in priced}
+    left = model.by_loops
+    loop = loop_of(left)
+    stage = loop.outer if loop else Derivation(left, -1 if "stage" in sites else fused_limit)
     F = loop.F if loop else tuple(tuple(unrolled(row)) for row in stage.F)
     return Kernels(
         model.unrolled if loop else stage.model.unrolled,
@@ -76,7 +84,18 @@ def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
         F,
         tuple(unrolled(stage.cost_gradient)),
         not loop and stage.is_linear_quadratic,
-        loop.functions() if loop else stage.functions(),
+        (
+            *chain.from_iterable(price.functions() for price in priced),
+            *_named_apart(loop.functions() if loop else stage.functions(), sites),
+        ),
         loop,
         tuple(stage.x_names[i] for i in sorted((*(loop.accumulators if loop else ()), *stage.accumulators))),
+        priced,
     )
+
+
+def _named_apart(functions: Iterable[Function], sites: Collection[str]) -> Iterator[Function]:
+    """The functions, those of ``sites`` whose costs are loops as what is outside of these."""
+    composed = (*(COMPOSED if "stage" in sites else ()), *(ENDED if "end" in sites else ()))
+    for function in functions:
+        yield replace(function, name=outer_name(function.name)) if function.name in composed else function

@@ -62,9 +62,7 @@ class Loop:
         """The functions of the right-hand side, then all others."""
         implicit = self.substeps.implicit is not None
         outer = (
-            replace(function, name=function.name.replace("stage_", "outer_", 1))
-            if function.name in COMPOSED
-            else function
+            replace(function, name=table.outer_name(function.name)) if function.name in COMPOSED else function
             for function in self.outer.functions()
         )
         inputs = self.rates.inputs.functions() if isinstance(self.rates, BodyDerivation) else ()
@@ -202,7 +200,7 @@ def _carried(outside: Model, substeps: Substeps, read: set[Expr]) -> tuple[bool,
     read: what the right-hand side reads.
     """
     rows = (*outside.path_rows.values, *outside.end_rows.values)
-    read = read | {*symbols_of((*outside.next_state, outside.stage_cost, *rows))}
+    read = read | {*symbols_of((*outside.next_state, outside.stage_cost, *rows))} | outside.read_by_prices
     moving = [outside.states[i] for i in substeps.moving]
     prices = gradient(outside.terminal_cost, moving)
     carried = (

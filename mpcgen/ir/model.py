@@ -8,7 +8,7 @@ from math import inf
 from mpcgen.ir.expr import Expr, Graph
 from mpcgen.ir.printer import listing
 from mpcgen.ir.signature import Signature
-from mpcgen.ir.walk import unrolled
+from mpcgen.ir.walk import symbols_of, unrolled
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,15 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Priced:
+    """A cost that reads networks of loops: ``cost``, the terms that do, by their outputs; ``rest``, the others."""
+
+    networks: tuple[Network, ...]
+    cost: Expr
+    rest: Expr
+
+
+@dataclass(frozen=True)
 class Substeps:
     """Integration in ``count`` equal steps, beside `Model.next_state`, which has explicit ones written out.
 
@@ -128,7 +137,8 @@ class Model:
     ``parameters`` are the symbols of all parameters' entries, flat and in order; ``next_state`` is the discrete
     map after integration; ``lower`` and ``upper`` depend on parameters only and may be ±inf. Constraints come as rows:
     ``mixed`` ones, which read controls, hold at stages 0..N-1, ``state_rows`` at stages 1..N, ``terminal`` at stage N.
-    ``substeps``: of dynamics that are integrated in more than one step, or in one of more than one slope.
+    ``substeps``: of dynamics that are integrated in more than one step, or in one of more than one slope, or that read
+    networks. ``priced``: stage and terminal cost as they read networks, where loops evaluate any for them.
     """
 
     graph: Graph
@@ -145,6 +155,31 @@ class Model:
     state_rows: Rows = Rows()
     terminal: Rows = Rows()
     substeps: Substeps | None = None
+    priced: tuple[Priced | None, Priced | None] = (None, None)
+
+    @property
+    def read_by_prices(self) -> frozenset[Expr]:
+        """The symbols that costs read by loops."""
+        expressions = [
+            expression
+            for priced in self.priced
+            if priced is not None
+            for expression in (
+                priced.cost,
+                *(entry for network in priced.networks for entry in network.inputs),
+            )
+        ]
+        return frozenset(symbols_of(expressions))
+
+    @property
+    def by_loops(self) -> Model:
+        """The same model without the costs that loops make."""
+        stage, end = self.priced
+        return replace(
+            self,
+            stage_cost=stage.rest if stage else self.stage_cost,
+            terminal_cost=end.rest if end else self.terminal_cost,
+        )
 
     @property
     def path_rows(self) -> Rows:

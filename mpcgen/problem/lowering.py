@@ -7,7 +7,7 @@ import difflib
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import mul
 
@@ -16,14 +16,13 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from mpcgen.errors import SpecError, UnsupportedExpressionError
 from mpcgen.ir.expr import Expr, Graph
-from mpcgen.ir.model import Implicit, Model, Network, Rows, Substeps
+from mpcgen.ir.model import Implicit, Model, Rows, Substeps
 from mpcgen.ir.recognise import recognise
 from mpcgen.ir.walk import substitute
 from mpcgen.problem.expressions import objection, short_text
 from mpcgen.problem.functions import CONNECTIVES, MEANINGS, arguments
 from mpcgen.problem.linear_system import Solution, split
-from mpcgen.problem.network import Chain
-from mpcgen.problem.networks import Networks, known_outputs, networks_of, one_slope, with_networks
+from mpcgen.problem.looping import Looping, one_slope, with_networks
 from mpcgen.problem.rates import rate, unknown_rates
 from mpcgen.problem.running import running_costs
 from mpcgen.problem.schemes import STAGE_EQUATIONS, TABLEAUS, one_step, repeated
@@ -86,21 +85,26 @@ def lower_spec(spec: Spec) -> Model:
     unknown_changes = _declare_rates(spec, graph, table)
     moving = [*spec.dynamics.expressions, *(node.args[0] for node in running)]
     rows = lower(moving, graph, table)
-    by_outputs, networks = _by_outputs(moving, _chains(spec, moving), graph, table, parameters)
+    loops = Looping(spec, graph, table, parameters, lambda e, known: lower(e, graph, table, known))
+    by_outputs, networks = loops.by_outputs(moving)
+    stage, end = loops.priced_stage(running), loops.priced_end()
+    for text in loops.written_out(moving):
+        warnings.warn(text, stacklevel=2)
     stage_cost, terminal_cost, *rows = recognise([*costs, *rows], parameters)
+    outside = stage.rest if stage else stage_cost
     next_state, substeps = rows, None
     if networks and spec.dynamics.dt is None:
-        substeps = one_slope(networks, by_outputs, rows, states, stage_cost)
+        substeps = one_slope(networks, by_outputs, rows, states, outside)
     if spec.dynamics.dt is not None:
         (dt,) = lower([spec.dynamics.dt], graph, table)
         sums = tuple(running.values())
         known = _Known(states, sums, unknown_changes)
-        next_state, substeps = _integrated(spec.dynamics, rows, known, stage_cost, dt, bool(networks))
+        next_state, substeps = _integrated(spec.dynamics, rows, known, outside, dt, bool(networks))
         if networks and substeps is not None:
             h = dt / float(spec.dynamics.substeps)
             substeps = with_networks(networks, substeps, by_outputs, h)
         integrals = substitute(next_state[len(states) :], dict.fromkeys(sums, graph.const(0.0)))
-        (stage_cost,) = substitute((stage_cost,), dict(zip(sums, integrals, strict=True)))
+        stage_cost, outside = substitute((stage_cost, outside), dict(zip(sums, integrals, strict=True)))
     return Model(
         graph=graph,
         states=states,
@@ -116,45 +120,8 @@ def lower_spec(spec: Spec) -> Model:
         state_rows=_lower_rows(spec.group("state"), graph, table, parameters),
         terminal=_lower_rows(spec.group("terminal"), graph, table, parameters),
         substeps=substeps,
+        priced=(stage and replace(stage, rest=outside), end),
     )
-
-
-def _chains(spec: Spec, moving: Sequence[sp.Expr]) -> list[Chain]:
-    """The chains of the dynamics that loops evaluate; warns of large ones, there or elsewhere, that they do not."""
-    networks = Networks(spec)
-    chains = networks.of_dynamics(moving)
-    costs = [spec.stage_cost, spec.terminal_cost]
-    rows = [row for constraint in spec.constraints for row in constraint.rows]
-    implicit = f"the integrator {spec.dynamics.scheme} is implicit"
-    for expressions, looped, reader in (
-        (moving, chains, implicit),
-        (costs, [], "a cost reads it"),
-        (rows, [], "a constraint reads it"),
-    ):
-        for text in networks.written_out(expressions, looped, reader):
-            warnings.warn(text, stacklevel=3)
-    return chains
-
-
-def _by_outputs(
-    expressions: Sequence[sp.Expr],
-    chains: Sequence[Chain],
-    graph: Graph,
-    table: Mapping[sp.Symbol, Expr],
-    parameters: Sequence[Expr],
-    prefix: str = "network",
-) -> tuple[list[Expr], tuple[Network, ...]]:
-    """Expressions by the outputs of networks, and these. prefix: of the outputs' names."""
-    if not chains:
-        return [], ()
-    known = known_outputs(expressions, chains, graph, prefix)
-    inputs = [entry for chain in chains for entry in chain.inputs]
-    nodes = iter(
-        recognise([*lower(expressions, graph, table, known), *lower(inputs, graph, table)], parameters)
-    )
-    rows = [next(nodes) for _ in expressions]
-    each = [[next(nodes) for _ in chain.inputs] for chain in chains]
-    return rows, networks_of(chains, graph, table, each, prefix)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy as sp
 
+from mpcgen.problem.running import RunningCost
 from mpcgen.problem.stand_in import StandIn
 
 WORTH = 4
@@ -73,13 +74,18 @@ class ChainOutput(StandIn):
 def outermost(
     expressions: Sequence[sp.Expr], wanted: Callable[[Chain], bool] = lambda chain: True
 ) -> Iterator[ChainOutput]:
-    """The outputs of chains that expressions read, of those that are wanted; not those inside of others."""
+    """The outputs of chains that expressions read, of those that are wanted; not those inside of others.
+
+    What is integrated as a running cost is not looked into.
+    """
     seen: set[sp.Basic] = set(expressions)
     pending: list[sp.Basic] = list(reversed(expressions))
     while pending:
         node = pending.pop()
         if isinstance(node, ChainOutput) and wanted(node.chain):
             yield node
+            continue
+        if isinstance(node, RunningCost):
             continue
         for argument in reversed(node.args):
             if argument not in seen:

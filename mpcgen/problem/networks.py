@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import sympy as sp
 
-from mpcgen.ir.expr import Expr, Graph
-from mpcgen.ir.model import Layer, Network, Substeps
 from mpcgen.problem.network import Chain, outermost
 from mpcgen.problem.spec import IMPLICIT, Spec
 
@@ -20,10 +17,6 @@ LONG_FROM = 600
 """Products of a network from which on a compiler takes long for it where it is written out."""
 MOST_OUTPUTS = 48
 """Outputs of all networks at a place: what reads them is derived by each, and has a matrix of second derivatives."""
-
-
-Known = Mapping[sp.Expr, Expr]
-"""Symbols that stand for the outputs of networks."""
 
 
 class Networks:
@@ -96,85 +89,3 @@ class Networks:
 
 def _outputs(chains: Sequence[Chain]) -> int:
     return sum(chain.outputs for chain in chains)
-
-
-def known_outputs(
-    expressions: Sequence[sp.Expr], chains: Sequence[Chain], graph: Graph, prefix: str
-) -> dict[sp.Expr, Expr]:
-    """Symbols for what expressions read of the chains that loops evaluate. prefix: of their names."""
-    first: dict[Chain, int] = {}
-    for chain in chains:
-        first[chain] = sum(known.outputs for known in first)
-    found = outermost(expressions, first.__contains__)
-    return {output: _symbol(graph, prefix, first[output.chain] + output.index) for output in found}
-
-
-def _symbol(graph: Graph, prefix: str, index: int) -> Expr:
-    return graph.symbol(f"{prefix}.{index}")
-
-
-def networks_of(
-    chains: Sequence[Chain],
-    graph: Graph,
-    table: Mapping[sp.Symbol, Expr],
-    inputs: Sequence[Sequence[Expr]],
-    prefix: str,
-) -> tuple[Network, ...]:
-    """The chains with nodes in place of expressions. inputs: those of each; prefix: of the outputs' names."""
-    networks, first = [], 0
-    for chain, entries in zip(chains, inputs, strict=True):
-        following = [*(layer.before for layer in chain.layers[1:]), "none"]
-        layers = tuple(
-            Layer(
-                layer.rows,
-                layer.columns,
-                tuple(table[symbol] for symbol in layer.weights),
-                tuple(table[symbol] for symbol in layer.bias),
-                activation,
-            )
-            for layer, activation in zip(chain.layers, following, strict=True)
-        )
-        outputs = tuple(_symbol(graph, prefix, first + i) for i in range(chain.outputs))
-        networks.append(Network(tuple(entries), layers, outputs))
-        first += chain.outputs
-    return tuple(networks)
-
-
-def one_slope(
-    networks: tuple[Network, ...],
-    rows: Sequence[Expr],
-    full: Sequence[Expr],
-    states: Sequence[Expr],
-    cost: Expr,
-) -> Substeps:
-    """A discrete map as a step of one slope, the change of the states that the networks move.
-
-    rows: the next state by the networks' outputs; full: written out.
-    """
-    moving = tuple(i for i, (row, whole) in enumerate(zip(rows, full, strict=True)) if row is not whole)
-    zero = cost.graph.const(0.0)
-    return Substeps(
-        count=1,
-        reach=(0.0,),
-        share=(1.0,),
-        moving=moving,
-        changes=tuple(rows[i] - states[i] for i in moving),
-        sums=(),
-        increments=(),
-        cost=cost,
-        others=tuple(zero if i in moving else row for i, row in enumerate(full)),
-        networks=networks,
-    )
-
-
-def with_networks(
-    networks: tuple[Network, ...], substeps: Substeps, rows: Sequence[Expr], h: Expr
-) -> Substeps:
-    """Substeps of explicit schemes whose rates, ``rows``, read the networks' outputs; h: a step's time."""
-    n = len(substeps.others)
-    return replace(
-        substeps,
-        changes=tuple(h * rows[i] for i in substeps.moving),
-        increments=tuple(h * row for row in rows[n:]),
-        networks=networks,
-    )

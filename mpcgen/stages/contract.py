@@ -34,7 +34,9 @@ SLOPES = "stage_slopes"
 """and its gradients. Both together are their `EXPAND`."""
 
 COMPOSED = (DYNAMICS, *DERIVE.values(), "stage_tangent", "stage_gradient", "stage_forward")
-"""What a loop over substeps is part of."""
+"""What a loop over substeps is part of, and a stage's cost that reads networks."""
+ENDED = ("terminal_cost", "terminal_expand", "terminal_gradient", "terminal_forward")
+"""What a terminal cost that reads networks is part of."""
 
 _END = (slot("stored_reals restrict state", "x", "NX"), *THETA)
 _POINT = (_END[0], slot("stored_reals restrict control", "u", "NU"), *THETA)
@@ -73,7 +75,7 @@ def contract(constrained: bool) -> Mapping[str, StageFunction]:
         *rate_functions(),
         *body_functions(),
         *(function for of in MAPS for function in of.functions()),
-        *(outer(function) for function in functions if function.name in COMPOSED),
+        *(outer(function) for function in functions if function.name in (*COMPOSED, *ENDED)),
     )
     return {function.name: function for function in functions}
 

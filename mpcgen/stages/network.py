@@ -58,12 +58,16 @@ def _sized(of: Slot) -> Slot:
 
 @dataclass(frozen=True)
 class Map:
-    """Functions k(w) of a point w: what their stage functions are called, and the sizes of w and k."""
+    """Functions k(w) of a point w: what their stage functions are called, and the sizes of w and k.
+
+    ``unread``: a function that no header calls.
+    """
 
     prefix: str
     width: str
     rows: str
     what: str
+    unread: str = ""
 
     @property
     def triangle(self) -> str:
@@ -113,6 +117,8 @@ class Map:
             ),
         )
         for name, purpose, reads, writes in shapes:
+            if name == self.unread:
+                continue
             yield StageFunction(
                 self.name(name),
                 f"{self.what}, k: {purpose}",
@@ -123,4 +129,18 @@ class Map:
 
 
 INPUTS = Map("input", BOTH, "NINPUTS", "inputs of the networks that rates read")
-MAPS = (INPUTS,)
+"""Of rates; w = (z, v)."""
+PRICED = {
+    "stage": Map(
+        "priced", "NTAU + STAGE_OUTPUTS", "NPRICED", "what of a stage's cost reads networks", "tangent"
+    ),
+    "end": Map(
+        "end_priced", "NX + END_OUTPUTS", "NPRICED", "what of the terminal cost reads networks", "tangent"
+    ),
+}
+"""Costs of w, which is (x, u) or x, and the outputs of the networks: see `mpcgen_network_costs.h`."""
+PRICED_INPUTS = {
+    "stage": Map("priced_input", "NTAU", "STAGE_INPUTS", "inputs of the networks that a stage's cost reads"),
+    "end": Map("end_input", "NX", "END_INPUTS", "inputs of the networks that the terminal cost reads"),
+}
+MAPS = (INPUTS, *PRICED.values(), *PRICED_INPUTS.values())

@@ -38,13 +38,18 @@ _SLOPE = slot("real *restrict slope", "slope", BOTH, "gradient of share c + lamb
 _BEFORE = slot("real *restrict before", "before", MOVING, "gradient of share c + lambda'k by z")
 
 
+def outer_name(name: str) -> str:
+    """What is outside of the loops of a function is called so."""
+    return f"outer_{name.removeprefix('stage_')}"
+
+
 def outer(function: StageFunction) -> StageFunction:
-    """What is outside of the loop of a stage's function."""
-    name = function.name.replace("stage_", "outer_", 1)
+    """What is outside of the loops of a function."""
+    name = outer_name(function.name)
     return replace(
         function,
         name=name,
-        purpose=f"{function.purpose}; all outside of the loop over substeps",
+        purpose=f"{function.purpose}; all outside of loops",
         knows_next=False,
     )
 
