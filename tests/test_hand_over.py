@@ -80,6 +80,18 @@ def test_an_attempt_that_stalls_is_followed_by_another(method):
     assert (sol.status == Status.CONVERGED).all()
 
 
+@pytest.mark.parametrize("horizon", [30, 100])
+def test_a_first_trajectory_far_worse_than_the_last_strands_nobody(horizon):
+    """Without thrust quadrotors fall and tumble, for up to 1e4 times the least cost, beside which a barrier hides it.
+
+    Of the 256 for N = 30 IPOPT solves 237.
+    """
+    x0 = torch.from_numpy(hover.initial_states(256))[:: horizon // 30]
+    mpc = compiled(hover.problem).MPC(on_unconverged="ignore", max_iterations=1500)
+    sol = mpc(x0, horizon=horizon)
+    assert (sol.status == Status.CONVERGED).all()
+
+
 def test_long_horizons_are_solved():
     sol, alone = solved_long(), solved_long(method="ddp", max_iterations=200)
     assert (sol.status == Status.CONVERGED).sum() >= COUNT - 1

@@ -34,6 +34,12 @@ RARE void begin_row(const barrier_state *s, reals row, int k) {
 }
 #endif
 
+/* Whether an attempt has solved none of its barrier problems, not even to ten times the barrier. The first trajectory may
+ * cost a thousand times the last, and the first barrier, in units of it, then hides the cost: unstable dynamics strand. */
+INLINE int is_at_first_barrier(const barrier_state *s, int k) {
+  return !CONSTRAINED && lane_get(&s->lanes.barrier, k) >= FIRST_BARRIER;
+}
+
 /* Readies a lane for an attempt at its problem, from the controls that the call gives. */
 RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_t problem, int attempt) {
   barrier_progress *lanes = &s->lanes;
@@ -60,10 +66,12 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     }
     lane_recount(&lanes->filter_count, k, 0);
     lane_recount(&lanes->failures, k, 0);
+    lane_recount(&lanes->cuts, k, 0);
     lane_recount(&lanes->settled, k, 0);
     lane_recount(&lanes->attempt, k, attempt);
     const int before = CONSTRAINED ? attempt * ATTEMPT : lane_count(&lanes->iterations, k);
     lane_recount(&lanes->attempt_end, k, before + passes_of(attempt));
+    lane_mark(&lanes->stranded, k, attempt > 0 && (lane_test(&lanes->stranded, k) || is_at_first_barrier(s, k)));
     lane_set(&lanes->barrier, k, 0);
     lane_set(&lanes->cost_unit, k, 1);
     lane_set(&lanes->shift, k, 0);
@@ -347,13 +355,19 @@ RARE void keep_nearest(barrier_state *s, const solve_arguments *a, int k) {
   }
 }
 
-/* Lanes that have made no end of it for long, or crawl, begin anew, and those that found no feasible point where one may be
- * elsewhere; one that began at a solution after fewer passes than others, as if there were none. */
+/* Whether the first attempt strands. */
+INLINE int is_stranded(const barrier_state *s, int k) {
+  const int left = lane_count(&s->lanes.attempt_end, k) - lane_count(&s->lanes.iterations, k);
+  return is_at_first_barrier(s, k) && lane_count(&s->lanes.attempt, k) == 0 && left <= ATTEMPT - STRANDED;
+}
+
+/* Lanes that have made no end of it for long, strand or crawl, begin anew, and those that found no feasible point where one
+ * may be elsewhere; one that began at a solution after fewer passes than others, as if there were none. */
 FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
   for (int k = 0; k < LANES; k++) {
     const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
     const int warm = lane_test(&s->lanes.warm, k), attempt = warm ? 0 : lane_count(&s->lanes.attempt, k) + 1;
-    const int lost = (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
+    const int lost = is_stranded(s, k) || (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
                      (CONSTRAINED && (lane_count(&s->lanes.failures, k) > MOST_FAILURES || lane_test(&s->lanes.crawling, k)));
     const int passes = lane_count(&s->lanes.iterations, k), last = passes >= a->max_iterations; /* and is reported */
     const int end = lane_count(&s->lanes.attempt_end, k);

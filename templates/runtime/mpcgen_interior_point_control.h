@@ -6,6 +6,7 @@
 #include "mpcgen_interior_point_errors.h"
 
 #define FIRST_BARRIER R(1)
+#define LITTLE_BARRIER R(1e-3)        /* of some later attempts, and of all after one that stranded with the first */
 #define FIRST_SHIFT R(1e-4)           /* shifts but those of MOST_MEMORY and HOPELESS_SHIFT are times shift_unit */
 #define SHIFT_AFTER_FAILURE R(1e-3)
 #define LEAST_SHIFT R(1e-7)
@@ -28,12 +29,15 @@
 enum { MOST_FAILURES = 14, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
 enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
+enum { STRANDED = 20 }; /* passes that the first barrier problem of the first attempt may take */
 enum { ATTEMPT = 200, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 250, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
 
-/* Attempts differ in where they begin, at the rollout of the call's controls or held at x_0 in all stages, and in what the
- * shift is on: the controls, and from the third on the states too. Without constraints the second one is short, as what it
- * solves it solves in few passes; then both beginnings take turns, the later ones from scattered controls. */
+/* Attempts differ in where they begin, at the rollout of the call's controls or held at x_0 in all stages, in the barrier, and
+ * in what the shift is on: the controls, and from the third on the states too. Without constraints the second one is short, as
+ * what it solves it solves in few passes; then both beginnings take turns, the later ones from scattered controls. */
 INLINE int begins_held(int attempt) { return CONSTRAINED || attempt < 2 ? attempt % 2 : attempt % 2 == 0; }
+
+INLINE int has_little_barrier(int attempt) { return !CONSTRAINED && attempt > 0 && attempt != 2; }
 
 INLINE int begins_scattered(int attempt) { return attempt > (CONSTRAINED ? 1 : 3); }
 
@@ -62,14 +66,24 @@ RARE void first_multipliers(barrier_state *s, mask where, real most) {
 #endif
 }
 
+/* The barrier parameter of an attempt that begins. */
+RARE real first_barrier(const barrier_state *s) {
+  real barrier = ALL(s->initial_barrier);
+  for (int k = 0; k < LANES; k++) {
+    if (lane_test(&s->lanes.warm, k)) continue;
+    const int little = lane_test(&s->lanes.stranded, k) || has_little_barrier(lane_count(&s->lanes.attempt, k));
+    lane_set(&barrier, k, little ? LITTLE_BARRIER : FIRST_BARRIER);
+  }
+  return barrier;
+}
+
 /* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
 RARE void take_units(barrier_state *s, mask where) {
   barrier_progress *lanes = &s->lanes;
   const real size = (s->point.cost_scale + s->summary.gradient_sum) / COST_IN_UNITS;
   const mask sound = lane_and(lane_finite(size), lane_lt(ALL(0), size));
   lanes->cost_unit = lane_select(where, lane_select(sound, size, ALL(1)), lanes->cost_unit);
-  const real first = lane_select(lanes->warm, ALL(s->initial_barrier), ALL(FIRST_BARRIER));
-  lanes->barrier = lane_select(where, first, lanes->barrier);
+  lanes->barrier = lane_select(where, first_barrier(s), lanes->barrier);
   const mask warm = lane_and(where, lanes->warm);
   first_multipliers(s, lane_and(where, lane_not(warm)), ALL(INFINITY));
   if (lane_any(warm)) start_near(s, warm);
@@ -182,6 +196,7 @@ INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled, mask res
   const real raised = lane_select(lane_lt(ALL(0), now), more, FIRST_SHIFT * shift_unit(s));
   const real lowered = lane_select(lane_lt(less, LEAST_SHIFT * shift_unit(s)), ALL(0), less);
   s->lanes.shift = lane_select(short_step, raised, lane_select(long_step, lowered, now));
+  s->lanes.cuts = lane_and(s->lanes.cuts - stepped, lane_not(lane_or(long_step, rolled)));
   const real fuller = lane_min(ALL(1), s->lanes.second_order + s->lanes.rise);
   s->lanes.second_order = lane_select(stepped, fuller, s->lanes.second_order);
   s->lanes.rise = lane_select(stepped, lane_min(ALL(MOST_RISE), RISE_GROWTH * s->lanes.rise), s->lanes.rise);

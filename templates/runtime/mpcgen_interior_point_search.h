@@ -9,6 +9,7 @@ enum { HALVINGS = 13 };
 #define GAP_MARGIN R(1e-5)     /* share of the gaps by which a step has to be better in gaps or in the barrier function */
 #define BARRIER_ARMIJO R(1e-4)
 #define FARTHEST R(1e8)        /* a rollout with larger states is none */
+enum { FEW_CUTS = 2 };         /* after so many steps that were cut, the next is bent too */
 
 /* Keeps a control so far inside its bounds that rounding leaves it a slack; puts one that is held on its bound. */
 INLINE real keep_inside(const control_room *room, real u) {
@@ -115,9 +116,11 @@ OUTLINED void evaluate_step(barrier_state *s) {
   end_evaluation(s, &e);
 }
 
-/* Rolls u + length (step) + gain (x_new - x) out, each control at most the share `most` of its way to a bound. Lanes of
- * `as_given` keep their controls; those of `hold` stay at x_0 in all stages, those of `stay` at their states, with gaps. */
-RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold, mask stay) {
+/* Rolls u + length (step) + gain (x_new - x) out, each control at most the share `most` of its way to a bound, and leaves the
+ * share `open` of the gaps. Lanes of `as_given` keep their controls; those of `hold` stay at x_0 in all stages, those of `stay`
+ * at their states, with gaps. */
+RARE void evaluate_policy(barrier_state *s, real length, real most, real open, mask as_given, mask hold, mask stay) {
+  const mask opens = lane_lt(ALL(0), open);
   evaluation e;
   begin_evaluation(&e);
   s->moves = lane_not(s->lanes.begins); /* slacks of rows as they are loaded have no step */
@@ -137,10 +140,17 @@ RARE void evaluate_rollout(barrier_state *s, real length, real most, mask as_giv
     }
     if (CONSTRAINED && lane_any(s->lanes.restoring)) keep_restoring(s, t);
     evaluate_stage(s, t, &e);
-    EACH(i, NX) next[i] = lane_select(stay, s->path[(t + 1) * PAIR + i], lane_select(hold, x[i], x[NX + i]));
+    EACH(i, NX) {
+      const real reached = x[NX + i] - where_on(opens, open * gap_at(s->path, t, i));
+      next[i] = lane_select(stay, s->path[(t + 1) * PAIR + i], lane_select(hold, x[i], reached));
+    }
     evaluate_gap(s, t, &e.point);
   }
   end_evaluation(s, &e);
+}
+
+INLINE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold, mask stay) {
+  evaluate_policy(s, length, most, ALL(0), as_given, hold, stay);
 }
 
 INLINE void select_point(barrier_point *to, const barrier_point *from, mask where) {
@@ -272,6 +282,24 @@ INLINE mask judge_candidates(const barrier_state *s, const measure *m, mask *kee
   return lane_and(regular, finite);
 }
 
+/* Where steps are cut again and again, the way is along a bend that straight steps leave: their gaps are of second order in
+ * the length. There the step of full length that was refused is bent to the dynamics, and taken if the barrier function
+ * falls as it has to; that gaps are closed is no merit of it. Returns the lanes that took it. */
+RARE mask search_bent(barrier_state *s, const measure *m, mask pending) {
+  const mask bends = lane_and(pending, lane_more(s->lanes.cuts, ALL_COUNTS(FEW_CUTS - 1))), rests = lane_not(bends);
+  if (!lane_any(bends)) return bends;
+  mask keep;
+  const real open = where_on(bends, ALL(1) - s->length);
+  evaluate_policy(s, s->length, lane_max(ALL(0.99), ALL(1) - s->lanes.barrier), open, rests, lane_none(), rests);
+  const mask admitted = lane_and(bends, judge_candidates(s, m, &keep));
+  const real change = merit(s, &s->candidate) - m->merit;
+  const mask good = lane_and(admitted, lane_le(change, m->rounding - BARRIER_ARMIJO * s->length * m->fall));
+  add_to_filter(&s->lanes, lane_and(good, keep), m->gap, m->merit);
+  adopt_candidates(s, good);
+  s->moves = lane_and(pending, lane_not(good));
+  return good;
+}
+
 /* Takes the longest step that the filter admits, of those that the slacks allow; returns the lanes that took one. Those that
  * are `quiet` (see note_settled) take the longest: rounding alone would judge it. */
 FUNCTION mask search_lengths(barrier_state *s, mask pending, mask quiet) {
@@ -290,6 +318,7 @@ FUNCTION mask search_lengths(barrier_state *s, mask pending, mask quiet) {
       exchange_candidates(s, good);
     else if (lane_any(good))
       adopt_candidates(s, good);
+    if (!CONSTRAINED && halving == 0) pending = lane_and(pending, lane_not(search_bent(s, &m, pending)));
     s->length = lane_select(pending, R(0.5) * s->length, s->length);
   }
   return lane_and(all, lane_not(pending));

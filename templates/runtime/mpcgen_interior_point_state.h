@@ -36,12 +36,14 @@ typedef struct {
   mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
   mask crawling;       /* restoration has not halved the violation in many passes */
   mask violation_first; /* the attempt begins in restoration: after one that went where the cost leads, and no further */
+  mask stranded;       /* an attempt before has not solved its first barrier problem */
   mask shift_first;    /* where a Hessian is not convex: shifts it before it leaves the second derivatives out */
   real second_order;   /* weight of the second derivatives of dynamics and rows in the next sweep */
   real rise;           /* of it after the next step */
   counts iterations;   /* steps of the attempt and of those before it */
   counts attempt, attempt_end;  /* how often it began; the iteration at which it begins anew */
   counts failures;     /* steps in a row that no length made acceptable */
+  counts cuts;         /* steps in a row that had to be shorter than the slacks allow */
   counts settled;      /* passes in a row whose step was that of a solution: see note_settled */
   counts filter_count;
   real barrier;        /* mu */
