@@ -180,22 +180,46 @@ def test_a_warp_finds_what_the_cpu_finds(integrated):
         torch.testing.assert_close(other, gradient, rtol=1e-7, atol=1e-7 * float(gradient.abs().max()))
 
 
+def with_rows(problem, x, u):
+    """Add rows of constraints by networks, of each group, hard and soft; return their weights."""
+    safe, near = scalar(4), scalar(2)
+
+    def control_row(x, u, goal):
+        return safe(torch.cat([torch.sin(x[:1]), x[1:] - goal, u, x[:1]]))
+
+    given = {"parameters": ["goal"]}
+    (mixed,) = mpcgen.torch_expressions(
+        problem, control_row, dict(safe.named_parameters()), name="safe", **given
+    )
+    problem.constraint("safe", mixed * (1 + x[0] ** 2) + u, upper=0.25)
+    state_row = lambda x: near(torch.sin(x))  # noqa: E731
+    (state,) = mpcgen.torch_expressions(
+        problem, state_row, dict(near.named_parameters()), controls=False, name="near"
+    )
+    problem.constraint("plain", x[0] + x[1] ** 2, lower=-1)
+    problem.constraint("near", state + x[0], lower=0.4, soft=2.0)
+    problem.terminal_constraint("last", state**2 + x[1], upper=0.3)
+    return {**mpcgen.torch_parameters(safe, "safe"), **mpcgen.torch_parameters(near, "near")}
+
+
 @OF_TORCH
-def test_costs_by_networks_beside_constraints():
+def test_costs_and_rows_by_networks_are_those_of_the_reference():
     torch.manual_seed(2)
     problem = mpcgen.Problem("priced_rows", horizon=4)
     x, (u,) = problem.states("a b"), problem.controls("u", lower=-1, upper=1)
     problem.parameter("goal", default=0.3)
-    problem.dynamics = [x[0] + 0.3 * x[1], x[1] + 0.3 * u - 0.1 * x[0] ** 3]
+    problem.dynamics = [x[0] + 0.3 * x[1], x[1] + 0.3 * u]
     problem.stage_cost = problem.terminal_cost = x[0] ** 2 + x[1] ** 2
-    problem.constraint("row", x[0] + x[1] ** 2, lower=0.3)
-    weights = {name: tensor.detach() for name, tensor in with_costs(problem, x, u).items()}
+    weights = {**with_costs(problem, x, u), **with_rows(problem, x, u)}
+    weights = {name: tensor.detach() for name, tensor in weights.items()}
     with small_loops():
+        assert [len(priced.rows) for priced in lower_spec(problem.spec()).priced] == [2, 2]
         mpc = mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-11)
     x0 = torch.tensor([[0.5, -0.3], [0.4, 0.1]], dtype=torch.float64)
     solution = mpc(x0, **weights)
     reference = mpcgen.reference.InteriorPoint(problem, tol=1e-11)(x0, **weights)
-    assert bool(solution.converged.all()) and float(solution.duals["row"].abs().max()) > 1e-2
+    assert bool(solution.converged.all())
+    assert all(float(solution.duals[name].abs().max()) > 1e-3 for name in ("safe", "near"))
     torch.testing.assert_close(solution.x, reference.x, rtol=1e-7, atol=1e-7)
     given = {name: tensor.requires_grad_() for name, tensor in weights.items()}
     along = {name: torch.randn_like(tensor) for name, tensor in given.items()}
@@ -316,7 +340,6 @@ def test_networks_are_looped_on_what_they_read_together_and_after_one_another():
         ("wide", "what reads it reads 96 outputs of networks, more than 48"),
         ("implicit", "the integrator implicit_midpoint is implicit"),
         ("product", "a cost multiplies it with a running cost"),
-        ("constraint", "a constraint reads it"),
     ],
 )
 def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason):
@@ -338,14 +361,10 @@ def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason
         problem.dynamics = mpcgen.torch_model(problem, function, weights=weights)
     elif where == "implicit":
         problem.dynamics = mpcgen.torch_model(problem, plain, "implicit_midpoint", 0.1, weights)
-    elif where == "product":
+    else:
         problem.dynamics = mpcgen.rk4(problem, [states[1], u], 0.1)
         price = mpcgen.torch_cost(problem, row, name="cost", weights=weights)
         problem.stage_cost = mpcgen.running_cost(u**2) * price
-    else:
-        problem.constraint(
-            "row", mpcgen.torch_expressions(problem, row, name="row", weights=weights), upper=1
-        )
     with pytest.warns(UserWarning, match=rf"a network of [\d,]+ weights is written out.*: {reason}"):
         lower_spec(problem.spec())
 

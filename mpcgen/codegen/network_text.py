@@ -104,6 +104,8 @@ def _priced(price: PricedLoop) -> dict[str, int | str]:
         "outputs": sum(len(network.outputs) for network in price.networks),
         "bent": int(price.body.is_bent),
         "inputs_bent": int(price.inputs.is_bent),
+        "rows": len(price.rows),
+        "places": ", ".join(map(str, price.rows)),
     }
 
 

@@ -173,7 +173,7 @@ def _printed_functions(
                 yield linear_alias(table)
         if plan.function.name == SLOPES:
             yield from (of_both(table), linear_alias(table))
-    sites = [price.site for price in kernels.priced]
+    sites = {price.site: bool(price.rows) for price in kernels.priced}
     yield from composed_functions(table, names, kernels.loop is not None, sites)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -13,7 +13,7 @@ from mpcgen.derivative.substeps import Loop, loop_of
 from mpcgen.ir import Expr, unrolled
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
-from mpcgen.stages.contract import COMPOSED, DERIVE, ENDED, EXPAND
+from mpcgen.stages.contract import COMPOSED, DERIVE, ENDED, EXPAND, ROWED
 from mpcgen.stages.substeps import outer_name
 
 FUSED_LIMIT = 2000
@@ -62,7 +62,8 @@ class Kernels:
     def curved(self) -> bool:
         """Whether there is an exact model beside the Gauss-Newton one."""
         exact = (EXPAND["exact"], DERIVE["exact"], outer_name(DERIVE["exact"]))
-        return self.loop is not None or any(function.name in exact for function in self.functions)
+        rows = any(price.rows for price in self.priced)
+        return self.loop is not None or rows or any(function.name in exact for function in self.functions)
 
     def __str__(self) -> str:
         return "\n\n".join(str(function) for function in self.functions)
@@ -71,7 +72,7 @@ class Kernels:
 def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
     """Derive every function that the solver and the sensitivities of ``model`` need."""
     priced = priced_loops(model)
-    sites = {price.site for price in priced}
+    sites = {price.site: bool(price.rows) for price in priced}
     left = model.by_loops
     loop = loop_of(left)
     stage = loop.outer if loop else Derivation(left, -1 if "stage" in sites else fused_limit)
@@ -94,8 +95,9 @@ def derive(model: Model, fused_limit: int = FUSED_LIMIT) -> Kernels:
     )
 
 
-def _named_apart(functions: Iterable[Function], sites: Collection[str]) -> Iterator[Function]:
-    """The functions, those of ``sites`` whose costs are loops as what is outside of these."""
-    composed = (*(COMPOSED if "stage" in sites else ()), *(ENDED if "end" in sites else ()))
+def _named_apart(functions: Iterable[Function], sites: Mapping[str, bool]) -> Iterator[Function]:
+    """The functions, those of ``sites`` whose costs are loops as what is outside of these; True: rows are, too."""
+    composed = [*(COMPOSED if "stage" in sites else ()), *(ENDED if "end" in sites else ())]
+    composed += [name for site, rows in sites.items() if rows for name in ROWED[site]]
     for function in functions:
         yield replace(function, name=outer_name(function.name)) if function.name in composed else function

@@ -112,7 +112,6 @@ class MapDerivation(Symbols):
             "change": {"d_values": tangents(self.values, moving)},
             "forward": {"before": before, "d_slope": tangents(before, turning)},
         }
-        made.pop(self.of.unread, None)
         if not self.is_bent:
             del made["curvature"]
         return tuple(self.function(self.of.name(name), **outputs) for name, outputs in made.items())

@@ -1,4 +1,4 @@
-"""Costs that read networks, as loops: derived like maps, which headers compose with the networks between them."""
+"""Costs and rows of constraints that read networks, as loops: maps, which headers compose with the networks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from mpcgen.stages.network import PRICED, PRICED_INPUTS
 
 @dataclass(frozen=True)
 class PricedLoop:
-    """A cost at a ``site``, "stage" or "end": ``inputs`` of its ``networks``; ``body``: the cost by their outputs."""
+    """A cost and ``rows`` at a ``site``, "stage" or "end": ``inputs`` of ``networks``; ``body``: all by their outputs.
+
+    ``rows``: positions among those of the site.
+    """
 
     site: str
+    rows: tuple[int, ...]
     networks: Sequence[Network]
     inputs: MapDerivation
     body: MapDerivation
@@ -47,7 +51,8 @@ def _loop(model: Model, site: str, point: Sequence[Expr], priced: Priced) -> Pri
     outputs = chain.from_iterable(network.outputs for network in priced.networks)
     return PricedLoop(
         site,
+        tuple(i for i, _ in priced.rows),
         priced.networks,
         MapDerivation(model, PRICED_INPUTS[site], point, inputs),
-        MapDerivation(model, PRICED[site], (*point, *outputs), (priced.cost,)),
+        MapDerivation(model, PRICED[site], (*point, *outputs), priced.values),
     )

@@ -89,11 +89,20 @@ class Network:
 
 @dataclass(frozen=True)
 class Priced:
-    """A cost that reads networks of loops: ``cost``, the terms that do, by their outputs; ``rest``, the others."""
+    """A cost and rows of constraints that read networks of loops.
+
+    ``cost``: the terms that do, by their outputs; ``rest``: the others. ``rows``: their positions, values by outputs.
+    """
 
     networks: tuple[Network, ...]
     cost: Expr
     rest: Expr
+    rows: tuple[tuple[int, Expr], ...] = ()
+
+    @property
+    def values(self) -> tuple[Expr, ...]:
+        """The cost, then the rows."""
+        return (self.cost, *(value for _, value in self.rows))
 
 
 @dataclass(frozen=True)
@@ -159,13 +168,13 @@ class Model:
 
     @property
     def read_by_prices(self) -> frozenset[Expr]:
-        """The symbols that costs read by loops."""
+        """The symbols that costs and rows read by loops."""
         expressions = [
             expression
             for priced in self.priced
             if priced is not None
             for expression in (
-                priced.cost,
+                *priced.values,
                 *(entry for network in priced.networks for entry in network.inputs),
             )
         ]
@@ -173,12 +182,24 @@ class Model:
 
     @property
     def by_loops(self) -> Model:
-        """The same model without the costs that loops make."""
+        """The same model without the costs that loops make, and with zeros for such rows."""
         stage, end = self.priced
+        zero, n_mixed, n_state = self.graph.const(0.0), len(self.mixed), len(self.state_rows)
+        path = {i for i, _ in stage.rows} if stage else set()
+        last = {i - n_state for i, _ in end.rows} if end else set()
+
+        def without(rows: Rows, places: set[int]) -> Rows:
+            return replace(
+                rows, values=tuple(zero if i in places else value for i, value in enumerate(rows.values))
+            )
+
         return replace(
             self,
             stage_cost=stage.rest if stage else self.stage_cost,
             terminal_cost=end.rest if end else self.terminal_cost,
+            mixed=without(self.mixed, path),
+            state_rows=without(self.state_rows, {i - n_mixed for i in path}),
+            terminal=without(self.terminal, last),
         )
 
     @property

@@ -42,42 +42,70 @@ class Looping:
 
     def by_outputs(self, moving: Sequence[sp.Expr]) -> tuple[list[Expr], tuple[Network, ...]]:
         """The dynamics and running costs, and their networks; neither where loops evaluate none."""
-        return self._by_outputs(moving, self.networks.of_dynamics(moving), "network")
+        chains = self.networks.of_dynamics(moving)
+        self.looped["network"] = chains
+        return self._by_outputs(moving, chains, "network")
 
-    def priced_stage(self, running: Mapping[sp.Expr, Expr]) -> Priced | None:
-        """The stage cost; running: symbols of its integrals, which no network may multiply."""
-        return self._priced(self.spec.stage_cost, running, "priced")
+    def priced(self, running: Mapping[sp.Expr, Expr]) -> tuple[Priced | None, Priced | None]:
+        """Costs and rows of stages, and those of the end, as they read networks of loops.
 
-    def priced_end(self) -> Priced | None:
-        """The terminal cost."""
-        return self._priced(self.spec.terminal_cost, {}, "end")
+        running: symbols of the stage cost's integrals; no network that multiplies one is a loop.
+        """
+        spec = self.spec
+        costs = [list(sp.Add.make_args(cost)) for cost in (spec.stage_cost, spec.terminal_cost)]
+        mixed, state, terminal = (
+            [row for constraint in spec.group(group) for row in constraint.rows]
+            for group in ("mixed", "state", "terminal")
+        )
+        beside = outermost([term for term in costs[0] if running_costs(term)])
+        multiplied = {output.chain for output in beside}
+        every = self.networks.looped([*costs[0], *costs[1], *mixed, *state, *terminal])
+        chains = [chain for chain in every if chain not in multiplied]
+        self.looped |= {"priced": chains}
+        return (
+            self._priced(costs[0], [*mixed, *state], chains, running, "priced"),
+            self._priced(costs[1], [*state, *terminal], chains, {}, "end"),
+        )
 
     def written_out(self, moving: Sequence[sp.Expr]) -> Iterator[str]:
         """Say of each large network that loops do not evaluate why that is."""
         spec = self.spec
         rows = [row for constraint in spec.constraints for row in constraint.rows]
+        outside = [spec.stage_cost, spec.terminal_cost, *rows]
         for expressions, prefix, reason in (
             (moving, "network", f"the integrator {spec.dynamics.scheme} is implicit"),
-            ([spec.stage_cost], "priced", "a cost multiplies it with a running cost"),
-            ([spec.terminal_cost], "end", ""),
-            (rows, "", "a constraint reads it"),
+            (outside, "priced", "a cost multiplies it with a running cost"),
         ):
             yield from self.networks.written_out(expressions, self.looped.get(prefix, ()), reason)
 
-    def _priced(self, cost: sp.Expr, running: Mapping[sp.Expr, Expr], prefix: str) -> Priced | None:
-        """The terms of a cost that read networks, and the others."""
-        terms = sp.Add.make_args(cost)
-        chains = self.networks.looped(terms)
+    def _priced(
+        self,
+        terms: Sequence[sp.Expr],
+        rows: Sequence[sp.Expr],
+        chains: Sequence[Chain],
+        running: Mapping[sp.Expr, Expr],
+        prefix: str,
+    ) -> Priced | None:
+        """The terms and rows that read chains, and the other terms."""
         known = set(chains)
-        reads = [any(True for _ in outermost([term], known.__contains__)) for term in terms]
-        priced = [term for term, does in zip(terms, reads, strict=True) if does]
-        if not chains or any(running_costs(term) for term in priced):
+
+        def reads(expression: sp.Expr) -> bool:
+            return any(True for _ in outermost([expression], known.__contains__))
+
+        priced, places = (
+            [term for term in terms if reads(term)],
+            [i for i, row in enumerate(rows) if reads(row)],
+        )
+        if not priced and not places:
             return None
-        rows, networks = self._by_outputs(priced, chains, prefix)
-        rest = self.lowered([term for term, does in zip(terms, reads, strict=True) if not does], running)
+        here = [*priced, *(rows[i] for i in places)]
+        read = {output.chain for output in outermost(here, known.__contains__)}
+        nodes, networks = self._by_outputs(here, [chain for chain in chains if chain in read], prefix)
+        rest = self.lowered([term for term in terms if term not in priced], running)
         zero = self.graph.const(0.0)
         (total,) = recognise([reduce(add, rest, zero)], self.parameters)
-        return Priced(networks, reduce(add, rows), total)
+        values = zip(places, nodes[len(priced) :], strict=True)
+        return Priced(networks, reduce(add, nodes[: len(priced)], zero), total, tuple(values))
 
     def _by_outputs(
         self, expressions: Sequence[sp.Expr], chains: Sequence[Chain], prefix: str
@@ -85,7 +113,6 @@ class Looping:
         """Expressions by the outputs of networks, and these. prefix: of the outputs' names."""
         if not chains:
             return [], ()
-        self.looped[prefix] = chains
         known = _known_outputs(expressions, chains, self.graph, prefix)
         inputs = [entry for chain in chains for entry in chain.inputs]
         both = [*self.lowered(expressions, known), *self.lowered(inputs, None)]

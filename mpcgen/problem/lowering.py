@@ -87,7 +87,7 @@ def lower_spec(spec: Spec) -> Model:
     rows = lower(moving, graph, table)
     loops = Looping(spec, graph, table, parameters, lambda e, known: lower(e, graph, table, known))
     by_outputs, networks = loops.by_outputs(moving)
-    stage, end = loops.priced_stage(running), loops.priced_end()
+    stage, end = loops.priced(running)
     for text in loops.written_out(moving):
         warnings.warn(text, stacklevel=2)
     stage_cost, terminal_cost, *rows = recognise([*costs, *rows], parameters)

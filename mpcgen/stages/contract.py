@@ -37,6 +37,11 @@ COMPOSED = (DYNAMICS, *DERIVE.values(), "stage_tangent", "stage_gradient", "stag
 """What a loop over substeps is part of, and a stage's cost that reads networks."""
 ENDED = ("terminal_cost", "terminal_expand", "terminal_gradient", "terminal_forward")
 """What a terminal cost that reads networks is part of."""
+ROWED = {
+    "stage": (ROWS, "stage_rows_tangent"),
+    "end": ("terminal_rows", "terminal_rows_tangent"),
+}
+"""What rows that read networks are part of besides, of a stage and of the last state."""
 
 _END = (slot("stored_reals restrict state", "x", "NX"), *THETA)
 _POINT = (_END[0], slot("stored_reals restrict control", "u", "NU"), *THETA)
@@ -71,11 +76,12 @@ def contract(constrained: bool) -> Mapping[str, StageFunction]:
     """
     functions = (*_values(), *_models(constrained), *_differentials(constrained), *_bounds())
     functions += tuple(_rows()) if constrained else ()
+    looped = (*COMPOSED, *ENDED, *ROWED["stage"], *ROWED["end"])
     functions += (
         *rate_functions(),
         *body_functions(),
         *(function for of in MAPS for function in of.functions()),
-        *(outer(function) for function in functions if function.name in (*COMPOSED, *ENDED)),
+        *(outer(function) for function in functions if function.name in looped),
     )
     return {function.name: function for function in functions}
 

@@ -58,16 +58,12 @@ def _sized(of: Slot) -> Slot:
 
 @dataclass(frozen=True)
 class Map:
-    """Functions k(w) of a point w: what their stage functions are called, and the sizes of w and k.
-
-    ``unread``: a function that no header calls.
-    """
+    """Functions k(w) of a point w: what their stage functions are called, and the sizes of w and k."""
 
     prefix: str
     width: str
     rows: str
     what: str
-    unread: str = ""
 
     @property
     def triangle(self) -> str:
@@ -117,8 +113,6 @@ class Map:
             ),
         )
         for name, purpose, reads, writes in shapes:
-            if name == self.unread:
-                continue
             yield StageFunction(
                 self.name(name),
                 f"{self.what}, k: {purpose}",
@@ -132,15 +126,19 @@ INPUTS = Map("input", BOTH, "NINPUTS", "inputs of the networks that rates read")
 """Of rates; w = (z, v)."""
 PRICED = {
     "stage": Map(
-        "priced", "NTAU + STAGE_OUTPUTS", "NPRICED", "what of a stage's cost reads networks", "tangent"
+        "priced", "NTAU + STAGE_OUTPUTS", "NPRICED", "what of a stage's cost and rows reads networks"
     ),
     "end": Map(
-        "end_priced", "NX + END_OUTPUTS", "NPRICED", "what of the terminal cost reads networks", "tangent"
+        "end_priced", "NX + END_OUTPUTS", "NPRICED", "what of the terminal cost and rows reads networks"
     ),
 }
-"""Costs of w, which is (x, u) or x, and the outputs of the networks: see `mpcgen_network_costs.h`."""
+"""A cost, then rows, of w, which is (x, u) or x, and the outputs of networks: see `mpcgen_network_costs.h`."""
 PRICED_INPUTS = {
-    "stage": Map("priced_input", "NTAU", "STAGE_INPUTS", "inputs of the networks that a stage's cost reads"),
-    "end": Map("end_input", "NX", "END_INPUTS", "inputs of the networks that the terminal cost reads"),
+    "stage": Map(
+        "priced_input", "NTAU", "STAGE_INPUTS", "inputs of the networks that a stage's cost and rows read"
+    ),
+    "end": Map(
+        "end_input", "NX", "END_INPUTS", "inputs of the networks that the terminal cost and rows read"
+    ),
 }
 MAPS = (INPUTS, *PRICED.values(), *PRICED_INPUTS.values())

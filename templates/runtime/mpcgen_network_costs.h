@@ -1,6 +1,7 @@
-/* Costs that read networks: what these add to the functions of a stage and of the last state.
+/* Costs and rows of constraints that read networks: what these add to the functions of a stage and of the last state.
  *
- * A stage's is priced(w, y) with w = (x, u), the last state's of w = x; the other terms are in the outer functions. */
+ * A stage's are functions of w = (x, u), the last state's of w = x; all other terms and rows are in the outer functions,
+ * which have zeros for these rows. */
 #ifndef MPCGEN_NETWORK_COSTS_H
 #define MPCGEN_NETWORK_COSTS_H
 
@@ -8,11 +9,17 @@
 #include "mpcgen_stage.h"
 
 #if PRICED_STAGE
+#if STAGE_ROWS
+#define OF_STAGE_ROWS(...) __VA_ARGS__,
+#else
+#define OF_STAGE_ROWS(...)
+#endif
 #define SITE SITE_OF_STAGES
 #define WIDTH NTAU
 #define INPUTS STAGE_INPUTS
 #define OUTPUTS STAGE_OUTPUTS
-#define VALUES 1
+#define ROWS STAGE_ROWS
+#define ROW STAGE_ROW
 #define BODY(name) priced_##name
 #define INPUT(name) priced_input_##name
 #define OF(name) stage_price_##name
@@ -26,54 +33,79 @@ INLINE void stage_point(in_reals state, in_reals control, real *w) {
 }
 
 FUNCTION void add_price(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t, real *cost) {
-  real w[NTAU], price;
+  real w[NTAU];
   stage_point(state, control, w);
-  stage_price_values(w, theta, theta_t, &price);
-  *cost += price;
+  stage_price_add_cost(w, theta, theta_t, cost);
 }
 
 FUNCTION void expand_price(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
+                           OF_STAGE_ROWS(real weight, const real *dual, const real *stiffness, const real *force)
                            stage_model *restrict q) {
-  const real one = ALL(1);
-  real w[NTAU], slope[NTAU], H[TRIANGLE(NTAU, 0)];
+  real w[NTAU], slope[NTAU], offset[NTAU];
   stage_point(state, control, w);
-  stage_price_expand(w, theta, theta_t, &one, slope, H);
-  for (int i = 0; i < TRIANGLE(NTAU, 0); i++) q->hessian[i] += H[i];
+  stage_price_add_model(w, theta, theta_t, OF_STAGE_ROWS(weight, dual, stiffness, force) q->hessian, slope, offset);
   EACH(i, NX) q->costate[i] += slope[i];
   EACH(i, NU) q->gradient_u[i] += slope[NX + i];
+#if STAGE_ROWS
+  EACH(i, NX) q->offset_x[i] += offset[i];
+  EACH(i, NU) q->offset_u[i] += offset[NX + i];
+#endif
 }
 
 FUNCTION void gradient_of_price(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
-                                const real *restrict d_state, const real *restrict d_control,
+                                OF_STAGE_ROWS(stored_reals dual) const real *restrict d_state,
+                                const real *restrict d_control, OF_STAGE_ROWS(stored_reals d_dual)
                                 const real *restrict loss_cost, reals g_theta, reals g_theta_t, real *restrict g_control) {
-  const real one = ALL(1);
   real w[NTAU], d_w[NTAU], g[NTAU];
   stage_point(state, control, w);
   copy_reals(d_w, d_state, NX);
   copy_reals(d_w + NX, d_control, NU);
-  stage_price_gradient(w, theta, theta_t, &one, d_w, loss_cost, g_theta, g_theta_t, g);
+  stage_price_add_gradient(w, theta, theta_t, OF_STAGE_ROWS(dual) d_w, OF_STAGE_ROWS(d_dual) loss_cost, g_theta,
+                           g_theta_t, g);
   EACH(i, NU) g_control[i] += g[NX + i];
 }
 
 FUNCTION void forward_of_price(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
-                               stored_reals d_theta, stored_reals d_theta_t, reals r_state, reals r_control,
-                               real *restrict d_cost) {
-  const real one = ALL(1);
-  real w[NTAU], d_price, d_slope[NTAU];
+                               OF_STAGE_ROWS(stored_reals dual) stored_reals d_theta, stored_reals d_theta_t,
+                               reals r_state, reals r_control, OF_STAGE_ROWS(reals d_rows) real *restrict d_cost) {
+  real w[NTAU], d_slope[NTAU];
   stage_point(state, control, w);
-  stage_price_forward(w, theta, theta_t, &one, d_theta, d_theta_t, &d_price, d_slope);
-  *d_cost += d_price;
+  stage_price_add_forward(w, theta, theta_t, OF_STAGE_ROWS(dual) d_theta, d_theta_t, OF_STAGE_ROWS(d_rows) d_cost,
+                          d_slope);
   EACH(i, NX) r_state[i] += d_slope[i];
   EACH(i, NU) r_control[i] += d_slope[NX + i];
 }
+
+#if STAGE_ROWS
+INLINE void add_stage_rows(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
+                           out_reals rows) {
+  real w[NTAU];
+  stage_point(state, control, w);
+  stage_price_add_rows(w, theta, theta_t, rows);
+}
+
+INLINE void add_stage_tangent(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
+                              in_reals d_state, in_reals d_control, out_reals d_rows) {
+  real w[NTAU], d_w[NTAU];
+  stage_point(state, control, w);
+  stage_point(d_state, d_control, d_w);
+  stage_price_add_tangent(w, theta, theta_t, d_w, d_rows);
+}
+#endif
 #endif
 
 #if PRICED_END
+#if END_ROWS
+#define OF_END_ROWS(...) __VA_ARGS__,
+#else
+#define OF_END_ROWS(...)
+#endif
 #define SITE SITE_OF_ENDS
 #define WIDTH NX
 #define INPUTS END_INPUTS
 #define OUTPUTS END_OUTPUTS
-#define VALUES 1
+#define ROWS END_ROWS
+#define ROW END_ROW
 #define BODY(name) end_priced_##name
 #define INPUT(name) end_input_##name
 #define OF(name) end_price_##name
@@ -84,40 +116,57 @@ FUNCTION void forward_of_price(stored_reals state, stored_reals control, stored_
 INLINE void end_point(in_reals state, real *w) { EACH(i, NX) w[i] = state[i]; }
 
 FUNCTION void add_end_price(stored_reals state, stored_reals theta, stored_reals theta_t, real *cost) {
-  real w[NX], price;
+  real w[NX];
   end_point(state, w);
-  end_price_values(w, theta, theta_t, &price);
-  *cost += price;
+  end_price_add_cost(w, theta, theta_t, cost);
 }
 
-FUNCTION void expand_end_price(stored_reals state, stored_reals theta, stored_reals theta_t, real *restrict hessian,
-                               real *restrict costate) {
-  const real one = ALL(1);
-  real w[NX], slope[NX], H[NXX];
+FUNCTION void expand_end_price(stored_reals state, stored_reals theta, stored_reals theta_t,
+                               OF_END_ROWS(real weight, const real *dual, const real *stiffness, const real *force)
+                               real *restrict hessian, OF_END_ROWS(real *restrict offset) real *restrict costate) {
+  real w[NX], slope[NX], along_force[NX];
   end_point(state, w);
-  end_price_expand(w, theta, theta_t, &one, slope, H);
-  for (int i = 0; i < NXX; i++) hessian[i] += H[i];
+  end_price_add_model(w, theta, theta_t, OF_END_ROWS(weight, dual, stiffness, force) hessian, slope, along_force);
   EACH(i, NX) costate[i] += slope[i];
+#if END_ROWS
+  EACH(i, NX) offset[i] += along_force[i];
+#endif
 }
 
 FUNCTION void gradient_of_end_price(stored_reals state, stored_reals theta, stored_reals theta_t,
-                                    const real *restrict d_state, const real *restrict loss_cost, reals g_theta,
+                                    OF_END_ROWS(stored_reals dual) const real *restrict d_state,
+                                    OF_END_ROWS(stored_reals d_dual) const real *restrict loss_cost, reals g_theta,
                                     reals g_theta_t) {
-  const real one = ALL(1);
   real w[NX], g[NX];
   end_point(state, w);
-  end_price_gradient(w, theta, theta_t, &one, d_state, loss_cost, g_theta, g_theta_t, g);
+  end_price_add_gradient(w, theta, theta_t, OF_END_ROWS(dual) d_state, OF_END_ROWS(d_dual) loss_cost, g_theta, g_theta_t,
+                         g);
 }
 
-FUNCTION void forward_of_end_price(stored_reals state, stored_reals theta, stored_reals theta_t, stored_reals d_theta,
-                                   stored_reals d_theta_t, reals r_state, real *restrict d_cost) {
-  const real one = ALL(1);
-  real w[NX], d_price, d_slope[NX];
+FUNCTION void forward_of_end_price(stored_reals state, stored_reals theta, stored_reals theta_t,
+                                   OF_END_ROWS(stored_reals dual) stored_reals d_theta, stored_reals d_theta_t,
+                                   reals r_state, OF_END_ROWS(reals d_rows) real *restrict d_cost) {
+  real w[NX], d_slope[NX];
   end_point(state, w);
-  end_price_forward(w, theta, theta_t, &one, d_theta, d_theta_t, &d_price, d_slope);
-  *d_cost += d_price;
+  end_price_add_forward(w, theta, theta_t, OF_END_ROWS(dual) d_theta, d_theta_t, OF_END_ROWS(d_rows) d_cost, d_slope);
   EACH(i, NX) r_state[i] += d_slope[i];
 }
+
+#if END_ROWS
+INLINE void add_end_rows(stored_reals state, stored_reals theta, stored_reals theta_t, out_reals rows) {
+  real w[NX];
+  end_point(state, w);
+  end_price_add_rows(w, theta, theta_t, rows);
+}
+
+INLINE void add_end_tangent(stored_reals state, stored_reals theta, stored_reals theta_t, in_reals d_state,
+                            out_reals d_rows) {
+  real w[NX], d_w[NX];
+  end_point(state, w);
+  end_point(d_state, d_w);
+  end_price_add_tangent(w, theta, theta_t, d_w, d_rows);
+}
+#endif
 #endif
 
 #endif

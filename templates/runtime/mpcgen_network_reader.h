@@ -1,7 +1,15 @@
 /* Functions k(w, y) of a point w that read a site's networks, y = N(p(w)), by w alone: included for each such site.
  *
- * SITE is its number, WIDTH numbers w, INPUTS p, OUTPUTS y and VALUES k. BODY(name) and INPUT(name) are the functions of
- * the maps k of (w, y) and p of w, OF(name) what is made here. See mpcgen_network_chain.h. */
+ * k is a share of a cost, then rows of constraints, ROW[i] of all. SITE is the site's number, WIDTH numbers w, INPUTS p,
+ * OUTPUTS y and ROWS the rows. BODY(name) and INPUT(name) are the functions of the maps k of (w, y) and p of w, OF(name)
+ * what is made here. See mpcgen_network_chain.h. */
+
+#define VALUES (1 + ROWS)
+#if ROWS
+#define OF_ROWS(...) __VA_ARGS__,
+#else
+#define OF_ROWS(...)
+#endif
 
 /* The networks at w; `inner` is (w, y). */
 INLINE const network_point *OF(inner_point)(const real *w, stored_reals theta, stored_reals theta_t, real *inner,
@@ -88,11 +96,104 @@ FUNCTION void OF(forward)(const real *w, stored_reals theta, stored_reals theta_
   EACH(i, WIDTH) d_slope[i] += d_all[i];
 }
 
+/* ---- what k adds to a cost, to rows and to their derivatives ---- */
+
+INLINE void OF(add_cost)(const real *w, stored_reals theta, stored_reals theta_t, real *cost) {
+  real values[VALUES];
+  OF(values)(w, theta, theta_t, values);
+  *cost += values[0];
+}
+
+/* What multiplies k: 1, then the rows' multipliers. */
+INLINE void OF(multipliers)(OF_ROWS(in_reals dual) real *multiplier) {
+  multiplier[0] = ALL(1);
+#if ROWS
+  EACH(i, ROWS) multiplier[1 + i] = dual[ROW[i]];
+#endif
+}
+
+/* Adds the Hessian of cost + weight dual'rows and J'stiffness J, J = d(rows)/dw, to H, the gradient of cost + dual'rows to
+ * `slope`, and J'force to `offset`. */
+FUNCTION void OF(add_model)(const real *w, stored_reals theta, stored_reals theta_t,
+                            OF_ROWS(real weight, const real *dual, const real *stiffness, const real *force) real *H,
+                            real *slope, real *offset) {
+  real multiplier[VALUES], F[VALUES * WIDTH], curvature[TRIANGLE(WIDTH, 0)];
+  OF(multipliers)(OF_ROWS(dual) multiplier);
+#if ROWS
+  EACH(i, ROWS) multiplier[1 + i] *= weight;
+#endif
+  OF(expand)(w, theta, theta_t, multiplier, F, curvature);
+  for (int i = 0; i < TRIANGLE(WIDTH, 0); i++) H[i] += curvature[i];
+  EACH(j, WIDTH) slope[j] = F[j], offset[j] = ALL(0);
+#if ROWS
+  for (int i = 0; i < ROWS; i++) {
+    const real *const row = F + (1 + i) * WIDTH;
+    const real by_dual = dual[ROW[i]], by_force = force[ROW[i]], by_stiffness = stiffness[ROW[i]];
+    EACH(j, WIDTH) {
+      slope[j] += by_dual * row[j];
+      offset[j] += by_force * row[j];
+      for (int l = 0; l <= j; l++) H[TRIANGLE(j, l)] += by_stiffness * row[j] * row[l];
+    }
+  }
+#endif
+}
+
+/* Adds the gradient by theta of d'grad(cost + dual'rows) + d_dual'rows + loss_cost (cost + dual'rows); gives that by w. */
+FUNCTION void OF(add_gradient)(const real *w, stored_reals theta, stored_reals theta_t, OF_ROWS(stored_reals dual)
+                               const real *d_w, OF_ROWS(stored_reals d_dual) const real *loss_cost, reals g_theta,
+                               reals g_theta_t, real *g) {
+  real multiplier[VALUES], d_multiplier[VALUES];
+  OF(multipliers)(OF_ROWS(dual) multiplier);
+  EACH(i, VALUES) d_multiplier[i] = *loss_cost * multiplier[i];
+#if ROWS
+  EACH(i, ROWS) d_multiplier[1 + i] += d_dual[ROW[i]];
+#endif
+  OF(gradient)(w, theta, theta_t, multiplier, d_w, d_multiplier, g_theta, g_theta_t, g);
+}
+
+/* Adds the change along d_theta of cost + dual'rows, and of the rows; gives that of the gradient by w. */
+FUNCTION void OF(add_forward)(const real *w, stored_reals theta, stored_reals theta_t, OF_ROWS(stored_reals dual)
+                              stored_reals d_theta, stored_reals d_theta_t, OF_ROWS(reals d_rows) real *d_cost,
+                              real *d_slope) {
+  real multiplier[VALUES], d_values[VALUES];
+  OF(multipliers)(OF_ROWS(dual) multiplier);
+  OF(forward)(w, theta, theta_t, multiplier, d_theta, d_theta_t, d_values, d_slope);
+  EACH(i, VALUES) *d_cost += multiplier[i] * d_values[i];
+#if ROWS
+  EACH(i, ROWS) d_rows[ROW[i]] += d_values[1 + i];
+#endif
+}
+
+#if ROWS
+INLINE void OF(add_rows)(const real *w, stored_reals theta, stored_reals theta_t, out_reals rows) {
+  real values[VALUES];
+  OF(values)(w, theta, theta_t, values);
+  EACH(i, ROWS) rows[ROW[i]] += values[1 + i];
+}
+
+/* Adds J d_w. */
+INLINE void OF(add_tangent)(const real *w, stored_reals theta, stored_reals theta_t, const real *d_w, out_reals d_rows) {
+  real inner[WIDTH + OUTPUTS], d_inner[WIDTH + OUTPUTS], d_p[INPUTS], d_values[VALUES];
+  network_point scratch;
+  network_bends bends;
+  network_changes changes;
+  const network_point *const at = OF(inner_point)(w, theta, theta_t, inner, &scratch);
+  INPUT(tangent)(w, theta, theta_t, d_w, d_p);
+  copy_reals(d_inner, d_w, WIDTH);
+  move_networks(SITE, at, d_p, theta, theta, 0, &bends, &changes, d_inner + WIDTH);
+  BODY(tangent)(inner, theta, theta_t, d_inner, d_values);
+  EACH(i, ROWS) d_rows[ROW[i]] += d_values[1 + i];
+}
+#endif
+
 #undef SITE
 #undef WIDTH
 #undef INPUTS
 #undef OUTPUTS
+#undef ROWS
+#undef ROW
 #undef VALUES
+#undef OF_ROWS
 #undef BODY
 #undef INPUT
 #undef OF
