@@ -96,6 +96,19 @@ def test_diagnose_names_the_row_and_stage_that_is_violated(module):
     assert worst.failure.startswith(f"{name} at stage {stage} is outside of its bounds by ")
 
 
+def test_a_warning_says_by_how_much_a_problem_that_is_not_solved_violates_its_constraints(module):
+    x0 = torch.tensor([[0.95, 0.13], problems.INFEASIBLE_START], dtype=torch.float64)
+    with pytest.warns(mpcgen.UnconvergedWarning) as said:
+        found = module.MPC(max_iterations=6)(x0[1:])
+    assert mpcgen.Status(int(found.status)) == mpcgen.Status.MAX_ITERATIONS
+    expected = f"First to run out of passes: it violates constraints by {float(found.violation):.2g}, and may have no"
+    assert expected in str(said[0].message)
+    passes = int(module.MPC()(x0[:1]).iterations)
+    with pytest.warns(mpcgen.UnconvergedWarning) as said:
+        found = module.MPC(max_iterations=passes - 1)(x0[:1])
+    assert found.violation < 1e-6 and "violates" not in str(said[0].message)
+
+
 def test_plot_draws_limits_and_shades_what_is_active(solution):
     figure = mpcgen.plot(solution, 0)
     by_title = {axes.get_title(loc="left").split()[0]: axes for axes in figure.axes}

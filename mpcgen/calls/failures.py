@@ -45,6 +45,21 @@ def describe_step(x: Tensor, costates: Tensor, problem: int) -> str:
     return f"the step from stage {x.shape[-2] - 1 - last // x.shape[-1]} has no solution"
 
 
+LITTLE_VIOLATION = 1e-6
+"""Less than that is for more passes to remove."""
+
+
+def describe_violation(violation: Tensor, problem: int) -> str:
+    """Say by how much a problem that is not solved violates its constraints; "" where it hardly does."""
+    found = float(violation.detach().flatten()[problem])
+    if not found > LITTLE_VIOLATION:
+        return ""
+    return (
+        f"it violates constraints by {found:.2g}, and may have no feasible point near its start: make rows soft, or "
+        "try others, MPC(restarts=8)"
+    )
+
+
 def _first(values: Tensor) -> int | None:
     """Place of the first number, row by row, that is not finite."""
     bad = values.detach().isfinite().logical_not().flatten().nonzero()

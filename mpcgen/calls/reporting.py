@@ -26,8 +26,8 @@ def report_statuses(
 ) -> None:
     """Warn or raise if any entry of ``status`` is not zero.
 
-    failure: what of a DIVERGED, MODEL or INVALID_INPUT problem, given its place in the flat batch, is not as it should
-        be, and where; "" where nothing is known of it.
+    failure: what of a problem without a solution, by its place in the flat batch, is not as it should be, and where; ""
+        where nothing is known of it.
     """
 
     def first(place: int) -> str:
@@ -68,7 +68,8 @@ def _report(name: str, status: Tensor, how: str, what: str, first: Callable[[int
     counts = [(Status(s), int((status == s).sum())) for s in Status if s != Status.CONVERGED]
     parts = [f"{count} {s.name}: {s.meaning}; {s.advice}" for s, count in counts if count]
     flat = status.flatten()
-    for broken in ((flat == Status.DIVERGED) | (flat == Status.MODEL), flat == Status.INVALID_INPUT):
+    for statuses in _TOLD_TOGETHER:
+        broken = torch.stack([flat == status for status in statuses]).any(0)
         if bool(broken.any()):
             place = int(broken.nonzero()[0])
             if said := first(place):
@@ -80,7 +81,19 @@ def _report(name: str, status: Tensor, how: str, what: str, first: Callable[[int
     )
 
 
-_VERBS = {Status.DIVERGED: "diverge", Status.MODEL: "fail", Status.INVALID_INPUT: "be invalid"}
+_VERBS = {
+    Status.DIVERGED: "diverge",
+    Status.MODEL: "fail",
+    Status.INVALID_INPUT: "be invalid",
+    Status.STALLED: "stall",
+    Status.MAX_ITERATIONS: "run out of passes",
+}
+_TOLD_TOGETHER = (
+    (Status.DIVERGED, Status.MODEL),
+    (Status.INVALID_INPUT,),
+    (Status.STALLED, Status.MAX_ITERATIONS),
+)
+"""Statuses of which the first problem is looked at."""
 
 
 def report_singular(name: str, singular: Tensor, on_unconverged: str) -> None:

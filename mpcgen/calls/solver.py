@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mpcgen.calls.arguments import Start
 from mpcgen.calls.devices import BOX_DDP, HAND_OVER, INTERIOR_POINT, POLISHED, Device
-from mpcgen.calls.failures import describe_failure, describe_step
+from mpcgen.calls.failures import describe_failure, describe_step, describe_violation
 from mpcgen.calls.gradient import Gradient
 from mpcgen.calls.options import Options
 from mpcgen.calls.struct import Struct, strides_of_shapes
@@ -212,6 +212,13 @@ def report(
             return describe_input(controller, x0, begun, parameters(), problem, need_room=need_room)
         if how == Status.MODEL:
             return describe_step(x, costates, problem)
+        if how in (Status.STALLED, Status.MAX_ITERATIONS):
+            violation = Outputs(*outputs).row_violation
+            return (
+                ""
+                if violation is None or not controller.dual_count
+                else describe_violation(violation, problem)
+            )
         return describe_failure(x, costates, gains, problem, controller.states)
 
     try:
