@@ -281,6 +281,7 @@ RARE mask all_soft(const barrier_state *s) {
 /* The multipliers of lanes that begin, or leave restoration: from the slacks, and of equalities zero. */
 RARE void row_multipliers(barrier_state *s, mask where, real most) {
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
+  row_sizes sizes = no_sizes();
   for (int t = 0; t <= s->horizon; t++) {
     reals row = first_row(s, t), limit = first_limit(s, t);
     for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
@@ -293,9 +294,10 @@ RARE void row_multipliers(barrier_state *s, mask where, real most) {
 #if SOFT_ROWS
       centre_row(s, &r, where, row);
 #endif
+      note_sizes(&sizes, &r, s->equalities, now[LOW_SLACK], row[LOW_MULTIPLIER], now[HIGH_SLACK], row[HIGH_MULTIPLIER]);
     }
   }
-  find_sizes(s);
+  s->sizes = sizes;
 }
 
 /* Keeps multipliers near mu over their slacks in the lanes where some are not. */

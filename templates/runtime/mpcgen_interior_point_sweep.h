@@ -107,7 +107,7 @@ INLINE void meet_costates(barrier_state *s, int t, int adopts, value_model *valu
     const real iterate = adopts ? costate_of(s, s->costate[at], found) : s->costate[at];
     const real costate = unless_restoring(s, iterate);
     const real residual = t > 0 ? found - costate : ALL(0);
-    s->costate[at] = t > 0 ? iterate : found;
+    if (adopts || t == 0) s->costate[at] = t > 0 ? iterate : found;
     s->dual_residual[at] = residual;
     value->offset[i] += residual;
     value->costate[i] = costate;
