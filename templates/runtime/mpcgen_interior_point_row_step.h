@@ -85,14 +85,15 @@ INLINE void find_changes(const barrier_state *s, int t, real *change) {
     terminal_rows_tangent(path_at(s, t), s->theta, theta_t, d_x, change);
 }
 
-/* The longest step that the multipliers of a stage's rows allow, where one of them shortens it. */
-RARE void shorten_for_rows(const barrier_state *s, int t, step_reach *reach) {
+/* The longest step that the multipliers of a stage's rows allow, of `length` or less. */
+RARE real shortened_for_rows(const barrier_state *s, int t, real least, real length) {
   reals row = first_row(s, t), limit = first_limit(s, t);
   for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);
-    shorten(r.has_lower, row[LOW_MULTIPLIER], row[D_LOW_MULTIPLIER], reach->least_share, &reach->dual_length);
-    shorten(r.has_upper, row[HIGH_MULTIPLIER], row[D_HIGH_MULTIPLIER], reach->least_share, &reach->dual_length);
+    shorten(r.has_lower, row[LOW_MULTIPLIER], row[D_LOW_MULTIPLIER], least, &length);
+    shorten(r.has_upper, row[HIGH_MULTIPLIER], row[D_HIGH_MULTIPLIER], least, &length);
   }
+  return length;
 }
 
 /* The step of the multiplier of a row, where it is an equality. */
@@ -105,7 +106,7 @@ RARE real equality_step(const barrier_state *s, reals limit, reals row, real cha
 /* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. Few multipliers
  * shorten it: which, is looked for where what one would have left is too little, or so little that rounding decides: what a
  * lane finds there must not depend on whether another looks. */
-FUNCTION void row_step(barrier_state *s, int t, step_reach *reach) {
+INLINE void row_step(barrier_state *s, int t, step_reach *reach) {
   real change[ROWS], sum = ALL(0), pushes = ALL(0), least_ratio = ALL(0), least_left = ALL(0);
   reals row = first_row(s, t), limit = first_limit(s, t);
   const int count = row_count(s, t), equalities = s->equalities;
@@ -136,8 +137,16 @@ FUNCTION void row_step(barrier_state *s, int t, step_reach *reach) {
   }
   reach->slack_share = lane_max(-least_ratio, reach->slack_share);
   reach->slope += sum - reach->mu * pushes;
-  if (lane_any(lane_lt(least_left, ALL(0)))) shorten_for_rows(s, t, reach);
+  if (lane_any(lane_lt(least_left, ALL(0))))
+    reach->dual_length = shortened_for_rows(s, t, reach->least_share, reach->dual_length);
   if (s->restores) s->violation_slope += restoring_slope(s, t, change);
+}
+
+/* That of all rows, stage by stage: a loop of its own, whose numbers stay in registers. */
+OUTLINED void step_rows(barrier_state *s, step_reach *found) {
+  step_reach reach = *found;
+  for (int t = 0; t <= s->horizon; t++) row_step(s, t, &reach);
+  *found = reach;
 }
 
 /* What the rows of a candidate lack at a stage. Of barrier_point; apart, so that it stays in registers. */
@@ -213,7 +222,7 @@ INLINE void add_lacks(barrier_point *p, const row_lacks *lacks) {
 }
 
 /* The rows of a candidate at a stage: their slacks after the step; what they lack. */
-FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
+INLINE void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
   row_lacks lacks = {ALL(0), ALL(0), ALL(0)};
   log_sum logs = e->logs;
   real values[ROWS];
@@ -251,6 +260,13 @@ FUNCTION void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
   if (s->equalities) lacks = with_equalities(s, t, lacks);
   if (step.restores) e->point.squares += lacking_squares(s, t);
   add_lacks(&e->point, &lacks);
+}
+
+/* Those of all stages: a loop of its own, as that of the step. */
+OUTLINED void evaluate_all_slacks(barrier_state *s, evaluation *found) {
+  evaluation e = *found;
+  for (int t = 0; t <= s->horizon; t++) evaluate_slacks(s, t, &e);
+  *found = e;
 }
 
 #if SOFT_ROWS

@@ -51,9 +51,6 @@ OUTLINED void evaluate_stage(barrier_state *s, int t, evaluation *e) {
   stage_dynamics(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), x + NX, &cost);
   p->cost += cost;
   p->cost_scale += lane_abs(cost);
-#if CONSTRAINED
-  evaluate_slacks(s, t, e);
-#endif
 }
 
 INLINE void evaluate_gap(barrier_state *s, int t, barrier_point *p) {
@@ -78,7 +75,7 @@ OUTLINED void end_evaluation(barrier_state *s, evaluation *e) {
   p->cost += cost;
   p->cost_scale += lane_abs(cost);
 #if CONSTRAINED
-  evaluate_slacks(s, last, e);
+  evaluate_all_slacks(s, e);
 #endif
   p->logs = logarithm(&e->logs);
   s->candidate = *p;

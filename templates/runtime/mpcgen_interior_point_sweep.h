@@ -270,13 +270,10 @@ OUTLINED void barrier_step(barrier_state *s) {
     stage_tangent(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, next);
     EACH(i, NX) next[i] += gap_at(s->path, t, i);
     control_step(s, t, &reach);
-#if CONSTRAINED
-    row_step(s, t, &reach);
-#endif
     reach.slope += state_slope(s, t + 1);
   }
 #if CONSTRAINED
-  row_step(s, s->horizon, &reach);
+  step_rows(s, &reach);
 #endif
   s->longest = lane_min(ALL(1), (ALL(1) - reach.least_share) / reach.slack_share);
   if (CONSTRAINED) s->longest = lane_select(s->lanes.restoring, ALL(1), s->longest);
