@@ -42,6 +42,19 @@ def test_a_car_finds_its_pose_from_every_start():
     assert ((sol.cost - best).abs() < 1e-6).double().mean() > 0.5
 
 
+def test_when_a_problem_is_called_infeasible_does_not_depend_on_its_neighbours():
+    # restorations that fail are counted in the lane's own passes, not in those that others make while it sweeps again
+    mpc = controller(problems.car_among_discs).MPC(on_unconverged="ignore", max_iterations=300)
+    start = torch.tensor(problems.STARTS[problems.car_among_discs], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(2)
+    x0 = start + 1e6 * torch.randn(64, len(start), generator=generator, dtype=torch.float64)[40:48]
+    together, alone = mpc(x0), [mpc(one.expand(2, -1)) for one in x0]
+    for name in ("status", "iterations", "x", "u"):
+        assert torch.equal(getattr(together, name), torch.stack([getattr(one, name)[0] for one in alone])), (
+            name
+        )
+
+
 def test_rows_that_depend_on_one_another_are_never_called_infeasible():
     sol = solved(problems.coupled_cartpole)
     assert (sol.status != Status.INFEASIBLE).all()
