@@ -168,6 +168,18 @@ def convex_problems(kernel):
     return rounded(kernel, Q, -np.einsum("bij,bj->bi", Q, sought), lower, upper)
 
 
+def stretched_problems(kernel):
+    """Condition numbers up to ten million, in float32 to ten thousand: Newton's steps are far longer than the box."""
+    m, rng = kernel.m, np.random.default_rng(40 + kernel.m)
+    directions = np.linalg.qr(rng.standard_normal((COUNT, m, m)))[0]
+    span = 7 if kernel.dtype == np.float64 else 4
+    curvatures = 10 ** rng.uniform(-span, 0, (COUNT, m, 1))
+    Q = np.swapaxes(directions, 1, 2) @ (curvatures * directions)
+    Q = (Q + np.swapaxes(Q, 1, 2)) / 2
+    lower, upper = -rng.uniform(0, 1, (COUNT, m)), rng.uniform(0, 1, (COUNT, m))
+    return rounded(kernel, Q, rng.standard_normal((COUNT, m)), lower, upper)
+
+
 def held_saddles(kernel):
     """Q indefinite, and a minimum with some controls held where they start, at a bound, pushed outward throughout.
 
@@ -242,6 +254,13 @@ def test_the_step_is_the_minimum_of_a_convex_problem_and_the_gain_that_of_its_fr
     assert 0.1 < solved.free.mean() < 0.9  # the cases are worth their name
     check_minimum(kernel, qps, solved)
     check_gain(kernel, qps, solved)
+
+
+def test_the_step_is_the_minimum_where_the_cost_hardly_bends_along_some_ways(kernel):
+    qps = stretched_problems(kernel)
+    solved = kernel.solve(qps)
+    assert solved.accepted.all()
+    check_minimum(kernel, qps, solved)
 
 
 def test_a_saddle_is_solved_where_it_curves_upward_on_the_controls_that_are_not_held(kernel):

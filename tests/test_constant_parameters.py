@@ -74,6 +74,48 @@ def test_one_value_for_all_stages_is_the_same_value_at_each(lq, batch):
         assert gradients[name].numpy() == pytest.approx(expected.numpy(), rel=1e-10, abs=1e-11), name
 
 
+def test_a_cold_start_goes_to_the_policy_without_bounds_clipped_to_them(lq):
+    case, x0, values = lq
+    bounds = {name: values[name] for name in ("lower", "upper")}
+    free = case.mpc()(x0, horizon=HORIZON, **{k: v for k, v in values.items() if k not in bounds})
+    x, controls = x0, []
+    for t in range(HORIZON):
+        u = free.u[:, t] + torch.einsum("bij,bj->bi", free.gains[:, t], x - free.x[:, t])
+        controls.append(u.clamp(-0.4, 0.4))
+        x = torch.cat([x, controls[-1]], 1) @ values["F"].T + values["f"]
+    clipped = torch.stack(controls, 1)
+    assert (clipped.abs() == 0.4).any(dim=(1, 2)).sum() > BATCH / 2
+    once = case.mpc(max_iterations=1, on_unconverged="ignore")
+    first = once(x0, horizon=HORIZON, **values)
+    share = (first.u * clipped).sum((1, 2)) / clipped.square().sum(
+        (1, 2)
+    )  # of the way, beyond whose end is no more
+    assert first.u.numpy() == pytest.approx((share[:, None, None] * clipped).numpy(), abs=1e-12)
+    assert (share <= 1 + 1e-12).all() and (share > 1 - 1e-12).sum() > BATCH / 2
+    zeros = torch.zeros(HORIZON, 3, dtype=torch.float64)
+    assert torch.equal(once(x0, u_init=zeros, horizon=HORIZON, **values).u, first.u)
+    none = case.mpc(max_iterations=0, on_unconverged="ignore")(x0, horizon=HORIZON, **values)
+    held = none.gains.abs().sum(-1) == 0
+    assert held.any()  # of a call without iterations gains are those within the bounds
+
+
+def test_a_policy_without_bounds_that_overflows_is_found_within_them(lq):
+    case, _, _ = lq
+    generator = torch.Generator().manual_seed(3)
+    A = torch.randn(32, 2, 2, generator=generator, dtype=torch.float64)
+    F = torch.zeros(32, 3, 6, dtype=torch.float64)
+    F[:, :2, :2] = (
+        8 * A / torch.linalg.eigvals(A).abs().amax(-1)[:, None, None]
+    )  # 8^20 squared: float32 ends at 1e38
+    F[:, :2, 3] = torch.randn(32, 2, generator=generator, dtype=torch.float64)
+    C = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1e-3, 1.0, 1.0]))  # the farther the better
+    x0 = torch.randn(32, 3, generator=generator, dtype=torch.float64).float()
+    one = torch.ones(3)
+    systems = F.float()[:, None].expand(32, 20, 3, 6)
+    solution = case.mpc(on_unconverged="ignore")(x0, horizon=20, C=C, F=systems, lower=-one, upper=one)
+    assert solution.converged.all() and (solution.u[..., 0].abs() == 1).all()
+
+
 def test_a_single_parameter_with_stages_gives_them_to_all(lq):
     case, x0, values = lq
     mixed = values | {"c": with_stages(case, values)["c"]}

@@ -112,7 +112,8 @@ def _defaults(mpc: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 def _kernel(mpc: Any, x0: torch.Tensor, **start: torch.Tensor) -> Callable[[], object]:
     """The compiled solver alone, with the arguments of a call."""
     mpc(x0, **start)
-    solver = list(mpc.direct._known.values())[-1].solver
+    kept = list(mpc.direct._known.values())[-1]
+    solver = (kept if hasattr(kept, "solver") else kept[0]).solver  # revisions differ
     entry, kept = solver._entry, []
 
     def keep(arguments: object) -> None:

@@ -94,16 +94,18 @@ INLINE real between(real from, real to, real share) {
 
 /* Of a linear-quadratic problem the points between two trajectories are trajectories, and the cost between them is a
  * parabola, known from its slope at the accepted one and its values at both. So a candidate beyond its minimum need not
- * be refused: the lane goes there instead, if it is not near the start. */
+ * be refused: the lane goes there instead, if it is not near the start, and by more than rounding: what a parabola of large
+ * costs says of a small one, and the way of large states of small ones, is worth less than the candidate itself. */
 INLINE void find_share(solver_state *s, mask stepped) {
   const real bend = s->cost - s->lanes.cost - s->promise, downhill = -s->promise;
   const mask falls = lane_and(lane_lt(ALL(0), downhill), lane_finite(s->cost));
-  const mask beyond = lane_lt(lane_max(R(0.5) * downhill, rounding(s)), bend);
+  const mask beyond = lane_lt(R(0.5) * downhill + rounding(s), bend);
   const mask far = lane_le(R(2) * LEAST_SHARE * bend, downhill);
   const mask shorter = lane_and(lane_and(stepped, far), lane_and(falls, beyond));
   s->share = lane_select(shorter, R(0.5) * downhill / bend, ALL(1));
-  s->cost = lane_select(shorter, s->lanes.cost - R(0.5) * s->share * downhill, s->cost);
-  s->cost_scale = lane_select(shorter, between(s->lanes.cost_scale, s->cost_scale, s->share), s->cost_scale);
+  s->cost = lane_select(shorter, s->lanes.cost - R(0.5) * s->share * downhill, s->cost); /* rounded as the first cost is */
+  const real scale = between(s->lanes.cost_scale, s->cost_scale, s->share);
+  s->cost_scale = lane_select(shorter, lane_max(scale, lane_abs(s->lanes.cost)), s->cost_scale);
   s->promise = lane_select(shorter, s->share * s->promise, s->promise);
 }
 
@@ -175,11 +177,13 @@ FUNCTION void choose_hessian(solver_state *s) {
 }
 
 /* Which lanes must sweep their trajectory again, without the dynamics' second derivatives, because with them the
- * model overflowed: curvature that points downward can grow from stage to stage. */
+ * model overflowed: curvature that points downward can grow from stage to stage. Or within the bounds, which alone keep a
+ * step finite where the cost hardly bends. */
 INLINE void note_overflow(solver_state *s) {
   lane_progress *lanes = &s->lanes;
-  const mask curved = lane_lt(ALL(0), s->second_order);
-  lanes->overflowed = lane_and(iterating(s), lane_and(curved, lane_not(s->summary.finite)));
+  const mask curved = lane_and(iterating(s), lane_lt(ALL(0), s->second_order));
+  const mask again = LINEAR_QUADRATIC ? lane_or(curved, lane_and(lanes->busy, lanes->unguided)) : curved;
+  lanes->overflowed = lane_and(again, lane_not(s->summary.finite));
   lanes->cautious = lane_or(lanes->cautious, lanes->overflowed);
   s->second_order = lane_select(lanes->overflowed, ALL(0), s->second_order);
 }
@@ -289,7 +293,9 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
 
   const mask whole = LINEAR_DYNAMICS ? lane_all() : lane_le(ALL(1), s->second_order); /* all second derivatives */
   const mask exact = lane_and(whole, lane_eq(s->regularisation, ALL(0)));
-  const mask asks = lane_and(lane_not(lanes->unmoved), lane_or(exact, lane_not(lanes->sceptical)));
+  mask asks = lane_and(lane_not(lanes->unmoved), lane_or(exact, lane_not(lanes->sceptical)));
+  /* Part of the way is not Newton's step, and its cost is as uncertain as the one that it began with. */
+  if (LINEAR_QUADRATIC && !(s->barrier > 0)) asks = lane_and(asks, lane_le(ALL(1), s->share));
   const mask done = lane_and(lane_and(small, asks), worthless(s, ALL(1), tolerance));
   note_cost(s, v.open);
   const mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
@@ -308,7 +314,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   if (s->hands_over && !LINEAR_QUADRATIC) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
   give_up(s, &v, lane_and(going, lane_or(stuck, is_hopeless(s))), lane_or(small, at_limit));
-  lanes->begins = lane_none();
+  lanes->begins = lanes->unguided = lane_none();
   return v.status;
 }
 

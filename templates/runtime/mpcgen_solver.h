@@ -150,6 +150,16 @@ FUNCTION int load_controls(solver_state *s, const solve_arguments *a, int k, int
   return 1;
 }
 
+/* Whether the first sweep of a problem looks past the bounds. Where a linear-quadratic problem begins from no controls,
+ * that trajectory says nothing of which bounds will hold a control; but the optimal policy without bounds, clipped to them, is
+ * mostly near the solution with them, and so are the controls that it has at its bounds. */
+FUNCTION int is_unguided(const solver_state *s, const solve_arguments *a, int k) {
+  if (!LINEAR_QUADRATIC || s->barrier > 0 || a->max_iterations == 0) return 0;
+  for (int i = 0; i < s->horizon * NU; i++)
+    if (lane_get(s->u + i, k) != 0) return 0;
+  return 1;
+}
+
 /* Readies a lane's first rollout of a problem whose numbers are loaded, and `good`. */
 FUNCTION void begin_problem(solver_state *s, const solve_arguments *a, int k, int64_t problem, int good) {
   lane_progress *lanes = &s->lanes;
@@ -157,6 +167,7 @@ FUNCTION void begin_problem(solver_state *s, const solve_arguments *a, int k, in
   s->problem[k] = problem;
   lane_mark(&lanes->busy, k, good);
   lane_mark(&lanes->begins, k, 1);
+  lane_mark(&lanes->unguided, k, is_unguided(s, a, k));
   lane_mark(&lanes->certifying, k, 0);
   lane_mark(&lanes->sceptical, k, 0);
   lane_mark(&lanes->overflowed, k, 0);

@@ -146,6 +146,40 @@ INLINE void find_free(const real *quu, in_reals step, const real *gradient, cons
 
 enum { BOX_QP_PASSES = 4 * NU + 4, BOX_QP_HALVINGS = 16 };
 
+/* Goes from `step` along `way` to a share `most` of it, or to the first bound, in the lanes of `where`; returns how far. */
+INLINE real box_qp_go(const real *way, real most, const mask *is_free, const real *bound, const real *lower,
+                      const real *upper, mask where, in_reals step, real *best) {
+  real reach[NU], end[NU], length = most;
+  EACH(i, NU) {
+    end[i] = lane_select(lane_lt(ALL(0), way[i]), upper[i], lower[i]);
+    const mask moves = lane_and(is_free[i], lane_not(lane_eq(way[i], ALL(0))));
+    reach[i] = lane_select(moves, (end[i] - step[i]) / way[i], ALL(INFINITY));
+    length = lane_min(length, reach[i]);
+  }
+  EACH(i, NU) {
+    const real inside = lane_clip(step[i] + length * way[i], lower[i], upper[i]);
+    const real moved = lane_select(lane_le(reach[i], length), end[i], inside);
+    best[i] = lane_select(where, lane_select(is_free[i], moved, bound[i]), best[i]);
+  }
+  return length;
+}
+
+/* Where no clipped step is good, as of a Quu that hardly bends along some ways, whose Newton step is long: as far as to
+ * the first bound along it, which lowers the cost; or where that is reached at once, to the minimum along the gradient. */
+RARE void box_qp_reach(const real *quu, const real *gradient, const real *direction, const mask *is_free,
+                       const real *bound, const real *lower, const real *upper, mask where, in_reals step, real *best) {
+  const real along = box_qp_go(direction, ALL(1), is_free, bound, lower, upper, where, step, best);
+  real downhill[NU], image[NU], square = ALL(0), bend = ALL(0);
+  EACH(i, NU) downhill[i] = lane_select(is_free[i], -gradient[i], ALL(0));
+  symmetric_times(quu, downhill, image);
+  EACH(i, NU) {
+    square += downhill[i] * downhill[i];
+    bend += downhill[i] * image[i];
+  }
+  const mask stays = lane_and(where, lane_le(along, ALL(0)));
+  box_qp_go(downhill, square / bend, is_free, bound, lower, upper, stays, step, best);
+}
+
 /* Projected line search of the box QP along `direction` (Armijo on the quadratic), with the components that are not
  * free on their bound; lanes in `settled` stay. */
 INLINE mask box_qp_move(const real *quu, const real *gradient, const real *direction, const mask *is_free,
@@ -174,6 +208,8 @@ INLINE mask box_qp_move(const real *quu, const real *gradient, const real *direc
     if (!lane_any(pending)) break;
     length *= R(0.5);
   }
+  if (__builtin_expect(lane_any(pending), 0))
+    box_qp_reach(quu, gradient, direction, is_free, bound, lower, upper, pending, step, best);
   EACH(i, NU) step[i] = best[i];
   return full;
 }

@@ -20,6 +20,7 @@
 typedef struct {
   mask busy;            /* has a problem; the other masks mean nothing where it has none */
   mask begins;          /* first pass: the controls as given, there is no policy yet */
+  mask unguided;        /* linear-quadratic, begins from no controls: its first sweep looks past the bounds */
   mask certifying;      /* solved: sweeps once more, with the exact Hessian */
   mask overflowed;      /* the last sweep's model overflowed, and its policy is not to be rolled out */
   mask refused;         /* the last step was refused */

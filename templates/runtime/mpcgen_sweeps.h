@@ -180,6 +180,10 @@ POLICY_FUNCTION void stage_policy(solver_state *s, int t, const stage_model *q, 
       upper[i] -= u[i];
       /* |u - clip(u - dL/du, lower, upper)|, written so that a large u does not absorb the gradient */
       summary->residual = lane_max(lane_abs(lane_clip(-gradient, lower[i], upper[i])), summary->residual);
+      if (LINEAR_QUADRATIC) {
+        lower[i] = lane_select(s->lanes.unguided, ALL(-INFINITY), lower[i]);
+        upper[i] = lane_select(s->lanes.unguided, ALL(INFINITY), upper[i]);
+      }
     }
     summary->finite = lane_and(summary->finite, lane_finite(gradient));
     p->qu[i] = gradient + q->offset_u[i];
