@@ -92,6 +92,15 @@ def test_a_first_trajectory_far_worse_than_the_last_strands_nobody(horizon):
     assert (sol.status == Status.CONVERGED).all()
 
 
+def test_rounding_beyond_the_cost_makes_no_saddles():
+    """Thrusts that box-DDP finds for long falls leave no condition met, and rounding of states a promise of 1e20."""
+    mpc = compiled(hover.problem).MPC(on_unconverged="ignore", method="ddp", max_iterations=300)
+    sol = mpc(torch.from_numpy(hover.initial_states(64)), horizon=100)
+    assert (sol.status == Status.STALLED).any()
+    settled = (sol.status == Status.CONVERGED) | (sol.status == Status.NOT_A_MINIMUM)
+    assert (sol.residual[settled] <= 1e-8).all()
+
+
 def test_long_horizons_are_solved():
     sol, alone = solved_long(), solved_long(method="ddp", max_iterations=200)
     assert (sol.status == Status.CONVERGED).sum() >= COUNT - 1

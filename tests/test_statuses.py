@@ -155,6 +155,39 @@ def test_a_saddle_is_not_a_minimum(scalar, dtype):
     assert (x0.grad == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_saddle_among_constraints_is_not_a_minimum(dtype):
+    """Of a double well from its middle; rounding of the rows' weights, which are large, hides no such curvature."""
+    problem = mpcgen.Problem("ridge", horizon=3)
+    x = problem.state("x", lower=-5, upper=5)
+    u = problem.control("u", lower=-2, upper=2)
+    problem.dynamics = [x + u]
+    problem.stage_cost = u**4 - u**2
+    problem.terminal_cost = x**2 / 100
+    mpc = compiled(problem, (torch.float64, torch.float32)).MPC(on_unconverged="ignore")
+    sol = mpc(torch.zeros(2, 1, dtype=dtype))
+    assert (sol.status == Status.NOT_A_MINIMUM).all()
+    assert (sol.u == 0).all()
+    assert (
+        mpc(torch.zeros(1, 1, dtype=dtype), u_init=torch.full((1, 3, 1), 0.1, dtype=dtype)).converged
+    ).all()
+
+
+def test_minima_whose_curvature_is_rounding_in_float32_are_no_saddles():
+    """Convex problems; in float32 rounding of the weights that equations have is more than their curvature."""
+    problem = mpcgen.Problem("flat", horizon=20)
+    x, v, fuel = problem.states("x v fuel")
+    u, w = problem.controls("u w", lower=-1, upper=1)
+    problem.dynamics = [x + v / 2, v + (u + w) / 2, fuel + u**2 / 1000 + w]
+    problem.stage_cost = (u**2 + w**2) / 1000
+    problem.terminal_cost = 100 * (fuel + 10)
+    problem.terminal_constraint("rest", [x, v], equals=[0, 0])
+    place = 4 * torch.rand(512, 2, generator=torch.Generator().manual_seed(0)) - 2
+    x0 = torch.cat([place * torch.tensor([3.0, 1.0]), torch.zeros(512, 1)], 1)
+    sol = compiled(problem, torch.float32).MPC(on_unconverged="ignore")(x0)
+    assert (sol.status == Status.CONVERGED).all()
+
+
 @pytest.mark.parametrize("gradient", ["exact", "gauss_newton"])
 @pytest.mark.parametrize("hessian", ["exact", "gauss_newton"])
 @pytest.mark.parametrize("batch", [1, 9])

@@ -23,6 +23,7 @@
 #define AFTER_REFUSAL R(0.3)
 #define AFTER_NONE R(0.25) /* the first weight after one was refused down to none */
 #define LEAST_SECOND_ORDER R(0.05)
+#define MOST_HIDDEN R(1e3) /* times the cost: at rest far from the origin the cost is itself rounding, but never by so much */
 #define LEAST_BEND R(1e-2) /* share of the slope by which a model has to bend: at a minimum without bounds it is 0.5 */
 #define LITTLE_BEND R(0.05)  /* below that share a model is nearly linear: its step ends at bounds, or far away */
 #define WORTH R(30) /* a certifying lane goes on for so many times what ends others */
@@ -34,11 +35,20 @@ enum { REFUSED = 2, REFUSED_FAR = 5, REFUSED_REGULARISED = 1, UNBENT = 5, CONCAV
 /* A change of the cost below this is rounding. */
 INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
 
+/* What rounding of points may change the cost by, but where rollouts magnify it to a multiple of the cost: there it says
+ * nothing of a step, which is not at the limit of the precision, but past it. */
+INLINE real unless_chaotic(const solver_state *s, real change) {
+  const real size = lane_max(s->lanes.cost_scale, s->lanes.first_scale);
+  const mask sane = lane_or(lane_le(change, MOST_HIDDEN * size), lane_le(s->lanes.first_scale, ALL(0)));
+  return lane_select(sane, change, ALL(0));
+}
+
 /* A step that promises no more than this is rounding: of the cost, or where the cost has ceased to fall, as it does where
  * little is left of it, of the controls and states. */
 INLINE real least_promise(const solver_state *s) {
   const real of_points = R(16) * (SCALAR_EPSILON * SCALAR_EPSILON) * s->summary.bend_of_points;
-  return lane_max(rounding(s), lane_select(lane_more(s->lanes.waits, ALL_COUNTS(FEW_WAITS)), of_points, ALL(0)));
+  const mask waits = lane_more(s->lanes.waits, ALL_COUNTS(FEW_WAITS));
+  return lane_max(rounding(s), lane_select(waits, unless_chaotic(s, of_points), ALL(0)));
 }
 
 /* What the model promises of a full step. */
@@ -113,7 +123,7 @@ INLINE void find_share(solver_state *s, mask stepped) {
 FUNCTION real rounding_of_states(const solver_state *s) {
   real sum = ALL(0);
   for (int i = NX; i < (s->horizon + 1) * NX; i++) sum += lane_abs(s->costate[i] * s->x[i]);
-  return R(16) * SCALAR_EPSILON * sum;
+  return unless_chaotic(s, R(16) * SCALAR_EPSILON * sum);
 }
 
 /* Keeps count of troubles: of refused steps, which count for more where the rollout went far from the model, or even with
@@ -283,7 +293,8 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   const mask at_limit = lane_le(-expected_change(s), R(4) * least_promise(s));
   /* A certifying lane whose model is not convex comes first: that model may have overflowed. */
   const mask concave = lane_and(lanes->certifying, lane_not(s->summary.convex));
-  decide(&v, lane_and(concave, lane_or(small, s->hands_over ? lane_none() : at_limit)), NOT_A_MINIMUM);
+  const mask flat = s->hands_over ? lane_none() : lane_le(-expected_change(s), R(4) * rounding(s)); /* of the cost alone */
+  decide(&v, lane_and(concave, lane_or(small, flat)), NOT_A_MINIMUM);
   give_up(s, &v, concave, lane_none());
   decide(&v, lane_not(lane_and(s->summary.finite, lane_finite(s->summary.residual))), DIVERGED);
   /* What came to the limit of its precision with another model has to be there with this one too. */

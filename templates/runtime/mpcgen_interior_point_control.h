@@ -1,18 +1,17 @@
-/* What happens to the interior point's lanes between passes: their units, the barrier parameter, regularisation, and
- * how a problem ends. */
+/* What happens to the interior point's lanes between passes: the barrier parameter, regularisation, and how a problem
+ * ends. */
 #ifndef MPCGEN_INTERIOR_POINT_CONTROL_H
 #define MPCGEN_INTERIOR_POINT_CONTROL_H
 
-#include "mpcgen_interior_point_errors.h"
+#include "mpcgen_interior_point_attempts.h"
 
-#define FIRST_BARRIER R(1)
-#define LITTLE_BARRIER R(1e-3)        /* of some later attempts, and of all after one that stranded with the first */
 #define FIRST_SHIFT R(1e-4)           /* shifts but those of MOST_MEMORY and HOPELESS_SHIFT are times shift_unit */
 #define SHIFT_AFTER_FAILURE R(1e-3)
 #define LEAST_SHIFT R(1e-7)
 #define SHORT_STEP 0.2                /* share of what the slacks allow of a step */
 #define SHIFT_GROWTH R(1.4)           /* after a short step: with 4, long horizons crawl at shifts that no pivot asks for */
 #define RESTORING_GROWTH R(10)        /* the same in restoration, which crawls where steps that nothing regularises are cut */
+#define ROUNDING_SHIFT (R(16) * SCALAR_EPSILON / EQUALITY_DELTA) /* what rounding of the rows' weights may hide of curvature */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
 #define LITTLE_LEFT R(1e-2)           /* of what an attempt began with, where rows are curved: less is not called infeasible */
@@ -28,67 +27,6 @@
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
 enum { MOST_FAILURES = 14, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
-enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
-enum { STRANDED = 20 }; /* passes that the first barrier problem of the first attempt may take */
-enum { ATTEMPT = 200, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 250, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
-
-/* Attempts differ in where they begin, at the rollout of the call's controls or held at x_0 in all stages, in the barrier, and
- * in what the shift is on: the controls, and from the third on the states too. Without constraints the second one is short, as
- * what it solves it solves in few passes; then both beginnings take turns, the later ones from scattered controls. */
-INLINE int begins_held(int attempt) { return CONSTRAINED || attempt < 2 ? attempt % 2 : attempt % 2 == 0; }
-
-INLINE int has_little_barrier(int attempt) { return !CONSTRAINED && attempt > 0 && attempt != 2; }
-
-INLINE int begins_scattered(int attempt) { return attempt > (CONSTRAINED ? 1 : 3); }
-
-/* Passes until the next attempt. */
-INLINE int passes_of(int attempt) {
-  if (CONSTRAINED || attempt == 0) return ATTEMPT;
-  return attempt == 1 ? HELD_ATTEMPT : begins_held(attempt) ? SHIFTED_HELD_ATTEMPT : SHIFTED_ATTEMPT;
-}
-
-/* The multipliers of lanes that begin, or leave restoration: mu over the slacks. */
-RARE void first_multipliers(barrier_state *s, mask where, real most) {
-  const real mu = s->lanes.barrier * s->lanes.cost_unit;
-  for (int t = 0; t < s->horizon; t++) {
-    control_room room[NU];
-    find_room(s, t, room);
-    EACH(i, NU) {
-      const int at = t * NU + i;
-      const real low = where_on(room[i].has_lower, lane_min(mu / below(&room[i], s->u[at]), most));
-      const real high = where_on(room[i].has_upper, lane_min(mu / above(&room[i], s->u[at]), most));
-      s->lower_multiplier[at] = lane_select(where, low, s->lower_multiplier[at]);
-      s->upper_multiplier[at] = lane_select(where, high, s->upper_multiplier[at]);
-    }
-  }
-#if CONSTRAINED
-  row_multipliers(s, where, most);
-#endif
-}
-
-/* The barrier parameter of an attempt that begins. */
-RARE real first_barrier(const barrier_state *s) {
-  real barrier = ALL(s->initial_barrier);
-  for (int k = 0; k < LANES; k++) {
-    if (lane_test(&s->lanes.warm, k)) continue;
-    const int little = lane_test(&s->lanes.stranded, k) || has_little_barrier(lane_count(&s->lanes.attempt, k));
-    lane_set(&barrier, k, little ? LITTLE_BARRIER : FIRST_BARRIER);
-  }
-  return barrier;
-}
-
-/* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
-RARE void take_units(barrier_state *s, mask where) {
-  barrier_progress *lanes = &s->lanes;
-  const real size = (s->point.cost_scale + s->summary.gradient_sum) / COST_IN_UNITS;
-  const mask sound = lane_and(lane_finite(size), lane_lt(ALL(0), size));
-  lanes->cost_unit = lane_select(where, lane_select(sound, size, ALL(1)), lanes->cost_unit);
-  lanes->barrier = lane_select(where, first_barrier(s), lanes->barrier);
-  const mask warm = lane_and(where, lanes->warm);
-  first_multipliers(s, lane_and(where, lane_not(warm)), ALL(INFINITY));
-  if (lane_any(warm)) start_near(s, warm);
-  lanes->begins = lane_and(lanes->begins, lane_not(where));
-}
 
 /* Where the costates are those of the trajectory: the gaps that its steps may have. */
 INLINE void limit_gaps(barrier_state *s, mask where) {
@@ -124,6 +62,14 @@ INLINE void decide_infeasible(const barrier_state *s, verdict *v) {
   decide(v, lanes->crawling, STALLED);
 }
 
+/* Which of the solved iterates that no minima seem may be some but for rounding: the weights of rows are so large that theirs
+ * hides what curvature there is over the controls. These are asked once more, with a shift of that size. */
+INLINE mask may_be_rounding(const barrier_state *s, mask concave) {
+  const barrier_progress *lanes = &s->lanes;
+  if (!CONSTRAINED) return lane_none();
+  return lane_and(lane_and(concave, lanes->certifying), lane_eq(lanes->shift, ALL(0)));
+}
+
 /* After a sweep: which lanes have finished, and with which status; the others go on. */
 OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   barrier_progress *lanes = &s->lanes;
@@ -140,16 +86,19 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask solved = lane_and(small, lane_and(sound, lane_not(lanes->restoring)));
   const mask positive = lane_and(s->summary.convex, s->summary.finite);
   const mask plain = lane_and(lane_eq(lanes->shift, ALL(0)), lane_eq(lanes->second_order, ALL(1)));
-  const mask certified = lane_and(lane_or(plain, settled), positive); /* what settled had plain sweeps */
+  const mask asked = lane_or(lane_or(plain, settled), lanes->certifying); /* what settled had plain sweeps */
+  const mask certified = lane_and(asked, positive);
 
   verdict v = {ALL_COUNTS(UNFINISHED), begun};
   decide(&v, lane_not(sound), DIVERGED);
   decide(&v, lane_and(solved, a->certify ? certified : lane_all()), CONVERGED);
-  decide(&v, lane_and(lanes->certifying, lane_not(positive)), NOT_A_MINIMUM);
-  const mask uncertain = lane_and(lane_and(solved, lane_not(lane_or(plain, settled))), v.open);
+  const mask doubtful = lane_and(v.open, may_be_rounding(s, lane_and(solved, lane_not(positive))));
+  decide(&v, lane_and(lanes->certifying, lane_not(lane_or(positive, doubtful))), NOT_A_MINIMUM);
+  const mask uncertain = lane_and(lane_or(doubtful, lane_and(solved, lane_not(lane_or(plain, settled)))), v.open);
   const mask refused = lane_and(lane_and(v.open, lane_not(uncertain)), lane_not(positive));
   lanes->certifying = uncertain;
-  lanes->shift = lane_select(uncertain, ALL(0), lanes->shift);
+  lanes->shift = lane_select(uncertain, where_on(doubtful, ALL(ROUNDING_SHIFT)), lanes->shift);
+  lanes->on_states = lane_select(doubtful, ALL(0), lanes->on_states);
   lanes->second_order = lane_select(uncertain, ALL(1), lanes->second_order);
   convexify_next(s, refused);
   lanes->refused = lane_or(refused, uncertain);
