@@ -202,10 +202,46 @@ def with_rows(problem, x, u):
     return {**mpcgen.torch_parameters(safe, "safe"), **mpcgen.torch_parameters(near, "near")}
 
 
+def assert_slope_is_that_of_differences(mpc, x0, given):
+    """The derivative of the states' sum along a change of what is given."""
+    along = {name: torch.randn_like(tensor) for name, tensor in given.items()}
+    ends = [
+        mpc(x0, **{name: tensor.detach() + step * along[name] for name, tensor in given.items()}).x.sum()
+        for step in (-1e-5, 1e-5)
+    ]
+    slopes = torch.autograd.grad(mpc(x0, **given).x.sum(), list(given.values()))
+    slope = sum((g * along[name]).sum() for g, name in zip(slopes, given, strict=True))
+    torch.testing.assert_close(slope, (ends[1] - ends[0]) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
+def test_networks_in_implicit_steps_and_costs_beside_them():
+    rates, weights = assembled()
+    problem = mpcgen.Problem("implicit_networks", horizon=3)
+    x, (u,) = problem.states("a b"), problem.controls("u", lower=-1, upper=1)
+    problem.parameter("goal", default=0.3)
+    problem.dynamics = mpcgen.torch_model(
+        problem, rates, "implicit_midpoint", 0.2, weights, parameters=["goal"]
+    )
+    problem.stage_cost = problem.terminal_cost = x[0] ** 2 + x[1] ** 2
+    every = {**mpcgen.torch_parameters(weights), **with_costs(problem, x, u)}
+    given = {name: tensor.detach().requires_grad_() for name, tensor in every.items()}
+    with small_loops():
+        assert len(lower_spec(problem.spec()).substeps.networks) == 4
+        mpc = mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-11, method="ddp")
+    x0 = torch.tensor([[0.5, -0.3], [0.4, 0.1]], dtype=torch.float64)
+    solution = mpc(x0, **given)
+    goal = torch.tensor(0.3, dtype=torch.float64)
+    for path, controls in zip(solution.x.detach(), solution.u.detach(), strict=True):
+        for before, after, control in zip(path, path[1:], controls, strict=False):
+            reached = before + 0.2 * rates((before + after) / 2, control, goal)
+            torch.testing.assert_close(after, reached, rtol=1e-11, atol=1e-11)
+    assert_slope_is_that_of_differences(mpc, x0, given)
+
+
 @OF_TORCH
 def test_costs_and_rows_by_networks_are_those_of_the_reference():
     torch.manual_seed(2)
-    problem = mpcgen.Problem("priced_rows", horizon=4)
+    problem = mpcgen.Problem("priced_rows", horizon=2)
     x, (u,) = problem.states("a b"), problem.controls("u", lower=-1, upper=1)
     problem.parameter("goal", default=0.3)
     problem.dynamics = [x[0] + 0.3 * x[1], x[1] + 0.3 * u]
@@ -221,15 +257,9 @@ def test_costs_and_rows_by_networks_are_those_of_the_reference():
     assert bool(solution.converged.all())
     assert all(float(solution.duals[name].abs().max()) > 1e-3 for name in ("safe", "near"))
     torch.testing.assert_close(solution.x, reference.x, rtol=1e-7, atol=1e-7)
-    given = {name: tensor.requires_grad_() for name, tensor in weights.items()}
-    along = {name: torch.randn_like(tensor) for name, tensor in given.items()}
-    ends = [
-        mpc(x0, **{name: tensor.detach() + step * along[name] for name, tensor in given.items()}).x.sum()
-        for step in (-1e-5, 1e-5)
-    ]
-    slopes = torch.autograd.grad(mpc(x0, **given).x.sum(), list(given.values()))
-    slope = sum((g * along[name]).sum() for g, name in zip(slopes, given, strict=True))
-    torch.testing.assert_close(slope, (ends[1] - ends[0]) / 2e-5, rtol=1e-5, atol=1e-8)
+    assert_slope_is_that_of_differences(
+        mpc, x0, {name: tensor.requires_grad_() for name, tensor in weights.items()}
+    )
 
 
 def test_each_problem_of_a_batch_may_have_weights_of_its_own(deep):
@@ -325,11 +355,10 @@ def test_networks_are_looped_on_what_they_read_together_and_after_one_another():
     plain = lambda x, u: net(torch.cat([x, u]))  # noqa: E731
     bent = lambda x, u: net(torch.cat([torch.sin(x), u]))  # noqa: E731
     twice = lambda x, u: plain(x, u) + plain(2 * x, u)  # noqa: E731
-    small = lambda x, u: net[:3](torch.cat([x, u]))[:2]  # noqa: E731
     assert looped(plain, weights) == [3]
     assert looped(bent, weights) == [3]
     assert looped(twice, weights) == [3, 3]
-    assert looped(lambda x, u: small(x, u) ** 2 * net[0](torch.cat([x, u]))[0], weights) == []
+    assert looped(lambda x, u: net[0](torch.cat([x, u]))[:2], weights) == []
 
 
 @pytest.mark.parametrize(
@@ -338,7 +367,7 @@ def test_networks_are_looped_on_what_they_read_together_and_after_one_another():
         ("constants", "its weights are not parameters that all stages share"),
         ("nested", "its inputs read another network"),
         ("wide", "what reads it reads 96 outputs of networks, more than 48"),
-        ("implicit", "the integrator implicit_midpoint is implicit"),
+        ("residual", "residuals of dynamics read it"),
         ("product", "a cost multiplies it with a running cost"),
     ],
 )
@@ -359,8 +388,9 @@ def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason
         wide = lambda x, u: net[:3](torch.cat([x, u])).square()  # noqa: E731
         function = lambda x, u: wide(x, u)[:2] + sum(wide(k * x, u).sum() for k in (1, 2, 3, 4))  # noqa: E731
         problem.dynamics = mpcgen.torch_model(problem, function, weights=weights)
-    elif where == "implicit":
-        problem.dynamics = mpcgen.torch_model(problem, plain, "implicit_midpoint", 0.1, weights)
+    elif where == "residual":
+        read = mpcgen.torch_expressions(problem, plain, weights)
+        problem.dynamics = mpcgen.radau(problem, [u], 0.1, residual={states[1]: states[1] - read[0]})
     else:
         problem.dynamics = mpcgen.rk4(problem, [states[1], u], 0.1)
         price = mpcgen.torch_cost(problem, row, name="cost", weights=weights)

@@ -23,6 +23,8 @@ class RateDerivation(Derivation):
 
     sizes = (table.MOVING, table.HELD)
     both = table.BOTH
+    composed = False
+    """Whether headers make the functions, that of Newton's method of values and slopes."""
 
     def own_name(self, name: str) -> str:
         """What a function of rates is called here."""
@@ -70,8 +72,8 @@ class RateDerivation(Derivation):
         seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
         return (
             # An implicit scheme knows its slopes, and their changes, from the equations that it has solved.
-            *((self._values(),) if costs or not implicit else ()),
-            *((self._newton(len(self.x_names)),) if implicit else ()),
+            *((self._values(),) if costs or not implicit or self.composed else ()),
+            *((self._newton(len(self.x_names)),) if implicit and not self.composed else ()),
             # The Gauss-Newton model of costs has curvature.
             *((self._first(),) if implicit or not costs else ()),
             self.second,
@@ -142,6 +144,7 @@ class BodyDerivation(RateDerivation):
 
     sizes = (table.MOVING, around.INNER)
     both = around.ALL
+    composed = True
 
     def __init__(self, model: Model, fused_limit: int, networks: Sequence[Network]) -> None:
         self.networks = networks

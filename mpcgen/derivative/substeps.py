@@ -109,8 +109,10 @@ class Loop:
         slopes = len(self.substeps.share)
         if self.substeps.implicit is not None:
             unknowns = n * slopes
-            newton = slopes * counts[table.NEWTON] + unknowns**2 * (2 * unknowns / 3 + 4)
-            linearised = slopes * (counts[table.SLOPES] + curvature + products)
+            first = counts[self.rates.own_name(table.SLOPES)]
+            first += sum(2 * net.products * (len(net.inputs) + 1) for net in self.substeps.networks)
+            newton = slopes * counts.get(table.NEWTON, first) + unknowns**2 * (2 * unknowns / 3 + 4)
+            linearised = slopes * (first + curvature + products)
             solved = unknowns**2 * (2 * unknowns / 3 + 2 * width)
             steps = MOST_SOLVES * (self.substeps.implicit.newton + 1) if most else NEWTON_STEPS
             return self.substeps.count * round(2 * steps * newton + linearised + solved)

@@ -73,7 +73,7 @@ class Looping:
         rows = [row for constraint in spec.constraints for row in constraint.rows]
         outside = [spec.stage_cost, spec.terminal_cost, *rows]
         for expressions, prefix, reason in (
-            (moving, "network", f"the integrator {spec.dynamics.scheme} is implicit"),
+            (moving, "network", "residuals of dynamics read it"),
             (outside, "priced", "a cost multiplies it with a running cost"),
         ):
             yield from self.networks.written_out(expressions, self.looped.get(prefix, ()), reason)
@@ -194,7 +194,7 @@ def one_slope(
 def with_networks(
     networks: tuple[Network, ...], substeps: Substeps, rows: Sequence[Expr], h: Expr
 ) -> Substeps:
-    """Substeps of explicit schemes whose rates, ``rows``, read the networks' outputs; h: a step's time."""
+    """Substeps whose rates, ``rows``, read the networks' outputs, and none is a residual; h: a step's time."""
     n = len(substeps.others)
     return replace(
         substeps,

@@ -23,8 +23,8 @@ typedef struct {
 #ifndef IMPLICIT
 #define IMPLICIT 0
 #endif
-/* There is kept, behind the parameters, whether steps that Newton's method does not solve are gone through in parts. No
- * problem with such steps keeps a network there. */
+/* There is kept, behind the parameters, whether steps that Newton's method does not solve are gone through in parts. What
+ * networks keep comes next. */
 enum { BY_PARTS = NTHETA + NPREPARED };
 /* One that solves for rates says how many. */
 #ifndef NHIDDEN

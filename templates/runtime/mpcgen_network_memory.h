@@ -40,6 +40,7 @@ typedef struct {
 } network_memory;
 
 enum {
+  MEMORY_AT = NTHETA + NPREPARED + IMPLICIT, /* where all this is in theta */
   MEMORY_REALS = (sizeof(network_memory) + sizeof(real) - 1) / sizeof(real),
   SHARED_REALS = LANES > 1 ? (NTHETA + LANES - 1) / LANES : 0,
   REALS_OF_A_POINT = sizeof(network_point) / sizeof(real),
@@ -58,13 +59,13 @@ COUNT size_t network_reals(size_t n) {
 }
 #define NETWORK_REALS(n) network_reals(n)
 
-INLINE network_memory *network_memory_of(const real *theta) { return (network_memory *)(theta + NTHETA + NPREPARED); }
+INLINE network_memory *network_memory_of(const real *theta) { return (network_memory *)(theta + MEMORY_AT); }
 /* theta, of one lane for all. */
 INLINE const aliased_scalar *shared_theta(const real *theta) {
-  return (const aliased_scalar *)(theta + NTHETA + NPREPARED + MEMORY_REALS);
+  return (const aliased_scalar *)(theta + MEMORY_AT + MEMORY_REALS);
 }
 INLINE network_point *network_points(const real *theta) {
-  return (network_point *)(theta + NTHETA + NPREPARED + MEMORY_REALS + SHARED_REALS);
+  return (network_point *)(theta + MEMORY_AT + MEMORY_REALS + SHARED_REALS);
 }
 /* Entry i of theta: of all lanes, or of each. */
 ALWAYS_INLINE real weight_at(const real *theta, int i, int shares) {
@@ -108,7 +109,7 @@ FUNCTION void begin_network(real *theta, int n, const int64_t *strides) {
   for (int p = 0; p < NPARAMETERS; p++)
     if (strides[p] != 0 && is_of_network(&PARAMETERS[p])) memory->shares = 0;
   if (LANES == 1 || !memory->shares) return;
-  scalar *const shared = (scalar *)(theta + NTHETA + NPREPARED + MEMORY_REALS);
+  scalar *const shared = (scalar *)(theta + MEMORY_AT + MEMORY_REALS);
   for (int i = 0; i < NTHETA; i++) shared[i] = lane_get(theta + i, 0);
 }
 

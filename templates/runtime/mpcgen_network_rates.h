@@ -35,12 +35,31 @@ INLINE void rate_values(const real *moving, const real *held, stored_reals theta
   body_values(moving, inner, theta, theta_t, share, change, cost);
 }
 
+#if IMPLICIT
+FUNCTION void rate_newton(const real *moving, const real *held, stored_reals theta, stored_reals theta_t, real *change,
+                          real *J) {
+  const real share = ALL(0);
+  real w[NBOTH], inner[NINNER], P[NINPUTS * NBOTH], T[NOUTPUTS * NBOTH], F[NMOVING * NBOTH];
+  real all[NMOVING * NALL], slopes[NALL], costate[NMOVING], cost;
+  network_point scratch;
+  join(moving, held, w);
+  const network_point *const at = inner_point(w, theta, theta_t, inner, &scratch);
+  input_slopes(w, theta, theta_t, P);
+  expand_networks(SITE_OF_RATES, theta, at, P, 0, T, 0, 0);
+  EACH(i, NMOVING) costate[i] = ALL(0);
+  body_values(moving, inner, theta, theta_t, &share, change, &cost);
+  body_slopes(moving, inner, theta, theta_t, &share, costate, all, slopes);
+  chain_slopes(NBOTH, NOUTPUTS, NMOVING, all, T, F);
+  for (int i = 0; i < NMOVING; i++) copy_reals(J + i * NMOVING, F + i * NBOTH, NMOVING);
+}
+#endif
+
 /* From the gradient of L by (z, v, y) that by (z, v). */
 INLINE void chain_gradient(const real *all, const real *T, real *slope) {
   chain_slopes(NBOTH, NOUTPUTS, 1, all, T, slope);
 }
 
-#if !SUBSTEP_COSTS
+#if IMPLICIT || !SUBSTEP_COSTS
 FUNCTION void rate_slopes(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                           const real *share, const real *costate, real *F, real *slope) {
   real w[NBOTH], inner[NINNER], P[NINPUTS * NBOTH], T[NOUTPUTS * NBOTH];
@@ -77,6 +96,7 @@ FUNCTION void rate_curvature(const real *moving, const real *held, stored_reals 
 #endif
 }
 
+#if !IMPLICIT
 INLINE void rate_tangent(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                          const real *share, const real *d_moving, const real *d_held, real *d_change) {
   real w[NBOTH], d_w[NBOTH], d_p[NINPUTS], inner[NINNER], d_inner[NINNER];
@@ -91,6 +111,7 @@ INLINE void rate_tangent(const real *moving, const real *held, stored_reals thet
   move_networks(SITE_OF_RATES, at, d_p, theta, theta, 0, &bends, &changes, d_inner + NHELD);
   body_tangent(moving, inner, theta, theta_t, share, d_moving, d_inner, d_change);
 }
+#endif
 
 FUNCTION void rate_gradient(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                             const real *share, const real *costate, const real *d_moving, const real *d_held,
