@@ -81,7 +81,7 @@ def assembled():
     return rates, {**named, **{f"drag.{name}": w for name, w in drag.named_parameters()}, "gain": gain}
 
 
-def scalar(inputs, width=4):
+def scalar(inputs, width=2):
     """A network with one output."""
     net = nn.Sequential(
         nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
@@ -93,8 +93,8 @@ def scalar(inputs, width=4):
 def small_loops():
     """Small networks are loops."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "LOOPED_FROM", 16)
-        patch.setattr(networks, "LEAST", 16)
+        patch.setattr(networks, "LOOPED_FROM", 8)
+        patch.setattr(networks, "LEAST", 8)
         yield
 
 
@@ -191,13 +191,13 @@ def with_rows(problem, x, u):
     (mixed,) = mpcgen.torch_expressions(
         problem, control_row, dict(safe.named_parameters()), name="safe", **given
     )
-    problem.constraint("safe", mixed * (1 + x[0] ** 2) + u, upper=0.25)
+    problem.constraint("safe", mixed * (1 + x[0] ** 2) + u, upper=-0.1)
     state_row = lambda x: near(torch.sin(x))  # noqa: E731
     (state,) = mpcgen.torch_expressions(
         problem, state_row, dict(near.named_parameters()), controls=False, name="near"
     )
     problem.constraint("plain", x[0] + x[1] ** 2, lower=-1)
-    problem.constraint("near", state + x[0], lower=0.4, soft=2.0)
+    problem.constraint("near", state + x[0], lower=0.8, soft=2.0)
     problem.terminal_constraint("last", state**2 + x[1], upper=0.3)
     return {**mpcgen.torch_parameters(safe, "safe"), **mpcgen.torch_parameters(near, "near")}
 
@@ -241,7 +241,7 @@ def test_networks_in_implicit_steps_and_costs_beside_them():
 @OF_TORCH
 def test_costs_and_rows_by_networks_are_those_of_the_reference():
     torch.manual_seed(2)
-    problem = mpcgen.Problem("priced_rows", horizon=2)
+    problem = mpcgen.Problem("priced_rows", horizon=3)
     x, (u,) = problem.states("a b"), problem.controls("u", lower=-1, upper=1)
     problem.parameter("goal", default=0.3)
     problem.dynamics = [x[0] + 0.3 * x[1], x[1] + 0.3 * u]
