@@ -18,6 +18,7 @@ from examples.bench.calls import Batch, receding
 from examples.bench.cells import BATCHES, Cell, Iterations, Measurement, Selection, cells, select
 from examples.bench.comparing import cost_of
 from examples.bench.flops import Flops, box_qp, count_work
+from examples.bench.instructions import by_function
 from examples.bench.peak import Peak
 from examples.bench.peers import PEERS
 from examples.bench.problems import Instances, from_file, linear_quadratic, load, stable
@@ -347,3 +348,14 @@ def test_instances_are_the_same_for_the_same_seed(box_lq):
     first, second, other = (box_lq.draw(3, torch.float64, seed) for seed in (0, 0, 1))
     assert isinstance(first, Instances)
     assert torch.equal(first.x0, second.x0) and not torch.equal(first.x0, other.x0)
+
+
+def test_instructions_are_counted_by_function_over_files_and_parts():
+    report = """
+38,000,000 (100.0%)  PROGRAM TOTALS
+
+20,000,000 (52.63%)  /a/mpcgen_stage.h:barrier_sweep [/tmp/solve]
+ 1,000,000 ( 2.63%)  /a/mpcgen_lane.h:barrier_sweep.cold'2
+   500,000 ( 1.32%)  /a/mpcgen_rows.h:add_rows.isra.0 [/tmp/solve]
+"""
+    assert by_function(report) == {"barrier_sweep": 21_000_000, "add_rows": 500_000}

@@ -50,7 +50,7 @@ def count(problem: Problem, x0: np.ndarray, folder: Path) -> Counter[str]:
     report = subprocess.run(
         ["callgrind_annotate", "--threshold=100", log], check=True, capture_output=True, text=True
     )
-    return _by_function(report.stdout)
+    return by_function(report.stdout)
 
 
 def _definitions(problem: Problem, stem: str, sizes: list[int]) -> list[str]:
@@ -82,7 +82,7 @@ def _build(folder: Path, stem: str, program: Path, definitions: list[str]) -> No
     subprocess.run([*compiler, f"-I{folder}", *definitions, *sources], cwd=folder, check=True)
 
 
-def _by_function(report: str) -> Counter[str]:
+def by_function(report: str) -> Counter[str]:
     """Sum what callgrind_annotate prints: a line for each file that instructions of a function are from."""
     found: Counter[str] = Counter()
     for number, name in re.findall(r"^ *([\d,]+) \([^)]*\)  \S*:([A-Za-z_]\w*)", report, re.MULTILINE):
