@@ -100,7 +100,7 @@ def small_loops():
 
 def with_costs(problem, x, u):
     """Add costs by networks of features to those of a problem of a goal and two states x; return their weights."""
-    price, value = scalar(4), scalar(3)
+    price, value = scalar(4, width=4), scalar(3)
 
     def stage(x, u, goal):
         return price(torch.cat([torch.sin(x[:1]), goal * torch.cos(x[:1]), x[1:2], u])).squeeze() ** 2
@@ -285,11 +285,14 @@ def test_a_horizon_with_more_points_than_are_kept(deep):
     torch.testing.assert_close(many.x, one.x.expand(9, -1, -1), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize(("compiler", "dtype"), [("gcc", "float32"), ("clang", "float64")])
-def test_exported_networks_are_strict_c(compiler, dtype, deep, tmp_path):
+@pytest.mark.parametrize(
+    ("compiler", "dtype", "which"), [("gcc", "float32", "deep"), ("clang", "float64", "integrated")]
+)
+def test_exported_networks_are_strict_c(compiler, dtype, which, request, tmp_path):
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} not installed")
-    out = export(deep[1], tmp_path, dtype=dtype, gradient=True)
+    with small_loops():
+        out = export(request.getfixturevalue(which)[1], tmp_path, dtype=dtype, gradient=True)
     command = [
         compiler,
         "-std=c99",
