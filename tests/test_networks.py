@@ -129,13 +129,14 @@ def integrated():
     problem = mpcgen.Problem("integrated", horizon=2)
     a, b, last = problem.states("a b last")
     (force,) = problem.controls("force")
-    problem.parameter("goal", default=0.3)
+    problem.parameter("goal", per_stage=True)
     everything = lambda x, u, goal: torch.cat([rates(x, u, goal), price(x[:2])])  # noqa: E731
     rows = mpcgen.torch_expressions(problem, everything, weights, parameters=["goal"])
     problem.dynamics = mpcgen.midpoint(problem, rows[:2], 0.2, substeps=2, discrete={last: force})
     problem.stage_cost = mpcgen.running_cost(a**2 + b**2 + rows[2]) + 0.3 * (force - last) ** 2
     problem.terminal_cost = a**2 + 2 * b**2
     given = {**mpcgen.torch_parameters(weights), **with_costs(problem, (a, b), force)}
+    given["goal"] = torch.tensor([0.1, 0.3, 0.5], dtype=torch.float64)
     with small_loops():
         model = lower_spec(problem.spec())
         assert len(model.substeps.networks) == 5
