@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.utils import _pytree
 
 from mpcgen.autograd import library
@@ -100,9 +99,16 @@ def below_autograd(operator: Any, keyset: Any, *arguments: Any) -> Any:
     """Call an operator below the present level of autograd; those further out, of functorch, see it again."""
     below = keyset & torch._C._after_autograd_keyset
     if torch._C._are_functorch_transforms_active():
-        # a function's forward has switched both modes off, which the levels further out would inherit
-        with torch.enable_grad(), _set_fwd_grad_enabled(True):
+        # A function's forward has switched both modes off, which the levels further out would inherit. Not by context
+        # managers, which take as long as an operator.
+        modes = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+        torch._C._set_grad_enabled(True)
+        torch._C._set_fwd_grad_enabled(True)
+        try:
             return operator.redispatch(below, *arguments)
+        finally:
+            torch._C._set_grad_enabled(modes[0])
+            torch._C._set_fwd_grad_enabled(modes[1])
     with torch._C._AutoDispatchBelowAutograd():
         return operator.redispatch(below, *arguments)
 

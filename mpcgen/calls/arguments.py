@@ -373,8 +373,11 @@ def _leading(
 def _broadcast(
     controller: Description, x0: Tensor, leading: Mapping[str, torch.Size], called: str = "x0"
 ) -> torch.Size:
+    own = x0.shape[:-1]
+    if all(shape == own or not shape for shape in leading.values()):
+        return own  # the most common call, at the least cost
     try:
-        return torch.broadcast_shapes(x0.shape[:-1], *leading.values())
+        return torch.broadcast_shapes(own, *leading.values())
     except RuntimeError as error:
         shapes = [f"{called} {tuple(x0.shape[:-1])}"]
         shapes += [f"{name} {tuple(shape)}" for name, shape in leading.items() if len(shape)]
