@@ -362,6 +362,8 @@ def test_networks_are_looped_on_what_they_read_together_and_after_one_another():
     assert looped(plain, weights) == [3]
     assert looped(bent, weights) == [3]
     assert looped(twice, weights) == [3, 3]
+    many = lambda x, u: sum(plain(k * x, u) for k in range(1, 31)) / 30  # noqa: E731
+    assert looped(many, weights) == [3] * 30
     assert looped(lambda x, u: net[0](torch.cat([x, u]))[:2], weights) == []
 
 
@@ -370,7 +372,7 @@ def test_networks_are_looped_on_what_they_read_together_and_after_one_another():
     [
         ("constants", "its weights are not parameters that all stages share"),
         ("nested", "its inputs read another network"),
-        ("wide", "what reads it reads 96 outputs of networks, more than 48"),
+        ("wide", "what reads it reads 96 outputs of networks, too many for their size"),
         ("residual", "residuals of dynamics read it"),
         ("product", "a cost multiplies it with a running cost"),
     ],
