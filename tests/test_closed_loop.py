@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import weakref
 
 import pytest
 import sympy as sp
@@ -402,6 +403,31 @@ def test_gradients_of_loops_with_constraints_are_those_of_the_loop_in_python(ste
         ours, theirs = (torch.autograd.grad(loss(f.x, f.u, f.cost), leaves) for f in loops)
         for a, b in zip(ours, theirs, strict=True):
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and b.abs().max() > 0
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, 3), (3, 1)])
+def test_statuses_may_be_written_to_and_gradients_stay(step_by_step, count, steps):
+    x0, mpc = shuttle_starts(count).requires_grad_(), shuttle().MPC()
+    found, expected = mpc.closed_loop(x0, steps), step_by_step(mpc, x0, steps)
+    found.status.fill_(Status.INFEASIBLE)
+    ours, theirs = (torch.autograd.grad(loss(f.x, f.u, f.cost), x0)[0] for f in (found, expected))
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_plans_are_among_what_autograd_saves_and_a_gradient_frees(pendulum):
+    held: list = []
+
+    def pack(saved: Tensor) -> Tensor:
+        copy = saved.detach().clone()
+        held.append(weakref.ref(copy))
+        return copy
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        total = pendulum.mpc().closed_loop(pendulum.starts(2, 0).requires_grad_(), STEPS).cost.sum()
+    horizon = pendulum.module.CONTROLLER.horizon
+    assert (STEPS, 2, horizon + 1, 3) in [kept().shape for kept in held]
+    total.backward()
+    assert all(kept() is None for kept in held)
 
 
 def test_disturbances_and_parameters_of_each_step(pendulum):

@@ -140,12 +140,14 @@ class _Loop(torch.autograd.Function):
         ctx.is_wanted = any(ctx.needs_input_grad[4 : 4 + count])
         keeps = Plans.ALL if ctx.is_wanted else Plans.WITHOUT_POLICY
         found = run_loop(call, x0, disturbance, parameters[:count], parameters[count:], keeps)
-        ctx.call, ctx.count, ctx.rest = call, count, (found.status, found.plans, found.policies)
+        ctx.call, ctx.count, ctx.names = call, count, tuple(found.plans)
         ctx.is_shared_disturbance = disturbance is not None and len(disturbance) == 1 != len(x0)
-        status = found.status.t().contiguous()
+        # a copy, which may be written to: the gradients read the other
+        status = found.status.t().clone(memory_format=torch.contiguous_format)
         ctx.mark_non_differentiable(status)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(found.x, found.u, *parameters)
+        kept = (found.x, found.u, found.status, found.policies, *found.plans.values())
+        ctx.save_for_backward(*kept, *parameters)
         return found.x, found.u, found.costs, status
 
     @staticmethod
@@ -153,12 +155,15 @@ class _Loop(torch.autograd.Function):
     def backward(ctx: Any, g_x: Tensor | None, g_u: Tensor | None, g_costs: Tensor | None, _: Any) -> Any:
         """Reverse mode, once."""
         functions.refuse_tracer()
-        count = ctx.count
+        count, plans = ctx.count, len(ctx.names)
 
-        def of_one(g_x: Any, g_u: Any, g_costs: Any, x: Tensor, u: Tensor, *parameters: Tensor) -> Any:
+        def of_one(g_x: Any, g_u: Any, g_costs: Any, *kept: Any) -> Any:
+            x, u, status, policies, *rest = kept
+            found = LoopOutputs(x, u, u, status, dict(zip(ctx.names, rest[:plans], strict=True)), policies)
+            parameters = tuple(rest[plans:])
             g_x0, g_push, gradients, of_plant = differentiate_loop(
                 ctx.call,
-                LoopOutputs(x, u, u, *ctx.rest),
+                found,
                 parameters[:count],
                 parameters[count:],
                 (g_x, g_u, g_costs),
