@@ -372,7 +372,7 @@ def test_networks_are_looped_on_what_they_read_together_and_after_one_another():
     [
         ("constants", "its weights are not parameters that all stages share"),
         ("nested", "its inputs read another network"),
-        ("wide", "what reads it reads 96 outputs of networks, too many for their size"),
+        ("wide", "what reads it reads 168 outputs of networks, too many for their size"),
         ("residual", "residuals of dynamics read it"),
         ("product", "a cost multiplies it with a running cost"),
     ],
@@ -392,7 +392,7 @@ def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason
         problem.dynamics = mpcgen.torch_model(problem, lambda x, u: plain(plain(x, u), u), weights=weights)
     elif where == "wide":
         wide = lambda x, u: net[:3](torch.cat([x, u])).square()  # noqa: E731
-        function = lambda x, u: wide(x, u)[:2] + sum(wide(k * x, u).sum() for k in (1, 2, 3, 4))  # noqa: E731
+        function = lambda x, u: wide(x, u)[:2] + sum(wide(k * x, u).sum() for k in range(1, 8))  # noqa: E731
         problem.dynamics = mpcgen.torch_model(problem, function, weights=weights)
     elif where == "residual":
         read = mpcgen.torch_expressions(problem, plain, weights)
