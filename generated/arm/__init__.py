@@ -47,7 +47,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "arm", "d01aaacbeb801888d631d5d7cca989a2de2cf61d9bc34c23a87445e65b778033"),
+    library=load(__file__, "arm", "4770110ce585fd5a9c227ee9a5c52b68ca088727b01d12d6b0e72bbb52468372"),
     horizon=20,
     states=('angle_1', 'angle_2', 'angle_3', 'angle_4', 'angle_5', 'angle_6', 'rate_1', 'rate_2', 'rate_3', 'rate_4', 'rate_5', 'rate_6'),
     controls=('torque_1', 'torque_2', 'torque_3', 'torque_4', 'torque_5', 'torque_6'),

@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "f4eb1d7bf63bfebc866e19c990f1b192b653028d06a38d8428fac306c9cfb55c"),
+    library=load(__file__, "building", "0fc34c181020eb2f44a0c11196b6005dad914876edf01d3acb2238c013676fca"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

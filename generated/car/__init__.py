@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "7182ab87cbead29bcc654d9204707e64ada28b8fdea1923db048870cd32e54f0"),
+    library=load(__file__, "car", "7beb5329480d0587e5afa9757cfcb3835e974fd3120ada3ad7dfe46b117a46f1"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

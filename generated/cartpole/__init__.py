@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "b2a3106421cd89b7da6e5bf883bc2ef4b98302574f46863cfe80aa30305e2a81"),
+    library=load(__file__, "cartpole", "dbb2a12bcea243892cff9411c8df9b054ef7335446d592e8efc8a4893c0d8135"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "5f8133fd080938a20df77b62abe748747c323d041e404aab346d54681f59cefe"),
+    library=load(__file__, "cstr", "fc0a378b430db27b3c8306517d22038859a5dbda9c72bc261ef7c3ca3d7768dd"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "ac8ef3f911c4b0915fba2b4b5ee52a0afb0c0203fb1a0ab07e5b3fe7d676f0e7"),
+    library=load(__file__, "landing", "c69619935d42d85d07582ddc161856d2770f7dfed761136dcfa0054644c06bff"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

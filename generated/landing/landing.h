@@ -86,8 +86,8 @@ typedef struct {
   void *history;                     /* out: (batch, max_iterations+1, 2): cost and residual by pass, or NULL */
 } landing_solve_arguments;
 
-/* The plant of closed loops: the model of any problem with as many states and controls, this one's too. All arrays of
- * pointers have `count` entries. */
+/* The plant of closed loops: the model of any problem with as many states and controls, this one's too, for which it is named
+ * like any other: `evaluate` is never NULL. All arrays of pointers have `count` entries. */
 typedef struct {
   int (*evaluate)(const void *arguments); /* that one's entry point, whose arguments are alike in all problems */
   int32_t count;                     /* of its parameters */
@@ -96,7 +96,7 @@ typedef struct {
   const int64_t *steps;              /* and from one step to the next; 0: the same at all */
   const void **pointers;             /* memory for (batch, count) pointers to a step's parameters */
   const int64_t *sizes;              /* reverse mode: numbers of each parameter's shape */
-  void *const *gradients;            /* out, zeros at first: (batch, shape) each, (steps, batch, shape) where steps differ */
+  void *const *gradients;            /* out, zeros at first: as parameters, of each step where steps differ; shared ones are summed */
   void *latest;                      /* memory for (batch, sum of sizes): gradients of one step */
   void **latest_pointers;            /* memory for (batch, count) pointers to those */
 } landing_plant_arguments;

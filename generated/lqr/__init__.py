@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "204ebc8d0288ffed37ffa606bad6d5367dc5c9805687520eed2c490cfb3c1fce"),
+    library=load(__file__, "lqr", "50460e40bdf49729f38d3941fd09001d91e5ad065a9fc69414bcb9a0c645aa4b"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -77,7 +77,7 @@ typedef struct {
   const int64_t *steps;              /* and from one step to the next; 0: the same at all */
   const void **pointers;             /* memory for (batch, count) pointers to a step's parameters */
   const int64_t *sizes;              /* reverse mode: numbers of each parameter's shape */
-  void *const *gradients;            /* out, zeros at first: (batch, shape) each, (steps, batch, shape) where steps differ */
+  void *const *gradients;            /* out, zeros at first: as parameters, of each step where steps differ; shared ones are summed */
   void *latest;                      /* memory for (batch, sum of sizes): gradients of one step */
   void **latest_pointers;            /* memory for (batch, count) pointers to those */
 } lqr_plant_arguments;

@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "e8bfbac9ce3a4b5a2b148854c55e09f50606402aa736799a747c9da1e1cd1e4b"),
+    library=load(__file__, "minimum_time", "654a3c796c082501f357dd5fc4b1d66b627c4dfd9810e21b85301c5877983bfa"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "b58dcd217d51ae9ff0881b7773a90da0e919cef15e1155b2dcf1878abd1ce7de"),
+    library=load(__file__, "obstacle", "08b2b643289cf4f2643ef9ccf9fdd82eccc4cdd18965e5bdb02740656f1154c9"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

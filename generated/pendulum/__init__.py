@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "fe891ad1ec818ffa23c4d5c1325743f7608b7dc47c52fa95370269ad9a61b982"),
+    library=load(__file__, "pendulum", "82737801e20befcd0666ed7b6c7d9b60822d6c6ffb04b38ec664d3fc323d20f8"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "9fdf3ed1091c669594ed5b8cc6a8c5144e188c9994cc2c6e5a80f45e9be04fd2"),
+    library=load(__file__, "safe_cartpole", "64a4b11527268025d19bfa298dc2d3801604e0628ef04073bd0ce3057beba4d9"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

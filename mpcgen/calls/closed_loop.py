@@ -218,17 +218,12 @@ class _Plant:
             "pointers": ffi.new("void *[]", batch * len(first) + 1),
         }
         if back:
-            self._prepare_gradients(device, x0, self._parameters.given)
+            self._prepare_gradients(device, x0)
 
-    def _prepare_gradients(self, device: Device, x0: Tensor, given: Given) -> None:
-        """Each problem has its own at first: threads do not meet."""
+    def _prepare_gradients(self, device: Device, x0: Tensor) -> None:
         ffi, batch = device.ffi, len(x0)
-        shapes = [p.shape[1:] for p in given.of_a_step()]
-        steps = [len(p) if place in given.by_step else 1 for place, p in enumerate(given.values)]
-        self.gradients = tuple(
-            x0.new_zeros(count, batch, *shape) for count, shape in zip(steps, shapes, strict=True)
-        )
-        sizes = [shape.numel() for shape in shapes]
+        self.gradients = tuple(map(torch.zeros_like, self._parameters.given.values))
+        sizes = [p.shape[1:].numel() for p in self._parameters.of_a_step]
         self._latest = x0.new_empty(batch, sum(sizes))
         self.fields |= {
             "sizes": ffi.new("int64_t[]", sizes),
@@ -236,14 +231,6 @@ class _Plant:
             "latest": pointer_to(device, self._latest),
             "latest_pointers": ffi.new("void *[]", batch * len(sizes) + 1),
         }
-
-    def summed(self) -> Tensors:
-        """Gradients of the parameters as they were given."""
-        given = self._parameters.given
-        return tuple(
-            g if place in given.by_step else g[0] if len(value) == len(g[0]) else g[0].sum(0, keepdim=True)
-            for place, (g, value) in enumerate(zip(self.gradients, given.values, strict=True))
-        )
 
 
 def _fill(struct: Any, values: Mapping[str, Any]) -> None:
@@ -350,4 +337,4 @@ def differentiate_loop(
     _fill(arguments, members)
     device.entry("differentiate_loop", found.x.dtype, len(g_x0))(arguments)
     device.report_singular(singular, options.on_unconverged)
-    return g_x0, g_push, gradients, () if call.plant is None else plant.summed()
+    return g_x0, g_push, gradients, plant.gradients

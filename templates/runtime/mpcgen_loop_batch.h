@@ -36,7 +36,8 @@ static int run_closed_loop(const closed_loop_arguments *c, void *workspace) {
 typedef struct {
   gradient_work sums;
   const loop_gradient_arguments *loop;
-  atomic_int failed; /* a call of the plant */
+  scalar *plant_sums; /* (blocks, numbers): gradients of the plant's shared parameters */
+  atomic_int failed;  /* a call of the plant */
 } loop_gradient_work;
 
 static int loop_gradient_threads(const loop_gradient_arguments *c) {
@@ -53,8 +54,8 @@ static size_t loop_gradient_parts(const loop_gradient_arguments *c) {
 }
 
 static size_t loop_gradient_workspace(const loop_gradient_arguments *c) {
-  const size_t sums = (size_t)block_count(c->gradient.batch) * loop_shared_numbers(c);
-  return loop_gradient_parts(c) + whole_lines(sums * sizeof(scalar));
+  const size_t shared = loop_shared_numbers(c) + plant_shared_numbers(&c->plant);
+  return loop_gradient_parts(c) + whole_lines((size_t)block_count(c->gradient.batch) * shared * sizeof(scalar));
 }
 
 /* `since`: see `interrupted`. */
@@ -64,6 +65,9 @@ static void loop_gradient_block(loop_gradient_state *s, loop_gradient_work *work
   int64_t end = (block + 1) * work->sums.block;
   if (end > a->batch) end = a->batch;
   clear_sums(&s->g);
+  const size_t of_plant = plant_shared_numbers(&work->loop->plant);
+  s->plant_sums = work->plant_sums + (size_t)block * of_plant;
+  memset(s->plant_sums, 0, of_plant * sizeof(scalar));
   for (int64_t first = block * work->sums.block; first < end; first += LANES) {
     if (interrupted(&work->sums.queue, since, operations)) return;
     loop_gradient_vector(s, work->loop, first, end);
@@ -96,8 +100,10 @@ static int run_differentiate_loop(const loop_gradient_arguments *c, void *worksp
       },
       .loop = c,
   };
+  work.plant_sums = work.sums.partial + (size_t)work.sums.queue.count * work.sums.shared;
   const int code = run_workers(loop_gradient_worker, &work, &work.sums.queue, loop_gradient_threads(c));
   if (code == 0 && work.sums.shared) reduce_blocks(&work.sums);
+  if (code == 0) sum_plant_gradients(&c->plant, work.plant_sums, work.sums.queue.count);
   return code ? code : atomic_load(&work.failed);
 }
 #endif

@@ -17,7 +17,8 @@ typedef struct {
   real policy[NU * NX]; /* du/dx of the control that was applied, where it is known */
   mask known;
   real asked[NU];       /* cotangent of the solution's first control */
-  int failed;           /* a call of a plant that is another model */
+  scalar *plant_sums;   /* gradients of parameters of a plant that is another model, which the batch shares */
+  int failed;           /* a call of it */
 } loop_gradient_state;
 
 COUNT size_t loop_gradient_reals(const loop_gradient_arguments *c) {
@@ -186,7 +187,7 @@ FUNCTION void pull_back_plant(loop_gradient_state *s, const loop_gradient_argume
   if (p->evaluate(&points))
     s->failed = 1;
   else
-    add_latest(p, &points, c->gradient.batch, first, t);
+    add_latest(p, &points, s->plant_sums, c->gradient.batch, first, t);
   for (int k = 0; k < LANES; k++) {
     EACH(i, NX) lane_set(plant->g_x + i, k, g_x[k * NX + i]);
     EACH(i, NU) lane_set(plant->g_u + i, k, g_u[k * NU + i]);

@@ -29,14 +29,37 @@ FUNCTION void place_latest(const plant_arguments *plant, evaluate_arguments *poi
   point->gradient_parameters = latest;
 }
 
-/* Adds them to those of the steps after it: of a parameter that the batch shares there is one sum of these problems. */
-FUNCTION void add_latest(const plant_arguments *plant, const evaluate_arguments *point, int64_t batch, int64_t first, int t) {
+/* Numbers of the parameters that the batch shares. */
+COUNT size_t plant_shared_numbers(const plant_arguments *plant) {
+  size_t sum = 0;
+  for (int p = 0; p < plant->count; p++)
+    if (plant->strides[p] == 0) sum += (size_t)plant->sizes[p];
+  return sum;
+}
+
+/* Adds them to those of the steps after it; those of parameters that the batch shares to `sums`, of these and of other problems. */
+FUNCTION void add_latest(const plant_arguments *plant, const evaluate_arguments *point, scalar *sums, int64_t batch,
+                         int64_t first, int t) {
   for (int p = 0; p < plant->count; p++) {
     const int64_t size = plant->sizes[p], step = plant->steps[p] ? t * batch : 0;
-    const int64_t count = plant->strides[p] ? point->batch * size : size;
-    scalar *to = (scalar *)plant->gradients[p] + (step + first) * size;
+    const int is_shared = plant->strides[p] == 0;
+    const int64_t count = is_shared ? size : point->batch * size;
+    scalar *to = is_shared ? sums : (scalar *)plant->gradients[p] + (step + first) * size;
     const scalar *from = point->gradient_parameters[p];
     for (int64_t i = 0; i < count; i++) to[i] += from[i];
+    if (is_shared) sums += size;
+  }
+}
+
+/* Gradients of the parameters that the batch shares, from sums of `blocks` parts of it. */
+FUNCTION void sum_plant_gradients(const plant_arguments *plant, const scalar *sums, int64_t blocks) {
+  const size_t shared = plant_shared_numbers(plant);
+  for (int p = 0; p < plant->count; p++) {
+    if (plant->strides[p] != 0) continue;
+    scalar *to = plant->gradients[p];
+    for (int64_t i = 0; i < plant->sizes[p]; i++)
+      for (int64_t b = 0; b < blocks; b++) to[i] += sums[(size_t)b * shared + (size_t)i];
+    sums += plant->sizes[p];
   }
 }
 
