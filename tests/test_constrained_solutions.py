@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+import sympy as sp
 import torch
 
 import mpcgen
@@ -177,3 +178,27 @@ def test_nor_does_its_gradient():
 def test_box_ddp_is_refused_for_them():
     with pytest.raises(mpcgen.ParameterError, match="interior_point"):
         module(problems.double_integrator).MPC(method="ddp")
+
+
+def test_equations_that_read_controls_are_solved_in_float32_and_have_gradients():
+    """Beside the weight of such a row the controls' Hessian has to keep its digits."""
+    problem = mpcgen.Problem("tied", horizon=20)
+    x, v = problem.states("x v")
+    a, b = problem.controls("a b", lower=-2, upper=2)
+    problem.dynamics = mpcgen.rk4(problem, [v, a - b + sp.sin(x)], dt=0.1)
+    problem.stage_cost = x**2 + v**2 / 10 + a**2 / 100 + b**2 / 50
+    problem.terminal_cost = 10 * x**2 + v**2
+    problem.constraint("tie", a + 2 * b - b**3 / 5 - v / 10, equals=0.3)
+    mpc = compiled(problem, ("float64", "float32")).MPC()
+    x0 = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 2
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        start = x0.to(dtype).requires_grad_()
+        solution = mpc(start)
+        assert solution.converged.all() and solution.violation.max() < 1e-4  # the tolerance of float32
+        (gradient,) = torch.autograd.grad(solution.u[..., 0].sum() + solution.x[:, 5].sum(), start)
+        found.append((solution.u.detach().double(), gradient.double()))
+    (u, gradient), (u32, gradient32) = found
+    torch.testing.assert_close(u32, u, rtol=0, atol=1e-2)
+    errors = (gradient32 - gradient).abs() / gradient.abs().amax(-1, keepdim=True)
+    assert errors.median() < 1e-4 and (errors < 1e-3).double().mean() > 0.9

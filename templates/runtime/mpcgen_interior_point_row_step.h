@@ -97,10 +97,10 @@ RARE real shortened_for_rows(const barrier_state *s, int t, real least, real len
 }
 
 /* The step of the multiplier of a row, where it is an equality. */
-RARE real equality_step(const barrier_state *s, reals limit, reals row, real change, real d_multiplier) {
+RARE real equality_step(const barrier_state *s, reals limit, reals row, real weight, real change, real d_multiplier) {
   const row_room r = room_of(limit);
   const real lack = equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
-  return lane_select(is_equality(&r), s->equality_weight * (lack + change), d_multiplier);
+  return lane_select(is_equality(&r), weight * (lack + change), d_multiplier);
 }
 
 /* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. Few multipliers
@@ -120,7 +120,7 @@ INLINE void row_step(barrier_state *s, int t, step_reach *reach) {
     real high_left = spent * z_high + length * high.multiplier, d_high = high.multiplier;
     if (equalities) {
       high_left = lane_select(lane_lt(limit[EQUAL], ALL(INFINITY)), ALL(0), high_left);
-      d_high = equality_step(s, limit, row, change[i], d_high);
+      d_high = equality_step(s, limit, row, equality_weight(s, t, i), change[i], d_high);
     }
     sum -= (z_high - z_low) * change[i];
     pushes += low.ratio + high.ratio;

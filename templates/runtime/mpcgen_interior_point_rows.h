@@ -22,6 +22,7 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #if MPCGEN_PRECISION == 64
 #define INEQUALITY_DELTA R(1e-10)
 #define EQUALITY_DELTA R(1e-8)
+#define MIXED_EQUALITY_DELTA EQUALITY_DELTA
 #define VIOLATION_WEIGHT R(1e9)   /* in restoration, of a violation of one in units of the cost, which then hardly counts */
 #define FIRST_LOOSENESS R(1e4)    /* of delta, where the linearised rows ask for too much */
 #define MOST_LOOSENESS R(1e8)
@@ -29,6 +30,7 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #else
 #define INEQUALITY_DELTA R(1e-7)
 #define EQUALITY_DELTA R(1e-5)
+#define MIXED_EQUALITY_DELTA R(1e-3) /* of rows that read controls, beside whose weight Quu has to keep its digits */
 #define VIOLATION_WEIGHT R(1e3)
 #define FIRST_LOOSENESS R(1e1)
 #define MOST_LOOSENESS R(1e4)
@@ -255,14 +257,19 @@ INLINE row_pull restoring_pull(const barrier_state *s, const row_room *r, reals 
   return pull;
 }
 
+/* The weight of an equality in row i of a stage. */
+INLINE real equality_weight(const barrier_state *s, int t, int i) {
+  return i < NMIXED && t < s->horizon ? s->mixed_weight : s->state_weight;
+}
+
 /* Of equalities the rows of a stage add this. */
 RARE void add_equalities(const barrier_state *s, int t, row_terms *terms) {
   reals row = first_row(s, t), limit = first_limit(s, t);
   for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);
     const mask equal = is_equality(&r);
-    const real force = s->equality_weight * equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
-    terms->stiffness[i] = lane_select(equal, s->equality_weight, terms->stiffness[i]);
+    const real weight = equality_weight(s, t, i), force = weight * equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
+    terms->stiffness[i] = lane_select(equal, weight, terms->stiffness[i]);
     terms->force[i] = lane_select(equal, force, terms->force[i]);
     row[HIGH_INVERSE] = lane_select(equal, ALL(0), row[HIGH_INVERSE]);
     row[HIGH_RATIO] = lane_select(equal, ALL(0), row[HIGH_RATIO]);

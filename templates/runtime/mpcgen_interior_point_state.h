@@ -187,7 +187,8 @@ typedef struct {
   real length, dual_length;         /* of the step: of x, u and the costates; of the multipliers */
   real slope;                       /* of the barrier function along the step, in units of cost */
   real longest;                     /* what the slacks allow of the step */
-  real mu, delta, equality_weight;  /* of the sweep and the step after it, in the problem's units; see ready_pass */
+  real mu, delta;                   /* of the sweep and the step after it, in the problem's units; see ready_pass */
+  real state_weight, mixed_weight;  /* of equalities, likewise; see equality_weight */
   real row_unit, restoring_room;    /* of a restoration */
   real violation_slope;             /* of half the rows' squares along the step of a restoration */
   real step_size;                   /* max |du| over the control's unit */

@@ -22,7 +22,8 @@ INLINE void ready_pass(barrier_state *s) {
   s->row_unit = s->lanes.cost_unit;
   if (!CONSTRAINED) return;
   s->delta = ALL(INEQUALITY_DELTA) * s->lanes.looseness / s->lanes.cost_unit;
-  s->equality_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * s->lanes.looseness);
+  s->state_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * s->lanes.looseness);
+  s->mixed_weight = s->lanes.cost_unit / (ALL(MIXED_EQUALITY_DELTA) * lane_max(s->lanes.looseness, ALL(1)));
   const real gap = lane_min(ALL(1), lane_max(s->point.gap, ALL(OPEN_GAP)));
   s->row_unit = lane_select(s->lanes.restoring, VIOLATION_WEIGHT / (gap * gap) * s->lanes.cost_unit, s->row_unit);
   s->restoring_room = ALL(RESTORING_ROOM) * gap;

@@ -19,9 +19,11 @@ enum { MOST_DIFFERENTIAL_ROWS = NPATH > NEND ? NPATH : NEND };
 #if MPCGEN_PRECISION == 64
 #define ROW_DELTA R(1e-8)
 #define EQUAL_ROW_DELTA R(1e-8)
+#define MIXED_EQUAL_ROW_DELTA EQUAL_ROW_DELTA
 #else
 #define ROW_DELTA R(1e-5)
 #define EQUAL_ROW_DELTA R(1e-5)
+#define MIXED_EQUAL_ROW_DELTA R(1e-3) /* see MIXED_EQUALITY_DELTA of the interior point */
 #endif
 
 typedef struct {
@@ -140,8 +142,9 @@ FUNCTION void weigh_rows(sensitivity_state *s) {
 #endif
       const real above = side_weight(s, high_slack, dual, high, high_delta, unit);
       s->row_lower[at] = side_weight(s, low_slack, -dual, low, low_delta, unit);
-      s->row_upper[at] = lane_select(meets, unit / ALL(EQUAL_ROW_DELTA), above);
-      s->row_delta[at] = lane_select(meets, ALL(EQUAL_ROW_DELTA), ALL(ROW_DELTA)) / unit;
+      const real equal_delta = ALL(i < NMIXED && t < s->horizon ? MIXED_EQUAL_ROW_DELTA : EQUAL_ROW_DELTA);
+      s->row_upper[at] = lane_select(meets, unit / equal_delta, above);
+      s->row_delta[at] = lane_select(meets, equal_delta, ALL(ROW_DELTA)) / unit;
       s->row_equal[at] = lane_select(meets, ALL(1), ALL(0));
       s->row_push[at] = s->row_moved[at] = s->d_dual[at] = ALL(0);
     }
