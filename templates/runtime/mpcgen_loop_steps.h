@@ -116,18 +116,39 @@ FUNCTION void move_by_model(solver_state *s, const closed_loop_arguments *c, mas
   }
 }
 
-/* The same by another model, whose calls may fail for want of memory: then the lane's loop is at its end. */
+/* The same of some lanes by a call of another model, which may fail for want of memory: then their loops are at their end. */
+FUNCTION void move_together(solver_state *s, const closed_loop_arguments *c, const int *lanes, int count) {
+  scalar x[LANES * NX], u[LANES * NU], next[LANES * NX], cost[LANES];
+  for (int i = 0; i < count; i++) {
+    memcpy(x + i * NX, state_place(s, c, lanes[i]), NX * sizeof(scalar));
+    memcpy(u + i * NU, (const scalar *)c->applied + step_place(s, c, lanes[i]) * NU, NU * sizeof(scalar));
+  }
+  evaluate_arguments points = plant_point(&c->plant, s->problem[lanes[0]], count, s->loop.step[lanes[0]]);
+  points.states = x;
+  points.controls = u;
+  points.next_states = next;
+  points.cost = cost;
+  const int failed = c->plant.evaluate(&points);
+  for (int i = 0; i < count; i++) {
+    if (failed) {
+      s->loop.step[lanes[i]] = PLANT_FAILED;
+    } else {
+      memcpy(state_place(s, c, lanes[i]) + NX, next + i * NX, NX * sizeof(scalar));
+      ((scalar *)c->stage_costs)[step_place(s, c, lanes[i])] = cost[i];
+    }
+  }
+}
+
+/* The same by another model: lanes together where they share its parameters, as a network's weights, which a call loads. */
 FUNCTION void move_by_plant(solver_state *s, const closed_loop_arguments *c, mask taking) {
+  const int most = shares_parameters(&c->plant) ? LANES : 1;
+  int lanes[LANES], count = 0;
   for (int k = 0; k < LANES; k++) {
-    if (!lane_test(&taking, k)) continue;
-    scalar *state = state_place(s, c, k);
-    const size_t at = step_place(s, c, k);
-    evaluate_arguments point = plant_point(&c->plant, s->problem[k], 1, s->loop.step[k]);
-    point.states = state;
-    point.controls = (const scalar *)c->applied + at * NU;
-    point.next_states = state + NX;
-    point.cost = (scalar *)c->stage_costs + at;
-    if (c->plant.evaluate(&point)) s->loop.step[k] = PLANT_FAILED;
+    if (lane_test(&taking, k)) lanes[count++] = k;
+    if (count == most || (count > 0 && k == LANES - 1)) {
+      move_together(s, c, lanes, count);
+      count = 0;
+    }
   }
 }
 

@@ -19,6 +19,13 @@ FUNCTION evaluate_arguments plant_point(const plant_arguments *plant, int64_t fi
   return point;
 }
 
+/* Whether the batch shares all parameters, at all steps. */
+INLINE int shares_parameters(const plant_arguments *plant) {
+  int shared = 1;
+  for (int p = 0; p < plant->count; p++) shared &= plant->strides[p] == 0;
+  return shared;
+}
+
 /* Readies memory for the gradients of a step, of one parameter after the other. */
 FUNCTION void place_latest(const plant_arguments *plant, evaluate_arguments *point, int64_t first) {
   void **latest = plant->latest_pointers + first * plant->count;
