@@ -315,6 +315,30 @@ def test_gradients_reach_the_parameters_of_another_generated_plant(pendulum, ste
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and b.abs().max() > 0
 
 
+def test_a_plants_parameters_have_the_batch_that_any_step_gives_them(pendulum, step_by_step):
+    mpc, plant, x0 = pendulum.mpc(), other_plant().MPC(), pendulum.starts(1, 0)[0]
+    drags = [0.05, torch.tensor([0.01, 0.03, 0.05], dtype=F64), [0.1, 0.2, 0.3], 0.1, 0.02]
+    given = {"plant": plant, "plant_parameters": {"drag": mpcgen.PerStep(drags)}}
+    found, expected = mpc.closed_loop(x0, STEPS, **given), step_by_step(mpc, x0, STEPS, **given)
+    assert found.x.shape == (3, STEPS + 1, 3) and all(map(is_same, found, expected))
+    drags[3] = torch.zeros(2, dtype=F64)
+    with pytest.raises(ShapeError, match=r"do not broadcast: \(\), \(3,\), \(2,\)"):
+        mpc.closed_loop(x0, STEPS, **given)
+
+
+@pytest.mark.parametrize("itself", [False, True], ids=["another", "itself"])
+def test_a_step_that_a_subclass_has_is_that_of_the_plant(pendulum, itself):
+    class Slower(pendulum.module.MPC):
+        def step(self, x, u, **given):
+            step = super().step(x, u, **given)
+            return step._replace(x=step.x * torch.tensor([1.0, 1.0, 0.9], dtype=F64))
+
+    mpc, x0 = Slower(on_unconverged="raise"), pendulum.starts(2, 0)
+    x, _, cost = by_hand(mpc, x0, mpc.step)
+    found = mpc.closed_loop(x0, STEPS) if itself else pendulum.mpc().closed_loop(x0, STEPS, plant=mpc)
+    assert torch.allclose(found.x, x, rtol=1e-12, atol=1e-14) and torch.allclose(found.cost, cost, rtol=1e-12)
+
+
 def test_a_plant_that_gets_no_memory_ends_the_loop(pendulum, monkeypatch):
     mpc, x0 = pendulum.mpc(), pendulum.starts(3, 0).requires_grad_()
     total = mpc.closed_loop(x0, STEPS, plant=mpc).cost.sum()
@@ -519,6 +543,10 @@ def test_mistakes_are_named(pendulum):
         mpc.closed_loop(x0, STEPS, disturbance=torch.zeros(3, STEPS, 3, dtype=F64))
     with pytest.raises(ParameterError, match="plant= this MPC gives it others"):
         mpc.closed_loop(x0, STEPS, plant_parameters={"mass": 1.0})
+    with pytest.raises(ParameterError, match="plant_parameters is a list; a mapping"):
+        mpc.closed_loop(x0, STEPS, plant=mpc, plant_parameters=[1.0])
+    with pytest.raises(ParameterError, match=r"PerStep\(1.0\): a value for each step"):
+        mpc.closed_loop(x0, STEPS, mass=mpcgen.PerStep(1.0))
     with pytest.raises(ParameterError, match="plant is a int"):
         mpc.closed_loop(x0, STEPS, plant=3)
     with pytest.raises(ParameterError, match=r"plant is a module; its MPC\(\)"):

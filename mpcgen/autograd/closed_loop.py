@@ -37,7 +37,11 @@ class PerStep:
         self.values = values
 
     def __len__(self) -> int:
-        return len(self.values)
+        """Return the number of steps; raises ParameterError where there is one value and no axis of them."""
+        try:
+            return len(self.values)
+        except TypeError as error:
+            raise ParameterError(f"PerStep({self.values!r}): a value for each step is expected") from error
 
 
 class ClosedLoop(NamedTuple):
@@ -108,7 +112,7 @@ class Loop:
         """All steps in the kernels, or None where these cannot run them."""
         mpc, given = self.mpc, (*self.parameters.values(), *self.plant_parameters.values())
         tensors = [x0, self.disturbance, self.u_init, *map(_value, given)]
-        if not (self.plant is None or _is_compiled_plant(self.plant)):
+        if not _is_compiled_plant(self.functions if self.plant is None else self.plant):
             return None
         if not is_compiled(mpc.controller, mpc.quiet, tensors):
             return None
@@ -248,6 +252,10 @@ def _refuse_names(controller: Controller, **given: Any) -> None:
 
 
 def _check_plant(controller: Controller, plant: Any, given: Mapping[str, Any] | None) -> None:
+    if not isinstance(given, Mapping | None):
+        raise ParameterError(
+            f"{controller.name}: plant_parameters is a {type(given).__name__}; a mapping of names to values is expected"
+        )
     if given and (plant is None or not isinstance(plant, ProblemFunctions)):
         raise ParameterError(
             f"{controller.name}: plant_parameters are those of a generated controller, plant=; "
@@ -283,9 +291,10 @@ def _leading(loop: Loop, x0: Tensor) -> Iterator[torch.Size]:
     if isinstance(loop.plant, ProblemFunctions):
         plant = loop.plant.controller
         for p in plant.parameters:
-            value = _at_step(loop.plant_parameters, 0).get(p.name)
-            if isinstance(value, Tensor):
-                yield value.shape[: max(value.ndim - len(p.shape) - p.per_stage, 0)]  # see `_of_one_stage`
+            if p.name in loop.plant_parameters:
+                for value in _of_each_step(loop.plant_parameters[p.name]):
+                    shape = as_tensor(plant, p, value, x0).shape
+                    yield shape[: max(len(shape) - len(p.shape) - p.per_stage, 0)]  # see `_of_one_stage`
     n, found = len(controller.states), loop.disturbance
     if found is None:
         return
@@ -304,13 +313,23 @@ def _value(given: Any) -> Any:
     return given.values if isinstance(given, PerStep) else given
 
 
+def _of_each_step(given: Any) -> Sequence[Any]:
+    """Values of the steps, or the one of all."""
+    return list(given.values) if isinstance(given, PerStep) else [given]
+
+
 def _by_step(values: Mapping[str, Any]) -> list[str]:
     """Names of what each step has its own of."""
     return [name for name, value in values.items() if isinstance(value, PerStep)]
 
 
 def _is_compiled_plant(plant: Any) -> bool:
-    return isinstance(plant, ProblemFunctions) and plant.controller.library.kind == "cpu"
+    """Whether kernels on a CPU are its step: a subclass may have one of its own, in Python."""
+    return (
+        isinstance(plant, ProblemFunctions)
+        and getattr(plant.step, "__func__", None) is ProblemFunctions.step
+        and plant.controller.library.kind == "cpu"
+    )
 
 
 def _at_step(values: Mapping[str, Any], t: int) -> dict[str, Any]:
