@@ -339,6 +339,20 @@ def test_a_step_that_a_subclass_has_is_that_of_the_plant(pendulum, itself):
     assert torch.allclose(found.x, x, rtol=1e-12, atol=1e-14) and torch.allclose(found.cost, cost, rtol=1e-12)
 
 
+def test_under_autocast_parameters_of_plants_and_of_each_step_are_raised_too(pendulum):
+    mpc, low = pendulum.mpc(tol=1e-3), torch.bfloat16
+    x0, masses = pendulum.starts(2, 0).to(low), torch.tensor([0.9, 1.0, 1.1], dtype=low)
+
+    def run(x0: Tensor, masses: Tensor) -> Tensor:
+        of_steps = mpcgen.PerStep(list(masses))
+        given = {"plant": mpc, "plant_parameters": {"mass": of_steps}, "mass": mpcgen.PerStep(masses)}
+        return mpc.closed_loop(x0, 3, **given).x
+
+    with torch.autocast("cpu", dtype=low):
+        found = run(x0, masses)
+    assert found.dtype == torch.float32 and torch.equal(found, run(x0.float(), masses.float()))
+
+
 def test_a_plant_that_gets_no_memory_ends_the_loop(pendulum, monkeypatch):
     mpc, x0 = pendulum.mpc(), pendulum.starts(3, 0).requires_grad_()
     total = mpc.closed_loop(x0, STEPS, plant=mpc).cost.sum()

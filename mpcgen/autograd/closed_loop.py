@@ -17,6 +17,7 @@ from torch import Tensor
 from mpcgen.autograd import summary
 from mpcgen.autograd.compiled_loop import OtherPlant, are_alike, is_compiled, run_compiled
 from mpcgen.autograd.evaluation import ProblemFunctions
+from mpcgen.calls import learnable
 from mpcgen.calls.arguments import Call, Start, as_tensor, make_call
 from mpcgen.calls.invalid import describe_input
 from mpcgen.calls.options import Options, as_count
@@ -238,6 +239,17 @@ def make_loop(
             f"disturbance do not broadcast: {shapes}"
         ) from error
     return loop, x0.expand(*shape, x0.shape[-1]).contiguous()
+
+
+def raised_to(x0: Tensor, given: Any) -> Any:
+    """Parameters by name that autocast may have lowered, those of each step too, in the dtype of ``x0``."""
+    if isinstance(given, PerStep):
+        return PerStep(raised_to(x0, given.values))
+    if isinstance(given, list | tuple):
+        return [raised_to(x0, value) for value in given]
+    if isinstance(given, Mapping):
+        return {name: raised_to(x0, value) for name, value in given.items()}
+    return learnable.raised_to(x0, given)
 
 
 def _refuse_names(controller: Controller, **given: Any) -> None:

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from mpcgen.autograd import copying, functions, library
 from mpcgen.autograd.action_value import broadcast_first, solve_from, tell_of_failures
-from mpcgen.autograd.closed_loop import ClosedLoop, make_loop
+from mpcgen.autograd.closed_loop import ClosedLoop, make_loop, raised_to
 from mpcgen.autograd.evaluation import ProblemFunctions
 from mpcgen.autograd.examination import record
 from mpcgen.autograd.origin import origin_of
@@ -307,9 +307,8 @@ class MPC(ProblemFunctions):
             )
         parameters = learnable.with_learned(self, self.controller, self.learned, parameters, x0)
         if learnable.is_autocast(x0):
-            x0, u_init, disturbance, parameters = learnable.leave_autocast(
-                x0, u_init, disturbance, parameters
-            )
+            x0, u_init, disturbance, _ = learnable.leave_autocast(x0, u_init, disturbance, {})
+            parameters, plant_parameters = (raised_to(x0, given) for given in (parameters, plant_parameters))
         loop, x0 = make_loop(
             self, self, x0, steps, plant, plant_parameters, disturbance, u_init, horizon, parameters
         )

@@ -215,8 +215,10 @@ def leave_autocast(
     """Convert what autocast may have lowered: x0 to float32 unless it is float64, floating tensors to x0's dtype."""
     if x0.dtype in (torch.bfloat16, torch.float16):
         x0 = x0.float()
+    raised = {name: raised_to(x0, value) for name, value in parameters.items()}
+    return x0, raised_to(x0, u_init), raised_to(x0, x_init), raised
 
-    def like_x0(value: Any) -> Any:
-        return value.to(x0.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
-    return x0, like_x0(u_init), like_x0(x_init), {name: like_x0(value) for name, value in parameters.items()}
+def raised_to(x0: Tensor, value: Any) -> Any:
+    """A floating tensor in x0's dtype; anything else as it is."""
+    return value.to(x0.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
