@@ -110,7 +110,8 @@ typedef struct {
 } arm_plant_arguments;
 
 typedef struct {
-  arm_solve_arguments solve; /* of the first step; no history */
+  arm_solve_arguments solve; /* of the first step, whose x0 is in plant_states; no history. Its outputs are memory for the
+                                        steps alone, but `status` and what keeps_solutions says */
   arm_plant_arguments plant;
   int32_t steps;
   int32_t keeps_solutions;           /* 1: states, controls and duals are (steps, batch, ...); 0: those of the last steps */

@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "0fc34c181020eb2f44a0c11196b6005dad914876edf01d3acb2238c013676fca"),
+    library=load(__file__, "building", "06daf740ad9bbfd7debe88e501f51c43702fdbd9a7f093bfe81a9850a7ed33ab"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -93,7 +93,8 @@ typedef struct {
 } building_plant_arguments;
 
 typedef struct {
-  building_solve_arguments solve; /* of the first step; no history */
+  building_solve_arguments solve; /* of the first step, whose x0 is in plant_states; no history. Its outputs are memory for the
+                                        steps alone, but `status` and what keeps_solutions says */
   building_plant_arguments plant;
   int32_t steps;
   int32_t keeps_solutions;           /* 1: states, controls and duals are (steps, batch, ...); 0: those of the last steps */

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "7beb5329480d0587e5afa9757cfcb3835e974fd3120ada3ad7dfe46b117a46f1"),
+    library=load(__file__, "car", "c3c9bec3d0b1c599afd040f08562d42afb4ab2fcb8a9bf053d44c11e727889c6"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

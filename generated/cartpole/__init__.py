@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "dbb2a12bcea243892cff9411c8df9b054ef7335446d592e8efc8a4893c0d8135"),
+    library=load(__file__, "cartpole", "b710d90bd6ef414c0c32bf50a60278f7166d41abfdb32278fc6c7cc43cf83a80"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

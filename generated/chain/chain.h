@@ -104,7 +104,8 @@ typedef struct {
 } chain_plant_arguments;
 
 typedef struct {
-  chain_solve_arguments solve; /* of the first step; no history */
+  chain_solve_arguments solve; /* of the first step, whose x0 is in plant_states; no history. Its outputs are memory for the
+                                        steps alone, but `status` and what keeps_solutions says */
   chain_plant_arguments plant;
   int32_t steps;
   int32_t keeps_solutions;           /* 1: states and controls are (steps, batch, ...), 2: the same, but without those of

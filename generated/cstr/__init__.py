@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "fc0a378b430db27b3c8306517d22038859a5dbda9c72bc261ef7c3ca3d7768dd"),
+    library=load(__file__, "cstr", "9e93a2c0c3a35b69f49f1aabaae509489dd7387bb851e4f356acc80849847624"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "c69619935d42d85d07582ddc161856d2770f7dfed761136dcfa0054644c06bff"),
+    library=load(__file__, "landing", "33bdd49c2fa7767cd2784fcbd4d95f643ea2899928a8a79d538a3c1554e36a4d"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "50460e40bdf49729f38d3941fd09001d91e5ad065a9fc69414bcb9a0c645aa4b"),
+    library=load(__file__, "lqr", "4cd81f1d49090fc4e7920b74f538caa7f3aeac9676aad39c4136d70910b199b8"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

@@ -83,7 +83,8 @@ typedef struct {
 } lqr_plant_arguments;
 
 typedef struct {
-  lqr_solve_arguments solve; /* of the first step; no history */
+  lqr_solve_arguments solve; /* of the first step, whose x0 is in plant_states; no history. Its outputs are memory for the
+                                        steps alone, but `status` and what keeps_solutions says */
   lqr_plant_arguments plant;
   int32_t steps;
   int32_t keeps_solutions;           /* 1: states and controls are (steps, batch, ...), 2: the same, but without those of

@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "654a3c796c082501f357dd5fc4b1d66b627c4dfd9810e21b85301c5877983bfa"),
+    library=load(__file__, "minimum_time", "eb4da21b8263f39faae042acb0f8d82d249c4528c92ce84e286ae801054fcb61"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

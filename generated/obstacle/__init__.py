@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "08b2b643289cf4f2643ef9ccf9fdd82eccc4cdd18965e5bdb02740656f1154c9"),
+    library=load(__file__, "obstacle", "181c976de84c7bd7ffa8e1685697ee5bf93468693ae8ec4e06ae6c43ab44e87a"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -94,7 +94,8 @@ typedef struct {
 } obstacle_plant_arguments;
 
 typedef struct {
-  obstacle_solve_arguments solve; /* of the first step; no history */
+  obstacle_solve_arguments solve; /* of the first step, whose x0 is in plant_states; no history. Its outputs are memory for the
+                                        steps alone, but `status` and what keeps_solutions says */
   obstacle_plant_arguments plant;
   int32_t steps;
   int32_t keeps_solutions;           /* 1: states, controls and duals are (steps, batch, ...); 0: those of the last steps */

@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "82737801e20befcd0666ed7b6c7d9b60822d6c6ffb04b38ec664d3fc323d20f8"),
+    library=load(__file__, "pendulum", "73d0d3c8a721d45a317ac5089237251a95de2465e6e10a8942054ec246b4ac75"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "64a4b11527268025d19bfa298dc2d3801604e0628ef04073bd0ce3057beba4d9"),
+    library=load(__file__, "safe_cartpole", "b34b95fd94beff6f46fb94e5a41b8362a40f4a0e15de25a4e3bd847f9a51e6bc"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -89,7 +89,8 @@ typedef struct {
 } safe_cartpole_plant_arguments;
 
 typedef struct {
-  safe_cartpole_solve_arguments solve; /* of the first step; no history */
+  safe_cartpole_solve_arguments solve; /* of the first step, whose x0 is in plant_states; no history. Its outputs are memory for the
+                                        steps alone, but `status` and what keeps_solutions says */
   safe_cartpole_plant_arguments plant;
   int32_t steps;
   int32_t keeps_solutions;           /* 1: states, controls and duals are (steps, batch, ...); 0: those of the last steps */

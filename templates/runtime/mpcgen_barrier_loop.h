@@ -66,8 +66,8 @@ FUNCTION int take_step_of(const closed_loop_arguments *c, int64_t problem, int t
   return c->progress[problem] = t + 1;
 }
 
-/* Takes the step that an idle lane has ended, if it has one; returns the problem that it goes on with, at s->loop_step[k]: the same,
- * or where that is through the next of the queue; -1 where there is none left. */
+/* Takes the step that an idle lane has ended, if it has one; returns the problem that it goes on with, at s->loop_step[k]:
+ * the same, or where that is through the next of the queue; -1 where there is none left. */
 FUNCTION int64_t next_of_loops(barrier_state *s, solve_job *job, int k) {
   if (s->has_problem[k]) {
     const int t = take_step_of(job->loop, s->problem[k], s->loop_step[k]);

@@ -14,8 +14,8 @@ static size_t closed_loop_workspace(const closed_loop_arguments *c) {
   return (size_t)loop_threads(c) * solve_part(&c->solve);
 }
 
-/* Runs the batch's loops by the method that problems start with; returns 0, 1 if memory was refused, STOPPED, or LEFT_OVER where problems wait for
- * another method. */
+/* Runs the batch's loops by the method that problems start with; returns 0, 1 if memory was refused, STOPPED, or LEFT_OVER
+ * where problems wait for another method. */
 static int run_closed_loop(const closed_loop_arguments *c, void *workspace) {
   solve_work work = {.job = {.arguments = c->step_arguments, .queue.count = c->solve.batch, .loop = c}, .parts.at = workspace};
   make_steps(c);

@@ -44,7 +44,7 @@ COUNT size_t plant_shared_numbers(const plant_arguments *plant) {
   return sum;
 }
 
-/* Adds them to those of the steps after it; those of parameters that the batch shares to `sums`, of these and of other problems. */
+/* Adds them to those of the steps after it; of parameters that the batch shares to `sums`, which other problems add to, too. */
 FUNCTION void add_latest(const plant_arguments *plant, const evaluate_arguments *point, scalar *sums, int64_t batch,
                          int64_t first, int t) {
   for (int p = 0; p < plant->count; p++) {
