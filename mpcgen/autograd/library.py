@@ -91,6 +91,8 @@ def _mapped(operator: Any, vmap: Callable[..., Any]) -> Callable[..., Any]:
                 return operator(*arguments)
             info = SimpleNamespace(batch_size=interpreter.batch_size())
             outputs, out_dims = vmap(info, tuple(in_dims), *values)
+        if isinstance(outputs, Tensor):
+            return wrap(outputs, out_dims, level)
         return type(outputs)([wrap(out, dim, level) for out, dim in zip(outputs, out_dims, strict=True)])
 
     unwrap, wrap = torch._C._functorch._unwrap_batched, torch._C._functorch._add_batch_dim

@@ -119,7 +119,7 @@ FUNCTION void move_by_model(solver_state *s, const closed_loop_arguments *c, mas
 /* The same of some lanes by a call of another model, which may fail for want of memory: then their loops are at their end. */
 FUNCTION void move_together(solver_state *s, const closed_loop_arguments *c, const int *lanes, int count) {
   scalar x[LANES * NX], u[LANES * NU], next[LANES * NX], cost[LANES];
-  for (int i = 0; i < count; i++) {
+  for (int i = 0; i < LANES && i < count; i++) { /* which count never is more than: for compilers that wonder */
     memcpy(x + i * NX, state_place(s, c, lanes[i]), NX * sizeof(scalar));
     memcpy(u + i * NU, (const scalar *)c->applied + step_place(s, c, lanes[i]) * NU, NU * sizeof(scalar));
   }
@@ -129,7 +129,7 @@ FUNCTION void move_together(solver_state *s, const closed_loop_arguments *c, con
   points.next_states = next;
   points.cost = cost;
   const int failed = c->plant.evaluate(&points);
-  for (int i = 0; i < count; i++) {
+  for (int i = 0; i < LANES && i < count; i++) {
     if (failed) {
       s->loop.step[lanes[i]] = PLANT_FAILED;
     } else {

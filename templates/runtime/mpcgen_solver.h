@@ -154,10 +154,9 @@ FUNCTION int load_controls(solver_state *s, const solve_arguments *a, int k, int
  * that trajectory says nothing of which bounds will hold a control; but the optimal policy without bounds, clipped to them, is
  * mostly near the solution with them, and so are the controls that it has at its bounds. */
 FUNCTION int is_unguided(const solver_state *s, const solve_arguments *a, int k) {
-  if (!LINEAR_QUADRATIC || s->barrier > 0 || a->max_iterations == 0) return 0;
-  for (int i = 0; i < s->horizon * NU; i++)
-    if (lane_get(s->u + i, k) != 0) return 0;
-  return 1;
+  int none = LINEAR_QUADRATIC && !(s->barrier > 0) && a->max_iterations != 0;
+  for (int i = 0; none && i < s->horizon * NU; i++) none = lane_get(s->u + i, k) == 0;
+  return none;
 }
 
 /* Readies a lane's first rollout of a problem whose numbers are loaded, and `good`. */
