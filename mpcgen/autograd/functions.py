@@ -311,10 +311,8 @@ def last_rule(operator: Any, as_list: bool) -> Any:
     """The rule of an operator that has no derivative of its own; as_list: it returns a list."""
 
     def rule(keyset: Any, *arguments: Any) -> Any:
-        leaves, lengths = (
-            list[Any](),
-            list[int | None](),
-        )  # by hand: pytree would take longer than a small problem
+        leaves: list[Any] = []  # by hand: pytree would take longer than a small problem
+        lengths: list[int | None] = []
         for argument in arguments:
             is_list = type(argument) is list
             leaves += argument if is_list else [argument]

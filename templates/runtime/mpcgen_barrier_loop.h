@@ -7,8 +7,7 @@
 
 /* The control of a step: the solution's first, or where there is none and the state is finite, that of the plan before. */
 FUNCTION void find_control(const solve_arguments *a, const scalar *state, int64_t problem, scalar *u) {
-  const int status = a->status[problem];
-  int lacks = has_no_value(status) || status == INVALID_INPUT;
+  int lacks = has_no_control(a->status[problem]);
   for (int i = 0; i < NX; i++) lacks &= isfinite(state[i]) != 0;
   const scalar *found = (const scalar *)a->controls + problem * a->horizon * NU;
   const scalar *plan = a->initial_controls ? (const scalar *)a->initial_controls + problem * a->initial_controls_stride : NULL;
@@ -24,11 +23,10 @@ FUNCTION void move_columns(scalar *to, const scalar *from, int count, int width,
 /* Where the next step begins: near the solution of this one; or, if that is not fit, from zero controls and a rollout. */
 FUNCTION void move_solution(const closed_loop_arguments *c, const solve_arguments *a, int64_t problem) {
   const int n = a->horizon, with_control = NU + NMIXED, at_end = with_control + NSTATE;
-  const int status = a->status[problem];
   const scalar *controls = (const scalar *)a->controls + problem * n * NU;
   const int64_t states = problem * (n + 1) * NX, duals = problem * (n + 1) * NDUAL;
   scalar *plan = (scalar *)c->plans + problem * n * NU;
-  int fit = !has_no_value(status) && status != INVALID_INPUT && status != INFEASIBLE;
+  int fit = !has_no_plan(a->status[problem]);
   for (int i = 0; i < n * NU; i++) fit &= isfinite(controls[i]) != 0;
   move_columns(plan, controls, n, NU, 0, NU);
   move_columns((scalar *)c->plan_states + states, (const scalar *)a->states + states, n + 1, NX, 0, NX);
@@ -58,10 +56,7 @@ FUNCTION int take_step_of(const closed_loop_arguments *c, int64_t problem, int t
   point.next_states = next;
   point.cost = (scalar *)c->stage_costs + at;
   if (c->plant.evaluate(&point)) return c->progress[problem] = PLANT_FAILED;
-  if (c->disturbance) {
-    const scalar *push = (const scalar *)c->disturbance + problem * c->disturbance_stride + (int64_t)t * NX;
-    for (int i = 0; i < NX; i++) next[i] += push[i];
-  }
+  disturb(c, problem, t, next);
   move_solution(c, a, problem);
   return c->progress[problem] = t + 1;
 }

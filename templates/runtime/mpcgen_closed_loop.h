@@ -35,6 +35,17 @@ INLINE int has_ended(const solve_arguments *a, int64_t problem) {
   return a->status[problem] != UNFINISHED && !is_handed_over(a, problem);
 }
 
+/* Whether a step that ended so has no control to apply; or no plan that the next one may start from. */
+INLINE int has_no_control(int status) { return has_no_value(status) || status == INVALID_INPUT; }
+INLINE int has_no_plan(int status) { return has_no_control(status) || status == INFEASIBLE; }
+
+/* Pushes the state after a problem's step, as the call asks. */
+INLINE void disturb(const closed_loop_arguments *c, int64_t problem, int t, scalar *next) {
+  if (!c->disturbance) return;
+  const scalar *push = (const scalar *)c->disturbance + problem * c->disturbance_stride + (int64_t)t * NX;
+  for (int i = 0; i < NX; i++) next[i] += push[i];
+}
+
 /* ---- the steps' argument structs ---- */
 
 INLINE void *further(const void *first, size_t numbers) { return first ? (scalar *)first + numbers : NULL; }

@@ -158,11 +158,7 @@ FUNCTION void go_on(solver_state *s, const closed_loop_arguments *c, int k) {
   const int t = s->loop.step[k];
   c->progress[problem] = t;
   if (t == PLANT_FAILED) return;
-  if (c->disturbance) {
-    scalar *next = state_place(s, c, k) + NX;
-    const scalar *push = (const scalar *)c->disturbance + problem * c->disturbance_stride + (int64_t)t * NX;
-    for (int i = 0; i < NX; i++) next[i] += push[i];
-  }
+  disturb(c, problem, t, state_place(s, c, k) + NX);
   c->progress[problem] = s->loop.step[k] = t + 1;
 }
 
@@ -186,8 +182,8 @@ FUNCTION void take_steps(solver_state *s, const solve_job *job, mask taking) {
   for (int k = 0; k < LANES; k++) {
     if (!lane_test(&taking, k)) continue;
     const int status = ARGUMENTS_OF(s, job, k)->status[s->problem[k]];
-    lane_mark(&lacks, k, has_no_value(status) || status == INVALID_INPUT);
-    lane_mark(&fit, k, !lane_test(&lacks, k) && status != INFEASIBLE);
+    lane_mark(&lacks, k, has_no_control(status));
+    lane_mark(&fit, k, !has_no_plan(status));
     if (lane_test(&s->loop.solved, k)) keep_solution(s, job, k, lane_test(&known, k));
   }
   real u[NU];

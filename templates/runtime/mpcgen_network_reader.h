@@ -22,6 +22,17 @@ INLINE const network_point *OF(inner_point)(const real *w, stored_reals theta, s
   return at;
 }
 
+/* And their change along d_w: `d_inner` is that of `inner`, d_p that of what the networks read. */
+INLINE const network_point *OF(inner_change)(const real *w, stored_reals theta, stored_reals theta_t, const real *d_w,
+                                             real *inner, real *d_inner, real *d_p, network_point *scratch,
+                                             network_bends *bends, network_changes *changes) {
+  const network_point *const at = OF(inner_point)(w, theta, theta_t, inner, scratch);
+  INPUT(tangent)(w, theta, theta_t, d_w, d_p);
+  copy_reals(d_inner, d_w, WIDTH);
+  move_networks(SITE, at, d_p, theta, theta, 0, bends, changes, d_inner + WIDTH);
+  return at;
+}
+
 FUNCTION void OF(values)(const real *w, stored_reals theta, stored_reals theta_t, real *values) {
   real inner[WIDTH + OUTPUTS];
   network_point scratch;
@@ -65,10 +76,7 @@ FUNCTION void OF(gradient)(const real *w, stored_reals theta, stored_reals theta
   network_point scratch;
   network_bends bends;
   network_changes changes;
-  const network_point *const at = OF(inner_point)(w, theta, theta_t, inner, &scratch);
-  INPUT(tangent)(w, theta, theta_t, d_w, d_p);
-  copy_reals(d_inner, d_w, WIDTH);
-  move_networks(SITE, at, d_p, theta, theta, 0, &bends, &changes, d_inner + WIDTH);
+  const network_point *const at = OF(inner_change)(w, theta, theta_t, d_w, inner, d_inner, d_p, &scratch, &bends, &changes);
   BODY(gradient)(inner, theta, theta_t, multiplier, d_inner, d_multiplier, g_theta, g_theta_t, by_all, before_all);
   networks_gradient(SITE, at, &bends, d_p, theta, &changes, by_all + WIDTH, before_all + WIDTH, g_theta, bar_p, bar_d_p);
   INPUT(gradient)(w, theta, theta_t, bar_d_p, d_w, bar_p, g_theta, g_theta_t, g, before);
@@ -177,10 +185,7 @@ INLINE void OF(add_tangent)(const real *w, stored_reals theta, stored_reals thet
   network_point scratch;
   network_bends bends;
   network_changes changes;
-  const network_point *const at = OF(inner_point)(w, theta, theta_t, inner, &scratch);
-  INPUT(tangent)(w, theta, theta_t, d_w, d_p);
-  copy_reals(d_inner, d_w, WIDTH);
-  move_networks(SITE, at, d_p, theta, theta, 0, &bends, &changes, d_inner + WIDTH);
+  OF(inner_change)(w, theta, theta_t, d_w, inner, d_inner, d_p, &scratch, &bends, &changes);
   BODY(tangent)(inner, theta, theta_t, d_inner, d_values);
   EACH(i, ROWS) d_rows[ROW[i]] += d_values[1 + i];
 }
