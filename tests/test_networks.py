@@ -14,7 +14,7 @@ import mpcgen
 from examples import learned_model, lstm
 from mpcgen.compiler import Compilation
 from mpcgen.export import export
-from mpcgen.ir.model import ACTIVATIONS
+from mpcgen.ir.network import ACTIVATIONS
 from mpcgen.problem import networks
 from mpcgen.problem.lowering import lower_spec
 

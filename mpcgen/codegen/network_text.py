@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mpcgen.codegen.network_layers import LayerTable, layer_tables
 from mpcgen.derivative.kernels import Kernels
 from mpcgen.derivative.maps import MapDerivation
 from mpcgen.derivative.priced import PricedLoop
 from mpcgen.derivative.rates import BodyDerivation
 from mpcgen.derivative.substeps import Loop
 from mpcgen.ir.expr import Expr
-from mpcgen.ir.model import ACTIVATIONS, Layer, Network
-
-KEPT_SUMS = ("softplus", "silu", "gelu")
-"""Activations whose values do not tell their derivatives."""
+from mpcgen.ir.network import Network
 
 
 @dataclass(frozen=True)
@@ -42,20 +40,23 @@ def network_tables(kernels: Kernels) -> dict[str, object] | None:
     if not sites:
         return None
     offsets = {symbol: i for i, symbol in enumerate(kernels.static)}
-    layers: list[tuple[int, ...]] = []
+    every: list[list[LayerTable]] = []
     networks: list[tuple[int, ...]] = []
     reads: list[int] = []
+    first_layer = 0
     ends, rows = [0], []
     for site in sites:
         groups: dict[tuple[Expr, ...], int] = {}
         at = (len(networks), len(ends) - 1)
-        for network in site.networks:
+        tables = list(layer_tables(site.networks, offsets))
+        every.append(tables)
+        for table in tables:
+            network, count = table.network, len(table.rows)
             begin = groups.setdefault(network.inputs, sum(map(len, groups)))
-            units = sum(layer.rows for layer in network.layers[:-1])
             networks.append(
-                (len(layers), len(network.layers), len(network.inputs), len(network.outputs), begin, units)
+                (first_layer, count, len(network.inputs), len(network.outputs), begin, table.units)
             )
-            layers.extend(_layer(layer, offsets) for layer in network.layers)
+            first_layer += count
         for row in site.inputs.slopes:
             reads.extend(j for j, entry in enumerate(row) if not entry.is_zero)
             ends.append(len(reads))
@@ -71,15 +72,13 @@ def network_tables(kernels: Kernels) -> dict[str, object] | None:
                 site.points,
             )
         )
-    every = [network for site in sites for network in site.networks]
-    hidden = [layer for network in every for layer in network.layers[:-1]]
-    units = max(sum(layer.rows for n in site.networks for layer in n.layers[:-1]) for site in sites)
+    tables = [table for of_site in every for table in of_site]
     return {
         "sites": [site.name for site in sites],
         "priced": [_priced(price) for price in kernels.priced],
-        "count": len(every),
-        "layer_count": len(layers),
-        "layers": _rows(layers),
+        "count": len(tables),
+        "layer_count": first_layer,
+        "layers": ", ".join(row for table in tables for row in table.rows),
         "networks": _rows(networks),
         "site_rows": _rows(rows),
         "reads": ", ".join(map(str, reads)) or "0",
@@ -88,12 +87,14 @@ def network_tables(kernels: Kernels) -> dict[str, object] | None:
         "end_count": len(ends),
         "passed": max(site.inputs.count for site in sites),
         "results": max(row[3] for row in rows),
-        "units": units,
-        "sums": units if any(layer.activation in KEPT_SUMS for layer in hidden) else 0,
-        "widest": max((layer.rows for layer in hidden), default=1),
+        "units": max(sum(table.units for table in of_site) for of_site in every),
+        "sums": max(sum(table.sums for table in of_site) for of_site in every),
+        "sloped": max(table.sloped for table in tables),
+        "widest": max(table.widest for table in tables),
+        "parts": int(not all(table.is_chain for table in tables)),
         "width": max(row[4] for row in rows),
-        "input_counts": sorted({len(network.inputs) for network in every}),
-        "slopes": max(len(network.inputs) * len(network.outputs) for network in every),
+        "input_counts": sorted({len(table.network.inputs) for table in tables}),
+        "slopes": max(len(table.network.inputs) * len(table.network.outputs) for table in tables),
     }
 
 
@@ -107,11 +108,6 @@ def _priced(price: PricedLoop) -> dict[str, int | str]:
         "rows": len(price.rows),
         "places": ", ".join(map(str, price.rows)),
     }
-
-
-def _layer(layer: Layer, offsets: Mapping[Expr, int]) -> tuple[int, ...]:
-    bias = offsets[layer.bias[0]] if layer.bias else -1
-    return layer.rows, layer.columns, offsets[layer.weights[0]], bias, ACTIVATIONS.index(layer.activation)
 
 
 def _rows(rows: Sequence[Sequence[int]]) -> str:

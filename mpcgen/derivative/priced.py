@@ -9,7 +9,8 @@ from itertools import chain
 from mpcgen.derivative.maps import MapDerivation
 from mpcgen.ir import Expr
 from mpcgen.ir.function import Function
-from mpcgen.ir.model import Model, Network, Priced
+from mpcgen.ir.model import Model, Priced
+from mpcgen.ir.network import Network
 from mpcgen.stages.network import PRICED, PRICED_INPUTS
 
 

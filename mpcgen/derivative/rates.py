@@ -13,7 +13,8 @@ from mpcgen.derivative.matrices import dot, lower_triangle, triangle_labels
 from mpcgen.derivative.reverse import gradient
 from mpcgen.ir import Expr, flops, symbols_of
 from mpcgen.ir.function import Function
-from mpcgen.ir.model import Model, Network
+from mpcgen.ir.model import Model
+from mpcgen.ir.network import Network
 from mpcgen.stages import network as around
 from mpcgen.stages import substeps as table
 

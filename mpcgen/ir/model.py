@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 
 from mpcgen.ir.expr import Expr, Graph
+from mpcgen.ir.network import Network
 from mpcgen.ir.printer import listing
 from mpcgen.ir.signature import Signature
 from mpcgen.ir.walk import symbols_of, unrolled
@@ -53,38 +54,6 @@ class Implicit:
     final: tuple[float, ...]
     algebraic: tuple[bool, ...]
     newton: int
-
-
-ACTIVATIONS = ("none", "tanh", "sigmoid", "relu", "softplus", "silu", "gelu", "elu")
-"""What a layer may end with, in the order of `mpcgen_network.h`."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """``rows`` x ``columns`` ``weights``, row by row, and a ``bias`` or (), then one of `ACTIVATIONS`.
-
-    Weights are symbols of parameters that lie one after the other, and so are biases.
-    """
-
-    rows: int
-    columns: int
-    weights: tuple[Expr, ...]
-    bias: tuple[Expr, ...]
-    activation: str
-
-
-@dataclass(frozen=True)
-class Network:
-    """A chain of layers that is evaluated by loops: expressions of its ``inputs``, symbols of its ``outputs``."""
-
-    inputs: tuple[Expr, ...]
-    layers: tuple[Layer, ...]
-    outputs: tuple[Expr, ...]
-
-    @property
-    def products(self) -> int:
-        """Weights that are no bias."""
-        return sum(layer.rows * layer.columns for layer in self.layers)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,9 @@ def check_continuous(spec: Spec) -> None:
     if spec.dynamics.dt is not None:
         places.append(("dt", spec.dynamics.dt))
     smooth: set[sp.Basic] = set()
+    seen: set[sp.Basic] = set()
+    if not any(isinstance(node, STEPS) for _, place in places for node in unique_nodes(place, seen)):
+        return
     for place, expression in places:
         known: dict[Any, _Sides] = {}
         nodes = inner_first(expression)

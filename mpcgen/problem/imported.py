@@ -12,6 +12,7 @@ from typing import Any
 import sympy as sp
 
 from mpcgen.problem.stand_in import StandIn
+from mpcgen.problem.walks import Sealed
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Call:
     arguments: tuple[tuple[sp.Expr, ...], ...]
 
 
-class Imported(StandIn):
+class Imported(StandIn, Sealed):
     """Entry ``index`` of output ``output`` of a call; ``args`` is (its expression,)."""
 
     call: Call

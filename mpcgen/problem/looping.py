@@ -10,7 +10,8 @@ from operator import add
 import sympy as sp
 
 from mpcgen.ir.expr import Expr, Graph
-from mpcgen.ir.model import Layer, Network, Priced, Substeps
+from mpcgen.ir.model import Priced, Substeps
+from mpcgen.ir.network import Network
 from mpcgen.ir.recognise import recognise
 from mpcgen.problem.network import Chain, outermost
 from mpcgen.problem.networks import Networks
@@ -147,17 +148,7 @@ def _networks_of(
     """The chains with nodes in place of expressions. inputs: those of each; prefix: of the outputs' names."""
     networks, first = [], 0
     for chain, entries in zip(chains, inputs, strict=True):
-        following = [*(layer.before for layer in chain.layers[1:]), "none"]
-        layers = tuple(
-            Layer(
-                layer.rows,
-                layer.columns,
-                tuple(table[symbol] for symbol in layer.weights),
-                tuple(table[symbol] for symbol in layer.bias),
-                activation,
-            )
-            for layer, activation in zip(chain.layers, following, strict=True)
-        )
+        layers = tuple(layer.with_weights(table.__getitem__) for layer in chain.layers)
         outputs = tuple(_symbol(graph, prefix, first + i) for i in range(chain.outputs))
         networks.append(Network(tuple(entries), layers, outputs))
         first += chain.outputs

@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy as sp
 
+from mpcgen.ir.network import Layer
 from mpcgen.problem.running import RunningCost
 from mpcgen.problem.stand_in import StandIn
 
@@ -21,27 +22,19 @@ WORTH_OF_OTHERS = 64
 
 
 @dataclass(frozen=True, eq=False)
-class ChainLayer:
-    """A matrix, row by row, as a rule of symbols, with a bias or (), and the activation in front of it."""
-
-    before: str
-    rows: int
-    columns: int
-    weights: tuple[sp.Expr, ...]
-    bias: tuple[sp.Expr, ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Chain:
-    """Layers one after the other, on ``inputs``; nothing follows the last one."""
+    """Layers, each of which reads ``inputs`` or layers before it; what it gives are the last one's rows.
+
+    Weights are symbols, but where no loop evaluates them.
+    """
 
     inputs: tuple[sp.Expr, ...]
-    layers: tuple[ChainLayer, ...]
+    layers: tuple[Layer[sp.Expr], ...]
 
     @property
     def products(self) -> int:
-        """Weights that are no bias."""
-        return sum(layer.rows * layer.columns for layer in self.layers)
+        """Weights of matrices."""
+        return sum(layer.products for layer in self.layers)
 
     @property
     def outputs(self) -> int:

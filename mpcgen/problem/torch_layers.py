@@ -1,19 +1,23 @@
-"""Which products of a trace are layers of a network, one after the other."""
+"""Which arrays of a trace are layers of a network: products with weights, and what is between them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, Protocol
 
 import sympy as sp
 import torch
 from torch import Tensor
 
-from mpcgen.ir.model import ACTIVATIONS
-from mpcgen.problem.network import WORTH, WORTH_OF_OTHERS, Chain, ChainLayer, ChainOutput
+from mpcgen.ir.network import ACTIVATIONS
+from mpcgen.problem.arrays import Array, Piece, Source, given, is_given, network_of
+from mpcgen.problem.network import WORTH, WORTH_OF_OTHERS, ChainOutput
 
 Numbers = tuple[int, ...]
+COMBINED = ("add", "sub", "rsub", "mul", "div", "neg")
+"""Elementwise operations of two arrays, or of one and a number, that may lie between layers."""
 _DEFAULTS: dict[str, tuple[list[object], ...]] = {
     "gelu": ([], ["none"]),
     "elu": ([], [1], [1, 1, 1]),
@@ -32,83 +36,187 @@ class Table(Protocol):
 
 
 class Layers:
-    """Chains of layers by the numbers of the expressions that they give."""
+    """What the arrays are that entries come from, by the numbers of their expressions.
 
-    def __init__(self) -> None:
-        self._applied: dict[Numbers, Chain] = {}
-        self._activated: dict[Numbers, tuple[Chain, str]] = {}
-        self._single: dict[int, tuple[Chain, int]] = {}
+    table: the expressions; learned: symbols that may be weights.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self.learned: set[Any] = set()
+        self._known: dict[int, tuple[Array, int]] = {}
 
     def activated(self, name: str, options: Sequence[object], source: Tensor, result: Tensor) -> None:
         """Note an elementwise operation; options: what it takes besides a tensor."""
         if name not in ACTIVATIONS or list(options) not in _DEFAULTS.get(name, ([],)):
             return
         for before, after in _vectors(source, result):
-            chain = self._chain_of(_key(before))
-            if chain is not None:
-                self._activated[_key(after)] = chain, name
+            read = self._source(before)
+            if not is_given(read):
+                self._note(after, Array("map", len(after), (read,), activation=name))
 
-    def biased(self, table: Table, terms: tuple[Tensor, Tensor], numbers: Tensor) -> Tensor:
-        """The numbers of a sum, where one term is the end of chains without bias, and the other may be that."""
+    def combined(self, name: str, terms: Sequence[Tensor], scale: float, result: Tensor) -> None:
+        """Note one of `COMBINED`; terms: what it takes; scale: of the second term of a sum."""
+        grids = torch.broadcast_tensors(*terms, result)
+        for *parts, after in _vectors(*grids):
+            made = self._combination(name, parts, scale)
+            if made is not None:
+                self._note(after, made)
+
+    def normed(
+        self, source: Tensor, weights: Tensor | None, bias: Tensor | None, eps: float, result: Tensor
+    ) -> None:
+        """Note rows less their mean, over the root of their variance and eps; times weights and with a bias."""
+        factors, added = (() if part is None else self._entries(_key(part)) for part in (weights, bias))
+        if not self._are_learned((*factors, *added)):
+            return
+        for before, after in _vectors(source, result):
+            read = self._source(before)
+            if not is_given(read):
+                norm = Array("norm", len(after), (read,), (), factors, added, constants=(1.0, 1.0, eps))
+                self._note(after, norm)
+
+    def biased(self, terms: Sequence[Tensor], numbers: Tensor) -> Tensor:
+        """The numbers of a sum, where one term is the end of layers without bias, and the other may be that."""
         for product, added in (terms, terms[::-1]):
-            chains = [self._chain_of(_key(row)) for row in _rows(product)]
-            entries = [table.expressions[i] for i in _key(added)]
-            if any(chain is None or chain.layers[-1].bias for chain in chains) or not _are_learned(entries):
+            layers = [self._bare_layer(_key(row)) for row in _rows(product)]
+            if any(layer is None for layer in layers) or not self._are_learned(self._entries(_key(added))):
                 continue
             ends = []
-            for chain, bias, row in zip(chains, _rows(added), _rows(numbers), strict=True):
-                assert chain is not None
-                last = replace(chain.layers[-1], bias=tuple(table.expressions[i] for i in _key(bias)))
-                ends.append(self._ended(table, Chain(chain.inputs, (*chain.layers[:-1], last)), row))
+            for layer, bias, row in zip(layers, _rows(added), _rows(numbers), strict=True):
+                assert layer is not None
+                ends.append(self._ended(replace(layer, bias=self._entries(_key(bias))), row))
             return torch.stack(ends).reshape(numbers.shape)
         return numbers
 
-    def outputs(self, table: Table, vector: Any, matrix: Any, bias: Tensor | None, numbers: Tensor) -> Tensor:
-        """The numbers of the outputs of a layer, as the end of a chain; ``numbers``: those as plain expressions.
+    def outputs(self, vector: Tensor, matrix: Tensor, bias: Tensor | None, numbers: Tensor) -> Tensor:
+        """The numbers of the outputs of a layer, as those of a network; ``numbers``: those as plain expressions.
 
         They stay where the layer is tiny, or where it is not large and its weights are no symbols.
         """
-        inputs, weights = (tuple(table.expressions[i] for i in _key(part)) for part in (vector, matrix))
-        added = () if bias is None else tuple(table.expressions[i] for i in _key(bias))
-        if len(weights) < (WORTH if _are_learned([*weights, *added]) else WORTH_OF_OTHERS):
+        weights = self._entries(_key(matrix))
+        added = () if bias is None else self._entries(_key(bias))
+        symbols = all(isinstance(entry, sp.Symbol) for entry in (*weights, *added))
+        if len(weights) < (WORTH if symbols else WORTH_OF_OTHERS):
             return numbers
-        place = _key(vector)
-        known, before = self._activated.get(place, (self._chain_of(place), "none"))
-        layer = ChainLayer(before, len(weights) // len(inputs), len(inputs), weights, added)
-        chain = Chain(inputs, (layer,)) if known is None else Chain(known.inputs, (*known.layers, layer))
-        return self._ended(table, chain, numbers)
+        read = self._source(_key(vector))
+        return self._ended(Array("affine", numbers.numel(), (read,), weights=weights, bias=added), numbers)
 
-    def _ended(self, table: Table, chain: Chain, numbers: Tensor) -> Tensor:
-        """The numbers of a chain's outputs, given those of their plain expressions."""
-        made = [ChainOutput(table.expressions[k], chain, i) for i, k in enumerate(_key(numbers))]
-        found = table.numbered(made, numbers.shape)
-        self._applied[_key(found)] = chain
-        if len(chain.layers) == 1:
-            self._single |= {number: (chain, i) for i, number in enumerate(_key(found))}
+    def _ended(self, layer: Array, numbers: Tensor) -> Tensor:
+        """The numbers of the outputs of a network, given those of their plain expressions."""
+        network = network_of(layer)
+        made = [ChainOutput(entry, network, i) for i, entry in enumerate(self._entries(_key(numbers)))]
+        found = self._table.numbered(made, numbers.shape)
+        self._note(_key(found), layer)
         return found
 
-    def _chain_of(self, numbers: Numbers) -> Chain | None:
-        """The chain that ends in these numbers, or the part of a single layer that does.
+    def _combination(self, name: str, terms: Sequence[Numbers], scale: float) -> Array | None:
+        x, y = terms[0], terms[-1]
+        left, right = self._constant(x), self._constant(y)
+        if name == "neg":
+            return self._scaled(x, -1.0)
+        if name == "div":
+            return self._scaled(x, 1 / right) if right else None
+        if name == "mul":
+            if right is not None:
+                return self._scaled(x, right)
+            if left is not None:
+                return self._scaled(y, left)
+            return self._weighted(x, y) or self._weighted(y, x) or self._both("product", x, y)
+        a, b = (1.0, scale if name == "add" else -scale)[:: -1 if name == "rsub" else 1]
+        if right is not None:
+            return self._scaled(x, a, b * right)
+        if left is not None:
+            return self._scaled(y, b, a * left)
+        shifted = self._shifted(x, y) or self._shifted(y, x) if a == b == 1 else None
+        return shifted or self._both("sum", x, y, (a, b, 0.0))
 
-        Layers of several members on the same inputs are one product.
-        """
-        if numbers in self._applied:
-            return self._applied[numbers]
-        found = [self._single.get(number) for number in numbers]
-        if not found or found[0] is None:
+    def _scaled(self, x: Numbers, factor: float, added: float = 0.0) -> Array | None:
+        read = self._source(x)
+        if is_given(read):
             return None
-        chain, first = found[0]
-        if any(entry != (chain, first + i) for i, entry in enumerate(found)):
+        return Array("sum", len(x), (read,), constants=(factor, 1.0, added))
+
+    def _both(
+        self, kind: str, x: Numbers, y: Numbers, constants: tuple[float, float, float] = (1.0, 1.0, 0.0)
+    ) -> Array | None:
+        """A sum or product where one of them comes from layers, and the rest are symbols of the model's."""
+        reads = (self._source(x), self._source(y))
+        if all(map(is_given, reads)):
             return None
-        (layer,) = chain.layers
-        begin, end = first * layer.columns, (first + len(numbers)) * layer.columns
-        part = replace(
-            layer,
-            rows=len(numbers),
-            weights=layer.weights[begin:end],
-            bias=layer.bias[first : first + len(numbers)],
-        )
-        return Chain(chain.inputs, (part,))
+        entries = [e for read in reads for piece in read for e in piece.array.entries]
+        plain = all(e.is_Number or (isinstance(e, sp.Symbol) and e not in self.learned) for e in entries)
+        return Array(kind, len(x), reads, constants=constants) if plain else None
+
+    def _weighted(self, x: Numbers, y: Numbers) -> Array | None:
+        """A norm with factors that come after it, as those of several members do."""
+        norm = self._whole(x, "norm")
+        if norm is None or norm.weights or norm.bias or not self._are_learned(self._entries(y)):
+            return None
+        return replace(norm, weights=self._entries(y))
+
+    def _shifted(self, x: Numbers, y: Numbers) -> Array | None:
+        norm = self._whole(x, "norm")
+        if norm is None or norm.bias or not self._are_learned(self._entries(y)):
+            return None
+        return replace(norm, bias=self._entries(y))
+
+    def _whole(self, numbers: Numbers, kind: str) -> Array | None:
+        """The array of a kind whose entries these are."""
+        read = self._source(numbers)
+        if len(read) > 1 or read[0].array.kind != kind or read[0].count != read[0].array.rows:
+            return None
+        return read[0].array
+
+    def _bare_layer(self, numbers: Numbers) -> Array | None:
+        """The layer without bias whose rows these are, of several members on the same inputs those of one."""
+        (piece, *others) = self._source(numbers)
+        layer, columns = piece.array, len(piece.array.weights) // piece.array.rows
+        if others or layer.kind != "affine" or layer.bias:
+            return None
+        weights = layer.weights[piece.begin * columns : (piece.begin + piece.count) * columns]
+        return replace(layer, rows=piece.count, weights=weights)
+
+    def _source(self, numbers: Numbers) -> Source:
+        """What is known of a vector."""
+        pieces: list[Piece] = []
+        for number in numbers:
+            array, index = self._known.get(number, (None, 0))
+            last = pieces[-1] if pieces else None
+            if array is None:
+                pieces.extend(given([self._table.expressions[number]]))
+            elif last is not None and last.array is array and last.begin + last.count == index:
+                pieces[-1] = replace(last, count=last.count + 1)
+            else:
+                pieces.append(Piece(array, index, 1))
+        return _merged(pieces)
+
+    def _note(self, numbers: Numbers, array: Array) -> None:
+        for index, number in enumerate(numbers):
+            if not self._table.expressions[number].is_Number:
+                self._known.setdefault(number, (array, index))
+
+    def _constant(self, numbers: Numbers) -> float | None:
+        """The number that all entries are."""
+        entry = self._table.expressions[numbers[0]]
+        return float(entry) if entry.is_Number and len(set(numbers)) == 1 else None
+
+    def _entries(self, numbers: Numbers) -> tuple[Any, ...]:
+        return tuple(self._table.expressions[number] for number in numbers)
+
+    def _are_learned(self, entries: Sequence[Any]) -> bool:
+        return all(entry in self.learned for entry in entries)
+
+
+def _merged(pieces: Sequence[Piece]) -> Source:
+    """Pieces, of which those that follow each other and of which nothing is known are one."""
+    merged: list[Piece] = []
+    for is_unknown, group in groupby(pieces, lambda piece: piece.array.kind == "given"):
+        if is_unknown:
+            merged.extend(given([entry for piece in group for entry in piece.array.entries]))
+        else:
+            merged.extend(group)
+    return tuple(merged)
 
 
 def layers_of(
@@ -127,19 +235,15 @@ def layers_of(
             yield vector, matrix, bias[0] if bias else None
 
 
-def _are_learned(entries: Sequence[Any]) -> bool:
-    return all(isinstance(entry, sp.Symbol) for entry in entries)
-
-
 def _rows(numbers: Tensor) -> Tensor:
     return numbers.reshape(-1, numbers.shape[-1]) if numbers.dim() else numbers.reshape(1, 1)
 
 
-def _vectors(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """What may be vectors of tensors of one shape: all entries, or the rows of each."""
-    yield tensors
-    if tensors[0].dim() > 1:
-        yield from zip(*map(_rows, tensors), strict=True)
+def _vectors(*tensors: Tensor) -> Iterator[tuple[Numbers, ...]]:
+    """The vectors of tensors of one shape: rows, or a column."""
+    if tensors[0].dim() < 2 or tensors[0].shape[-1] == 1:
+        tensors = tuple(tensor.reshape(1, -1) for tensor in tensors)
+    yield from zip(*(map(_key, _rows(tensor)) for tensor in tensors), strict=True)
 
 
 def _key(numbers: Tensor) -> Numbers:

@@ -20,7 +20,6 @@ from mpcgen.problem.parameters import parameter_spec
 from mpcgen.problem.spec import DynamicsSpec, ParameterSpec
 from mpcgen.problem.torch_trace import Trace
 from mpcgen.problem.torch_watch import Watch
-from mpcgen.problem.walks import symbols_in
 from mpcgen.runtime.weights import parameter_name, weights_of
 
 if TYPE_CHECKING:
@@ -210,8 +209,9 @@ class _Reader:
         call = Call(_Name(self.name), ())
         rows = []
         for index, entry in enumerate(entries):
-            plain = isinstance(entry, sp.Symbol) or not symbols_in(entry)
-            rows.append(entry if plain else Imported(entry, call, 0, index))
+            imported = Imported(entry, call, 0, index)
+            plain = isinstance(entry, sp.Symbol) or not imported.free_symbols
+            rows.append(entry if plain else imported)
         return rows
 
     def _traced(self, controls: bool) -> tuple[Tensor, Trace]:
@@ -222,6 +222,8 @@ class _Reader:
         named = {name: self._input(trace, spec.symbols, spec.shape) for name, spec in self.further.items()}
         for weight, tensor in self.weights.items():
             trace.give(tensor, self.known[weight].symbols)
+        for spec in (*self.further.values(), *self.known.values()):
+            trace.layers.learned.update(spec.symbols)
         before = _kept_tensors(self.module)
         try:
             with warnings.catch_warnings(), torch.enable_grad(), Watch(trace.is_traced, trace.refusal), trace:

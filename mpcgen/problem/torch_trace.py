@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from mpcgen.errors import MpcgenError, UnsupportedExpressionError
 from mpcgen.problem.nodes import Nodes
 from mpcgen.problem.torch_elementwise import ELEMENTWISE, RANDOM, REFUSED
-from mpcgen.problem.torch_layers import Layers, layers_of
+from mpcgen.problem.torch_layers import COMBINED, Layers, layers_of
 from mpcgen.problem.torch_linalg import ROUTINES
 from mpcgen.problem.torch_moves import (
     CASTS,
@@ -62,7 +62,7 @@ class Trace(TorchDispatchMode):
         self.b, self.what, self.dtype = nodes, what, dtype
         self.expressions: list[sp.Basic] = [sp.S.Zero]
         self.numbers: dict[sp.Basic, int] = {sp.S.Zero: 0}
-        self.layers = Layers()
+        self.layers = Layers(self)
         self.shadows: dict[int, Tensor] = {}
         self.given: set[int] = set()
         self.made: set[int] = set()
@@ -161,7 +161,10 @@ class Trace(TorchDispatchMode):
             return self._kept(func(*args, **kwargs))
         numbers = self._results(func, name, args, kwargs)
         if numbers is NotImplemented:
-            return self._decomposed(func, args, kwargs)
+            result = self._decomposed(func, args, kwargs)
+            if name == "native_layer_norm":
+                self._normed(bound_arguments(func, args, kwargs), result[0])
+            return result
         return self._noted(func, func(*args, **kwargs), numbers)
 
     def _plain(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -215,13 +218,7 @@ class Trace(TorchDispatchMode):
     def _results(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """The numbers of the results' expressions; NotImplemented for an operation that is not known."""
         if name in ELEMENTWISE:
-            numbers = self._elementwise(ELEMENTWISE[name], args, without_kind(kwargs))
-            if name == "add" and len(args) == 2 and not without_kind(kwargs):
-                numbers = self._biased(args, numbers)
-            if self.is_traced(args[0]):
-                options = (*args[1:], *without_kind(kwargs).values())
-                self.layers.activated(name, options, self.numbers_of(args[0]), numbers)
-            return [numbers]
+            return [self._mapped(name, args, without_kind(kwargs))]
         if name in CASTS:
             return [self._cast(func, args, kwargs)]
         if name in MOVES:
@@ -276,11 +273,28 @@ class Trace(TorchDispatchMode):
         elif name in REFUSED:
             raise self.refusal(REFUSED[name], func)
         elif name in ELEMENTWISE:
-            place.copy_(self._elementwise(ELEMENTWISE[name], args, without_kind(kwargs)).expand(place.shape))
+            place.copy_(self._mapped(name, args, without_kind(kwargs)).expand(place.shape))
         else:
             raise self.refusal("which has no counterpart in place", func)
 
     # Kinds of operations.
+
+    def _mapped(self, name: str, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        """The results of an elementwise operation, of which the layers of networks are told."""
+        numbers = self._elementwise(ELEMENTWISE[name], args, kwargs)
+        if name == "add" and len(args) == 2 and not kwargs:
+            numbers = self._biased(args, numbers)
+        if self.is_traced(args[0]):
+            self.layers.activated(name, (*args[1:], *kwargs.values()), self.numbers_of(args[0]), numbers)
+        alpha = kwargs.get("alpha", 1)
+        if (
+            name in COMBINED
+            and len(args) < 3
+            and not {*kwargs} - {"alpha"}
+            and isinstance(alpha, int | float)
+        ):
+            self.layers.combined(name, [self.numbers_of(arg) for arg in args], float(alpha), numbers)
+        return numbers
 
     def _elementwise(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Tensor:
         leaves = [*args, *kwargs.values()]
@@ -351,20 +365,29 @@ class Trace(TorchDispatchMode):
         if name in ("bmm", "baddbmm"):
             each = zip(*(arg.unbind() for arg in args), numbers.unbind(), strict=True)
             return torch.stack([self._layer(f"{name.removeprefix('b')}", one, {}, of) for *one, of in each])
-        for parts in layers_of(name, args, numbers):
-            vector, matrix, bias = (None if part is None else self.numbers_of(part) for part in parts)
-            added = None if bias is None else bias.expand(numbers.shape)
-            found = self.layers.outputs(self, vector, matrix, added, numbers)
+        for vector, matrix, bias in layers_of(name, args, numbers):
+            added = None if bias is None else self.numbers_of(bias).expand(numbers.shape)
+            found = self.layers.outputs(self.numbers_of(vector), self.numbers_of(matrix), added, numbers)
             if found is not numbers:
                 return found
         return numbers
+
+    def _normed(self, given: dict[str, Any], result: Tensor) -> None:
+        """Tell the layers of networks of rows that are normalised."""
+        if len(given["normalized_shape"]) != 1 or not self.is_traced(given["input"]):
+            return
+        weights, bias = (
+            None if given.get(name) is None else self.numbers_of(given[name]) for name in ("weight", "bias")
+        )
+        source, numbers = self.numbers_of(given["input"]), self.numbers_of(result)
+        self.layers.normed(source, weights, bias, float(given["eps"]), numbers)
 
     def _biased(self, args: Any, numbers: Tensor) -> Tensor:
         """The same numbers, or those of outputs of layers of which one term is the bias."""
         terms = [self.numbers_of(arg) for arg in args]
         if not all(isinstance(arg, Tensor) and arg.shape == numbers.shape for arg in args):
             return numbers
-        return self.layers.biased(self, (terms[0], terms[1]), numbers)
+        return self.layers.biased(terms, numbers)
 
     def _reduced(self, function: Callable[..., Any], given: dict[str, Any]) -> Tensor:
         first = next(iter(given))  # "self", or what prims call it

@@ -61,10 +61,12 @@ class _Reader:
             self._kinds.update((symbol, "parameter") for symbol in parameter.symbols)
         self._kinds.update(dict.fromkeys(rates_of(spec.states), "rate"))
         self._supported: set[sp.Basic] = set()
+        self._read: dict[tuple[tuple[str, ...], bool], set[sp.Basic]] = {}
+        """What may stand where symbols of some kinds are read, and whether running costs are."""
 
     def read(self, expression: sp.Expr, place: str, kinds: tuple[str, ...]) -> None:
         """Raise a typed error if the expression may not stand in ``place``, which reads symbols of ``kinds``."""
-        nodes = unique_nodes(expression)
+        nodes = unique_nodes(expression, self._read.setdefault((kinds, place == STAGE_COST), set()))
         for node in nodes:
             if isinstance(node, RunningCost) and place != STAGE_COST:
                 raise SpecError(

@@ -1,15 +1,29 @@
-/* Activations of a network's layers, with first and second derivatives; slopes at kinks are torch's. */
+/* A network's layers, and their activations with first and second derivatives; slopes at kinks are torch's. */
 #ifndef MPCGEN_NETWORK_H
 #define MPCGEN_NETWORK_H
 
 #include "mpcgen_tile.h"
 
+/* Kinds of layers: W x + b; the network's inputs; a x + b y + c; x times y, entry by entry; s times (x - m) + t, where m
+ * is the mean of x, or 0, and s divides by the root of the mean square of what is left. */
+enum { AFFINE, GIVEN, SUM, PRODUCT, NORM };
+
+/* What a layer reads begins at a unit of the network, or is -1: then it is all inputs. */
 typedef struct {
+  int kind;
   int rows;       /* outputs */
-  int columns;    /* inputs */
-  int weights;    /* where they begin in theta, row by row */
+  int columns;    /* entries of x */
+  int weights;    /* where they begin in theta, row by row, or factors of a norm's rows; -1: there are none */
   int bias;       /* the same, or -1 */
   int activation; /* one of those below */
+  int at;         /* the first of its units */
+  int sums;       /* of a site: where what the activation is applied to is kept, or -1 */
+  int slopes;     /* where its units' derivatives begin, or -1: they are the weights */
+  int from;       /* x */
+  int from_slopes;
+  int other;      /* y, or -1: there is none */
+  int other_slopes;
+  scalar a, b, c; /* of a sum; of a norm, b is whether the mean is taken, and c is added to the mean square */
 } network_layer;
 
 typedef struct {

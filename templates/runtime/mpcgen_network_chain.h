@@ -49,8 +49,8 @@ FUNCTION void expand_networks(int number, stored_reals theta, const network_poin
     const int *const from = READ_FROM + site->reads + net->from;
     real first[NUNITS + 1], second[NUNITS + 1];
     for (int i = 0; begins && i < TRIANGLE(net->inputs, 0); i++) C[i] = ALL(0);
-    bend_units(net, at->h + units, at->a + (NSUMS ? units : 0), first, second);
-    expand_network(net, theta, first, second, m ? m + outputs : 0, J, C);
+    bend_units(net, at->h + units, at->a, first, second);
+    expand_network(net, theta, at->h + units, first, second, m ? m + outputs : 0, J, C);
     for (int o = 0; o < net->outputs; o++) {
       real *const row = T + (outputs + o) * width;
       for (int c = 0; c < net->inputs; c++) {
@@ -72,7 +72,7 @@ FUNCTION void move_networks(int number, const network_point *at, const real *d_p
   int units = 0, outputs = 0;
   KEEP_LOOP for (int k = 0; k < site->count; k++) {
     const network *const net = &NETWORKS[site->first + k];
-    bend_units(net, at->h + units, at->a + (NSUMS ? units : 0), bends->first + units, bends->second + units);
+    bend_units(net, at->h + units, at->a, bends->first + units, bends->second + units);
     network_line(net, at->p + net->from, at->h + units, bends->first + units, d_p + net->from, theta, d_theta, moves,
                  changes->h + units, changes->a + units, d_y + outputs);
     units += net->units;
@@ -101,17 +101,17 @@ FUNCTION void networks_gradient(int number, const network_point *at, const netwo
 }
 
 /* The gradient of m'y by p, and its change along such a line, a change of theta and one of m. */
-FUNCTION void networks_forward(int number, stored_reals theta, stored_reals d_theta, const network_bends *bends,
-                               const network_changes *changes, const real *m, const real *d_m, real *slope,
-                               real *d_slope) {
+FUNCTION void networks_forward(int number, const network_point *at, stored_reals theta, stored_reals d_theta,
+                               const network_bends *bends, const network_changes *changes, const real *m,
+                               const real *d_m, real *slope, real *d_slope) {
   const network_site *const site = &SITES[number];
   int units = 0, outputs = 0;
   for (int i = 0; i < site->inputs; i++) slope[i] = d_slope[i] = ALL(0);
   KEEP_LOOP for (int k = 0; k < site->count; k++) {
     const network *const net = &NETWORKS[site->first + k];
     real part[MOST_INPUTS], d_part[MOST_INPUTS];
-    network_forward(net, theta, d_theta, bends->first + units, bends->second + units, changes->a + units, m + outputs,
-                    d_m + outputs, part, d_part);
+    network_forward(net, at->h + units, theta, d_theta, bends->first + units, bends->second + units,
+                    changes->h + units, changes->a + units, m + outputs, d_m + outputs, part, d_part);
     for (int i = 0; i < net->inputs; i++) slope[net->from + i] += part[i], d_slope[net->from + i] += d_part[i];
     units += net->units;
     outputs += net->outputs;

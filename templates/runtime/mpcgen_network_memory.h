@@ -89,7 +89,8 @@ FUNCTION int is_of_network(const parameter_layout *layout) {
   int found = 0;
   for (int l = 0; l < NLAYERS && !layout->per_stage; l++) {
     const network_layer *const layer = &LAYERS[l];
-    found |= overlap(layout->offset, layout->size, layer->weights, layer->rows * layer->columns);
+    const int weights = layer->weights < 0 ? 0 : layer->kind == AFFINE ? layer->rows * layer->columns : layer->rows;
+    found |= overlap(layout->offset, layout->size, layer->weights, weights);
     found |= layer->bias >= 0 && overlap(layout->offset, layout->size, layer->bias, layer->rows);
   }
   return found;

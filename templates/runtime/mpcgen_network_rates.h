@@ -138,15 +138,15 @@ FUNCTION void rate_gradient(const real *moving, const real *held, stored_reals t
 }
 
 /* The change along d_theta and a change of z, of the networks' units and of what the body holds. */
-INLINE void moved_point(const real *w, stored_reals theta, stored_reals theta_t, const real *d_w, stored_reals d_theta,
-                        stored_reals d_theta_t, network_bends *bends, network_changes *changes, real *inner,
-                        real *d_inner) {
+INLINE const network_point *moved_point(const real *w, stored_reals theta, stored_reals theta_t, const real *d_w,
+                                        stored_reals d_theta, stored_reals d_theta_t, network_point *scratch,
+                                        network_bends *bends, network_changes *changes, real *inner, real *d_inner) {
   real d_p[NINPUTS];
-  network_point scratch;
-  const network_point *const at = inner_point(w, theta, theta_t, inner, &scratch);
+  const network_point *const at = inner_point(w, theta, theta_t, inner, scratch);
   input_change(w, theta, theta_t, d_w, d_theta, d_theta_t, d_p);
   EACH(i, NHELD) d_inner[i] = ALL(0);
   move_networks(SITE_OF_RATES, at, d_p, theta, d_theta, 1, bends, changes, d_inner + NHELD);
+  return at;
 }
 
 INLINE void join_change(const real *d_moving, real *d_w) {
@@ -158,11 +158,12 @@ FUNCTION void rate_change(const real *moving, const real *held, stored_reals the
                           const real *share, const real *d_moving, stored_reals d_theta, stored_reals d_theta_t,
                           real *d_change, real *d_cost) {
   real w[NBOTH], d_w[NBOTH], inner[NINNER], d_inner[NINNER];
+  network_point scratch;
   network_bends bends;
   network_changes changes;
   join(moving, held, w);
   join_change(d_moving, d_w);
-  moved_point(w, theta, theta_t, d_w, d_theta, d_theta_t, &bends, &changes, inner, d_inner);
+  moved_point(w, theta, theta_t, d_w, d_theta, d_theta_t, &scratch, &bends, &changes, inner, d_inner);
   body_change(moving, inner, theta, theta_t, share, d_moving, d_inner, d_theta, d_theta_t, d_change, d_cost);
 }
 
@@ -171,14 +172,17 @@ FUNCTION void rate_forward(const real *moving, const real *held, stored_reals th
                            stored_reals d_theta, stored_reals d_theta_t, real *before, real *d_slope) {
   real w[NBOTH], d_w[NBOTH], inner[NINNER], d_inner[NINNER];
   real before_all[NALL], d_all[NALL], pull[NINPUTS], d_pull[NINPUTS], before_inputs[NBOTH], d_inputs[NBOTH];
+  network_point scratch;
   network_bends bends;
   network_changes changes;
   join(moving, held, w);
   join_change(d_moving, d_w);
-  moved_point(w, theta, theta_t, d_w, d_theta, d_theta_t, &bends, &changes, inner, d_inner);
+  const network_point *const at =
+      moved_point(w, theta, theta_t, d_w, d_theta, d_theta_t, &scratch, &bends, &changes, inner, d_inner);
   body_forward(moving, inner, theta, theta_t, share, costate, d_moving, d_inner, d_costate, d_theta, d_theta_t,
                before_all, d_all);
-  networks_forward(SITE_OF_RATES, theta, d_theta, &bends, &changes, before_all + NBOTH, d_all + NBOTH, pull, d_pull);
+  networks_forward(SITE_OF_RATES, at, theta, d_theta, &bends, &changes, before_all + NBOTH, d_all + NBOTH, pull,
+                   d_pull);
   input_forward(w, theta, theta_t, pull, d_w, d_pull, d_theta, d_theta_t, before_inputs, d_inputs);
   EACH(i, NMOVING) before[i] = before_all[i] + before_inputs[i];
   EACH(i, NBOTH) d_slope[i] = d_all[i] + d_inputs[i];

@@ -99,7 +99,7 @@ FUNCTION void OF(forward)(const real *w, stored_reals theta, stored_reals theta_
   move_networks(SITE, at, d_p, theta, d_theta, 1, &bends, &changes, d_inner + WIDTH);
   BODY(change)(inner, theta, theta_t, d_inner, d_theta, d_theta_t, d_values);
   BODY(forward)(inner, theta, theta_t, multiplier, d_inner, d_multiplier, d_theta, d_theta_t, before_all, d_all);
-  networks_forward(SITE, theta, d_theta, &bends, &changes, before_all + WIDTH, d_all + WIDTH, pull, d_pull);
+  networks_forward(SITE, at, theta, d_theta, &bends, &changes, before_all + WIDTH, d_all + WIDTH, pull, d_pull);
   INPUT(forward)(w, theta, theta_t, pull, still, d_pull, d_theta, d_theta_t, before, d_slope);
   EACH(i, WIDTH) d_slope[i] += d_all[i];
 }
