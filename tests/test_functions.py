@@ -17,7 +17,7 @@ from mpcgen.problem.functions import MEANINGS
 from mpcgen.problem.imported import Call, Imported
 from mpcgen.problem.linear_system import Solution
 from mpcgen.problem.lowering import lower
-from mpcgen.problem.network import ChainOutput
+from mpcgen.problem.network import NetOutput
 from mpcgen.problem.nodes import Joined
 from mpcgen.problem.running import RunningCost
 from mpcgen.problem.solve import solve
@@ -31,7 +31,7 @@ FOREIGN = ca.Function("foreign", [_x, _y], [ca.sin(_x) * _y])
 
 EXAMPLES = {
     RunningCost: RunningCost(a * b),
-    ChainOutput: ChainOutput(sp.tanh(a) * b, None, 0) + c,
+    NetOutput: NetOutput(sp.tanh(a) * b, None, 0) + c,
     Joined: Joined(a < b, a * c, b * c),
     Solution: solve([[2 + a, b, c], [b, 3, a * b], [c, a * b, 4]], [a, b - c, 1])[1] ** 2,
     Imported: Imported(sp.sin(a) * b, Call(FOREIGN, ((a,), (b,))), 0, 0),

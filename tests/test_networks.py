@@ -12,10 +12,11 @@ from torch_models import Joined, problem_of
 
 import mpcgen
 from examples import learned_model, lstm
+from mpcgen.codegen.network_layers import KINDS
 from mpcgen.compiler import Compilation
 from mpcgen.export import export
 from mpcgen.ir.network import ACTIVATIONS
-from mpcgen.problem import networks
+from mpcgen.problem import networks, torch_layers
 from mpcgen.problem.lowering import lower_spec
 
 # torch imports its own deprecated parts when it differentiates forwards.
@@ -48,6 +49,23 @@ def layered(module, n, **options):
 
 
 @pytest.fixture(scope="module")
+def levels():
+    """The weights of a network in levels, its problem and its controller."""
+    torch.manual_seed(4)
+    module = Levels().double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.5)
+    problem = layered(module, 5)
+    with small_loops():
+        (network,) = lower_spec(problem.spec()).substeps.networks
+        assert {layer.kind for layer in network.layers} == set(KINDS) - {"given"} | {"join"}
+        package = mpcgen.compile(problem, dtypes=torch.float64)
+    weights = mpcgen.torch_parameters(module)
+    return module, weights, problem, package.MPC(tol=1e-10, method="ddp")
+
+
+@pytest.fixture(scope="module")
 def deep():
     """The weights of a module, its problem and its controller."""
     torch.manual_seed(0)
@@ -58,6 +76,35 @@ def deep():
     problem = layered(module, 2)
     weights = mpcgen.torch_parameters(module)
     return weights, problem, mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-10, method="ddp")
+
+
+class Levels(nn.Module):
+    """An encoder, a gated step of what it gives, residual blocks and two heads on these, and a cell's memory (3).
+
+    All kinds of layers are there: joined ones, sums with numbers, products, norms with and without weights.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(2, 5), nn.LayerNorm(5), nn.ELU())
+        self.step = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 10))
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 5), nn.SiLU(), nn.Linear(5, 5))]
+        )
+        self.last = nn.LayerNorm(5, elementwise_affine=False, eps=0.1)
+        self.heads = nn.ModuleList([nn.Linear(5, 2), nn.Linear(5, 1, bias=False)])
+        self.cell = nn.GRUCell(3, 3)
+
+    def forward(self, x, u):
+        z = self.encoder(x[:2])
+        change, gate = self.step(torch.cat([z, u])).chunk(2)
+        gate = torch.sigmoid(gate)
+        z = (1 - gate) * z + gate * (0.5 * torch.tanh(change) - 0.3)
+        for block in self.blocks:
+            z = z / 2 - block(z)
+        mean, spread = (head(self.last(z)) for head in self.heads)
+        memory = self.cell(torch.cat([u, mean]), x[2:])
+        return torch.cat([x[:2] + 0.3 * mean * torch.cos(spread), memory])
 
 
 def assembled():
@@ -95,6 +142,7 @@ def small_loops():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "LOOPED_FROM", 8)
         patch.setattr(networks, "LEAST", 8)
+        patch.setattr(torch_layers, "LEAST", 8)
         yield
 
 
@@ -153,9 +201,9 @@ def losses(mpc, x0, weights):
     return solution, [start.grad, *(tensor.grad for tensor in given.values())]
 
 
-@pytest.mark.parametrize("which", ["deep", "integrated"])
+@pytest.mark.parametrize("which", ["deep", "integrated", "levels"])
 def test_solutions_and_gradients_are_those_of_the_reference(which, request):
-    weights, problem, mpc = request.getfixturevalue(which)
+    weights, problem, mpc = request.getfixturevalue(which)[-3:]
     if which == "deep":
         (network,) = lower_spec(problem.spec()).substeps.networks
         assert {layer.activation for layer in network.layers} == set(ACTIVATIONS)
@@ -166,14 +214,38 @@ def test_solutions_and_gradients_are_those_of_the_reference(which, request):
     assert bool(solution.converged.all())
     torch.testing.assert_close(solution.x, reference.x, rtol=1e-8, atol=1e-8)
     for found, exact in zip(own, implicit, strict=True):
-        torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
+        torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9 * float(exact.abs().max()))
 
 
-def test_a_warp_finds_what_the_cpu_finds(integrated):
-    weights, problem, mpc = integrated
-    x0 = torch.linspace(-0.9, 0.8, 9, dtype=torch.float64).reshape(3, 3)
+def test_values_and_derivatives_of_levels_are_torchs(levels):
+    module, weights, _, mpc = levels
+    x, u = torch.linspace(-0.9, 0.8, 5, dtype=torch.float64), torch.full((1,), 0.3, dtype=torch.float64)
+    given = {"x": x, "u": u, **{name: tensor.detach() for name, tensor in weights.items()}}
+    names = dict(zip(weights, dict(module.named_parameters()), strict=True))
+
+    def by_torch(x, u, **found):
+        return functional_call(module, {names[name]: tensor for name, tensor in found.items()}, (x, u))
+
+    def values_and_slopes(function):
+        inputs = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+        rows = function(**inputs)
+        return rows.detach(), [
+            torch.autograd.grad(row, [*inputs.values()], retain_graph=True) for row in rows
+        ]
+
+    values, slopes = values_and_slopes(lambda x, u, **of: mpc.dynamics(x[None], u[None], **of)[0])
+    exact, exact_slopes = values_and_slopes(by_torch)
+    torch.testing.assert_close(values, exact, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(slopes, exact_slopes, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("which", "kernel"), [("integrated", "warp"), ("levels", "thread")])
+def test_a_device_finds_what_the_cpu_finds(which, kernel, request):
+    weights, problem, mpc = request.getfixturevalue(which)[-3:]
+    n = len(problem.state_symbols)
+    x0 = torch.linspace(-0.9, 0.8, 3 * n, dtype=torch.float64).reshape(3, n)
     with small_loops():
-        package = mpcgen.compile(problem, targets=("cuda-host",), cuda_kernel="warp")
+        package = mpcgen.compile(problem, targets=("cuda-host",), cuda_kernel=kernel)
     device = package.MPC(tol=1e-10, method="ddp")
     (solution, own), (found, others) = (losses(module, x0, weights) for module in (mpc, device))
     torch.testing.assert_close(found.x, solution.x, rtol=1e-9, atol=1e-9)
@@ -287,13 +359,14 @@ def test_a_horizon_with_more_points_than_are_kept(deep):
 
 
 @pytest.mark.parametrize(
-    ("compiler", "dtype", "which"), [("gcc", "float32", "deep"), ("clang", "float64", "integrated")]
+    ("compiler", "dtype", "which"),
+    [("gcc", "float32", "deep"), ("clang", "float64", "integrated"), ("gcc", "float32", "levels")],
 )
 def test_exported_networks_are_strict_c(compiler, dtype, which, request, tmp_path):
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} not installed")
     with small_loops():
-        out = export(request.getfixturevalue(which)[1], tmp_path, dtype=dtype, gradient=True)
+        out = export(request.getfixturevalue(which)[-2], tmp_path, dtype=dtype, gradient=True)
     command = [
         compiler,
         "-std=c99",
@@ -311,9 +384,9 @@ def test_exported_networks_are_strict_c(compiler, dtype, which, request, tmp_pat
 
 
 @OF_TORCH
-@pytest.mark.parametrize("which", ["deep", "integrated"])
+@pytest.mark.parametrize("which", ["deep", "integrated", "levels"])
 def test_forward_mode_is_the_transpose_of_reverse_mode(which, request):
-    learned, problem, mpc = request.getfixturevalue(which)
+    learned, problem, mpc = request.getfixturevalue(which)[-3:]
     n = len(problem.state_symbols)
     torch.manual_seed(3)
     weights = {name: tensor.detach() for name, tensor in learned.items()}
@@ -367,17 +440,74 @@ def test_networks_are_looped_on_what_they_read_together_and_after_one_another():
     assert looped(lambda x, u: net[0](torch.cat([x, u]))[:2], weights) == []
 
 
+def layers_of(function, weights, n=2):
+    """Of each network that loops evaluate in dynamics, its layers, and which of them give outputs."""
+    with small_loops():
+        substeps = lower_spec(made_with(function, weights, n).spec()).substeps
+    kinds = [
+        [layer.kind + f" {layer.activation}" * (layer.activation != "none") for layer in network.layers]
+        for network in substeps.networks
+    ]
+    return list(zip(kinds, [network.ends for network in substeps.networks], strict=True))
+
+
+def test_members_of_an_ensemble_with_norms_have_each_their_part_of_a_product():
+    member = lambda: nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.SiLU(), nn.Linear(6, 2))  # noqa: E731
+    members = [member().double() for _ in range(3)]
+    stacked, _ = stack_module_state(members)
+
+    def function(x, u):
+        each = lambda weights: functional_call(members[0], weights, (torch.cat([x, u]),))  # noqa: E731
+        return vmap(each)(stacked).mean(0)
+
+    assert layers_of(function, stacked) == [(["affine", "norm silu", "affine"], (2,))] * 3
+
+
+def test_a_network_that_is_applied_again_and_heads_on_one_trunk_are_one_network():
+    net = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    head = nn.Linear(6, 2).double()
+    weights = {**dict(net.named_parameters()), "head": head.weight}
+
+    def twice(x, u):
+        for _ in range(2):
+            x = x + 0.1 * net(torch.cat([x, u]))
+        return x
+
+    def heads(x, u):
+        features = net[:2](torch.cat([x, u]))
+        return net[2](features) * torch.exp(head.weight @ features)
+
+    step = ["affine tanh", "affine"]
+    assert layers_of(twice, weights) == [([*step, "sum", "sum", "join", *step, "sum"], (7, 6))]
+    assert layers_of(heads, weights) == [(["affine tanh", "affine", "affine"], (1, 2))]
+
+
+def test_a_cell_has_its_memory_and_what_reads_it_from_one_network():
+    cell, last = nn.LSTMCell(2, 4).double(), nn.Linear(4, 1).double()
+
+    def function(x, u):
+        hidden, memory = cell(torch.cat([x[:1], u]), (x[1:5], x[5:]))
+        return torch.cat([x[:1] + last(hidden), hidden, memory])
+
+    weights = {**dict(cell.named_parameters()), **{f"last_{k}": w for k, w in last.named_parameters()}}
+    ((kinds, ends),) = layers_of(function, weights, 9)
+    assert kinds[:2] == ["affine", "affine"]
+    assert sorted(kinds[2:9]) == ["product"] * 2 + ["sum"] + ["sum sigmoid"] * 3 + ["sum tanh"]
+    assert len(ends) == 3
+
+
 @pytest.mark.parametrize(
     ("where", "reason"),
     [
         ("constants", "its weights are not parameters that all stages share"),
-        ("nested", "its inputs read another network"),
+        ("nested", "what it reads of another network is no array that loops know"),
+        ("kept", "derivatives of its units by 3 inputs are too many to keep"),
         ("wide", "what reads it reads 168 outputs of networks, too many for their size"),
         ("residual", "residuals of dynamics read it"),
         ("product", "a cost multiplies it with a running cost"),
     ],
 )
-def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason):
+def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason, monkeypatch):
     net = nn.Sequential(nn.Linear(3, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 2)).double()
     weights = dict(net.named_parameters())
     plain = lambda x, u: net(torch.cat([x, u]))  # noqa: E731
@@ -389,7 +519,12 @@ def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason
     if where == "constants":
         problem.dynamics = mpcgen.torch_model(problem, plain, weights="constants")
     elif where == "nested":
-        problem.dynamics = mpcgen.torch_model(problem, lambda x, u: plain(plain(x, u), u), weights=weights)
+        problem.dynamics = mpcgen.torch_model(
+            problem, lambda x, u: plain(plain(x, u).sin(), u), weights=weights
+        )
+    elif where == "kept":
+        monkeypatch.setattr(networks, "MOST_SLOPES", 3 * 47)
+        problem.dynamics = mpcgen.torch_model(problem, plain, weights=weights)
     elif where == "wide":
         wide = lambda x, u: net[:3](torch.cat([x, u])).square()  # noqa: E731
         function = lambda x, u: wide(x, u)[:2] + sum(wide(k * x, u).sum() for k in range(1, 8))  # noqa: E731

@@ -1,8 +1,8 @@
-"""Networks wherever problems may read them: `python -m examples.bench.network_forms`.
+"""Networks wherever problems may read them, and of other layers: `python -m examples.bench.network_forms`.
 
-Two hidden tanh layers on four states and a control, in one process and thread, float64; for what a pass is see
-`examples.bench.networks`. Of each form the seconds from the problem to the first solution, the size of the C text, and
-the least CPU time of some runs.
+Two hidden tanh layers on four states and a control, where nothing else is said, in one process and thread, float64; for
+what a pass is see `examples.bench.networks`. Of each form the seconds from the problem to the first solution, the size
+of the C text, and the least CPU time of some runs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from examples.bench.timing import load_average, machine_name
 from mpcgen.compiler import Compilation
 
 STATES, MEMBERS = 4, 5
+STEP = 0.05
+"""Of forms with norms, whose outputs are larger: with 0.2 single problems take ten times the passes of the others."""
 Weights = dict[str, Tensor]
 
 
@@ -34,14 +36,18 @@ def network(inputs: int, outputs: int, width: int) -> nn.Sequential:
 
 
 def new_problem(
-    module: Callable[[Tensor, Tensor], Tensor], weights: Weights
+    module: Callable[[Tensor, Tensor], Tensor], weights: Weights, step: float = 0.2, memory: int = 0
 ) -> tuple[mpcgen.Problem, Weights]:
-    """The control of x + 0.2 module(x, u) to zero, and what its call takes."""
+    """The control of x + step module(x, u) to zero, and what its call takes.
+
+    memory: states behind x, which cost nothing and of which module(x, u) gives the next values, with those of x.
+    """
     problem = mpcgen.Problem("bench_form", HORIZON)
-    states = problem.states([f"x_{i}" for i in range(STATES)])
+    states = problem.states([f"x_{i}" for i in range(STATES + memory)])
     (u,) = problem.controls(["u"], lower=-1, upper=1)
-    problem.dynamics = mpcgen.torch_model(problem, lambda x, u: x + 0.2 * module(x, u), weights=weights)
-    problem.terminal_cost = sum(state**2 for state in states) / 2
+    following = lambda x, u: x + step * module(x, u)  # noqa: E731
+    problem.dynamics = mpcgen.torch_model(problem, module if memory else following, weights=weights)
+    problem.terminal_cost = sum(state**2 for state in states[:STATES]) / 2
     problem.stage_cost = problem.terminal_cost + u**2 / 20
     return problem, mpcgen.torch_parameters(weights)
 
@@ -95,7 +101,79 @@ def costs(width: int) -> tuple[mpcgen.Problem, Weights]:
     return problem, {**given, **further}
 
 
-FORMS: Sequence[Callable[[int], tuple[mpcgen.Problem, Weights]]] = (plain, features, ensemble, costs)
+class Block(nn.Module):
+    """h + W silu(W norm(h))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The following features."""
+        return h + self.inner(h)
+
+
+def normed(width: int) -> tuple[mpcgen.Problem, Weights]:
+    """Two hidden layers, each normalised, then silu."""
+    hidden = lambda inputs: (nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU())  # noqa: E731
+    net = nn.Sequential(*hidden(STATES + 1), *hidden(width), nn.Linear(width, STATES)).double()
+    return new_problem(lambda x, u: net(torch.cat([x, u])), dict(net.named_parameters()), STEP)
+
+
+def residual(width: int) -> tuple[mpcgen.Problem, Weights]:
+    """Two residual blocks of two layers with a norm and silu, between a layer and a norm with another."""
+    net = nn.Sequential(
+        nn.Linear(STATES + 1, width),
+        *(Block(width) for _ in range(2)),
+        nn.LayerNorm(width),
+        nn.Linear(width, STATES),
+    ).double()
+    return new_problem(lambda x, u: net(torch.cat([x, u])), dict(net.named_parameters()), STEP)
+
+
+def latent(width: int) -> tuple[mpcgen.Problem, Weights]:
+    """An encoder, a residual step of what it gives and the control, and a decoder."""
+    parts = nn.ModuleDict(
+        {
+            "encoder": nn.Sequential(nn.Linear(STATES, width), nn.LayerNorm(width), nn.SiLU()),
+            "step": nn.Sequential(nn.Linear(width + 1, width), nn.SiLU(), nn.Linear(width, width)),
+            "decoder": nn.Linear(width, STATES),
+        }
+    ).double()
+
+    def module(x: Tensor, u: Tensor) -> Tensor:
+        z = parts["encoder"](x)
+        return parts["decoder"](z + parts["step"](torch.cat([z, u])))
+
+    return new_problem(module, dict(parts.named_parameters()), STEP)
+
+
+def gru(width: int) -> tuple[mpcgen.Problem, Weights]:
+    """A GRU cell, a quarter as wide, whose memory is among the states, and a layer on it."""
+    memory = width // 4
+    parts = nn.ModuleDict(
+        {"cell": nn.GRUCell(STATES + 1, memory), "last": nn.Linear(memory, STATES)}
+    ).double()
+
+    def module(x: Tensor, u: Tensor) -> Tensor:
+        hidden = parts["cell"](torch.cat([x[:STATES], u]), x[STATES:])
+        return torch.cat([x[:STATES] + STEP * parts["last"](hidden), hidden])
+
+    return new_problem(module, dict(parts.named_parameters()), memory=memory)
+
+
+FORMS: Sequence[Callable[[int], tuple[mpcgen.Problem, Weights]]] = (
+    plain,
+    features,
+    ensemble,
+    costs,
+    normed,
+    residual,
+    latent,
+    gru,
+)
 
 
 def row(form: Callable[[int], tuple[mpcgen.Problem, Weights]], width: int, rounds: int) -> str:
@@ -103,7 +181,8 @@ def row(form: Callable[[int], tuple[mpcgen.Problem, Weights]], width: int, round
     torch.manual_seed(0)
     start = time.perf_counter()
     problem, given = form(width)
-    mpc, x0 = controller(problem), torch.randn(BATCH, STATES, dtype=torch.float64)
+    mpc, x0 = controller(problem), torch.zeros(BATCH, len(problem.state_symbols), dtype=torch.float64)
+    x0[:, :STATES] = torch.randn(BATCH, STATES, dtype=torch.float64)
 
     def solve() -> Any:
         with torch.no_grad():
@@ -124,6 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--only", nargs="*", choices=[form.__name__ for form in FORMS])
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(
@@ -131,6 +211,8 @@ def main() -> None:
     )
     print("| form | C text | first call | passes | µs a stage and pass |\n|---|---|---|---|---|")
     for form in FORMS:
+        if given.only and form.__name__ not in given.only:
+            continue
         print(row(form, given.width, given.rounds), flush=True)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from mpcgen.ir.expr import Expr
-from mpcgen.ir.network import ACTIVATIONS, Layer, Network, Read, is_chain
+from mpcgen.ir.network import ACTIVATIONS, Layer, Network, Read, bent_layers, is_chain
 
 KINDS = ("affine", "given", "sum", "product", "norm")
 """In the order of `mpcgen_network.h`."""
@@ -20,7 +21,7 @@ GIVEN = -1
 class LayerTable:
     """The rows of a network's table of layers, and the sizes of what they take.
 
-    ``units``: rows of all layers but the last; ``sums``: the same, where an activation's derivatives need what it is
+    ``units``: rows of all layers but the ends; ``sums``: the same, where an activation's derivatives need what it is
     applied to; ``sloped``: units for whose derivatives there is room; ``widest``: most units of a
     layer, or that one reads.
     """
@@ -43,6 +44,10 @@ class LayerTable:
         network = self.network
         self.is_chain = is_chain(network.layers)
         self._last = len(network.layers) - 1
+        self._bent = bent_layers(network.layers)
+        rows = [network.layers[end].rows for end in network.ends]
+        self._outputs = dict(zip(network.ends, accumulate(rows, initial=0), strict=False))
+        """Where those of an end begin."""
         if not self.is_chain:
             self._add(GIVEN, Layer("given", len(network.inputs), len(network.inputs), ()))
         for index, layer in enumerate(network.layers):
@@ -50,11 +55,14 @@ class LayerTable:
 
     def _add(self, index: int, layer: Layer[Expr]) -> None:
         """Place a layer behind those before it."""
-        ends = index == self._last
-        self._at[index] = self.units
-        is_first = self.is_chain and index == 0
-        self._slopes[index] = -1 if ends or is_first else self._placed(index, layer)
-        self.widest = max(self.widest, 0 if is_first else layer.columns, layer.rows)
+        is_first, ends = self.is_chain and index == 0, index in self._outputs
+        if ends:
+            self._at[index] = self._slopes[index] = self._outputs[index]
+        else:
+            self._at[index] = self.units
+            self._slopes[index] = -1 if is_first else self._placed(index, layer)
+            self.units += layer.rows
+        self.widest = max(self.widest, 0 if is_first else layer.columns, 0 if ends else layer.rows)
         if layer.kind == "join":
             begin = 0
             for read in layer.reads:
@@ -62,7 +70,6 @@ class LayerTable:
                 begin += read.count
         else:
             self.rows.append(self._row(layer, index, 0))
-        self.units += 0 if ends else layer.rows
 
     def _row(self, layer: Layer[Expr], index: int, begin: int) -> str:
         """The initialiser of a layer's struct. begin: of a layer that joins others, which of its rows these are."""
@@ -72,7 +79,8 @@ class LayerTable:
             self.sums += layer.rows
         weights, bias = (self.offsets[of[0]] if of else -1 for of in (layer.weights, layer.bias))
         numbers = [KINDS.index(layer.kind), layer.rows, layer.columns, weights, bias]
-        numbers += [ACTIVATIONS.index(layer.activation), self._at[index] + begin, sums]
+        ends = int(index in self._outputs)
+        numbers += [ACTIVATIONS.index(layer.activation), ends, self._at[index] + begin, sums]
         numbers.append(slopes + begin if slopes >= 0 else -1)
         for place in (0, 1):
             numbers += self._read(layer.reads[place] if place < len(layer.reads) else None)
@@ -91,10 +99,8 @@ class LayerTable:
         readers = [
             i for i, other in enumerate(self.network.layers) if any(r.layer == index for r in other.reads)
         ]
-        bends = layer.activation != "none" or any(
-            self.network.layers[i].kind in ("product", "norm") for i in readers
-        )
-        last = self._last if bends else max(readers, default=index)
+        bent = index == GIVEN or self._bent[index]
+        last = self._last if bent else max(readers, default=index)
         taken = sorted(
             (begin, end) for begin, end, since, until in self._room if since <= last and index <= until
         )

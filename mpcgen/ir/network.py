@@ -65,19 +65,29 @@ class Layer(Generic[W]):
 
 
 def is_chain(layers: Sequence[Layer[Any]]) -> bool:
-    """Whether each layer is affine and reads all of the one before it."""
+    """Whether each layer is affine and reads all of the one before it, the first all inputs."""
     return all(
         layer.kind == "affine" and layer.reads == (Read(i - 1, 0, layer.columns),)
         for i, layer in enumerate(layers)
     ) and all(after.columns == before.rows for before, after in pairwise(layers))
 
 
+def bent_layers(layers: Sequence[Layer[Any]]) -> tuple[bool, ...]:
+    """Of each layer whether second derivatives need the first ones of its rows."""
+    read = {read.layer for layer in layers if layer.kind in ("product", "norm") for read in layer.reads}
+    return tuple(layer.activation != "none" or index in read for index, layer in enumerate(layers))
+
+
 @dataclass(frozen=True)
 class Network:
-    """Layers that are evaluated by loops: expressions of its ``inputs``, symbols of the last layer's ``outputs``."""
+    """Layers that are evaluated by loops: expressions of its ``inputs``, symbols of its ``outputs``.
+
+    Outputs are the rows of the layers ``ends``, one after the other; these have no activation, and none reads them.
+    """
 
     inputs: tuple[Expr, ...]
     layers: tuple[Layer[Expr], ...]
+    ends: tuple[int, ...]
     outputs: tuple[Expr, ...]
 
     @property

@@ -16,7 +16,7 @@ from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from mpcgen.problem.imported import Imported
 from mpcgen.problem.linear_system import Solution, component
-from mpcgen.problem.network import ChainOutput
+from mpcgen.problem.network import NetOutput
 from mpcgen.problem.nodes import Joined
 from mpcgen.problem.running import RunningCost
 
@@ -103,7 +103,7 @@ _ARITHMETIC: dict[type, Meaning] = {
     sp.Pow: _direct("pow"),
     sp.UnevaluatedExpr: lambda apply, a: a,
     Imported: lambda apply, a: a,
-    ChainOutput: lambda apply, a: a,
+    NetOutput: lambda apply, a: a,
     Joined: _direct("select"),
     Solution: component,
     RunningCost: lambda apply, a: a,

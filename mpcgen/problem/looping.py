@@ -13,7 +13,8 @@ from mpcgen.ir.expr import Expr, Graph
 from mpcgen.ir.model import Priced, Substeps
 from mpcgen.ir.network import Network
 from mpcgen.ir.recognise import recognise
-from mpcgen.problem.network import Chain, outermost
+from mpcgen.problem.layout import network_of, together
+from mpcgen.problem.network import Net, outermost
 from mpcgen.problem.networks import Networks
 from mpcgen.problem.running import running_costs
 from mpcgen.problem.spec import Spec
@@ -39,13 +40,13 @@ class Looping:
         self.spec, self.graph, self.table = spec, graph, table
         self.parameters, self.lowered = parameters, lowered
         self.networks = Networks(spec)
-        self.looped: dict[str, Sequence[Chain]] = {}
+        self.looped: dict[str, Sequence[Net]] = {}
 
     def by_outputs(self, moving: Sequence[sp.Expr]) -> tuple[list[Expr], tuple[Network, ...]]:
         """The dynamics and running costs, and their networks; neither where loops evaluate none."""
-        chains = self.networks.of_dynamics(moving)
-        self.looped["network"] = chains
-        return self._by_outputs(moving, chains, "network")
+        nets = self.networks.of_dynamics(moving)
+        self.looped["network"] = nets
+        return self._by_outputs(moving, nets, "network")
 
     def priced(self, running: Mapping[sp.Expr, Expr]) -> tuple[Priced | None, Priced | None]:
         """Costs and rows of stages, and those of the end, as they read networks of loops.
@@ -59,13 +60,13 @@ class Looping:
             for group in ("mixed", "state", "terminal")
         )
         beside = outermost([term for term in costs[0] if running_costs(term)])
-        multiplied = {output.chain for output in beside}
+        multiplied = {output.net for output in beside}
         every = self.networks.looped([*costs[0], *costs[1], *mixed, *state, *terminal])
-        chains = [chain for chain in every if chain not in multiplied]
-        self.looped |= {"priced": chains}
+        nets = [net for net in every if net not in multiplied]
+        self.looped |= {"priced": nets}
         return (
-            self._priced(costs[0], [*mixed, *state], chains, running, "priced"),
-            self._priced(costs[1], [*state, *terminal], chains, {}, "end"),
+            self._priced(costs[0], [*mixed, *state], nets, running, "priced"),
+            self._priced(costs[1], [*state, *terminal], nets, {}, "end"),
         )
 
     def written_out(self, moving: Sequence[sp.Expr]) -> Iterator[str]:
@@ -83,12 +84,12 @@ class Looping:
         self,
         terms: Sequence[sp.Expr],
         rows: Sequence[sp.Expr],
-        chains: Sequence[Chain],
+        nets: Sequence[Net],
         running: Mapping[sp.Expr, Expr],
         prefix: str,
     ) -> Priced | None:
-        """The terms and rows that read chains, and the other terms."""
-        known = set(chains)
+        """The terms and rows that read networks, and the other terms."""
+        known = set(nets)
 
         def reads(expression: sp.Expr) -> bool:
             return any(True for _ in outermost([expression], known.__contains__))
@@ -100,8 +101,8 @@ class Looping:
         if not priced and not places:
             return None
         here = [*priced, *(rows[i] for i in places)]
-        read = {output.chain for output in outermost(here, known.__contains__)}
-        nodes, networks = self._by_outputs(here, [chain for chain in chains if chain in read], prefix)
+        read = {output.net for output in outermost(here, known.__contains__)}
+        nodes, networks = self._by_outputs(here, [net for net in nets if net in read], prefix)
         rest = self.lowered([term for term in terms if term not in priced], running)
         zero = self.graph.const(0.0)
         (total,) = recognise([reduce(add, rest, zero)], self.parameters)
@@ -109,29 +110,41 @@ class Looping:
         return Priced(networks, reduce(add, nodes[: len(priced)], zero), total, tuple(values))
 
     def _by_outputs(
-        self, expressions: Sequence[sp.Expr], chains: Sequence[Chain], prefix: str
+        self, expressions: Sequence[sp.Expr], nets: Sequence[Net], prefix: str
     ) -> tuple[list[Expr], tuple[Network, ...]]:
         """Expressions by the outputs of networks, and these. prefix: of the outputs' names."""
-        if not chains:
+        if not nets:
             return [], ()
-        known = _known_outputs(expressions, chains, self.graph, prefix)
-        inputs = [entry for chain in chains for entry in chain.inputs]
+        groups = _grouped(nets)
+        members = [net for group, _ in groups for net in group]
+        known = _known_outputs(expressions, members, self.graph, prefix)
+        inputs = [entry for _, network in groups for entry in network.inputs]
         both = [*self.lowered(expressions, known), *self.lowered(inputs, None)]
         nodes = iter(recognise(both, self.parameters))
         rows = [next(nodes) for _ in expressions]
-        each = [[next(nodes) for _ in chain.inputs] for chain in chains]
-        return rows, _networks_of(chains, self.graph, self.table, each, prefix)
+        each = [[next(nodes) for _ in network.inputs] for _, network in groups]
+        return rows, _networks_of([network for _, network in groups], self.graph, self.table, each, prefix)
+
+
+def _grouped(nets: Sequence[Net]) -> list[tuple[list[Net], Net]]:
+    """Networks that share layers, and one of all these; those of the same inputs follow each other."""
+    by_inputs: dict[tuple[sp.Expr, ...], list[tuple[list[Net], Net]]] = {}
+    for members in together(nets):
+        arrays = [array for net in members for array in net.arrays]
+        network = members[0] if len(members) == 1 else network_of(*arrays)
+        by_inputs.setdefault(network.inputs, []).append((members, network))
+    return [group for groups in by_inputs.values() for group in groups]
 
 
 def _known_outputs(
-    expressions: Sequence[sp.Expr], chains: Sequence[Chain], graph: Graph, prefix: str
+    expressions: Sequence[sp.Expr], nets: Sequence[Net], graph: Graph, prefix: str
 ) -> dict[sp.Expr, Expr]:
-    """Symbols for what expressions read of the chains that loops evaluate. prefix: of their names."""
-    first: dict[Chain, int] = {}
-    for chain in chains:
-        first[chain] = sum(known.outputs for known in first)
+    """Symbols for what expressions read of the networks that loops evaluate. prefix: of their names."""
+    first: dict[Net, int] = {}
+    for net in nets:
+        first[net] = sum(known.outputs for known in first)
     found = outermost(expressions, first.__contains__)
-    return {output: _symbol(graph, prefix, first[output.chain] + output.index) for output in found}
+    return {output: _symbol(graph, prefix, first[output.net] + output.index) for output in found}
 
 
 def _symbol(graph: Graph, prefix: str, index: int) -> Expr:
@@ -139,19 +152,19 @@ def _symbol(graph: Graph, prefix: str, index: int) -> Expr:
 
 
 def _networks_of(
-    chains: Sequence[Chain],
+    nets: Sequence[Net],
     graph: Graph,
     table: Mapping[sp.Symbol, Expr],
     inputs: Sequence[Sequence[Expr]],
     prefix: str,
 ) -> tuple[Network, ...]:
-    """The chains with nodes in place of expressions. inputs: those of each; prefix: of the outputs' names."""
+    """The networks with nodes in place of expressions. inputs: those of each; prefix: of the outputs' names."""
     networks, first = [], 0
-    for chain, entries in zip(chains, inputs, strict=True):
-        layers = tuple(layer.with_weights(table.__getitem__) for layer in chain.layers)
-        outputs = tuple(_symbol(graph, prefix, first + i) for i in range(chain.outputs))
-        networks.append(Network(tuple(entries), layers, outputs))
-        first += chain.outputs
+    for net, entries in zip(nets, inputs, strict=True):
+        layers = tuple(layer.with_weights(table.__getitem__) for layer in net.layers)
+        outputs = tuple(_symbol(graph, prefix, first + i) for i in range(net.outputs))
+        networks.append(Network(tuple(entries), layers, net.ends, outputs))
+        first += net.outputs
     return tuple(networks)
 
 

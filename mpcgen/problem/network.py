@@ -1,4 +1,4 @@
-"""Outputs of chains of layers inside expressions: what the expression is, and which layers it comes from.
+"""Outputs of networks inside expressions: what the expression is, and which layers it comes from.
 
 Readers that have no loops read the expression. Where loops over the layers are shorter, the lowering takes the layers.
 """
@@ -12,24 +12,29 @@ from typing import Any
 import sympy as sp
 
 from mpcgen.ir.network import Layer
+from mpcgen.problem.arrays import Array
 from mpcgen.problem.running import RunningCost
 from mpcgen.problem.stand_in import StandIn
 
 WORTH = 4
 """Weights of a layer from which on it is told apart."""
+LEAST = 64
+"""Products of a network that loops may evaluate."""
 WORTH_OF_OTHERS = 64
 """The same where they are no symbols: loops do not evaluate it, and it is said so of large networks."""
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
-    """Layers, each of which reads ``inputs`` or layers before it; what it gives are the last one's rows.
+class Net:
+    """Layers, each of which reads ``inputs`` or layers before it; what it gives are the rows of the ``ends``.
 
-    Weights are symbols, but where no loop evaluates them.
+    Weights are symbols, but where no loop evaluates them. ``arrays``: what the ends are in the trace.
     """
 
     inputs: tuple[sp.Expr, ...]
     layers: tuple[Layer[sp.Expr], ...]
+    ends: tuple[int, ...]
+    arrays: tuple[Array, ...]
 
     @property
     def products(self) -> int:
@@ -39,23 +44,23 @@ class Chain:
     @property
     def outputs(self) -> int:
         """How many it has."""
-        return self.layers[-1].rows
+        return sum(self.layers[end].rows for end in self.ends)
 
 
-class ChainOutput(StandIn):
-    """Entry ``index`` of what a chain gives; ``args`` is (its expression,)."""
+class NetOutput(StandIn):
+    """Entry ``index`` of what a network gives; ``args`` is (its expression,)."""
 
-    chain: Chain
+    net: Net
     index: int
 
-    def __new__(cls, expression: sp.Expr, chain: Chain, index: int) -> ChainOutput:
+    def __new__(cls, expression: sp.Expr, net: Net, index: int) -> NetOutput:
         """Make one of an expression."""
         made = super().__new__(cls, expression)
-        made.chain, made.index = chain, index
+        made.net, made.index = net, index
         return made
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        return self.args[0], self.chain, self.index
+        return self.args[0], self.net, self.index
 
     def _place(self) -> Any:
         return self.index
@@ -65,9 +70,9 @@ class ChainOutput(StandIn):
 
 
 def outermost(
-    expressions: Sequence[sp.Expr], wanted: Callable[[Chain], bool] = lambda chain: True
-) -> Iterator[ChainOutput]:
-    """The outputs of chains that expressions read, of those that are wanted; not those inside of others.
+    expressions: Sequence[sp.Expr], wanted: Callable[[Net], bool] = lambda net: True
+) -> Iterator[NetOutput]:
+    """The outputs of networks that expressions read, of those that are wanted; not those inside of others.
 
     What is integrated as a running cost is not looked into.
     """
@@ -75,7 +80,7 @@ def outermost(
     pending: list[sp.Basic] = list(reversed(expressions))
     while pending:
         node = pending.pop()
-        if isinstance(node, ChainOutput) and wanted(node.chain):
+        if isinstance(node, NetOutput) and wanted(node.net):
             yield node
             continue
         if isinstance(node, RunningCost):

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mpcgen.ir.network import ACTIVATIONS
-from mpcgen.problem.arrays import Array, Piece, Source, given, is_given, network_of
-from mpcgen.problem.network import WORTH, WORTH_OF_OTHERS, ChainOutput
+from mpcgen.problem.arrays import Array, Piece, Source, given, is_given
+from mpcgen.problem.layout import network_of
+from mpcgen.problem.network import LEAST, WORTH, WORTH_OF_OTHERS, NetOutput
 
 Numbers = tuple[int, ...]
 COMBINED = ("add", "sub", "rsub", "mul", "div", "neg")
@@ -45,6 +46,7 @@ class Layers:
         self._table = table
         self.learned: set[Any] = set()
         self._known: dict[int, tuple[Array, int]] = {}
+        self._gated: dict[Array, bool] = {}
 
     def activated(self, name: str, options: Sequence[object], source: Tensor, result: Tensor) -> None:
         """Note an elementwise operation; options: what it takes besides a tensor."""
@@ -55,13 +57,23 @@ class Layers:
             if not is_given(read):
                 self._note(after, Array("map", len(after), (read,), activation=name))
 
-    def combined(self, name: str, terms: Sequence[Tensor], scale: float, result: Tensor) -> None:
-        """Note one of `COMBINED`; terms: what it takes; scale: of the second term of a sum."""
+    def combined(self, name: str, terms: Sequence[Tensor], scale: float, result: Tensor) -> Tensor:
+        """Note one of `COMBINED`, and return the numbers of what it gives.
+
+        terms: what it takes; scale: of the second term of a sum. What reads a product of two vectors, as gates make it,
+        is an output of a network.
+        """
         grids = torch.broadcast_tensors(*terms, result)
+        found: list[int] = []
         for *parts, after in _vectors(*grids):
             made = self._combination(name, parts, scale)
+            if made is not None and self._is_gated(made) and network_of(made).products >= LEAST:
+                found.extend(self._ended(made, torch.tensor(after)).tolist())
+                continue
             if made is not None:
                 self._note(after, made)
+            found.extend(after)
+        return torch.tensor(found, dtype=torch.int64).reshape(result.shape)
 
     def normed(
         self, source: Tensor, weights: Tensor | None, bias: Tensor | None, eps: float, result: Tensor
@@ -105,10 +117,18 @@ class Layers:
     def _ended(self, layer: Array, numbers: Tensor) -> Tensor:
         """The numbers of the outputs of a network, given those of their plain expressions."""
         network = network_of(layer)
-        made = [ChainOutput(entry, network, i) for i, entry in enumerate(self._entries(_key(numbers)))]
+        made = [NetOutput(entry, network, i) for i, entry in enumerate(self._entries(_key(numbers)))]
         found = self._table.numbered(made, numbers.shape)
         self._note(_key(found), layer)
         return found
+
+    def _is_gated(self, array: Array) -> bool:
+        """Whether a product of vectors is in an array, behind the last layer with weights."""
+        if array not in self._gated:
+            before = (piece.array for source in array.sources for piece in source)
+            inner = array.kind in ("sum", "map") and any(map(self._is_gated, before))
+            self._gated[array] = array.kind == "product" or inner
+        return self._gated[array]
 
     def _combination(self, name: str, terms: Sequence[Numbers], scale: float) -> Array | None:
         x, y = terms[0], terms[-1]

@@ -293,7 +293,9 @@ class Trace(TorchDispatchMode):
             and not {*kwargs} - {"alpha"}
             and isinstance(alpha, int | float)
         ):
-            self.layers.combined(name, [self.numbers_of(arg) for arg in args], float(alpha), numbers)
+            numbers = self.layers.combined(
+                name, [self.numbers_of(arg) for arg in args], float(alpha), numbers
+            )
         return numbers
 
     def _elementwise(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Tensor:

@@ -16,7 +16,8 @@ typedef struct {
   int weights;    /* where they begin in theta, row by row, or factors of a norm's rows; -1: there are none */
   int bias;       /* the same, or -1 */
   int activation; /* one of those below */
-  int at;         /* the first of its units */
+  int ends;       /* whether its rows are outputs of the network, and no units */
+  int at;         /* the first of its units, or outputs */
   int sums;       /* of a site: where what the activation is applied to is kept, or -1 */
   int slopes;     /* where its units' derivatives begin, or -1: they are the weights */
   int from;       /* x */
@@ -32,7 +33,7 @@ typedef struct {
   int inputs;
   int outputs;
   int from;    /* where its inputs begin among those of its site: networks of the same inputs share them */
-  int units;   /* rows of all its layers but the last */
+  int units;   /* rows of all layers that have units */
 } network;
 
 /* Where a problem reads networks: they are evaluated together. */

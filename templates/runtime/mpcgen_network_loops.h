@@ -1,9 +1,10 @@
 /* Networks y = N(p), their weights in theta: values and derivatives by loops over the layers.
  *
- * Layer l takes h_(l-1), h_0 = p, to a_l = W_l h_(l-1) + b_l and its activation to h_l; y is a of the last. Forwards,
- * S_l = da_l/dp = W_l G_(l-1) with G_l = diag(phi'_l) S_l, and S_1 = W_1. Backwards, what multiplies h_(l-1) is W_l' times
- * what multiplies a_l, which is phi'_l times what multiplies h_l; and the Hessian of m'y by p is the sum over the units of
- * (what multiplies h_l) phi''_l S_l'S_l. So it takes as many products for a weight as there are inputs, and two.
+ * Layer l makes a_l of what earlier layers give, W x + b, or what mpcgen_network_parts.h says, and its activation makes h_l of
+ * a_l; y is a of those that end. Forwards, S_l = da_l/dp follows from G_k = diag(phi'_k) S_k of the layers k that it reads, W G
+ * where it is W x + b. Backwards, what multiplies a_l is phi'_l times the sum of what its readers multiply h_l by; and the
+ * Hessian of m'y by p is the sum over the units of (what multiplies h_l) phi''_l S_l'S_l, and of what norms and products bend.
+ * So it takes as many products for a weight as there are inputs, and two. In a chain of layers S_1 = W_1 is never formed.
  *
  * The products with S and G are compiled for each number of inputs that the networks have: INPUT_COUNTS says which.
  */
@@ -27,10 +28,10 @@ FUNCTION void evaluate_network(const network *net, stored_reals theta, const rea
   KEEP_LOOP for (int l = 0; l < net->count; l++) {
     const network_layer *const layer = &LAYERS[net->first + l];
     const real *const x = layer->from < 0 ? p : h + layer->from;
-    real *const out = l == net->count - 1 ? y : h + layer->at;
+    real *const out = (layer->ends ? y : h) + layer->at;
     if (IS_PART(layer)) part_values(layer, theta, x, h, out);
     else apply_layer(layer, theta, 1, x, out);
-    if (l == net->count - 1) break;
+    if (layer->ends) continue;
     if (NSUMS && layer->sums >= 0) copy_reals(a + layer->sums, out, (size_t)layer->rows);
     activate(layer->activation, layer->rows, out);
   }
@@ -76,8 +77,9 @@ FUNCTION const network_point *networks_at(int number, const real *p, stored_real
 
 /* phi' and phi'' of a network's units; a is its site's. */
 FUNCTION void bend_units(const network *net, const real *h, const real *a, real *first, real *second) {
-  KEEP_LOOP for (int l = 0; l < net->count - 1; l++) {
+  KEEP_LOOP for (int l = 0; l < net->count; l++) {
     const network_layer *const layer = &LAYERS[net->first + l];
+    if (layer->ends) continue;
     activation_slopes(layer->activation, layer->rows, h + layer->at, a + (layer->sums < 0 ? 0 : layer->sums),
                       first + layer->at, second + layer->at);
   }
@@ -87,17 +89,16 @@ FUNCTION void bend_units(const network *net, const real *h, const real *a, real 
 ALWAYS_INLINE void slopes_of_network(const network *net, int inputs, stored_reals theta, const real *h,
                                      const real *first, real *S, real *J) {
   const network_layer *const layers = LAYERS + net->first;
-  const int last = net->count - 1;
   real G[NWIDEST * MOST_INPUTS];
-  KEEP_LOOP for (int l = 0; l <= last; l++) {
+  KEEP_LOOP for (int l = 0; l < net->count; l++) {
     const network_layer *const layer = &layers[l];
-    real *const slopes = l == last ? J : layer->slopes < 0 ? S : S + layer->slopes * inputs;
+    real *const slopes = (layer->ends ? J : S) + (layer->slopes < 0 ? 0 : layer->slopes * inputs);
     if (IS_PART(layer)) {
       part_slopes(layer, inputs, theta, h, first, S, slopes);
     } else if (reads_inputs(net, layer)) {
-      if (l < last && layer->slopes < 0) continue;
+      if (layer->slopes < 0) continue;
       for (int i = 0; i < layer->rows * inputs; i++) slopes[i] = theta[layer->weights + i];
-    } else if (l == last && layer->from_slopes >= 0) {
+    } else if (layer->ends && layer->from_slopes >= 0) {
       multiply_scaled(layer, inputs, theta, first + layer->from, S + layer->from_slopes * inputs, slopes);
     } else {
       const real *const scale = first + layer->from;
@@ -133,12 +134,13 @@ ALWAYS_INLINE void add_network_curvature(const network *net, int inputs, stored_
   clear_units(net, bars);
   KEEP_LOOP for (int l = net->count - 1; l >= 0; l--) {
     const network_layer *const layer = &layers[l];
-    real *const bar = bars + layer->at;
-    for (int i = 0; l < net->count - 1 && i < layer->rows; i++) {
-      weight[i] = second[layer->at + i] * bar[i];
-      bar[i] *= first[layer->at + i];
+    const real *const multiplier = (layer->ends ? m : bars) + layer->at;
+    for (int i = 0; !layer->ends && i < layer->rows; i++) {
+      real *const bar = bars + layer->at + i;
+      weight[i] = second[layer->at + i] * *bar;
+      *bar *= first[layer->at + i];
     }
-    if (l == net->count - 1 || layer->activation == PLAIN) {
+    if (layer->ends || layer->activation == PLAIN) {
     } else if (layer->slopes >= 0) {
       gram(layers, inputs, layer->rows, weight, S + layer->slopes * inputs, theta, 0, H);
     } else if (shares_weights(theta)) {
@@ -146,7 +148,6 @@ ALWAYS_INLINE void add_network_curvature(const network *net, int inputs, stored_
     } else {
       gram(layers, inputs, layer->rows, weight, 0, theta, 0, H);
     }
-    const real *const multiplier = l == net->count - 1 ? m : bar;
     if (IS_PART(layer)) part_curvature(layer, inputs, theta, h, first, S, multiplier, bars, H);
     else if (layer->from >= 0 && !reads_inputs(net, layer)) pull_units(layer, theta, multiplier, bars);
   }
@@ -180,7 +181,7 @@ FUNCTION void network_line(const network *net, const real *p, const real *h, con
   KEEP_LOOP for (int l = 0; l < net->count; l++) {
     const network_layer *const layer = &LAYERS[net->first + l];
     const real *const x = layer->from < 0 ? p : h + layer->from, *const d_x = layer->from < 0 ? d_p : d_h + layer->from;
-    real *const d_out = l == net->count - 1 ? d_y : d_a + layer->at;
+    real *const d_out = (layer->ends ? d_y : d_a) + layer->at;
     if (IS_PART(layer)) {
       part_change(layer, theta, d_theta, moves, x, d_x, h, d_h, d_out);
     } else {
@@ -188,8 +189,7 @@ FUNCTION void network_line(const network *net, const real *p, const real *h, con
       if (moves) apply_change(layer, d_theta, x, by_weights);
       for (int i = 0; moves && i < layer->rows; i++) d_out[i] += by_weights[i];
     }
-    for (int i = 0; l < net->count - 1 && i < layer->rows; i++)
-      d_h[layer->at + i] = first[layer->at + i] * d_out[i];
+    for (int i = 0; !layer->ends && i < layer->rows; i++) d_h[layer->at + i] = first[layer->at + i] * d_out[i];
   }
 }
 
@@ -212,10 +212,11 @@ FUNCTION void network_gradient(const network *net, const real *p, const real *h,
   clear_units(net, once);
   KEEP_LOOP for (int l = net->count - 1; l >= 0; l--) {
     const network_layer *const layer = &LAYERS[net->first + l];
-    const int columns = layer->columns, ends = l == net->count - 1, begins = layer->from < 0;
+    const int columns = layer->columns, begins = layer->from < 0;
     const real *const x = begins ? p : h + layer->from, *const d_x = begins ? d_p : d_h + layer->from;
-    const real *const bar = ends ? bar_y : twice + layer->at, *const d_bar = ends ? bar_d_y : once + layer->at;
-    if (!ends) bend_back(layer, first, second, d_a, twice, once);
+    const real *const bar = (layer->ends ? bar_y : twice) + layer->at;
+    const real *const d_bar = (layer->ends ? bar_d_y : once) + layer->at;
+    if (!layer->ends) bend_back(layer, first, second, d_a, twice, once);
     if (IS_PART(layer)) {
       part_gradient(layer, x, d_x, bar, d_bar, g_theta);
       part_back(layer, theta, theta, 0, h, d_h, bar, d_bar, twice, once, bar_p, bar_d_p);
@@ -245,9 +246,9 @@ FUNCTION void network_forward(const network *net, const real *h, stored_reals th
   clear_units(net, once);
   KEEP_LOOP for (int l = net->count - 1; l >= 0; l--) {
     const network_layer *const layer = &LAYERS[net->first + l];
-    const int ends = l == net->count - 1, begins = layer->from < 0;
-    const real *const d_bar = ends ? d_m : twice + layer->at, *const bar = ends ? m : once + layer->at;
-    if (!ends) bend_back(layer, first, second, d_a, twice, once);
+    const int begins = layer->from < 0;
+    const real *const d_bar = (layer->ends ? d_m : twice) + layer->at, *const bar = (layer->ends ? m : once) + layer->at;
+    if (!layer->ends) bend_back(layer, first, second, d_a, twice, once);
     if (IS_PART(layer)) {
       part_back(layer, theta, d_theta, 1, h, d_h, d_bar, bar, twice, once, d_slope, slope);
       continue;

@@ -9,7 +9,7 @@
 
 #include "mpcgen_network.h"
 
-/* Of a site's networks, of all units but those of the last layers, at a point p: h, a where derivatives need it, and
+/* Of a site's networks, of all units, at a point p: h, a where derivatives need it, and
  * y = N(p). */
 typedef struct {
   real p[NPASSED], h[NUNITS + 1], a[NSUMS + 1], y[NRESULTS];
