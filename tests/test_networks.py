@@ -56,7 +56,7 @@ def levels():
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(1.5)
-    problem = layered(module, 5)
+    problem = layered(module, 6)
     with small_loops():
         (network,) = lower_spec(problem.spec()).substeps.networks
         assert {layer.kind for layer in network.layers} == set(KINDS) - {"given"} | {"join"}
@@ -79,7 +79,7 @@ def deep():
 
 
 class Levels(nn.Module):
-    """An encoder, a gated step of what it gives, residual blocks and two heads on these, and a cell's memory (3).
+    """An encoder, a gated step of what it gives, residual blocks and two heads on these, and a cell's memory (4).
 
     All kinds of layers are there: joined ones, sums with numbers, products, norms with and without weights.
     """
@@ -93,7 +93,7 @@ class Levels(nn.Module):
         )
         self.last = nn.LayerNorm(5, elementwise_affine=False, eps=0.1)
         self.heads = nn.ModuleList([nn.Linear(5, 2), nn.Linear(5, 1, bias=False)])
-        self.cell = nn.GRUCell(3, 3)
+        self.cell = nn.GRUCell(3, 4)
 
     def forward(self, x, u):
         z = self.encoder(x[:2])
@@ -219,7 +219,7 @@ def test_solutions_and_gradients_are_those_of_the_reference(which, request):
 
 def test_values_and_derivatives_of_levels_are_torchs(levels):
     module, weights, _, mpc = levels
-    x, u = torch.linspace(-0.9, 0.8, 5, dtype=torch.float64), torch.full((1,), 0.3, dtype=torch.float64)
+    x, u = torch.linspace(-0.9, 0.8, 6, dtype=torch.float64), torch.full((1,), 0.3, dtype=torch.float64)
     given = {"x": x, "u": u, **{name: tensor.detach() for name, tensor in weights.items()}}
     names = dict(zip(weights, dict(module.named_parameters()), strict=True))
 
@@ -479,6 +479,11 @@ def test_a_network_that_is_applied_again_and_heads_on_one_trunk_are_one_network(
 
     step = ["affine tanh", "affine"]
     assert layers_of(twice, weights) == [([*step, "sum", "sum", "join", *step, "sum"], (7, 6))]
+
+    def gated(x, u):
+        return x + net(torch.cat([x, torch.sin(u)])) * u
+
+    assert layers_of(gated, weights) == [(step, (1,))]
     assert layers_of(heads, weights) == [(["affine tanh", "affine", "affine"], (1, 2))]
 
 

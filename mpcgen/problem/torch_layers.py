@@ -17,6 +17,8 @@ from mpcgen.problem.layout import network_of
 from mpcgen.problem.network import LEAST, WORTH, WORTH_OF_OTHERS, NetOutput
 
 Numbers = tuple[int, ...]
+WORTH_OF_GATES = 4
+"""Rows of a product of two vectors from which on a network may end in it."""
 COMBINED = ("add", "sub", "rsub", "mul", "div", "neg")
 """Elementwise operations of two arrays, or of one and a number, that may lie between layers."""
 _DEFAULTS: dict[str, tuple[list[object], ...]] = {
@@ -67,7 +69,7 @@ class Layers:
         found: list[int] = []
         for *parts, after in _vectors(*grids):
             made = self._combination(name, parts, scale)
-            if made is not None and self._is_gated(made) and network_of(made).products >= LEAST:
+            if made is not None and self._ends_in_gates(made):
                 found.extend(self._ended(made, torch.tensor(after)).tolist())
                 continue
             if made is not None:
@@ -122,12 +124,20 @@ class Layers:
         self._note(_key(found), layer)
         return found
 
+    def _ends_in_gates(self, array: Array) -> bool:
+        """Whether a network is to end in an array that no layer with weights makes."""
+        if array.rows < WORTH_OF_GATES or not self._is_gated(array):
+            return False
+        return network_of(array).products >= LEAST
+
     def _is_gated(self, array: Array) -> bool:
         """Whether a product of vectors is in an array, behind the last layer with weights."""
         if array not in self._gated:
-            before = (piece.array for source in array.sources for piece in source)
-            inner = array.kind in ("sum", "map") and any(map(self._is_gated, before))
-            self._gated[array] = array.kind == "product" or inner
+            pieces = [piece for source in array.sources for piece in source]
+            known = [piece for piece in pieces if piece.array.kind == "given"]
+            broadcast = any(len(set(piece.array.entries)) < piece.count for piece in known)
+            inner = array.kind in ("sum", "map") and any(self._is_gated(piece.array) for piece in pieces)
+            self._gated[array] = (array.kind == "product" and not broadcast) or inner
         return self._gated[array]
 
     def _combination(self, name: str, terms: Sequence[Numbers], scale: float) -> Array | None:
