@@ -50,6 +50,19 @@ def test_costs_without_curvature_are_solved():
     assert (alone.status != Status.CONVERGED).all()
 
 
+def test_a_first_step_does_not_jump_from_basin_to_basin():
+    """Luus's reactor has two minima; first steps across a ridge, each good by itself, led 40 of 128 to the dear one."""
+    (entry,) = chosen(["luus_reactor"])
+    spec = entry.make()
+    x0, u = (torch.as_tensor(values) for values in entry.starts(spec, 128, 0))
+    sol = compiled(spec).MPC(on_unconverged="ignore")(x0, u_init=u)
+    assert (sol.status == Status.CONVERGED).all()
+    optima = torch.tensor([entry.optimum, 0.2444401956], dtype=torch.float64)
+    nearest, which = (sol.cost[:, None] / optima - 1).abs().min(dim=1)
+    assert (nearest < 1e-8).all()
+    assert which.sum() <= 15  # 13; IPOPT's are 4
+
+
 def test_hinges_are_solved_from_cold_starts():
     """A disc as a steep penalty: far inside, its Hessian is indefinite and large, though the dynamics are linear."""
     problem = mpcgen.Problem("disc", horizon=40)

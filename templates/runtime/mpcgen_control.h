@@ -6,6 +6,8 @@
 #include "mpcgen_sweeps.h"
 
 #define ARMIJO R(0.05) /* share of the promised change that a step must bring: less lets far steps leave the basin */
+#define KEPT R(0.9)   /* share of what the model promises that the first step has to bring, */
+#define MISSED R(0.4) /* or share of the cost that it comes to by which it may miss that */
 #define SHORTEST_STEP R(1e-3)
 #define LEAST_SHARE R(0.1) /* of the way to a candidate: below it the step is wrong, rather than too long */
 /* Of regularisation, as shares of Quu. */
@@ -126,6 +128,9 @@ FUNCTION real rounding_of_states(const solver_state *s) {
   return unless_chaotic(s, R(16) * SCALAR_EPSILON * sum);
 }
 
+/* Where the model is nearly linear, and so has no length of its own. */
+INLINE mask is_unbent(const solver_state *s) { return lane_lt(s->summary.bend, -LITTLE_BEND * s->summary.slope); }
+
 /* Keeps count of troubles: of refused steps, which count for more where the rollout went far from the model, or even with
  * regularisation; and of models, whatever became of their steps, that are nearly linear, and so have no length of their own,
  * or that are not convex even without the dynamics' second derivatives. An accepted step makes up for some. A refused one
@@ -140,7 +145,7 @@ FUNCTION void note_troubles(solver_state *s, mask accepted, mask refused) {
   const mask judged = lane_or(accepted, refused);
   const mask far = lane_and(refused, lane_lt(-WRONG_SLOPE * s->length * slope, lane_abs(s->promise)));
   const mask regularised = lane_and(refused, lane_lt(ALL(0), s->regularisation));
-  const mask unbent = lane_and(judged, lane_lt(s->summary.bend, -LITTLE_BEND * slope));
+  const mask unbent = lane_and(judged, is_unbent(s));
   const mask concave = lane_and(judged, lane_not(lane_or(s->summary.convex, lane_lt(ALL(0), s->second_order))));
   const counts fewer = s->lanes.troubles - lane_and(ALL_COUNTS(ACCEPTED), accepted);
   s->lanes.troubles = lane_and(fewer, lane_more(fewer, ALL_COUNTS(0))) + lane_and(ALL_COUNTS(REFUSED), refused) +
@@ -148,12 +153,25 @@ FUNCTION void note_troubles(solver_state *s, mask accepted, mask refused) {
                       lane_and(ALL_COUNTS(UNBENT), unbent) + lane_and(ALL_COUNTS(CONCAVE), concave);
 }
 
+/* Whether a step, if it is the first, goes no further than its model knows. From where a call begins, often far from any
+ * solution, a model may promise that next to nothing of the cost is left. A step that takes most of it away, and leaves much
+ * more than that, is good, but may have jumped from the basin of a minimum to that of a dear one, which a shorter one does
+ * not. Linear-quadratic problems have one minimum, and nearly linear models nothing that a shorter step would be better for. */
+INLINE mask is_known(const solver_state *s) {
+  if (LINEAR_QUADRATIC) return lane_all();
+  const mask exempt = lane_or(lane_more(s->lanes.iterations, ALL_COUNTS(0)), is_unbent(s));
+  const real promised = s->length * (s->summary.slope + s->length * s->summary.bend), change = s->cost - s->lanes.cost;
+  const mask kept = lane_le(change, KEPT * promised + rounding(s));
+  return lane_or(exempt, lane_or(kept, lane_le(change - promised, MISSED * s->cost_scale)));
+}
+
 /* Which lanes' candidates become their trajectories; sets up the next step of all. */
 FUNCTION mask accept_candidates(solver_state *s) {
   lane_progress *lanes = &s->lanes;
   const mask stepped = lane_and(iterating(s), lane_not(lanes->overflowed));
   if (LINEAR_QUADRATIC && !(s->barrier > 0)) find_share(s, stepped);
-  const mask better = lane_le(s->cost - lanes->cost, ARMIJO * lane_min(s->promise, ALL(0)) + rounding(s));
+  const mask falls = lane_le(s->cost - lanes->cost, ARMIJO * lane_min(s->promise, ALL(0)) + rounding(s));
+  const mask better = lane_and(falls, is_known(s));
   const mask good = lane_and(stepped, lane_and(lane_finite(s->cost), better));
   const mask refused = lane_and(stepped, lane_not(good));
   const mask accepted = lane_or(good, lane_and(lanes->busy, lanes->begins));
