@@ -11,7 +11,8 @@
 #define SHORT_STEP 0.2                /* share of what the slacks allow of a step */
 #define SHIFT_GROWTH R(1.4)           /* after a short step: with 4, long horizons crawl at shifts that no pivot asks for */
 #define RESTORING_GROWTH R(10)        /* the same in restoration, which crawls where steps that nothing regularises are cut */
-#define ROUNDING_SHIFT (R(16) * SCALAR_EPSILON / EQUALITY_DELTA) /* what rounding of the rows' weights may hide of curvature */
+#define LOOSER R(100)                 /* where the rows' weights may hide curvature, the next sweep's delta is this much larger, */
+#define LOOSEST R(1e4)                /* to this */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
 #define LITTLE_LEFT R(1e-2)           /* of what an attempt began with, where rows are curved: less is not called infeasible */
@@ -63,11 +64,12 @@ INLINE void decide_infeasible(const barrier_state *s, verdict *v) {
 }
 
 /* Which of the solved iterates that no minima seem may be some but for rounding: the weights of rows are so large that theirs
- * hides what curvature there is over the controls. These are asked once more, with a shift of that size. */
+ * hides what curvature there is over the controls. These are asked again with smaller ones, beside which a Hessian is positive
+ * definite only if it is beside larger ones. */
 INLINE mask may_be_rounding(const barrier_state *s, mask concave) {
   const barrier_progress *lanes = &s->lanes;
   if (!CONSTRAINED) return lane_none();
-  return lane_and(lane_and(concave, lanes->certifying), lane_eq(lanes->shift, ALL(0)));
+  return lane_and(lane_and(concave, lanes->certifying), lane_lt(lanes->looseness, ALL(LOOSEST)));
 }
 
 /* After a sweep: which lanes have finished, and with which status; the others go on. */
@@ -97,8 +99,8 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask uncertain = lane_and(lane_or(doubtful, lane_and(solved, lane_not(lane_or(plain, settled)))), v.open);
   const mask refused = lane_and(lane_and(v.open, lane_not(uncertain)), lane_not(positive));
   lanes->certifying = uncertain;
-  lanes->shift = lane_select(uncertain, where_on(doubtful, ALL(ROUNDING_SHIFT)), lanes->shift);
-  lanes->on_states = lane_select(doubtful, ALL(0), lanes->on_states);
+  lanes->shift = lane_select(uncertain, ALL(0), lanes->shift);
+  lanes->looseness = lane_select(doubtful, LOOSER * lanes->looseness, lanes->looseness);
   lanes->second_order = lane_select(uncertain, ALL(1), lanes->second_order);
   convexify_next(s, refused);
   lanes->refused = lane_or(refused, uncertain);

@@ -29,12 +29,17 @@ INLINE void begin_refinement(refinement *r) {
   for (int i = 0; i < NTAU; i++) r->change[i] = r->size[i] = ALL(0);
 }
 
-enum { SWEEPS = 3 }; /* the first, and at most so many refinements as are left */
 #if MPCGEN_PRECISION == 64
+enum { SWEEPS = 3 }; /* the first, and at most so many refinements as are left */
 #define LITTLE_CHANGE R(3e-5) /* of a component of x or u, as a share of its largest differential */
 #else
+enum { SWEEPS = 6 };
 #define LITTLE_CHANGE R(1e-3)
 #endif
+enum { LOOSE_SWEEPS = 12 };   /* of lanes with a larger delta, which have no differentials where the last one changes */
+#define MUCH_CHANGE R(0.1)    /* more than this share */
+#define LARGER_DELTA R(100)   /* than the one before */
+#define LARGEST_DELTA R(1e4)  /* than the first */
 
 /* -(free block of Quu)^-1 rhs, zero where a control is held, by the factor that the sweep has kept. */
 INLINE void solve_kept(in_reals factor, const real *rhs, real *result) {
@@ -157,10 +162,14 @@ INLINE void note_change(refinement *r, const sensitivity_state *s, int t, in_rea
   }
 }
 
+/* What a refinement may change without another: after the last one there is none. */
+INLINE scalar little_change(const sensitivity_state *s) { return s->sweep + 1 < LOOSE_SWEEPS ? LITTLE_CHANGE : MUCH_CHANGE; }
+
 /* Leaves those lanes to the next refinement that this one has changed by more than a little. */
 INLINE void end_refinement(sensitivity_state *s, const refinement *r) {
+  const scalar share = little_change(s);
   mask little = lane_all();
-  for (int i = 0; i < NTAU; i++) little = lane_and(little, lane_le(r->change[i], LITTLE_CHANGE * r->size[i]));
+  for (int i = 0; i < NTAU; i++) little = lane_and(little, lane_le(r->change[i], share * r->size[i]));
   s->refines = lane_and(s->refines, lane_not(little));
 }
 
@@ -182,13 +191,37 @@ FUNCTION void take_differentials(sensitivity_state *s, int forward, const real *
   note_change(&r, s, s->horizon, d_x, d_u);
   if (s->sweep > 0) end_refinement(s, &r);
 }
+
+/* A sweep adds to the linear terms of the controls what it finds: keeps them for the next one in reverse mode, where they are
+ * not its own, or gives them back. Refinements have no use yet for where they are kept. */
+FUNCTION void keep_linear_terms(sensitivity_state *s) {
+  TEAM_FOR(i, s->horizon * NU) s->correction[i] = s->linear_u[i];
+}
+FUNCTION void restore_linear_terms(sensitivity_state *s) {
+  TEAM_FOR(i, s->horizon * NU) s->linear_u[i] = s->correction[i];
+}
+
+/* Lanes that a sweep has found singular, if not for want of curvature then because the weights of rows that hold hide it in
+ * their rounding. A larger delta asks for no less: where the Hessian is positive definite beside smaller weights, so it is
+ * beside larger ones. What it adds refinements take back. Returns whether there are any that have not had the largest. */
+INLINE int loosen_differentials(sensitivity_state *s) {
+  const mask may = lane_and(lane_lt(s->looseness, ALL(LARGEST_DELTA)), lane_and(s->usable, lane_not(s->envelope)));
+  const mask singular = lane_and(may, lane_not(s->regular));
+  s->looseness = lane_select(singular, LARGER_DELTA * s->looseness, s->looseness);
+  return lane_any(singular);
+}
+
+/* After a refinement: which lanes are to have another. */
+INLINE void limit_refinements(sensitivity_state *s) {
+  if (s->sweep >= SWEEPS - 1) s->refines = lane_and(s->refines, lane_lt(ALL(1), s->looseness));
+}
+
+/* After the last one: what a larger delta has added, and was not taken back, is no differential. */
+INLINE void note_unrefined(sensitivity_state *s) { s->regular = lane_and(s->regular, lane_not(s->refines)); }
 #endif
 
-/* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage; with rows of
- * constraints the differentials of the costates in place of the value functions' offsets. `change` is NULL in reverse mode,
- * with `initial`, the change of x_0. */
-FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
-                                   const real *initial) {
+/* One sweep for policy and value functions; notes which lanes are singular. `change` is NULL in reverse mode. */
+FUNCTION void sweep_differentials(sensitivity_state *s, int exact_hessian, parameter_change *change) {
   differential_state d = {s, change, exact_hessian};
   control_problem p;
   s->regular = lane_all();
@@ -197,20 +230,41 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
   weigh_rows(s);
   if (!change) push_rows(s);
 #endif
-  if (change) change_last(s, change);
+  if (change) {
+    change->cost = ALL(0);
+    change_last(s, change);
+  }
   last_differential(s, exact_hessian, &s->value);
   differential_sweep(&d, s->horizon, &s->value, &s->model, &p);
   note_singular(s, &s->value);
+}
+
+/* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage; with rows of
+ * constraints the differentials of the costates in place of the value functions' offsets. `change` is NULL in reverse mode,
+ * with `initial`, the change of x_0. */
+FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
+                                   const real *initial) {
 #if CONSTRAINED
+  s->looseness = ALL(1);
+  if (!change) keep_linear_terms(s);
+  sweep_differentials(s, exact_hessian, change);
+  while (loosen_differentials(s)) {
+    if (!change) restore_linear_terms(s);
+    sweep_differentials(s, exact_hessian, change);
+  }
   s->refines = lane_and(s->usable, s->regular);
   take_differentials(s, change != NULL, initial);
-  for (s->sweep = 1; s->sweep < SWEEPS && lane_any(s->refines); s->sweep++) {
+  for (s->sweep = 1; s->sweep < LOOSE_SWEEPS && lane_any(s->refines); s->sweep++) {
     find_correction(s, exact_hessian, change != NULL);
     take_differentials(s, change != NULL, NULL);
+    limit_refinements(s);
   }
+  note_unrefined(s);
   if (!change) move_rows(s);
-#endif
+#else
+  sweep_differentials(s, exact_hessian, change);
   (void)initial;
+#endif
   drop_singular(s);
 }
 

@@ -3,6 +3,7 @@
  * A row's multiplier changes by v = D (J d + what moves the row against its bounds), D = 1 / (s/z + delta): next to
  * infinity where the row holds, next to nothing where it does not. delta keeps rows that depend on each other apart. Its
  * error is taken back by refinement (mpcgen_refinement.h), with delta v as a move, which leaves the exact differentials.
+ * Where rounding of weights so large hides the curvature of the cost, as it may in float32, a larger delta does not.
  *
  * A soft row that is exceeded by e gives way: 1/D has 1/kappa besides, kappa = quadratic + hold / e with the hold that
  * price and multiplier leave, linear + quadratic e - z (mpcgen_interior_point_soft.h). So D is the quadratic weight there,
@@ -129,7 +130,7 @@ FUNCTION void weigh_rows(sensitivity_state *s) {
       const mask apart = lane_and(here, lane_not(meets));
       const mask low = lane_and(apart, lane_finite(rows.lower[i])), high = lane_and(apart, lane_finite(rows.upper[i]));
       const real low_slack = rows.values[i] - rows.lower[i], high_slack = rows.upper[i] - rows.values[i];
-      real low_delta = ALL(ROW_DELTA) / unit, high_delta = low_delta;
+      real low_delta = ALL(ROW_DELTA) * s->looseness / unit, high_delta = low_delta;
 #if SOFT_ROWS
       const soft_give low_give = soften_side(s, &prices, i, low_slack, -dual, low, low_delta, unit);
       const soft_give high_give = soften_side(s, &prices, i, high_slack, dual, high, high_delta, unit);
@@ -142,9 +143,9 @@ FUNCTION void weigh_rows(sensitivity_state *s) {
 #endif
       const real above = side_weight(s, high_slack, dual, high, high_delta, unit);
       s->row_lower[at] = side_weight(s, low_slack, -dual, low, low_delta, unit);
-      const real equal_delta = ALL(i < NMIXED && t < s->horizon ? MIXED_EQUAL_ROW_DELTA : EQUAL_ROW_DELTA);
+      const real equal_delta = ALL(i < NMIXED && t < s->horizon ? MIXED_EQUAL_ROW_DELTA : EQUAL_ROW_DELTA) * s->looseness;
       s->row_upper[at] = lane_select(meets, unit / equal_delta, above);
-      s->row_delta[at] = lane_select(meets, equal_delta, ALL(ROW_DELTA)) / unit;
+      s->row_delta[at] = lane_select(meets, equal_delta, ALL(ROW_DELTA) * s->looseness) / unit;
       s->row_equal[at] = lane_select(meets, ALL(1), ALL(0));
       s->row_push[at] = s->row_moved[at] = s->d_dual[at] = ALL(0);
     }

@@ -63,6 +63,7 @@ typedef struct {
   SENSITIVITY_ARRAYS(DECLARE_ARRAY)
   real cost_unit;             /* of problems with constraints: a hundredth of the cost's terms */
   real loss_cost;             /* reverse mode: cotangent of the cost */
+  real looseness;             /* a factor of the rows' delta */
   mask usable, regular;       /* the caller wants this problem; every pivot was accepted */
   mask envelope, given;       /* only the cost's gradient is wanted; that, at least, exists */
   int shared_loaded;          /* parameters that the batch shares are in all lanes */

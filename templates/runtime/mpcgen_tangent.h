@@ -130,7 +130,6 @@ FUNCTION void store_tangents(const tangent_state *f, const tangent_arguments *a,
 FUNCTION void tangent_vector(tangent_state *f, const tangent_arguments *a, int64_t first) {
   sensitivity_state *s = &f->base;
   for (int k = 0; k < LANES; k++) load_change(f, a, k, first + k);
-  f->change.cost = ALL(0);
   sensitivity_backward(s, a->exact_hessian, &f->change, f->initial);
   tangent_forward(f);
   note_not_finite(s, &f->change.cost, 1);

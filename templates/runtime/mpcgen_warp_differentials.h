@@ -253,7 +253,7 @@ FUNCTION void team_end_refinement(sensitivity_state *s, const team_memory *m) {
       size = lane_max(lane_abs(now), size);
       change = lane_maximum(lane_abs(by), change);
     }
-    little = little && change <= LITTLE_CHANGE * size;
+    little = little && change <= little_change(s) * size;
   }
   little = team_all(little);
   TEAM_LEADER s->refines = lane_and(s->refines, little ? lane_none() : lane_all());
@@ -271,30 +271,54 @@ FUNCTION void team_take_differentials(sensitivity_state *s, int forward, const r
   if (corrects) team_end_refinement(s, m);
 }
 
-/* sensitivity_backward, divided; `initial` is the change of x_0, or NULL. */
-FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
-                                        const real *initial, team_memory *m) {
+/* sweep_differentials, divided. */
+FUNCTION void team_sweep_differentials(sensitivity_state *s, int exact_hessian, parameter_change *change, team_memory *m) {
   team_differential_state d = {s, change, m, exact_hessian, 1, FOUND_BEFORE};
-  const int forward = change != NULL;
   TEAM_LEADER s->sweep = 0, s->regular = lane_all(), weigh_rows(s);
   clear_slopes(s);
   if (!change) push_rows(s);
   team_meet();
   team_expand_differentials(&d);
   team_differential_sweep(&d, s->horizon, &s->value, &s->model, &m->controls);
-  TEAM_LEADER {
-    note_singular(s, &s->value);
-    s->refines = lane_and(s->usable, s->regular);
+  TEAM_LEADER note_singular(s, &s->value);
+  team_meet();
+}
+
+/* loosen_differentials, divided. */
+FUNCTION int team_loosen(sensitivity_state *s) {
+  int more = 0;
+  TEAM_LEADER more = loosen_differentials(s);
+  more = !team_all(!more);
+  team_meet();
+  return more;
+}
+
+/* sensitivity_backward, divided; `initial` is the change of x_0, or NULL. */
+FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
+                                        const real *initial, team_memory *m) {
+  const int forward = change != NULL;
+  TEAM_LEADER s->looseness = ALL(1);
+  if (!change) keep_linear_terms(s);
+  team_meet();
+  team_sweep_differentials(s, exact_hessian, change, m);
+  while (team_loosen(s)) {
+    if (!change) restore_linear_terms(s);
+    team_sweep_differentials(s, exact_hessian, change, m);
   }
+  TEAM_LEADER s->refines = lane_and(s->usable, s->regular);
   team_meet();
   team_take_differentials(s, forward, initial, m);
-  for (int sweep = 1; sweep < SWEEPS && lane_any(s->refines); sweep++) {
+  for (int sweep = 1; sweep < LOOSE_SWEEPS && lane_any(s->refines); sweep++) {
     team_meet(); /* all have read whether there is one */
     TEAM_LEADER s->sweep = sweep;
     team_meet();
     team_find_correction(s, exact_hessian, forward, m);
     team_take_differentials(s, forward, NULL, m);
+    TEAM_LEADER limit_refinements(s);
+    team_meet();
   }
+  TEAM_LEADER note_unrefined(s);
+  team_meet();
   if (!change) move_rows(s);
   team_meet();
   drop_singular(s);
