@@ -76,6 +76,7 @@ RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_
     lane_set(&lanes->cost_unit, k, 1);
     lane_set(&lanes->shift, k, 0);
     lane_set(&lanes->looseness, k, 1);
+    lane_set(&lanes->least_looseness, k, 0);
     lane_set(&lanes->on_states, k, CONSTRAINED || attempt > 1);
     lane_set(&lanes->second_order, k, FIRST_SECOND_ORDER);
     lane_set(&lanes->rise, k, MOST_RISE);

@@ -37,10 +37,21 @@ INLINE void limit_gaps(barrier_state *s, mask where) {
   s->lanes.adjoint = lane_and(s->lanes.adjoint, lane_not(where));
 }
 
-/* A sweep met a Quu that is not positive definite: with constraints, the next leaves the second derivatives of dynamics
- * and rows out; where that is no help, or has not been of late, more of a shift. */
-INLINE void convexify_next(barrier_state *s, mask refused) {
+/* The next sweep weighs rows less, and so do those after it. */
+INLINE void loosen_next(barrier_progress *lanes, mask where) {
+  lanes->looseness = lane_select(where, LOOSER * lanes->looseness, lanes->looseness);
+  lanes->least_looseness = lane_select(where, lanes->looseness, lanes->least_looseness);
+}
+
+/* A sweep met a Quu that is not positive definite. With constraints, the next weighs rows less, if rounding of their weights
+ * may hide that it is; or leaves the second derivatives of dynamics and rows out. Where that is no help, or has not been of
+ * late, more of a shift. */
+INLINE void convexify_next(barrier_state *s, mask all) {
   barrier_progress *lanes = &s->lanes;
+  const mask hidden = CONSTRAINED ? lane_and(s->summary.hidden, lane_not(lanes->restoring)) : lane_none();
+  const mask loosens = lane_and(lane_and(all, hidden), lane_lt(lanes->looseness, ALL(LOOSEST)));
+  const mask refused = lane_and(all, lane_not(loosens));
+  if (CONSTRAINED) loosen_next(lanes, loosens);
   const real now = lanes->shift;
   const mask flat = lane_and(lane_lt(ALL(0), lanes->second_order), lane_not(lane_or(lanes->shift_first, lanes->restoring)));
   const mask leaves_out = CONSTRAINED ? lane_and(refused, flat) : lane_none();
@@ -98,9 +109,11 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   decide(&v, lane_and(lanes->certifying, lane_not(lane_or(positive, doubtful))), NOT_A_MINIMUM);
   const mask uncertain = lane_and(lane_or(doubtful, lane_and(solved, lane_not(lane_or(plain, settled)))), v.open);
   const mask refused = lane_and(lane_and(v.open, lane_not(uncertain)), lane_not(positive));
+  const mask first = lane_and(uncertain, lane_not(lanes->certifying));
+  if (CONSTRAINED) lanes->looseness = lane_select(first, ALL(1), lanes->looseness);
   lanes->certifying = uncertain;
   lanes->shift = lane_select(uncertain, ALL(0), lanes->shift);
-  lanes->looseness = lane_select(doubtful, LOOSER * lanes->looseness, lanes->looseness);
+  if (CONSTRAINED) loosen_next(lanes, doubtful);
   lanes->second_order = lane_select(uncertain, ALL(1), lanes->second_order);
   convexify_next(s, refused);
   lanes->refused = lane_or(refused, uncertain);
@@ -239,7 +252,8 @@ INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   const real now = lanes->looseness, looser = lane_min(lane_max(R(100) * now, ALL(FIRST_LOOSENESS)), ALL(MOST_LOOSENESS));
   const real least = lane_select(crawls, ALL(LEAST_LOOSENESS), lane_min(now, ALL(1)));
   const real back = lane_select(lane_and(ready, lane_not(regular)), lane_max(now, ALL(1)), now);
-  lanes->looseness = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, least), back));
+  const real next = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, least), back));
+  lanes->looseness = lane_max(next, lanes->least_looseness);
 }
 
 /* What a restoration's step promises of the squares of what the rows lack: a share of them. */

@@ -51,7 +51,8 @@ typedef struct {
   real shift;          /* delta_w: regularisation of the Hessian over the controls */
   real on_states;      /* share of it that the states get too */
   real filter_gap[FILTER_PAIRS], filter_merit[FILTER_PAIRS];
-  real looseness;      /* of rows: a factor of their regularisation */
+  real looseness;      /* of rows: a factor of their regularisation, */
+  real least_looseness; /* which with less would hide curvature */
   real most_gap;       /* no step leads beyond */
   real little_gap;     /* above it, steps are judged by the gaps too */
   real best_gap, best_error; /* since the last change of the barrier or of shift_first, */
@@ -85,6 +86,7 @@ typedef struct {
   real least_product, largest_product; /* of slack and multiplier */
   real sides;                       /* finite bounds */
   mask finite, convex;
+  mask hidden;                      /* not convex, and the first pivot that is not positive is no more than rounding */
 } barrier_summary;
 
 /* Of the rows: the sum of the sizes of multipliers, and their products with the slacks. */

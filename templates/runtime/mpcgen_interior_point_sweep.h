@@ -141,6 +141,7 @@ INLINE void begin_summary(barrier_state *s) {
   summary->least_product = CONSTRAINED ? s->sizes.least_product : ALL(INFINITY);
   summary->largest_product = CONSTRAINED ? s->sizes.largest_product : ALL(0);
   summary->finite = summary->convex = lane_all();
+  summary->hidden = lane_none();
 }
 
 /* A control without a range has as its unit what its size is, or how far the cost lets it go, whichever is more. */
@@ -186,6 +187,15 @@ INLINE void expand_stage(barrier_state *s, int t, const value_model *value, stag
 #endif
 }
 
+/* Factors a stage's Quu; of lanes where it is the first that is not positive definite, notes whether rounding hides that it is. */
+INLINE void note_factor(barrier_state *s, const real *quu, const mask *is_free, real *unit_lower, real *inverse_pivot) {
+  barrier_summary *summary = &s->summary;
+  mask hidden = lane_none();
+  const mask positive = factor_noting(quu, is_free, unit_lower, inverse_pivot, CONSTRAINED ? &hidden : NULL);
+  if (CONSTRAINED) summary->hidden = lane_or(summary->hidden, lane_and(summary->convex, hidden));
+  summary->convex = lane_and(summary->convex, positive);
+}
+
 /* One backward sweep at the accepted trajectories. */
 SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
   const int last = s->horizon, adopts = lane_any(s->lanes.adjoint);
@@ -215,7 +225,7 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
     EACH(i, NX) q->hessian[TRIANGLE(i, i)] += state_shift;
     add_bounds(s, k, q, quu, qu, is_free);
     if (s->begins) measure_controls(s, k, quu, largest, stiffest);
-    s->summary.convex = lane_and(s->summary.convex, factor_free(quu, is_free, unit_lower, inverse_pivot));
+    note_factor(s, quu, is_free, unit_lower, inverse_pivot);
     solve_free(unit_lower, inverse_pivot, is_free, qu, s->step + k * NU);
     feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + k * NU * NX);
     update_value(q, quu, qu, s->gain + k * NU * NX, s->step + k * NU, value);

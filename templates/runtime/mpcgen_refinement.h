@@ -162,14 +162,21 @@ INLINE void note_change(refinement *r, const sensitivity_state *s, int t, in_rea
   }
 }
 
-/* What a refinement may change without another: after the last one there is none. */
-INLINE scalar little_change(const sensitivity_state *s) { return s->sweep + 1 < LOOSE_SWEEPS ? LITTLE_CHANGE : MUCH_CHANGE; }
+INLINE int is_last_refinement(const sensitivity_state *s) { return s->sweep + 1 == LOOSE_SWEEPS; }
+
+/* What a refinement may change of a component without another: a share of its size; after the last one there is none, and what
+ * is rounding beside the largest component is no sign of anything. */
+INLINE real little_change(const sensitivity_state *s, real size, real largest) {
+  return is_last_refinement(s) ? MUCH_CHANGE * size + R(100) * SCALAR_EPSILON * largest : LITTLE_CHANGE * size;
+}
 
 /* Leaves those lanes to the next refinement that this one has changed by more than a little. */
 INLINE void end_refinement(sensitivity_state *s, const refinement *r) {
-  const scalar share = little_change(s);
   mask little = lane_all();
-  for (int i = 0; i < NTAU; i++) little = lane_and(little, lane_le(r->change[i], share * r->size[i]));
+  real largest = ALL(0);
+  for (int i = 0; i < NTAU; i++) largest = lane_max(r->size[i], largest);
+  for (int i = 0; i < NTAU; i++)
+    little = lane_and(little, lane_le(r->change[i], little_change(s, r->size[i], largest)));
   s->refines = lane_and(s->refines, lane_not(little));
 }
 

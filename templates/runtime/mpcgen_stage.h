@@ -69,8 +69,9 @@ typedef struct {
 } control_problem;
 
 /* L D L' of the free rows of a symmetric (NU, NU) matrix; clamped rows become the identity's.
- * A pivot that is not safely positive is replaced by one, and its lane is not in the returned mask. */
-INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lower, real *inverse_pivot) {
+ * A pivot that is not safely positive is replaced by one, and its lane is not in the returned mask. Where the first of these is
+ * what rounding makes of zero, its lane is added to `hidden`, unless that is NULL. */
+INLINE mask factor_noting(const real *matrix, const mask *is_free, real *unit_lower, real *inverse_pivot, mask *hidden) {
   mask accepted = lane_all();
   real pivot[NU];
   EACH(j, NU) {
@@ -79,6 +80,10 @@ INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lowe
     /* cppcheck-suppress uninitvar ; what is read was written in an earlier round of the outer loop */
     EACH(k, j) remaining -= unit_lower[TRIANGLE(j, k)] * unit_lower[TRIANGLE(j, k)] * pivot[k];
     const mask positive = lane_lt(ALL(8 * NU * SCALAR_EPSILON) * lane_abs(diagonal), remaining);
+    if (hidden && j > 0) {
+      const mask rounding = lane_le(lane_abs(remaining), ALL(64 * NU * SCALAR_EPSILON) * lane_abs(diagonal));
+      *hidden = lane_or(*hidden, lane_and(lane_and(accepted, lane_not(positive)), rounding));
+    }
     accepted = lane_and(accepted, positive);
     pivot[j] = lane_select(positive, remaining, ALL(1));
     inverse_pivot[j] = ALL(1) / pivot[j];
@@ -89,6 +94,10 @@ INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lowe
     }
   }
   return accepted;
+}
+
+INLINE mask factor_free(const real *matrix, const mask *is_free, real *unit_lower, real *inverse_pivot) {
+  return factor_noting(matrix, is_free, unit_lower, inverse_pivot, NULL);
 }
 
 /* result = -(free block)^-1 rhs on the free rows, zero on the clamped ones. */

@@ -241,8 +241,17 @@ FUNCTION void team_find_correction(sensitivity_state *s, int exact, int forward,
   }
 }
 
+/* The size of the largest differential of the trajectory; every lane finds it, as it is asked for once at most. */
+FUNCTION real largest_differential(const sensitivity_state *s) {
+  real largest = 0;
+  for (int i = 0; i < (s->horizon + 1) * NX; i++) largest = lane_max(lane_abs(s->d_x[i]), largest);
+  for (int i = 0; i < s->horizon * NU; i++) largest = lane_max(lane_abs(s->d_u[i]), largest);
+  return largest;
+}
+
 /* end_refinement, divided by components. */
 FUNCTION void team_end_refinement(sensitivity_state *s, const team_memory *m) {
+  const real largest = is_last_refinement(s) ? largest_differential(s) : 0;
   int little = 1;
   TEAM_FOR(i, NTAU) {
     const int of_state = i < NX;
@@ -253,7 +262,7 @@ FUNCTION void team_end_refinement(sensitivity_state *s, const team_memory *m) {
       size = lane_max(lane_abs(now), size);
       change = lane_maximum(lane_abs(by), change);
     }
-    little = little && change <= little_change(s) * size;
+    little = little && change <= little_change(s, size, largest);
   }
   little = team_all(little);
   TEAM_LEADER s->refines = lane_and(s->refines, little ? lane_none() : lane_all());
