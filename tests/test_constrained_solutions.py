@@ -202,3 +202,23 @@ def test_equations_that_read_controls_are_solved_in_float32_and_have_gradients()
     torch.testing.assert_close(u32, u, rtol=0, atol=1e-2)
     errors = (gradient32 - gradient).abs() / gradient.abs().amax(-1, keepdim=True)
     assert errors.median() < 1e-4 and (errors < 1e-3).double().mean() > 0.9
+
+
+def test_redundant_controls_beside_an_active_limit_are_solved_in_float32_and_have_gradients():
+    """Two tugs tow with one force; at the limit of speed rounding of its row's weight exceeds what tells them apart."""
+    problem = mpcgen.Problem("tugs", horizon=10)
+    x, v = problem.states("x v", upper=[sp.oo, 1.0])
+    a, b = problem.controls("a b", lower=-20, upper=20)
+    problem.dynamics = [x + 0.1 * v, v + 0.1 * (a + b)]
+    problem.stage_cost = 50 * (x - 10) ** 2 + sp.Float("1e-3") * (a**2 + b**2)
+    problem.terminal_cost = 50 * (x - 10) ** 2
+    mpc = compiled(problem, ("float64", "float32")).MPC()
+    x0 = torch.rand(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        start = x0.to(dtype).requires_grad_()
+        solution = mpc(start)
+        assert solution.converged.all() and solution.violation.max() < 1e-6
+        (gradient,) = torch.autograd.grad(solution.u[:, 0].square().sum(), start)
+        gradients.append(gradient.double())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-3)  # of up to 40

@@ -164,10 +164,18 @@ INLINE void note_change(refinement *r, const sensitivity_state *s, int t, in_rea
 
 INLINE int is_last_refinement(const sensitivity_state *s) { return s->sweep + 1 == LOOSE_SWEEPS; }
 
-/* What a refinement may change of a component without another: a share of its size; after the last one there is none, and what
- * is rounding beside the largest component is no sign of anything. */
-INLINE real little_change(const sensitivity_state *s, real size, real largest) {
-  return is_last_refinement(s) ? MUCH_CHANGE * size + R(100) * SCALAR_EPSILON * largest : LITTLE_CHANGE * size;
+/* Whether a refinement that changes component i by so much is the last one for it: it changes a share of its size; or, as long
+ * as delta is small, no less than half of what the one before did, which is rounding. After the last one for any there is none:
+ * then what is a share of what the first one changed will do, where rows leave a component next to nothing, and what is rounding
+ * beside the largest component. */
+INLINE mask is_refined(sensitivity_state *s, int i, real change, real size, real largest) {
+  const real before = s->change_before[i], first = s->sweep > 1 ? s->first_change[i] : change;
+  const mask stays = s->sweep > 1 ? lane_lt(R(0.5) * before, change) : lane_none();
+  const real much = MUCH_CHANGE * lane_max(size, first) + R(100) * SCALAR_EPSILON * largest;
+  s->change_before[i] = change;
+  s->first_change[i] = first;
+  if (is_last_refinement(s)) return lane_le(change, much);
+  return lane_or(lane_le(change, LITTLE_CHANGE * size), lane_and(stays, lane_le(s->looseness, ALL(1))));
 }
 
 /* Leaves those lanes to the next refinement that this one has changed by more than a little. */
@@ -175,8 +183,7 @@ INLINE void end_refinement(sensitivity_state *s, const refinement *r) {
   mask little = lane_all();
   real largest = ALL(0);
   for (int i = 0; i < NTAU; i++) largest = lane_max(r->size[i], largest);
-  for (int i = 0; i < NTAU; i++)
-    little = lane_and(little, lane_le(r->change[i], little_change(s, r->size[i], largest)));
+  for (int i = 0; i < NTAU; i++) little = lane_and(little, is_refined(s, i, r->change[i], r->size[i], largest));
   s->refines = lane_and(s->refines, lane_not(little));
 }
 

@@ -52,6 +52,8 @@ enum { REFINED = CONSTRAINED ? 1 : 0 }; /* see mpcgen_refinement.h */
   ARRAY(d_x, REFINED * (n + 1) * NX) /* the differentials of the trajectory, as d_u is */                  \
   ARRAY(d_u, REFINED * n * NU)                                                                            \
   ARRAY(correction, REFINED * n * NU) /* of the policy's step */                                          \
+  ARRAY(first_change, REFINED * (NX + NU))  /* of the components of x and u by the first refinement, */   \
+  ARRAY(change_before, REFINED * (NX + NU)) /* and by the one before */                                   \
   ARRAY(factor, REFINED * n * NUU)   /* of Quu, with its inverse pivots on the diagonal, zero where a control is held */ \
   ARRAY(gain, n * NU * NX)
 

@@ -262,7 +262,7 @@ FUNCTION void team_end_refinement(sensitivity_state *s, const team_memory *m) {
       size = lane_max(lane_abs(now), size);
       change = lane_maximum(lane_abs(by), change);
     }
-    little = little && change <= little_change(s, size, largest);
+    if (!is_refined(s, i, change, size, largest)) little = 0;
   }
   little = team_all(little);
   TEAM_LEADER s->refines = lane_and(s->refines, little ? lane_none() : lane_all());
