@@ -149,6 +149,7 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
     s->problem[k] = problem;
     lane_mark(&s->lanes.busy, k, good);
     lane_set(&s->lanes.least_violation, k, (scalar)INFINITY);
+    lane_mark(&s->lanes.missed, k, 0);
   }
   team_meet();
   return good;
@@ -347,6 +348,10 @@ FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
 
 /* Keeps what an attempt ends with that is no solution, unless one before came nearer to a feasible point. */
 RARE void keep_nearest(barrier_state *s, const solve_arguments *a, int k) {
+#if CONSTRAINED
+  TEAM_LEADER note_missed(s);
+  team_meet();
+#endif
   const scalar violation = lane_get(&s->point.violation, k);
   const int nearer = violation < lane_get(&s->lanes.least_violation, k);
   if (nearer) store_iterate(s, a, k);

@@ -34,6 +34,7 @@ typedef struct {
   mask certifying;     /* solved: sweeps once more, without a shift */
   mask unrestorable;   /* restoration ended where the violation is least, at least nearby */
   mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
+  mask missed;         /* and so it was for an attempt before, which had not lowered it to little */
   mask crawling;       /* restoration has not halved the violation in many passes */
   mask violation_first; /* the attempt begins in restoration: after one that went where the cost leads, and no further */
   mask stranded;       /* an attempt before has not solved its first barrier problem */
@@ -60,7 +61,7 @@ typedef struct {
   counts crawls;       /* passes of a restoration since the squares of what rows lack have halved */
   real squares_before; /* those then */
   counts stale;        /* passes in which neither has fallen */
-  real violation_at_start, violation_at_entry; /* of the attempt, and of restoration */
+  real violation_at_entry; /* of restoration */
   real least_violation; /* of the attempts that have ended: results without a feasible point have that one's */
   counts restorations, restoring_failures;
   real moved;          /* size of the last step, or 0 where there was none; */
@@ -171,6 +172,7 @@ enum {
   ARRAY(gradient, n * NU)              /* dL/du, bounds aside */               \
   ARRAY(row, (n * NPATH + NEND) * ROW_REALS)   /* of constraints: see first_row */ \
   ARRAY(limit, (rows > 1 ? n * NPATH + NEND : NPATH + NEND) * LIMIT_REALS) /* their bounds: see first_limit */ \
+  ARRAY(first_lack, NPATH + NEND)      /* what rows lacked at most where the attempt began */ \
   ARRAY(gain, n * NU * NX)             /* the policy, with the step */         \
   ARRAY(step, n * NU)
 
