@@ -15,7 +15,7 @@
 #define LOOSEST R(1e4)                /* to this */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
-#define LITTLE_LEFT R(1e-2)           /* of what a row lacked where an attempt began, if rows are curved: less is not called infeasible */
+#define LITTLE_LEFT R(0.2)           /* of what a row lacked where an attempt began, if rows are curved: less is not called infeasible */
 #define STATIONARY R(1e-6)            /* share of the violation that a step has to promise, or it is the least */
 #define LITTLE_PROMISED 0.01          /* the same share: a step that fails is regularised less, not more */
 #define TINY_STEP R(0.1)
