@@ -254,6 +254,16 @@ def test_a_horizon_can_differ_from_the_specs():
     assert solution.x.shape == (8, 3) and solution.u.shape == (7, 1)
 
 
+def test_a_problem_does_as_its_spec_does():
+    problem = mpcgen.Problem("creep", horizon=3)
+    x, u = problem.state("x"), problem.control("u", lower=-1, upper=1)
+    problem.dynamics, problem.stage_cost, problem.terminal_cost = [x + u], x**2 + u**2, x**2
+    given, frozen = (Baseline(what).solve([2.0]) for what in (problem, problem.spec()))
+    assert given.success and np.array_equal(given.u, frozen.u)
+    with pytest.raises(SpecError, match=r"an mpcgen.Problem is expected"):
+        Baseline("examples/cartpole.py")
+
+
 @pytest.mark.parametrize("solver", ["ipopt", "fatrop"])
 def test_a_start_that_is_not_finite_fails_without_reaching_the_solver(solver):
     solution = Baseline(example("pendulum"), solver=solver).solve([np.nan, 0.0, 0.0])

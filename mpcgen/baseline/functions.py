@@ -12,19 +12,19 @@ from mpcgen.baseline.rows import Rows
 from mpcgen.baseline.translate import Translator, discretise
 from mpcgen.problem.rates import rates_of
 from mpcgen.problem.running import running_costs
-from mpcgen.problem.spec import IMPLICIT, Spec
+from mpcgen.problem.spec import IMPLICIT, Spec, SupportsSpec, spec_of
 
 
 class Functions:
-    """Every function of a stage, as CasADi sees the specification.
+    """Every function of a stage of a problem, or of its `Spec`, as CasADi sees it.
 
     Arguments, in this order where a function takes them: x (n,), u (m,), theta (n_theta,) with all
     parameters flat and row-major, lam (n,) the costate of the next stage. Derivatives with respect to
     tau = (x, u) have n + m entries. Derivatives are made on first use.
     """
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
+    def __init__(self, problem: SupportsSpec | Spec) -> None:
+        self.spec = spec = spec_of(problem)
         self.n, self.m = len(spec.states), len(spec.controls)
         self.n_theta = parameter_size(spec)
         self._x, self._u = ca.SX.sym("x", self.n), ca.SX.sym("u", self.m)

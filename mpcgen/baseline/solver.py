@@ -14,7 +14,7 @@ from mpcgen.baseline.parameters import Array, pack_parameters
 from mpcgen.baseline.program import Bounds, Program
 from mpcgen.baseline.rows import duals_by_name
 from mpcgen.errors import ParameterError, ShapeError, SpecError
-from mpcgen.problem.spec import ParameterSpec, Spec
+from mpcgen.problem.spec import ParameterSpec, Spec, SupportsSpec, spec_of
 
 SOLVERS = ("ipopt", "fatrop")
 
@@ -64,7 +64,7 @@ class BatchSolution:
 
 
 class Baseline:
-    """One CasADi solver object for a specification and a horizon, built once and used for many problems.
+    """One CasADi solver object for a problem, or its `Spec`, and a horizon, built once and used for many calls.
 
     The program is that of `mpcgen.baseline.program`. Hessians are exact unless ``hessian="limited-memory"`` (IPOPT
     only). ``tol`` bounds the unscaled optimality error. ``compiled``: the functions are compiled by the machine's C
@@ -74,7 +74,7 @@ class Baseline:
 
     def __init__(
         self,
-        spec: Spec,
+        problem: SupportsSpec | Spec,
         horizon: int | None = None,
         solver: str = "ipopt",
         *,
@@ -85,7 +85,7 @@ class Baseline:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_options(solver, tol, hessian)
-        self.spec = spec
+        self.spec = spec = spec_of(problem)
         self.solver = solver
         self.functions = Functions(spec)
         self.horizon = spec.horizon if horizon is None else horizon

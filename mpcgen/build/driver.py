@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from mpcgen.build import cache
 from mpcgen.build.cuda import (
@@ -26,9 +26,9 @@ from mpcgen.build.progress import Report, reporter
 from mpcgen.build.toolchain import Toolchain, find_toolchain
 from mpcgen.build.units import obtain_unit, recipe, report_to
 from mpcgen.codegen.rendered import Rendered
-from mpcgen.errors import BuildError, SpecError
+from mpcgen.errors import BuildError
 from mpcgen.problem.fingerprint import fingerprint
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import Spec, SupportsSpec, spec_of
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
 from mpcgen.runtime.loading import DTYPES, bits_of, extension_name, file_sha256, interface_name, library_name
 
@@ -36,14 +36,6 @@ DEFAULT_DIRECTORY = "generated"
 _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
 
 _CACHE_REMEDY = "set MPCGEN_CACHE_DIR to a folder that you can write"
-
-
-@runtime_checkable
-class SupportsSpec(Protocol):
-    """What `build` takes besides a `Spec`: a `mpcgen.Problem`."""
-
-    def spec(self) -> Spec:
-        """The frozen specification."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ def build(
 
     Raises BuildError (with the command and the compiler's words), CompilerNotFoundError, SpecError.
     """
-    spec = _spec(problem)
+    spec = spec_of(problem)
     toolchains = _toolchains(spec, targets, march, architectures, cuda_kernel, dtypes)
     first, *others = [_build(spec, Path(directory), toolchain, force, report) for toolchain in toolchains]
     return replace(first, others=tuple(others))
@@ -183,7 +175,7 @@ def compile(
     standard error, unless ``report`` gets them; by default on a terminal and in a notebook.
     """
     say = reporter(report, progress)
-    spec = _spec(problem)
+    spec = spec_of(problem)
     entries = [
         _obtain(spec, spec_key(fingerprint(spec), toolchain), toolchain, False, say)
         for toolchain in _toolchains(spec, targets, march, architectures, cuda_kernel, dtypes, on_demand)
@@ -209,7 +201,7 @@ def cuda_resources(
     problem: SupportsSpec | Spec, architectures: Sequence[str] | None = None, cuda_kernel: str = "auto"
 ) -> tuple[dict[str, int | str], ...]:
     """Return what each CUDA kernel takes of a multiprocessor (`mpcgen.build.cuda.Resources`); compiles if needed."""
-    spec = _spec(problem)
+    spec = spec_of(problem)
     (toolchain,) = _toolchains(spec, ("cuda",), None, architectures, cuda_kernel)
     return _obtain(spec, spec_key(fingerprint(spec), toolchain), toolchain, False, None).manifest.resources
 
@@ -228,17 +220,6 @@ def render_for(spec: Spec, toolchain: Toolchain | CudaToolchain) -> Rendered:
     if isinstance(toolchain, CudaToolchain) and toolchain.kernel == "warp":
         return rendered.with_warp_source(render_spec(spec, looped=True).source)
     return rendered
-
-
-def _spec(problem: SupportsSpec | Spec) -> Spec:
-    if isinstance(problem, Spec):
-        return problem
-    if not isinstance(problem, SupportsSpec):
-        raise SpecError(
-            f"{problem!r} is a {type(problem).__name__}; an mpcgen.Problem is expected, such as that of "
-            "mpcgen.load_problem('examples/cartpole.py')"
-        )
-    return problem.spec()
 
 
 def _obtain(

@@ -12,7 +12,7 @@ from mpcgen.codegen.export_batch import library_text
 from mpcgen.compiler import Compilation
 from mpcgen.export.writing import included_headers, license_text, write_files
 from mpcgen.problem.problem import Problem
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import Spec, spec_of
 
 
 def export_library(
@@ -25,7 +25,7 @@ def export_library(
     numbers, that the example begins at; default: zero. Raises BuildError where the folder cannot be written, and
     CompilerNotFoundError.
     """
-    spec = problem if isinstance(problem, Spec) else problem.spec()
+    spec = spec_of(problem)
     compilation = Compilation(spec)
     rendered = compilation.rendered
     release = ".".join(version("mpcgen").split(".")[:3])

@@ -28,7 +28,7 @@ from mpcgen.compiler import Compilation
 from mpcgen.derivative.kernels import FUSED_LIMIT
 from mpcgen.errors import BuildError, SpecError
 from mpcgen.problem.problem import Problem
-from mpcgen.problem.spec import Spec
+from mpcgen.problem.spec import Spec, spec_of
 
 METHODS = ("ddp", "interior_point")
 HESSIANS = ("exact", "gauss_newton")
@@ -127,7 +127,7 @@ def export(
     problem, BuildError where the folder cannot be written or the compiler does not take the text, and
     CompilerNotFoundError.
     """
-    spec = problem if isinstance(problem, Spec) else problem.spec()
+    spec = spec_of(problem)
     if start is not None and len(start) != len(spec.states):
         raise SpecError(f"start={list(start)!r}; the {len(spec.states)} states of {spec.name!r} are expected")
     if start is not None and not all(map(isfinite, start)):

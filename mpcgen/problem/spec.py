@@ -5,6 +5,7 @@ itself, so that one made by hand is as good as any.
 """
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import sympy as sp
 
@@ -228,3 +229,28 @@ def row_texts(constraint: Constraint) -> list[str]:
 def bound_text(value: sp.Expr) -> str:
     """A number without trailing zeros, or an expression as it is."""
     return f"{float(value):g}" if value.is_number else str(value)
+
+
+@runtime_checkable
+class SupportsSpec(Protocol):
+    """What can be frozen: a `mpcgen.Problem`."""
+
+    def spec(self) -> Spec:
+        """The frozen specification."""
+
+
+def spec_of(problem: SupportsSpec | Spec) -> Spec:
+    """The specification of a problem, or the one that is given.
+
+    Raises:
+        SpecError: neither is given, or the problem cannot be frozen.
+
+    """
+    if isinstance(problem, Spec):
+        return problem
+    if not isinstance(problem, SupportsSpec):
+        raise SpecError(
+            f"{problem!r} is a {type(problem).__name__}; an mpcgen.Problem is expected, such as that of "
+            "mpcgen.load_problem('examples/cartpole.py')"
+        )
+    return problem.spec()

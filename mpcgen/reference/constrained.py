@@ -11,9 +11,9 @@ from torch import Tensor
 from mpcgen.calls.arguments import Call, Start, at_each_stage, make_call
 from mpcgen.calls.reporting import report_statuses
 from mpcgen.problem.lowering import lower_spec
-from mpcgen.problem.spec import Spec, require_explicit
+from mpcgen.problem.spec import Spec, SupportsSpec, require_explicit, spec_of
 from mpcgen.reference.interior_point import Result, Settings, differentiable, solve
-from mpcgen.reference.module import SupportsSpec, check_options
+from mpcgen.reference.module import check_options
 from mpcgen.reference.program import Program
 from mpcgen.runtime.status import Status
 
@@ -56,7 +56,7 @@ class InteriorPoint(torch.nn.Module):
         super().__init__()
         check_options(tol, max_iterations, {"on_unconverged": on_unconverged})
         self.tol, self.max_iterations, self.on_unconverged = tol, max_iterations, on_unconverged
-        spec = problem if isinstance(problem, Spec) else problem.spec()
+        spec = spec_of(problem)
         require_explicit(spec, "mpcgen.reference.InteriorPoint")
         self.model = lower_spec(spec)
         self.description = self.model.signature

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from mpcgen.calls.arguments import Call, Start, at_each_stage, make_call
 from mpcgen.calls.reporting import report_statuses
 from mpcgen.errors import ParameterError
 from mpcgen.problem.lowering import lower_spec
-from mpcgen.problem.spec import Spec, require_explicit, require_unconstrained
+from mpcgen.problem.spec import Spec, SupportsSpec, require_explicit, require_unconstrained, spec_of
 from mpcgen.reference.functions import Functions, Problems
 from mpcgen.reference.ilqr import (
     Policy,
@@ -32,13 +32,6 @@ _CHOICES = {
     "differentiable": ("unroll", "last", "none"),
     "on_unconverged": ("warn", "raise", "ignore"),
 }
-
-
-class SupportsSpec(Protocol):
-    """What `MPC` takes besides a `Spec`: a `mpcgen.Problem`."""
-
-    def spec(self) -> Spec:
-        """The frozen specification."""
 
 
 class MPC(torch.nn.Module):
@@ -82,7 +75,7 @@ class MPC(torch.nn.Module):
         check_options(tol, max_iterations, options)
         self.tol, self.max_iterations, self.hessian = tol, max_iterations, hessian
         self.differentiable, self.on_unconverged = differentiable, on_unconverged
-        spec = problem if isinstance(problem, Spec) else problem.spec()
+        spec = spec_of(problem)
         require_unconstrained(spec, "box-iLQR (use mpcgen.reference.InteriorPoint)")
         require_explicit(spec, "box-iLQR in PyTorch")
         self.functions = Functions(lower_spec(spec))
