@@ -3,8 +3,10 @@
 import functools
 
 import pytest
+import sympy as sp
 import torch
 
+import mpcgen
 from mpcgen import Status
 from tests import constrained_problems as problems
 from tests import constrained_reliability
@@ -67,6 +69,19 @@ def test_a_convex_infeasible_problem_is_reported_soon():
     assert sol.iterations.max() <= 40
     # with all its force it stops at 0.3 - 1.5²/2, and 0 is allowed
     torch.testing.assert_close(sol.violation, torch.full_like(sol.violation, 0.825), rtol=0, atol=1e-3)
+
+
+def test_each_row_is_compared_with_what_it_lacked_itself():
+    """Braking takes 0.5 m: 0.3 m are too few, however little of the pressure, in pascals, is left of what there was."""
+    problem = mpcgen.Problem("brake", horizon=15)
+    x, v, pressure = problem.states("x v pressure", upper=[0, sp.oo, 1e5])
+    brake, valve = problem.controls("brake valve", lower=-1, upper=1)
+    problem.dynamics = [x + v / 10, v + (brake - v**3 / 10) / 10, pressure + 2e5 * valve]
+    problem.stage_cost = x**2 + v**2 + brake**2 + valve**2
+    problem.terminal_cost = x**2
+    mpc = compiled(problem).MPC(on_unconverged="ignore")
+    sol = mpc(torch.tensor([[-0.3, 1.0, 3e5], [-0.9, 1.0, 3e5]], dtype=torch.float64))
+    assert sol.status.tolist() == [Status.INFEASIBLE, Status.CONVERGED]
 
 
 @pytest.mark.parametrize("linear", [True, False], ids=["linear", "car"])
