@@ -81,7 +81,7 @@ def deep():
 class Levels(nn.Module):
     """An encoder, a gated step of what it gives, residual blocks and two heads on these, and a cell's memory (4).
 
-    All kinds of layers are there: joined ones, sums with numbers, products, norms with and without weights.
+    All kinds of layers are there: joined ones, sums with numbers, products, norms with and without weights or a mean.
     """
 
     def __init__(self):
@@ -89,7 +89,7 @@ class Levels(nn.Module):
         self.encoder = nn.Sequential(nn.Linear(2, 5), nn.LayerNorm(5), nn.ELU())
         self.step = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 10))
         self.blocks = nn.ModuleList(
-            [nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 5), nn.SiLU(), nn.Linear(5, 5))]
+            [nn.Sequential(nn.RMSNorm(5), nn.Linear(5, 5), nn.SiLU(), nn.Linear(5, 5))]
         )
         self.last = nn.LayerNorm(5, elementwise_affine=False, eps=0.1)
         self.heads = nn.ModuleList([nn.Linear(5, 2), nn.Linear(5, 1, bias=False)])
@@ -485,6 +485,18 @@ def test_a_network_that_is_applied_again_and_heads_on_one_trunk_are_one_network(
 
     assert layers_of(gated, weights) == [(step, (1,))]
     assert layers_of(heads, weights) == [(["affine tanh", "affine", "affine"], (1, 2))]
+
+
+def test_what_torch_takes_apart_is_put_together():
+    for middle, kinds in (
+        (nn.RMSNorm(6, eps=1e-3), ["affine", "norm"]),
+        (nn.Mish(), ["affine", "sum softplus", "sum tanh", "product"]),
+        (nn.GLU(), ["affine", "sum sigmoid", "product"]),
+    ):
+        width = 3 if isinstance(middle, nn.GLU) else 6
+        net = nn.Sequential(nn.Linear(3, 6), middle, nn.Linear(width, 2)).double()
+        function = lambda x, u, net=net: net(torch.cat([x, u]))  # noqa: E731
+        assert layers_of(function, dict(net.named_parameters())) == [([*kinds, "affine"], (len(kinds),))]
 
 
 def test_a_cell_has_its_memory_and_what_reads_it_from_one_network():

@@ -15,8 +15,8 @@ from mpcgen.ir.network import ACTIVATIONS
 from mpcgen.problem.arrays import Array, Piece, Source, given, is_given
 from mpcgen.problem.layout import network_of
 from mpcgen.problem.network import LEAST, WORTH, WORTH_OF_OTHERS, NetOutput
+from mpcgen.problem.torch_norms import MeanSquares, Numbers
 
-Numbers = tuple[int, ...]
 WORTH_OF_GATES = 4
 """Rows of a product of two vectors from which on a network may end in it."""
 COMBINED = ("add", "sub", "rsub", "mul", "div", "neg")
@@ -49,9 +49,13 @@ class Layers:
         self.learned: set[Any] = set()
         self._known: dict[int, tuple[Array, int]] = {}
         self._gated: dict[Array, bool] = {}
+        self.mean_squares = MeanSquares()
 
     def activated(self, name: str, options: Sequence[object], source: Tensor, result: Tensor) -> None:
         """Note an elementwise operation; options: what it takes besides a tensor."""
+        is_square = name == "square" or (name == "pow" and list(options) == [2])
+        for before, after in _vectors(source, result) if is_square or name == "rsqrt" else ():
+            (self.mean_squares.squared if is_square else self.mean_squares.inverted)(before, after)
         if name not in ACTIVATIONS or list(options) not in _DEFAULTS.get(name, ([],)):
             return
         for before, after in _vectors(source, result):
@@ -69,6 +73,9 @@ class Layers:
         found: list[int] = []
         for *parts, after in _vectors(*grids):
             made = self._combination(name, parts, scale)
+            constant = self._constant(parts[-1])
+            if name == "add" and constant is not None:
+                self.mean_squares.raised(parts[0], scale * constant, after)
             if made is not None and self._ends_in_gates(made):
                 found.extend(self._ended(made, torch.tensor(after)).tolist())
                 continue
@@ -152,7 +159,8 @@ class Layers:
                 return self._scaled(x, right)
             if left is not None:
                 return self._scaled(y, left)
-            return self._weighted(x, y) or self._weighted(y, x) or self._both("product", x, y)
+            norm = self._over_root(x, y) or self._over_root(y, x)
+            return norm or self._weighted(x, y) or self._weighted(y, x) or self._both("product", x, y)
         a, b = (1.0, scale if name == "add" else -scale)[:: -1 if name == "rsub" else 1]
         if right is not None:
             return self._scaled(x, a, b * right)
@@ -177,6 +185,13 @@ class Layers:
         entries = [e for read in reads for piece in read for e in piece.array.entries]
         plain = all(e.is_Number or (isinstance(e, sp.Symbol) and e not in self.learned) for e in entries)
         return Array(kind, len(x), reads, constants=constants) if plain else None
+
+    def _over_root(self, x: Numbers, y: Numbers) -> Array | None:
+        """A norm that takes no mean."""
+        constant, read = self.mean_squares.constant_of(x, y), self._source(x)
+        if constant is None or is_given(read):
+            return None
+        return Array("norm", len(x), (read,), constants=(1.0, 0.0, constant))
 
     def _weighted(self, x: Numbers, y: Numbers) -> Array | None:
         """A norm with factors that come after it, as those of several members do."""

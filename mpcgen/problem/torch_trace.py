@@ -402,7 +402,10 @@ class Trace(TorchDispatchMode):
         groups = grid.reshape(-1, grid.shape[-1]).tolist()
         found = [function(self.b, [self.expressions[i] for i in group], **given) for group in groups]
         kept = [1 if d in together else numbers.shape[d] for d in range(numbers.dim())]
-        return self.numbered(found, kept if keep else [numbers.shape[d] for d in apart])
+        reduced = self.numbered(found, kept if keep else [numbers.shape[d] for d in apart])
+        if function is REDUCTIONS["mean"]:
+            self.layers.mean_squares.averaged(groups, reduced.reshape(-1).tolist())
+        return reduced
 
     def _scanned(self, function: Callable[..., Any], given: dict[str, Any]) -> Tensor:
         numbers = self.numbers_of(given["self"])
