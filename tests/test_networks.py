@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import subprocess
 
+import network_layouts
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from examples import learned_model, lstm
 from mpcgen.codegen.network_layers import KINDS
 from mpcgen.compiler import Compilation
 from mpcgen.export import export
+from mpcgen.ir import evaluate
 from mpcgen.ir.network import ACTIVATIONS
 from mpcgen.problem import networks, torch_layers
 from mpcgen.problem.lowering import lower_spec
@@ -511,6 +513,31 @@ def test_a_cell_has_its_memory_and_what_reads_it_from_one_network():
     assert kinds[:2] == ["affine", "affine"]
     assert sorted(kinds[2:9]) == ["product"] * 2 + ["sum"] + ["sum sigmoid"] * 3 + ["sum tanh"]
     assert len(ends) == 3
+
+
+def test_layers_of_random_modules_give_what_these_do():
+    x, u = torch.tensor([0.4, -0.3], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
+    kinds = set()
+    for seed in range(25):
+        torch.manual_seed(seed)
+        module = network_layouts.Random(seed)
+        with small_loops():
+            model = lower_spec(layered(module, 2).spec())
+        weights = mpcgen.torch_parameters(module)
+        flat = [entry for p in model.signature.parameters for entry in weights[p.name].reshape(-1).tolist()]
+        symbols = (*model.states, *model.controls, *model.parameters)
+        values = dict(zip(symbols, [*x.tolist(), *u.tolist(), *flat], strict=True))
+        for network in model.substeps.networks if model.substeps else ():
+            found = network_layouts.outputs_of(network, values)
+            values |= dict(zip(network.outputs, found.tolist(), strict=True))
+            kinds |= {layer.kind for layer in network.layers}
+        rows = model.next_state
+        if model.substeps:
+            pairs = zip(model.states, model.substeps.changes, strict=True)
+            rows = [state + change for state, change in pairs]
+        found = torch.tensor(evaluate(rows, values), dtype=torch.float64)
+        torch.testing.assert_close(found, module(x, u).detach(), rtol=1e-12, atol=1e-13)
+    assert kinds == {"affine", "join", "sum", "product", "norm"}
 
 
 @pytest.mark.parametrize(
