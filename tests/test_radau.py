@@ -232,6 +232,17 @@ def test_reactors_that_ignite_within_a_step_are_solved_as_by_ipopt():
         torch.testing.assert_close(begun.u, sol.u, rtol=1e-6, atol=1e-6)
 
 
+def test_attempts_from_scattered_controls_do_not_depend_on_neighbours():
+    """The bounds exclude zero controls: beside neighbours that stepped they were moved inside, alone they were not."""
+    numbers = torch.rand(9267, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x0 = (numbers * torch.tensor([1.0, 100.0]) + torch.tensor([0.0, 280.0]))[-64:]  # the last ends as MODEL
+    mpc = compiled(cstr.problem).MPC(on_unconverged="ignore", max_iterations=170, history=True, threads=1)
+    alone, among = mpc(x0[-1].expand(2, 2)).history, mpc(x0).history
+    for name in ("cost", "residual"):
+        assert torch.equal(getattr(among, name)[-1].nan_to_num(), getattr(alone, name)[0].nan_to_num())
+    assert among.cost[-1].isfinite().sum() > 150
+
+
 def test_steps_of_a_closed_loop_refuse_the_trials_that_a_call_refuses():
     """Those in which Newton's method does not solve a step of the reactor's, although the first rollout is solved."""
     x0 = torch.tensor([[0.84497, 340.77898], [0.66353, 346.1796], [0.79286, 343.94857]], dtype=torch.float64)

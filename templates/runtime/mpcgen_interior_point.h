@@ -155,15 +155,18 @@ RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k,
   return good;
 }
 
-/* Controls of later attempts are scattered about those given: a sequence of Weyl's, the same for every problem. */
+/* Controls of later attempts are scattered about those given, moved inside their bounds: by a sequence of Weyl's, the same
+ * for every problem. A lane that begins beside others that step is moved inside with their candidates. */
 RARE void scatter_controls(barrier_state *s, int t, const control_room *room) {
+  real inside[NU];
+  EACH(i, NU) inside[i] = keep_inside(&room[i], s->u[t * NU + i]);
   for (int k = 0; k < LANES; k++) {
     const int attempt = lane_count(&s->lanes.attempt, k);
     if (!lane_test(&s->lanes.begins, k) || !begins_scattered(attempt)) continue;
     for (int i = 0; i < NU; i++) {
       const scalar turns = R(0.6180339887498949) * (scalar)(t * NU + i + 1) * (scalar)attempt;
       const scalar share = R(SCATTERED) * (2 * (turns - (scalar)(int32_t)turns) - 1);
-      lane_set(s->u + t * NU + i, k, lane_get(s->u + t * NU + i, k) + share * lane_get(&room[i].unit, k));
+      lane_set(s->u + t * NU + i, k, lane_get(&inside[i], k) + share * lane_get(&room[i].unit, k));
     }
   }
 }
