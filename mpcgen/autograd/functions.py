@@ -199,14 +199,14 @@ class _Direct(torch.autograd.Function):
         """Reverse mode."""
         refuse_tracer()
         x, u, status, duals, *given = ctx.saved_tensors
-        known, asked, *names = ctx.call
-        parameters = known.with_given(map(dense, given))
+        known, asked, key, options = ctx.call
+        parameters = known.with_given([dense(value) for value in given])
         if is_plain(cotangents) and not torch.is_grad_enabled():
             found = known.solver.gradient(x, u, status, parameters, cotangents, duals, asked)
         else:
             lead = status.shape
             flat = (None if t is None else _flat(t, lead) for t in (x, u, status, *cotangents, duals))
-            g_x0, *rest = library.differentiate(*names, *flat, list(known.solver.flat(parameters)))
+            g_x0, *rest = library.differentiate(key, options, *flat, list(known.solver.flat(parameters)))
             gradients = (rest[place].reshape(parameters[place].shape) for place in asked)
             found = (g_x0.reshape(*lead, x.shape[-1]), *gradients)
         return (None, *found)
@@ -229,10 +229,12 @@ def refuse_tracer() -> None:
 
 def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether nothing traces and every tensor has its numbers in memory, as the kernels need them."""
-    return not is_traced() and not any(
-        t is not None and (type(t) not in PLAIN or torch._C._functorch.is_legacy_batchedtensor(t))
-        for t in tensors
-    )
+    if is_traced():
+        return False
+    for t in tensors:
+        if t is not None and (type(t) not in PLAIN or torch._C._functorch.is_legacy_batchedtensor(t)):
+            return False
+    return True
 
 
 class Last(torch.autograd.Function):

@@ -31,6 +31,8 @@ class Gradient:
         "_entry",
         "_fields",
         "_options",
+        "_reports",
+        "_row",
         "_shapes",
         "_spare",
         "_strides",
@@ -43,6 +45,7 @@ class Gradient:
         options: Options,
         dtype: torch.dtype,
         batch: int,
+        states: int,
         horizon: int,
         shapes: Sequence[Sequence[int]],
         constant_parameters: bool,
@@ -58,6 +61,9 @@ class Gradient:
             "barrier": options.smooth == "solve",
             "constant_parameters": constant_parameters,
         }
+        with torch.inference_mode(False):
+            self._row = torch.empty((), dtype=dtype, device=device.device).expand(batch, states)
+        self._reports = options.on_unconverged != "ignore"
         self._spare: list[_Arguments] = []
 
     def __call__(
@@ -68,7 +74,7 @@ class Gradient:
         parameters: Sequence[Tensor],
         cotangents: Sequence[Tensor | None],
         duals: Tensor | None,
-        asked: Sequence[int] | None = None,
+        asked: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, ...]:
         """Gradients of x0 (..., n) and of the parameters, or of those at the places ``asked`` for.
 
@@ -77,8 +83,11 @@ class Gradient:
         x, u, cost and, with constraints, duals.
         """
         x, u = dense(x), dense(u)
-        asked = range(len(parameters)) if asked is None else asked
-        g_x0 = x.new_empty(x.shape[:-2] + x.shape[-1:])
+        if asked is None:
+            asked = tuple(range(len(parameters)))
+        g_x0 = torch.empty_like(self._row)
+        if x.ndim != 3:
+            g_x0 = g_x0.view(x.shape[:-2] + x.shape[-1:])
         if self._batch == 0:
             return g_x0, *(torch.zeros_like(parameters[place]) for place in asked)
         status = status if status.ndim == 1 else status.reshape(-1)
@@ -90,14 +99,14 @@ class Gradient:
             arguments = _Arguments(self._device, self._fields, self._strides, self._constrained)
         kept = dense(duals) if self._constrained and duals is not None else None
         arguments.point_to((x, u, wanted, singular, g_x0), pushes, kept, parameters)
-        every = arguments.gradients(parameters, asked)
+        found, dropped = arguments.gradients(parameters, asked)
         struct = arguments.struct
         struct.threads = 1 if self._batch == 1 else self._options.thread_count()
         self._entry(struct)
-        if self._batch > 1 or not status.is_cpu or struct.singular[0]:
+        del dropped
+        if self._reports and (self._batch > 1 or not status.is_cpu or struct.singular[0]):
             self._device.report_singular(singular, self._options.on_unconverged)
         self._spare.append(arguments)
-        found = [every[place] for place in asked]
         if self._options.unconverged_gradient == "nan":
             flat = [g.view(self._shapes[place]) for place, g in zip(asked, found, strict=True)]
             poison((g_x0.view(self._batch, -1), *flat), (wanted == 0) | (singular != 0))
@@ -107,18 +116,21 @@ class Gradient:
 class _Arguments:
     """An argument struct of reverse mode, filled but for the addresses and the threads.
 
-    ``_unasked`` is where the kernel writes the gradients of parameters that the batch shares and nobody asks for.
+    ``_aside`` is where the kernel writes the gradients of parameters that the batch shares and calls that ask for
+    ``_asked`` do not ask for; each call makes room for those of the others, at the places ``_own``.
     """
 
     __slots__ = (
+        "_aside",
+        "_asked",
         "_cotangents",
         "_duals",
         "_gradients",
         "_made",
+        "_own",
         "_parameters",
         "_solution",
         "_strides",
-        "_unasked",
         "struct",
     )
 
@@ -133,7 +145,9 @@ class _Arguments:
         self._cotangents = tuple(map(made.slot, _COTANGENTS + ("cotangent_duals",) * constrained))
         self._duals = made.slot("duals") if constrained else None
         self._strides = strides
-        self._unasked: dict[int, Tensor] = {}
+        self._asked: tuple[int, ...] | None = None
+        self._aside: list[Tensor] = []
+        self._own: list[int] = []
 
     def point_to(
         self,
@@ -154,15 +168,25 @@ class _Arguments:
         for place, value in enumerate(parameters):
             self._parameters[place] = value.data_ptr()
 
-    def gradients(self, parameters: Sequence[Tensor], asked: Sequence[int]) -> list[Tensor]:
-        """Where the struct lets the kernel write the gradients of the parameters; it has to outlive the call."""
+    def gradients(
+        self, parameters: Sequence[Tensor], asked: tuple[int, ...]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Where the struct lets the kernel write the gradients asked for, and others; both have to outlive the call."""
+        if asked != self._asked:
+            self._set_aside(parameters, asked)
+        return self._make(parameters, asked), self._make(parameters, self._own)
+
+    def _make(self, parameters: Sequence[Tensor], places: Sequence[int]) -> list[Tensor]:
         made = []
-        for place, value in enumerate(parameters):
-            gradient = None if place in asked else self._unasked.get(place)
-            if gradient is None:
-                gradient = torch.empty_like(value)
-                if place not in asked and self._strides[place] == 0:
-                    self._unasked[place] = gradient
+        for place in places:
+            gradient = torch.empty_like(parameters[place])
             self._gradients[place] = gradient.data_ptr()
             made.append(gradient)
         return made
+
+    def _set_aside(self, parameters: Sequence[Tensor], asked: tuple[int, ...]) -> None:
+        """Make room for what calls that ask for these do not ask for."""
+        rest = [place for place in range(len(parameters)) if place not in asked]
+        self._own = [place for place in rest if self._strides[place] != 0]
+        self._aside = self._make(parameters, [place for place in rest if self._strides[place] == 0])
+        self._asked = asked

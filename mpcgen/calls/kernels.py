@@ -211,6 +211,7 @@ def differentiate(
             options,
             x.dtype,
             batch,
+            len(controller.states),
             horizon,
             shapes,
             is_constant(controller, parameters),

@@ -133,7 +133,7 @@ class Solver:
         self._start_names = [name for name, _ in start.named]
         self._gradient: Gradient | None = None
         self._make_gradient = functools.partial(
-            Gradient, rows > 0, device, options, dtype, self._batch, horizon, shapes, constant_parameters
+            Gradient, rows > 0, device, options, dtype, self._batch, n, horizon, shapes, constant_parameters
         )
         self._spare: list[_Arguments] = []
 

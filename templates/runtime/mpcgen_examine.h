@@ -73,7 +73,7 @@ FUNCTION void examine_rows(const sensitivity_state *s, const examine_arguments *
 FUNCTION void examine_vector(sensitivity_state *s, const examine_arguments *a, int64_t first) {
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
                                  DUALS_OF(a)};
-  for (int k = 0; k < LANES; k++) load_solution(s, &source, k, first + k);
+  load_solutions(s, &source, first, lane_all());
   sensitivity_backward(s, 1, NULL, NULL);
   for (int t = 0; t < s->horizon; t++) /* the active set's arrays are free now */
     stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);

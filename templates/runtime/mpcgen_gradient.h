@@ -62,7 +62,7 @@ FUNCTION void bound_gradients(const gradient_state *g, int t, const real *d_u, c
 }
 
 /* Forward sweep: differentials of the trajectory and, stage by stage, the gradients of parameters and bounds. */
-FUNCTION void gradient_forward(gradient_state *g) {
+SWEEP_FUNCTION void gradient_forward(gradient_state *g) {
   const sensitivity_state *s = &g->base;
   real d_x[NX], d_u[NU], d_next[NX], d_costate[NX], g_u[NU], g_lower[NU], g_upper[NU];
   for (int i = 0; i < NX; i++) {
@@ -102,19 +102,22 @@ FUNCTION void check_gradient(gradient_state *g) {
   note_not_finite(s, g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE);
 }
 
-/* Loads a solution and its cotangents into a lane. */
-FUNCTION void load_cotangents(gradient_state *g, const gradient_arguments *a, int k, int64_t problem) {
+/* Loads the solutions of the problems from `first` on, and their cotangents, into the lanes of `asked`. */
+FUNCTION void load_cotangents(gradient_state *g, const gradient_arguments *a, int64_t first, mask asked) {
   sensitivity_state *s = &g->base;
   const size_t n = (size_t)s->horizon;
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
                                  DUALS_OF(a)};
-  if (!load_solution(s, &source, k, problem)) return;
-  load_array(s->linear_x, k, a->cotangent_states, problem, (n + 1) * NX);
-  load_array(s->linear_u, k, a->cotangent_controls, problem, n * NU);
-  load_array(&s->loss_cost, k, a->cotangent_cost, problem, 1);
+  const mask wanted = load_solutions(s, &source, first, asked);
+  if (!lane_any(wanted)) return;
+  load_arrays(s->linear_x, wanted, a->cotangent_states, first, (n + 1) * NX);
+  load_arrays(s->linear_u, wanted, a->cotangent_controls, first, n * NU);
+  load_arrays(&s->loss_cost, wanted, a->cotangent_cost, first, 1);
 #if CONSTRAINED
   const scalar *duals = (const scalar *)a->cotangent_duals;
-  TEAM_LEADER load_dual_cotangents(s, k, duals ? duals + (size_t)problem * (n + 1) * NDUAL : NULL);
+  for (int k = 0; k < LANES; k++)
+    if (lane_test(&wanted, k))
+      TEAM_LEADER load_dual_cotangents(s, k, duals ? duals + (size_t)(first + k) * (n + 1) * NDUAL : NULL);
 #endif
 }
 
@@ -164,7 +167,7 @@ FUNCTION void clear_sums(gradient_state *g) {
 /* Differentiates one vector of problems, those before `end`, and adds its parameters' gradients to the sums. */
 FUNCTION void gradient_vector(gradient_state *g, const gradient_arguments *a, int64_t first, int64_t end) {
   sensitivity_state *s = &g->base;
-  for (int k = 0; k < LANES; k++) load_cotangents(g, a, k, first + k);
+  load_cotangents(g, a, first, lane_all());
   sensitivity_backward(s, a->exact_hessian, NULL, NULL);
   gradient_forward(g);
   check_gradient(g);

@@ -70,9 +70,10 @@ INLINE const scalar *policies_of(const loop_gradient_arguments *c) {
 #endif
 }
 
-/* Loads what a step reads into a lane; `problem` is negative for none. */
-FUNCTION void load_step(loop_gradient_state *s, const loop_gradient_arguments *c, const gradient_arguments *a, int t,
-                        int k, int64_t problem) {
+/* Loads what a step reads of a problem into a lane, but for the solution; `problem` is negative for none. Returns whether the
+ * solution is read. */
+FUNCTION int load_step(loop_gradient_state *s, const loop_gradient_arguments *c, const gradient_arguments *a, int t,
+                       int k, int64_t problem) {
   sensitivity_state *b = &s->g.base;
   const size_t steps = (size_t)c->steps, at = (size_t)t;
   if (problem >= 0) {
@@ -88,13 +89,21 @@ FUNCTION void load_step(loop_gradient_state *s, const loop_gradient_arguments *c
   const int known = policies && problem >= 0 && isfinite(policies[((size_t)problem * steps + at) * NU * NX]);
   lane_mark(&s->known, k, known);
   /* what takes a policy needs no solution: only whether it is wanted */
-  if (known && !a->gradient_parameters) {
+  const int is_read = !known || a->gradient_parameters;
+  if (!is_read) {
     lane_mark(&b->usable, k, a->usable[problem]);
     for (int i = 0; i < NU; i++) lane_set(b->linear_u + i, k, 0);
-  } else {
-    load_cotangents(&s->g, a, k, problem >= 0 ? problem : a->batch);
   }
   load_part(s->policy, k, known ? policies : NULL, problem, steps * NU * NX, at * NU * NX, NU * NX);
+  return is_read;
+}
+
+/* Loads what a step reads of the problems from `first` to `end`. */
+FUNCTION void load_steps(loop_gradient_state *s, const loop_gradient_arguments *c, const gradient_arguments *a, int t,
+                         int64_t first, int64_t end) {
+  mask is_read = lane_none();
+  for (int k = 0; k < LANES; k++) lane_mark(&is_read, k, load_step(s, c, a, t, k, first + k < end ? first + k : -1));
+  load_cotangents(&s->g, a, first, is_read);
 }
 
 /* Adds the plant's gradients of parameters to the solution's, which are none where the problem has none. */
@@ -233,7 +242,7 @@ FUNCTION void loop_gradient_vector(loop_gradient_state *s, const loop_gradient_a
     load_part(s->push, k, c->cotangent_states, first + k < end ? first + k : -1, (steps + 1) * NX, steps * NX, NX);
   for (int t = c->steps - 1; t >= 0; t--) {
     const gradient_arguments a = arguments_at(c, t, parameters, gradients);
-    for (int k = 0; k < LANES; k++) load_step(s, c, &a, t, k, first + k < end ? first + k : -1);
+    load_steps(s, c, &a, t, first, end);
     for (int k = 0; k < LANES && first + k < end; k++)
       if (c->gradient_disturbance)
         store_row((scalar *)c->gradient_disturbance + ((size_t)(first + k) * steps + (size_t)t) * NX, s->push, k, NX);

@@ -70,14 +70,24 @@ OUTLINED int load_row(out_reals destination, int lane, const scalar *source, int
   return good;
 }
 
+/* Computes what follows from the parameters. */
+INLINE void follow_parameters(reals theta) {
+#if NPREPARED
+  team_meet();
+  TEAM_LEADER prepare_parameters(theta, theta + NTHETA);
+#endif
+  (void)theta;
+}
+
 /* Loads the parameters that the batch shares into all lanes, where they stay; says whether all were finite. `data`
  * has one pointer per parameter, `strides` the numbers from one problem to the next (0: shared by the batch).
- * load_parameters comes next, and computes what follows from them. */
+ * load_parameters comes next, and computes what follows from them where a problem has some of its own. */
 FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int horizon, int rows, const void *const *data,
                                     const int64_t *strides) {
-  int good = 1;
+  int good = 1, all_shared = 1;
   for (int p = 0; p < NPARAMETERS; p++) {
     const parameter_layout *layout = &PARAMETERS[p];
+    all_shared &= strides[p] == 0;
     if (strides[p] != 0) continue;
     for (int stage = 0; stage < parameter_stages(layout, rows); stage++) {
       const scalar *source = (const scalar *)data[p] + (size_t)stage * (size_t)layout->size;
@@ -91,6 +101,7 @@ FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int horizon,
 #if KEEPS_NETWORK
   begin_network(theta, horizon, strides);
 #endif
+  if (all_shared) follow_parameters(theta);
   (void)horizon;
   return good;
 }
@@ -99,14 +110,15 @@ INLINE void set_by_parts(reals theta, int lane, int by_parts) {
   TEAM_LEADER if (IMPLICIT) lane_set(theta + BY_PARTS, lane, (scalar)by_parts);
 }
 
-/* Loads the parameters that `problem` has of its own into a lane, and computes what follows from all of them; says
- * whether all were finite. */
+/* Loads the parameters that `problem` has of its own, if there are any, into a lane, and computes what follows from all of
+ * them; says whether all were finite. */
 FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t problem, int rows,
                              const void *const *data, const int64_t *strides) {
-  int good = 1;
+  int good = 1, all_shared = 1;
   for (int p = 0; p < NPARAMETERS; p++) {
     const parameter_layout *layout = &PARAMETERS[p];
     if (strides[p] == 0) continue;
+    all_shared = 0;
     const scalar *source = (const scalar *)data[p] + problem * strides[p];
     for (int stage = 0; stage < parameter_stages(layout, rows); stage++)
       good &= load_row(parameter_row(layout, theta, theta_stage, stage), lane, source + stage * layout->size,
@@ -115,10 +127,7 @@ FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t p
 #if KEEPS_NETWORK
   renew_network(theta);
 #endif
-#if NPREPARED
-  team_meet();
-  TEAM_LEADER prepare_parameters(theta, theta + NTHETA);
-#endif
+  if (!all_shared) follow_parameters(theta);
   set_by_parts(theta, lane, 1);
   return good;
 }

@@ -234,10 +234,24 @@ INLINE void limit_refinements(sensitivity_state *s) {
 INLINE void note_unrefined(sensitivity_state *s) { s->regular = lane_and(s->regular, lane_not(s->refines)); }
 #endif
 
-/* One sweep for policy and value functions; notes which lanes are singular. `change` is NULL in reverse mode. */
-FUNCTION void sweep_differentials(sensitivity_state *s, int exact_hessian, parameter_change *change) {
+/* The sweep itself, with the model of a small stage in registers. */
+SWEEP_FUNCTION void sweep_stages(sensitivity_state *s, int exact_hessian, parameter_change *change) {
   differential_state d = {s, change, exact_hessian};
   control_problem p;
+#if MODEL_IN_REGISTERS
+  value_model present, *value = &present;
+  stage_model stage, *q = &stage;
+#else
+  value_model *value = &s->value;
+  stage_model *q = &s->model;
+#endif
+  last_differential(s, exact_hessian, value);
+  differential_sweep(&d, s->horizon, value, q, &p);
+  note_singular(s, value);
+}
+
+/* One sweep for policy and value functions; notes which lanes are singular. `change` is NULL in reverse mode. */
+FUNCTION void sweep_differentials(sensitivity_state *s, int exact_hessian, parameter_change *change) {
   s->regular = lane_all();
   s->sweep = 0;
 #if CONSTRAINED
@@ -248,9 +262,7 @@ FUNCTION void sweep_differentials(sensitivity_state *s, int exact_hessian, param
     change->cost = ALL(0);
     change_last(s, change);
   }
-  last_differential(s, exact_hessian, &s->value);
-  differential_sweep(&d, s->horizon, &s->value, &s->model, &p);
-  note_singular(s, &s->value);
+  sweep_stages(s, exact_hessian, change);
 }
 
 /* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage; with rows of

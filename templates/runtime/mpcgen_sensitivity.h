@@ -80,6 +80,13 @@ INLINE real upper_pressure(const sensitivity_state *s, int i) {
   return lane_select(lane_lt(ALL(0), s->at_upper[i]), lane_min(s->multiplier[i], ALL(0)), ALL(0));
 }
 
+/* What only some sweeps do at a stage; not inside of a sweep that keeps its model in registers. */
+#if MODEL_IN_REGISTERS
+#define DIFFERENTIAL_PART OUTLINED
+#else
+#define DIFFERENTIAL_PART FUNCTION
+#endif
+
 /* value offset += V affine: an affine term of the dynamics moves the point that the value function is read at. */
 FUNCTION void shift_value(in_reals affine, value_model *value) {
   for (int i = 0; i < NX; i++)
@@ -87,17 +94,16 @@ FUNCTION void shift_value(in_reals affine, value_model *value) {
 }
 
 /* Forward mode: the stage's linear and affine terms along the change of the parameters. */
-FUNCTION void change_stage(sensitivity_state *s, int t, value_model *value, parameter_change *change) {
+DIFFERENTIAL_PART void change_stage(sensitivity_state *s, int t, const real *costate, parameter_change *change) {
   const reals d_theta_t = stage_row(change->theta_stage, s->rows, t);
   real cost;
-  stage_forward(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), value->costate,
+  stage_forward(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), costate,
                 ROWS_OF(s->dual + t * NPATH) change->theta, d_theta_t, s->linear_x + t * NX, s->linear_u + t * NU,
                 s->affine + t * NX, ROWS_OF(s->d_row) &cost);
   change->cost += cost;
 #if CONSTRAINED
   change->cost += change_rows(s, t, s->d_row, change);
 #endif
-  shift_value(s->affine + t * NX, value);
 }
 
 /* Forward mode: the last stage's linear terms. */
@@ -247,19 +253,42 @@ INLINE void differential_keep(differential_state *d, int t, const value_model *v
   copy_reals(s->offset + t * NX, value->offset, NX);
 }
 
-INLINE void differential_model(differential_state *d, int t, value_model *value, stage_model *q) {
-  sensitivity_state *s = d->s;
+/* The model of a stage with or without the dynamics' second derivatives. */
+INLINE void expand_differential(const sensitivity_state *s, int t, int exact_hessian, const value_model *value, stage_model *q) {
   const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
-  const real whole = ALL(1); /* weight of the dynamics' second derivatives */
-  if (d->change) change_stage(s, t, value, d->change);
+  const real whole = ALL(1); /* weight of the second derivatives */
 #if CONSTRAINED
   real dual[MOST_DIFFERENTIAL_ROWS], weight[MOST_DIFFERENTIAL_ROWS], force[MOST_DIFFERENTIAL_ROWS];
   model_rows(s, t, dual, weight, force);
 #endif
-  if (d->exact_hessian)
+  if (exact_hessian)
     stage_expand_exact(x, u, s->theta, theta_t, &whole, value, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
   else
     stage_expand_gauss_newton(x, u, s->theta, theta_t, value, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
+}
+
+#if MODEL_IN_REGISTERS
+/* What a sweep seldom asks for goes by way of memory, so that the rest may stay in registers. */
+OUTLINED void expand_in_memory(sensitivity_state *s, int t) { expand_differential(s, t, 0, &s->value, &s->model); }
+#endif
+
+INLINE void differential_model(differential_state *d, int t, value_model *value, stage_model *q) {
+  sensitivity_state *s = d->s;
+  if (d->change) {
+    real costate[NX];
+    copy_reals(costate, value->costate, NX);
+    change_stage(s, t, costate, d->change);
+    shift_value(s->affine + t * NX, value);
+  }
+#if MODEL_IN_REGISTERS
+  if (!d->exact_hessian) {
+    s->value = *value;
+    expand_in_memory(s, t);
+    *q = s->model;
+    return;
+  }
+#endif
+  expand_differential(s, t, d->exact_hessian, value, q);
 }
 
 INLINE void differential_policy(differential_state *d, int t, stage_model *q, control_problem *p) {
@@ -308,27 +337,68 @@ OUTLINED void load_array(out_reals destination, int lane, const void *source, in
   TEAM_FOR(i, count) lane_set(destination + i, lane, from ? from[i] : 0);
 }
 
-/* Loads a solution into a lane. Of a problem that is not wanted only that is noted: the lane goes on with the
- * numbers it has, and what comes of them is dropped. */
-FUNCTION int load_solution(sensitivity_state *s, const solution_batch *p, int k, int64_t problem) {
-  const size_t n = (size_t)s->horizon;
-  const int usable = problem < p->batch && p->usable[problem];
-  TEAM_LEADER {
-    lane_mark(&s->usable, k, usable);
-    lane_mark(&s->envelope, k, usable && p->usable[problem] == 2);
-  }
-  if (!usable) return 0;
-  load_array(s->x, k, p->states, problem, (n + 1) * NX);
-  load_array(s->u, k, p->controls, problem, n * NU);
-#if CONSTRAINED
-  TEAM_LEADER load_duals(s, k, (const scalar *)p->duals + (size_t)problem * (n + 1) * NDUAL);
+#if LANES > 1
+/* Numbers of neighbouring lanes that are written at once. */
+enum { PIECE_LANES = 16 / LANE_BYTES };
+typedef scalar piece __attribute__((vector_size(16)));
+
+INLINE piece piece_of(const scalar *from, size_t stride) {
+#if LANE_BYTES == 8
+  return (piece){from[0], from[stride]};
+#else
+  return (piece){from[0], from[stride], from[2 * stride], from[3 * stride]};
 #endif
+}
+
+/* load_array for LANES problems one after the other. */
+OUTLINED void load_vector(real *destination, const scalar *from, size_t count) {
+  for (int k = 0; k < LANES; k += PIECE_LANES)
+    for (size_t i = 0; i < count; i++) {
+      const piece numbers = piece_of(from + (size_t)k * count + i, count);
+      memcpy((aliased_scalar *)(destination + i) + k, &numbers, sizeof numbers);
+    }
+}
+#endif
+
+/* Loads `count` numbers of each problem from `first` on into the lanes of `where`, zeros where there is no source. The
+ * other lanes may have any numbers. */
+FUNCTION void load_arrays(out_reals destination, mask where, const void *source, int64_t first, size_t count) {
+#if LANES > 1
+  if (!source) return zero_reals(destination, count);
+  if (!lane_any(lane_not(where))) return load_vector(destination, (const scalar *)source + (size_t)first * count, count);
+#endif
+  for (int k = 0; k < LANES; k++)
+    if (lane_test(&where, k)) load_array(destination, k, source, first + k, count);
+}
+
+/* Loads the solutions of the problems from `first` on into the lanes of `asked`, and returns those that are wanted. Of a
+ * problem that is not wanted only that is noted: its lane goes on with whatever it has, and what comes of it is dropped. */
+FUNCTION mask load_solutions(sensitivity_state *s, const solution_batch *p, int64_t first, mask asked) {
+  const size_t n = (size_t)s->horizon;
+  mask wanted = lane_none();
+  for (int k = 0; k < LANES; k++) {
+    const int64_t problem = first + k;
+    const int usable = lane_test(&asked, k) && problem < p->batch && p->usable[problem];
+    lane_mark(&wanted, k, usable);
+    if (lane_test(&asked, k)) TEAM_LEADER lane_mark(&s->envelope, k, usable && p->usable[problem] == 2);
+  }
+  TEAM_LEADER s->usable = lane_or(lane_and(s->usable, lane_not(asked)), wanted);
+  if (!lane_any(wanted)) return wanted;
+  load_arrays(s->x, wanted, p->states, first, (n + 1) * NX);
+  load_arrays(s->u, wanted, p->controls, first, n * NU);
   if (!s->shared_loaded)
     load_shared_parameters(s->theta, s->theta_stage, s->horizon, s->rows, p->parameters, p->parameter_strides);
   team_meet();
   TEAM_LEADER s->shared_loaded = 1;
-  load_parameters(s->theta, s->theta_stage, k, problem, s->rows, p->parameters, p->parameter_strides);
-  return 1;
+  for (int k = 0; k < LANES; k++) {
+    const int64_t problem = first + k;
+    if (!lane_test(&wanted, k)) continue;
+#if CONSTRAINED
+    TEAM_LEADER load_duals(s, k, (const scalar *)p->duals + (size_t)problem * (n + 1) * NDUAL);
+#endif
+    load_parameters(s->theta, s->theta_stage, k, problem, s->rows, p->parameters, p->parameter_strides);
+  }
+  return wanted;
 }
 
 #endif

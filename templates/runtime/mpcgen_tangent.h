@@ -40,22 +40,29 @@ FUNCTION void lay_out_tangent(tangent_state *s, const tangent_arguments *a, real
   TANGENT_ARRAYS(PLACE_ARRAY)
 }
 
-/* Loads a solution and the changes of its x0 and parameters into a lane; a NULL change is zero. */
-FUNCTION void load_change(tangent_state *f, const tangent_arguments *a, int k, int64_t problem) {
-  sensitivity_state *s = &f->base;
-  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
-                                 DUALS_OF(a)};
-  if (!load_solution(s, &source, k, problem)) return;
-  load_array(f->initial, k, a->tangent_initial_state, problem, NX);
+/* Loads the changes of a problem's parameters into a lane; a NULL change is zero. */
+FUNCTION void load_parameter_change(tangent_state *f, const tangent_arguments *a, int k, int64_t problem) {
+  const int rows = f->base.rows;
   for (int p = 0; p < NPARAMETERS; p++) {
     const parameter_layout *layout = &PARAMETERS[p];
     const scalar *from = (const scalar *)a->tangent_parameters[p];
     if (from) from += problem * a->tangent_strides[p];
-    for (int t = 0; t < parameter_stages(layout, s->rows); t++) {
+    for (int t = 0; t < parameter_stages(layout, rows); t++) {
       const reals to = parameter_row(layout, f->change.theta, f->change.theta_stage, t);
       TEAM_FOR(i, layout->size) lane_set(to + i, k, from ? from[t * layout->size + i] : 0);
     }
   }
+}
+
+/* Loads the solutions of the problems from `first` on, and the changes of their x0 and parameters. */
+FUNCTION void load_changes(tangent_state *f, const tangent_arguments *a, int64_t first) {
+  const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
+                                 DUALS_OF(a)};
+  const mask wanted = load_solutions(&f->base, &source, first, lane_all());
+  if (!lane_any(wanted)) return;
+  load_arrays(f->initial, wanted, a->tangent_initial_state, first, NX);
+  for (int k = 0; k < LANES; k++)
+    if (lane_test(&wanted, k)) load_parameter_change(f, a, k, first + k);
 }
 
 /* What a stage adds to the change of the cost: dL/du of free controls, and what their policy leaves of dL/dx, as in reverse
@@ -129,7 +136,7 @@ FUNCTION void store_tangents(const tangent_state *f, const tangent_arguments *a,
 
 FUNCTION void tangent_vector(tangent_state *f, const tangent_arguments *a, int64_t first) {
   sensitivity_state *s = &f->base;
-  for (int k = 0; k < LANES; k++) load_change(f, a, k, first + k);
+  load_changes(f, a, first);
   sensitivity_backward(s, a->exact_hessian, &f->change, f->initial);
   tangent_forward(f);
   note_not_finite(s, &f->change.cost, 1);

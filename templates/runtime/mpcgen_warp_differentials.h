@@ -82,7 +82,10 @@ INLINE void team_differential_model(team_differential_state *d, int t, value_mod
   const team_memory *m = d->m;
   if (d->costates == FOLLOWED_BY_LEADER) {
     TEAM_LEADER {
-      if (d->change) change_stage(d->s, t, value, d->change);
+      if (d->change) {
+        change_stage(d->s, t, value->costate, d->change);
+        shift_value(d->s->affine + t * NX, value);
+      }
       expand_stage(d->s, t, d->exact, value->costate, team_model(m, t));
     }
   } else if (d->change) {

@@ -87,9 +87,9 @@ static __global__ void __launch_bounds__(WORK_BLOCK) tangent_kernel(const __grid
 FUNCTION void team_examine(sensitivity_state *s, const examine_arguments *a, int64_t problem, team_memory *m) {
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
                                  DUALS_OF(a)};
-  const int usable = load_solution(s, &source, 0, problem);
+  const mask usable = load_solutions(s, &source, problem, lane_all());
   team_meet();
-  if (!usable) return;
+  if (!lane_any(usable)) return;
   team_sensitivity_backward(s, 1, NULL, NULL, m);
   TEAM_FOR(t, s->horizon)
     stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);

@@ -67,7 +67,7 @@ FUNCTION void team_gradient_forward(gradient_state *g, team_memory *m) {
 /* Differentiates a problem and adds its parameters' gradients to the sums; gradient_vector, divided. */
 FUNCTION void team_gradient(gradient_state *g, const gradient_arguments *a, int64_t problem, team_memory *m) {
   sensitivity_state *s = &g->base;
-  load_cotangents(g, a, 0, problem);
+  load_cotangents(g, a, problem, lane_all());
   team_meet();
   if (s->usable) {
     team_sensitivity_backward(s, a->exact_hessian, NULL, NULL, m);
@@ -88,7 +88,7 @@ FUNCTION void team_gradient(gradient_state *g, const gradient_arguments *a, int6
 /* tangent_vector for one problem, divided. */
 FUNCTION void team_tangent(tangent_state *f, const tangent_arguments *a, int64_t problem, team_memory *m) {
   sensitivity_state *s = &f->base;
-  load_change(f, a, 0, problem);
+  load_changes(f, a, problem);
   team_meet();
   if (s->usable) {
     team_sensitivity_backward(s, a->exact_hessian, &f->change, f->initial, m);
