@@ -12,7 +12,9 @@ from torch import Tensor
 import mpcgen
 from examples.bench.problems import linear_quadratic
 from mpcgen import Status
+from mpcgen.autograd import compiled_loop
 from mpcgen.autograd.closed_loop import Loop
+from mpcgen.calls import closed_loop
 from mpcgen.calls.devices import Cpu
 from mpcgen.errors import (
     DtypeError,
@@ -115,6 +117,19 @@ def test_gradients_of_the_compiled_loop_are_those_of_the_loop_in_python(pendulum
         ours, theirs = (torch.autograd.grad(loss(f.x, f.u, f.cost), leaves) for f in loops)
         for a, b in zip(ours, theirs, strict=True):
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and b.abs().max() > 0
+
+
+def test_values_of_each_step_that_the_batch_shares_lie_in_memory_once(pendulum, monkeypatch):
+    seen = []
+
+    def run_loop(call, x0, disturbance, parameters, *rest):
+        seen.append([p.shape[:2] for place, p in enumerate(parameters) if place in call.by_step])
+        return closed_loop.run_loop(call, x0, disturbance, parameters, *rest)
+
+    monkeypatch.setattr(compiled_loop, "run_loop", run_loop)
+    for values in (torch.ones(STEPS, dtype=F64), torch.ones(STEPS, 11, dtype=F64)):
+        pendulum.mpc().closed_loop(pendulum.starts(11, 0), STEPS, mass=mpcgen.PerStep(values))
+    assert seen == [[(STEPS, 1)], [(STEPS, 11)]]
 
 
 @pytest.mark.parametrize("bound", [None, 0.5])

@@ -80,7 +80,7 @@ typedef struct {
   int64_t initial_duals_stride;
   double initial_barrier;            /* mu near a solution, where the cost is some hundreds */
   const void *const *parameters;     /* 4 pointers, each to (batch, [stages,] shape) */
-  const int64_t *parameter_strides;  /* numbers from one problem to the next; 0: shared by the batch */
+  const int64_t *parameter_strides;  /* numbers from one problem to the next; 0: shared by the batch; -1: at each step of a closed loop */
   void *states;                      /* out: (batch, N+1, 12) */
   void *controls;                    /* out: (batch, N, 6) */
   void *cost;                        /* out: (batch) */

@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "06daf740ad9bbfd7debe88e501f51c43702fdbd9a7f093bfe81a9850a7ed33ab"),
+    library=load(__file__, "building", "7d7f39e99661036ed7941cc42337c5cc9e16a703f2bff6c419b8bc9ecf2c77fe"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "c3c9bec3d0b1c599afd040f08562d42afb4ab2fcb8a9bf053d44c11e727889c6"),
+    library=load(__file__, "car", "59edcff9bb979297f8b9342a0118603fe0d0f11011909d4d1696aa3d5553e658"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "b710d90bd6ef414c0c32bf50a60278f7166d41abfdb32278fc6c7cc43cf83a80"),
+    library=load(__file__, "cartpole", "eb8b28d22df6b0621faea8f2d241bd5b9f323d06d815920a039c830d25565104"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

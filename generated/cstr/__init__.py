@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "9e93a2c0c3a35b69f49f1aabaae509489dd7387bb851e4f356acc80849847624"),
+    library=load(__file__, "cstr", "9a736d68b60ba872f738f65828eb61da005b8690d5ddc1f2607fb5d2bebab074"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "33bdd49c2fa7767cd2784fcbd4d95f643ea2899928a8a79d538a3c1554e36a4d"),
+    library=load(__file__, "landing", "fa75f7a21fecaa6c01a0d7f2cbc0d41332d86d32f2511184a9719cd5a98f0cd8"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

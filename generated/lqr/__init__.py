@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "4cd81f1d49090fc4e7920b74f538caa7f3aeac9676aad39c4136d70910b199b8"),
+    library=load(__file__, "lqr", "fd115a00d649ae1e0e577e49d41e253de0ef6c263bd220b1570fabc5ba5feb1f"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

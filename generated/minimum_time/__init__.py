@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "eb4da21b8263f39faae042acb0f8d82d249c4528c92ce84e286ae801054fcb61"),
+    library=load(__file__, "minimum_time", "08164e32054942afcf0e5cb4424df1767ce88ec710ca082d132d592fa8954912"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

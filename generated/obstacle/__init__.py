@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "181c976de84c7bd7ffa8e1685697ee5bf93468693ae8ec4e06ae6c43ab44e87a"),
+    library=load(__file__, "obstacle", "a9a43c4739575ec71b872ddd98431fdcf8676f1d404ab5a517df25327af59366"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

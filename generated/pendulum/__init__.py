@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "73d0d3c8a721d45a317ac5089237251a95de2465e6e10a8942054ec246b4ac75"),
+    library=load(__file__, "pendulum", "3c8ed13bffcabc8e250f1dd80e9e5e42afa693ace5cddc2fed37ba3fb3f17bb0"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

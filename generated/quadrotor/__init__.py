@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "3d1383ee4918133f1c689b8ef45850bc8091bf83d9f5cb18d222a0626a727d85"),
+    library=load(__file__, "quadrotor", "8f1779c6f3e2396dbda747eeb12670250ad0da60948413aa669e541cae2ee85d"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "b34b95fd94beff6f46fb94e5a41b8362a40f4a0e15de25a4e3bd847f9a51e6bc"),
+    library=load(__file__, "safe_cartpole", "de15d6e769c30453d5cc4b2264fa5a30f59b53b50ec0e7f76c612b2877b752a3"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

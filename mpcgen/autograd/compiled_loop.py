@@ -110,7 +110,9 @@ def _of_loop(of_steps: Sequence[Tensors], places: frozenset[int], batch: int) ->
 
 
 def _of_all_steps(values: list[Tensor], batch: int) -> Tensor:
-    """(steps, B, ...) of values (B, ...) or (1, ...) by step."""
+    """(steps, B, ...) of values (B, ...) or (1, ...) by step; (steps, 1, ...) where the batch shares each."""
+    if all(len(value) == 1 for value in values):
+        return torch.stack(values)
     return torch.stack([value.expand(batch, *value.shape[1:]) for value in values])
 
 

@@ -25,6 +25,8 @@ from mpcgen.calls.struct import dense
 from mpcgen.calls.wanted import usable
 from mpcgen.runtime.controller import Controller
 
+_SHARED_BY_STEP = -1
+"""The stride of what the batch shares at each step, as in `mpcgen_problem.h`."""
 _UNFINISHED = -1
 """The status of a step that was not solved yet, as in `mpcgen_outcome.h`."""
 
@@ -44,7 +46,8 @@ Tensors = tuple[Tensor, ...]
 class Given:
     """Parameters of a batch of B loops, flat: by_step has the places of those that differ between steps.
 
-    Each is (B, [stages,] *shape), (1, ...) where the batch shares one, or (steps, B, ...) where it is in ``by_step``.
+    Each is (B, [stages,] *shape) or (1, ...) where the batch shares one, and of those in ``by_step`` (steps, B, ...) or
+    (steps, 1, ...).
     """
 
     values: Tensors
@@ -55,15 +58,30 @@ class Given:
         return tuple(p[0] if place in self.by_step else p for place, p in enumerate(self.values))
 
     def strides(self) -> list[int]:
-        """Numbers of each from one problem to the next; of those by step never 0, which is read once."""
-        shared = strides_of(self.of_a_step())
+        """Numbers of each from one problem to the next; -1 of those that are shared at each step: 0 is read once."""
+        strides = strides_of(self.of_a_step())
         return [
-            p[0, 0].numel() if place in self.by_step else shared[place] for place, p in enumerate(self.values)
+            _SHARED_BY_STEP if place in self.by_step and stride == 0 else stride
+            for place, stride in enumerate(strides)
         ]
 
     def steps(self) -> list[int]:
         """Numbers of each from one step to the next."""
         return [p[0].numel() if place in self.by_step else 0 for place, p in enumerate(self.values)]
+
+    def room(self, batch: int) -> Tensors:
+        """Zeros for the gradients: those of what is shared at each step are of each problem."""
+        return tuple(
+            p.new_zeros(len(p), batch, *p.shape[2:]) if place in self.by_step else torch.zeros_like(p)
+            for place, p in enumerate(self.values)
+        )
+
+    def sums(self, gradients: Tensors) -> Tensors:
+        """Gradients of the values, of what was made `room` for."""
+        return tuple(
+            g if g.shape == p.shape else g.sum(1, keepdim=True)
+            for g, p in zip(gradients, self.values, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -196,12 +214,12 @@ class _Parameters:
 
 
 class _Plant:
-    """A plant as structs have it, which do not keep its tensors alive. gradients: of its parameters, zeros at first."""
+    """A plant as structs have it, which do not keep its tensors alive."""
 
     def __init__(
         self, call: LoopCall, device: Device, x0: Tensor, parameters: Tensors, *, back: bool = False
     ) -> None:
-        self.gradients: Tensors = ()
+        self._room: Tensors = ()
         self.fields: dict[str, Any] = {}
         if call.plant is None:
             return
@@ -220,14 +238,19 @@ class _Plant:
         if back:
             self._prepare_gradients(device, x0)
 
+    @property
+    def gradients(self) -> Tensors:
+        """Of its parameters; zeros at first."""
+        return self._parameters.given.sums(self._room) if self._room else ()
+
     def _prepare_gradients(self, device: Device, x0: Tensor) -> None:
         ffi, batch = device.ffi, len(x0)
-        self.gradients = tuple(map(torch.zeros_like, self._parameters.given.values))
+        self._room = self._parameters.given.room(batch)
         sizes = [p.shape[1:].numel() for p in self._parameters.of_a_step]
         self._latest = x0.new_empty(batch, sum(sizes))
         self.fields |= {
             "sizes": ffi.new("int64_t[]", sizes),
-            "gradients": pointers_to(device, self.gradients),
+            "gradients": pointers_to(device, self._room),
             "latest": pointer_to(device, self._latest),
             "latest_pointers": ffi.new("void *[]", batch * len(sizes) + 1),
         }
@@ -293,18 +316,17 @@ def differentiate_loop(
     g_push = (
         torch.empty_like(found.x[:, 1:], memory_format=torch.contiguous_format) if of_disturbance else None
     )
-    gradients = tuple(map(torch.empty_like, parameters)) if of_parameters else ()
     if len(g_x0) == 0:
-        zeros = map(torch.zeros_like, (*gradients, *plant_parameters))
-        every = tuple(zeros)
-        return g_x0, g_push, every[: len(gradients)], every[len(gradients) :]
+        none, of_plant = (tuple(map(torch.zeros_like, values)) for values in (parameters, plant_parameters))
+        return g_x0, g_push, none if of_parameters else (), of_plant
     device = device_of(call.controller, found.x)
     given, wanted = (
         _Parameters(device, Given(parameters, call.by_step)),
         usable(found.status.flatten(), options),
     )
     plant = _Plant(call, device, g_x0, plant_parameters, back=True)
-    singular, addresses = torch.zeros_like(found.status), pointers_to(device, gradients)
+    room = given.given.room(len(g_x0)) if of_parameters else ()
+    singular, addresses = torch.zeros_like(found.status), pointers_to(device, room)
     pushes = [None if g is None else dense(g) for g in cotangents]
     arguments = device.arguments("loop_gradient")
     fields = given.fields | {
@@ -337,4 +359,4 @@ def differentiate_loop(
     _fill(arguments, members)
     device.entry("differentiate_loop", found.x.dtype, len(g_x0))(arguments)
     device.report_singular(singular, options.on_unconverged)
-    return g_x0, g_push, gradients, plant.gradients
+    return g_x0, g_push, given.given.sums(room) if of_parameters else (), plant.gradients

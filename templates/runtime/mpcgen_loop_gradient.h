@@ -40,7 +40,8 @@ FUNCTION gradient_arguments arguments_at(const loop_gradient_arguments *c, int t
   for (int p = 0; p < NPARAMETERS; p++) {
     const size_t moved = step * (size_t)c->parameter_steps[p];
     parameters[p] = (const scalar *)a.parameters[p] + moved;
-    if (a.gradient_parameters) gradients[p] = (scalar *)a.gradient_parameters[p] + moved;
+    const size_t made = a.parameter_strides[p] < 0 ? batch : 1; /* gradients of what problems share at a step are of each */
+    if (a.gradient_parameters) gradients[p] = (scalar *)a.gradient_parameters[p] + made * moved;
   }
   a.parameters = parameters;
   if (a.gradient_parameters) a.gradient_parameters = gradients;
@@ -125,8 +126,9 @@ FUNCTION void store_own(const gradient_state *g, const loop_gradient_arguments *
     if (a->parameter_strides[p] == 0) continue;
     const int begins = t == c->steps - 1 || c->parameter_steps[p] != 0;
     const parameter_layout *layout = &PARAMETERS[p];
-    scalar *to = (scalar *)a->gradient_parameters[p] + problem * a->parameter_strides[p];
-    for (int stage = 0; stage < parameter_stages(layout, g->base.rows); stage++, to += layout->size) {
+    const int stages = parameter_stages(layout, g->base.rows);
+    scalar *to = (scalar *)a->gradient_parameters[p] + problem * stages * layout->size;
+    for (int stage = 0; stage < stages; stage++, to += layout->size) {
       const reals from = parameter_row(layout, g->g_theta, g->g_theta_stage, stage);
       for (int i = 0; i < layout->size; i++) to[i] = (begins ? 0 : to[i]) + lane_get(from + i, k);
     }

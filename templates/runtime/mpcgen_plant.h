@@ -9,7 +9,7 @@ enum { PLANT_FAILED = -1 }; /* in the place of a step */
 FUNCTION evaluate_arguments plant_point(const plant_arguments *plant, int64_t first, int64_t count, int t) {
   const void **parameters = plant->pointers + first * plant->count;
   for (int p = 0; p < plant->count; p++)
-    parameters[p] = (const scalar *)plant->parameters[p] + first * plant->strides[p] + t * plant->steps[p];
+    parameters[p] = (const scalar *)plant->parameters[p] + first * between_problems(plant->strides[p]) + t * plant->steps[p];
   const evaluate_arguments point = {
       .batch = count,
       .threads = 1,

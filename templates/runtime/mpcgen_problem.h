@@ -106,6 +106,10 @@ FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int horizon,
   return good;
 }
 
+/* Numbers from one problem's parameter to the next, of its stride: negative where the batch shares it at each step of a closed
+ * loop, and so at none all along. */
+INLINE int64_t between_problems(int64_t stride) { return stride > 0 ? stride : 0; }
+
 INLINE void set_by_parts(reals theta, int lane, int by_parts) {
   TEAM_LEADER if (IMPLICIT) lane_set(theta + BY_PARTS, lane, (scalar)by_parts);
 }
@@ -119,7 +123,7 @@ FUNCTION int load_parameters(reals theta, reals theta_stage, int lane, int64_t p
     const parameter_layout *layout = &PARAMETERS[p];
     if (strides[p] == 0) continue;
     all_shared = 0;
-    const scalar *source = (const scalar *)data[p] + problem * strides[p];
+    const scalar *source = (const scalar *)data[p] + problem * between_problems(strides[p]);
     for (int stage = 0; stage < parameter_stages(layout, rows); stage++)
       good &= load_row(parameter_row(layout, theta, theta_stage, stage), lane, source + stage * layout->size,
                        layout->size, layout->only_bounds);
