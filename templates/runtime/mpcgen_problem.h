@@ -148,8 +148,32 @@ INLINE int begin_by_parts(reals theta, mask begins, real cost) {
   return 1;
 }
 
+#if LANES > 1
+/* So many numbers at a distance from each other, which are written at once. */
+enum { PIECE = 16 / LANE_BYTES };
+typedef scalar piece __attribute__((vector_size(16)));
+
+INLINE piece piece_of(const aliased_scalar *from, size_t stride) {
+#if LANE_BYTES == 8
+  return (piece){from[0], from[stride]};
+#else
+  return (piece){from[0], from[stride], from[2 * stride], from[3 * stride]};
+#endif
+}
+#endif
+
+/* Writes a lane's numbers, one after the other. */
 OUTLINED void store_row(scalar *destination, in_reals source, int lane, size_t count) {
+#if LANES > 1
+  size_t i = 0;
+  KEEP_LOOP for (; i + PIECE <= count; i += PIECE) {
+    const piece numbers = piece_of((const aliased_scalar *)(source + i) + lane, LANES);
+    memcpy(destination + i, &numbers, sizeof numbers);
+  }
+  KEEP_LOOP for (; i < count; i++) destination[i] = lane_get(source + i, lane);
+#else
   TEAM_FOR(i, count) destination[i] = lane_get(source + i, lane);
+#endif
 }
 
 #endif

@@ -338,21 +338,9 @@ OUTLINED void load_array(out_reals destination, int lane, const void *source, in
 }
 
 #if LANES > 1
-/* Numbers of neighbouring lanes that are written at once. */
-enum { PIECE_LANES = 16 / LANE_BYTES };
-typedef scalar piece __attribute__((vector_size(16)));
-
-INLINE piece piece_of(const scalar *from, size_t stride) {
-#if LANE_BYTES == 8
-  return (piece){from[0], from[stride]};
-#else
-  return (piece){from[0], from[stride], from[2 * stride], from[3 * stride]};
-#endif
-}
-
 /* load_array for LANES problems one after the other. */
 OUTLINED void load_vector(real *destination, const scalar *from, size_t count) {
-  for (int k = 0; k < LANES; k += PIECE_LANES)
+  for (int k = 0; k < LANES; k += PIECE)
     for (size_t i = 0; i < count; i++) {
       const piece numbers = piece_of(from + (size_t)k * count + i, count);
       memcpy((aliased_scalar *)(destination + i) + k, &numbers, sizeof numbers);
