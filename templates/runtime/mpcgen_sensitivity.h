@@ -223,21 +223,24 @@ INLINE int what_is_lost(const sensitivity_state *s, int k) {
   return lane_test(&s->given, k) ? !lane_test(&s->envelope, k) : 2;
 }
 
-/* Takes what a policy leaves of dL/dx off the costate, and makes it a linear term, at entry i of stage t. */
-INLINE void take_off_slope(const sensitivity_state *s, int t, int i, value_model *value) {
+/* By how much what a policy leaves of dL/dx counts as a linear term. */
+INLINE real slope_weight(const sensitivity_state *s) { return rest_counts(s) ? s->loss_cost : ALL(0); }
+
+/* Takes that off the costate, and makes it a linear term of this weight, at entry i of stage t. */
+INLINE void take_off_slope(const sensitivity_state *s, int t, int i, real weight, value_model *value) {
   const real slope = s->slope[t * NX + i];
   value->costate[i] -= slope;
-  if (rest_counts(s)) value->offset[i] += s->loss_cost * slope;
+  value->offset[i] += weight * slope;
 }
 
 /* Adds to entry i of the costate at stage t what the policy adds. That of a singular sweep is none, and of a problem of
  * which the cost's gradient alone is wanted, that at these controls. */
-INLINE void follow_costate(sensitivity_state *s, int t, int i, value_model *value) {
+INLINE void follow_costate(sensitivity_state *s, int t, int i, real weight, value_model *value) {
   real sum = ALL(0);
   for (int a = 0; a < NU; a++) sum += s->gain[(t * NU + a) * NX + i] * s->rest[t * NU + a];
   const mask follows = lane_and(lane_and(s->regular, lane_not(s->envelope)), lane_finite(sum));
   s->slope[t * NX + i] = lane_select(follows, -sum, ALL(0));
-  take_off_slope(s, t, i, value);
+  take_off_slope(s, t, i, weight, value);
 }
 
 typedef struct {
@@ -298,7 +301,8 @@ INLINE void differential_policy(differential_state *d, int t, stage_model *q, co
 INLINE void differential_value(differential_state *d, int t, const stage_model *q, const control_problem *p,
                                value_model *value) {
   follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, value);
-  for (int i = 0; i < NX; i++) follow_costate(d->s, t, i, value);
+  const real weight = slope_weight(d->s);
+  for (int i = 0; i < NX; i++) follow_costate(d->s, t, i, weight, value);
 }
 
 #define SWEEP(part) differential_##part
