@@ -3,6 +3,7 @@
 The names below are imported on first use, so that `import mpcgen` costs neither sympy nor torch.
 """
 
+import gc
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -127,10 +128,21 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'mpcgen' has no attribute {name!r}")
     source = _LAZY[name]
     if source is None:
-        return importlib.import_module(f"mpcgen.{name}")
-    value = getattr(importlib.import_module(source), name)
+        return _import(f"mpcgen.{name}")
+    value = getattr(_import(source), name)
     globals()[name] = value
     return value
+
+
+def _import(name: str) -> Any:
+    """Import a module without the garbage collector, which would look through what sympy makes, all of which stays."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def __dir__() -> list[str]:
