@@ -20,64 +20,72 @@ INLINE real keep_inside(const control_room *room, real u) {
   return lane_select(room->is_free, inside, room->lower);
 }
 
-INLINE void begin_evaluation(evaluation *e) {
-  barrier_point *p = &e->point;
-  p->cost = p->cost_scale = p->gap = p->largest_gap = p->logs = p->largest_state = ALL(0);
-  p->squares = p->jumps = p->violation = p->surcharge = ALL(0);
-  e->logs.fraction = ALL(1);
-  e->logs.exponent = ALL_COUNTS(0);
-}
+/* What a candidate's stages add up to; apart from its point, so that it stays in registers. */
+typedef struct {
+  real cost, cost_scale, gap, largest_gap, largest_state;
+  log_sum logs;
+} stage_sums;
 
-INLINE void note_state(barrier_point *p, stored_reals x) {
+INLINE void note_state(stage_sums *sums, stored_reals x) {
   real largest = ALL(0);
   EACH(i, NX) largest = lane_max(lane_abs(x[i]), largest);
-  p->largest_state = lane_max(largest, p->largest_state);
+  sums->largest_state = lane_max(largest, sums->largest_state);
+}
+
+INLINE void note_cost(stage_sums *sums, real cost) {
+  sums->cost += cost;
+  sums->cost_scale += lane_abs(cost);
 }
 
 /* Next state and cost of a stage of the candidate, with the logarithms of its slacks. */
-OUTLINED void evaluate_stage(barrier_state *s, int t, evaluation *e) {
+INLINE void evaluate_stage(barrier_state *s, int t, stage_sums *sums) {
   const reals x = s->new_path + t * PAIR, u = s->new_u + t * NU;
-  barrier_point *p = &e->point;
   real cost;
   control_room room[NU]; /* found here and not handed on: of bounds that are constants nothing is left to compute */
   find_room(s, t, room);
   EACH(i, NU) {
     const control_room *r = &room[i];
     u[i] = keep_inside(r, u[i]);
-    add_logarithms(&e->logs, lane_select(r->has_lower, (u[i] - r->lower) * r->over_unit, ALL(1)),
+    add_logarithms(&sums->logs, lane_select(r->has_lower, (u[i] - r->lower) * r->over_unit, ALL(1)),
                    lane_select(r->has_upper, (r->upper - u[i]) * r->over_unit, ALL(1)));
   }
-  note_state(p, x);
+  note_state(sums, x);
   stage_dynamics(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), x + NX, &cost);
-  p->cost += cost;
-  p->cost_scale += lane_abs(cost);
+  note_cost(sums, cost);
 }
 
-INLINE void evaluate_gap(barrier_state *s, int t, barrier_point *p) {
+INLINE void evaluate_gap(barrier_state *s, int t, stage_sums *sums) {
   real sum = ALL(0), largest = ALL(0);
   EACH(i, NX) {
     const real size = lane_abs(gap_at(s->new_path, t, i));
     sum += size;
     largest = lane_max(size, largest);
   }
-  p->gap += sum;
-  p->jumps += sum;
-  p->largest_gap = lane_max(largest, p->largest_gap);
-  p->violation = lane_max(largest, p->violation);
+  sums->gap += sum;
+  sums->largest_gap = lane_max(largest, sums->largest_gap);
 }
 
-OUTLINED void end_evaluation(barrier_state *s, evaluation *e) {
-  barrier_point *p = &e->point;
+/* The candidate of these stages, with its last one and its rows. */
+OUTLINED void end_evaluation(barrier_state *s, const stage_sums *of_stages) {
   const int last = s->horizon;
+  stage_sums sums = *of_stages;
   real cost;
   terminal_cost(s->new_path + last * PAIR, s->theta, stage_row(s->theta_stage, s->rows, last), &cost);
-  note_state(p, s->new_path + last * PAIR);
-  p->cost += cost;
-  p->cost_scale += lane_abs(cost);
+  note_state(&sums, s->new_path + last * PAIR);
+  note_cost(&sums, cost);
+  evaluation e;
+  barrier_point *p = &e.point;
+  p->cost = sums.cost;
+  p->cost_scale = sums.cost_scale;
+  p->gap = p->jumps = sums.gap;
+  p->largest_gap = p->violation = sums.largest_gap;
+  p->largest_state = sums.largest_state;
+  p->squares = p->surcharge = ALL(0);
+  e.logs = sums.logs;
 #if CONSTRAINED
-  evaluate_all_slacks(s, e);
+  evaluate_all_slacks(s, &e);
 #endif
-  p->logs = logarithm(&e->logs);
+  p->logs = logarithm(&e.logs);
   s->candidate = *p;
 }
 
@@ -98,56 +106,73 @@ INLINE real moved(const barrier_state *s, real from, real step) {
   return lane_select(s->moves, from + s->length * step, from);
 }
 
-/* Evaluates the iterate and `length` times the step; in the lanes that do not move the iterate alone. */
-OUTLINED void evaluate_step(barrier_state *s) {
-  evaluation e;
-  begin_evaluation(&e);
-  for (int t = 0; t <= s->horizon; t++) {
-    EACH(i, NX) s->new_path[t * PAIR + i] = moved(s, s->path[t * PAIR + i], s->d_x[t * NX + i]);
-    if (t > 0) evaluate_gap(s, t - 1, &e.point);
-    if (t == s->horizon) break;
-    EACH(i, NU) s->new_u[t * NU + i] = moved(s, s->u[t * NU + i], s->d_u[t * NU + i]);
-    if (CONSTRAINED && lane_any(s->lanes.restoring)) keep_restoring(s, t);
-    evaluate_stage(s, t, &e);
+/* A policy that is rolled out instead of a step: u + length (step) + gain (x_new - x), each control at most the share `most`
+ * of its way to a bound, with the share `open` of the gaps left. Lanes of `as_given` keep their controls; those of `hold` stay
+ * at x_0 in all stages, those of `stay` at their states, with gaps. */
+typedef struct {
+  real length, most, open;
+  mask as_given, hold, stay;
+} rollout_policy;
+
+RARE void roll_controls(barrier_state *s, int t, const rollout_policy *p) {
+  stored_reals x = s->new_path + t * PAIR;
+  control_room room[NU];
+  find_room(s, t, room);
+  EACH(i, NU) {
+    const control_room *r = &room[i];
+    const int at = t * NU + i;
+    real change = p->length * s->step[at];
+    EACH(j, NX) change += s->gain[at * NX + j] * (x[j] - s->path[t * PAIR + j]);
+    change = lane_select(r->has_lower, lane_max(change, -p->most * (s->u[at] - r->lower)), change);
+    change = lane_select(r->has_upper, lane_min(change, p->most * (r->upper - s->u[at])), change);
+    s->new_u[at] = s->u[at] + lane_select(p->as_given, ALL(0), change);
   }
-  end_evaluation(s, &e);
 }
 
-/* Rolls u + length (step) + gain (x_new - x) out, each control at most the share `most` of its way to a bound, and leaves the
- * share `open` of the gaps. Lanes of `as_given` keep their controls; those of `hold` stay at x_0 in all stages, those of `stay`
- * at their states, with gaps. */
-RARE void evaluate_policy(barrier_state *s, real length, real most, real open, mask as_given, mask hold, mask stay) {
-  const mask opens = lane_lt(ALL(0), open);
-  evaluation e;
-  begin_evaluation(&e);
-  s->moves = lane_not(s->lanes.begins); /* slacks of rows as they are loaded have no step */
-  EACH(i, NX) s->new_path[i] = s->path[i];
-  for (int t = 0; t < s->horizon; t++) {
-    const reals x = s->new_path + t * PAIR, next = x + PAIR;
-    control_room room[NU];
-    find_room(s, t, room);
-    EACH(i, NU) {
-      const control_room *r = &room[i];
-      const int at = t * NU + i;
-      real change = length * s->step[at];
-      EACH(j, NX) change += s->gain[at * NX + j] * (x[j] - s->path[t * PAIR + j]);
-      change = lane_select(r->has_lower, lane_max(change, -most * (s->u[at] - r->lower)), change);
-      change = lane_select(r->has_upper, lane_min(change, most * (r->upper - s->u[at])), change);
-      s->new_u[at] = s->u[at] + lane_select(as_given, ALL(0), change);
-    }
-    if (CONSTRAINED && lane_any(s->lanes.restoring)) keep_restoring(s, t);
-    evaluate_stage(s, t, &e);
-    EACH(i, NX) {
-      const real reached = x[NX + i] - where_on(opens, open * gap_at(s->path, t, i));
-      next[i] = lane_select(stay, s->path[(t + 1) * PAIR + i], lane_select(hold, x[i], reached));
-    }
-    evaluate_gap(s, t, &e.point);
+RARE void roll_state(barrier_state *s, int t, const rollout_policy *p) {
+  const reals x = s->new_path + t * PAIR, next = x + PAIR;
+  const mask opens = lane_lt(ALL(0), p->open);
+  EACH(i, NX) {
+    const real reached = x[NX + i] - where_on(opens, p->open * gap_at(s->path, t, i));
+    next[i] = lane_select(p->stay, s->path[(t + 1) * PAIR + i], lane_select(p->hold, x[i], reached));
   }
-  end_evaluation(s, &e);
+}
+
+/* Evaluates the iterate and `length` times the step, in the lanes that do not move the iterate alone; or a policy, if there is
+ * one. One function, since of two gcc could make two that round differently, and an iterate is evaluated again. */
+OUTLINED void evaluate_candidates(barrier_state *s, const rollout_policy *policy) {
+  const int last = s->horizon, restores = CONSTRAINED && lane_any(s->lanes.restoring);
+  stage_sums sums = {ALL(0), ALL(0), ALL(0), ALL(0), ALL(0), {ALL(1), ALL_COUNTS(0)}};
+  EACH(i, NX) s->new_path[i] = s->path[i];
+  for (int t = 0; t < last; t++) {
+    const reals next = s->new_path + (t + 1) * PAIR;
+    ONE_LOOP(policy);
+    if (policy)
+      roll_controls(s, t, policy);
+    else
+      EACH(i, NU) s->new_u[t * NU + i] = moved(s, s->u[t * NU + i], s->d_u[t * NU + i]);
+    if (restores) keep_restoring(s, t);
+    evaluate_stage(s, t, &sums);
+    if (policy)
+      roll_state(s, t, policy);
+    else
+      EACH(i, NX) next[i] = moved(s, s->path[(t + 1) * PAIR + i], s->d_x[(t + 1) * NX + i]);
+    evaluate_gap(s, t, &sums);
+  }
+  const stage_sums found = sums;
+  end_evaluation(s, &found);
+}
+
+INLINE void evaluate_step(barrier_state *s) { evaluate_candidates(s, NULL); }
+
+INLINE void evaluate_policy(barrier_state *s, const rollout_policy *policy) {
+  s->moves = lane_not(s->lanes.begins); /* slacks of rows as they are loaded have no step */
+  evaluate_candidates(s, policy);
 }
 
 INLINE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold, mask stay) {
-  evaluate_policy(s, length, most, ALL(0), as_given, hold, stay);
+  const rollout_policy policy = {length, most, ALL(0), as_given, hold, stay};
+  evaluate_policy(s, &policy);
 }
 
 INLINE void select_point(barrier_point *to, const barrier_point *from, mask where) {
@@ -287,7 +312,11 @@ RARE mask search_bent(barrier_state *s, const measure *m, mask pending) {
   if (!lane_any(bends)) return bends;
   mask keep;
   const real open = where_on(bends, ALL(1) - s->length);
-  evaluate_policy(s, s->length, lane_max(ALL(0.99), ALL(1) - s->lanes.barrier), open, rests, lane_none(), rests);
+  const rollout_policy policy = {
+      s->length, lane_max(ALL(0.99), ALL(1) - s->lanes.barrier), open, rests, lane_none(), rests,
+  };
+  adopt_candidates(s, lane_and(s->moves, lane_not(pending)));
+  evaluate_policy(s, &policy);
   const mask admitted = lane_and(bends, judge_candidates(s, m, &keep));
   const real change = merit(s, &s->candidate) - m->merit;
   const mask good = lane_and(admitted, lane_le(change, m->rounding - BARRIER_ARMIJO * s->length * m->fall));
@@ -298,7 +327,8 @@ RARE mask search_bent(barrier_state *s, const measure *m, mask pending) {
 }
 
 /* Takes the longest step that the filter admits, of those that the slacks allow; returns the lanes that took one. Those that
- * are `quiet` (see note_settled) take the longest: rounding alone would judge it. */
+ * are `quiet` (see note_settled) take the longest: rounding alone would judge it. A lane whose step is admitted is evaluated
+ * there again, to the same numbers, until all have theirs: so nothing is copied. */
 FUNCTION mask search_lengths(barrier_state *s, mask pending, mask quiet) {
   const mask all = pending;
   const measure m = measure_of(s);
@@ -311,13 +341,14 @@ FUNCTION mask search_lengths(barrier_state *s, mask pending, mask quiet) {
     const mask good = lane_and(pending, lane_or(admitted, sound));
     add_to_filter(&s->lanes, lane_and(good, keep), m.gap, m.merit);
     pending = lane_and(pending, lane_not(good));
-    if (halving == 0 && !lane_any(pending))
-      exchange_candidates(s, good);
-    else if (lane_any(good))
-      adopt_candidates(s, good);
     if (!CONSTRAINED && halving == 0) pending = lane_and(pending, lane_not(search_bent(s, &m, pending)));
     s->length = lane_select(pending, R(0.5) * s->length, s->length);
   }
+  const mask taken = lane_and(s->moves, lane_not(pending));
+  if (lane_any(pending))
+    adopt_candidates(s, taken);
+  else if (lane_any(taken))
+    exchange_candidates(s, taken);
   return lane_and(all, lane_not(pending));
 }
 

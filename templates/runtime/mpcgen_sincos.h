@@ -68,11 +68,15 @@ INLINE mask large_angles(real x) {
 LANE_BY_LANE_1(sine_by_lanes, LIBM(sin))
 LANE_BY_LANE_1(cosine_by_lanes, LIBM(cos))
 
-#define SINE_OF_TURNED(name, quarters, by_lanes)                                  \
-  INLINE real name(real x) {                                                     \
-    const real result = sine_of_turned(x, quarters);                             \
-    const mask large = large_angles(x);                                          \
-    return lane_any(large) ? lane_select(large, by_lanes(x), result) : result;   \
+/* Out of line: gcc would take the lanes' numbers apart before it has found out whether any angle is large. */
+#define SINE_OF_TURNED(name, quarters, by_lanes)                                             \
+  RARE real name##_by_lanes(real x, mask large, real result) {                               \
+    return lane_select(large, by_lanes(x), result);                                          \
+  }                                                                                          \
+  INLINE real name(real x) {                                                                 \
+    const real result = sine_of_turned(x, quarters);                                         \
+    const mask large = large_angles(x);                                                      \
+    return lane_any(large) ? name##_by_lanes(x, large, result) : result;                     \
   }
 SINE_OF_TURNED(lane_sin, 0, sine_by_lanes)
 SINE_OF_TURNED(lane_cos, 1, cosine_by_lanes)

@@ -29,6 +29,12 @@
 #define UNROLL _Pragma("GCC unroll 8")
 #define KEEP_LOOP _Pragma("GCC unroll 1")
 #endif
+/* In a loop that asks in each turn whether there is a `pointer`: or gcc makes two loops of it, which may round differently. */
+#if MPCGEN_CUDA
+#define ONE_LOOP(pointer) (void)(pointer)
+#else
+#define ONE_LOOP(pointer) __asm__("" : "+r"(pointer))
+#endif
 #define EACH(i, count) UNROLL for (int i = 0; i < (count); i++)
 #define ALWAYS_INLINE INLINE __attribute__((always_inline))
 
