@@ -17,7 +17,7 @@ from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import degree, flops
 from mpcgen.passes.economy import Economy
 from mpcgen.stages import StageFunction, contract
-from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, ROWS, SLOPES
+from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, ROWS, SLOPES, STEP
 from mpcgen.stages.network import MAPS
 from mpcgen.stages.substeps import outer_name
 
@@ -67,6 +67,7 @@ def problem_text(
         "stage_operations": operations,
         "small": int(operations <= SMALL_STAGE),
         "row_sizes": row_sizes(model),
+        "kept": _kept_slopes(kernels),
         "linear": int(not kernels.curved),
         "quadratic": kernels.quadratic,
         "slopes": any(function.name == SLOPES for function in functions),
@@ -154,6 +155,12 @@ def row_sizes(model: Model) -> dict[str, int] | None:
             and degree((*model.next_state, *rows.values), (*model.states, *model.controls)) <= 1
         ),
     }
+
+
+def _kept_slopes(kernels: Kernels) -> int:
+    """Entries of F that a stage's model keeps."""
+    steps = [function for function in kernels.functions if function.name == STEP]
+    return sum(len(group.symbols) for step in steps for group in step.inputs if group.name == "kept")
 
 
 def dual_count(kernels: Kernels) -> int:

@@ -32,11 +32,13 @@ from mpcgen.derivative.symbols import Symbols
 from mpcgen.ir import Expr, degree, flops, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
-from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, SLOPES
+from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, SLOPES, STEP
 
 Outputs = dict[str, Sequence[Expr]]
 """What a stage function writes, by group of the contract."""
 
+WORTH_KEEPING = 2
+"""How many times as long as the product with known entries F d has to be for these to be kept in memory."""
 WORTH_A_SEARCH = 1.25
 """How many times as long as what has been found something may be that is still searched for a shorter form."""
 
@@ -65,6 +67,9 @@ class Derivation(Symbols):
         curved = not set(symbols_of(list(chain(*self.FJ)))).isdisjoint(self.tau)
         self.kinds = ("gauss_newton", "exact") if curved else ("gauss_newton",)
         curvatures = len(self.kinds) - (not self.path.rows)
+        self.kept: tuple[tuple[int, int], ...] = ()
+        if model.constrained and self.fused and curved:
+            self._keep_slopes()
         self.searches = int(model.constrained) + curvatures + (len(self.kinds) if self.fused else 0)
 
     def functions(self) -> tuple[Function, ...]:
@@ -76,6 +81,7 @@ class Derivation(Symbols):
             self._terminal_expand(),
             *self._stage_models(),
             self._stage_tangent(),
+            *self._stage_step(),
             self._stage_gradient(),
             self._terminal_gradient(),
             bounds_gradient(self),
@@ -152,6 +158,27 @@ class Derivation(Symbols):
         gradients = dict(self._fused_outputs(None))
         matrices = self.function(MATRICES, Q=gradients.pop("Q"))
         return (matrices, self.function(SLOPES, **gradients))
+
+    def _keep_slopes(self) -> None:
+        """Decide which entries of F (row, column) the exact model keeps for the step: all that are no constants, or none."""
+        tau = (*self.x_names, *self.u_names)
+        places = [(i, j) for i, row in enumerate(self.F) for j, slope in enumerate(row) if not slope.is_const]
+        labels = tuple(f"{self.x_names[i]}, {tau[j]}" for i, j in places)
+        self.groups["kept", "NKEPT"] = tuple(self.graph.symbol(f"F.{self.x_names[i]}.{tau[j]}") for i, j in places)
+        self.kept, self.labels["NKEPT"] = tuple(places), labels
+        if flops(self._kept_tangent()) * WORTH_KEEPING > flops(self._tangent()):
+            self.kept, self.labels["NKEPT"] = (), ()
+
+    def _kept_tangent(self) -> tuple[Expr, ...]:
+        known = dict(zip(self.kept, self.groups["kept", "NKEPT"], strict=True))
+        along = (*self.d_x, *self.d_u)
+        return tuple(
+            dot(self.graph, [known.get((i, j), slope) for j, slope in enumerate(row)], along)
+            for i, row in enumerate(self.F)
+        )
+
+    def _stage_step(self) -> Iterable[Function]:
+        return (self.function(STEP, d_next=self._kept_tangent()),) if self.kept else ()
 
     def _stage_expand(self, kind: str, fused: bool) -> Function:
         """Quadratic model of the cost-to-go at a stage, with the exact or the Gauss-Newton Hessian."""
@@ -233,7 +260,7 @@ class Derivation(Symbols):
         images = tuple(zip(*VF, strict=True))
         product = tuple(tuple(dot(self.graph, column, image) for image in images) for column in columns)
         offsets = transposed_times(FJ, (*self.offset, *self.path.force))
-        return self._model_outputs(matrix_sum(H, product), total, offsets)
+        return self._model_outputs(matrix_sum(H, product), total, offsets, FJ if weight else None)
 
     def _pulled_back(self, weight: Expr | None) -> Outputs:
         cotangents = (self.uncarried, (*self.offset, *self.path.force))
@@ -241,12 +268,17 @@ class Derivation(Symbols):
         pulled = shortest(self._ways(Pullback(self.images, self.tau, second, cotangents, weight)))
         Q = matrix_sum(self.carried_hessian, pulled.hessian)
         along_costate, along_offset = pulled.gradients
-        return self._model_outputs(Q, vector_sum(self.carried_gradient, along_costate), along_offset)
+        slopes = vector_sum(self.carried_gradient, along_costate)
+        return self._model_outputs(Q, slopes, along_offset, self.F if weight else None)
 
-    def _model_outputs(self, Q: Matrix, total: Sequence[Expr], offsets: Sequence[Expr]) -> Outputs:
+    def _model_outputs(
+        self, Q: Matrix, total: Sequence[Expr], offsets: Sequence[Expr], F: Matrix | None
+    ) -> Outputs:
         n = len(self.x_names)
-        offset = {"offset_x": offsets[:n], "offset_u": offsets[n:]}
-        return {"Q": lower_triangle(Q), **self._gradients(total), **offset}
+        outputs = {"Q": lower_triangle(Q), **self._gradients(total), "offset_x": offsets[:n], "offset_u": offsets[n:]}
+        if F is None or not self.model.constrained:
+            return outputs
+        return {**outputs, "kept": [F[i][j] for i, j in self.kept]}
 
     def _matrix_outputs(self, weight: Expr | None) -> Outputs:
         FJ, H, total = self._curvature(weight)
@@ -259,9 +291,12 @@ class Derivation(Symbols):
         along = transposed_times(FJ[n:], self.path.force) if self.path.rows else none
         return {**outputs, "offset_x": along[:n], "offset_u": along[n:]}
 
-    def _stage_tangent(self) -> Function:
+    def _tangent(self) -> Sequence[Expr]:
         seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
-        return self.function("stage_tangent", d_next=tangents(self.model.next_state, seeds))
+        return tangents(self.model.next_state, seeds)
+
+    def _stage_tangent(self) -> Function:
+        return self.function("stage_tangent", d_next=self._tangent())
 
     def _lagrangian(self) -> Expr:
         return self.model.stage_cost + dot(self.graph, self.multipliers, self.images)

@@ -33,6 +33,9 @@ MATRICES = "stage_matrices"
 SLOPES = "stage_slopes"
 """and its gradients. Both together are their `EXPAND`."""
 
+STEP = "stage_step"
+"""F d from the entries of F that an exact model has kept: of problems with constraints whose F takes long to compute."""
+
 COMPOSED = (DYNAMICS, *DERIVE.values(), "stage_tangent", "stage_gradient", "stage_forward")
 """What a loop over substeps is part of, and a stage's cost that reads networks."""
 ENDED = ("terminal_cost", "terminal_expand", "terminal_gradient", "terminal_forward")
@@ -125,6 +128,7 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
         weight = (_WEIGHT,) if kind == "exact" else ()
         Q = member(_MODEL, "hessian", "Q", "TRIANGLE(NTAU, 0)", "Q, lower triangle")
         of = f"cost + weight {terms}{rows}" if kind == "exact" else f"the cost{rows}"
+        kept = (member(_MODEL, "kept", "kept", "NKEPT", "entry of F"),) if constrained and weight else ()
         yield StageFunction(
             EXPAND[kind],
             f"quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of {of}",
@@ -136,7 +140,7 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
                 member(_VALUE, "offset", "offset", "NX"),
                 *more,
             ),
-            (Q, *gradients, *offsets),
+            (Q, *gradients, *offsets, *kept),
             inline=False,
             knows_next=not constrained,
         )
@@ -193,17 +197,13 @@ def _terminal_expand(constrained: bool) -> StageFunction:
 
 
 def _differentials(constrained: bool) -> Iterator[StageFunction]:
-    yield StageFunction(
-        "stage_tangent",
-        "directional derivative of the dynamics, F d",
-        (
-            *_POINT,
-            slot("in_reals restrict d_state", "d_x", "NX"),
-            slot("in_reals restrict d_control", "d_u", "NU"),
-        ),
-        (slot("out_reals restrict d_next", "d_next", "NX", "differential of the next state"),),
-        knows_next=not constrained,
-    )
+    along = (slot("in_reals restrict d_state", "d_x", "NX"), slot("in_reals restrict d_control", "d_u", "NU"))
+    d_next = (slot("out_reals restrict d_next", "d_next", "NX", "differential of the next state"),)
+    purpose = "directional derivative of the dynamics, F d"
+    yield StageFunction("stage_tangent", purpose, (*_POINT, *along), d_next, knows_next=not constrained)
+    if constrained:
+        kept = slot("in_reals restrict kept", "kept", "NKEPT")
+        yield StageFunction(STEP, f"{purpose}, from what its model has kept of F", (kept, *along), d_next)
     yield _stage_gradient(constrained)
     dual, d_dual = (_duals("NEND"), _duals("NEND", True)) if constrained else ((), ())
     of = "d'grad(terminal cost + dual'rows) + d_dual'rows + loss_cost (terminal cost + dual'rows)"

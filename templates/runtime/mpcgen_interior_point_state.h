@@ -173,6 +173,7 @@ enum {
   ARRAY(row, (n * NPATH + NEND) * ROW_REALS)   /* of constraints: see first_row */ \
   ARRAY(limit, (rows > 1 ? n * NPATH + NEND : NPATH + NEND) * LIMIT_REALS) /* their bounds: see first_limit */ \
   ARRAY(first_lack, NPATH + NEND)      /* what rows lacked at most where the attempt began */ \
+  ARRAY(kept, n * NKEPT)               /* of F = df/d(x, u) */                 \
   ARRAY(gain, n * NU * NX)             /* the policy, with the step */         \
   ARRAY(step, n * NU)
 

@@ -222,6 +222,7 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
     mask is_free[NU];
     add_gap(s, t, value);
     expand_stage(s, k, value, q);
+    EACH(i, NKEPT) s->kept[k * NKEPT + i] = q->kept[i];
     EACH(i, NX) q->hessian[TRIANGLE(i, i)] += state_shift;
     add_bounds(s, k, q, quu, qu, is_free);
     if (s->begins) measure_controls(s, k, quu, largest, stiffest);
@@ -266,6 +267,15 @@ INLINE real state_slope(const barrier_state *s, int t) {
   return sums[0] + sums[1];
 }
 
+/* How the next state changes along the step of a stage, F (dx, du). */
+INLINE void change_next(const barrier_state *s, int t, reals d_x, reals d_u, reals next) {
+#if NKEPT
+  stage_step(s->kept + t * NKEPT, d_x, d_u, next);
+#else
+  stage_tangent(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, next);
+#endif
+}
+
 /* The step: the policy through the linear model of the dynamics, which closes the gaps; how long it may be. */
 OUTLINED void barrier_step(barrier_state *s) {
   step_reach reach = {s->mu, lane_min(ALL(0.01), s->lanes.barrier), ALL(0), ALL(1), ALL(0), ALL(0)};
@@ -278,7 +288,7 @@ OUTLINED void barrier_step(barrier_state *s) {
       EACH(j, NX) sums[j % 2] += s->gain[(t * NU + i) * NX + j] * d_x[j];
       d_u[i] = sums[0] + sums[1];
     }
-    stage_tangent(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, next);
+    change_next(s, t, d_x, d_u, next);
     EACH(i, NX) next[i] += gap_at(s->path, t, i);
     control_step(s, t, &reach);
     reach.slope += state_slope(s, t + 1);

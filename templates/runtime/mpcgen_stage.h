@@ -25,6 +25,9 @@ typedef struct {
 #if LOOPED_PRODUCTS
   real F[NX * NTAU]; /* df/d(x, u): `hessian` lacks F'VF until mpcgen_products.h adds it */
 #endif
+#if NKEPT
+  real kept[NKEPT]; /* entries of it */
+#endif
 } stage_model;
 
 /* A control's row of the Hessian: its products with the states, then with the controls up to itself. */
