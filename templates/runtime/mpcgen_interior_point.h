@@ -20,7 +20,7 @@
 
 #if CONSTRAINED
 /* Readies a row of a lane. */
-RARE void begin_row(const barrier_state *s, reals row, int k) {
+OUTLINED void begin_row(const barrier_state *s, reals row, int k) {
   lane_set(row + s->at_iterate + LOW_SLACK, k, 1);
   lane_set(row + s->at_iterate + HIGH_SLACK, k, 1);
   lane_set(row + LOW_MULTIPLIER, k, 0);
@@ -41,7 +41,7 @@ INLINE int is_at_first_barrier(const barrier_state *s, int k) {
 }
 
 /* Readies a lane for an attempt at its problem, from the controls that the call gives. */
-RARE int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_t problem, int attempt) {
+OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_t problem, int attempt) {
   barrier_progress *lanes = &s->lanes;
   const int count = s->horizon * NU;
   const scalar *from = (const scalar *)(a->initial_costates ? NULL : a->initial_controls); /* see load_guess */
@@ -124,7 +124,7 @@ RARE int load_guess(barrier_state *s, const solve_arguments *a, int k, int64_t p
 }
 
 /* Loads a problem into a lane; returns 0 if its numbers cannot make a problem. */
-RARE int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k, int64_t problem) {
+OUTLINED int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k, int64_t problem) {
   if (!s->shared_loaded) {
     const int finite =
         team_all(load_shared_parameters(s->theta, s->theta_stage, s->horizon, s->rows, a->parameters, a->parameter_strides));
@@ -171,8 +171,9 @@ RARE void scatter_controls(barrier_state *s, int t, const control_room *room) {
   }
 }
 
-/* The controls of the lanes that begin, moved inside their bounds. */
-RARE void start_inside(barrier_state *s) {
+/* The controls of the lanes that begin, moved inside their bounds; returns the lanes whose controls all have a range. */
+OUTLINED mask start_inside(barrier_state *s) {
+  mask ranged = lane_all();
   const int scatters = lane_any(lane_and(s->lanes.begins, lane_more(s->lanes.attempt, ALL_COUNTS(1))));
   for (int t = 0; t < s->horizon; t++) {
     control_room room[NU];
@@ -186,12 +187,14 @@ RARE void start_inside(barrier_state *s) {
       u = lane_select(r->has_upper, lane_min(u, r->upper - margin), u);
       u = keep_inside(r, u);
       s->u[t * NU + i] = lane_select(s->lanes.begins, u, s->u[t * NU + i]);
+      ranged = lane_and(ranged, lane_or(lane_and(r->has_lower, r->has_upper), lane_not(r->is_free)));
     }
   }
+  return ranged;
 }
 
 /* Evaluates where lanes may begin: by steps in parts where these alone are solved, of a rollout or from given states. */
-RARE void evaluate_start(barrier_state *s, mask begins, mask hold, mask stay) {
+OUTLINED void evaluate_start(barrier_state *s, mask begins, mask hold, mask stay) {
   evaluate_rollout(s, ALL(0), ALL(0), begins, hold, stay);
   if (begin_by_parts(s->theta, begins, s->candidate.cost + s->candidate.gap))
     evaluate_rollout(s, ALL(0), ALL(0), begins, hold, stay);
@@ -199,10 +202,7 @@ RARE void evaluate_start(barrier_state *s, mask begins, mask hold, mask stay) {
 
 /* The first trajectories of the lanes that begin: a rollout; or x_0 at all stages, with gaps, where that overflows or
  * leaves 100 times its size, and in some attempts; or states that the call gives. */
-OUTLINED void start_trajectories(barrier_state *s) {
-  const mask begins = lane_and(s->lanes.busy, s->lanes.begins);
-  if (!lane_any(begins)) return;
-  start_inside(s);
+OUTLINED void find_trajectories(barrier_state *s, mask begins) {
   s->length = lane_select(begins, ALL(0), s->length); /* slacks of rows: as loaded, or what room there is */
   real size = ALL(1);
   EACH(i, NX) size = lane_max(lane_abs(s->path[i]), size);
@@ -219,10 +219,22 @@ OUTLINED void start_trajectories(barrier_state *s) {
   adopt_candidates(s, held);
 }
 
+/* Lanes that begin get their trajectories, and where their controls all have a range their costates and units, too: they take
+ * part in the next sweep. The units of other controls take a sweep, see find_units, and lanes wait for it. */
+OUTLINED void start_lanes(barrier_state *s) {
+  const mask begins = lane_and(s->lanes.busy, s->lanes.begins);
+  if (!lane_any(begins)) return;
+  const mask ranged = lane_and(begins, start_inside(s));
+  find_trajectories(s, begins);
+  if (!lane_any(ranged)) return;
+  first_costates(s, ranged);
+  begin_barrier(s, ranged);
+}
+
 #if CONSTRAINED
 /* Multipliers by stage: of the controls' bounds, then of the mixed rows, of those of states and of those of the end; zero
  * where there is no such row. Positive where the upper, negative where the lower bound pushes. */
-RARE void store_duals(const barrier_state *s, const solve_arguments *a, int k, size_t problem) {
+OUTLINED void store_duals(const barrier_state *s, const solve_arguments *a, int k, size_t problem) {
   const int last = s->horizon;
   scalar *to = (scalar *)a->duals + problem * (size_t)(last + 1) * NDUAL;
   for (int t = 0; t <= last; t++, to += NDUAL) {
@@ -240,7 +252,7 @@ RARE void store_duals(const barrier_state *s, const solve_arguments *a, int k, s
 
 /* Leaves a problem that the interior point does not solve either with box-DDP's result, a rollout, which obeys the
  * dynamics; and with its mark, so that box-DDP goes on, if there are iterations left. Returns whether it does. */
-RARE int leave_rollout(barrier_state *s, const solve_arguments *a, int k, int status) {
+OUTLINED int leave_rollout(barrier_state *s, const solve_arguments *a, int k, int status) {
   const int64_t problem = s->problem[k];
   const int mark = a->status[problem], before = HANDED_OVER - mark, iterations = lane_count(&s->lanes.iterations, k);
   const int ended = status == CONVERGED || (status == NOT_A_MINIMUM && !has_no_value(before));
@@ -274,7 +286,7 @@ RARE void withhold(const solve_arguments *a, size_t problem, int horizon) {
 }
 
 /* Writes what a lane has. */
-RARE void store_iterate(const barrier_state *s, const solve_arguments *a, int k) {
+OUTLINED void store_iterate(const barrier_state *s, const solve_arguments *a, int k) {
   const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
   scalar *states = (scalar *)a->states + problem * (n + 1) * NX;
   for (size_t t = 0; t <= n; t++) store_row(states + t * NX, s->path + t * PAIR, k, NX);
@@ -291,13 +303,13 @@ RARE void store_iterate(const barrier_state *s, const solve_arguments *a, int k)
 }
 
 /* Whether an attempt before came nearer to a feasible point than one that ends without. */
-RARE int was_nearer(const barrier_state *s, int k, int status) {
+OUTLINED int was_nearer(const barrier_state *s, int k, int status) {
   const scalar now = lane_get(&s->point.violation, k), least = lane_get(&s->lanes.least_violation, k);
   return (status == INFEASIBLE || status == STALLED || status == MAX_ITERATIONS) && least < now && now > (scalar)FEASIBLE;
 }
 
 /* Writes a lane's result, which leaves the lane idle. One without a feasible point is that of the attempt that came nearest. */
-RARE void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
+OUTLINED void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
   if (leave_rollout(s, a, k, status)) return;
   if (status == DIVERGED) status = how_broken(s, k);
   const size_t problem = (size_t)s->problem[k];
@@ -399,7 +411,7 @@ INLINE int tries_again(const barrier_state *s, int k, int status) {
 
 /* A pass of all lanes up to the verdict. */
 INLINE void sweep_and_review(barrier_state *s, const solve_arguments *a) {
-  start_trajectories(s);
+  start_lanes(s);
   barrier_sweep(s);
   s->status = review_barrier(s, a);
   if (a->history) write_barrier_history(s, a);

@@ -26,7 +26,7 @@ INLINE int passes_of(int attempt) {
 }
 
 /* The multipliers of lanes that begin, or leave restoration: mu over the slacks. */
-RARE void first_multipliers(barrier_state *s, mask where, real most) {
+OUTLINED void first_multipliers(barrier_state *s, mask where, real most) {
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
   for (int t = 0; t < s->horizon; t++) {
     control_room room[NU];
@@ -45,7 +45,7 @@ RARE void first_multipliers(barrier_state *s, mask where, real most) {
 }
 
 /* The barrier parameter of an attempt that begins. */
-RARE real first_barrier(const barrier_state *s) {
+OUTLINED real first_barrier(const barrier_state *s) {
   real barrier = ALL(s->initial_barrier);
   for (int k = 0; k < LANES; k++) {
     if (lane_test(&s->lanes.warm, k)) continue;
@@ -56,7 +56,7 @@ RARE real first_barrier(const barrier_state *s) {
 }
 
 /* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
-RARE void take_units(barrier_state *s, mask where) {
+OUTLINED void take_units(barrier_state *s, mask where) {
   barrier_progress *lanes = &s->lanes;
   const real size = (s->point.cost_scale + s->summary.gradient_sum) / COST_IN_UNITS;
   const mask sound = lane_and(lane_finite(size), lane_lt(ALL(0), size));

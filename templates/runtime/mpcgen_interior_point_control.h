@@ -128,6 +128,15 @@ INLINE mask may_be_rounding(const barrier_state *s, mask concave) {
   return lane_and(lane_and(concave, lanes->certifying), lane_lt(lanes->looseness, ALL(LOOSEST)));
 }
 
+/* Gives the lanes that begin what their first trajectory and its costates say. */
+OUTLINED void begin_barrier(barrier_state *s, mask where) {
+  take_units(s, where);
+#if CONSTRAINED
+  keep_first_lacks(s, where);
+#endif
+  limit_gaps(s, where);
+}
+
 /* After a sweep: which lanes have finished, and with which status; the others go on. */
 OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   barrier_progress *lanes = &s->lanes;
@@ -171,11 +180,8 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   decide(&v, lane_not(lane_more(ALL_COUNTS(a->max_iterations), lanes->iterations)), MAX_ITERATIONS);
 
   const mask begin = lane_and(lanes->busy, lanes->begins);
-  if (lane_any(begin)) take_units(s, begin);
-#if CONSTRAINED
-  if (lane_any(begin)) keep_first_lacks(s, begin);
-#endif
-  limit_gaps(s, lane_and(lanes->busy, lane_or(lanes->adjoint, begin)));
+  if (lane_any(begin)) begin_barrier(s, begin);
+  limit_gaps(s, lane_and(lanes->busy, lanes->adjoint));
   lanes->refused = lane_or(lanes->refused, begin); /* the next sweep has the units */
   return v.status;
 }

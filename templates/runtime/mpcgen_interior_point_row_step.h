@@ -295,7 +295,7 @@ RARE mask all_soft(const barrier_state *s) {
 #endif
 
 /* The multipliers of lanes that begin, or leave restoration: from the slacks, and of equalities zero. */
-RARE void row_multipliers(barrier_state *s, mask where, real most) {
+OUTLINED void row_multipliers(barrier_state *s, mask where, real most) {
   const real mu = s->lanes.barrier * s->lanes.cost_unit;
   row_sizes sizes = no_sizes();
   for (int t = 0; t <= s->horizon; t++) {

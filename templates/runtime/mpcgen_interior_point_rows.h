@@ -83,7 +83,7 @@ INLINE int limit_stages(const barrier_state *s, int t, int i) {
 
 /* The limits of a stage's rows from the parameters; returns how many sides they have in all stages that they stand for, and
  * notes whether any is an equality. */
-RARE real find_limits(barrier_state *s, int t) {
+OUTLINED real find_limits(barrier_state *s, int t) {
   const reals theta_t = stage_row(s->theta_stage, s->rows, t);
   real lower[ROWS], upper[ROWS], sides = ALL(0);
   reals limit = first_limit(s, t);
@@ -117,7 +117,7 @@ RARE real find_limits(barrier_state *s, int t) {
 }
 
 /* The same of all stages, after a lane has loaded its parameters. */
-RARE void load_limits(barrier_state *s) {
+OUTLINED void load_limits(barrier_state *s) {
   s->row_sides = ALL(0);
   s->equalities = 0;
   for (int t = 0; t < s->horizon; t += s->rows > 1 ? 1 : s->horizon) s->row_sides += find_limits(s, t);

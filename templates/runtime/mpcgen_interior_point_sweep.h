@@ -161,29 +161,37 @@ INLINE void find_units(barrier_state *s, const real *largest, const real *stiffe
   }
 }
 
+/* What the rows of a stage add to its model, if there are any. */
+INLINE void find_rows(barrier_state *s, int t, row_terms *rows) {
+#if CONSTRAINED
+  add_rows(s, t, rows);
+#else
+  (void)s, (void)t, (void)rows;
+#endif
+}
+
 /* The value function of the last stage, and the model of another. Where there are rows, with what they add. */
-INLINE void expand_last(barrier_state *s, value_model *value) {
+INLINE void expand_last(const barrier_state *s, const real *weight, const row_terms *rows, value_model *value) {
   const int last = s->horizon;
   const reals x = path_at(s, last), theta_t = stage_row(s->theta_stage, s->rows, last);
 #if CONSTRAINED
-  row_terms rows;
-  add_rows(s, last, &rows);
-  terminal_expand(x, s->theta, theta_t, &s->weight, rows.dual, rows.stiffness, rows.force, value->hessian, value->costate,
+  terminal_expand(x, s->theta, theta_t, weight, rows->dual, rows->stiffness, rows->force, value->hessian, value->costate,
                   value->offset);
 #else
+  (void)weight, (void)rows;
   terminal_expand(x, s->theta, theta_t, value->hessian, value->costate);
   EACH(i, NX) value->offset[i] = ALL(0);
 #endif
 }
 
-INLINE void expand_stage(barrier_state *s, int t, const value_model *value, stage_model *q) {
+INLINE void expand_stage(const barrier_state *s, int t, const real *weight, const row_terms *rows, const value_model *value,
+                         stage_model *q) {
   const reals x = path_at(s, t), u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
 #if CONSTRAINED
-  row_terms rows;
-  add_rows(s, t, &rows);
-  stage_expand_exact(x, u, s->theta, theta_t, &s->weight, value, rows.dual, rows.stiffness, rows.force, q);
+  stage_expand_exact(x, u, s->theta, theta_t, weight, value, rows->dual, rows->stiffness, rows->force, q);
 #else
-  stage_expand_exact(x, u, s->theta, theta_t, &s->weight, value, q);
+  (void)rows;
+  stage_expand_exact(x, u, s->theta, theta_t, weight, value, q);
 #endif
 }
 
@@ -194,6 +202,55 @@ INLINE void note_factor(barrier_state *s, const real *quu, const mask *is_free, 
   const mask positive = factor_noting(quu, is_free, unit_lower, inverse_pivot, CONSTRAINED ? &hidden : NULL);
   if (CONSTRAINED) summary->hidden = lane_or(summary->hidden, lane_and(summary->convex, hidden));
   summary->convex = lane_and(summary->convex, positive);
+}
+
+/* The multipliers of a stage's rows alone. */
+INLINE void find_duals(const barrier_state *s, int t, row_terms *rows) {
+  EACH(i, ROWS) rows->dual[i] = rows->stiffness[i] = rows->force[i] = ALL(0);
+#if CONSTRAINED
+  reals row = first_row(s, t);
+  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS) rows->dual[i] = row[HIGH_MULTIPLIER] - row[LOW_MULTIPLIER];
+#else
+  (void)s, (void)t;
+#endif
+}
+
+/* The costates of the first trajectories of some lanes, and the sum of the sizes of dL/du: a sweep without Hessians, of which
+ * the compiler leaves nothing where the model is inlined. */
+SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
+  const real none = ALL(0);
+  row_terms rows;
+#if MODEL_IN_REGISTERS
+  value_model present, *value = &present;
+  stage_model stage, *q = &stage;
+#else
+  value_model *value = &s->value;
+  stage_model *q = &s->model;
+#endif
+  real sum = ALL(0);
+  find_duals(s, s->horizon, &rows);
+  expand_last(s, &none, &rows, value);
+  EACH(i, NXX) value->hessian[i] = ALL(0);
+  EACH(i, NX) value->offset[i] = ALL(0);
+  for (int t = s->horizon;; t--) {
+    EACH(i, NX) {
+      const int at = t * NX + i;
+      const real costate = t > 0 ? costate_of(s, s->costate[at], value->costate[i]) : value->costate[i];
+      s->costate[at] = lane_select(where, costate, s->costate[at]);
+      value->costate[i] = costate;
+    }
+    if (t == 0) break;
+    control_room room[NU];
+    find_room(s, t - 1, room);
+    find_duals(s, t - 1, &rows);
+    expand_stage(s, t - 1, &none, &rows, value, q);
+    EACH(i, NU) {
+      s->gradient[(t - 1) * NU + i] = q->gradient_u[i];
+      sum += where_on(room[i].is_free, lane_abs(q->gradient_u[i])) * room[i].unit;
+    }
+    EACH(i, NX) value->costate[i] = q->costate[i];
+  }
+  s->summary.gradient_sum = sum;
 }
 
 /* One backward sweep at the accepted trajectories. */
@@ -212,7 +269,9 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
   EACH(i, NU) largest[i] = stiffest[i] = ALL(0);
   begin_summary(s);
   s->weight = lane_select(s->lanes.restoring, ALL(0), s->lanes.second_order);
-  expand_last(s, value);
+  row_terms rows;
+  find_rows(s, last, &rows);
+  expand_last(s, &s->weight, &rows, value);
   EACH(i, NX) value->hessian[TRIANGLE(i, i)] += state_shift;
   for (int t = last;; t--) {
     meet_costates(s, t, adopts, value);
@@ -221,7 +280,8 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
     real quu[NUU], qu[NU], unit_lower[NUU], inverse_pivot[NU];
     mask is_free[NU];
     add_gap(s, t, value);
-    expand_stage(s, k, value, q);
+    find_rows(s, k, &rows);
+    expand_stage(s, k, &s->weight, &rows, value, q);
     EACH(i, NKEPT) s->kept[k * NKEPT + i] = q->kept[i];
     EACH(i, NX) q->hessian[TRIANGLE(i, i)] += state_shift;
     add_bounds(s, k, q, quu, qu, is_free);
