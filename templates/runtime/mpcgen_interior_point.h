@@ -15,8 +15,6 @@
  * constraints the Hessian is hardly ever convex with them. */
 #define FIRST_SECOND_ORDER (CONSTRAINED && !LINEAR_CONSTRAINTS ? 0 : 1)
 #define FEASIBLE 1e-6           /* of points that lack no more, the last one is the result */
-#define SCATTERED 0.5           /* share of half a control's range by which a later attempt moves its start */
-#define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 
 #if CONSTRAINED
 /* Readies a row of a lane. */
@@ -94,6 +92,7 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_set(&lanes->moved, k, 0);
     lane_set(&lanes->linear_dual, k, 0);
     lane_mark(&lanes->begins, k, 1);
+    lane_mark(&lanes->placed, k, 0);
     lane_mark(&lanes->adjoint, k, 1);
     lane_mark(&lanes->given, k, 0);
     lane_mark(&lanes->warm, k, 0);
@@ -155,44 +154,6 @@ OUTLINED int load_barrier_problem(barrier_state *s, const solve_arguments *a, in
   return good;
 }
 
-/* Controls of later attempts are scattered about those given, moved inside their bounds: by a sequence of Weyl's, the same
- * for every problem. A lane that begins beside others that step is moved inside with their candidates. */
-RARE void scatter_controls(barrier_state *s, int t, const control_room *room) {
-  real inside[NU];
-  EACH(i, NU) inside[i] = keep_inside(&room[i], s->u[t * NU + i]);
-  for (int k = 0; k < LANES; k++) {
-    const int attempt = lane_count(&s->lanes.attempt, k);
-    if (!lane_test(&s->lanes.begins, k) || !begins_scattered(attempt)) continue;
-    for (int i = 0; i < NU; i++) {
-      const scalar turns = R(0.6180339887498949) * (scalar)(t * NU + i + 1) * (scalar)attempt;
-      const scalar share = R(SCATTERED) * (2 * (turns - (scalar)(int32_t)turns) - 1);
-      lane_set(s->u + t * NU + i, k, lane_get(&inside[i], k) + share * lane_get(&room[i].unit, k));
-    }
-  }
-}
-
-/* The controls of the lanes that begin, moved inside their bounds; returns the lanes whose controls all have a range. */
-OUTLINED mask start_inside(barrier_state *s) {
-  mask ranged = lane_all();
-  const int scatters = lane_any(lane_and(s->lanes.begins, lane_more(s->lanes.attempt, ALL_COUNTS(1))));
-  for (int t = 0; t < s->horizon; t++) {
-    control_room room[NU];
-    find_room(s, t, room);
-    if (scatters) scatter_controls(s, t, room);
-    EACH(i, NU) {
-      const control_room *r = &room[i];
-      real u = s->u[t * NU + i];
-      const real margin = lane_select(s->lanes.warm, ALL(0), START_IN_RANGE * r->unit);
-      u = lane_select(r->has_lower, lane_max(u, r->lower + margin), u);
-      u = lane_select(r->has_upper, lane_min(u, r->upper - margin), u);
-      u = keep_inside(r, u);
-      s->u[t * NU + i] = lane_select(s->lanes.begins, u, s->u[t * NU + i]);
-      ranged = lane_and(ranged, lane_or(lane_and(r->has_lower, r->has_upper), lane_not(r->is_free)));
-    }
-  }
-  return ranged;
-}
-
 /* Evaluates where lanes may begin: by steps in parts where these alone are solved, of a rollout or from given states. */
 OUTLINED void evaluate_start(barrier_state *s, mask begins, mask hold, mask stay) {
   evaluate_rollout(s, ALL(0), ALL(0), begins, hold, stay);
@@ -204,12 +165,8 @@ OUTLINED void evaluate_start(barrier_state *s, mask begins, mask hold, mask stay
  * leaves 100 times its size, and in some attempts; or states that the call gives. */
 OUTLINED void find_trajectories(barrier_state *s, mask begins) {
   s->length = lane_select(begins, ALL(0), s->length); /* slacks of rows: as loaded, or what room there is */
-  real size = ALL(1);
-  EACH(i, NX) size = lane_max(lane_abs(s->path[i]), size);
   evaluate_start(s, begins, lane_none(), s->lanes.given);
-  const mask near = lane_or(lane_le(s->candidate.largest_state, R(100) * size), s->lanes.given);
-  mask held = lane_not(lane_and(lane_finite(s->candidate.cost), near));
-  for (int i = 0; i < s->horizon * PAIR + NX; i++) held = lane_or(held, lane_not(lane_finite(s->new_path[i])));
+  mask held = lane_not(sound_starts(s));
   for (int k = 0; k < LANES; k++)
     if (begins_held(lane_count(&s->lanes.attempt, k))) lane_mark(&held, k, 1);
   held = lane_and(held, begins);
@@ -224,8 +181,13 @@ OUTLINED void find_trajectories(barrier_state *s, mask begins) {
 OUTLINED void start_lanes(barrier_state *s) {
   const mask begins = lane_and(s->lanes.busy, s->lanes.begins);
   if (!lane_any(begins)) return;
-  const mask ranged = lane_and(begins, start_inside(s));
-  find_trajectories(s, begins);
+  const mask unplaced = lane_and(begins, lane_not(s->lanes.placed));
+  if (lane_any(unplaced)) {
+    start_inside(s, unplaced);
+    find_trajectories(s, unplaced);
+    s->lanes.placed = lane_or(s->lanes.placed, unplaced);
+  }
+  const mask ranged = lane_and(begins, s->lanes.ranged);
   if (!lane_any(ranged)) return;
   first_costates(s, ranged);
   begin_barrier(s, ranged);
@@ -441,6 +403,7 @@ FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
       else
         finish_barrier(s, of_lane, k, status);
     }
+    refill_barrier(s, job); /* what begins is rolled out beside the other lanes' steps */
     team_meet();
     TEAM_LEADER advance(s, a);
     team_meet();

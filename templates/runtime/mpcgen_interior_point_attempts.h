@@ -6,6 +6,8 @@
 
 #define FIRST_BARRIER R(1)
 #define LITTLE_BARRIER R(1e-3)        /* of some later attempts, and of all after one that stranded with the first */
+#define SCATTERED 0.5           /* share of half a control's range by which a later attempt moves its start */
+#define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
 enum { STRANDED = 20 }; /* passes that the first barrier problem of the first attempt may take */
 enum { ATTEMPT = 200, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 250, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
@@ -42,6 +44,44 @@ OUTLINED void first_multipliers(barrier_state *s, mask where, real most) {
 #if CONSTRAINED
   row_multipliers(s, where, most);
 #endif
+}
+
+/* Controls of later attempts are scattered about those given, moved inside their bounds: by a sequence of Weyl's, the same
+ * for every problem. A lane that begins beside others that step is moved inside with their candidates. */
+RARE void scatter_controls(barrier_state *s, mask where, int t, const control_room *room) {
+  real inside[NU];
+  EACH(i, NU) inside[i] = keep_inside(&room[i], s->u[t * NU + i]);
+  for (int k = 0; k < LANES; k++) {
+    const int attempt = lane_count(&s->lanes.attempt, k);
+    if (!lane_test(&where, k) || !begins_scattered(attempt)) continue;
+    for (int i = 0; i < NU; i++) {
+      const scalar turns = R(0.6180339887498949) * (scalar)(t * NU + i + 1) * (scalar)attempt;
+      const scalar share = R(SCATTERED) * (2 * (turns - (scalar)(int32_t)turns) - 1);
+      lane_set(s->u + t * NU + i, k, lane_get(&inside[i], k) + share * lane_get(&room[i].unit, k));
+    }
+  }
+}
+
+/* The controls that lanes begin with, moved inside their bounds. */
+OUTLINED void start_inside(barrier_state *s, mask where) {
+  const int scatters = lane_any(lane_and(where, lane_more(s->lanes.attempt, ALL_COUNTS(1))));
+  mask ranged = lane_all();
+  for (int t = 0; t < s->horizon; t++) {
+    control_room room[NU];
+    find_room(s, t, room);
+    if (scatters) scatter_controls(s, where, t, room);
+    EACH(i, NU) {
+      const control_room *r = &room[i];
+      real u = s->u[t * NU + i];
+      const real margin = lane_select(s->lanes.warm, ALL(0), START_IN_RANGE * r->unit);
+      u = lane_select(r->has_lower, lane_max(u, r->lower + margin), u);
+      u = lane_select(r->has_upper, lane_min(u, r->upper - margin), u);
+      u = keep_inside(r, u);
+      s->u[t * NU + i] = lane_select(where, u, s->u[t * NU + i]);
+      ranged = lane_and(ranged, lane_or(lane_and(r->has_lower, r->has_upper), lane_not(r->is_free)));
+    }
+  }
+  s->lanes.ranged = lane_or(lane_and(where, ranged), lane_and(s->lanes.ranged, lane_not(where)));
 }
 
 /* The barrier parameter of an attempt that begins. */

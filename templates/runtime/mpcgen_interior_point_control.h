@@ -381,7 +381,9 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   if (CONSTRAINED) note_least_violation(s, restored);
   mask enters;
   const mask first = CONSTRAINED ? violation_first(s, ready) : lane_none();
-  mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))), quiet);
+  const mask starts = starting(s);
+  if (lane_any(starts)) start_inside(s, starts);
+  mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))), quiet, starts);
 #if CONSTRAINED
   if (lane_any(restored)) stepped = lane_or(stepped, search_restoration(s, restored));
 #endif

@@ -106,15 +106,21 @@ INLINE real moved(const barrier_state *s, real from, real step) {
   return lane_select(s->moves, from + s->length * step, from);
 }
 
-/* A policy that is rolled out instead of a step: u + length (step) + gain (x_new - x), each control at most the share `most`
- * of its way to a bound, with the share `open` of the gaps left. Lanes of `as_given` keep their controls; those of `hold` stay
- * at x_0 in all stages, those of `stay` at their states, with gaps. */
+/* A policy that the lanes of `rolls` roll out instead of a step: u + length (step) + gain (x_new - x), each control at most the
+ * share `most` of its way to a bound, with the share `open` of the gaps left. Lanes of `as_given` keep their controls; those of
+ * `hold` stay at x_0 in all stages, those of `stay` at their states, with gaps. */
 typedef struct {
   real length, most, open;
-  mask as_given, hold, stay;
+  mask rolls, as_given, hold, stay;
 } rollout_policy;
 
-RARE void roll_controls(barrier_state *s, int t, const rollout_policy *p) {
+INLINE real moved_control(const barrier_state *s, int at) { return moved(s, s->u[at], s->d_u[at]); }
+
+INLINE real moved_state(const barrier_state *s, int t, int i) {
+  return moved(s, s->path[t * PAIR + i], s->d_x[t * NX + i]);
+}
+
+OUTLINED void roll_controls(barrier_state *s, int t, const rollout_policy *p) {
   stored_reals x = s->new_path + t * PAIR;
   control_room room[NU];
   find_room(s, t, room);
@@ -125,16 +131,18 @@ RARE void roll_controls(barrier_state *s, int t, const rollout_policy *p) {
     EACH(j, NX) change += s->gain[at * NX + j] * (x[j] - s->path[t * PAIR + j]);
     change = lane_select(r->has_lower, lane_max(change, -p->most * (s->u[at] - r->lower)), change);
     change = lane_select(r->has_upper, lane_min(change, p->most * (r->upper - s->u[at])), change);
-    s->new_u[at] = s->u[at] + lane_select(p->as_given, ALL(0), change);
+    const real rolled = s->u[at] + lane_select(p->as_given, ALL(0), change);
+    s->new_u[at] = lane_select(p->rolls, rolled, moved_control(s, at));
   }
 }
 
-RARE void roll_state(barrier_state *s, int t, const rollout_policy *p) {
+OUTLINED void roll_state(barrier_state *s, int t, const rollout_policy *p) {
   const reals x = s->new_path + t * PAIR, next = x + PAIR;
   const mask opens = lane_lt(ALL(0), p->open);
   EACH(i, NX) {
     const real reached = x[NX + i] - where_on(opens, p->open * gap_at(s->path, t, i));
-    next[i] = lane_select(p->stay, s->path[(t + 1) * PAIR + i], lane_select(p->hold, x[i], reached));
+    const real rolled = lane_select(p->stay, s->path[(t + 1) * PAIR + i], lane_select(p->hold, x[i], reached));
+    next[i] = lane_select(p->rolls, rolled, moved_state(s, t + 1, i));
   }
 }
 
@@ -150,13 +158,13 @@ OUTLINED void evaluate_candidates(barrier_state *s, const rollout_policy *policy
     if (policy)
       roll_controls(s, t, policy);
     else
-      EACH(i, NU) s->new_u[t * NU + i] = moved(s, s->u[t * NU + i], s->d_u[t * NU + i]);
+      EACH(i, NU) s->new_u[t * NU + i] = moved_control(s, t * NU + i);
     if (restores) keep_restoring(s, t);
     evaluate_stage(s, t, &sums);
     if (policy)
       roll_state(s, t, policy);
     else
-      EACH(i, NX) next[i] = moved(s, s->path[(t + 1) * PAIR + i], s->d_x[(t + 1) * NX + i]);
+      EACH(i, NX) next[i] = moved_state(s, t + 1, i);
     evaluate_gap(s, t, &sums);
   }
   const stage_sums found = sums;
@@ -171,7 +179,7 @@ INLINE void evaluate_policy(barrier_state *s, const rollout_policy *policy) {
 }
 
 INLINE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold, mask stay) {
-  const rollout_policy policy = {length, most, ALL(0), as_given, hold, stay};
+  const rollout_policy policy = {length, most, ALL(0), lane_all(), as_given, hold, stay};
   evaluate_policy(s, &policy);
 }
 
@@ -313,7 +321,7 @@ RARE mask search_bent(barrier_state *s, const measure *m, mask pending) {
   mask keep;
   const real open = where_on(bends, ALL(1) - s->length);
   const rollout_policy policy = {
-      s->length, lane_max(ALL(0.99), ALL(1) - s->lanes.barrier), open, rests, lane_none(), rests,
+      s->length, lane_max(ALL(0.99), ALL(1) - s->lanes.barrier), open, lane_all(), rests, lane_none(), rests,
   };
   adopt_candidates(s, lane_and(s->moves, lane_not(pending)));
   evaluate_policy(s, &policy);
@@ -326,17 +334,45 @@ RARE mask search_bent(barrier_state *s, const measure *m, mask pending) {
   return good;
 }
 
+/* Lanes that are to begin at the rollout of the controls that the call gives, or its states: part of a candidate. */
+INLINE mask starting(const barrier_state *s) {
+  const mask first = lane_more(ALL_COUNTS(1), s->lanes.attempt);
+  return lane_and(lane_and(s->lanes.busy, first), lane_and(s->lanes.begins, lane_not(s->lanes.placed)));
+}
+
+/* Candidates that a lane may begin at: finite, and none that leaves 100 times the size of x_0, unless the call gives it. */
+INLINE mask sound_starts(const barrier_state *s) {
+  const barrier_point *p = &s->candidate;
+  real size = ALL(1);
+  EACH(i, NX) size = lane_max(lane_abs(s->path[i]), size);
+  const mask near = lane_or(lane_le(p->largest_state, R(100) * size), s->lanes.given);
+  return lane_and(near, lane_and(lane_finite(p->cost), lane_finite(p->gap)));
+}
+
+/* Takes the candidates of the lanes that took a step and of those that start; nothing is copied where that is all that moves. */
+INLINE void take_candidates(barrier_state *s, mask taken, mask starts, int all) {
+  const mask sound = lane_and(starts, sound_starts(s)), where = lane_or(taken, sound);
+  if (!lane_any(where)) return;
+  s->lanes.placed = lane_or(s->lanes.placed, sound);
+  if (all && !lane_any(lane_and(starts, lane_not(sound))))
+    exchange_candidates(s, where);
+  else
+    adopt_candidates(s, where);
+}
+
 /* Takes the longest step that the filter admits, of those that the slacks allow; returns the lanes that took one. Those that
  * are `quiet` (see note_settled) take the longest: rounding alone would judge it. A lane whose step is admitted is evaluated
- * there again, to the same numbers, until all have theirs: so nothing is copied. */
-FUNCTION mask search_lengths(barrier_state *s, mask pending, mask quiet) {
+ * there again, to the same numbers, until all have theirs: so nothing is copied. Lanes that `start` are rolled out beside. */
+FUNCTION mask search_lengths(barrier_state *s, mask pending, mask quiet, mask starts) {
   const mask all = pending;
+  const rollout_policy start = {ALL(0), ALL(0), ALL(0), starts, starts, lane_none(), s->lanes.given};
+  const rollout_policy *policy = lane_any(starts) ? &start : NULL;
   const measure m = measure_of(s);
   s->moves = pending;
   s->length = where_on(pending, s->longest);
   for (int halving = 0; halving < HALVINGS && lane_any(pending); halving++) {
     mask keep;
-    evaluate_step(s);
+    evaluate_candidates(s, policy);
     const mask admitted = judge_candidates(s, &m, &keep), sound = lane_and(quiet, lane_finite(s->candidate.gap));
     const mask good = lane_and(pending, lane_or(admitted, sound));
     add_to_filter(&s->lanes, lane_and(good, keep), m.gap, m.merit);
@@ -344,11 +380,7 @@ FUNCTION mask search_lengths(barrier_state *s, mask pending, mask quiet) {
     if (!CONSTRAINED && halving == 0) pending = lane_and(pending, lane_not(search_bent(s, &m, pending)));
     s->length = lane_select(pending, R(0.5) * s->length, s->length);
   }
-  const mask taken = lane_and(s->moves, lane_not(pending));
-  if (lane_any(pending))
-    adopt_candidates(s, taken);
-  else if (lane_any(taken))
-    exchange_candidates(s, taken);
+  if (lane_any(s->moves)) take_candidates(s, lane_and(s->moves, lane_not(pending)), starts, !lane_any(pending));
   return lane_and(all, lane_not(pending));
 }
 

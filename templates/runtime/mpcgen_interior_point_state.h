@@ -26,7 +26,9 @@ enum {
  * units of `cost_unit`, lengths of steps in controls in units of a control's range: no unit changes a decision. */
 typedef struct {
   mask busy;           /* has a problem; nothing else means anything where it has none */
-  mask begins;         /* first sweep: finds the costates and the units; no step follows */
+  mask begins;         /* has no units yet: they come from its first trajectory, or take a sweep that no step follows */
+  mask placed;         /* and has that trajectory */
+  mask ranged;         /* all controls have a range */
   mask adjoint;        /* costates are to be those of the trajectory: it begins, or was rolled out */
   mask given;          /* begins at states that the call gives */
   mask warm;           /* this attempt began at a solution that the call gives */
