@@ -170,6 +170,14 @@ INLINE void find_rows(barrier_state *s, int t, row_terms *rows) {
 #endif
 }
 
+INLINE void keep_slopes(const stage_model *q, reals kept) {
+#if NKEPT
+  EACH(i, NKEPT) kept[i] = q->kept[i];
+#else
+  (void)q, (void)kept;
+#endif
+}
+
 /* The value function of the last stage, and the model of another. Where there are rows, with what they add. */
 INLINE void expand_last(const barrier_state *s, const real *weight, const row_terms *rows, value_model *value) {
   const int last = s->horizon;
@@ -282,7 +290,7 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
     add_gap(s, t, value);
     find_rows(s, k, &rows);
     expand_stage(s, k, &s->weight, &rows, value, q);
-    EACH(i, NKEPT) s->kept[k * NKEPT + i] = q->kept[i];
+    keep_slopes(q, s->kept + k * NKEPT);
     EACH(i, NX) q->hessian[TRIANGLE(i, i)] += state_shift;
     add_bounds(s, k, q, quu, qu, is_free);
     if (s->begins) measure_controls(s, k, quu, largest, stiffest);
