@@ -9,7 +9,8 @@
 typedef struct {
   real mu;                 /* of the state */
   real least_share;        /* of a slack or multiplier, that it has to leave */
-  real slack_share;        /* the largest share of a slack that the whole step would take */
+  real slack_share;        /* the largest share of a slack that the whole step would take, */
+  real dual_share;         /* and of a control's multiplier, with a minus */
   real dual_length, slope; /* of the state: how far the multipliers let it go; of the barrier function along it */
   real size;               /* max |du| over the control's unit */
 } step_reach;

@@ -316,8 +316,7 @@ INLINE void control_step(barrier_state *s, int t, step_reach *reach) {
     const real d_high = where_on(r->has_upper, (mu + high * du) * over_high - high);
     reach->slope += (s->gradient[at] + mu * (over_high - over_low)) * du;
     reach->slack_share = lane_max(-du * over_low, lane_max(du * over_high, reach->slack_share));
-    shorten(r->has_lower, low, d_low, reach->least_share, &reach->dual_length);
-    shorten(r->has_upper, high, d_high, reach->least_share, &reach->dual_length);
+    reach->dual_share = lane_min(d_low / low, lane_min(d_high / high, reach->dual_share)); /* of sides that are off no number */
     reach->size = lane_max(lane_abs(du) * r->over_unit, reach->size);
     s->d_lower[at] = d_low;
     s->d_upper[at] = d_high;
@@ -336,7 +335,7 @@ INLINE real state_slope(const barrier_state *s, int t) {
 }
 
 /* How the next state changes along the step of a stage, F (dx, du). */
-INLINE void change_next(const barrier_state *s, int t, reals d_x, reals d_u, reals next) {
+INLINE void change_next(const barrier_state *s, int t, const real *d_x, const real *d_u, real *next) {
 #if NKEPT
   stage_step(s->kept + t * NKEPT, d_x, d_u, next);
 #else
@@ -346,21 +345,23 @@ INLINE void change_next(const barrier_state *s, int t, reals d_x, reals d_u, rea
 
 /* The step: the policy through the linear model of the dynamics, which closes the gaps; how long it may be. */
 OUTLINED void barrier_step(barrier_state *s) {
-  step_reach reach = {s->mu, lane_min(ALL(0.01), s->lanes.barrier), ALL(0), ALL(1), ALL(0), ALL(0)};
+  const real none = ALL(-SCALAR_LEAST);
+  step_reach reach = {s->mu, lane_min(ALL(0.01), s->lanes.barrier), ALL(0), none, ALL(1), ALL(0), ALL(0)};
   s->violation_slope = ALL(0);
-  EACH(i, NX) s->d_x[i] = ALL(0);
+  real d_x[NX], d_u[NU], next[NX]; /* not through memory: each stage waits for the one before */
+  EACH(i, NX) s->d_x[i] = d_x[i] = ALL(0);
   for (int t = 0; t < s->horizon; t++) {
-    const reals d_x = s->d_x + t * NX, d_u = s->d_u + t * NU, next = s->d_x + (t + 1) * NX;
     EACH(i, NU) {
       real sums[2] = {s->step[t * NU + i], ALL(0)};
       EACH(j, NX) sums[j % 2] += s->gain[(t * NU + i) * NX + j] * d_x[j];
-      d_u[i] = sums[0] + sums[1];
+      s->d_u[t * NU + i] = d_u[i] = sums[0] + sums[1];
     }
     change_next(s, t, d_x, d_u, next);
-    EACH(i, NX) next[i] += gap_at(s->path, t, i);
+    EACH(i, NX) s->d_x[(t + 1) * NX + i] = d_x[i] = next[i] + gap_at(s->path, t, i);
     control_step(s, t, &reach);
     reach.slope += state_slope(s, t + 1);
   }
+  reach.dual_length = lane_min(ALL(1), (reach.least_share - ALL(1)) / reach.dual_share);
 #if CONSTRAINED
   step_rows(s, &reach);
 #endif
