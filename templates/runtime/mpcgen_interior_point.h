@@ -17,18 +17,19 @@
 #define FEASIBLE 1e-6           /* of points that lack no more, the last one is the result */
 
 #if CONSTRAINED
-/* Readies a row of a lane. */
-OUTLINED void begin_row(const barrier_state *s, reals row, int k) {
-  lane_set(row + s->at_iterate + LOW_SLACK, k, 1);
-  lane_set(row + s->at_iterate + HIGH_SLACK, k, 1);
-  lane_set(row + LOW_MULTIPLIER, k, 0);
-  lane_set(row + HIGH_MULTIPLIER, k, 0);
+/* Readies the rows of a lane, whose multipliers come with its units; `point`: where rows have the iterate. */
+INLINE void begin_rows(const barrier_state *s, int point, int k) {
+  TEAM_FOR(i, s->horizon * NPATH + NEND) {
+    const reals row = s->row + i * ROW_REALS, now = row + point;
+    lane_set(now + LOW_SLACK, k, 1);
+    lane_set(now + HIGH_SLACK, k, 1);
 #if SOFT_ROWS
-  lane_set(row + s->at_iterate + LOW_EXCESS, k, 1);
-  lane_set(row + s->at_iterate + HIGH_EXCESS, k, 1);
-  lane_set(row + LOW_HOLD, k, 0);
-  lane_set(row + HIGH_HOLD, k, 0);
+    lane_set(now + LOW_EXCESS, k, 1);
+    lane_set(now + HIGH_EXCESS, k, 1);
+    lane_set(row + LOW_HOLD, k, 0);
+    lane_set(row + HIGH_HOLD, k, 0);
 #endif
+  }
 }
 #endif
 
@@ -54,7 +55,7 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_set(s->upper_multiplier + i, k, 0);
   }
 #if CONSTRAINED
-  TEAM_FOR(i, s->horizon * NPATH + NEND) begin_row(s, s->row + i * ROW_REALS, k);
+  begin_rows(s, s->at_iterate, k);
 #endif
   TEAM_LEADER {
     for (int i = 0; i < NU; i++) lane_set(&s->unit[i], k, 1);
@@ -176,18 +177,34 @@ OUTLINED void find_trajectories(barrier_state *s, mask begins) {
   adopt_candidates(s, held);
 }
 
+#if CONSTRAINED
+/* The rows of lanes that wait for their units push nothing until then. */
+RARE void clear_multipliers(barrier_state *s, mask where) {
+  reals row = s->row;
+  for (int i = 0; i < s->horizon * NPATH + NEND; i++, row += ROW_REALS) {
+    row[LOW_MULTIPLIER] = lane_select(where, ALL(0), row[LOW_MULTIPLIER]);
+    row[HIGH_MULTIPLIER] = lane_select(where, ALL(0), row[HIGH_MULTIPLIER]);
+  }
+}
+#endif
+
 /* Lanes that begin get their trajectories, and where their controls all have a range their costates and units, too: they take
  * part in the next sweep. The units of other controls take a sweep, see find_units, and lanes wait for it. */
 OUTLINED void start_lanes(barrier_state *s) {
   const mask begins = lane_and(s->lanes.busy, s->lanes.begins);
   if (!lane_any(begins)) return;
-  const mask unplaced = lane_and(begins, lane_not(s->lanes.placed));
-  if (lane_any(unplaced)) {
-    start_inside(s, unplaced);
-    find_trajectories(s, unplaced);
-    s->lanes.placed = lane_or(s->lanes.placed, unplaced);
+  const mask open = unplaced(s);
+  if (lane_any(open)) {
+    start_inside(s, open);
+    find_trajectories(s, open);
+    s->lanes.placed = lane_or(s->lanes.placed, open);
   }
-  const mask ranged = lane_and(begins, s->lanes.ranged);
+  const mask ranged = lane_and(begins, s->lanes.ranged), waiting = lane_and(begins, lane_not(s->lanes.ranged));
+#if CONSTRAINED
+  if (lane_any(waiting)) clear_multipliers(s, lane_and(waiting, lane_not(s->lanes.warm)));
+#else
+  (void)waiting;
+#endif
   if (!lane_any(ranged)) return;
   first_costates(s, ranged);
   begin_barrier(s, ranged);
@@ -200,13 +217,14 @@ OUTLINED void store_duals(const barrier_state *s, const solve_arguments *a, int 
   const int last = s->horizon;
   scalar *to = (scalar *)a->duals + problem * (size_t)(last + 1) * NDUAL;
   for (int t = 0; t <= last; t++, to += NDUAL) {
-    for (int i = 0; i < NDUAL; i++) to[i] = 0;
-    for (int i = 0; i < (t < last ? NU : 0); i++)
-      to[i] = lane_get(s->upper_multiplier + t * NU + i, k) - lane_get(s->lower_multiplier + t * NU + i, k);
-    scalar *rows = to + row_column(t == last);
+    const int first = row_column(t == last), end = first + row_count(s, t);
+    for (int i = 0; i < NU; i++)
+      to[i] = t == last ? 0 : lane_get(s->upper_multiplier + t * NU + i, k) - lane_get(s->lower_multiplier + t * NU + i, k);
+    for (int i = NU; i < first; i++) to[i] = 0;
     reals row = first_row(s, t);
-    for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS)
-      rows[i] = lane_get(row + HIGH_MULTIPLIER, k) - lane_get(row + LOW_MULTIPLIER, k);
+    KEEP_LOOP for (int i = first; i < end; i++, row += ROW_REALS)
+      to[i] = lane_get(row + HIGH_MULTIPLIER, k) - lane_get(row + LOW_MULTIPLIER, k);
+    KEEP_LOOP for (int i = end; i < NDUAL; i++) to[i] = 0;
   }
   ((scalar *)a->violation)[problem] = lane_get(&s->point.violation, k);
 }

@@ -336,8 +336,7 @@ RARE mask search_bent(barrier_state *s, const measure *m, mask pending) {
 
 /* Lanes that are to begin at the rollout of the controls that the call gives, or its states: part of a candidate. */
 INLINE mask starting(const barrier_state *s) {
-  const mask first = lane_more(ALL_COUNTS(1), s->lanes.attempt);
-  return lane_and(lane_and(s->lanes.busy, first), lane_and(s->lanes.begins, lane_not(s->lanes.placed)));
+  return lane_and(unplaced(s), lane_more(ALL_COUNTS(1), s->lanes.attempt));
 }
 
 /* Candidates that a lane may begin at: finite, and none that leaves 100 times the size of x_0, unless the call gives it. */

@@ -310,6 +310,11 @@ INLINE mask moving(const barrier_state *s) {
   return lane_and(lanes->busy, lane_not(lane_or(lane_or(lanes->begins, lanes->refused), lanes->certifying)));
 }
 
+/* Lanes that begin and have no trajectory yet. */
+INLINE mask unplaced(const barrier_state *s) {
+  return lane_and(lane_and(s->lanes.busy, s->lanes.begins), lane_not(s->lanes.placed));
+}
+
 /* A sum of logarithms, as that of their product: fraction 2^exponent. */
 typedef struct {
   real fraction;

@@ -212,14 +212,14 @@ INLINE void note_factor(barrier_state *s, const real *quu, const mask *is_free, 
   summary->convex = lane_and(summary->convex, positive);
 }
 
-/* The multipliers of a stage's rows alone. */
-INLINE void find_duals(const barrier_state *s, int t, row_terms *rows) {
-  EACH(i, ROWS) rows->dual[i] = rows->stiffness[i] = rows->force[i] = ALL(0);
+/* The multipliers of a stage's rows where the call gives some. */
+INLINE void given_duals(const barrier_state *s, int t, real *duals) {
 #if CONSTRAINED
   reals row = first_row(s, t);
-  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS) rows->dual[i] = row[HIGH_MULTIPLIER] - row[LOW_MULTIPLIER];
+  for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS)
+    duals[i] = where_on(s->lanes.warm, row[HIGH_MULTIPLIER] - row[LOW_MULTIPLIER]);
 #else
-  (void)s, (void)t;
+  (void)s, (void)t, (void)duals;
 #endif
 }
 
@@ -227,6 +227,7 @@ INLINE void find_duals(const barrier_state *s, int t, row_terms *rows) {
  * the compiler leaves nothing where the model is inlined. */
 SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
   const real none = ALL(0);
+  const int warm = lane_any(s->lanes.warm);
   row_terms rows;
 #if MODEL_IN_REGISTERS
   value_model present, *value = &present;
@@ -236,7 +237,8 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
   stage_model *q = &s->model;
 #endif
   real sum = ALL(0);
-  find_duals(s, s->horizon, &rows);
+  EACH(i, ROWS) rows.dual[i] = rows.stiffness[i] = rows.force[i] = ALL(0);
+  if (warm) given_duals(s, s->horizon, rows.dual);
   expand_last(s, &none, &rows, value);
   EACH(i, NXX) value->hessian[i] = ALL(0);
   EACH(i, NX) value->offset[i] = ALL(0);
@@ -250,7 +252,7 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
     if (t == 0) break;
     control_room room[NU];
     find_room(s, t - 1, room);
-    find_duals(s, t - 1, &rows);
+    if (warm) given_duals(s, t - 1, rows.dual);
     expand_stage(s, t - 1, &none, &rows, value, q);
     EACH(i, NU) {
       s->gradient[(t - 1) * NU + i] = q->gradient_u[i];

@@ -15,9 +15,13 @@ RARE int load_multipliers(barrier_state *s, const solve_arguments *a, int k, int
   int good = load_row(s->u, k, u, n * NU, 0) & load_row(s->costate, k, costates, (n + 1) * NX, 0);
 #if CONSTRAINED
   const scalar *duals = (const scalar *)a->initial_duals + problem * a->initial_duals_stride;
-  for (int t = 0; t <= n; t++)
-    for (int i = 0; i < row_count(s, t); i++)
-      good &= load_row(first_row(s, t) + i * ROW_REALS + HIGH_MULTIPLIER, k, duals + t * NDUAL + row_column(t == n) + i, 1, 0);
+  for (int t = 0; t <= n; t++) {
+    reals row = first_row(s, t);
+    for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS) {
+      good &= load_row(row + HIGH_MULTIPLIER, k, duals + t * NDUAL + row_column(t == n) + i, 1, 0);
+      lane_set(row + LOW_MULTIPLIER, k, 0);
+    }
+  }
 #endif
   return good;
 }
