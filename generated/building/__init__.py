@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "7d7f39e99661036ed7941cc42337c5cc9e16a703f2bff6c419b8bc9ecf2c77fe"),
+    library=load(__file__, "building", "9ef4dc230e5058933c6880ef88a71d87543ea522f4cef1d5659bcce3e36cb652"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

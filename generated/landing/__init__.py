@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "fa75f7a21fecaa6c01a0d7f2cbc0d41332d86d32f2511184a9719cd5a98f0cd8"),
+    library=load(__file__, "landing", "19eed1fd766f8f2bbcc98381caa4f0504a53f1b9c38b3a897e38aa901097be71"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "08164e32054942afcf0e5cb4424df1767ce88ec710ca082d132d592fa8954912"),
+    library=load(__file__, "minimum_time", "bd15b049e3a84ef10bd3844314cf15aa4aff67bd9a9e18d7f211ce329778abd1"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

@@ -20,6 +20,7 @@
  *   stage_expand_gauss_newton            216
  *   stage_expand_exact                   438
  *   stage_tangent                        109
+ *   stage_step                            16
  *   stage_gradient                       272
  *   terminal_gradient                      0
  *   bounds_gradient                        2
@@ -57,6 +58,7 @@
 #define NTERMINAL 2 /* of the last state alone */
 #define SOFT_ROWS 0 /* whether any row may be exceeded at a price */
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
+#define NKEPT 8 /* entries of df/d(x, u) that a sweep keeps for the step after it */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 
 #include "mpcgen_layout.h"
@@ -486,6 +488,14 @@ EXPANSION void stage_expand_exact(stored_reals restrict state, stored_reals rest
   /* acceleration */
   q->offset_u[0] = position_next_D_acceleration * v_offset_position + speed_next_D_acceleration * v_offset_speed;
   q->offset_u[1] = t131; /* correction */
+  q->kept[0] = position_next_D_speed; /* position, speed */
+  q->kept[1] = position_next_D_duration; /* position, duration */
+  q->kept[2] = position_next_D_acceleration; /* position, acceleration */
+  q->kept[3] = position_next_D_duration; /* position, correction */
+  q->kept[4] = speed_next_D_speed; /* speed, speed */
+  q->kept[5] = speed_next_D_duration; /* speed, duration */
+  q->kept[6] = speed_next_D_acceleration; /* speed, acceleration */
+  q->kept[7] = speed_next_D_duration; /* speed, correction */
 }
 
 /* Directional derivative of the dynamics, F d. */
@@ -504,7 +514,7 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real d_acceleration = d_control[0];
   const real d_correction = d_control[1];
   const real duration_next = correction + duration;
-  const real t0 = d_correction + d_duration;
+  const real t0 = d_duration + d_correction;
   const real t1 = lane_sqrt(R(0.0001) + speed * speed);
   const real t2 = drag * speed;
   const real t3 = d_acceleration - (drag * (d_speed * t1) + d_speed * speed * (R(1) / t1) * t2);
@@ -535,6 +545,31 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real t27 = t5 + R(2) * (t12 + t20) + (t26 * duration_next + t0 * (acceleration - t25 * t24));
   d_next[1] = d_speed + R(0.008333333333333333) * t27; /* speed */
   d_next[2] = t0; /* duration */
+}
+
+/* Directional derivative of the dynamics, F d, from what its model has kept of F. */
+INLINE void stage_step(in_reals restrict kept, in_reals restrict d_state, in_reals restrict d_control,
+    out_reals restrict d_next) {
+  const real F_position_speed = kept[0];
+  const real F_position_duration = kept[1];
+  const real F_position_acceleration = kept[2];
+  const real F_position_correction = kept[3];
+  const real F_speed_speed = kept[4];
+  const real F_speed_duration = kept[5];
+  const real F_speed_acceleration = kept[6];
+  const real F_speed_correction = kept[7];
+  const real d_position = d_state[0];
+  const real d_speed = d_state[1];
+  const real d_duration = d_state[2];
+  const real d_acceleration = d_control[0];
+  const real d_correction = d_control[1];
+  /* position */
+  d_next[0] = d_position + F_position_speed * d_speed + F_position_duration * d_duration + F_position_acceleration *
+    d_acceleration + F_position_correction * d_correction;
+  /* speed */
+  d_next[1] = F_speed_speed * d_speed + F_speed_duration * d_duration + F_speed_acceleration * d_acceleration +
+    F_speed_correction * d_correction;
+  d_next[2] = d_duration + d_correction; /* duration */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f + dual'rows) + d_lambda'f + d_dual'rows +
@@ -568,7 +603,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t1 = R(0.008333333333333333) * t0;
   const real duration_next = correction + duration;
   const real t2 = R(0.008333333333333333) * lambda_speed;
-  const real t3 = d_correction + d_duration;
+  const real t3 = d_duration + d_correction;
   const real t4 = t1 * duration_next + t2 * t3;
   const real t5 = drag * speed;
   const real t6 = lane_sqrt(R(0.0001) + speed * speed);

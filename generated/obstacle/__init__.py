@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "a9a43c4739575ec71b872ddd98431fdcf8676f1d404ab5a517df25327af59366"),
+    library=load(__file__, "obstacle", "3cc84dab2aad557a433df1c5ef9874196c94e2667f9c756a4e41b9d696fbc1d3"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

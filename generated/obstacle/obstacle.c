@@ -18,8 +18,9 @@
  *   stage_bounds                           0
  *   terminal_expand                       45
  *   stage_expand_gauss_newton            333
- *   stage_expand_exact                   493
+ *   stage_expand_exact                   494
  *   stage_tangent                        101
+ *   stage_step                            24
  *   stage_gradient                       269
  *   terminal_gradient                     32
  *   bounds_gradient                        0
@@ -48,7 +49,7 @@
 #define NPREPARED 16 /* numbers computed from those once per problem; they follow them in memory */
 #define NTHETA_STAGE 0 /* and per stage */
 #define BOUNDS_VARY 0 /* whether bounds depend on parameters */
-#define STAGE_OPERATIONS 566 /* of a stage's rollout and backward sweep: what a thread is worth */
+#define STAGE_OPERATIONS 567 /* of a stage's rollout and backward sweep: what a thread is worth */
 #define SMALL_STAGE 0 /* whether these are few: then the sweep keeps a stage's model in registers */
 #define LINEAR_DYNAMICS 0 /* whether the dynamics have no second derivatives */
 #define LOOPED_PRODUCTS 0 /* whether F'VF is formed by loops */
@@ -57,6 +58,7 @@
 #define NTERMINAL 4 /* of the last state alone */
 #define SOFT_ROWS 0 /* whether any row may be exceeded at a price */
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
+#define NKEPT 11 /* entries of df/d(x, u) that a sweep keeps for the step after it */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 
 #include "mpcgen_layout.h"
@@ -288,82 +290,109 @@ FUNCTION void stage_expand_gauss_newton(stored_reals restrict state, stored_real
   const real t19 = t13 * t18;
   const real t20 = R(0.016666666666666666) * speed;
   const real cos_heading = lane_cos(heading);
-  const real t21 = t12 + t16 + t19 + t20 * cos_heading;
-  const real t22 = lane_sin(t10);
-  const real t23 = t7 * t22;
-  const real t24 = lane_sin(t14);
-  const real t25 = t13 * t24;
-  const real t26 = lane_sin(t17);
-  const real t27 = t13 * t26;
+  const real y_next_D_heading = t12 + t16 + t19 + t20 * cos_heading;
+  const real t21 = lane_sin(t10);
+  const real t22 = t7 * t21;
+  const real t23 = lane_sin(t14);
+  const real t24 = t13 * t23;
+  const real t25 = lane_sin(t17);
+  const real t26 = t13 * t25;
   const real sin_heading = lane_sin(heading);
-  const real t28 = t23 + t25 + t27 + t20 * sin_heading;
-  const real t29 = V_y_x * t21 - V_x_x * t28 + V_heading_x;
-  q->hessian[3] = t29; /* heading, x */
-  const real t30 = V_y_y * t21 - V_y_x * t28 + V_heading_y;
-  q->hessian[4] = t30; /* heading, y */
-  const real t31 = V_heading_y * t21 - V_heading_x * t28 + V_heading_heading;
-  q->hessian[5] = t21 * t30 - t28 * t29 + t31; /* heading, heading */
-  const real t32 = fixed_5 * t27;
-  const real t33 = (R(-0.1) * t23 - R(0.05) * t25) * fixed_0;
-  const real t34 = R(0.03333333333333333) * t15 + t33 * tan_steering + R(0.03333333333333333) * t18;
-  const real t35 = R(0.016666666666666666) * t11 + t32 * tan_steering + t34 + R(0.016666666666666666) * cos_heading;
-  const real t36 = fixed_4 * t19;
-  const real t37 = (R(0.1) * t12 + R(0.05) * t16) * fixed_0;
-  const real t38 = R(0.03333333333333333) * t24 + t37 * tan_steering + R(0.03333333333333333) * t26;
-  const real t39 = R(0.016666666666666666) * t22 + t36 * tan_steering + t38 + R(0.016666666666666666) * sin_heading;
-  const real t40 = fixed_6 * tan_steering;
-  const real t41 = fixed_7 * tan_steering;
-  const real t42 = t40 + t41 + t40;
-  const real t43 = V_x_x * t35 + V_y_x * t39 + V_heading_x * t42 + V_speed_x;
-  q->hessian[6] = t43; /* speed, x */
-  const real t44 = V_y_x * t35 + V_y_y * t39 + V_heading_y * t42 + V_speed_y;
-  q->hessian[7] = t44; /* speed, y */
-  const real t45 = V_speed_y * t21 - V_speed_x * t28 + V_speed_heading;
-  q->hessian[8] = t35 * t29 + t39 * t30 + t42 * t31 + t45; /* speed, heading */
-  const real t46 = V_heading_x * t35 + V_heading_y * t39 + V_heading_heading * t42 + V_speed_heading;
-  const real t47 = V_speed_x * t35 + V_speed_y * t39 + V_speed_heading * t42 + V_speed_speed;
-  q->hessian[9] = fixed_8 + (t35 * t43 + t39 * t44 + t42 * t46 + t47); /* speed, speed */
-  const real t48 = R(0.0016666666666666668) * t11 + R(0.05) * t34;
-  const real t49 = R(0.0016666666666666668) * t22 + R(0.05) * t38;
-  const real t50 = R(0.1) * t40 + R(0.05) * t41;
-  const real t51 = V_x_x * t48 + V_y_x * t49 + V_heading_x * t50 + R(0.1) * V_speed_x;
-  q->hessian[10] = t51; /* acceleration, x */
-  const real t52 = V_y_x * t48 + V_y_y * t49 + V_heading_y * t50 + R(0.1) * V_speed_y;
-  q->hessian[11] = t52; /* acceleration, y */
-  q->hessian[12] = t48 * t29 + t49 * t30 + t50 * t31 + R(0.1) * t45; /* acceleration, heading */
-  q->hessian[13] = t48 * t43 + t49 * t44 + t50 * t46 + R(0.1) * t47; /* acceleration, speed */
-  const real t53 = V_heading_x * t48 + V_heading_y * t49 + V_heading_heading * t50 + R(0.1) * V_speed_heading;
-  const real t54 = R(0.1) * (V_speed_x * t48 + V_speed_y * t49 + V_speed_heading * t50 + R(0.1) * V_speed_speed);
-  q->hessian[14] = fixed_9 + (t48 * t51 + t49 * t52 + t50 * t53 + t54); /* acceleration, acceleration */
-  const real t55 = R(1) + tan_steering * tan_steering;
-  const real t56 = (t33 * t8 + t32 * speed) * t55;
-  const real t57 = (t37 * t8 + t36 * speed) * t55;
-  const real t58 = (fixed_6 * t6 + fixed_7 * t8 + fixed_6 * speed) * t55;
-  const real t59 = V_x_x * t56 + V_y_x * t57 + V_heading_x * t58;
-  q->hessian[15] = t59; /* steering, x */
-  const real t60 = V_y_x * t56 + V_y_y * t57 + V_heading_y * t58;
-  q->hessian[16] = t60; /* steering, y */
-  q->hessian[17] = t56 * t29 + t57 * t30 + t58 * t31; /* steering, heading */
-  q->hessian[18] = t56 * t43 + t57 * t44 + t58 * t46; /* steering, speed */
-  q->hessian[19] = t56 * t51 + t57 * t52 + t58 * t53; /* steering, acceleration */
-  const real t61 = t56 * t59 + t57 * t60 + t58 * (V_heading_x * t56 + V_heading_y * t57 + V_heading_heading * t58);
-  q->hessian[20] = fixed_10 + t61; /* steering, steering */
+  const real t27 = t22 + t24 + t26 + t20 * sin_heading;
+  const real t28 = V_y_x * y_next_D_heading - V_x_x * t27 + V_heading_x;
+  q->hessian[3] = t28; /* heading, x */
+  const real t29 = V_y_y * y_next_D_heading - V_y_x * t27 + V_heading_y;
+  q->hessian[4] = t29; /* heading, y */
+  const real t30 = V_heading_y * y_next_D_heading - V_heading_x * t27 + V_heading_heading;
+  q->hessian[5] = y_next_D_heading * t29 - t27 * t28 + t30; /* heading, heading */
+  const real t31 = fixed_5 * t26;
+  const real t32 = (R(-0.1) * t22 - R(0.05) * t24) * fixed_0;
+  const real t33 = R(0.03333333333333333) * t15 + t32 * tan_steering + R(0.03333333333333333) * t18;
+  const real x_next_D_speed = R(0.016666666666666666) * t11 + t31 * tan_steering + t33 + R(0.016666666666666666) *
+    cos_heading;
+  const real t34 = fixed_4 * t19;
+  const real t35 = (R(0.1) * t12 + R(0.05) * t16) * fixed_0;
+  const real t36 = R(0.03333333333333333) * t23 + t35 * tan_steering + R(0.03333333333333333) * t25;
+  const real y_next_D_speed = R(0.016666666666666666) * t21 + t34 * tan_steering + t36 + R(0.016666666666666666) *
+    sin_heading;
+  const real t37 = fixed_6 * tan_steering;
+  const real t38 = fixed_7 * tan_steering;
+  const real heading_next_D_speed = t37 + t38 + t37;
+  const real t39 = V_x_x * x_next_D_speed + V_y_x * y_next_D_speed + V_heading_x * heading_next_D_speed + V_speed_x;
+  q->hessian[6] = t39; /* speed, x */
+  const real t40 = V_y_x * x_next_D_speed + V_y_y * y_next_D_speed + V_heading_y * heading_next_D_speed + V_speed_y;
+  q->hessian[7] = t40; /* speed, y */
+  const real t41 = V_speed_y * y_next_D_heading - V_speed_x * t27 + V_speed_heading;
+  q->hessian[8] = x_next_D_speed * t28 + y_next_D_speed * t29 + heading_next_D_speed * t30 + t41; /* speed, heading */
+  const real t42 = V_heading_x * x_next_D_speed + V_heading_y * y_next_D_speed + V_heading_heading *
+    heading_next_D_speed + V_speed_heading;
+  const real t43 = V_speed_x * x_next_D_speed + V_speed_y * y_next_D_speed + V_speed_heading * heading_next_D_speed +
+    V_speed_speed;
+  /* speed, speed */
+  q->hessian[9] = fixed_8 + (x_next_D_speed * t39 + y_next_D_speed * t40 + heading_next_D_speed * t42 + t43);
+  const real x_next_D_acceleration = R(0.0016666666666666668) * t11 + R(0.05) * t33;
+  const real y_next_D_acceleration = R(0.0016666666666666668) * t21 + R(0.05) * t36;
+  const real heading_next_D_acceleration = R(0.1) * t37 + R(0.05) * t38;
+  const real t44 = V_x_x * x_next_D_acceleration + V_y_x * y_next_D_acceleration + V_heading_x *
+    heading_next_D_acceleration + R(0.1) * V_speed_x;
+  q->hessian[10] = t44; /* acceleration, x */
+  const real t45 = V_y_x * x_next_D_acceleration + V_y_y * y_next_D_acceleration + V_heading_y *
+    heading_next_D_acceleration + R(0.1) * V_speed_y;
+  q->hessian[11] = t45; /* acceleration, y */
+  /* acceleration, heading */
+  q->hessian[12] = x_next_D_acceleration * t28 + y_next_D_acceleration * t29 + heading_next_D_acceleration * t30 +
+    R(0.1) * t41;
+  /* acceleration, speed */
+  q->hessian[13] = x_next_D_acceleration * t39 + y_next_D_acceleration * t40 + heading_next_D_acceleration * t42 +
+    R(0.1) * t43;
+  const real t46 = V_heading_x * x_next_D_acceleration + V_heading_y * y_next_D_acceleration + V_heading_heading *
+    heading_next_D_acceleration + R(0.1) * V_speed_heading;
+  const real t47 = R(0.1) * (V_speed_x * x_next_D_acceleration + V_speed_y * y_next_D_acceleration + V_speed_heading *
+    heading_next_D_acceleration + R(0.1) * V_speed_speed);
+  /* acceleration, acceleration */
+  q->hessian[14] = fixed_9 + (x_next_D_acceleration * t44 + y_next_D_acceleration * t45 + heading_next_D_acceleration
+    * t46 + t47);
+  const real t48 = R(1) + tan_steering * tan_steering;
+  const real x_next_D_steering = (t32 * t8 + t31 * speed) * t48;
+  const real y_next_D_steering = (t35 * t8 + t34 * speed) * t48;
+  const real heading_next_D_steering = (fixed_6 * t6 + fixed_7 * t8 + fixed_6 * speed) * t48;
+  const real t49 = V_x_x * x_next_D_steering + V_y_x * y_next_D_steering + V_heading_x * heading_next_D_steering;
+  q->hessian[15] = t49; /* steering, x */
+  const real t50 = V_y_x * x_next_D_steering + V_y_y * y_next_D_steering + V_heading_y * heading_next_D_steering;
+  q->hessian[16] = t50; /* steering, y */
+  /* steering, heading */
+  q->hessian[17] = x_next_D_steering * t28 + y_next_D_steering * t29 + heading_next_D_steering * t30;
+  /* steering, speed */
+  q->hessian[18] = x_next_D_steering * t39 + y_next_D_steering * t40 + heading_next_D_steering * t42;
+  /* steering, acceleration */
+  q->hessian[19] = x_next_D_steering * t44 + y_next_D_steering * t45 + heading_next_D_steering * t46;
+  const real t51 = x_next_D_steering * t49 + y_next_D_steering * t50 + heading_next_D_steering * (V_heading_x *
+    x_next_D_steering + V_heading_y * y_next_D_steering + V_heading_heading * heading_next_D_steering);
+  q->hessian[20] = fixed_10 + t51; /* steering, steering */
   q->costate[0] = lambda_x + dual_path0 * t2 + dual_path1 * t0; /* x */
   q->costate[1] = lambda_y + dual_path0 * t5 + dual_path1 * t4; /* y */
-  q->costate[2] = lambda_y * t21 - lambda_x * t28 + lambda_heading; /* heading */
+  q->costate[2] = lambda_y * y_next_D_heading - lambda_x * t27 + lambda_heading; /* heading */
   /* speed */
-  q->costate[3] = fixed_8 * speed + (lambda_x * t35 + lambda_y * t39 + lambda_heading * t42 + lambda_speed);
+  q->costate[3] = fixed_8 * speed + (lambda_x * x_next_D_speed + lambda_y * y_next_D_speed + lambda_heading *
+    heading_next_D_speed + lambda_speed);
   /* acceleration */
-  q->gradient_u[0] = fixed_9 * acceleration + (lambda_x * t48 + lambda_y * t49 + lambda_heading * t50 + R(0.1) *
-    lambda_speed);
-  q->gradient_u[1] = fixed_10 * steering + (lambda_x * t56 + lambda_y * t57 + lambda_heading * t58); /* steering */
+  q->gradient_u[0] = fixed_9 * acceleration + (lambda_x * x_next_D_acceleration + lambda_y * y_next_D_acceleration +
+    lambda_heading * heading_next_D_acceleration + R(0.1) * lambda_speed);
+  /* steering */
+  q->gradient_u[1] = fixed_10 * steering + (lambda_x * x_next_D_steering + lambda_y * y_next_D_steering +
+    lambda_heading * heading_next_D_steering);
   q->offset_x[0] = v_offset_x + t2 * force_path0 + t0 * force_path1; /* x */
   q->offset_x[1] = v_offset_y + t5 * force_path0 + t4 * force_path1; /* y */
-  q->offset_x[2] = t21 * v_offset_y - t28 * v_offset_x + v_offset_heading; /* heading */
-  q->offset_x[3] = t35 * v_offset_x + t39 * v_offset_y + t42 * v_offset_heading + v_offset_speed; /* speed */
+  q->offset_x[2] = y_next_D_heading * v_offset_y - t27 * v_offset_x + v_offset_heading; /* heading */
+  /* speed */
+  q->offset_x[3] = x_next_D_speed * v_offset_x + y_next_D_speed * v_offset_y + heading_next_D_speed * v_offset_heading
+    + v_offset_speed;
   /* acceleration */
-  q->offset_u[0] = t48 * v_offset_x + t49 * v_offset_y + t50 * v_offset_heading + R(0.1) * v_offset_speed;
-  q->offset_u[1] = t56 * v_offset_x + t57 * v_offset_y + t58 * v_offset_heading; /* steering */
+  q->offset_u[0] = x_next_D_acceleration * v_offset_x + y_next_D_acceleration * v_offset_y +
+    heading_next_D_acceleration * v_offset_heading + R(0.1) * v_offset_speed;
+  /* steering */
+  q->offset_u[1] = x_next_D_steering * v_offset_x + y_next_D_steering * v_offset_y + heading_next_D_steering *
+    v_offset_heading;
 }
 
 /* Quadratic model of the cost-to-go: Q = H + F'VF, with H the Hessian of cost + weight (lambda'f + dual'rows), plus
@@ -445,130 +474,166 @@ EXPANSION void stage_expand_exact(stored_reals restrict state, stored_reals rest
   const real t22 = R(0.016666666666666666) * speed;
   const real cos_heading = lane_cos(heading);
   const real t23 = t22 * cos_heading;
-  const real t24 = t14 + t18 + t21 + t23;
-  const real t25 = lane_sin(t12);
-  const real t26 = t9 * t25;
-  const real t27 = lane_sin(t16);
-  const real t28 = t15 * t27;
-  const real t29 = lane_sin(t19);
-  const real t30 = t15 * t29;
+  const real y_next_D_heading = t14 + t18 + t21 + t23;
+  const real t24 = lane_sin(t12);
+  const real t25 = t9 * t24;
+  const real t26 = lane_sin(t16);
+  const real t27 = t15 * t26;
+  const real t28 = lane_sin(t19);
+  const real t29 = t15 * t28;
   const real sin_heading = lane_sin(heading);
-  const real t31 = t22 * sin_heading;
-  const real t32 = t26 + t28 + t30 + t31;
-  const real t33 = V_y_x * t24 - V_x_x * t32 + V_heading_x;
-  q->hessian[3] = t33; /* heading, x */
-  const real t34 = V_y_y * t24 - V_y_x * t32 + V_heading_y;
-  q->hessian[4] = t34; /* heading, y */
-  const real t35 = V_heading_y * t24 - V_heading_x * t32 + V_heading_heading;
-  const real t36 = lambda_y * weight_d2f;
-  const real t37 = lambda_x * weight_d2f;
-  const real t38 = t36 * t26 + t37 * t14;
-  const real t39 = t36 * t28 + t37 * t18;
-  const real t40 = t36 * t30 + t37 * t21;
-  q->hessian[5] = t24 * t34 - t32 * t33 + t35 - (t36 * t31 + t37 * t23 + t38 + t39 + t40); /* heading, heading */
-  const real t41 = R(0.016666666666666666) * t13;
-  const real t42 = fixed_5 * t30;
-  const real t43 = R(0.03333333333333333) * t17;
-  const real t44 = (R(-0.1) * t26 - R(0.05) * t28) * fixed_0;
-  const real t45 = R(0.03333333333333333) * t20;
-  const real t46 = t43 + t44 * tan_steering + t45;
-  const real t47 = R(0.016666666666666666) * cos_heading;
-  const real t48 = t41 + t42 * tan_steering + t46 + t47;
-  const real t49 = fixed_4 * t21;
-  const real t50 = (R(0.1) * t14 + R(0.05) * t18) * fixed_0;
-  const real t51 = R(0.03333333333333333) * t27 + t50 * tan_steering + R(0.03333333333333333) * t29;
-  const real t52 = R(0.016666666666666666) * t25 + t49 * tan_steering + t51 + R(0.016666666666666666) * sin_heading;
-  const real t53 = fixed_6 * tan_steering;
-  const real t54 = fixed_7 * tan_steering;
-  const real t55 = t53 + t54 + t53;
-  const real t56 = V_x_x * t48 + V_y_x * t52 + V_heading_x * t55 + V_speed_x;
-  q->hessian[6] = t56; /* speed, x */
-  const real t57 = V_y_x * t48 + V_y_y * t52 + V_heading_y * t55 + V_speed_y;
-  q->hessian[7] = t57; /* speed, y */
-  const real t58 = t36 * t41 - R(0.016666666666666666) * (t37 * t25);
-  const real t59 = R(-0.05) * t40;
-  const real t60 = tan_steering * fixed_0;
-  const real t61 = t36 * t43 - R(0.03333333333333333) * (t37 * t27);
-  const real t62 = R(-0.1) * t38 - R(0.05) * t39;
-  const real t63 = t36 * t45 - R(0.03333333333333333) * (t37 * t29);
-  const real t64 = t61 + t62 * t60 + t63;
-  const real t65 = t36 * t47 - R(0.016666666666666666) * (t37 * sin_heading) + t58 + t59 * t60 + t64;
-  const real t66 = V_speed_y * t24 - V_speed_x * t32 + V_speed_heading;
-  q->hessian[8] = t65 + (t48 * t33 + t52 * t34 + t55 * t35 + t66); /* speed, heading */
-  const real t67 = R(-0.0025000000000000005) * t40;
-  const real t68 = t67 * t60;
-  const real t69 = R(0.1) * t58;
-  const real t70 = R(0.05) * t63;
-  const real t71 = t69 * t60 + t70 * t60;
-  const real t72 = R(0.05) * t61;
-  const real t73 = R(-0.010000000000000002) * t38 - R(0.0025000000000000005) * t39;
-  const real t74 = t73 * t60;
-  const real t75 = R(2) * (t72 * t60) + t74 * t60;
-  const real t76 = V_heading_x * t48 + V_heading_y * t52 + V_heading_heading * t55 + V_speed_heading;
-  const real t77 = V_speed_x * t48 + V_speed_y * t52 + V_speed_heading * t55 + V_speed_speed;
+  const real t30 = t22 * sin_heading;
+  const real t31 = t25 + t27 + t29 + t30;
+  const real t32 = V_y_x * y_next_D_heading - V_x_x * t31 + V_heading_x;
+  q->hessian[3] = t32; /* heading, x */
+  const real t33 = V_y_y * y_next_D_heading - V_y_x * t31 + V_heading_y;
+  q->hessian[4] = t33; /* heading, y */
+  const real t34 = V_heading_y * y_next_D_heading - V_heading_x * t31 + V_heading_heading;
+  const real t35 = lambda_y * weight_d2f;
+  const real t36 = lambda_x * weight_d2f;
+  const real t37 = t35 * t25 + t36 * t14;
+  const real t38 = t35 * t27 + t36 * t18;
+  const real t39 = t35 * t29 + t36 * t21;
+  /* heading, heading */
+  q->hessian[5] = y_next_D_heading * t33 - t31 * t32 + t34 - (t35 * t30 + t36 * t23 + t37 + t38 + t39);
+  const real t40 = R(0.016666666666666666) * t13;
+  const real t41 = fixed_5 * t29;
+  const real t42 = R(0.03333333333333333) * t17;
+  const real t43 = (R(-0.1) * t25 - R(0.05) * t27) * fixed_0;
+  const real t44 = R(0.03333333333333333) * t20;
+  const real t45 = t42 + t43 * tan_steering + t44;
+  const real t46 = R(0.016666666666666666) * cos_heading;
+  const real x_next_D_speed = t40 + t41 * tan_steering + t45 + t46;
+  const real t47 = fixed_4 * t21;
+  const real t48 = (R(0.1) * t14 + R(0.05) * t18) * fixed_0;
+  const real t49 = R(0.03333333333333333) * t26 + t48 * tan_steering + R(0.03333333333333333) * t28;
+  const real y_next_D_speed = R(0.016666666666666666) * t24 + t47 * tan_steering + t49 + R(0.016666666666666666) *
+    sin_heading;
+  const real t50 = fixed_6 * tan_steering;
+  const real t51 = fixed_7 * tan_steering;
+  const real heading_next_D_speed = t50 + t51 + t50;
+  const real t52 = V_x_x * x_next_D_speed + V_y_x * y_next_D_speed + V_heading_x * heading_next_D_speed + V_speed_x;
+  q->hessian[6] = t52; /* speed, x */
+  const real t53 = V_y_x * x_next_D_speed + V_y_y * y_next_D_speed + V_heading_y * heading_next_D_speed + V_speed_y;
+  q->hessian[7] = t53; /* speed, y */
+  const real t54 = t35 * t40 - R(0.016666666666666666) * (t36 * t24);
+  const real t55 = R(-0.05) * t39;
+  const real t56 = tan_steering * fixed_0;
+  const real t57 = t35 * t42 - R(0.03333333333333333) * (t36 * t26);
+  const real t58 = R(-0.1) * t37 - R(0.05) * t38;
+  const real t59 = t35 * t44 - R(0.03333333333333333) * (t36 * t28);
+  const real t60 = t57 + t58 * t56 + t59;
+  const real t61 = t35 * t46 - R(0.016666666666666666) * (t36 * sin_heading) + t54 + t55 * t56 + t60;
+  const real t62 = V_speed_y * y_next_D_heading - V_speed_x * t31 + V_speed_heading;
+  /* speed, heading */
+  q->hessian[8] = t61 + (x_next_D_speed * t32 + y_next_D_speed * t33 + heading_next_D_speed * t34 + t62);
+  const real t63 = R(-0.0025000000000000005) * t39;
+  const real t64 = t63 * t56;
+  const real t65 = R(0.1) * t54;
+  const real t66 = R(0.05) * t59;
+  const real t67 = t65 * t56 + t66 * t56;
+  const real t68 = R(0.05) * t57;
+  const real t69 = R(-0.010000000000000002) * t37 - R(0.0025000000000000005) * t38;
+  const real t70 = t69 * t56;
+  const real t71 = R(2) * (t68 * t56) + t70 * t56;
+  const real t72 = V_heading_x * x_next_D_speed + V_heading_y * y_next_D_speed + V_heading_heading *
+    heading_next_D_speed + V_speed_heading;
+  const real t73 = V_speed_x * x_next_D_speed + V_speed_y * y_next_D_speed + V_speed_heading * heading_next_D_speed +
+    V_speed_speed;
   /* speed, speed */
-  q->hessian[9] = fixed_8 + (t68 * t60 + R(2) * t71 + t75) + (t48 * t56 + t52 * t57 + t55 * t76 + t77);
-  const real t78 = R(0.0016666666666666668) * t13 + R(0.05) * t46;
-  const real t79 = R(0.0016666666666666668) * t25 + R(0.05) * t51;
-  const real t80 = R(0.1) * t53 + R(0.05) * t54;
-  const real t81 = V_x_x * t78 + V_y_x * t79 + V_heading_x * t80 + R(0.1) * V_speed_x;
-  q->hessian[10] = t81; /* acceleration, x */
-  const real t82 = V_y_x * t78 + V_y_y * t79 + V_heading_y * t80 + R(0.1) * V_speed_y;
-  q->hessian[11] = t82; /* acceleration, y */
+  q->hessian[9] = fixed_8 + (t64 * t56 + R(2) * t67 + t71) + (x_next_D_speed * t52 + y_next_D_speed * t53 +
+    heading_next_D_speed * t72 + t73);
+  const real x_next_D_acceleration = R(0.0016666666666666668) * t13 + R(0.05) * t45;
+  const real y_next_D_acceleration = R(0.0016666666666666668) * t24 + R(0.05) * t49;
+  const real heading_next_D_acceleration = R(0.1) * t50 + R(0.05) * t51;
+  const real t74 = V_x_x * x_next_D_acceleration + V_y_x * y_next_D_acceleration + V_heading_x *
+    heading_next_D_acceleration + R(0.1) * V_speed_x;
+  q->hessian[10] = t74; /* acceleration, x */
+  const real t75 = V_y_x * x_next_D_acceleration + V_y_y * y_next_D_acceleration + V_heading_y *
+    heading_next_D_acceleration + R(0.1) * V_speed_y;
+  q->hessian[11] = t75; /* acceleration, y */
   /* acceleration, heading */
-  q->hessian[12] = t69 + R(0.05) * t64 + (t78 * t33 + t79 * t34 + t80 * t35 + R(0.1) * t66);
-  const real t83 = R(0.010000000000000002) * t58;
-  const real t84 = t83 * t60;
+  q->hessian[12] = t65 + R(0.05) * t60 + (x_next_D_acceleration * t32 + y_next_D_acceleration * t33 +
+    heading_next_D_acceleration * t34 + R(0.1) * t62);
+  const real t76 = R(0.010000000000000002) * t54;
+  const real t77 = t76 * t56;
   /* acceleration, speed */
-  q->hessian[13] = R(0.05) * t71 + t84 + R(0.05) * t75 + (t78 * t56 + t79 * t57 + t80 * t76 + R(0.1) * t77);
-  const real t85 = V_heading_x * t78 + V_heading_y * t79 + V_heading_heading * t80 + R(0.1) * V_speed_heading;
-  const real t86 = R(0.1) * (V_speed_x * t78 + V_speed_y * t79 + V_speed_heading * t80 + R(0.1) * V_speed_speed);
+  q->hessian[13] = R(0.05) * t67 + t77 + R(0.05) * t71 + (x_next_D_acceleration * t52 + y_next_D_acceleration * t53 +
+    heading_next_D_acceleration * t72 + R(0.1) * t73);
+  const real t78 = V_heading_x * x_next_D_acceleration + V_heading_y * y_next_D_acceleration + V_heading_heading *
+    heading_next_D_acceleration + R(0.1) * V_speed_heading;
+  const real t79 = R(0.1) * (V_speed_x * x_next_D_acceleration + V_speed_y * y_next_D_acceleration + V_speed_heading *
+    heading_next_D_acceleration + R(0.1) * V_speed_speed);
   /* acceleration, acceleration */
-  q->hessian[14] = fixed_9 + (R(0.1) * t84 + R(0.0025000000000000005) * t75) + (t78 * t81 + t79 * t82 + t80 * t85 +
-    t86);
-  const real t87 = R(1) + tan_steering * tan_steering;
-  const real t88 = (t44 * t10 + t42 * speed) * t87;
-  const real t89 = (t50 * t10 + t49 * speed) * t87;
-  const real t90 = (fixed_6 * t8 + fixed_7 * t10 + fixed_6 * speed) * t87;
-  const real t91 = V_x_x * t88 + V_y_x * t89 + V_heading_x * t90;
-  q->hessian[15] = t91; /* steering, x */
-  const real t92 = V_y_x * t88 + V_y_y * t89 + V_heading_y * t90;
-  q->hessian[16] = t92; /* steering, y */
-  const real t93 = fixed_0 * t10;
-  const real t94 = fixed_0 * speed;
-  q->hessian[17] = (t62 * t93 + t59 * t94) * t87 + (t88 * t33 + t89 * t34 + t90 * t35); /* steering, heading */
-  const real t95 = R(0.016666666666666666) * lambda_heading;
-  const real t96 = t95 * fixed_0;
-  const real t97 = t96 * weight_d2f;
-  const real t98 = t95 + R(0.05) * (lambda_y * t21 - lambda_x * t30);
-  const real t99 = (t97 + t69 * t93 + t68 * t94 + fixed_0 * (t98 * weight_d2f)) * t87;
-  const real t100 = R(0.06666666666666667) * lambda_heading + R(0.1) * (lambda_y * t14 - lambda_x * t26) + R(0.05) *
-    (lambda_y * t18 - lambda_x * t28);
-  const real t101 = t72 * t93 + t74 * t93 + t100 * weight_d2f * fixed_0 + t70 * t94;
-  const real t102 = t101 * t87;
-  q->hessian[18] = t99 + t102 + (t88 * t56 + t89 * t57 + t90 * t76); /* steering, speed */
+  q->hessian[14] = fixed_9 + (R(0.1) * t77 + R(0.0025000000000000005) * t71) + (x_next_D_acceleration * t74 +
+    y_next_D_acceleration * t75 + heading_next_D_acceleration * t78 + t79);
+  const real t80 = R(1) + tan_steering * tan_steering;
+  const real x_next_D_steering = (t43 * t10 + t41 * speed) * t80;
+  const real y_next_D_steering = (t48 * t10 + t47 * speed) * t80;
+  const real heading_next_D_steering = (fixed_6 * t8 + fixed_7 * t10 + fixed_6 * speed) * t80;
+  const real t81 = V_x_x * x_next_D_steering + V_y_x * y_next_D_steering + V_heading_x * heading_next_D_steering;
+  q->hessian[15] = t81; /* steering, x */
+  const real t82 = V_y_x * x_next_D_steering + V_y_y * y_next_D_steering + V_heading_y * heading_next_D_steering;
+  q->hessian[16] = t82; /* steering, y */
+  const real t83 = fixed_0 * t10;
+  const real t84 = fixed_0 * speed;
+  /* steering, heading */
+  q->hessian[17] = (t58 * t83 + t55 * t84) * t80 + (x_next_D_steering * t32 + y_next_D_steering * t33 +
+    heading_next_D_steering * t34);
+  const real t85 = R(0.016666666666666666) * lambda_heading;
+  const real t86 = t85 * fixed_0;
+  const real t87 = t86 * weight_d2f;
+  const real t88 = t85 + R(0.05) * (lambda_y * t21 - lambda_x * t29);
+  const real t89 = (t87 + t65 * t83 + t64 * t84 + fixed_0 * (t88 * weight_d2f)) * t80;
+  const real t90 = R(0.06666666666666667) * lambda_heading + R(0.1) * (lambda_y * t14 - lambda_x * t25) + R(0.05) *
+    (lambda_y * t18 - lambda_x * t27);
+  const real t91 = t68 * t83 + t70 * t83 + t90 * weight_d2f * fixed_0 + t66 * t84;
+  const real t92 = t91 * t80;
+  /* steering, speed */
+  q->hessian[18] = t89 + t92 + (x_next_D_steering * t52 + y_next_D_steering * t53 + heading_next_D_steering * t72);
   /* steering, acceleration */
-  q->hessian[19] = (R(0.1) * t97 + t83 * t93) * t87 + R(0.05) * t102 + (t88 * t81 + t89 * t82 + t90 * t85);
-  const real t103 = (t96 * t8 + t100 * t93 + t98 * t94) * weight_d2f * t87 * tan_steering;
-  const real t104 = (t73 * t93 * t93 + t67 * t94 * t94) * t87 * t87 + R(2) * t103;
-  const real t105 = t88 * t91 + t89 * t92 + t90 * (V_heading_x * t88 + V_heading_y * t89 + V_heading_heading * t90);
-  q->hessian[20] = fixed_10 + t104 + t105; /* steering, steering */
+  q->hessian[19] = (R(0.1) * t87 + t76 * t83) * t80 + R(0.05) * t92 + (x_next_D_steering * t74 + y_next_D_steering *
+    t75 + heading_next_D_steering * t78);
+  const real t93 = (t86 * t8 + t90 * t83 + t88 * t84) * weight_d2f * t80 * tan_steering;
+  const real t94 = (t69 * t83 * t83 + t63 * t84 * t84) * t80 * t80 + R(2) * t93;
+  const real t95 = x_next_D_steering * t81 + y_next_D_steering * t82 + heading_next_D_steering * (V_heading_x *
+    x_next_D_steering + V_heading_y * y_next_D_steering + V_heading_heading * heading_next_D_steering);
+  q->hessian[20] = fixed_10 + t94 + t95; /* steering, steering */
   q->costate[0] = lambda_x + dual_path0 * t3 + dual_path1 * t0; /* x */
   q->costate[1] = lambda_y + dual_path0 * t7 + dual_path1 * t6; /* y */
-  q->costate[2] = lambda_y * t24 - lambda_x * t32 + lambda_heading; /* heading */
+  q->costate[2] = lambda_y * y_next_D_heading - lambda_x * t31 + lambda_heading; /* heading */
   /* speed */
-  q->costate[3] = fixed_8 * speed + (lambda_x * t48 + lambda_y * t52 + lambda_heading * t55 + lambda_speed);
+  q->costate[3] = fixed_8 * speed + (lambda_x * x_next_D_speed + lambda_y * y_next_D_speed + lambda_heading *
+    heading_next_D_speed + lambda_speed);
   /* acceleration */
-  q->gradient_u[0] = fixed_9 * acceleration + (lambda_x * t78 + lambda_y * t79 + lambda_heading * t80 + R(0.1) *
-    lambda_speed);
-  q->gradient_u[1] = fixed_10 * steering + (lambda_x * t88 + lambda_y * t89 + lambda_heading * t90); /* steering */
+  q->gradient_u[0] = fixed_9 * acceleration + (lambda_x * x_next_D_acceleration + lambda_y * y_next_D_acceleration +
+    lambda_heading * heading_next_D_acceleration + R(0.1) * lambda_speed);
+  /* steering */
+  q->gradient_u[1] = fixed_10 * steering + (lambda_x * x_next_D_steering + lambda_y * y_next_D_steering +
+    lambda_heading * heading_next_D_steering);
   q->offset_x[0] = v_offset_x + t3 * force_path0 + t0 * force_path1; /* x */
   q->offset_x[1] = v_offset_y + t7 * force_path0 + t6 * force_path1; /* y */
-  q->offset_x[2] = t24 * v_offset_y - t32 * v_offset_x + v_offset_heading; /* heading */
-  q->offset_x[3] = t48 * v_offset_x + t52 * v_offset_y + t55 * v_offset_heading + v_offset_speed; /* speed */
+  q->offset_x[2] = y_next_D_heading * v_offset_y - t31 * v_offset_x + v_offset_heading; /* heading */
+  /* speed */
+  q->offset_x[3] = x_next_D_speed * v_offset_x + y_next_D_speed * v_offset_y + heading_next_D_speed * v_offset_heading
+    + v_offset_speed;
   /* acceleration */
-  q->offset_u[0] = t78 * v_offset_x + t79 * v_offset_y + t80 * v_offset_heading + R(0.1) * v_offset_speed;
-  q->offset_u[1] = t88 * v_offset_x + t89 * v_offset_y + t90 * v_offset_heading; /* steering */
+  q->offset_u[0] = x_next_D_acceleration * v_offset_x + y_next_D_acceleration * v_offset_y +
+    heading_next_D_acceleration * v_offset_heading + R(0.1) * v_offset_speed;
+  /* steering */
+  q->offset_u[1] = x_next_D_steering * v_offset_x + y_next_D_steering * v_offset_y + heading_next_D_steering *
+    v_offset_heading;
+  q->kept[0] = -t31; /* x, heading */
+  q->kept[1] = x_next_D_speed; /* x, speed */
+  q->kept[2] = x_next_D_acceleration; /* x, acceleration */
+  q->kept[3] = x_next_D_steering; /* x, steering */
+  q->kept[4] = y_next_D_heading; /* y, heading */
+  q->kept[5] = y_next_D_speed; /* y, speed */
+  q->kept[6] = y_next_D_acceleration; /* y, acceleration */
+  q->kept[7] = y_next_D_steering; /* y, steering */
+  q->kept[8] = heading_next_D_speed; /* heading, speed */
+  q->kept[9] = heading_next_D_acceleration; /* heading, acceleration */
+  q->kept[10] = heading_next_D_steering; /* heading, steering */
 }
 
 /* Directional derivative of the dynamics, F d. */
@@ -623,6 +688,38 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   d_next[2] = d_heading + t24; /* heading */
   /* speed */
   d_next[3] = d_speed + R(0.016666666666666666) * (d_acceleration + R(4) * d_acceleration + d_acceleration);
+}
+
+/* Directional derivative of the dynamics, F d, from what its model has kept of F. */
+INLINE void stage_step(in_reals restrict kept, in_reals restrict d_state, in_reals restrict d_control,
+    out_reals restrict d_next) {
+  const real F_x_heading = kept[0];
+  const real F_x_speed = kept[1];
+  const real F_x_acceleration = kept[2];
+  const real F_x_steering = kept[3];
+  const real F_y_heading = kept[4];
+  const real F_y_speed = kept[5];
+  const real F_y_acceleration = kept[6];
+  const real F_y_steering = kept[7];
+  const real F_heading_speed = kept[8];
+  const real F_heading_acceleration = kept[9];
+  const real F_heading_steering = kept[10];
+  const real d_x = d_state[0];
+  const real d_y = d_state[1];
+  const real d_heading = d_state[2];
+  const real d_speed = d_state[3];
+  const real d_acceleration = d_control[0];
+  const real d_steering = d_control[1];
+  /* x */
+  d_next[0] = d_x + F_x_heading * d_heading + F_x_speed * d_speed + F_x_acceleration * d_acceleration + F_x_steering *
+    d_steering;
+  /* y */
+  d_next[1] = d_y + F_y_heading * d_heading + F_y_speed * d_speed + F_y_acceleration * d_acceleration + F_y_steering *
+    d_steering;
+  /* heading */
+  d_next[2] = d_heading + F_heading_speed * d_speed + F_heading_acceleration * d_acceleration + F_heading_steering *
+    d_steering;
+  d_next[3] = d_speed + R(0.1) * d_acceleration; /* speed */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f + dual'rows) + d_lambda'f + d_dual'rows +

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "de15d6e769c30453d5cc4b2264fa5a30f59b53b50ec0e7f76c612b2877b752a3"),
+    library=load(__file__, "safe_cartpole", "87ff8d85aeb6b963b1d3dcd5cd2b3db19b5a0418322991ce90cff93cd714e67f"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -20,6 +20,7 @@
  *   stage_expand_gauss_newton            191
  *   stage_expand_exact                   266
  *   stage_tangent                         65
+ *   stage_step                            15
  *   stage_gradient                       164
  *   terminal_gradient                     21
  *   bounds_gradient                        0
@@ -57,6 +58,7 @@
 #define NTERMINAL 0 /* of the last state alone */
 #define SOFT_ROWS 0 /* whether any row may be exceeded at a price */
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
+#define NKEPT 6 /* entries of df/d(x, u) that a sweep keeps for the step after it */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 
 #include "mpcgen_layout.h"
@@ -455,6 +457,12 @@ EXPANSION void stage_expand_exact(stored_reals restrict state, stored_reals rest
   q->offset_x[2] = R(0.1) * v_offset_x + v_offset_v; /* v */
   q->offset_x[3] = R(0.1) * v_offset_angle + t43 * v_offset_v + t46 * v_offset_omega; /* omega */
   q->offset_u[0] = v_next_D_force * v_offset_v + t53 * v_offset_omega; /* force */
+  q->kept[0] = t10; /* v, angle */
+  q->kept[1] = t43; /* v, omega */
+  q->kept[2] = v_next_D_force; /* v, force */
+  q->kept[3] = t18; /* omega, angle */
+  q->kept[4] = t46; /* omega, omega */
+  q->kept[5] = t53; /* omega, force */
 }
 
 /* Directional derivative of the dynamics, F d. */
@@ -498,6 +506,26 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   const real t11 = fixed_12 * (t10 * t6) - fixed_12 * (t7 * (force * cos_angle + fixed_1 * sin_angle + t9 *
     sin_angle));
   d_next[3] = d_omega - R(0.1) * t11; /* omega */
+}
+
+/* Directional derivative of the dynamics, F d, from what its model has kept of F. */
+INLINE void stage_step(in_reals restrict kept, in_reals restrict d_state, in_reals restrict d_control,
+    out_reals restrict d_next) {
+  const real F_v_angle = kept[0];
+  const real F_v_omega = kept[1];
+  const real F_v_force = kept[2];
+  const real F_omega_angle = kept[3];
+  const real F_omega_omega = kept[4];
+  const real F_omega_force = kept[5];
+  const real d_x = d_state[0];
+  const real d_angle = d_state[1];
+  const real d_v = d_state[2];
+  const real d_omega = d_state[3];
+  const real d_force = d_control[0];
+  d_next[0] = d_x + R(0.1) * d_v; /* x */
+  d_next[1] = d_angle + R(0.1) * d_omega; /* angle */
+  d_next[2] = F_v_angle * d_angle + d_v + F_v_omega * d_omega + F_v_force * d_force; /* v */
+  d_next[3] = F_omega_angle * d_angle + F_omega_omega * d_omega + F_omega_force * d_force; /* omega */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f + dual'rows) + d_lambda'f + d_dual'rows +

@@ -38,7 +38,7 @@ Outputs = dict[str, Sequence[Expr]]
 """What a stage function writes, by group of the contract."""
 
 WORTH_KEEPING = 2
-"""How many times as long as the product with known entries F d has to be for these to be kept in memory."""
+"""How many times as long as the product with known entries, and as these, F d has to be for them to be kept."""
 WORTH_A_SEARCH = 1.25
 """How many times as long as what has been found something may be that is still searched for a shorter form."""
 
@@ -160,13 +160,15 @@ class Derivation(Symbols):
         return (matrices, self.function(SLOPES, **gradients))
 
     def _keep_slopes(self) -> None:
-        """Decide which entries of F (row, column) the exact model keeps for the step: all that are no constants, or none."""
+        """Decide which entries of F, (row, column), the exact model keeps: all that are no constants, or none."""
         tau = (*self.x_names, *self.u_names)
         places = [(i, j) for i, row in enumerate(self.F) for j, slope in enumerate(row) if not slope.is_const]
         labels = tuple(f"{self.x_names[i]}, {tau[j]}" for i, j in places)
-        self.groups["kept", "NKEPT"] = tuple(self.graph.symbol(f"F.{self.x_names[i]}.{tau[j]}") for i, j in places)
+        self.groups["kept", "NKEPT"] = tuple(
+            self.graph.symbol(f"F.{self.x_names[i]}.{tau[j]}") for i, j in places
+        )
         self.kept, self.labels["NKEPT"] = tuple(places), labels
-        if flops(self._kept_tangent()) * WORTH_KEEPING > flops(self._tangent()):
+        if WORTH_KEEPING * (flops(self._kept_tangent()) + len(places)) > flops(self._next_along()):
             self.kept, self.labels["NKEPT"] = (), ()
 
     def _kept_tangent(self) -> tuple[Expr, ...]:
@@ -275,7 +277,12 @@ class Derivation(Symbols):
         self, Q: Matrix, total: Sequence[Expr], offsets: Sequence[Expr], F: Matrix | None
     ) -> Outputs:
         n = len(self.x_names)
-        outputs = {"Q": lower_triangle(Q), **self._gradients(total), "offset_x": offsets[:n], "offset_u": offsets[n:]}
+        outputs = {
+            "Q": lower_triangle(Q),
+            **self._gradients(total),
+            "offset_x": offsets[:n],
+            "offset_u": offsets[n:],
+        }
         if F is None or not self.model.constrained:
             return outputs
         return {**outputs, "kept": [F[i][j] for i, j in self.kept]}
@@ -291,12 +298,12 @@ class Derivation(Symbols):
         along = transposed_times(FJ[n:], self.path.force) if self.path.rows else none
         return {**outputs, "offset_x": along[:n], "offset_u": along[n:]}
 
-    def _tangent(self) -> Sequence[Expr]:
+    def _next_along(self) -> Sequence[Expr]:
         seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
         return tangents(self.model.next_state, seeds)
 
     def _stage_tangent(self) -> Function:
-        return self.function("stage_tangent", d_next=self._tangent())
+        return self.function("stage_tangent", d_next=self._next_along())
 
     def _lagrangian(self) -> Expr:
         return self.model.stage_cost + dot(self.graph, self.multipliers, self.images)

@@ -34,7 +34,7 @@ SLOPES = "stage_slopes"
 """and its gradients. Both together are their `EXPAND`."""
 
 STEP = "stage_step"
-"""F d from the entries of F that an exact model has kept: of problems with constraints whose F takes long to compute."""
+"""F d from entries of F that an exact model has kept: of problems with constraints whose F takes long to compute."""
 
 COMPOSED = (DYNAMICS, *DERIVE.values(), "stage_tangent", "stage_gradient", "stage_forward")
 """What a loop over substeps is part of, and a stage's cost that reads networks."""
