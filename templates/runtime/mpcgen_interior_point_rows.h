@@ -322,8 +322,15 @@ RARE void find_sizes(barrier_state *s) {
   s->sizes = sizes;
 }
 
+/* Part of the sweep where there are registers for it. */
+#if LANES > 1 && REGISTER_BYTES == 64
+#define ADD_ROWS INLINE
+#else
+#define ADD_ROWS OUTLINED
+#endif
+
 /* What the rows of a stage add to its model. */
-OUTLINED void add_rows(barrier_state *s, int t, row_terms *terms) {
+ADD_ROWS void add_rows(barrier_state *s, int t, row_terms *terms) {
   reals row = first_row(s, t), limit = first_limit(s, t);
   const int count = row_count(s, t);
   const real mu = s->mu;
