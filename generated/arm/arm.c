@@ -57,6 +57,7 @@
 #define NTERMINAL 0 /* of the last state alone */
 #define SOFT_ROWS 0 /* whether any row may be exceeded at a price */
 #define ROW_BOUNDS_VARY 0 /* whether their bounds or prices depend on parameters */
+#define NREMEMBERED 0 /* what a stage's rollout leaves for its model */
 #define NKEPT 0 /* entries of df/d(x, u) that a sweep keeps for the step after it */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 

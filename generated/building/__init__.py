@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "9ef4dc230e5058933c6880ef88a71d87543ea522f4cef1d5659bcce3e36cb652"),
+    library=load(__file__, "building", "231da28b4cc993a641153cbc826bf56ff30d7bf340ca276979f307eb6ef8e084"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "19eed1fd766f8f2bbcc98381caa4f0504a53f1b9c38b3a897e38aa901097be71"),
+    library=load(__file__, "landing", "3bfc7f96e2b3ae394771cf6bd70f6ef2a2b856f87e8741a53e4681c987cf195e"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "bd15b049e3a84ef10bd3844314cf15aa4aff67bd9a9e18d7f211ce329778abd1"),
+    library=load(__file__, "minimum_time", "cddddaf30137c081856254340b796c934c512b27c5172ba43a0db034dd3aebf1"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

@@ -19,6 +19,8 @@
  *   terminal_expand                        1
  *   stage_expand_gauss_newton            216
  *   stage_expand_exact                   438
+ *   stage_dynamics_remembering            51
+ *   stage_expand_remembered              426
  *   stage_tangent                        109
  *   stage_step                            16
  *   stage_gradient                       272
@@ -58,6 +60,7 @@
 #define NTERMINAL 2 /* of the last state alone */
 #define SOFT_ROWS 0 /* whether any row may be exceeded at a price */
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
+#define NREMEMBERED 4 /* what a stage's rollout leaves for its model */
 #define NKEPT 8 /* entries of df/d(x, u) that a sweep keeps for the step after it */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 
@@ -496,6 +499,246 @@ EXPANSION void stage_expand_exact(stored_reals restrict state, stored_reals rest
   q->kept[5] = speed_next_D_duration; /* speed, duration */
   q->kept[6] = speed_next_D_acceleration; /* speed, acceleration */
   q->kept[7] = speed_next_D_duration; /* speed, correction */
+}
+
+/* Next state f(x_t, u_t, theta_t) and cost of a stage; and what took long, for stage_expand_remembered. */
+INLINE void stage_dynamics_remembering(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, reals restrict next_state, real *restrict cost) {
+  (void)theta_t;
+  const real position = state[0];
+  const real speed = state[1];
+  const real duration = state[2];
+  const real acceleration = control[0];
+  const real correction = control[1];
+  const real drag = theta[1];
+  const real duration_next = correction + duration;
+  const real t0 = lane_sqrt(R(0.0001) + speed * speed);
+  const real t1 = (acceleration - drag * (speed * t0)) * duration_next;
+  const real t2 = speed + R(0.025) * t1;
+  const real t3 = lane_sqrt(R(0.0001) + t2 * t2);
+  const real t4 = (acceleration - drag * (t2 * t3)) * duration_next;
+  const real t5 = speed + R(0.025) * t4;
+  const real t6 = lane_sqrt(R(0.0001) + t5 * t5);
+  const real t7 = (acceleration - drag * (t5 * t6)) * duration_next;
+  const real t8 = speed + R(0.05) * t7;
+  const real t9 = speed * duration_next + R(2) * (t2 * duration_next + t5 * duration_next) + t8 * duration_next;
+  next_state[0] = position + R(0.008333333333333333) * t9; /* position */
+  const real t10 = lane_sqrt(R(0.0001) + t8 * t8);
+  const real t11 = t1 + R(2) * (t4 + t7) + (acceleration - drag * (t8 * t10)) * duration_next;
+  next_state[1] = speed + R(0.008333333333333333) * t11; /* speed */
+  next_state[2] = duration_next; /* duration */
+  cost[0] = ALL(0); /* stage cost */
+  (next_state + NX)[0] = t0; /* sqrt */
+  (next_state + NX)[1] = t3; /* sqrt */
+  (next_state + NX)[2] = t6; /* sqrt */
+  (next_state + NX)[3] = t10; /* sqrt */
+}
+
+/* The same as stage_expand_exact, with what stage_dynamics_remembering has left. */
+EXPANSION void stage_expand_remembered(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
+    const value_model *restrict value, const real *restrict dual, const real *restrict stiffness,
+    const real *restrict force, stage_model *restrict q) {
+  (void)theta_t;
+  const real speed = state[1];
+  const real duration = state[2];
+  const real acceleration = control[0];
+  const real correction = control[1];
+  const real drag = theta[1];
+  const real weight_d2f = weight[0];
+  const real lambda_position = value->costate[0];
+  const real lambda_speed = value->costate[1];
+  const real lambda_duration = value->costate[2];
+  const real V_position_position = value->hessian[0];
+  const real V_speed_position = value->hessian[1];
+  const real V_speed_speed = value->hessian[2];
+  const real V_duration_position = value->hessian[3];
+  const real V_duration_speed = value->hessian[4];
+  const real V_duration_duration = value->hessian[5];
+  const real v_offset_position = value->offset[0];
+  const real v_offset_speed = value->offset[1];
+  const real v_offset_duration = value->offset[2];
+  const real dual_path0 = dual[0];
+  const real stiffness_path0 = stiffness[0];
+  const real force_path0 = force[0];
+  const real point_0 = (state + 2 * NX)[0];
+  const real point_1 = (state + 2 * NX)[1];
+  const real point_2 = (state + 2 * NX)[2];
+  const real point_3 = (state + 2 * NX)[3];
+  q->hessian[0] = V_position_position; /* position, position */
+  const real duration_next = correction + duration;
+  const real t0 = R(0.008333333333333333) * duration_next;
+  const real t1 = R(0.016666666666666666) * duration_next;
+  const real t2 = R(0.0004166666666666667) * duration_next;
+  const real t3 = t2 * duration_next;
+  const real t4 = drag * speed;
+  const real t5 = acceleration - t4 * point_0;
+  const real t6 = speed + R(0.025) * (t5 * duration_next);
+  const real t7 = drag * t6;
+  const real t8 = acceleration - t7 * point_1;
+  const real t9 = speed + R(0.025) * (t8 * duration_next);
+  const real t10 = drag * t9;
+  const real t11 = R(1) / point_2;
+  const real t12 = R(0.5) * t11;
+  const real t13 = R(2) * t9;
+  const real t14 = t1 - (t3 * t10 * t12 * t13 + t3 * point_2 * drag);
+  const real t15 = R(0.025) * t14;
+  const real t16 = t15 * duration_next;
+  const real t17 = R(1) / point_1;
+  const real t18 = R(0.5) * t17;
+  const real t19 = R(2) * t6;
+  const real t20 = t1 - (t16 * t7 * t18 * t19 + t16 * point_1 * drag);
+  const real t21 = R(0.025) * t20;
+  const real t22 = t21 * duration_next;
+  const real t23 = R(1) / point_0;
+  const real t24 = R(0.5) * t23;
+  const real t25 = R(2) * speed;
+  const real t26 = t0 + t14 + t20 - t22 * t4 * t24 * t25 - t22 * point_0 * drag;
+  const real t27 = t26 + t0;
+  const real t28 = R(-0.008333333333333333) * duration_next;
+  const real t29 = acceleration - t10 * point_2;
+  const real t30 = speed + R(0.05) * (t29 * duration_next);
+  const real t31 = drag * t30;
+  const real t32 = R(1) / point_3;
+  const real t33 = R(0.5) * t32;
+  const real t34 = R(2) * t30;
+  const real t35 = t28 * t31 * t33 * t34 + t28 * point_3 * drag;
+  const real t36 = R(0.016666666666666666) + R(0.05) * t35;
+  const real t37 = t36 * duration_next;
+  const real t38 = t37 * t10 * t12 * t13 + t37 * point_2 * drag;
+  const real t39 = R(0.016666666666666666) - R(0.025) * t38;
+  const real t40 = t39 * duration_next;
+  const real t41 = t40 * t7 * t18 * t19 + t40 * point_1 * drag;
+  const real t42 = R(0.008333333333333333) - R(0.025) * t41;
+  const real t43 = t42 * duration_next;
+  const real t44 = R(1) + t35 - t38 - t41 - t43 * t4 * t24 * t25 - t43 * point_0 * drag;
+  const real t45 = V_position_position * t27 + V_speed_position * t44;
+  q->hessian[1] = t45; /* speed, position */
+  const real t46 = R(0.008333333333333333) * lambda_speed;
+  const real t47 = t46 * duration_next;
+  const real t48 = t34 * t33;
+  const real t49 = t31 * t33;
+  const real t50 = (drag * t33 - R(0.5) * (t48 * t32 * t32 * t31)) * t34 + R(2) * t49;
+  const real t51 = t47 * weight_d2f * (t50 + t48 * drag);
+  const real t52 = R(-0.0025000000000000005) * t51;
+  const real t53 = t52 * duration_next * duration_next;
+  const real t54 = t10 * t12;
+  const real t55 = t54 * t13 + drag * point_2;
+  const real t56 = t53 * t55;
+  const real t57 = R(0.016666666666666666) * lambda_speed;
+  const real t58 = R(0.008333333333333333) * lambda_position;
+  const real t59 = t58 * duration_next;
+  const real t60 = t49 * t34 + drag * point_3;
+  const real t61 = t57 + R(0.05) * (t59 - t47 * t60);
+  const real t62 = t61 * duration_next;
+  const real t63 = t13 * t12;
+  const real t64 = (drag * t12 - R(0.5) * (t63 * t11 * t11 * t10)) * t13 + R(2) * t54;
+  const real t65 = t56 * t55 - t62 * weight_d2f * (t64 + t63 * drag);
+  const real t66 = R(-0.05) * t51;
+  const real t67 = t66 * duration_next;
+  const real t68 = t67 * t55;
+  const real t69 = R(0.025) * (t65 - t68);
+  const real t70 = t69 * duration_next;
+  const real t71 = t7 * t18;
+  const real t72 = t71 * t19 + drag * point_1;
+  const real t73 = t70 * t72;
+  const real t74 = R(0.0006250000000000001) * t65;
+  const real t75 = t74 * duration_next * duration_next;
+  const real t76 = t75 * t72;
+  const real t77 = R(2) * t59;
+  const real t78 = t57 + R(0.025) * (t77 - t62 * t55);
+  const real t79 = t78 * duration_next;
+  const real t80 = t19 * t18;
+  const real t81 = (drag * t18 - R(0.5) * (t80 * t17 * t17 * t7)) * t19 + R(2) * t71;
+  const real t82 = t76 * t72 - t79 * weight_d2f * (t81 + t80 * drag);
+  const real t83 = R(0.025) * (t82 - t73);
+  const real t84 = t83 * duration_next;
+  const real t85 = t4 * t24;
+  const real t86 = t85 * t25 + drag * point_0;
+  const real t87 = t65 - (t51 + R(2) * t68) - R(2) * t73 + t82 - R(2) * (t84 * t86);
+  const real t88 = R(0.0006250000000000001) * t82;
+  const real t89 = t88 * duration_next * duration_next;
+  const real t90 = t89 * t86;
+  const real t91 = t46 + R(0.025) * (t77 - t79 * t72);
+  const real t92 = t25 * t24;
+  const real t93 = (drag * t24 - R(0.5) * (t92 * t23 * t23 * t4)) * t25 + R(2) * t85;
+  const real t94 = t87 + t90 * t86 - t91 * duration_next * weight_d2f * (t93 + t92 * drag);
+  const real t95 = V_speed_position * t27 + V_speed_speed * t44;
+  q->hessian[2] = t94 + (t27 * t45 + t44 * t95); /* speed, speed */
+  const real t96 = R(0.008333333333333333) * t30 + t2 * t29 + R(0.016666666666666666) * t9 + t15 * t8 +
+    R(0.016666666666666666) * t6;
+  const real t97 = t96 + t21 * t5 + R(0.008333333333333333) * speed;
+  const real t98 = R(0.008333333333333333) * (acceleration - t31 * point_3) + t36 * t29 + t39 * t8 + t42 * t5;
+  const real t99 = V_position_position * t97 + V_speed_position * t98 + V_duration_position;
+  q->hessian[3] = t99; /* duration, position */
+  const real t100 = t58 * weight_d2f;
+  const real t101 = t46 * weight_d2f;
+  const real t102 = t100 - t101 * t60;
+  const real t103 = R(2) * t100;
+  const real t104 = R(0.05) * t102;
+  const real t105 = t52 * t29;
+  const real t106 = t104 * duration_next + t105 * duration_next + t61 * weight_d2f;
+  const real t107 = t103 - t106 * t55;
+  const real t108 = R(0.025) * t107;
+  const real t109 = t74 * t8;
+  const real t110 = t108 * duration_next + t109 * duration_next + t78 * weight_d2f;
+  const real t111 = t103 - t110 * t72;
+  const real t112 = t100 + t102 + t66 * t29 + t107 + t69 * t8 + t111 + t83 * t5;
+  const real t113 = R(0.025) * t111;
+  const real t114 = t88 * t5;
+  const real t115 = t113 * duration_next + t114 * duration_next + t91 * weight_d2f;
+  const real t116 = t112 - t115 * t86 + (t97 * t45 + t98 * t95 + (V_duration_position * t27 + V_duration_speed *
+    t44));
+  q->hessian[4] = t116; /* duration, speed */
+  const real t117 = R(2) * (t104 * t29) + t105 * t29 + R(2) * (t108 * t8) + t109 * t8;
+  const real t118 = t117 + R(2) * (t113 * t5) + t114 * t5;
+  const real t119 = V_speed_position * t97 + V_speed_speed * t98 + V_duration_speed;
+  const real t120 = t97 * t99 + t98 * t119 + (V_duration_position * t97 + V_duration_speed * t98 +
+    V_duration_duration);
+  q->hessian[5] = stiffness_path0 + t118 + t120; /* duration, duration */
+  const real t121 = t3 + t16 + t22;
+  const real t122 = t0 + t37 + t40 + t43;
+  const real t123 = V_position_position * t121 + V_speed_position * t122;
+  q->hessian[6] = t123; /* acceleration, position */
+  const real t124 = R(-0.025) * t56;
+  const real t125 = t124 * duration_next;
+  const real t126 = t125 * t72 + t76;
+  const real t127 = R(-0.025) * t126;
+  const real t128 = t127 * duration_next;
+  /* acceleration, speed */
+  q->hessian[7] = t67 - t56 + t70 - t126 + t84 - t128 * t86 - t90 + (t121 * t45 + t122 * t95);
+  const real t129 = t101 + t106 + t124 * t8 + t110 + t127 * t5 + t115;
+  q->hessian[8] = t129 + (t121 * t99 + t122 * t119); /* acceleration, duration */
+  const real t130 = V_speed_position * t121 + V_speed_speed * t122;
+  /* acceleration, acceleration */
+  q->hessian[9] = t53 + R(2) * t125 + t75 + R(2) * t128 + t89 + (t121 * t123 + t122 * t130);
+  q->hessian[10] = t99; /* correction, position */
+  q->hessian[11] = t116; /* correction, speed */
+  const real t131 = t118 + t120;
+  q->hessian[12] = t131; /* correction, duration */
+  /* correction, acceleration */
+  q->hessian[13] = t129 + (t97 * t123 + t98 * t130 + (V_duration_position * t121 + V_duration_speed * t122));
+  q->hessian[14] = t131; /* correction, correction */
+  q->costate[0] = lambda_position; /* position */
+  q->costate[1] = lambda_speed * t44 + lambda_position * t27; /* speed */
+  const real t132 = lambda_position * t97 + lambda_speed * t98 + lambda_duration;
+  q->costate[2] = t132 + dual_path0; /* duration */
+  q->gradient_u[0] = lambda_speed * t122 + lambda_position * t121; /* acceleration */
+  q->gradient_u[1] = t132; /* correction */
+  q->offset_x[0] = v_offset_position; /* position */
+  q->offset_x[1] = t27 * v_offset_position + t44 * v_offset_speed; /* speed */
+  const real t133 = t97 * v_offset_position + t98 * v_offset_speed + v_offset_duration;
+  q->offset_x[2] = t133 + force_path0; /* duration */
+  q->offset_u[0] = t121 * v_offset_position + t122 * v_offset_speed; /* acceleration */
+  q->offset_u[1] = t133; /* correction */
+  q->kept[0] = t27; /* position, speed */
+  q->kept[1] = t97; /* position, duration */
+  q->kept[2] = t121; /* position, acceleration */
+  q->kept[3] = t97; /* position, correction */
+  q->kept[4] = t44; /* speed, speed */
+  q->kept[5] = t98; /* speed, duration */
+  q->kept[6] = t122; /* speed, acceleration */
+  q->kept[7] = t98; /* speed, correction */
 }
 
 /* Directional derivative of the dynamics, F d. */

@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "3cc84dab2aad557a433df1c5ef9874196c94e2667f9c756a4e41b9d696fbc1d3"),
+    library=load(__file__, "obstacle", "e69fef8741af9b7852d3687753ad58b9b13a1b1083f32523b13b4bc9abef3746"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

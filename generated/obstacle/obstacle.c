@@ -19,6 +19,8 @@
  *   terminal_expand                       45
  *   stage_expand_gauss_newton            333
  *   stage_expand_exact                   494
+ *   stage_dynamics_remembering            63
+ *   stage_expand_remembered              476
  *   stage_tangent                        101
  *   stage_step                            24
  *   stage_gradient                       269
@@ -58,6 +60,7 @@
 #define NTERMINAL 4 /* of the last state alone */
 #define SOFT_ROWS 0 /* whether any row may be exceeded at a price */
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
+#define NREMEMBERED 9 /* what a stage's rollout leaves for its model */
 #define NKEPT 11 /* entries of df/d(x, u) that a sweep keeps for the step after it */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 
@@ -634,6 +637,265 @@ EXPANSION void stage_expand_exact(stored_reals restrict state, stored_reals rest
   q->kept[8] = heading_next_D_speed; /* heading, speed */
   q->kept[9] = heading_next_D_acceleration; /* heading, acceleration */
   q->kept[10] = heading_next_D_steering; /* heading, steering */
+}
+
+/* Next state f(x_t, u_t, theta_t) and cost of a stage; and what took long, for stage_expand_remembered. */
+INLINE void stage_dynamics_remembering(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, reals restrict next_state, real *restrict cost) {
+  (void)theta_t;
+  const real x = state[0];
+  const real y = state[1];
+  const real heading = state[2];
+  const real speed = state[3];
+  const real acceleration = control[0];
+  const real steering = control[1];
+  const real fixed_0 = theta[12];
+  const real fixed_1 = theta[13];
+  const real fixed_2 = theta[14];
+  const real fixed_3 = theta[15];
+  const real cos_heading = lane_cos(heading);
+  const real t0 = speed + R(0.05) * acceleration;
+  const real tan_steering = lane_tan(steering);
+  const real t1 = speed * tan_steering * fixed_0;
+  const real t2 = heading + R(0.05) * t1;
+  const real t3 = lane_cos(t2);
+  const real t4 = t0 * tan_steering * fixed_0;
+  const real t5 = heading + R(0.05) * t4;
+  const real t6 = lane_cos(t5);
+  const real t7 = speed + R(0.1) * acceleration;
+  const real t8 = heading + R(0.1) * t4;
+  const real t9 = lane_cos(t8);
+  const real t10 = speed * cos_heading + R(2) * (t0 * t3 + t0 * t6) + t7 * t9;
+  next_state[0] = x + R(0.016666666666666666) * t10; /* x */
+  const real sin_heading = lane_sin(heading);
+  const real t11 = lane_sin(t2);
+  const real t12 = lane_sin(t5);
+  const real t13 = lane_sin(t8);
+  const real t14 = speed * sin_heading + R(2) * (t0 * t11 + t0 * t12) + t7 * t13;
+  next_state[1] = y + R(0.016666666666666666) * t14; /* y */
+  next_state[2] = heading + R(0.016666666666666666) * (t1 + R(4) * t4 + t7 * tan_steering * fixed_0); /* heading */
+  next_state[3] = speed + R(0.016666666666666666) * (acceleration + R(4) * acceleration + acceleration); /* speed */
+  /* stage cost */
+  cost[0] = fixed_1 * (acceleration * acceleration) + fixed_2 * (steering * steering) + fixed_3 * (speed * speed);
+  (next_state + NX)[0] = cos_heading; /* cos */
+  (next_state + NX)[1] = sin_heading; /* sin */
+  (next_state + NX)[2] = tan_steering; /* tan */
+  (next_state + NX)[3] = t3; /* cos */
+  (next_state + NX)[4] = t11; /* sin */
+  (next_state + NX)[5] = t6; /* cos */
+  (next_state + NX)[6] = t12; /* sin */
+  (next_state + NX)[7] = t9; /* cos */
+  (next_state + NX)[8] = t13; /* sin */
+}
+
+/* The same as stage_expand_exact, with what stage_dynamics_remembering has left. */
+EXPANSION void stage_expand_remembered(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
+    const value_model *restrict value, const real *restrict dual, const real *restrict stiffness,
+    const real *restrict force, stage_model *restrict q) {
+  (void)theta_t;
+  const real x = state[0];
+  const real y = state[1];
+  const real speed = state[3];
+  const real acceleration = control[0];
+  const real steering = control[1];
+  const real middle_0_0 = theta[3];
+  const real middle_0_1 = theta[4];
+  const real middle_1_0 = theta[5];
+  const real middle_1_1 = theta[6];
+  const real fixed_0 = theta[12];
+  const real fixed_4 = theta[16];
+  const real fixed_5 = theta[17];
+  const real fixed_6 = theta[18];
+  const real fixed_7 = theta[19];
+  const real fixed_8 = theta[20];
+  const real fixed_9 = theta[21];
+  const real fixed_10 = theta[22];
+  const real weight_d2f = weight[0];
+  const real lambda_x = value->costate[0];
+  const real lambda_y = value->costate[1];
+  const real lambda_heading = value->costate[2];
+  const real lambda_speed = value->costate[3];
+  const real V_x_x = value->hessian[0];
+  const real V_y_x = value->hessian[1];
+  const real V_y_y = value->hessian[2];
+  const real V_heading_x = value->hessian[3];
+  const real V_heading_y = value->hessian[4];
+  const real V_heading_heading = value->hessian[5];
+  const real V_speed_x = value->hessian[6];
+  const real V_speed_y = value->hessian[7];
+  const real V_speed_heading = value->hessian[8];
+  const real V_speed_speed = value->hessian[9];
+  const real v_offset_x = value->offset[0];
+  const real v_offset_y = value->offset[1];
+  const real v_offset_heading = value->offset[2];
+  const real v_offset_speed = value->offset[3];
+  const real dual_path0 = dual[0];
+  const real dual_path1 = dual[1];
+  const real stiffness_path0 = stiffness[0];
+  const real stiffness_path1 = stiffness[1];
+  const real force_path0 = force[0];
+  const real force_path1 = force[1];
+  const real point_0 = (state + 2 * NX)[0];
+  const real point_1 = (state + 2 * NX)[1];
+  const real point_2 = (state + 2 * NX)[2];
+  const real point_3 = (state + 2 * NX)[3];
+  const real point_4 = (state + 2 * NX)[4];
+  const real point_5 = (state + 2 * NX)[5];
+  const real point_6 = (state + 2 * NX)[6];
+  const real point_7 = (state + 2 * NX)[7];
+  const real point_8 = (state + 2 * NX)[8];
+  const real t0 = R(2) * (x - middle_1_0);
+  const real t1 = stiffness_path1 * t0;
+  const real t2 = R(2) * (dual_path1 * weight_d2f);
+  const real t3 = R(2) * (x - middle_0_0);
+  const real t4 = stiffness_path0 * t3;
+  const real t5 = R(2) * (dual_path0 * weight_d2f);
+  q->hessian[0] = t1 * t0 + t2 + t4 * t3 + t5 + V_x_x; /* x, x */
+  const real t6 = R(2) * (y - middle_1_1);
+  const real t7 = R(2) * (y - middle_0_1);
+  q->hessian[1] = t1 * t6 + t4 * t7 + V_y_x; /* y, x */
+  q->hessian[2] = stiffness_path1 * t6 * t6 + t2 + stiffness_path0 * t7 * t7 + t5 + V_y_y; /* y, y */
+  const real t8 = speed + R(0.1) * acceleration;
+  const real t9 = R(0.016666666666666666) * t8;
+  const real t10 = t9 * point_7;
+  const real t11 = speed + R(0.05) * acceleration;
+  const real t12 = R(0.03333333333333333) * t11;
+  const real t13 = t12 * point_5;
+  const real t14 = t12 * point_3;
+  const real t15 = R(0.016666666666666666) * speed;
+  const real t16 = t15 * point_0;
+  const real t17 = t10 + t13 + t14 + t16;
+  const real t18 = t9 * point_8;
+  const real t19 = t12 * point_6;
+  const real t20 = t12 * point_4;
+  const real t21 = t15 * point_1;
+  const real t22 = t18 + t19 + t20 + t21;
+  const real t23 = V_y_x * t17 - V_x_x * t22 + V_heading_x;
+  q->hessian[3] = t23; /* heading, x */
+  const real t24 = V_y_y * t17 - V_y_x * t22 + V_heading_y;
+  q->hessian[4] = t24; /* heading, y */
+  const real t25 = V_heading_y * t17 - V_heading_x * t22 + V_heading_heading;
+  const real t26 = lambda_y * weight_d2f;
+  const real t27 = lambda_x * weight_d2f;
+  const real t28 = t26 * t18 + t27 * t10;
+  const real t29 = t26 * t19 + t27 * t13;
+  const real t30 = t26 * t20 + t27 * t14;
+  q->hessian[5] = t17 * t24 - t22 * t23 + t25 - (t26 * t21 + t27 * t16 + t28 + t29 + t30); /* heading, heading */
+  const real t31 = R(0.016666666666666666) * point_7;
+  const real t32 = fixed_5 * t20;
+  const real t33 = R(0.03333333333333333) * point_5;
+  const real t34 = (R(-0.1) * t18 - R(0.05) * t19) * fixed_0;
+  const real t35 = R(0.03333333333333333) * point_3;
+  const real t36 = t33 + t34 * point_2 + t35;
+  const real t37 = R(0.016666666666666666) * point_0;
+  const real t38 = t31 + t32 * point_2 + t36 + t37;
+  const real t39 = fixed_4 * t14;
+  const real t40 = (R(0.1) * t10 + R(0.05) * t13) * fixed_0;
+  const real t41 = R(0.03333333333333333) * point_6 + t40 * point_2 + R(0.03333333333333333) * point_4;
+  const real t42 = R(0.016666666666666666) * point_8 + t39 * point_2 + t41 + R(0.016666666666666666) * point_1;
+  const real t43 = fixed_6 * point_2;
+  const real t44 = fixed_7 * point_2;
+  const real t45 = t43 + t44 + t43;
+  const real t46 = V_x_x * t38 + V_y_x * t42 + V_heading_x * t45 + V_speed_x;
+  q->hessian[6] = t46; /* speed, x */
+  const real t47 = V_y_x * t38 + V_y_y * t42 + V_heading_y * t45 + V_speed_y;
+  q->hessian[7] = t47; /* speed, y */
+  const real t48 = t26 * t31 - R(0.016666666666666666) * (t27 * point_8);
+  const real t49 = R(-0.05) * t30;
+  const real t50 = point_2 * fixed_0;
+  const real t51 = t26 * t33 - R(0.03333333333333333) * (t27 * point_6);
+  const real t52 = R(-0.1) * t28 - R(0.05) * t29;
+  const real t53 = t26 * t35 - R(0.03333333333333333) * (t27 * point_4);
+  const real t54 = t51 + t52 * t50 + t53;
+  const real t55 = t26 * t37 - R(0.016666666666666666) * (t27 * point_1) + t48 + t49 * t50 + t54;
+  const real t56 = V_speed_y * t17 - V_speed_x * t22 + V_speed_heading;
+  q->hessian[8] = t55 + (t38 * t23 + t42 * t24 + t45 * t25 + t56); /* speed, heading */
+  const real t57 = R(-0.0025000000000000005) * t30;
+  const real t58 = t57 * t50;
+  const real t59 = R(0.1) * t48;
+  const real t60 = R(0.05) * t53;
+  const real t61 = t59 * t50 + t60 * t50;
+  const real t62 = R(0.05) * t51;
+  const real t63 = R(-0.010000000000000002) * t28 - R(0.0025000000000000005) * t29;
+  const real t64 = t63 * t50;
+  const real t65 = R(2) * (t62 * t50) + t64 * t50;
+  const real t66 = V_heading_x * t38 + V_heading_y * t42 + V_heading_heading * t45 + V_speed_heading;
+  const real t67 = V_speed_x * t38 + V_speed_y * t42 + V_speed_heading * t45 + V_speed_speed;
+  /* speed, speed */
+  q->hessian[9] = fixed_8 + (t58 * t50 + R(2) * t61 + t65) + (t38 * t46 + t42 * t47 + t45 * t66 + t67);
+  const real t68 = R(0.0016666666666666668) * point_7 + R(0.05) * t36;
+  const real t69 = R(0.0016666666666666668) * point_8 + R(0.05) * t41;
+  const real t70 = R(0.1) * t43 + R(0.05) * t44;
+  const real t71 = V_x_x * t68 + V_y_x * t69 + V_heading_x * t70 + R(0.1) * V_speed_x;
+  q->hessian[10] = t71; /* acceleration, x */
+  const real t72 = V_y_x * t68 + V_y_y * t69 + V_heading_y * t70 + R(0.1) * V_speed_y;
+  q->hessian[11] = t72; /* acceleration, y */
+  /* acceleration, heading */
+  q->hessian[12] = t59 + R(0.05) * t54 + (t68 * t23 + t69 * t24 + t70 * t25 + R(0.1) * t56);
+  const real t73 = R(0.010000000000000002) * t48;
+  const real t74 = t73 * t50;
+  /* acceleration, speed */
+  q->hessian[13] = R(0.05) * t61 + t74 + R(0.05) * t65 + (t68 * t46 + t69 * t47 + t70 * t66 + R(0.1) * t67);
+  const real t75 = V_heading_x * t68 + V_heading_y * t69 + V_heading_heading * t70 + R(0.1) * V_speed_heading;
+  const real t76 = R(0.1) * (V_speed_x * t68 + V_speed_y * t69 + V_speed_heading * t70 + R(0.1) * V_speed_speed);
+  /* acceleration, acceleration */
+  q->hessian[14] = fixed_9 + (R(0.1) * t74 + R(0.0025000000000000005) * t65) + (t68 * t71 + t69 * t72 + t70 * t75 +
+    t76);
+  const real t77 = R(1) + point_2 * point_2;
+  const real t78 = (t34 * t11 + t32 * speed) * t77;
+  const real t79 = (t40 * t11 + t39 * speed) * t77;
+  const real t80 = (fixed_6 * t8 + fixed_7 * t11 + fixed_6 * speed) * t77;
+  const real t81 = V_x_x * t78 + V_y_x * t79 + V_heading_x * t80;
+  q->hessian[15] = t81; /* steering, x */
+  const real t82 = V_y_x * t78 + V_y_y * t79 + V_heading_y * t80;
+  q->hessian[16] = t82; /* steering, y */
+  const real t83 = fixed_0 * t11;
+  const real t84 = fixed_0 * speed;
+  q->hessian[17] = (t52 * t83 + t49 * t84) * t77 + (t78 * t23 + t79 * t24 + t80 * t25); /* steering, heading */
+  const real t85 = R(0.016666666666666666) * lambda_heading;
+  const real t86 = t85 * fixed_0;
+  const real t87 = t86 * weight_d2f;
+  const real t88 = t85 + R(0.05) * (lambda_y * t14 - lambda_x * t20);
+  const real t89 = (t87 + t59 * t83 + t58 * t84 + t88 * weight_d2f * fixed_0) * t77;
+  const real t90 = R(0.06666666666666667) * lambda_heading + R(0.1) * (lambda_y * t10 - lambda_x * t18) + R(0.05) *
+    (lambda_y * t13 - lambda_x * t19);
+  const real t91 = t62 * t83 + t64 * t83 + t90 * weight_d2f * fixed_0 + t60 * t84;
+  const real t92 = t91 * t77;
+  q->hessian[18] = t89 + t92 + (t78 * t46 + t79 * t47 + t80 * t66); /* steering, speed */
+  /* steering, acceleration */
+  q->hessian[19] = (R(0.1) * t87 + t73 * t83) * t77 + R(0.05) * t92 + (t78 * t71 + t79 * t72 + t80 * t75);
+  const real t93 = (t86 * t8 + t90 * t83 + t88 * t84) * weight_d2f * t77 * point_2;
+  const real t94 = (t63 * t83 * t83 + t57 * t84 * t84) * t77 * t77 + R(2) * t93;
+  const real t95 = t78 * t81 + t79 * t82 + t80 * (V_heading_x * t78 + V_heading_y * t79 + V_heading_heading * t80);
+  q->hessian[20] = fixed_10 + t94 + t95; /* steering, steering */
+  q->costate[0] = lambda_x + dual_path0 * t3 + dual_path1 * t0; /* x */
+  q->costate[1] = lambda_y + dual_path0 * t7 + dual_path1 * t6; /* y */
+  q->costate[2] = lambda_y * t17 - lambda_x * t22 + lambda_heading; /* heading */
+  /* speed */
+  q->costate[3] = fixed_8 * speed + (lambda_x * t38 + lambda_y * t42 + lambda_heading * t45 + lambda_speed);
+  /* acceleration */
+  q->gradient_u[0] = fixed_9 * acceleration + (lambda_x * t68 + lambda_y * t69 + lambda_heading * t70 + R(0.1) *
+    lambda_speed);
+  q->gradient_u[1] = fixed_10 * steering + (lambda_x * t78 + lambda_y * t79 + lambda_heading * t80); /* steering */
+  q->offset_x[0] = v_offset_x + t3 * force_path0 + t0 * force_path1; /* x */
+  q->offset_x[1] = v_offset_y + t7 * force_path0 + t6 * force_path1; /* y */
+  q->offset_x[2] = t17 * v_offset_y - t22 * v_offset_x + v_offset_heading; /* heading */
+  q->offset_x[3] = t38 * v_offset_x + t42 * v_offset_y + t45 * v_offset_heading + v_offset_speed; /* speed */
+  /* acceleration */
+  q->offset_u[0] = t68 * v_offset_x + t69 * v_offset_y + t70 * v_offset_heading + R(0.1) * v_offset_speed;
+  q->offset_u[1] = t78 * v_offset_x + t79 * v_offset_y + t80 * v_offset_heading; /* steering */
+  q->kept[0] = -t22; /* x, heading */
+  q->kept[1] = t38; /* x, speed */
+  q->kept[2] = t68; /* x, acceleration */
+  q->kept[3] = t78; /* x, steering */
+  q->kept[4] = t17; /* y, heading */
+  q->kept[5] = t42; /* y, speed */
+  q->kept[6] = t69; /* y, acceleration */
+  q->kept[7] = t79; /* y, steering */
+  q->kept[8] = t45; /* heading, speed */
+  q->kept[9] = t70; /* heading, acceleration */
+  q->kept[10] = t80; /* heading, steering */
 }
 
 /* Directional derivative of the dynamics, F d. */

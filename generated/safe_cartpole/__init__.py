@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "87ff8d85aeb6b963b1d3dcd5cd2b3db19b5a0418322991ce90cff93cd714e67f"),
+    library=load(__file__, "safe_cartpole", "3647fb2220594f4d63b987f66cf9f61f8fe45418d0d79e669db1d5333bddd3a4"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

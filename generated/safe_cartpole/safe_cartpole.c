@@ -19,6 +19,8 @@
  *   terminal_expand                        7
  *   stage_expand_gauss_newton            191
  *   stage_expand_exact                   266
+ *   stage_dynamics_remembering            44
+ *   stage_expand_remembered              260
  *   stage_tangent                         65
  *   stage_step                            15
  *   stage_gradient                       164
@@ -58,6 +60,7 @@
 #define NTERMINAL 0 /* of the last state alone */
 #define SOFT_ROWS 0 /* whether any row may be exceeded at a price */
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
+#define NREMEMBERED 3 /* what a stage's rollout leaves for its model */
 #define NKEPT 6 /* entries of df/d(x, u) that a sweep keeps for the step after it */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 
@@ -462,6 +465,184 @@ EXPANSION void stage_expand_exact(stored_reals restrict state, stored_reals rest
   q->kept[2] = v_next_D_force; /* v, force */
   q->kept[3] = t18; /* omega, angle */
   q->kept[4] = t46; /* omega, omega */
+  q->kept[5] = t53; /* omega, force */
+}
+
+/* Next state f(x_t, u_t, theta_t) and cost of a stage; and what took long, for stage_expand_remembered. */
+INLINE void stage_dynamics_remembering(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, reals restrict next_state, real *restrict cost) {
+  (void)theta_t;
+  const real x = state[0];
+  const real angle = state[1];
+  const real v = state[2];
+  const real omega = state[3];
+  const real force = control[0];
+  const real cart_mass = theta[1];
+  const real pole_mass = theta[2];
+  const real length = theta[3];
+  const real gravity = theta[4];
+  const real weight_0 = theta[5];
+  const real weight_1 = theta[6];
+  const real weight_2 = theta[7];
+  const real weight_3 = theta[8];
+  const real force_weight = theta[9];
+  const real fixed_0 = theta[10];
+  const real fixed_1 = theta[11];
+  const real fixed_2 = theta[12];
+  next_state[0] = x + R(0.1) * v; /* x */
+  next_state[1] = angle + R(0.1) * omega; /* angle */
+  const real cos_angle = lane_cos(angle);
+  const real t0 = omega * omega;
+  const real sin_angle = lane_sin(angle);
+  const real t1 = R(1) / (cart_mass + pole_mass * (sin_angle * sin_angle));
+  const real t2 = R(0.1) * ((force + pole_mass * ((gravity * cos_angle + length * t0) * sin_angle)) * t1);
+  next_state[2] = v + t2; /* v */
+  const real t3 = (force * cos_angle + fixed_1 * sin_angle + fixed_2 * (t0 * cos_angle * sin_angle)) * t1;
+  next_state[3] = omega - fixed_0 * t3; /* omega */
+  const real t4 = angle - R(3.141592653589793);
+  const real t5 = force_weight * (force * force) + weight_0 * (x * x) + weight_1 * (t4 * t4);
+  cost[0] = t5 + weight_2 * (v * v) + weight_3 * t0; /* stage cost */
+  (next_state + NX)[0] = sin_angle; /* sin */
+  (next_state + NX)[1] = cos_angle; /* cos */
+  (next_state + NX)[2] = t1; /* div */
+}
+
+/* The same as stage_expand_exact, with what stage_dynamics_remembering has left. */
+EXPANSION void stage_expand_remembered(stored_reals restrict state, stored_reals restrict control,
+    stored_reals restrict theta, stored_reals restrict theta_t, const real *restrict weight,
+    const value_model *restrict value, const real *restrict dual, const real *restrict stiffness,
+    const real *restrict force, stage_model *restrict q) {
+  (void)theta_t;
+  const real x = state[0];
+  const real angle = state[1];
+  const real v = state[2];
+  const real omega = state[3];
+  const real force_ = control[0];
+  const real pole_mass = theta[2];
+  const real length = theta[3];
+  const real gravity = theta[4];
+  const real weight_3 = theta[8];
+  const real fixed_1 = theta[11];
+  const real fixed_2 = theta[12];
+  const real fixed_3 = theta[13];
+  const real fixed_4 = theta[14];
+  const real fixed_5 = theta[15];
+  const real fixed_6 = theta[16];
+  const real fixed_10 = theta[20];
+  const real fixed_11 = theta[21];
+  const real fixed_12 = theta[22];
+  const real weight_d2f = weight[0];
+  const real lambda_x = value->costate[0];
+  const real lambda_angle = value->costate[1];
+  const real lambda_v = value->costate[2];
+  const real lambda_omega = value->costate[3];
+  const real V_x_x = value->hessian[0];
+  const real V_angle_x = value->hessian[1];
+  const real V_angle_angle = value->hessian[2];
+  const real V_v_x = value->hessian[3];
+  const real V_v_angle = value->hessian[4];
+  const real V_v_v = value->hessian[5];
+  const real V_omega_x = value->hessian[6];
+  const real V_omega_angle = value->hessian[7];
+  const real V_omega_v = value->hessian[8];
+  const real V_omega_omega = value->hessian[9];
+  const real v_offset_x = value->offset[0];
+  const real v_offset_angle = value->offset[1];
+  const real v_offset_v = value->offset[2];
+  const real v_offset_omega = value->offset[3];
+  const real dual_path0 = dual[0];
+  const real stiffness_path0 = stiffness[0];
+  const real force_path0 = force[0];
+  const real point_0 = (state + 2 * NX)[0];
+  const real point_1 = (state + 2 * NX)[1];
+  const real point_2 = (state + 2 * NX)[2];
+  q->hessian[0] = fixed_3 + stiffness_path0 + V_x_x; /* x, x */
+  const real t0 = omega * omega;
+  const real t1 = pole_mass * (gravity * point_1 + length * t0);
+  const real t2 = fixed_11 * point_0;
+  const real t3 = point_1 * t1 - t2 * point_0;
+  const real t4 = R(2) * point_0;
+  const real t5 = point_1 * t4 * pole_mass;
+  const real t6 = point_2 * point_2;
+  const real t7 = t5 * t6;
+  const real t8 = force_ + t1 * point_0;
+  const real t9 = R(0.1) * (t3 * point_2 - t7 * t8);
+  const real t10 = fixed_2 * t0;
+  const real t11 = t10 * point_1;
+  const real t12 = point_0 * t10;
+  const real t13 = point_1 * fixed_1 - point_0 * force_ + (point_1 * t11 - t12 * point_0);
+  const real t14 = fixed_12 * point_2;
+  const real t15 = t7 * fixed_12;
+  const real t16 = force_ * point_1 + fixed_1 * point_0 + t11 * point_0;
+  const real t17 = R(-0.1) * (t13 * t14 - t15 * t16);
+  const real t18 = V_angle_x + V_v_x * t9 + V_omega_x * t17;
+  q->hessian[1] = t18; /* angle, x */
+  const real t19 = R(-0.1) * lambda_omega;
+  const real t20 = R(0.1) * lambda_v;
+  const real t21 = (t19 * t16 * fixed_12 + t20 * t8) * t6;
+  const real t22 = t19 * t14;
+  const real t23 = t21 * pole_mass;
+  const real t24 = t20 * point_2;
+  const real t25 = t22 * t11 + t22 * fixed_1 - t23 * t4 + t24 * t1;
+  const real t26 = t22 * point_0;
+  const real t27 = t24 * point_0 * pole_mass;
+  const real t28 = t26 * t10 + t22 * force_ + t27 * gravity;
+  const real t29 = R(2) * (t21 * point_2 * t5 * t5) - (point_0 * t25 + point_1 * t28);
+  const real t30 = t15 * t19;
+  const real t31 = point_1 * (t22 * t12 + t2 * t24 + t23 * point_1) + t30 * t13;
+  const real t32 = t7 * t20;
+  const real t33 = V_angle_angle + V_v_angle * t9 + V_omega_angle * t17;
+  const real t34 = V_v_angle + V_v_v * t9 + t17 * V_omega_v;
+  const real t35 = V_omega_angle + V_omega_v * t9 + V_omega_omega * t17;
+  /* angle, angle */
+  q->hessian[2] = fixed_4 + (t29 - R(2) * (t31 + t32 * t3)) * weight_d2f + (t33 + t9 * t34 + t17 * t35);
+  const real t36 = R(0.1) * V_x_x + V_v_x;
+  q->hessian[3] = t36; /* v, x */
+  q->hessian[4] = R(0.1) * t18 + t34; /* v, angle */
+  const real t37 = R(0.1) * V_v_x + V_v_v;
+  q->hessian[5] = fixed_5 + (R(0.1) * t36 + t37); /* v, v */
+  const real t38 = R(0.1) * V_angle_x;
+  const real t39 = R(2) * omega;
+  const real t40 = t39 * fixed_2;
+  const real t41 = t40 * point_0;
+  const real t42 = R(0.1) * (t41 * point_2);
+  const real t43 = t40 * point_1;
+  const real t44 = t43 * point_0;
+  const real t45 = R(1) - R(0.1) * (t44 * t14);
+  q->hessian[6] = t38 + V_v_x * t42 + V_omega_x * t45; /* omega, x */
+  const real t46 = point_1 * (t43 * t22 + t40 * t24) - t40 * t26 * point_0 - t30 * t44;
+  q->hessian[7] = (t46 - t32 * t41) * weight_d2f + (R(0.1) * t33 + t42 * t34 + t45 * t35); /* omega, angle */
+  const real t47 = R(0.1) * V_omega_x + V_omega_v;
+  q->hessian[8] = R(0.1) * (t38 + V_v_angle) + t42 * t37 + t45 * t47; /* omega, v */
+  const real t48 = t26 * point_1 * fixed_2 + t27 * length;
+  const real t49 = R(0.1) * V_v_angle + V_v_v * t42 + t45 * V_omega_v;
+  const real t50 = R(0.1) * (R(0.1) * V_angle_angle + V_v_angle * t42 + V_omega_angle * t45) + t42 * t49;
+  const real t51 = R(0.1) * V_omega_angle + V_omega_v * t42 + V_omega_omega * t45;
+  q->hessian[9] = fixed_6 + R(2) * (t48 * weight_d2f) + (t50 + t45 * t51); /* omega, omega */
+  const real t52 = R(0.1) * point_2;
+  const real t53 = R(-0.1) * (point_1 * t14);
+  q->hessian[10] = V_v_x * t52 + V_omega_x * t53; /* force, x */
+  q->hessian[11] = t52 * t34 + t53 * t35 - (t30 * point_1 + t26 + t32) * weight_d2f; /* force, angle */
+  q->hessian[12] = t52 * t37 + t53 * t47; /* force, v */
+  q->hessian[13] = t52 * t49 + t53 * t51; /* force, omega */
+  const real t54 = t52 * (V_v_v * t52 + t53 * V_omega_v) + t53 * (V_omega_v * t52 + V_omega_omega * t53);
+  q->hessian[14] = fixed_10 + t54; /* force, force */
+  q->costate[0] = fixed_3 * x + (dual_path0 + lambda_x); /* x */
+  /* angle */
+  q->costate[1] = fixed_4 * (angle - R(3.141592653589793)) + (t25 * point_1 - t28 * point_0 + lambda_angle);
+  q->costate[2] = fixed_5 * v + (lambda_v + R(0.1) * lambda_x); /* v */
+  q->costate[3] = weight_3 * t39 + (lambda_omega + t48 * t39 + R(0.1) * lambda_angle); /* omega */
+  q->gradient_u[0] = fixed_10 * force_ + (t22 * point_1 + t24); /* force */
+  q->offset_x[0] = v_offset_x + force_path0; /* x */
+  q->offset_x[1] = v_offset_angle + t9 * v_offset_v + t17 * v_offset_omega; /* angle */
+  q->offset_x[2] = R(0.1) * v_offset_x + v_offset_v; /* v */
+  q->offset_x[3] = R(0.1) * v_offset_angle + t42 * v_offset_v + t45 * v_offset_omega; /* omega */
+  q->offset_u[0] = t52 * v_offset_v + t53 * v_offset_omega; /* force */
+  q->kept[0] = t9; /* v, angle */
+  q->kept[1] = t42; /* v, omega */
+  q->kept[2] = t52; /* v, force */
+  q->kept[3] = t17; /* omega, angle */
+  q->kept[4] = t45; /* omega, omega */
   q->kept[5] = t53; /* omega, force */
 }
 

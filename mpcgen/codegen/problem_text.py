@@ -17,7 +17,7 @@ from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import degree, flops
 from mpcgen.passes.economy import Economy
 from mpcgen.stages import StageFunction, contract
-from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, ROWS, SLOPES, STEP
+from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, REMEMBERED, ROWS, SLOPES, STEP
 from mpcgen.stages.network import MAPS
 from mpcgen.stages.substeps import outer_name
 
@@ -67,7 +67,8 @@ def problem_text(
         "stage_operations": operations,
         "small": int(operations <= SMALL_STAGE),
         "row_sizes": row_sizes(model),
-        "kept": _kept_slopes(kernels),
+        "kept": _read_by(kernels, STEP, "kept"),
+        "remembered": _read_by(kernels, REMEMBERED, "point"),
         "linear": int(not kernels.curved),
         "quadratic": kernels.quadratic,
         "slopes": any(function.name == SLOPES for function in functions),
@@ -157,10 +158,10 @@ def row_sizes(model: Model) -> dict[str, int] | None:
     }
 
 
-def _kept_slopes(kernels: Kernels) -> int:
-    """Entries of F that a stage's model keeps."""
-    steps = [function for function in kernels.functions if function.name == STEP]
-    return sum(len(group.symbols) for step in steps for group in step.inputs if group.name == "kept")
+def _read_by(kernels: Kernels, name: str, group: str) -> int:
+    """How many numbers of a group a function reads; 0 where there is no such function."""
+    found = [function for function in kernels.functions if function.name == name]
+    return sum(len(read.symbols) for function in found for read in function.inputs if read.name == group)
 
 
 def dual_count(kernels: Kernels) -> int:

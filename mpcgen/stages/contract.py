@@ -10,7 +10,8 @@ states, then terminal ones); its functions read and write more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 
 from mpcgen.stages.network import MAPS, body_functions
@@ -33,6 +34,9 @@ MATRICES = "stage_matrices"
 SLOPES = "stage_slopes"
 """and its gradients. Both together are their `EXPAND`."""
 
+REMEMBERING, REMEMBERED = "stage_dynamics_remembering", "stage_expand_remembered"
+"""Next state and cost of a stage, which leave what took long behind the next state in memory, and its exact model,
+which finds it there: of problems with constraints, whose candidates become iterates with what they left."""
 STEP = "stage_step"
 """F d from entries of F that an exact model has kept: of problems with constraints whose F takes long to compute."""
 
@@ -78,7 +82,7 @@ def contract(constrained: bool) -> Mapping[str, StageFunction]:
     `mpcgen.stages.network`.
     """
     functions = (*_values(), *_models(constrained), *_differentials(constrained), *_bounds())
-    functions += tuple(_rows()) if constrained else ()
+    functions += (*_rows(), *_remembering(functions)) if constrained else ()
     looped = (*COMPOSED, *ENDED, *ROWED["stage"], *ROWED["end"])
     functions += (
         *rate_functions(),
@@ -176,6 +180,22 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
             inline=False,
             knows_next=not constrained,
         )
+
+
+def _remembering(functions: Iterable[StageFunction]) -> Iterator[StageFunction]:
+    """The two that share what is remembered of a point, each beside the one that does without."""
+    table = {function.name: function for function in functions}
+    dynamics, expand = table[DYNAMICS], table[EXPAND["exact"]]
+    (next_state,) = (write.declaration for write in dynamics.writes if write.group == "x_next")
+    (state,) = (read.declaration for read in expand.reads if read.group == "x")
+    left = slot(
+        next_state, "point", "NREMEMBERED", "what the model of the stage needs, too", "(next_state + NX)"
+    )
+    found = slot(state, "point", "NREMEMBERED", place="(state + 2 * NX)")
+    purpose = f"{dynamics.purpose}; and what took long, for {REMEMBERED}"
+    yield replace(dynamics, name=REMEMBERING, purpose=purpose, writes=(*dynamics.writes, left))
+    purpose = f"the same as {expand.name}, with what {REMEMBERING} has left"
+    yield replace(expand, name=REMEMBERED, purpose=purpose, reads=(*expand.reads, found))
 
 
 def _terminal_expand(constrained: bool) -> StageFunction:

@@ -14,6 +14,7 @@ MEANINGS = {
     "V": "Hessian of the value function of the next state, lower triangle",
     "offset": "gradient of that value function beside lambda",
     "dual": "multipliers of the rows",
+    "point": "values that a rollout has left behind the next state",
     "kept": "entries of F = df/d(x, u) that are no constants",
     "stiffness": "D of J'DJ, a row's share of the Hessian",
     "force": "what the rows push with: J'force is part of the offset",

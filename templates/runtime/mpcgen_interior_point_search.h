@@ -50,7 +50,7 @@ INLINE void evaluate_stage(barrier_state *s, int t, stage_sums *sums) {
                    lane_select(r->has_upper, (r->upper - u[i]) * r->over_unit, ALL(1)));
   }
   note_state(sums, x);
-  stage_dynamics(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), x + NX, &cost);
+  EVALUATE_CANDIDATE(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), x + NX, &cost);
   note_cost(sums, cost);
 }
 

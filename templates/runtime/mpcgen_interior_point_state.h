@@ -18,9 +18,19 @@
 #endif
 
 enum {
-  PAIR = 2 * NX,      /* a stage of a path: x_t, and behind it f(x_t, u_t), where generated functions look for it */
+  PAIR = 2 * NX + NREMEMBERED, /* a stage of a path: x_t, and behind it, where generated functions look for it, f(x_t, u_t)
+                                  and what has been remembered of that */
   FILTER_PAIRS = 12,  /* points that a lane's filter remembers */
 };
+
+/* What is remembered of a stage's rollout its model need not compute again. */
+#if NREMEMBERED
+#define EVALUATE_CANDIDATE stage_dynamics_remembering
+#define EXPAND_ITERATE stage_expand_remembered
+#else
+#define EVALUATE_CANDIDATE stage_dynamics
+#define EXPAND_ITERATE stage_expand_exact
+#endif
 
 /* How far the lanes have come with their problems. The barrier parameter, the regularisation and the residuals are in
  * units of `cost_unit`, lengths of steps in controls in units of a control's range: no unit changes a decision. */

@@ -196,7 +196,7 @@ INLINE void expand_stage(const barrier_state *s, int t, const real *weight, cons
                          stage_model *q) {
   const reals x = path_at(s, t), u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
 #if CONSTRAINED
-  stage_expand_exact(x, u, s->theta, theta_t, weight, value, rows->dual, rows->stiffness, rows->force, q);
+  EXPAND_ITERATE(x, u, s->theta, theta_t, weight, value, rows->dual, rows->stiffness, rows->force, q);
 #else
   (void)rows;
   stage_expand_exact(x, u, s->theta, theta_t, weight, value, q);

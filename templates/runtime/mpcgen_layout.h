@@ -13,6 +13,7 @@ typedef struct {
 /* A problem with constraints says how many rows it has. */
 #ifndef NMIXED
 #define NMIXED 0
+#define NREMEMBERED 0
 #define NKEPT 0
 #define NSTATE 0
 #define NTERMINAL 0
