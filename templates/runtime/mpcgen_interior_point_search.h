@@ -73,20 +73,16 @@ OUTLINED void end_evaluation(barrier_state *s, const stage_sums *of_stages) {
   terminal_cost(s->new_path + last * PAIR, s->theta, stage_row(s->theta_stage, s->rows, last), &cost);
   note_state(&sums, s->new_path + last * PAIR);
   note_cost(&sums, cost);
-  evaluation e;
-  barrier_point *p = &e.point;
-  p->cost = sums.cost;
-  p->cost_scale = sums.cost_scale;
-  p->gap = p->jumps = sums.gap;
-  p->largest_gap = p->violation = sums.largest_gap;
-  p->largest_state = sums.largest_state;
-  p->squares = p->surcharge = ALL(0);
-  e.logs = sums.logs;
+  evaluation e = {
+      {sums.cost, sums.cost_scale, sums.gap, sums.largest_gap, ALL(0), sums.gap, sums.largest_gap, ALL(0), ALL(0),
+       sums.largest_state},
+      sums.logs,
+  };
 #if CONSTRAINED
   evaluate_all_slacks(s, &e);
 #endif
-  p->logs = logarithm(&e.logs);
-  s->candidate = *p;
+  e.point.logs = logarithm(&e.logs);
+  s->candidate = e.point;
 }
 
 /* In restoration controls are projected on their bounds, and keep some room for the barrier that follows. */
