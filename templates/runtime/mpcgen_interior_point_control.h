@@ -63,7 +63,7 @@ INLINE void convexify_next(barrier_state *s, mask all) {
 
 #if CONSTRAINED
 /* What hard rows lack at most over the stages, each: those of the path, then those of the end. */
-RARE void find_lacks(const barrier_state *s, real *lack) {
+OUTLINED void find_lacks(const barrier_state *s, real *lack) {
   for (int i = 0; i < NPATH + NEND; i++) lack[i] = ALL(0);
   for (int t = 0; t <= s->horizon; t++) {
     reals row = first_row(s, t), limit = first_limit(s, t);
@@ -78,7 +78,7 @@ RARE void find_lacks(const barrier_state *s, real *lack) {
   }
 }
 
-RARE void keep_first_lacks(barrier_state *s, mask where) {
+OUTLINED void keep_first_lacks(barrier_state *s, mask where) {
   real lack[NPATH + NEND];
   find_lacks(s, lack);
   for (int i = 0; i < NPATH + NEND; i++) s->first_lack[i] = lane_select(where, lack[i], s->first_lack[i]);

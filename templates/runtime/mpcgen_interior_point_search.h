@@ -32,7 +32,7 @@ INLINE void note_state(stage_sums *sums, stored_reals x) {
   sums->largest_state = lane_max(largest, sums->largest_state);
 }
 
-INLINE void note_cost(stage_sums *sums, real cost) {
+INLINE void add_cost(stage_sums *sums, real cost) {
   sums->cost += cost;
   sums->cost_scale += lane_abs(cost);
 }
@@ -51,7 +51,7 @@ INLINE void evaluate_stage(barrier_state *s, int t, stage_sums *sums) {
   }
   note_state(sums, x);
   EVALUATE_CANDIDATE(x, u, s->theta, stage_row(s->theta_stage, s->rows, t), x + NX, &cost);
-  note_cost(sums, cost);
+  add_cost(sums, cost);
 }
 
 INLINE void evaluate_gap(barrier_state *s, int t, stage_sums *sums) {
@@ -72,7 +72,7 @@ OUTLINED void end_evaluation(barrier_state *s, const stage_sums *of_stages) {
   real cost;
   terminal_cost(s->new_path + last * PAIR, s->theta, stage_row(s->theta_stage, s->rows, last), &cost);
   note_state(&sums, s->new_path + last * PAIR);
-  note_cost(&sums, cost);
+  add_cost(&sums, cost);
   evaluation e = {
       {sums.cost, sums.cost_scale, sums.gap, sums.largest_gap, ALL(0), sums.gap, sums.largest_gap, ALL(0), ALL(0),
        sums.largest_state},
