@@ -47,7 +47,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "arm", "03fd78d1059461138c86f5700d5a69e90b2b875e7e7f594de045052b5aae8259"),
+    library=load(__file__, "arm", "273b74d18939b53953d9f0209c1df277fb8133acd4b93b26edc5e90cdfd2565e"),
     horizon=20,
     states=('angle_1', 'angle_2', 'angle_3', 'angle_4', 'angle_5', 'angle_6', 'rate_1', 'rate_2', 'rate_3', 'rate_4', 'rate_5', 'rate_6'),
     controls=('torque_1', 'torque_2', 'torque_3', 'torque_4', 'torque_5', 'torque_6'),

@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "231da28b4cc993a641153cbc826bf56ff30d7bf340ca276979f307eb6ef8e084"),
+    library=load(__file__, "building", "05420eb645a2e452dcb179586bb3bf791a5c48a294c63da9ea68e1320008163e"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "3bfc7f96e2b3ae394771cf6bd70f6ef2a2b856f87e8741a53e4681c987cf195e"),
+    library=load(__file__, "landing", "e4cd6b9c6b259488c6f844ca055cca75fb252a67d36d3f0fe79a91db81b9e450"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "cddddaf30137c081856254340b796c934c512b27c5172ba43a0db034dd3aebf1"),
+    library=load(__file__, "minimum_time", "abdc616770a4f5fc4935ff1d2bd3d0c0c3246d1006c6d2304314543be5781610"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

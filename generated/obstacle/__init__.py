@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "e69fef8741af9b7852d3687753ad58b9b13a1b1083f32523b13b4bc9abef3746"),
+    library=load(__file__, "obstacle", "3142ba42fef64e8b695bf90aebe9925204897807f38b5aee153461ebe8d24688"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "3647fb2220594f4d63b987f66cf9f61f8fe45418d0d79e669db1d5333bddd3a4"),
+    library=load(__file__, "safe_cartpole", "96a6da4a17dd435864ceb01f1c0859212fdf3b109010deb309957723c04597f2"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -24,21 +24,21 @@ INLINE real keep_inside(const control_room *room, real u) {
 typedef struct {
   real cost, cost_scale, gap, largest_gap, largest_state;
   log_sum logs;
-} stage_sums;
+} candidate_sums;
 
-INLINE void note_state(stage_sums *sums, stored_reals x) {
+INLINE void note_state(candidate_sums *sums, stored_reals x) {
   real largest = ALL(0);
   EACH(i, NX) largest = lane_max(lane_abs(x[i]), largest);
   sums->largest_state = lane_max(largest, sums->largest_state);
 }
 
-INLINE void add_cost(stage_sums *sums, real cost) {
+INLINE void add_cost(candidate_sums *sums, real cost) {
   sums->cost += cost;
   sums->cost_scale += lane_abs(cost);
 }
 
 /* Next state and cost of a stage of the candidate, with the logarithms of its slacks. */
-INLINE void evaluate_stage(barrier_state *s, int t, stage_sums *sums) {
+INLINE void evaluate_stage(barrier_state *s, int t, candidate_sums *sums) {
   const reals x = s->new_path + t * PAIR, u = s->new_u + t * NU;
   real cost;
   control_room room[NU]; /* found here and not handed on: of bounds that are constants nothing is left to compute */
@@ -54,7 +54,7 @@ INLINE void evaluate_stage(barrier_state *s, int t, stage_sums *sums) {
   add_cost(sums, cost);
 }
 
-INLINE void evaluate_gap(barrier_state *s, int t, stage_sums *sums) {
+INLINE void evaluate_gap(barrier_state *s, int t, candidate_sums *sums) {
   real sum = ALL(0), largest = ALL(0);
   EACH(i, NX) {
     const real size = lane_abs(gap_at(s->new_path, t, i));
@@ -66,9 +66,9 @@ INLINE void evaluate_gap(barrier_state *s, int t, stage_sums *sums) {
 }
 
 /* The candidate of these stages, with its last one and its rows. */
-OUTLINED void end_evaluation(barrier_state *s, const stage_sums *of_stages) {
+OUTLINED void end_evaluation(barrier_state *s, const candidate_sums *of_stages) {
   const int last = s->horizon;
-  stage_sums sums = *of_stages;
+  candidate_sums sums = *of_stages;
   real cost;
   terminal_cost(s->new_path + last * PAIR, s->theta, stage_row(s->theta_stage, s->rows, last), &cost);
   note_state(&sums, s->new_path + last * PAIR);
@@ -146,7 +146,7 @@ OUTLINED void roll_state(barrier_state *s, int t, const rollout_policy *p) {
  * one. One function, since of two gcc could make two that round differently, and an iterate is evaluated again. */
 OUTLINED void evaluate_candidates(barrier_state *s, const rollout_policy *policy) {
   const int last = s->horizon, restores = CONSTRAINED && lane_any(s->lanes.restoring);
-  stage_sums sums = {ALL(0), ALL(0), ALL(0), ALL(0), ALL(0), {ALL(1), ALL_COUNTS(0)}};
+  candidate_sums sums = {ALL(0), ALL(0), ALL(0), ALL(0), ALL(0), {ALL(1), ALL_COUNTS(0)}};
   EACH(i, NX) s->new_path[i] = s->path[i];
   for (int t = 0; t < last; t++) {
     const reals next = s->new_path + (t + 1) * PAIR;
@@ -163,7 +163,7 @@ OUTLINED void evaluate_candidates(barrier_state *s, const rollout_policy *policy
       EACH(i, NX) next[i] = moved_state(s, t + 1, i);
     evaluate_gap(s, t, &sums);
   }
-  const stage_sums found = sums;
+  const candidate_sums found = sums;
   end_evaluation(s, &found);
 }
 
