@@ -75,7 +75,7 @@ SWEEP_FUNCTION void gradient_forward(gradient_state *g) {
     const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
     const reals g_theta_t = stage_row(g->g_theta_stage, s->rows, t);
     policy_differential(s, t, d_x, d_u);
-    stage_tangent(x, u, s->theta, theta_t, d_x, d_u, d_next);
+    change_next_state(s, t, d_x, d_u, d_next);
     multiplier_differential(s, t + 1, d_next, d_costate);
     stage_gradient(x, u, s->theta, theta_t, s->costate + (t + 1) * NX, ROWS_OF(s->dual + t * NPATH) d_x, d_u, d_costate,
                    ROWS_OF(s->d_dual + t * NPATH) &s->loss_cost, g->g_theta, g_theta_t, g_u);

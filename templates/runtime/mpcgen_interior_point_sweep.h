@@ -170,14 +170,6 @@ INLINE void find_rows(barrier_state *s, int t, row_terms *rows) {
 #endif
 }
 
-INLINE void keep_slopes(const stage_model *q, reals kept) {
-#if NKEPT
-  EACH(i, NKEPT) kept[i] = q->kept[i];
-#else
-  (void)q, (void)kept;
-#endif
-}
-
 /* The value function of the last stage, and the model of another. Where there are rows, with what they add. */
 INLINE void expand_last(const barrier_state *s, const real *weight, const row_terms *rows, value_model *value) {
   const int last = s->horizon;

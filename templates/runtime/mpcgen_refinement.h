@@ -198,7 +198,7 @@ FUNCTION void take_differentials(sensitivity_state *s, int forward, const real *
     follow_gains(s, s->sweep > 0 ? s->correction : s->step, t, d_x, d_u);
     take_stage(s, t, forward, d_x, d_u);
     note_change(&r, s, t, d_x, d_u);
-    stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
+    change_next_state(s, t, d_x, d_u, d_next);
     for (int i = 0; i < NX; i++) d_x[i] = d_next[i] + (s->sweep > 0 ? ALL(0) : s->affine[t * NX + i]);
   }
   take_stage(s, s->horizon, forward, d_x, d_u);
@@ -254,6 +254,7 @@ SWEEP_FUNCTION void sweep_stages(sensitivity_state *s, int exact_hessian, parame
 FUNCTION void sweep_differentials(sensitivity_state *s, int exact_hessian, parameter_change *change) {
   s->regular = lane_all();
   s->sweep = 0;
+  s->keeps = exact_hessian;
 #if CONSTRAINED
   weigh_rows(s);
   if (!change) push_rows(s);

@@ -99,14 +99,24 @@ INLINE soft_give soften_side(const sensitivity_state *s, const prices_of_stage *
 }
 #endif
 
+/* The cost of a stage; leaves what its model need not compute again. */
+INLINE real cost_and_point(sensitivity_state *s, int t) {
+  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+  real cost;
+#if NREMEMBERED
+  const reals point = s->point + t * REMEMBERED_POINT;
+  EACH(i, NX) point[i] = x[i];
+  stage_dynamics_remembering(point, u, s->theta, theta_t, point + NX, &cost);
+#else
+  stage_dynamics(x, u, s->theta, theta_t, s->next_state, &cost);
+#endif
+  return cost;
+}
+
 /* How stiff each row's sides are, and their sum, for costs of the size of this solution's. */
 FUNCTION void weigh_rows(sensitivity_state *s) {
   real scale = ALL(0), cost;
-  for (int t = 0; t < s->horizon; t++) {
-    const reals theta_t = stage_row(s->theta_stage, s->rows, t);
-    stage_dynamics(s->x + t * NX, s->u + t * NU, s->theta, theta_t, s->next_state, &cost);
-    scale += lane_abs(cost);
-  }
+  for (int t = 0; t < s->horizon; t++) scale += lane_abs(cost_and_point(s, t));
   terminal_cost(s->x + s->horizon * NX, s->theta, stage_row(s->theta_stage, s->rows, s->horizon), &cost);
   scale += lane_abs(cost);
   const real unit = lane_select(lane_lt(ALL(0), scale), scale / R(100), ALL(1));

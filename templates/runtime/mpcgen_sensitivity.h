@@ -256,18 +256,42 @@ INLINE void differential_keep(differential_state *d, int t, const value_model *v
   copy_reals(s->offset + t * NX, value->offset, NX);
 }
 
+/* Where the exact model of a stage finds what has been remembered. */
+INLINE reals exact_point(const sensitivity_state *s, int t) {
+  return NREMEMBERED ? s->point + t * REMEMBERED_POINT : s->x + t * NX;
+}
+
+#if NREMEMBERED
+#define EXPAND_SOLUTION stage_expand_remembered
+#else
+#define EXPAND_SOLUTION stage_expand_exact
+#endif
+
 /* The model of a stage with or without the dynamics' second derivatives. */
 INLINE void expand_differential(const sensitivity_state *s, int t, int exact_hessian, const value_model *value, stage_model *q) {
-  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+  const reals u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
   const real whole = ALL(1); /* weight of the second derivatives */
 #if CONSTRAINED
   real dual[MOST_DIFFERENTIAL_ROWS], weight[MOST_DIFFERENTIAL_ROWS], force[MOST_DIFFERENTIAL_ROWS];
   model_rows(s, t, dual, weight, force);
 #endif
-  if (exact_hessian)
-    stage_expand_exact(x, u, s->theta, theta_t, &whole, value, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
-  else
-    stage_expand_gauss_newton(x, u, s->theta, theta_t, value, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
+  if (exact_hessian) {
+    EXPAND_SOLUTION(exact_point(s, t), u, s->theta, theta_t, &whole, value, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
+    if (s->sweep == 0) keep_slopes(q, s->kept + t * NKEPT);
+  } else {
+    stage_expand_gauss_newton(s->x + t * NX, u, s->theta, theta_t, value, ROWS_OF(dual) ROWS_OF(weight) ROWS_OF(force) q);
+  }
+}
+
+/* How the next state changes along the differentials of a stage, F (dx, du). */
+INLINE void change_next_state(const sensitivity_state *s, int t, in_reals d_x, in_reals d_u, out_reals d_next) {
+#if NKEPT
+  if (s->keeps) {
+    stage_step(s->kept + t * NKEPT, d_x, d_u, d_next);
+    return;
+  }
+#endif
+  stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
 }
 
 #if MODEL_IN_REGISTERS

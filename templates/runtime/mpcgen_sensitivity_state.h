@@ -10,6 +10,7 @@
 /* Multipliers of the controls' bounds in a stage's duals: only where these are an output; and what gives a change of one. */
 enum { BOUND_DUALS = CONSTRAINED ? NU : 0, BOUND_MODEL = NX + NU + 1 };
 enum { REFINED = CONSTRAINED ? 1 : 0 }; /* see mpcgen_refinement.h */
+enum { REMEMBERED_POINT = NREMEMBERED ? 2 * NX + NREMEMBERED : 0 }; /* x, f(x, u) and what has been remembered of that */
 
 /* The workspace of the sweeps, for LANES problems. */
 #define SENSITIVITY_ARRAYS(ARRAY)                                                                         \
@@ -38,6 +39,8 @@ enum { REFINED = CONSTRAINED ? 1 : 0 }; /* see mpcgen_refinement.h */
   ARRAY(row_equal, n * NPATH + NEND) /* one where the bounds meet */                                      \
   ARRAY(d_row, MAX_OF(NPATH, NEND))  /* forward mode: how the rows of a stage move */                      \
   ARRAY(next_state, CONSTRAINED ? NX : 0)                                                                 \
+  ARRAY(point, n * REMEMBERED_POINT)                                                                      \
+  ARRAY(kept, n * NKEPT)         /* of F = df/d(x, u) */                                                  \
   ARRAY(row_low_excess, SOFT_REALS)  /* of soft rows: by how much they are exceeded */                     \
   ARRAY(row_high_excess, SOFT_REALS)                                                                      \
   ARRAY(row_low_share, SOFT_REALS)   /* how much of a move of the row its excess goes along with */        \
@@ -70,6 +73,7 @@ typedef struct {
   mask envelope, given;       /* only the cost's gradient is wanted; that, at least, exists */
   int shared_loaded;          /* parameters that the batch shares are in all lanes */
   mask refines;               /* what a sweep has left is to be swept for: where that is no more than rounding, not */
+  int keeps;                  /* whether the sweep leaves F in `kept` */
   int sweep;                  /* zero; more where what it has left is swept for (mpcgen_refinement.h) */
   value_model value;          /* of the sweep's present stage: too large for the stack if there are many states */
   stage_model model;

@@ -41,6 +41,15 @@ INLINE void copy_uu(const stage_model *q, real *quu) {
     for (int j = 0; j <= i; j++) quu[TRIANGLE(i, j)] = control_row(q, i)[NX + j];
 }
 
+/* Keeps what the model has of F. */
+INLINE void keep_slopes(const stage_model *q, reals kept) {
+#if NKEPT
+  EACH(i, NKEPT) kept[i] = q->kept[i];
+#else
+  (void)q, (void)kept;
+#endif
+}
+
 /* Value function to the right of a stage: Hessian, costate, and gradient minus costate. */
 typedef struct {
   real hessian[NXX];

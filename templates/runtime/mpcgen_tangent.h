@@ -90,7 +90,7 @@ FUNCTION void tangent_forward(tangent_state *f) {
     const reals d_x = f->d_states + t * NX;
     const reals d_u = f->d_controls + t * NU, d_next = f->d_states + (t + 1) * NX;
     policy_differential(s, t, d_x, d_u);
-    stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
+    change_next_state(s, t, d_x, d_u, d_next);
     for (int i = 0; i < NX; i++) d_next[i] += s->affine[t * NX + i];
 #if CONSTRAINED
     change_bound_duals(s, t, f->d_bounds);
