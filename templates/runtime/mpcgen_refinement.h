@@ -59,14 +59,17 @@ INLINE void solve_kept(in_reals factor, const real *rhs, real *result) {
 /* result (NTAU) += the Hessian of a stage's model times the differentials there. */
 INLINE void add_curvature(const sensitivity_state *s, int t, const stage_model *q, real *result) {
   real d[NTAU];
-  for (int i = 0; i < NX; i++) d[i] = s->d_x[t * NX + i];
-  for (int i = 0; i < NU; i++) d[NX + i] = s->d_u[t * NU + i];
-  for (int i = 0; i < NTAU; i++)
-    for (int j = 0; j <= i; j++) {
+  EACH(i, NX) d[i] = s->d_x[t * NX + i];
+  EACH(i, NU) d[NX + i] = s->d_u[t * NU + i];
+  EACH(i, NTAU) {
+    real sum = result[i] + q->hessian[TRIANGLE(i, i)] * d[i];
+    EACH(j, i) {
       const real entry = q->hessian[TRIANGLE(i, j)];
-      result[i] += entry * d[j];
-      if (j < i) result[j] += entry * d[i];
+      sum += entry * d[j];
+      result[j] += entry * d[i];
     }
+    result[i] = sum;
+  }
 }
 
 /* What a refinement finds, in the lanes that it is for. */
@@ -118,15 +121,21 @@ FUNCTION void correct_last(sensitivity_state *s, value_model *value) {
 }
 
 /* The corrections of all stages' policies. */
-FUNCTION void find_correction(sensitivity_state *s, int exact_hessian, int forward) {
+SWEEP_FUNCTION void find_correction(sensitivity_state *s, int exact_hessian, int forward) {
   differential_state d = {s, NULL, exact_hessian};
+#if MODEL_IN_REGISTERS
+  value_model present, *value = &present;
+  stage_model stage, *q = &stage;
+#else
   value_model *value = &s->value;
+  stage_model *q = &s->model;
+#endif
   last_differential(s, exact_hessian, value);
   correct_last(s, value);
   for (int t = s->horizon - 1; t >= 0; t--) {
     copy_reals(value->costate, s->costate + (t + 1) * NX, NX);
-    differential_model(&d, t, value, &s->model);
-    correct_stage(s, t, forward, &s->model);
+    differential_model(&d, t, value, q);
+    correct_stage(s, t, forward, q);
     copy_reals(value->offset, s->offset + t * NX, NX);
   }
 }
@@ -188,7 +197,7 @@ INLINE void end_refinement(sensitivity_state *s, const refinement *r) {
 }
 
 /* The step of the differentials by the policy that a sweep has found, from a change of x_0, or by its correction. */
-FUNCTION void take_differentials(sensitivity_state *s, int forward, const real *initial) {
+SWEEP_FUNCTION void take_differentials(sensitivity_state *s, int forward, const real *initial) {
   real d_x[NX], d_u[NU], d_next[NX];
   refinement r;
   begin_refinement(&r);
