@@ -417,6 +417,19 @@ def test_the_text_does_not_grow_with_the_width():
     assert len(texts[1]) < 50_000
 
 
+def test_the_text_grows_with_the_memory_of_a_cell_and_not_with_its_square():
+    torch.manual_seed(0)
+    texts = []
+    for memory in (24, 40):
+        cell = nn.GRUCell(1, memory).double()
+        text = Compilation(
+            layered(lambda x, u, cell=cell: cell(u, x), memory, weights=dict(cell.named_parameters())).spec()
+        ).rendered.c_text
+        texts.append(len(text))
+    assert texts[1] - texts[0] < 16 * 2500
+    assert texts[1] < 150_000
+
+
 def made_with(function, weights, n=2, **options):
     """A problem whose dynamics a function of tensors gives."""
     return layered(function, n, weights=weights, **options)

@@ -104,15 +104,19 @@ void MPCGEN_ENTRY(operations)(const scalar *in, scalar *out, int vectors) {{
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     """The shared library with all variants of the function, compiled as a controller's kernels are."""
-    folder = tmp_path_factory.mktemp("operations")
-    (folder / "operations.c").write_text(source())
+    return compiled(tmp_path_factory.mktemp("operations"), source(), VARIANTS)
+
+
+def compiled(folder, text, variants):
+    """The shared library of some variants of a text."""
+    (folder / "operations.c").write_text(text)
     toolchain = find_toolchain()
     command = toolchain.compiler.command
     flags = [*toolchain.compile_flags, "-O1", "-Werror", "-fvisibility=default", f"-I{HEADER_FOLDER}"]
-    for variant, definitions in VARIANTS:
+    for variant, definitions in variants:
         compile_one = [*command, *flags, *definitions, "-c", "operations.c", "-o", f"{variant}.o"]
         subprocess.run(compile_one, cwd=folder, check=True)
-    objects = [f"{variant}.o" for variant, _ in VARIANTS]
+    objects = [f"{variant}.o" for variant, _ in variants]
     link = [*command, *toolchain.link_flags, *objects, "-o", "operations.so", *toolchain.libraries]
     subprocess.run(link, cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "operations.so"))
@@ -122,6 +126,11 @@ def source():
     symbols = tuple(symbol for case in cases().values() for symbol in case.symbols)
     outputs = tuple(output for case in cases().values() for output in case.outputs)
     labels = tuple(f"{case.name} {i}" for case in cases().values() for i in range(len(case.outputs)))
+    return source_of(symbols, outputs, labels)
+
+
+def source_of(symbols, outputs, labels):
+    """The text of a function of symbols."""
     function = Function(
         "every_operation", "all of them", (Input("a", symbols),), (Output("b", outputs, labels),)
     )
@@ -134,11 +143,11 @@ def source():
     return HARNESS.format(function=text, reads=len(symbols), writes=len(outputs))
 
 
-def run(library, variant, arguments):
+def run(library, variant, arguments, writes=None):
     """(count, all arguments) -> (count, all results); count a multiple of the lanes, lane after lane."""
+    writes = writes or sum(len(case.outputs) for case in cases().values())
     lanes = getattr(library, f"lanes_{variant}")()
     count, reads = arguments.shape
-    writes = sum(len(case.outputs) for case in cases().values())
     into = np.ascontiguousarray(arguments.reshape(count // lanes, lanes, reads).transpose(0, 2, 1))
     out = np.empty((count // lanes, writes, lanes), dtype=arguments.dtype)
     pointer = ctypes.c_void_p
@@ -259,3 +268,27 @@ def test_a_result_does_not_depend_on_the_lane_nor_on_its_neighbours(results, shu
     for order, moved in shuffled[variant]:
         again = np.ascontiguousarray(moved[:, columns(name)])
         np.testing.assert_array_equal(again.view(np.uint8), base[order].view(np.uint8))
+
+
+# ---- matrices of zeros ----
+
+
+def test_a_matrix_that_is_mostly_zeros_is_written_by_loops(tmp_path):
+    """Zeros at once, constants at even distances by a loop each, and the rest entry by entry."""
+    graph, n, rng = Graph(), 40, np.random.default_rng(0)
+    x, y = symbols = (graph.symbol("x"), graph.symbol("y"))
+    entries = [graph.const(0.0)] * n**2
+    for i in range(n):
+        entries[i * (n + 1)] = graph.const(1.0) if i != 20 else x * y  # a diagonal with a gap
+        entries[i * n + (n - 1 - i)] = graph.const(-0.5)  # the other one
+    for place in rng.choice(n**2, 30, replace=False):
+        entries[place] = graph.const(2.0) if place % 2 else x + y
+    text = source_of(symbols, tuple(entries), tuple(f"{i // n}, {i % n}" for i in range(n**2)))
+    stores = [line for line in text.splitlines() if line.startswith("  b[")]
+    assert len(stores) < 60
+    single = [variant for variant in VARIANTS if variant[0] == "f64_single"]
+    given = np.array([[0.3, -1.7], [2.0, 5.0]])
+    found = run(compiled(tmp_path, text, single), "f64_single", given, n**2)
+    for values, row in zip(given.tolist(), found, strict=True):
+        known = dict(zip(symbols, values, strict=True))
+        assert row.tolist() == evaluate(tuple(entries), known)

@@ -9,7 +9,7 @@ from itertools import chain
 
 from mpcgen.codegen.c_expression import CALLS, c_definition, c_value
 from mpcgen.codegen.c_words import c_words
-from mpcgen.ir.schedule import Assign, Load, Schedule, Store
+from mpcgen.ir.schedule import Assign, Fill, Load, Schedule, Store
 from mpcgen.passes.parts import Keep, Part, Take, cut
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import DERIVE, EXPAND, MATRICES, REMEMBERED, SLOPES
@@ -32,7 +32,7 @@ SITES NSITES READ READ_FROM NPASSED NRESULTS MOST_INPUTS MOST_SLOPES MOST_WIDTH 
 SITE_OF_RATES SITE_OF_STAGES SITE_OF_ENDS PRICED_STAGE PRICED_END STAGE_INPUTS STAGE_OUTPUTS STAGE_BENT
 STAGE_INPUTS_BENT END_INPUTS END_OUTPUTS END_BENT END_INPUTS_BENT PIECE SITE WIDTH INPUTS OUTPUTS VALUES BODY INPUT OF
 OF_BENT OF_INPUTS_BENT STAGE_ROWS STAGE_ROW END_ROWS END_ROW ROWS ROW OF_ROWS OF_STAGE_ROWS OF_END_ROWS
-AFFINE GIVEN SUM PRODUCT NORM NSLOPED PARTS_OF_NETWORKS IS_PART EACH_LAYER
+AFFINE GIVEN SUM PRODUCT NORM NSLOPED NSCALED PARTS_OF_NETWORKS IS_PART EACH_LAYER
 """
 _OF_RATES = frozenset(
     stage.name
@@ -149,7 +149,7 @@ def _unused_parameters(stage: StageFunction, plan: Part, shared: bool) -> list[s
     for statement in plan.statements:
         if isinstance(statement, Load):
             touched.add(stage.read(statement.source.name).argument)
-        elif isinstance(statement, Store):
+        elif isinstance(statement, Store | Fill):
             touched.add(stage.written(statement.output.name).argument)
         elif isinstance(statement, Keep | Take):
             touched.add("shared")
@@ -180,6 +180,10 @@ def _lines(plan: Part, stage: StageFunction) -> list[str]:
                     lines.append(label)
                 else:
                     line = f"{line} {label}"
+            case Fill(output, places, node):
+                step = f"i += {places.step}" if places.step > 1 else "i++"
+                target = f"{stage.written(output.name).place}[i] = {c_value(node, plan.names)};"
+                line = f"for (int i = {places.start}; i < {places.stop}; {step}) {target}"
         lines.append(_wrap(line, indent="    "))
     return lines
 

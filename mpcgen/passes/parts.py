@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpcgen.ir import Expr
-from mpcgen.ir.schedule import Assign, Load, Schedule, Store
+from mpcgen.ir.schedule import Assign, Fill, Load, Schedule, Store
 
 LONGEST_FUNCTION = 2500
 """Operations beyond which a function is cut: gcc takes time that grows faster than a function's length.
@@ -35,7 +35,8 @@ class Take:
     index: int
 
 
-Statement = Load | Assign | Store | Keep | Take
+Working = Assign | Store | Fill
+Statement = Load | Working | Keep | Take
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,11 @@ def cut(plan: Schedule) -> tuple[tuple[Part, ...], int]:
     return tuple(parts), len(crossing)
 
 
-def _chunks(
-    statements: Sequence[Assign | Store], names: Mapping[Expr, str]
-) -> Iterator[list[Assign | Store]]:
+def _chunks(statements: Sequence[Working], names: Mapping[Expr, str]) -> Iterator[list[Working]]:
     sizes = [_read(statement, names)[1] for statement in statements]
     count = max(1, -(-sum(sizes) // LONGEST_FUNCTION))
     share = sum(sizes) / count
-    chunk: list[Assign | Store] = []
+    chunk: list[Working] = []
     done, number = 0, 1
     for statement, size in zip(statements, sizes, strict=True):
         if chunk and number < count and done + size > number * share:
@@ -82,7 +81,7 @@ def _chunks(
 
 
 def _complete(
-    chunk: Iterable[Assign | Store],
+    chunk: Iterable[Working],
     names: Mapping[Expr, str],
     loads: Mapping[str, Load],
     crossing: Mapping[str, int],
@@ -101,7 +100,7 @@ def _complete(
                 yield Keep(statement.name, crossing[statement.name])
 
 
-def _read(statement: Assign | Store, names: Mapping[Expr, str]) -> tuple[list[str], int]:
+def _read(statement: Working, names: Mapping[Expr, str]) -> tuple[list[str], int]:
     """The names in a statement's text, in a fixed order, and its number of operations."""
     node = statement.node
     if isinstance(statement, Store) and node in names:
