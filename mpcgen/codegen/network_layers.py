@@ -23,7 +23,7 @@ class LayerTable:
 
     ``units``: rows of all layers but the ends; ``sums``: the same, where an activation's derivatives need what it is
     applied to; ``sloped``: units for whose derivatives there is room; ``widest``: most units of a
-    layer, or that one reads.
+    layer, or that one reads; ``scaled``: most of these whose derivatives are scaled before weights multiply them.
     """
 
     network: Network
@@ -35,6 +35,7 @@ class LayerTable:
     sums: int = 0
     sloped: int = 0
     widest: int = 1
+    scaled: int = 1
 
     def __post_init__(self) -> None:
         self._at: dict[int, int] = {}
@@ -63,6 +64,9 @@ class LayerTable:
             self._slopes[index] = -1 if is_first else self._placed(index, layer)
             self.units += layer.rows
         self.widest = max(self.widest, 0 if is_first else layer.columns, 0 if ends else layer.rows)
+        if layer.kind == "affine" and layer.reads[0].layer != GIVEN:
+            if not ends or self._slopes[layer.reads[0].layer] < 0:
+                self.scaled = max(self.scaled, layer.columns)
         if layer.kind == "join":
             begin = 0
             for read in layer.reads:

@@ -91,6 +91,7 @@ def network_tables(kernels: Kernels) -> dict[str, object] | None:
         "sums": max(sum(table.sums for table in of_site) for of_site in every),
         "sloped": max(table.sloped for table in tables),
         "widest": max(table.widest for table in tables),
+        "scaled": max(table.scaled for table in tables),
         "parts": int(not all(table.is_chain for table in tables)),
         "width": max(row[4] for row in rows),
         "input_counts": sorted({len(table.network.inputs) for table in tables}),

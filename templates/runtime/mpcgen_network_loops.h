@@ -16,9 +16,19 @@
 /* Whether a layer is none of W x + b: a chain of layers has none such. */
 #define IS_PART(layer) (PARTS_OF_NETWORKS && (layer)->kind != AFFINE)
 
-/* Whether what a layer reads are all inputs of the network as they come. */
+/* Whether what a layer reads are inputs of the network as they come. */
 INLINE int reads_inputs(const network *net, const network_layer *layer) {
-  return layer->from < 0 || (layer->from == 0 && LAYERS[net->first].kind == GIVEN && layer->columns == net->inputs);
+  return layer->from < 0 || (LAYERS[net->first].kind == GIVEN && layer->from + layer->columns <= net->inputs);
+}
+
+/* The derivatives of such a layer W x + b: its weights. */
+ALWAYS_INLINE void place_weights(const network_layer *layer, int inputs, stored_reals theta, real *slopes) {
+  const int columns = layer->columns, from = layer->from < 0 ? 0 : layer->from;
+  for (int i = 0; i < layer->rows; i++) {
+    real *const row = slopes + i * inputs;
+    if (columns < inputs) EACH(k, inputs) row[k] = ALL(0);
+    for (int k = 0; k < columns; k++) row[from + k] = theta[layer->weights + i * columns + k];
+  }
 }
 
 /* ---- values ---- */
@@ -96,7 +106,7 @@ FUNCTION void bend_units(const network *net, const real *h, const real *a, real 
 ALWAYS_INLINE void slopes_of_network(const network *net, int inputs, stored_reals theta, const real *h,
                                      const real *first, real *S, real *J) {
   const network_layer *const layers = LAYERS + net->first;
-  real G[NWIDEST * MOST_INPUTS];
+  real G[NSCALED * MOST_INPUTS];
   EACH_LAYER for (int l = 0; l < net->count; l++) {
     const network_layer *const layer = &layers[l];
     real *const slopes = (layer->ends ? J : S) + (layer->slopes < 0 ? 0 : layer->slopes * inputs);
@@ -104,7 +114,7 @@ ALWAYS_INLINE void slopes_of_network(const network *net, int inputs, stored_real
       part_slopes(layer, inputs, theta, h, first, S, slopes);
     } else if (reads_inputs(net, layer)) {
       if (layer->slopes < 0) continue;
-      for (int i = 0; i < layer->rows * inputs; i++) slopes[i] = theta[layer->weights + i];
+      place_weights(layer, inputs, theta, slopes);
     } else if (layer->ends && layer->from_slopes >= 0) {
       multiply_scaled(layer, inputs, theta, first + layer->from, S + layer->from_slopes * inputs, slopes);
     } else {
