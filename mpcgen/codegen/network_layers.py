@@ -64,9 +64,8 @@ class LayerTable:
             self._slopes[index] = -1 if is_first else self._placed(index, layer)
             self.units += layer.rows
         self.widest = max(self.widest, 0 if is_first else layer.columns, 0 if ends else layer.rows)
-        if layer.kind == "affine" and layer.reads[0].layer != GIVEN:
-            if not ends or self._slopes[layer.reads[0].layer] < 0:
-                self.scaled = max(self.scaled, layer.columns)
+        if self._scales(layer, ends):
+            self.scaled = max(self.scaled, layer.columns)
         if layer.kind == "join":
             begin = 0
             for read in layer.reads:
@@ -74,6 +73,12 @@ class LayerTable:
                 begin += read.count
         else:
             self.rows.append(self._row(layer, index, 0))
+
+    def _scales(self, layer: Layer[Expr], ends: bool) -> bool:
+        """Whether derivatives of what a layer reads are scaled in an array of their own before it multiplies them."""
+        if layer.kind != "affine" or layer.reads[0].layer == GIVEN:
+            return False
+        return not ends or self._slopes[layer.reads[0].layer] < 0
 
     def _row(self, layer: Layer[Expr], index: int, begin: int) -> str:
         """The initialiser of a layer's struct. begin: of a layer that joins others, which of its rows these are."""

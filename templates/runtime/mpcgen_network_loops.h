@@ -159,11 +159,11 @@ ALWAYS_INLINE void add_network_curvature(const network *net, int inputs, stored_
     }
     if (layer->ends || layer->activation == PLAIN) {
     } else if (layer->slopes >= 0) {
-      gram(layers, inputs, layer->rows, weight, S + layer->slopes * inputs, theta, 0, H);
+      gram(layers, inputs, layer->rows, weight, S + layer->slopes * inputs, 0, theta, 0, H);
     } else if (shares_weights(theta)) {
-      gram(layers, inputs, layer->rows, weight, 0, theta, 1, H);
+      gram(layers, inputs, layer->rows, weight, 0, 0, theta, 1, H);
     } else {
-      gram(layers, inputs, layer->rows, weight, 0, theta, 0, H);
+      gram(layers, inputs, layer->rows, weight, 0, 0, theta, 0, H);
     }
     if (IS_PART(layer)) part_curvature(layer, inputs, theta, h, first, S, multiplier, bars, H);
     else if (layer->from >= 0 && !reads_inputs(net, layer)) pull_units(layer, theta, multiplier, bars);

@@ -118,7 +118,7 @@ ALWAYS_INLINE void norm_curvature(const network_layer *layer, int inputs, stored
   sum_slopes(layer, inputs, first, S, c, w, mean, along, side);
   EACH(k, inputs) side[k] = share * (R(1.5) * both * s * s / R(rows) * along[k] - side[k]);
   add_both(inputs, along, side, H);
-  gram(layer, inputs, rows, weight, S + layer->from_slopes * inputs, theta, 0, H);
+  gram(layer, inputs, rows, weight, S + layer->from_slopes * inputs, 0, theta, 0, H);
   EACH(k, inputs) side[k] = R(0.5) * R(rows) * both * share * mean[k];
   add_both(inputs, mean, side, H);
   centre(layer, w, w);
@@ -135,11 +135,10 @@ ALWAYS_INLINE void part_curvature(const network_layer *layer, int inputs, stored
   } else if (layer->kind == PRODUCT) {
     const real *const of_x = slopes_at(S, inputs, layer->from_slopes);
     const real *const of_y = slopes_at(S, inputs, layer->other_slopes);
+    real weight[NWIDEST];
+    for (int i = 0; i < rows; i++) weight[i] = bar[i] * first[from + i] * first[other + i];
+    gram(layer, inputs, rows, weight, of_x, of_y, theta, 0, H);
     for (int i = 0; i < rows; i++) {
-      real left[MOST_INPUTS];
-      const real weight = bar[i] * first[from + i] * first[other + i];
-      EACH(k, inputs) left[k] = weight * of_x[i * inputs + k];
-      add_both(inputs, left, of_y + i * inputs, H);
       bars[from + i] += bar[i] * h[other + i];
       bars[other + i] += bar[i] * h[from + i];
     }

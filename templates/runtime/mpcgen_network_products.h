@@ -134,53 +134,60 @@ ALWAYS_INLINE real unit_slope(const network_layer *first, const real *S, stored_
   return S ? S[i] : weight_at(theta, first->weights + i, shares);
 }
 
-/* H += S' diag(weight) S, a triangle, where all sums fit in registers. */
+/* ---- H += S' diag(weight) S, a triangle; with T, S' diag(weight) T + T' diag(weight) S ---- */
+
+/* Where all sums fit in registers. */
 ALWAYS_INLINE void gram_at_once(const network_layer *first, int inputs, int count, const real *weight, const real *S,
-                                stored_reals theta, int shares, real *H) {
+                                const real *T, stored_reals theta, int shares, real *H) {
   real sums[TRIANGLE(6, 0)], right[6];
   EACH(r, inputs) EACH(c, inputs) if (c <= r) sums[TRIANGLE(r, c)] = H[TRIANGLE(r, c)];
   for (int k = 0; k < count; k++) {
     EACH(c, inputs) right[c] = unit_slope(first, S, theta, shares, k * inputs + c);
     EACH(r, inputs) {
-      const real left = weight[k] * right[r];
+      const real left = weight[k] * (T ? T[k * inputs + r] : right[r]);
       EACH(c, inputs) if (c <= r) sums[TRIANGLE(r, c)] += left * right[c];
+      if (!T) continue;
+      EACH(c, inputs) if (c <= r) sums[TRIANGLE(r, c)] += weight[k] * right[r] * T[k * inputs + c];
     }
   }
   EACH(r, inputs) EACH(c, inputs) if (c <= r) H[TRIANGLE(r, c)] = sums[TRIANGLE(r, c)];
 }
 
-/* A tile of it on or below the diagonal. */
+/* A tile on or below the diagonal. */
 ALWAYS_INLINE void gram_tile(const network_layer *first, int inputs, int count, const real *weight, const real *S,
-                             stored_reals theta, int shares, int i, int rows, int j, int columns, real *H) {
+                                const real *T, stored_reals theta, int shares, int i, int rows, int j, int columns, real *H) {
   real sums[TILE][TILE], left[TILE], right[TILE];
   clear_tile(sums, rows, columns);
   for (int k = 0; k < count; k++) {
     EACH(r, rows) left[r] = weight[k] * unit_slope(first, S, theta, shares, k * inputs + i + r);
     EACH(c, columns) right[c] = unit_slope(first, S, theta, shares, k * inputs + j + c);
+    add_outer(sums, left, rows, T ? T + k * inputs + j : right, columns);
+    if (!T) continue;
+    EACH(r, rows) left[r] = weight[k] * T[k * inputs + i + r];
     add_outer(sums, left, rows, right, columns);
   }
   EACH(r, rows) EACH(c, columns) if (i != j || c <= r) H[TRIANGLE(i + r, j + c)] += sums[r][c];
 }
 
 ALWAYS_INLINE void gram_columns(const network_layer *first, int inputs, int count, const real *weight, const real *S,
-                                stored_reals theta, int shares, int j, int columns, real *H) {
+                                const real *T, stored_reals theta, int shares, int j, int columns, real *H) {
   const int whole = WHOLE_TILES(inputs), rest = inputs % TILE;
-  gram_tile(first, inputs, count, weight, S, theta, shares, j, columns, j, columns, H);
+  gram_tile(first, inputs, count, weight, S, T, theta, shares, j, columns, j, columns, H);
   for (int i = j + TILE; i < whole; i += TILE)
-    gram_tile(first, inputs, count, weight, S, theta, shares, i, TILE, j, columns, H);
-  if (rest && columns == TILE) gram_tile(first, inputs, count, weight, S, theta, shares, whole, rest, j, columns, H);
+    gram_tile(first, inputs, count, weight, S, T, theta, shares, i, TILE, j, columns, H);
+  if (rest && columns == TILE) gram_tile(first, inputs, count, weight, S, T, theta, shares, whole, rest, j, columns, H);
 }
 
-/* H += S' diag(weight) S, a triangle, at once or in tiles. */
+/* At once or in tiles. */
 ALWAYS_INLINE void gram(const network_layer *first, int inputs, int count, const real *weight, const real *S,
-                        stored_reals theta, int shares, real *H) {
+                                const real *T, stored_reals theta, int shares, real *H) {
   const int whole = WHOLE_TILES(inputs), rest = inputs % TILE;
   if (REGISTER_BYTES == 64 && inputs <= 6) {
-    gram_at_once(first, inputs, count, weight, S, theta, shares, H);
+    gram_at_once(first, inputs, count, weight, S, T, theta, shares, H);
     return;
   }
-  for (int j = 0; j < whole; j += TILE) gram_columns(first, inputs, count, weight, S, theta, shares, j, TILE, H);
-  if (rest) gram_columns(first, inputs, count, weight, S, theta, shares, whole, rest, H);
+  for (int j = 0; j < whole; j += TILE) gram_columns(first, inputs, count, weight, S, T, theta, shares, j, TILE, H);
+  if (rest) gram_columns(first, inputs, count, weight, S, T, theta, shares, whole, rest, H);
 }
 
 #endif
