@@ -5,6 +5,7 @@ import random
 import torch
 from torch import nn
 
+from mpcgen.codegen.network_layers import KINDS
 from mpcgen.ir import evaluate
 
 ACTIVATIONS = [
@@ -88,3 +89,30 @@ def outputs_of(network, values):
         found = found + bias if len(bias) else found
         known.append(found if layer.activation == "none" else getattr(nn.functional, layer.activation)(found))
     return torch.cat([known[end] for end in network.ends])
+
+
+FIELDS = "kind rows columns weights bias activation ends at sums slopes from from_slopes other other_slopes"
+
+
+def derivatives_read(table):
+    """Of each unit whose derivatives a table's layers read, the unit, and that whose derivatives lie there by then.
+
+    They are read by the layers behind, and, of what bends and of what products and norms read, after all layers.
+    """
+    room, found, kept = {}, [], []
+    for text in table.rows:
+        numbers = map(int, text.strip("{}").split(", ")[: len(FIELDS.split())])
+        row = dict(zip(FIELDS.split(), numbers, strict=True))
+        reads = [
+            (row[f"{name}_slopes"] + i, row[name] + i)
+            for name in ("from", "other")
+            if row[f"{name}_slopes"] >= 0
+            for i in range(row["columns"])
+        ]
+        has_own = row["slopes"] >= 0 and not row["ends"]
+        own = [(row["slopes"] + i, row["at"] + i) for i in range(row["rows"] if has_own else 0)]
+        found += [(unit, room.get(place)) for place, unit in reads]
+        room |= dict(own)
+        kept += own if row["activation"] else []
+        kept += reads if KINDS[row["kind"]] in ("product", "norm") else []
+    return found + [(unit, room.get(place)) for place, unit in kept]

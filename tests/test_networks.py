@@ -13,7 +13,7 @@ from torch_models import Joined, problem_of
 
 import mpcgen
 from examples import learned_model, lstm
-from mpcgen.codegen.network_layers import KINDS
+from mpcgen.codegen.network_layers import KINDS, layer_tables
 from mpcgen.compiler import Compilation
 from mpcgen.export import export
 from mpcgen.ir import evaluate
@@ -530,7 +530,7 @@ def test_a_cell_has_its_memory_and_what_reads_it_from_one_network():
 
 def test_layers_of_random_modules_give_what_these_do():
     x, u = torch.tensor([0.4, -0.3], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
-    kinds = set()
+    kinds, shares_room = set(), False
     for seed in range(25):
         torch.manual_seed(seed)
         module = network_layouts.Random(seed)
@@ -544,6 +544,9 @@ def test_layers_of_random_modules_give_what_these_do():
             found = network_layouts.outputs_of(network, values)
             values |= dict(zip(network.outputs, found.tolist(), strict=True))
             kinds |= {layer.kind for layer in network.layers}
+            (table,) = layer_tables([network], {symbol: i for i, symbol in enumerate(model.parameters)})
+            assert all(unit == there for unit, there in network_layouts.derivatives_read(table))
+            shares_room |= table.sloped < table.units
         rows = model.next_state
         if model.substeps:
             pairs = zip(model.states, model.substeps.changes, strict=True)
@@ -551,6 +554,7 @@ def test_layers_of_random_modules_give_what_these_do():
         found = torch.tensor(evaluate(rows, values), dtype=torch.float64)
         torch.testing.assert_close(found, module(x, u).detach(), rtol=1e-12, atol=1e-13)
     assert kinds == {"affine", "join", "sum", "product", "norm"}
+    assert shares_room
 
 
 @pytest.mark.parametrize(
