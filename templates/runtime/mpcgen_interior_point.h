@@ -150,6 +150,7 @@ OUTLINED int load_barrier_problem(barrier_state *s, const solve_arguments *a, in
     lane_mark(&s->lanes.busy, k, good);
     lane_set(&s->lanes.least_violation, k, (scalar)INFINITY);
     lane_mark(&s->lanes.missed, k, 0);
+    lane_recount(&s->lanes.rescaled, k, 0);
   }
   team_meet();
   return good;

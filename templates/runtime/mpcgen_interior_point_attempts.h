@@ -9,6 +9,7 @@
 #define SCATTERED 0.5           /* share of half a control's range by which a later attempt moves its start */
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
+enum { MOST_RESCALINGS = 3 };
 enum { STRANDED = 20 }; /* passes that the first barrier problem of the first attempt may take */
 enum { ATTEMPT = 200, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 250, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
 
@@ -106,6 +107,29 @@ OUTLINED void take_units(barrier_state *s, mask where) {
   first_multipliers(s, lane_and(where, lane_not(warm)), ALL(INFINITY));
   if (lane_any(warm)) start_near(s, warm);
   lanes->begins = lane_and(lanes->begins, lane_not(where));
+}
+
+/* Which solved iterates are so only because their cost is next to nothing beside the first trajectory's, which unstable dynamics
+ * blow up: the tolerance of that is more than what is left. Not for ever, as a cost may fall to zero. */
+INLINE mask is_beneath_units(const barrier_state *s, mask solved, scalar tolerance) {
+  const mask few = lane_more(ALL_COUNTS(MOST_RESCALINGS), s->lanes.rescaled);
+  return lane_and(lane_and(solved, few), lane_lt(R(tolerance) * share_left(s), least_tolerance()));
+}
+
+/* Gives them units of the present trajectory, and a barrier. */
+RARE void take_units_anew(barrier_state *s, mask where) {
+  barrier_progress *lanes = &s->lanes;
+  const mask warm = lanes->warm;
+  lanes->warm = lane_and(warm, lane_not(where));
+  take_units(s, where);
+  lanes->warm = warm;
+  lanes->rescaled -= where;
+  lanes->shift = lane_select(where, ALL(0), lanes->shift);
+  lanes->moved = lane_select(where, ALL(0), lanes->moved);
+  lanes->settled = lane_and(lanes->settled, lane_not(where));
+  lanes->best_product = lane_select(where, ALL(INFINITY), lanes->best_product);
+  empty_filter(lanes, where);
+  forget_best(lanes, where);
 }
 
 #endif

@@ -48,10 +48,12 @@ INLINE real share_left(const barrier_state *s) {
   return lane_min(cost / COST_IN_UNITS, ALL(1));
 }
 
+/* No tolerance is less: beside the units it would be rounding. */
+INLINE real least_tolerance(void) { return ALL(LEAST_TOLERANCE + 100 * SCALAR_EPSILON); }
+
 /* What the dual part has to come down to: the tolerance, of a cost that has fallen below its first a share. */
 INLINE real dual_tolerance(const barrier_state *s, scalar tolerance) {
-  const real least = ALL(LEAST_TOLERANCE + 100 * SCALAR_EPSILON);
-  return lane_max(least, R(tolerance) * share_left(s));
+  return lane_max(least_tolerance(), R(tolerance) * share_left(s));
 }
 
 /* What shifts are counted in: they stand beside a Hessian, which shrinks with the cost, and one that a first cost of 1e4

@@ -59,6 +59,7 @@ typedef struct {
   counts cuts;         /* steps in a row that had to be shorter than the slacks allow */
   counts settled;      /* passes in a row whose step was that of a solution: see note_settled */
   counts filter_count;
+  counts rescaled;     /* how often the units were taken anew: see take_units_anew */
   real barrier;        /* mu */
   real cost_unit;      /* what the cost is divided by */
   real shift;          /* delta_w: regularisation of the Hessian over the controls */
