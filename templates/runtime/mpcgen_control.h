@@ -27,9 +27,11 @@
 #define LEAST_SECOND_ORDER R(0.05)
 #define MOST_HIDDEN R(1e3) /* times the cost: at rest far from the origin the cost is itself rounding, but never by so much */
 #define LEAST_BEND R(1e-2) /* share of the slope by which a model has to bend: at a minimum without bounds it is 0.5 */
+#define MUCH_PROMISED R(1e-6) /* share of the cost; see is_restless */
+#define LITTLE_STEP R(1e-3)  /* share of a control's range */
 #define LITTLE_BEND R(0.05)  /* below that share a model is nearly linear: its step ends at bounds, or far away */
 #define WORTH R(30) /* a certifying lane goes on for so many times what ends others */
-enum { PATIENCE = 6, FEW_WAITS = 2, LONG_WAIT = 20, FEW_PASSES = 15, MOST_PASSES = 100 };
+enum { PATIENCE = 6, FEW_WAITS = 2, LONG_WAIT = 20, FEW_PASSES = 15, MOST_PASSES = LINEAR_QUADRATIC ? 40 : 100 };
 #define WRONG_SLOPE R(10) /* times the model's slope: a rollout whose controls promise so much is far from the model */
 /* See note_troubles. */
 enum { REFUSED = 2, REFUSED_FAR = 5, REFUSED_REGULARISED = 1, UNBENT = 5, CONCAVE = 8, ACCEPTED = 3, MOST_TROUBLES = 23 };
@@ -253,6 +255,23 @@ INLINE mask stalled(solver_state *s, mask where) {
   return lane_or(lane_more(lanes->unproductive, ALL_COUNTS(PATIENCE)), waits_in_vain(s, where));
 }
 
+/* Which of the lanes that rest for their rounding do not: their step is promised much of the cost, and is no rounding beside the
+ * range of a control. Where dynamics grow by many powers of ten, rounding of the states seems to hide all that. */
+RARE mask is_restless(const solver_state *s, mask where) {
+  const mask much = lane_and(where, lane_lt(MUCH_PROMISED * s->lanes.cost_scale, -expected_change(s)));
+  mask far = lane_none();
+  if (!lane_any(much)) return far;
+  for (int t = 0; t < s->horizon; t++) {
+    real lower[NU], upper[NU];
+    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
+    for (int i = 0; i < NU; i++) {
+      const real range = upper[i] - lower[i];
+      far = lane_or(far, lane_and(lane_finite(range), lane_lt(LITTLE_STEP * range, lane_abs(s->step[t * NU + i]))));
+    }
+  }
+  return lane_and(much, far);
+}
+
 /* Where the step of another model was worth nothing, and that of the exact one, without regularisation, is worth much,
  * there is a way on, and only the exact model ends the lane. The residual, being in units, may be small all the same. */
 INLINE void go_on_with_exact_hessian(solver_state *s, scalar tolerance) {
@@ -283,19 +302,20 @@ INLINE void keep_residual(solver_state *s) {
 
 /* Whether box-DDP is the method for a lane: not where troubles prevail, or small steps are many; nor where after the
  * passes that most problems take the model is so nearly linear that all controls go to their bounds. Of linear-quadratic
- * problems that model is exact, and box-DDP the method for all. */
+ * problems that model is exact, and box-DDP the method for all but those that grow until rollouts get out of hand. */
 INLINE mask gets_on(const solver_state *s) {
   const lane_progress *lanes = &s->lanes;
+  const mask young = lane_more(ALL_COUNTS(MOST_PASSES), lanes->iterations);
+  if (LINEAR_QUADRATIC) return young;
   const mask bent = lane_le(-LEAST_BEND * s->summary.slope, s->summary.bend);
   const mask fit = lane_or(bent, lane_not(same_count(lanes->iterations, FEW_PASSES)));
   const mask calm = lane_not(is_hopeless(s));
-  const mask young = lane_more(ALL_COUNTS(MOST_PASSES), lanes->iterations);
   return lane_and(lane_and(fit, calm), lane_and(young, lane_more(ALL_COUNTS(MOST_TROUBLES), lanes->troubles)));
 }
 
 /* Ends lanes that do not get on: STALLED, or handed over where that is asked for and what is left is not `little`. */
 INLINE void give_up(const solver_state *s, verdict *v, mask where, mask little) {
-  if (s->hands_over && !LINEAR_QUADRATIC) decide(v, lane_and(where, lane_not(little)), MAX_ITERATIONS);
+  if (s->hands_over) decide(v, lane_and(where, lane_not(little)), MAX_ITERATIONS);
   decide(v, where, STALLED);
 }
 
@@ -328,8 +348,9 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   const mask done = lane_and(lane_and(small, asks), worthless(s, ALL(1), tolerance));
   note_cost(s, v.open);
   const mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
+  const mask restless = lane_any(stuck) ? is_restless(s, stuck) : lane_none(), rests = lane_and(stuck, lane_not(restless));
   /* Newton's method comes to a stop at rounding, Gauss and Newton's may where it is slow. */
-  const mask solved = s->exact_hessian || LINEAR_DYNAMICS ? lane_or(done, stuck) : done;
+  const mask solved = s->exact_hessian || LINEAR_DYNAMICS ? lane_or(done, rests) : done;
   const mask certain = lane_and(exact, s->summary.convex);
   decide(&v, lane_and(solved, certify ? certain : lane_or(done, certain)), CONVERGED);
   const mask uncertain = lane_and(solved, v.open);
@@ -340,9 +361,9 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
 
   const mask going = lane_and(v.open, lane_not(uncertain));
   mask may_go_on = lane_more(lanes->last, lanes->iterations);
-  if (s->hands_over && !LINEAR_QUADRATIC) may_go_on = lane_and(may_go_on, gets_on(s));
+  if (s->hands_over) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
-  give_up(s, &v, lane_and(going, lane_or(stuck, is_hopeless(s))), lane_or(small, at_limit));
+  give_up(s, &v, lane_and(going, lane_or(stuck, is_hopeless(s))), lane_and(lane_or(small, at_limit), lane_not(restless)));
   lanes->begins = lanes->unguided = lane_none();
   return v.status;
 }
