@@ -83,3 +83,38 @@ def test_no_free_control_pushes():
     assert (sol.multipliers.abs()[sol.active == 0] < 1e-7).all()
     assert torch.equal(sol.active, torch.sign(sol.u) * (sol.u.abs() == 6))
     assert sol.active.abs().sum(1).flatten().tolist() == [2, 3, 3, 2]
+
+
+def growing_problem():
+    """Linear dynamics that grow 5 to 20 fold a stage, and small controls: rollouts are 1e15 times the solution."""
+    problem = mpcgen.Problem("growing", horizon=15)
+    x, u = problem.states("a b c"), problem.controls("u v", lower=-1, upper=1)
+    A, B = (problem.parameter(name, shape=(3, k)) for name, k in (("A", 3), ("B", 2)))
+    problem.dynamics = [
+        sum(A[i, j] * x[j] for j in range(3)) + sum(B[i, j] * u[j] for j in range(2)) for i in range(3)
+    ]
+    problem.stage_cost = sum(v**2 for v in x) + sum(v**2 for v in u) / 10
+    problem.terminal_cost = sum(v**2 for v in x)
+    return problem
+
+
+def test_linear_quadratic_problems_that_grow_are_solved_and_no_other_point_is_called_a_solution():
+    generator = torch.Generator().manual_seed(0)
+    count, options = 256, {"generator": generator, "dtype": torch.float64}
+    turn = torch.linalg.qr(torch.randn(count, 3, 3, **options))[0]
+    growth = torch.cat([5 + 15 * torch.rand(count, 1, **options), torch.rand(count, 2, **options)], 1)
+    matrices = {
+        "A": turn @ torch.diag_embed(growth) @ turn.mT,
+        "B": torch.randn(count, 3, 2, **options),
+    }
+    x0 = 0.03 * torch.randn(count, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    module = compiled(growing_problem())
+    found = module.MPC()(x0, **matrices)
+    assert found.converged.all()
+    for method in ("ddp", "interior_point"):
+        other = module.MPC(method=method, on_unconverged="ignore")(x0, **matrices)
+        assert other.converged.sum() > count / 3
+        # convex: one minimum
+        torch.testing.assert_close(
+            other.cost[other.converged], found.cost[other.converged], rtol=1e-6, atol=1e-12
+        )
