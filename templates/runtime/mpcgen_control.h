@@ -28,7 +28,7 @@
 #define MOST_HIDDEN R(1e3) /* times the cost: at rest far from the origin the cost is itself rounding, but never by so much */
 #define LEAST_BEND R(1e-2) /* share of the slope by which a model has to bend: at a minimum without bounds it is 0.5 */
 #define MUCH_PROMISED R(1e-6) /* share of the cost; see is_restless */
-#define LITTLE_STEP R(1e-3)  /* share of a control's range */
+#define LITTLE_STEP R(0.1)   /* share of a control's range */
 #define LITTLE_BEND R(0.05)  /* below that share a model is nearly linear: its step ends at bounds, or far away */
 #define WORTH R(30) /* a certifying lane goes on for so many times what ends others */
 enum { PATIENCE = 6, FEW_WAITS = 2, LONG_WAIT = 20, FEW_PASSES = 15, MOST_PASSES = LINEAR_QUADRATIC ? 40 : 100 };
@@ -255,10 +255,13 @@ INLINE mask stalled(solver_state *s, mask where) {
   return lane_or(lane_more(lanes->unproductive, ALL_COUNTS(PATIENCE)), waits_in_vain(s, where));
 }
 
-/* Which of the lanes that rest for their rounding do not: their step is promised much of the cost, and is no rounding beside the
- * range of a control. Where dynamics grow by many powers of ten, rounding of the states seems to hide all that. */
+/* Which of the lanes that rest for their rounding do not: where linear dynamics grow by so many powers of ten that the first
+ * trajectory's cost hides this one's, rounding of the states seems to hide steps, too, that are promised a share of the cost,
+ * and are no rounding beside the range of a control. */
 RARE mask is_restless(const solver_state *s, mask where) {
-  const mask much = lane_and(where, lane_lt(MUCH_PROMISED * s->lanes.cost_scale, -expected_change(s)));
+  const mask promising = lane_lt(MUCH_PROMISED * s->lanes.cost_scale, -expected_change(s));
+  const mask grown = lane_lt(s->lanes.cost_scale, SCALAR_EPSILON * s->lanes.first_scale);
+  const mask much = lane_and(where, lane_and(promising, grown));
   mask far = lane_none();
   if (!lane_any(much)) return far;
   for (int t = 0; t < s->horizon; t++) {
@@ -348,7 +351,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   const mask done = lane_and(lane_and(small, asks), worthless(s, ALL(1), tolerance));
   note_cost(s, v.open);
   const mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
-  const mask restless = lane_any(stuck) ? is_restless(s, stuck) : lane_none(), rests = lane_and(stuck, lane_not(restless));
+  const mask restless = LINEAR_QUADRATIC && lane_any(stuck) ? is_restless(s, stuck) : lane_none(), rests = lane_and(stuck, lane_not(restless));
   /* Newton's method comes to a stop at rounding, Gauss and Newton's may where it is slow. */
   const mask solved = s->exact_hessian || LINEAR_DYNAMICS ? lane_or(done, rests) : done;
   const mask certain = lane_and(exact, s->summary.convex);
