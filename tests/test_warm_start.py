@@ -113,14 +113,16 @@ def test_a_start_that_leads_nowhere_is_given_up(size):
     assert warm.iterations.max() <= cold.iterations.max() + 40 or given_up.all()
 
 
-def test_a_lane_does_not_see_its_neighbours():
-    make = problems.linear_quadratic
-    mpc, near = controller(make), disturbed(start(make))
-    before = mpc(near)
-    later = disturbed(start(make), seed=3)
+@pytest.mark.parametrize("passes", [1, 2, 200])
+def test_a_lane_does_not_see_its_neighbours(passes):
+    """On one thread, so that lanes which end take problems up beside others: with few passes as with many."""
+    make, count = problems.linear_quadratic, 2 * BATCH
+    near, later = disturbed(start(make), count), disturbed(start(make), count, seed=3)
+    mpc = module(make).MPC(on_unconverged="ignore", threads=1)
+    few = module(make).MPC(on_unconverged="ignore", threads=1, max_iterations=passes)
     together, reordered = (
-        mpc(later, warm_start=before, shift=0),
-        mpc(later.flip(0), warm_start=mpc(near.flip(0)), shift=0),
+        few(later, warm_start=mpc(near), shift=0),
+        few(later.flip(0), warm_start=mpc(near.flip(0)), shift=0),
     )
     for row in OUTPUTS:
         assert torch.equal(getattr(together, row.name), getattr(reordered, row.name).flip(0)), row.name

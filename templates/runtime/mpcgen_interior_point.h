@@ -373,9 +373,9 @@ FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
                      (CONSTRAINED && (lane_count(&s->lanes.failures, k) > MOST_FAILURES || lane_test(&s->lanes.crawling, k)));
     const int passes = lane_count(&s->lanes.iterations, k), last = passes >= a->max_iterations; /* and is reported */
     const int end = lane_count(&s->lanes.attempt_end, k);
-    const int patience = !warm ? end : a->max_iterations < 3 * WARM_ATTEMPT ? a->max_iterations / 3 : WARM_ATTEMPT;
-    const int late =
-        lane_test(&s->lanes.busy, k) && !last && attempt <= MOST_ATTEMPTS && (lost || passes >= patience);
+    const int patience = !warm ? end : a->max_iterations < 3 * WARM_ATTEMPT ? (a->max_iterations + 2) / 3 : WARM_ATTEMPT;
+    const int begun = lane_test(&s->lanes.busy, k) && !lane_test(&s->lanes.begins, k); /* others wait for their first sweep */
+    const int late = begun && !last && attempt <= MOST_ATTEMPTS && (lost || passes >= patience);
     team_meet(); /* all have read how often it began */
     if (CONSTRAINED && late) keep_nearest(s, a, k);
     if (late) begin_attempt(s, a, k, s->problem[k], attempt);
