@@ -562,6 +562,7 @@ def test_layers_of_random_modules_give_what_these_do():
     [
         ("constants", "its weights are not parameters that all stages share"),
         ("nested", "what it reads of another network is no array that loops know"),
+        ("inputs", "it has 3 inputs, and loops take 2 at most"),
         ("kept", "derivatives of its units by 3 inputs are too many to keep"),
         ("wide", "what reads it reads 168 outputs of networks, too many for their size"),
         ("residual", "residuals of dynamics read it"),
@@ -583,8 +584,9 @@ def test_who_reads_a_large_network_that_is_written_out_is_told_why(where, reason
         problem.dynamics = mpcgen.torch_model(
             problem, lambda x, u: plain(plain(x, u).sin(), u), weights=weights
         )
-    elif where == "kept":
-        monkeypatch.setattr(networks, "MOST_SLOPES", 3 * 47)
+    elif where in ("kept", "inputs"):
+        limit = {"kept": ("MOST_SLOPES", 3 * 47), "inputs": ("MOST_INPUTS", 2)}[where]
+        monkeypatch.setattr(networks, *limit)
         problem.dynamics = mpcgen.torch_model(problem, plain, weights=weights)
     elif where == "wide":
         wide = lambda x, u: net[:3](torch.cat([x, u])).square()  # noqa: E731
