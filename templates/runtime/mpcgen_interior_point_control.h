@@ -3,7 +3,7 @@
 #ifndef MPCGEN_INTERIOR_POINT_CONTROL_H
 #define MPCGEN_INTERIOR_POINT_CONTROL_H
 
-#include "mpcgen_interior_point_attempts.h"
+#include "mpcgen_interior_point_infeasible.h"
 
 #define FIRST_SHIFT R(1e-4)           /* shifts but those of MOST_MEMORY and HOPELESS_SHIFT are times shift_unit */
 #define SHIFT_AFTER_FAILURE R(1e-3)
@@ -15,7 +15,6 @@
 #define LOOSEST R(1e4)                /* to this */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
-#define LITTLE_LEFT R(0.2)           /* of what a row lacked where an attempt began, if rows are curved: less is not called infeasible */
 #define STATIONARY R(1e-6)            /* share of the violation that a step has to promise, or it is the least */
 #define LITTLE_PROMISED 0.01          /* the same share: a step that fails is regularised less, not more */
 #define TINY_STEP R(0.1)
@@ -26,7 +25,7 @@
 #define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
 #define RISE_AFTER_REFUSAL R(1. / 16) /* where a sweep had to leave them out, the next would soon have to again: slower then, */
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
-enum { MOST_FAILURES = 14, MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
+enum { MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
 
 /* Where the costates are those of the trajectory: the gaps that its steps may have. */
@@ -60,64 +59,6 @@ INLINE void convexify_next(barrier_state *s, mask all) {
   lanes->second_order = lane_select(leaves_out, ALL(0), lanes->second_order);
   lanes->rise = lane_select(leaves_out, ALL(RISE_AFTER_REFUSAL), lanes->rise);
 }
-
-#if CONSTRAINED
-/* What hard rows lack at most over the stages, each: those of the path, then those of the end. */
-OUTLINED void find_lacks(const barrier_state *s, real *lack) {
-  for (int i = 0; i < NPATH + NEND; i++) lack[i] = ALL(0);
-  for (int t = 0; t <= s->horizon; t++) {
-    reals row = first_row(s, t), limit = first_limit(s, t);
-    real *most = lack + (t < s->horizon ? 0 : NPATH);
-    for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
-      const row_room r = room_of(limit);
-      const real value = row[s->at_iterate + ROW_VALUE];
-      const real sides = lane_max(-low_room(&r, value), -high_room(&r, value));
-      const real lacks = where_on(is_hard(&r), lane_max(sides, lane_abs(equality_lack(&r, value))));
-      most[i] = lane_max(lacks, most[i]);
-    }
-  }
-}
-
-OUTLINED void keep_first_lacks(barrier_state *s, mask where) {
-  real lack[NPATH + NEND];
-  find_lacks(s, lack);
-  for (int i = 0; i < NPATH + NEND; i++) s->first_lack[i] = lane_select(where, lack[i], s->first_lack[i]);
-}
-
-/* Where every row lacks little of what it lacked where the attempt began. Rows have units of their own. */
-RARE mask is_little_left(const barrier_state *s) {
-  real lack[NPATH + NEND];
-  mask little = lane_all();
-  find_lacks(s, lack);
-  for (int i = 0; i < NPATH + NEND; i++) little = lane_and(little, lane_le(lack[i], LITTLE_LEFT * s->first_lack[i]));
-  return little;
-}
-
-/* Notes of attempts that end where the violation is least, at least nearby, whether it is more than a little. */
-RARE void note_missed(barrier_state *s) {
-  const mask least = s->lanes.unrestorable;
-  if (!lane_any(least)) return;
-  const mask little = LINEAR_CONSTRAINTS ? lane_none() : is_little_left(s);
-  s->lanes.missed = lane_or(s->lanes.missed, lane_and(least, lane_not(little)));
-}
-
-/* After the last attempt: where the violation is least, or was for one before, and none came to a feasible point. */
-INLINE void decide_infeasible(barrier_state *s, verdict *v) {
-  barrier_progress *lanes = &s->lanes;
-  const mask fails = lane_or(lanes->crawling, lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES)));
-  const mask last = lane_more(lanes->attempt, ALL_COUNTS(MOST_ATTEMPTS - 1));
-  const mask spent = lane_and(last, lane_not(lane_more(lanes->attempt_end, lanes->iterations)));
-  const mask ends = lane_or(lanes->unrestorable, fails);
-  if (!lane_any(lane_or(ends, spent))) return;
-  note_missed(s);
-#if SOFT_ROWS
-  if (lane_any(ends)) decide(v, lane_and(ends, all_soft(s)), STALLED);
-#endif
-  const mask feasible = lane_le(lane_min(lanes->least_violation, s->point.violation), certain_violation(s));
-  decide(v, lane_and(lane_and(lane_or(ends, spent), lanes->missed), lane_not(feasible)), INFEASIBLE);
-  decide(v, ends, STALLED);
-}
-#endif
 
 /* Which of the solved iterates that no minima seem may be some but for rounding: the weights of rows are so large that theirs
  * hides what curvature there is over the controls. These are asked again with smaller ones, beside which a Hessian is positive

@@ -1,0 +1,68 @@
+/* When a problem is called INFEASIBLE: what its rows lack where an attempt began, and where it has ended. */
+#ifndef MPCGEN_INTERIOR_POINT_INFEASIBLE_H
+#define MPCGEN_INTERIOR_POINT_INFEASIBLE_H
+
+#include "mpcgen_interior_point_attempts.h"
+
+#define LITTLE_LEFT R(0.2) /* of what a row lacked where an attempt began, if rows are curved: less is not called infeasible */
+enum { MOST_FAILURES = 14 }; /* steps in a row that no length makes acceptable */
+
+#if CONSTRAINED
+/* What hard rows lack at most over the stages, each: those of the path, then those of the end. */
+OUTLINED void find_lacks(const barrier_state *s, real *lack) {
+  for (int i = 0; i < NPATH + NEND; i++) lack[i] = ALL(0);
+  for (int t = 0; t <= s->horizon; t++) {
+    reals row = first_row(s, t), limit = first_limit(s, t);
+    real *most = lack + (t < s->horizon ? 0 : NPATH);
+    for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
+      const row_room r = room_of(limit);
+      const real value = row[s->at_iterate + ROW_VALUE];
+      const real sides = lane_max(-low_room(&r, value), -high_room(&r, value));
+      const real lacks = where_on(is_hard(&r), lane_max(sides, lane_abs(equality_lack(&r, value))));
+      most[i] = lane_max(lacks, most[i]);
+    }
+  }
+}
+
+OUTLINED void keep_first_lacks(barrier_state *s, mask where) {
+  real lack[NPATH + NEND];
+  find_lacks(s, lack);
+  for (int i = 0; i < NPATH + NEND; i++) s->first_lack[i] = lane_select(where, lack[i], s->first_lack[i]);
+}
+
+/* Where every row lacks little of what it lacked where the attempt began. Rows have units of their own. */
+RARE mask is_little_left(const barrier_state *s) {
+  real lack[NPATH + NEND];
+  mask little = lane_all();
+  find_lacks(s, lack);
+  for (int i = 0; i < NPATH + NEND; i++) little = lane_and(little, lane_le(lack[i], LITTLE_LEFT * s->first_lack[i]));
+  return little;
+}
+
+/* Notes of attempts that end where the violation is least, at least nearby, whether it is more than a little. */
+RARE void note_missed(barrier_state *s) {
+  const mask least = s->lanes.unrestorable;
+  if (!lane_any(least)) return;
+  const mask little = LINEAR_CONSTRAINTS ? lane_none() : is_little_left(s);
+  s->lanes.missed = lane_or(s->lanes.missed, lane_and(least, lane_not(little)));
+}
+
+/* After the last attempt: where the violation is least, or was for one before, and none came to a feasible point. */
+INLINE void decide_infeasible(barrier_state *s, verdict *v) {
+  barrier_progress *lanes = &s->lanes;
+  const mask fails = lane_or(lanes->crawling, lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES)));
+  const mask last = lane_more(lanes->attempt, ALL_COUNTS(MOST_ATTEMPTS - 1));
+  const mask spent = lane_and(last, lane_not(lane_more(lanes->attempt_end, lanes->iterations)));
+  const mask ends = lane_or(lanes->unrestorable, fails);
+  if (!lane_any(lane_or(ends, spent))) return;
+  note_missed(s);
+#if SOFT_ROWS
+  if (lane_any(ends)) decide(v, lane_and(ends, all_soft(s)), STALLED);
+#endif
+  const mask feasible = lane_le(lane_min(lanes->least_violation, s->point.violation), certain_violation(s));
+  decide(v, lane_and(lane_and(lane_or(ends, spent), lanes->missed), lane_not(feasible)), INFEASIBLE);
+  decide(v, ends, STALLED);
+}
+#endif
+
+#endif
