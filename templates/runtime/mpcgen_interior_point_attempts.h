@@ -10,6 +10,7 @@
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
 enum { MOST_RESCALINGS = 3 };
+#define BENEATH R(MPCGEN_PRECISION == 64 ? 1e-2 : 1e-5) /* share of the least tolerance, which float32 has often more of */
 enum { STRANDED = 20 }; /* passes that the first barrier problem of the first attempt may take */
 enum { ATTEMPT = 200, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 250, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
 
@@ -110,10 +111,10 @@ OUTLINED void take_units(barrier_state *s, mask where) {
 }
 
 /* Which solved iterates are so only because their cost is next to nothing beside the first trajectory's, which unstable dynamics
- * blow up: the tolerance of that is more than what is left. Not for ever, as a cost may fall to zero. */
+ * blow up: beside what is left, the least tolerance of that is large. Not for ever, as a cost may fall to zero. */
 INLINE mask is_beneath_units(const barrier_state *s, mask solved, scalar tolerance) {
   const mask few = lane_more(ALL_COUNTS(MOST_RESCALINGS), s->lanes.rescaled);
-  return lane_and(lane_and(solved, few), lane_lt(R(tolerance) * share_left(s), least_tolerance()));
+  return lane_and(lane_and(solved, few), lane_lt(R(tolerance) * share_left(s), BENEATH * least_tolerance()));
 }
 
 /* Gives them units of the present trajectory, and a barrier. */
