@@ -351,7 +351,8 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   const mask done = lane_and(lane_and(small, asks), worthless(s, ALL(1), tolerance));
   note_cost(s, v.open);
   const mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
-  const mask restless = LINEAR_QUADRATIC && lane_any(stuck) ? is_restless(s, stuck) : lane_none(), rests = lane_and(stuck, lane_not(restless));
+  const mask restless = LINEAR_QUADRATIC && lane_any(stuck) ? is_restless(s, stuck) : lane_none();
+  const mask rests = lane_and(stuck, lane_not(restless));
   /* Newton's method comes to a stop at rounding, Gauss and Newton's may where it is slow. */
   const mask solved = s->exact_hessian || LINEAR_DYNAMICS ? lane_or(done, rests) : done;
   const mask certain = lane_and(exact, s->summary.convex);

@@ -221,13 +221,7 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
   const real none = ALL(0);
   const int warm = lane_any(s->lanes.warm);
   row_terms rows;
-#if MODEL_IN_REGISTERS
-  value_model present, *value = &present;
-  stage_model stage, *q = &stage;
-#else
-  value_model *value = &s->value;
-  stage_model *q = &s->model;
-#endif
+  SWEEP_MODELS(s)
   real sum = ALL(0);
   EACH(i, ROWS) rows.dual[i] = rows.stiffness[i] = rows.force[i] = ALL(0);
   if (warm) given_duals(s, s->horizon, rows.dual);
@@ -260,13 +254,7 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
   const int last = s->horizon, adopts = lane_any(s->lanes.adjoint);
   ready_pass(s);
   const real state_shift = shift_of(s) * unless_restoring(s, s->lanes.on_states);
-#if MODEL_IN_REGISTERS
-  value_model present, *value = &present;
-  stage_model stage, *q = &stage;
-#else
-  value_model *value = &s->value;
-  stage_model *q = &s->model;
-#endif
+  SWEEP_MODELS(s)
   real largest[NU], stiffest[NU];
   EACH(i, NU) largest[i] = stiffest[i] = ALL(0);
   begin_summary(s);

@@ -123,13 +123,7 @@ FUNCTION void correct_last(sensitivity_state *s, value_model *value) {
 /* The corrections of all stages' policies. */
 SWEEP_FUNCTION void find_correction(sensitivity_state *s, int exact_hessian, int forward) {
   differential_state d = {s, NULL, exact_hessian};
-#if MODEL_IN_REGISTERS
-  value_model present, *value = &present;
-  stage_model stage, *q = &stage;
-#else
-  value_model *value = &s->value;
-  stage_model *q = &s->model;
-#endif
+  SWEEP_MODELS(s)
   last_differential(s, exact_hessian, value);
   correct_last(s, value);
   for (int t = s->horizon - 1; t >= 0; t--) {
@@ -247,13 +241,7 @@ INLINE void note_unrefined(sensitivity_state *s) { s->regular = lane_and(s->regu
 SWEEP_FUNCTION void sweep_stages(sensitivity_state *s, int exact_hessian, parameter_change *change) {
   differential_state d = {s, change, exact_hessian};
   control_problem p;
-#if MODEL_IN_REGISTERS
-  value_model present, *value = &present;
-  stage_model stage, *q = &stage;
-#else
-  value_model *value = &s->value;
-  stage_model *q = &s->model;
-#endif
+  SWEEP_MODELS(s)
   last_differential(s, exact_hessian, value);
   differential_sweep(&d, s->horizon, value, q, &p);
   note_singular(s, value);

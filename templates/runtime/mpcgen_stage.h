@@ -66,10 +66,18 @@ typedef struct {
  * that makes the model is then part of the sweep's loop. */
 #define MODEL_IN_REGISTERS (LANES > 1 && SMALL_STAGE && !LINEAR_DYNAMICS)
 
+/* A function that sweeps, and what it declares first: the value function and the model of its present stage, in registers or
+ * in the state, as they are too large for the stack if there are many states. */
 #if MODEL_IN_REGISTERS
 #define SWEEP_FUNCTION FUNCTION __attribute__((flatten))
+#define SWEEP_MODELS(s)                   \
+  value_model present, *value = &present; \
+  stage_model stage, *q = &stage;
 #else
 #define SWEEP_FUNCTION FUNCTION
+#define SWEEP_MODELS(s)              \
+  value_model *value = &(s)->value;  \
+  stage_model *q = &(s)->model;
 #endif
 
 /* What a stage asks of its controls: argmin of qu'step + step'Quu step / 2 over those that are free, and the factor of

@@ -268,13 +268,7 @@ BACKWARD_FUNCTION void backward_sweep(solver_state *s) {
   const int last = s->horizon;
   ddp_state d;
   control_problem p;
-#if MODEL_IN_REGISTERS
-  value_model present, *value = &present;
-  stage_model stage, *q = &stage;
-#else
-  value_model *value = &s->value;
-  stage_model *q = &s->model;
-#endif
+  SWEEP_MODELS(s)
   d.s = s;
   clear_summary(&d.summary);
   terminal_expand(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), value->hessian, value->costate);
