@@ -97,19 +97,29 @@ def variety(pendulum, count: int) -> list[dict]:
     ]
 
 
+METHODS = pytest.mark.parametrize("method", ["auto", "interior_point"])
+
+
+@METHODS
 @pytest.mark.parametrize("count", [1, 11])
-def test_the_compiled_loop_is_the_loop_in_python_to_the_last_bit(pendulum, step_by_step, count):
+def test_the_compiled_loop_is_the_loop_in_python_to_the_last_bit(pendulum, step_by_step, count, method):
     x0 = pendulum.starts(count, 0)
+    if count > 1:
+        x0[3, 0], x0[5] = torch.nan, torch.tensor([1e200, -1e200, 1e200])
     for iterations in (200, 2):
-        mpc = pendulum.module.MPC(max_iterations=iterations, on_unconverged="ignore")
+        mpc = pendulum.module.MPC(max_iterations=iterations, on_unconverged="ignore", method=method)
         for given in variety(pendulum, count):
             found, expected = mpc.closed_loop(x0, STEPS, **given), step_by_step(mpc, x0, STEPS, **given)
             assert all(map(is_same, found, expected))
+            assert iterations < 200 or (found.status[0] == Status.CONVERGED).all()
 
 
+@METHODS
 @pytest.mark.parametrize("count", [1, 11])
-def test_gradients_of_the_compiled_loop_are_those_of_the_loop_in_python(pendulum, step_by_step, count):
-    x0, mpc = pendulum.starts(count, 0).requires_grad_(), pendulum.mpc()
+def test_gradients_of_the_compiled_loop_are_those_of_the_loop_in_python(
+    pendulum, step_by_step, count, method
+):
+    x0, mpc = pendulum.starts(count, 0).requires_grad_(), pendulum.mpc(method=method)
     for given in variety(pendulum, count):
         held = {k: v.values if isinstance(v, mpcgen.PerStep) else v for k, v in given.items()}
         leaves = [x0, *(v.requires_grad_() for k, v in held.items() if k != "u_init")]
@@ -206,6 +216,13 @@ def test_matrices_that_a_linear_quadratic_sweep_keeps_are_those_of_the_problem(s
         )
 
 
+def test_a_loop_that_begins_with_the_interior_point_runs_in_the_kernels(pendulum, monkeypatch):
+    mpc, plant = pendulum.mpc(method="interior_point"), pendulum.mpc()
+    monkeypatch.delattr(Loop, "_run_by_steps")
+    for given in ({}, {"plant": plant, "plant_parameters": {"mass": 1.2}}):
+        assert (mpc.closed_loop(pendulum.starts(2, 0), STEPS, **given).status == Status.CONVERGED).all()
+
+
 def test_the_compiled_loop_waits_for_the_interior_point(step_by_step):
     module, x0, u, _ = catalyst()
     mpc = module.MPC(on_unconverged="ignore")
@@ -215,10 +232,11 @@ def test_the_compiled_loop_waits_for_the_interior_point(step_by_step):
     assert (alone.status != Status.CONVERGED).any()
 
 
-def test_the_compiled_loop_does_not_depend_on_neighbours_or_threads(pendulum):
+@METHODS
+def test_the_compiled_loop_does_not_depend_on_neighbours_or_threads(pendulum, method):
     x0 = pendulum.starts(300, 0)
-    whole = pendulum.mpc(threads=2).closed_loop(x0, 3)
-    part = pendulum.mpc(threads=1).closed_loop(x0[131:140], 3)
+    whole = pendulum.mpc(threads=2, method=method).closed_loop(x0, 3)
+    part = pendulum.mpc(threads=1, method=method).closed_loop(x0[131:140], 3)
     assert all(is_same(a[131:140], b) for a, b in zip(whole, part, strict=True))
 
 
@@ -301,9 +319,12 @@ def plants(pendulum, count: int) -> list[tuple]:
     ]
 
 
+@METHODS
 @pytest.mark.parametrize("count", [1, 11])
-def test_loops_with_another_generated_plant_run_in_the_kernels_as_in_python(pendulum, step_by_step, count):
-    x0, mpc = pendulum.starts(count, 0), pendulum.module.MPC(on_unconverged="ignore")
+def test_loops_with_another_generated_plant_run_in_the_kernels_as_in_python(
+    pendulum, step_by_step, count, method
+):
+    x0, mpc = pendulum.starts(count, 0), pendulum.module.MPC(on_unconverged="ignore", method=method)
     x0[-1] = torch.nan
     x0 = x0 if count > 1 else pendulum.starts(1, 0)
     push = 0.01 * torch.sin(torch.arange(count * STEPS * 3, dtype=F64)).reshape(count, STEPS, 3)
@@ -499,8 +520,9 @@ def test_disturbances_and_parameters_of_each_step(pendulum):
     )
 
 
-def test_forward_mode_is_the_transpose_of_reverse_mode(pendulum):
-    mpc, x0 = pendulum.mpc(), pendulum.starts(2, 0)
+@METHODS
+def test_forward_mode_is_the_transpose_of_reverse_mode(pendulum, method):
+    mpc, x0 = pendulum.mpc(method=method), pendulum.starts(2, 0)
 
     def run(x0, mass):
         found = mpc.closed_loop(x0, 3, mass=mass)

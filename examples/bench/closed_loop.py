@@ -85,17 +85,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--other-plant", action="store_true")
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
+    parser.add_argument("--method", choices=("auto", "ddp", "interior_point"), default="auto")
     given = parser.parse_args()
     dtype = getattr(torch, given.dtype)
     torch.set_num_threads(given.threads)
     clock = time.process_time if given.threads == 1 else time.perf_counter
     print(
-        f"{machine_name()}, {load_average()}; threads {given.threads}; {given.dtype}; {PROBLEMS} problems, "
-        f"{STEPS} steps; medians (least)"
+        f"{machine_name()}, {load_average()}; threads {given.threads}; {given.dtype}; {given.method}; "
+        f"{PROBLEMS} problems, {STEPS} steps; medians (least)"
     )
     for name, bound in (("free", None), ("|u| <= 1", 1.0)):
         problem = linear_quadratic(8, 4, 40, bound=bound)
-        mpc = mpcgen.compile(problem.spec, dtypes=(dtype,)).MPC(on_unconverged="ignore")
+        module = mpcgen.compile(problem.spec, dtypes=(dtype,))
+        mpc = module.MPC(on_unconverged="ignore", method=given.method)
         drawn = problem.draw(PROBLEMS, dtype, 0)
         plant = of_one_stage(drawn.parameters) if given.other_plant else {}
         for backward in (False, True):

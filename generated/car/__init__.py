@@ -23,7 +23,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "car", "59edcff9bb979297f8b9342a0118603fe0d0f11011909d4d1696aa3d5553e658"),
+    library=load(__file__, "car", "3b86522fa58242c9c98d63707c705303d311a3a58364aef2614b0739355862a9"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

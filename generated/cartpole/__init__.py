@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cartpole", "eb8b28d22df6b0621faea8f2d241bd5b9f323d06d815920a039c830d25565104"),
+    library=load(__file__, "cartpole", "6f6511efb069a9dda66f6e6b36d55161282d475cc1019aecd011b371198a99d1"),
     horizon=24,
     states=('x', 'v', 'cos_theta', 'sin_theta', 'omega'),
     controls=('force',),

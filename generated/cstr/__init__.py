@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "9a736d68b60ba872f738f65828eb61da005b8690d5ddc1f2607fb5d2bebab074"),
+    library=load(__file__, "cstr", "c2f6e4807f723e701ad92551efb275a1502287419e156f12f35a6da9d8b1b220"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "lqr", "fd115a00d649ae1e0e577e49d41e253de0ef6c263bd220b1570fabc5ba5feb1f"),
+    library=load(__file__, "lqr", "53380b716598d60c2951813fd7ef720d618a66e508722def4712c066f6a8216b"),
     horizon=5,
     states=('x_0', 'x_1', 'x_2'),
     controls=('u_0', 'u_1', 'u_2'),

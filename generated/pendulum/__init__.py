@@ -21,7 +21,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "pendulum", "3c8ed13bffcabc8e250f1dd80e9e5e42afa693ace5cddc2fed37ba3fb3f17bb0"),
+    library=load(__file__, "pendulum", "95e626d244bcbc084fabc2465b0e0e6d8fcf9eb0e98ef586170dfbb8b4661a3f"),
     horizon=19,
     states=('cos_theta', 'sin_theta', 'omega'),
     controls=('torque',),

@@ -90,6 +90,9 @@ typedef struct {
   const void *disturbance;           /* (batch, steps, 3), added to the states of the plant; or NULL */
   int64_t disturbance_stride;        /* numbers from one problem to the next; 0: shared by the batch */
   void *plans;                       /* memory for (batch, N, 1): where each next step starts */
+  int (*interior_point)(const void *arguments); /* its entry point where the method is 5, and the plant another; or NULL */
+  void *plan_states;                 /* with it, memory for (batch, N+1, 3) */
+  void *plan_costates;               /* and (batch, N+1, 3); or NULL */
   void *plant_states;                /* in: x0, out: the others: (batch, steps+1, 3) */
   void *applied;                     /* out: (batch, steps, 1): controls */
   void *stage_costs;                 /* out: (batch, steps) */

@@ -41,7 +41,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "quadrotor", "8f1779c6f3e2396dbda747eeb12670250ad0da60948413aa669e541cae2ee85d"),
+    library=load(__file__, "quadrotor", "00bf4d64f270ddd328ccf511ad66811a1049ff8bd5488ffe598c48a889a449ad"),
     horizon=40,
     states=('p_x', 'p_y', 'p_z', 'q_w', 'q_x', 'q_y', 'q_z', 'v_x', 'v_y', 'v_z', 'w_x', 'w_y', 'w_z'),
     controls=('thrust_front', 'thrust_left', 'thrust_back', 'thrust_right'),

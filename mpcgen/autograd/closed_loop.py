@@ -128,11 +128,11 @@ class Loop:
     def _other_plant(self, x0: Tensor) -> OtherPlant | None:
         """The plant by itself where it is a generated controller; its parameters are checked as those of its step are.
 
-        So is the model of a problem with constraints, whose solver leaves it no parameters to move on with.
+        So is the model where the interior point begins, which leaves it no parameters to move on with.
         """
         if isinstance(self.plant, ProblemFunctions):
             plant, given = self.plant, self.plant_parameters
-        elif self.mpc.controller.constraints:
+        elif self.mpc.controller.constraints or self.mpc.quiet.is_interior_point:
             plant, given = self.functions, self.parameters
         else:
             return None

@@ -30,14 +30,13 @@ Tensors = tuple[Tensor, ...]
 def is_compiled(controller: Controller, options: Options, tensors: list[Any]) -> bool:
     """Whether the kernels can run a loop of these tensors, in reverse mode too; else it is run step by step.
 
-    They know the method that a problem starts with, on a CPU; transforms, tracers and forward mode see each step.
+    They are on a CPU; transforms, tracers and forward mode see each step.
     """
     return not (
         torch.compiler.is_compiling()
         or is_traced()
         or is_forward_mode()
         or controller.library.kind != "cpu"
-        or (options.is_interior_point and not controller.constraints)
         or options.gradient == "unrolled"
         or options.unconverged_gradient == "nan"
     ) and all(type(t) in PLAIN and t.is_cpu for t in tensors if isinstance(t, Tensor))

@@ -136,7 +136,8 @@ def run_loop(
     """Run the loops from x0 (B, n). plant_parameters: of a plant that has some by itself."""
     steps, constrained = call.steps, call.controller.dual_count > 0
     (batch, n), m = x0.shape, len(call.controller.controls)
-    has_policies = keeps and not constrained and _has_policies(call.options)
+    by_interior_point = constrained or call.options.is_interior_point
+    has_policies = keeps and not by_interior_point and _has_policies(call.options)
     found = LoopOutputs(
         x0.new_empty(batch, steps + 1, n),
         x0.new_empty(batch, steps, m),
@@ -156,7 +157,7 @@ def run_loop(
     progress = torch.zeros(batch, dtype=torch.int32)
     following = {f"plan_{name}": plan[0] for name, plan in _new_plans(call, x0, 1).items()}
     following["plans"] = following.pop("plan_controls")
-    if constrained:
+    if by_interior_point:
         following["plan_costates"] = torch.empty_like(following["plan_states"])
     else:
         del following["plan_states"]
@@ -177,13 +178,22 @@ def run_loop(
         "step_parameters": step_parameters,
     }
     members |= {name: pointer_to(device, plan) for name, plan in following.items()}
-    members |= {} if constrained else {"policies": pointer_to(device, found.policies)}
+    if not constrained:
+        members["policies"] = pointer_to(device, found.policies)
+        members["interior_point"] = _interior_point(call, device, x0)
     constant = is_constant(call.controller, given.of_a_step)
     alive = _fill_solve(arguments.solve, call, device, given.fields, constant, found)
     _fill(arguments, members)
     device.entry("closed_loop", x0.dtype, batch)(arguments)
     del alive
     return found
+
+
+def _interior_point(call: LoopCall, device: Any, x0: Tensor) -> Any:
+    """Its entry point, where the steps of a problem that box-DDP could solve are to begin with it; or NULL."""
+    if not call.options.is_interior_point:
+        return device.ffi.NULL
+    return device.ffi.cast("int (*)(const void *)", device.address("interior_point", x0.dtype, len(x0)))
 
 
 def _new_plans(call: LoopCall, x0: Tensor, steps: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from mpcgen.runtime.cpu import describe_cpu, missing_features
 from mpcgen.runtime.naming import c_stem
 from mpcgen.runtime.units import Units
 
-ABI = 16
+ABI = 17
 """Version of the C interface between the generated extensions and this package's runtime."""
 
 MANIFEST_FILES = {"cpu": "build.json", "cuda": "cuda.json", "cuda-host": "cuda-host.json"}

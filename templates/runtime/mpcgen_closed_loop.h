@@ -7,7 +7,8 @@
  * runs the loop again: problems go on where they are.
  *
  * Here what lanes keep of loops, and the structs; mpcgen_loop_steps.h has box-DDP's steps, mpcgen_barrier_loop.h those of the
- * interior point. */
+ * interior point. Where box-DDP polishes what that has found, a step is two runs over the batch, and all problems take it
+ * together: see mpcgen_loop_batch.h. */
 #ifndef MPCGEN_CLOSED_LOOP_H
 #define MPCGEN_CLOSED_LOOP_H
 
@@ -71,10 +72,10 @@ FUNCTION void make_steps(const closed_loop_arguments *c) {
     if (t == 0) continue;
     a->initial_controls = c->plans;
     a->initial_controls_stride = (int64_t)n * NU;
-#if CONSTRAINED
     a->initial_states = c->plan_states;
     a->initial_costates = c->plan_costates;
     a->initial_states_stride = a->initial_costates_stride = ((int64_t)n + 1) * NX;
+#if CONSTRAINED
     a->initial_duals = c->plan_duals;
     a->initial_duals_stride = ((int64_t)n + 1) * NDUAL;
 #endif

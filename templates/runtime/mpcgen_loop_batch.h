@@ -5,18 +5,54 @@
 #include "mpcgen_batch.h"
 
 #if CLOSED_LOOPS
+#include "mpcgen_solved_steps.h"
+#endif
+
+#if CLOSED_LOOPS
 static int loop_threads(const closed_loop_arguments *c) {
   const solve_arguments *a = &c->solve;
   return useful_threads(a->batch, a->horizon, SOLVE_PASSES * c->steps, a->threads);
 }
 
+#if !CONSTRAINED
+/* The solves that polish a step. */
+INLINE solve_arguments polishing(const solve_arguments *step) {
+  solve_arguments a = *step;
+  a.method = RESUMED;
+  return a;
+}
+
+/* Runs the batch's loops by the interior point, step by step; returns as `run_closed_loop`. */
+static int run_polished_loop(const closed_loop_arguments *c, void *workspace) {
+  int code = 0;
+  make_steps(c);
+  for (int t = 0; t < c->steps && code == 0; t++) {
+    const solve_arguments *a = c->step_arguments + t, polished = polishing(a);
+    code = c->interior_point(a);
+    if (code == LEFT_OVER) code = run_solve(&polished, workspace);
+    for (int64_t problem = 0; problem < a->batch && code == 0; problem++)
+      code = take_step_of(c, problem, t) == PLANT_FAILED;
+  }
+  return code;
+}
+#endif
+
 static size_t closed_loop_workspace(const closed_loop_arguments *c) {
+#if !CONSTRAINED
+  if (c->interior_point) {
+    const solve_arguments polished = polishing(&c->solve);
+    return solve_workspace(&polished);
+  }
+#endif
   return (size_t)loop_threads(c) * solve_part(&c->solve);
 }
 
 /* Runs the batch's loops by the method that problems start with; returns 0, 1 if memory was refused, STOPPED, or LEFT_OVER
  * where problems wait for another method. */
 static int run_closed_loop(const closed_loop_arguments *c, void *workspace) {
+#if !CONSTRAINED
+  if (c->interior_point) return run_polished_loop(c, workspace);
+#endif
   solve_work work = {.job = {.arguments = c->step_arguments, .queue.count = c->solve.batch, .loop = c}, .parts.at = workspace};
   make_steps(c);
   const int code = run_workers(solver_of(&c->solve), &work, &work.job.queue, loop_threads(c));
