@@ -72,11 +72,26 @@ def build(
     force: bool,
 ) -> None:
     """Build the controller of the specification file SPEC into OUTPUT/<problem name>."""
+    from mpcgen.build import unchanged
+    from mpcgen.build.observed import watch
+
+    begin = unchanged.begin()
+    request = unchanged.Request(
+        str(spec.absolute()),
+        str(output.absolute()),
+        tuple(target.split(",")),
+        march,
+        tuple(dtypes.split(",")),
+    )
+    if not force and (package := unchanged.recall(request)):
+        click.echo(f"{package} is up to date ({(unchanged.begin() - begin) / 1e9:.2f} s)")
+        return
     from mpcgen import load_problem
     from mpcgen.build.driver import build as build_problem
 
     gc.freeze()  # what was imported stays
-    problem = load_problem(spec)
+    with watch() as observed:
+        problem = load_problem(spec)
     result = build_problem(
         problem,
         output,
@@ -88,6 +103,7 @@ def build(
         force=force,
         report=lambda line: click.echo(f"  {line}"),
     )
+    unchanged.remember(request, observed, begin, result)
     for part in (result, *result.others):
         if part.up_to_date:
             click.echo(f"{part.path} is up to date ({part.seconds:.2f} s)")

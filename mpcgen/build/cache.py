@@ -24,7 +24,7 @@ import platformdirs
 from mpcgen.build.manifest import Manifest
 from mpcgen.errors import BuildError
 
-PARTS = ("builds", "units", "keys", "packages", "failed", "toolchain", "zig")
+PARTS = ("builds", "units", "keys", "packages", "failed", "toolchain", "unchanged", "zig")
 """The folders that mpcgen makes in the cache's."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 

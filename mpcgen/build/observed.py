@@ -1,0 +1,152 @@
+"""What a specification reads while it runs, and whether its files are all that it depends on.
+
+A specification is a program. It depends on files alone if its own code and that of the modules of the user's that it
+imports names nothing that could read more: the clock, the environment, chance, or what files there are.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PURE = _names(
+    "__future__ abc cmath collections contextlib copy csv dataclasses decimal enum fractions functools itertools json "
+    "math mpcgen mpmath numbers numpy operator pathlib re string sympy textwrap types typing warnings"
+)
+"""Packages whose results depend on their arguments alone, but for what `_ELSEWHERE` names of them."""
+_ARITHMETIC = _names("flint gmpy2 mpcgen mpmath numpy sympy")
+"""Packages of others that these bring with them."""
+_ELSEWHERE = _names(
+    "__builtins__ __import__ __loader__ __spec__ _os _random _sys _time absolute cwd environ eval exec exists "
+    "expanduser getenv glob globals home id import_module importlib input is_dir is_file is_symlink iterdir lstat "
+    "modules os owner random readlink resolve rglob samefile stat subprocess sys tempfile urandom vars walk"
+)
+"""Names by which a program reads what is in no file, or whether there are files."""
+
+
+@dataclass
+class Observed:
+    """What ran: modules loaded before and after, files opened, by absolute path, and whether one was written to."""
+
+    before: frozenset[str]
+    loaded: frozenset[str] = frozenset()
+    opened: set[str] = field(default_factory=set)
+    has_written: bool = False
+
+    def note(self, path: object, mode: object, flags: int) -> None:
+        """Note a file that is opened."""
+        if not isinstance(path, str | bytes | os.PathLike):
+            return  # a descriptor, of what was opened before
+        name = os.path.abspath(os.fsdecode(path))
+        if f"{os.sep}__pycache__{os.sep}" in name:
+            return  # which the modules stand for
+        writes = set(mode) & set("wax+") if isinstance(mode, str) else flags & (os.O_WRONLY | os.O_RDWR)
+        self.has_written |= bool(writes)
+        self.opened.add(name)
+
+    def imported_others(self) -> set[str]:
+        """Packages that are neither Python's nor among those whose results are known to depend on arguments alone."""
+        known = sys.stdlib_module_names | _ARITHMETIC
+        installed = {
+            name.partition(".")[0]
+            for name in self.loaded - self.before
+            if (file := file_of(name)) and is_installed(file) and not name.startswith("_sysconfigdata")
+        }
+        return installed - known
+
+
+_watching: list[Observed] = []
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Observed]:
+    """Observe what is run meanwhile; not for two at once."""
+    if not _watching:
+        sys.addaudithook(_hook)  # for good: no hook can be taken back
+    _watching[:] = [Observed(frozenset(sys.modules))]
+    observed = _watching[0]
+    try:
+        yield observed
+    finally:
+        observed.loaded = frozenset(sys.modules)
+        _watching[:] = [Observed(frozenset())]  # which nobody asks
+
+
+def _hook(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and _watching:
+        path, mode, flags = arguments
+        _watching[0].note(path, mode, flags if isinstance(flags, int) else 0)
+
+
+def file_of(module: str) -> str | None:
+    """The file of a module that is loaded, if it has one."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return os.path.abspath(file) if isinstance(file, str) else None
+
+
+def installed_folders() -> list[str]:
+    """Where Python and what was installed for it lie."""
+    paths = sysconfig.get_paths()
+    named = [paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    user = site.getusersitepackages() if site.ENABLE_USER_SITE else None
+    return list(dict.fromkeys([*named, *site.getsitepackages(), *([user] if user else [])]))
+
+
+def is_installed(path: str) -> bool:
+    """Whether a file is Python's, of an installed package, or mpcgen's."""
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return any(path.startswith(folder + os.sep) for folder in (*installed_folders(), own))
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the text of a program names: packages that it may import, and what it may look up, in them or elsewhere."""
+
+    packages: frozenset[str]
+    others: frozenset[str]
+
+    def is_harmless(self, loaded: frozenset[str]) -> bool:
+        """Whether nothing reads more than files; loaded: packages whose results may depend on more.
+
+        A package that is named and was not loaded has not been asked yet: the statement did not run, or failed.
+        """
+        return not (self.packages & loaded or self.others & _ELSEWHERE)
+
+
+def named_by(text: bytes) -> Named | None:
+    """What a program names; None where it is none."""
+    try:
+        nodes = list(ast.walk(ast.parse(text)))
+    except (SyntaxError, ValueError):
+        return None
+    packages: set[str] = set()
+    others: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            packages.update(first for first, *_ in names)
+            others.update(part for _, *rest in names for part in rest)
+        elif isinstance(node, ast.ImportFrom):
+            first, *rest = (node.module or "").split(".")
+            packages.update([] if node.level else [first])
+            others.update(rest, (alias.name for alias in node.names))
+        elif isinstance(node, ast.Attribute):
+            others.add(
+                "_time" if node.attr == "time" else node.attr
+            )  # by itself it is a fine name of a state
+        elif isinstance(node, ast.Name):
+            others.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            others.add(node.value)
+    return Named(frozenset(packages), frozenset(others))

@@ -1,0 +1,183 @@
+"""Whether a specification file's package is up to date, known without running the file, which would import sympy.
+
+A build from the command line notes in the cache what it read: the specification, the modules of the user's that it
+imports, and files that it opens, by their sha256; Python's modules, those of installed packages and mpcgen's own
+sources by what the file system says of them; and where modules were looked for. If all that is as it was, the compiler
+too, so is the package. A specification that may depend on more (`mpcgen.build.observed`) is run each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpcgen.build import cache
+from mpcgen.build.manifest import Manifest
+from mpcgen.build.observed import (
+    PURE,
+    Named,
+    Observed,
+    file_of,
+    installed_folders,
+    is_installed,
+    named_by,
+)
+from mpcgen.build.toolchain import find_toolchain
+from mpcgen.runtime.loading import DTYPES
+
+if TYPE_CHECKING:
+    from mpcgen.build.driver import BuildResult
+
+_SETTLED = 50_000_000
+"""Nanoseconds that a file must be older than the run that read it: file systems' clocks may lag behind by some."""
+_VARIABLES = ("LANG", "LC_", "MPCGEN", "MPMATH", "NUMPY", "NPY", "PYTHON", "SYMPY")
+"""What the names of environment variables begin with that Python and the packages read."""
+
+Signature = list[int] | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `mpcgen build` is asked for."""
+
+    spec: str
+    output: str
+    targets: tuple[str, ...]
+    march: str | None
+    dtypes: tuple[str, ...]
+
+    @property
+    def note(self) -> Path:
+        """Where it is noted what the build read."""
+        words = json.dumps([os.getcwd(), sys.executable, asdict(self)])
+        return cache.cache_root() / "unchanged" / f"{hashlib.sha256(words.encode()).hexdigest()}.json"
+
+
+def recall(request: Request) -> Path | None:
+    """The package that a build before has made, where nothing has changed since; None where that is not known."""
+    try:
+        noted = json.loads(request.note.read_text(encoding="utf-8"))
+        if noted["setting"] != _setting() or not _is_as_it_was(noted):
+            return None
+        destination, key, compiler = Path(noted["package"]), noted["spec_key"], noted["toolchain"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    installed = Manifest.read(destination)
+    if installed is None or installed.spec_key != key or not installed.is_intact(destination):
+        return None
+    return destination if _toolchain_of(request) == compiler else None
+
+
+def remember(request: Request, observed: Observed, begin: int, result: BuildResult) -> None:
+    """Note what a build that began at ``begin`` (nanoseconds) has read, if that is all that it depends on."""
+    if request.targets != ("cpu",) or set(request.dtypes) - set(DTYPES):
+        return
+    noted = _read_by(observed, begin - _SETTLED)
+    if noted is None:
+        return
+    noted |= {
+        "setting": _setting(),
+        "package": os.path.abspath(result.path),
+        "spec_key": result.manifest.spec_key,
+        "toolchain": _toolchain_of(request),
+    }
+    cache.note(request.note, json.dumps(noted))
+
+
+def begin() -> int:
+    """The time, as `remember` wants it."""
+    return time.time_ns()
+
+
+def _setting() -> list[Any]:
+    """What Python runs with."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
+    return json.loads(json.dumps([sys.version, sys.executable, list(sys.flags), sys.path, variables]))
+
+
+def _toolchain_of(request: Request) -> str:
+    wanted = tuple(name for name in DTYPES if name in request.dtypes)
+    return replace(find_toolchain(request.march), dtypes=wanted).identity
+
+
+def _is_as_it_was(noted: dict[str, Any]) -> bool:
+    if any(_signature(path) != found for path, found in noted["installed"].items()):
+        return False
+    if any(_digest(path) != found for path, found in noted["sources"].items()):
+        return False
+    names = set(noted["names"])
+    return all(_listing(folder, names) == found for folder, found in noted["folders"].items())
+
+
+def _read_by(observed: Observed, before: int) -> dict[str, Any] | None:
+    """What was read; None where a package may depend on more, or where something changed meanwhile."""
+    files = {name: file for name in observed.loaded if name != "__main__" and (file := file_of(name))}
+    read = {*files.values(), *observed.opened}
+    sources = sorted(path for path in read if not is_installed(path))
+    own = {name.partition(".")[0] for name, file in files.items() if not is_installed(file)}
+    if observed.has_written or observed.imported_others() or not all(map(os.path.isfile, sources)):
+        return None
+    if any(not file.endswith(".py") and not is_installed(file) for file in files.values()):
+        return None
+    programs = [named_by(Path(path).read_bytes()) for path in sources if path.endswith(".py")]
+    loaded = frozenset(name.partition(".")[0] for name in observed.loaded) - own - PURE
+    if not _are_harmless(programs, loaded):
+        return None
+    imported = {part for name in observed.loaded for part in name.split(".")}
+    names = sorted(imported.union(PURE, *(program.packages for program in programs if program)))
+    searched = [folder or os.getcwd() for folder in sys.path] + [os.path.dirname(path) for path in sources]
+    installed = {*read.difference(sources), *installed_folders(), *_own_files()}
+    noted = {
+        "sources": {path: _digest(path) for path in sources},
+        "installed": {path: _signature(path) for path in sorted(installed)},
+        "folders": {folder: _listing(folder, set(names)) for folder in sorted({*searched})},
+        "names": names,
+    }
+    times = [_signature(path) for path in (*sources, *installed)]
+    return noted if all(found is None or max(found[1:3]) < before for found in times) else None
+
+
+def _are_harmless(programs: Sequence[Named | None], loaded: frozenset[str]) -> bool:
+    return all(program is not None and program.is_harmless(loaded) for program in programs)
+
+
+def _own_files() -> Iterable[str]:
+    """The sources and templates of mpcgen, and the folders that they lie in."""
+    from mpcgen.build.digest import PACKAGE_FOLDER, pipeline_sources
+    from mpcgen.codegen.template_folder import TEMPLATE_FOLDER
+
+    templates = [path for path in TEMPLATE_FOLDER.rglob("*") if path.suffix != ".pyc" and path.is_file()]
+    files = [*pipeline_sources(), *templates]
+    beside = PACKAGE_FOLDER.parent / "templates" / "runtime" / "mpcgen_lane.h"
+    return {str(path) for path in (*files, *(path.parent for path in files), beside)}
+
+
+def _signature(path: str) -> Signature:
+    """Size, times of the last changes, of content and of all, and place; None where there is nothing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _digest(path: str) -> str | None:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _listing(folder: str, names: set[str]) -> list[str] | None:
+    """What an import of one of these names could find in a folder."""
+    try:
+        return sorted(entry for entry in os.listdir(folder) if entry.partition(".")[0] in names)
+    except OSError:
+        return None
