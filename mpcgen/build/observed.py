@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import os
 import site
 import sys
@@ -95,18 +96,24 @@ def file_of(module: str) -> str | None:
     return os.path.abspath(file) if isinstance(file, str) else None
 
 
-def installed_folders() -> list[str]:
+@functools.cache
+def installed_folders() -> tuple[str, ...]:
     """Where Python and what was installed for it lie."""
     paths = sysconfig.get_paths()
     named = [paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
     user = site.getusersitepackages() if site.ENABLE_USER_SITE else None
-    return list(dict.fromkeys([*named, *site.getsitepackages(), *([user] if user else [])]))
+    return tuple(dict.fromkeys([*named, *site.getsitepackages(), *([user] if user else [])]))
 
 
 def is_installed(path: str) -> bool:
     """Whether a file is Python's, of an installed package, or mpcgen's."""
+    return path.startswith(_places())
+
+
+@functools.cache
+def _places() -> tuple[str, ...]:
     own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return any(path.startswith(folder + os.sep) for folder in (*installed_folders(), own))
+    return tuple(folder + os.sep for folder in (*installed_folders(), own))
 
 
 @dataclass(frozen=True)
