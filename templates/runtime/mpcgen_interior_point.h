@@ -86,6 +86,8 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_recount(&lanes->restorations, k, 0);
     lane_recount(&lanes->restoring_failures, k, 0);
     lane_mark(&lanes->crawling, k, 0);
+    lane_recount(&lanes->crawls, k, 0);
+    lane_set(&lanes->cost_before, k, (scalar)INFINITY);
     lane_mark(&lanes->restoring, k, 0);
     lane_mark(&lanes->unrestorable, k, 0);
     lane_mark(&lanes->violation_first, k, attempt > 0);
@@ -370,7 +372,7 @@ FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
     const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
     const int warm = lane_test(&s->lanes.warm, k), attempt = warm ? 0 : lane_count(&s->lanes.attempt, k) + 1;
     const int lost = is_stranded(s, k) || (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
-                     (CONSTRAINED && (lane_count(&s->lanes.failures, k) > MOST_FAILURES || lane_test(&s->lanes.crawling, k)));
+                     lane_test(&s->lanes.crawling, k) || (CONSTRAINED && lane_count(&s->lanes.failures, k) > MOST_FAILURES);
     const int passes = lane_count(&s->lanes.iterations, k), last = passes >= a->max_iterations; /* and is reported */
     const int end = lane_count(&s->lanes.attempt_end, k);
     const int patience = !warm ? end : a->max_iterations < 3 * WARM_ATTEMPT ? (a->max_iterations + 2) / 3 : WARM_ATTEMPT;

@@ -12,7 +12,7 @@ enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
 enum { MOST_RESCALINGS = 3 };
 #define BENEATH R(MPCGEN_PRECISION == 64 ? 1e-2 : 1e-5) /* share of the least tolerance, which float32 has often more of */
 enum { STRANDED = 20 }; /* passes that the first barrier problem of the first attempt may take */
-enum { ATTEMPT = 200, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 250, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
+enum { ATTEMPT = CONSTRAINED ? 200 : 220, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 220, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
 
 /* Attempts differ in where they begin, at the rollout of the call's controls or held at x_0 in all stages, in the barrier, and
  * in what the shift is on: the controls, and from the third on the states too. Without constraints the second one is short, as

@@ -26,6 +26,9 @@
 #define RISE_AFTER_REFUSAL R(1. / 16) /* where a sweep had to leave them out, the next would soon have to again: slower then, */
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
 enum { MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
+#define RESTING_STEP R(1e-2) /* share of a control's unit: an attempt rests whose shifted steps stay below it */
+#define RESTING_FALL R(3e-3) /* for MOST_REST passes, in which the cost does not change by this share of it either */
+enum { MOST_REST = 20 };
 enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
 
 /* Where the costates are those of the trajectory: the gaps that its steps may have. */
@@ -299,6 +302,19 @@ INLINE void note_crawl(barrier_state *s, mask restored) {
   lanes->crawling = lane_and(lanes->restoring, lane_more(lanes->crawls, ALL_COUNTS(MOST_CRAWL - 1)));
 }
 
+/* Attempts of problems without constraints that rest. Shifts on the controls of unstable dynamics grow until steps are gradient
+ * steps; some come out of that, by steps that grow from pass to pass, but the others last for hundreds of passes. */
+INLINE void note_rest(barrier_state *s, mask ready, mask stepped) {
+  barrier_progress *lanes = &s->lanes;
+  const real cost = s->point.cost, change = lane_abs(cost - lanes->cost_before);
+  const mask little = lane_and(lane_lt(s->length * s->step_size, ALL(RESTING_STEP)), lane_lt(ALL(0), lanes->shift));
+  const mask same = lane_le(change, RESTING_FALL * s->point.cost_scale);
+  const mask rests = lane_and(lane_and(stepped, little), same), moves = lane_and(ready, lane_not(rests));
+  lanes->cost_before = lane_select(moves, cost, lanes->cost_before);
+  lanes->crawls = lane_and(lanes->crawls - rests, lane_not(moves));
+  lanes->crawling = lane_more(lanes->crawls, ALL_COUNTS(MOST_REST - 1));
+}
+
 /* Where no length would do and there are gaps: with control bounds alone, a rollout closes them; with constraints the
  * violation is lowered for itself. Returns the lanes that have moved. */
 INLINE mask find_another_way(barrier_state *s, mask stuck, mask *enters) {
@@ -341,6 +357,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   lanes->adjoint = lane_or(lanes->adjoint, rolled);
   if (CONSTRAINED) note_unrestorable(s, ready);
   remember_shift(s, stepped, rolled, restored);
+  if (!CONSTRAINED) note_rest(s, ready, stepped);
   note_failures(s, failed, moved, timid, quiet);
   lanes->iterations -= ready;
   if (CONSTRAINED) {

@@ -47,7 +47,7 @@ typedef struct {
   mask unrestorable;   /* restoration ended where the violation is least, at least nearby */
   mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
   mask missed;         /* and so it was for an attempt before, which had not lowered it to little */
-  mask crawling;       /* restoration has not halved the violation in many passes */
+  mask crawling;       /* restoration has not halved the violation in many passes, or the attempt rests: it is over */
   mask violation_first; /* the attempt begins in restoration: after one that went where the cost leads, and no further */
   mask stranded;       /* an attempt before has not solved its first barrier problem */
   mask shift_first;    /* where a Hessian is not convex: shifts it before it leaves the second derivatives out */
@@ -71,8 +71,9 @@ typedef struct {
   real little_gap;     /* above it, steps are judged by the gaps too */
   real best_gap, best_error; /* since the last change of the barrier or of shift_first, */
   real best_product;         /* and the least of what the products lack */
-  counts crawls;       /* passes of a restoration since the squares of what rows lack have halved */
+  counts crawls;       /* passes of a restoration since the squares of what rows lack have halved; without constraints, */
   real squares_before; /* those then */
+  real cost_before;    /* of an attempt since it had this cost and moved: see note_rest */
   counts stale;        /* passes in which neither has fallen */
   real violation_at_entry; /* of restoration */
   real least_violation; /* of the attempts that have ended: results without a feasible point have that one's */
