@@ -123,7 +123,7 @@ def test_long_horizons_are_solved():
 def test_nearly_all_long_pendulums_are_solved_in_500_passes():
     """Of so many starts luck moves the share by little: 99.7 % are solved, and were 97 % where attempts differed less.
 
-    Where attempts that rest went on, as a seventh does, all took 148 passes on average.
+    Where attempts that rest went on, as a fifth does, all took 148 passes on average.
     """
     case = example("pendulum")
     sol = case.mpc(on_unconverged="ignore", max_iterations=500)(case.starts(1024), horizon=100)

@@ -1,6 +1,7 @@
 """Solves that start near a solution, or at states: how few iterations are left, and what becomes of a bad start."""
 
 import functools
+import importlib
 
 import pytest
 import torch
@@ -76,6 +77,39 @@ def test_a_control_loop_of_shifted_solutions(make, size):
         assert (solution.status == Status.CONVERGED).all()
         assert solution.iterations.max() <= 8
         assert solution.violation.max() <= 1e-8
+
+
+def next_start(solution, by):
+    if by == "warm_start":
+        return {"warm_start": solution}
+    return {"u_init": torch.cat([solution.u[:, 1:], solution.u[:, -1:]], 1)}
+
+
+@pytest.mark.parametrize("by", ["warm_start", "u_init"])
+@pytest.mark.parametrize("name", ["safe_cartpole", "obstacle"])
+@pytest.mark.parametrize("passes", [1, 2, 3, 5])
+def test_few_passes_for_each_step_of_a_loop_never_lack_more_than_what_they_began_with(passes, name, by):
+    controller = compiled(importlib.import_module(f"examples.{name}").problem)
+    x0 = disturbed(torch.zeros(4, dtype=torch.float64), 4)
+    solution = controller.MPC(max_iterations=1000)(x0)
+    mpc, without = (controller.MPC(on_unconverged="ignore", max_iterations=k) for k in (passes, 0))
+    noise = torch.Generator().manual_seed(1)
+    converged, lacks = [], []
+    for _ in range(50):
+        x = solution.x[:, 1] + 0.003 * torch.randn(x0.shape, generator=noise, dtype=x0.dtype)
+        given = next_start(solution, by)
+        first, solution = without(x, **given), mpc(x, **given)
+        solved = solution.converged
+        assert (solved | (solution.status == Status.MAX_ITERATIONS)).all()
+        assert (solution.residual[solved] <= 1e-8).all() and (solution.violation[solved] <= 1e-8).all()
+        assert (solution.violation <= first.violation.clamp(min=1e-6)).all()
+        lower, upper = solution.lower, solution.upper
+        assert ((solution.u >= lower) & (solution.u <= upper)).all()
+        converged.append(solved)
+        lacks.append(solution.violation)
+    if by == "warm_start" and name == "safe_cartpole" and passes > 1:
+        assert torch.cat(lacks).median() < 1e-8  # 1e-6 with one pass
+        assert torch.cat(converged).double().mean() >= (0, 0, 0, 0.6, 0, 0.9)[passes]
 
 
 def test_problems_without_a_solution_begin_as_without_and_spoil_nothing():

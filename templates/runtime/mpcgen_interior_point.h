@@ -151,6 +151,7 @@ OUTLINED int load_barrier_problem(barrier_state *s, const solve_arguments *a, in
     s->problem[k] = problem;
     lane_mark(&s->lanes.busy, k, good);
     lane_set(&s->lanes.least_violation, k, (scalar)INFINITY);
+    lane_set(&s->lanes.least_cost, k, (scalar)INFINITY);
     lane_mark(&s->lanes.missed, k, 0);
     lane_recount(&s->lanes.rescaled, k, 0);
   }
@@ -285,13 +286,23 @@ OUTLINED void store_iterate(const barrier_state *s, const solve_arguments *a, in
   }
 }
 
-/* Whether an attempt before came nearer to a feasible point than one that ends without. */
-OUTLINED int was_nearer(const barrier_state *s, int k, int status) {
-  const scalar now = lane_get(&s->point.violation, k), least = lane_get(&s->lanes.least_violation, k);
-  return (status == INFEASIBLE || status == STALLED || status == MAX_ITERATIONS) && least < now && now > (scalar)FEASIBLE;
+/* Whether a lane's iterate is nearer to a solution than what has been kept: of feasible points the cheaper one, of others the
+ * one that lacks less. */
+INLINE int is_nearer(const barrier_state *s, int k) {
+  const barrier_progress *lanes = &s->lanes;
+  const scalar now = lane_get(&s->point.violation, k), least = lane_get(&lanes->least_violation, k);
+  if (now <= (scalar)FEASIBLE && least <= (scalar)FEASIBLE)
+    return lane_get(&s->point.cost, k) < lane_get(&lanes->least_cost, k);
+  return now < least;
 }
 
-/* Writes a lane's result, which leaves the lane idle. One without a feasible point is that of the attempt that came nearest. */
+/* Whether a problem that ends without a solution has what was kept for its result. */
+OUTLINED int was_nearer(const barrier_state *s, int k, int status) {
+  const int kept = lane_get(&s->lanes.least_violation, k) < (scalar)INFINITY;
+  return (status == INFEASIBLE || status == STALLED || status == MAX_ITERATIONS) && kept && !is_nearer(s, k);
+}
+
+/* Writes a lane's result, which leaves the lane idle. One that is no solution is that of the attempt that came nearest. */
 OUTLINED void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
   if (leave_rollout(s, a, k, status)) return;
   if (status == DIVERGED) status = how_broken(s, k);
@@ -344,18 +355,39 @@ FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
   return lane_any(s->lanes.busy);
 }
 
-/* Keeps what an attempt ends with that is no solution, unless one before came nearer to a feasible point. */
+/* Keeps a lane's iterate, if it is nearer to a solution than what was kept before; any feasible one that costs less than
+ * `cost` is nearer later. */
+RARE void keep_iterate(barrier_state *s, const solve_arguments *a, int k, scalar cost) {
+  const int nearer = is_nearer(s, k);
+  if (nearer) store_iterate(s, a, k);
+  team_meet(); /* all have read what came nearest */
+  TEAM_LEADER {
+    if (nearer) lane_set(&s->lanes.least_violation, k, lane_get(&s->point.violation, k));
+    if (nearer) lane_set(&s->lanes.least_cost, k, cost);
+  }
+  team_meet();
+}
+
+/* Keeps what an attempt ends with that is no solution. */
 RARE void keep_nearest(barrier_state *s, const solve_arguments *a, int k) {
 #if CONSTRAINED
   TEAM_LEADER note_missed(s);
   team_meet();
 #endif
-  const scalar violation = lane_get(&s->point.violation, k);
-  const int nearer = violation < lane_get(&s->lanes.least_violation, k);
-  if (nearer) store_iterate(s, a, k);
-  team_meet(); /* all have read what came nearest */
-  TEAM_LEADER {
-    if (nearer) lane_set(&s->lanes.least_violation, k, violation);
+  keep_iterate(s, a, k, lane_get(&s->point.cost, k));
+}
+
+/* Whether a call allows so few passes, as one for each step of a loop, that what begins at a solution is to have them all. */
+COUNT int has_few_passes(const solve_arguments *a) { return a->max_iterations < 3 * WARM_ATTEMPT; }
+
+/* Of a call with few passes keeps the start that it gives, once that is evaluated: no step makes the result lack more. */
+FUNCTION void keep_starts(barrier_state *s, const solve_job *job) {
+  for (int k = 0; k < LANES; k++) {
+    const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
+    const int begun = lane_test(&s->lanes.busy, k) && !lane_test(&s->lanes.begins, k);
+    const int none = !(lane_get(&s->lanes.least_violation, k) < (scalar)INFINITY);
+    team_meet(); /* all have read what is kept */
+    if (begun && none && has_few_passes(a) && a->initial_controls) keep_iterate(s, a, k, (scalar)INFINITY);
   }
 }
 
@@ -375,7 +407,7 @@ FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
                      lane_test(&s->lanes.crawling, k) || (CONSTRAINED && lane_count(&s->lanes.failures, k) > MOST_FAILURES);
     const int passes = lane_count(&s->lanes.iterations, k), last = passes >= a->max_iterations; /* and is reported */
     const int end = lane_count(&s->lanes.attempt_end, k);
-    const int patience = !warm ? end : a->max_iterations < 3 * WARM_ATTEMPT ? (a->max_iterations + 2) / 3 : WARM_ATTEMPT;
+    const int patience = !warm ? end : has_few_passes(a) ? a->max_iterations : WARM_ATTEMPT;
     const int begun = lane_test(&s->lanes.busy, k) && !lane_test(&s->lanes.begins, k); /* others wait for their first sweep */
     const int late = begun && !last && attempt <= MOST_ATTEMPTS && (lost || passes >= patience);
     team_meet(); /* all have read how often it began */
@@ -410,6 +442,7 @@ FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
     team_meet();
     TEAM_LEADER sweep_and_review(s, a);
     team_meet();
+    if (CONSTRAINED) keep_starts(s, job);
     for (int k = 0; k < LANES; k++) {
       const int status = lane_count(&s->status, k);
       const int warm = lane_test(&s->lanes.warm, k), again = tries_again(s, k, status);
@@ -417,12 +450,14 @@ FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
       team_meet(); /* all have read what the lane began at */
       if (status == UNFINISHED) continue;
       const solve_arguments *of_lane = BARRIER_ARGUMENTS(s, job, k);
-      if (warm && status != CONVERGED && status != MAX_ITERATIONS)
+      if (warm && status != CONVERGED && status != MAX_ITERATIONS) {
+        if (CONSTRAINED) keep_nearest(s, of_lane, k);
         begin_attempt(s, of_lane, k, s->problem[k], 0);
-      else if (again)
+      } else if (again) {
         begin_attempt(s, of_lane, k, s->problem[k], attempt + 1);
-      else
+      } else {
         finish_barrier(s, of_lane, k, status);
+      }
     }
     refill_barrier(s, job); /* what begins is rolled out beside the other lanes' steps */
     team_meet();

@@ -76,7 +76,8 @@ typedef struct {
   real cost_before;    /* of an attempt since it had this cost and moved: see note_rest */
   counts stale;        /* passes in which neither has fallen */
   real violation_at_entry; /* of restoration */
-  real least_violation; /* of the attempts that have ended: results without a feasible point have that one's */
+  real least_violation; /* of what is kept of attempts that have ended without a solution, for the result if none finds one, */
+  real least_cost;      /* and what a feasible iterate has to cost less than to be kept instead */
   counts restorations, restoring_failures;
   real moved;          /* size of the last step, or 0 where there was none; */
   real linear_dual;    /* and what it should have left of the dual residual */
