@@ -1,12 +1,12 @@
 /* Runs every entry point of a generated controller once, for the sanitizers to watch.
  *
- * Compiled once per variant with KERNELS, the generated file that it includes, VALUES, a header with PARAMETER_VALUES
+ * Compiled once per variant with KERNELS, the generated file that it includes, VALUES_HEADER, with PARAMETER_VALUES
  * (one stage of each parameter, in order) and INITIAL_STATE, and EXERCISE, the name of this variant's function. Every
  * array is allocated at its exact size. The variant with MAIN defined calls the others; each prints a line with the
  * statuses that it met and a checksum, and ends the program with exit code 1 where a result breaks its contract. With
  * MPCGEN_CUDA it is C++, runs CUDA's kernels over their shim, and is a program by itself. */
 #include KERNELS
-#include VALUES
+#include VALUES_HEADER
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -110,7 +110,7 @@ def sanitized_program(name, directory):
     write_sources(rendered(name), directory)
     (directory / "values.h").write_text(values_header(name))
     flags = [*toolchain.compile_flags, *STRICT, *SANITIZE]
-    flags += ["-I.", f"-I{HEADER_FOLDER}", f'-DKERNELS="{name}.c"', '-DVALUES="values.h"']
+    flags += ["-I.", f"-I{HEADER_FOLDER}", f'-DKERNELS="{name}.c"', '-DVALUES_HEADER="values.h"']
     with ThreadPoolExecutor() as pool:
         commands = (
             [*toolchain.compiler.command, *flags, *own_flags(variant, definitions), TESTS / "exercise.c"]

@@ -31,7 +31,7 @@ def exercise(name, directory, flags=()):
         "-iquote",
         ".",
         f'-DKERNELS="{source}"',
-        '-DVALUES="values.h"',
+        '-DVALUES_HEADER="values.h"',
         "-DEXERCISE=exercise",
     )
     compile_it = [
