@@ -8,8 +8,12 @@ from torch import nn
 from mpcgen.codegen.network_layers import KINDS
 from mpcgen.ir import evaluate
 
+NAMES = "tanh sigmoid relu softplus silu gelu elu leaky_relu hardtanh relu6 hardsigmoid hardswish selu celu"
 ACTIVATIONS = [
-    getattr(nn.functional, name) for name in ["tanh", "sigmoid", "relu", "softplus", "silu", "gelu", "elu"]
+    *(getattr(nn.functional, name) for name in NAMES.split()),
+    *(torch.sin, torch.cos),
+    lambda a: nn.functional.gelu(a, approximate="tanh"),
+    lambda a: nn.functional.softplus(a, 2, 0.5),
 ]
 
 
@@ -63,6 +67,18 @@ class Random(nn.Module):
         return x + 0.1 * head(found[-1]) + 0.1 * found[-2].sum()
 
 
+def activated(layer, found):
+    """What a layer's activation makes of an array."""
+    name, (p, q, r) = layer.activation, layer.options
+    if name == "elu":
+        return torch.where(found > 0, p * found, q * torch.expm1(r * found))
+    if name == "gelu_tanh":
+        return nn.functional.gelu(found, approximate="tanh")
+    function = getattr(torch, name) if name in ("sin", "cos") else getattr(nn.functional, name, None)
+    options = {"softplus": (p, q), "hardtanh": (p, q), "leaky_relu": (p,)}.get(name, ())
+    return found if name == "none" else function(found, *options)
+
+
 def outputs_of(network, values):
     """What a network's layers give, where expressions and symbols have ``values``."""
     given = torch.tensor(evaluate(network.inputs, values), dtype=torch.float64)
@@ -87,7 +103,7 @@ def outputs_of(network, values):
         else:
             found = reads[0] * reads[1] if layer.kind == "product" else torch.cat(reads)
         found = found + bias if len(bias) else found
-        known.append(found if layer.activation == "none" else getattr(nn.functional, layer.activation)(found))
+        known.append(activated(layer, found))
     return torch.cat([known[end] for end in network.ends])
 
 

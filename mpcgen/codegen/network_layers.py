@@ -11,7 +11,7 @@ from mpcgen.ir.network import ACTIVATIONS, Layer, Network, Read, bent_layers, is
 
 KINDS = ("affine", "given", "sum", "product", "norm")
 """In the order of `mpcgen_network.h`."""
-KEPT_SUMS = ("softplus", "silu", "gelu")
+KEPT_SUMS = ("softplus", "silu", "gelu", "hardsigmoid", "hardswish", "gelu_tanh", "sin", "cos")
 """Activations whose values do not tell their derivatives."""
 GIVEN = -1
 """The layer that the inputs are."""
@@ -93,7 +93,7 @@ class LayerTable:
         numbers.append(slopes + begin if slopes >= 0 else -1)
         for place in (0, 1):
             numbers += self._read(layer.reads[place] if place < len(layer.reads) else None)
-        constants = [f"R({number!r})" for number in layer.constants]
+        constants = [f"R({number!r})" for number in (*layer.constants, *layer.options)]
         return "{" + ", ".join([*map(str, numbers), *constants]) + "}"
 
     def _read(self, read: Read | None) -> tuple[int, int]:

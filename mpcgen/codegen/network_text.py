@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from mpcgen.codegen.network_layers import LayerTable, layer_tables
 from mpcgen.derivative.kernels import Kernels
@@ -13,6 +14,13 @@ from mpcgen.derivative.rates import BodyDerivation
 from mpcgen.derivative.substeps import Loop
 from mpcgen.ir.expr import Expr
 from mpcgen.ir.network import Network
+
+LARGE = 4096
+"""Numbers of a network's derivatives and of matrices around it from which on they lie in the workspace.
+
+Where they are local arrays, which the compiler knows better, a stage of a network of width 64 takes 4 % less. A number
+takes 64 bytes of the stack with AVX-512.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ def network_tables(kernels: Kernels) -> dict[str, object] | None:
             )
             first_layer += count
         for row in site.inputs.slopes:
-            reads.extend(j for j, entry in enumerate(row) if not entry.is_zero)
+            reads.extend(_places(row))
             ends.append(len(reads))
         outputs = sum(len(network.outputs) for network in site.networks)
         rows.append(
@@ -73,7 +81,10 @@ def network_tables(kernels: Kernels) -> dict[str, object] | None:
             )
         )
     tables = [table for of_site in every for table in of_site]
+    widths = [row[4] + row[3] for row in rows]
+    matrices = max((table.sloped + table.scaled) * len(table.network.inputs) for table in tables)
     return {
+        "large": int(matrices + max(widths) ** 2 > LARGE),
         "sites": [site.name for site in sites],
         "priced": [_priced(price) for price in kernels.priced],
         "count": len(tables),
@@ -116,12 +127,22 @@ def _rows(rows: Sequence[Sequence[int]]) -> str:
     return ", ".join("{" + ", ".join(map(str, row)) + "}" for row in rows)
 
 
-def read_networks(loop: Loop) -> dict[str, int] | None:
-    """Of the networks that rates read: inputs and outputs, and whether there are second derivatives."""
+def _places(row: Sequence[Expr]) -> list[int]:
+    """Where entries are that are not always zero."""
+    return [i for i, entry in enumerate(row) if not entry.is_zero]
+
+
+def read_networks(loop: Loop) -> dict[str, int | str] | None:
+    """Of the networks that rates read: inputs, outputs, who reads these, and whether there are second derivatives."""
     rates = loop.rates
     if not isinstance(rates, BodyDerivation):
         return None
+    reads = [_places(row[rates.width :]) for row in rates.F]
+    places = ", ".join(str(place) for row in reads for place in row)
     return {
+        "ends": ", ".join(map(str, accumulate(map(len, reads), initial=0))),
+        "reads": places or "0",
+        "read_count": max(sum(map(len, reads)), 1),
         "inputs": rates.inputs.count,
         "outputs": len(rates.tau) - rates.width,
         "bent": int(rates.is_bent),

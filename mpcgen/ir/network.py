@@ -9,8 +9,14 @@ from typing import Any, Generic, TypeVar
 
 from mpcgen.ir.expr import Expr
 
-ACTIVATIONS = ("none", "tanh", "sigmoid", "relu", "softplus", "silu", "gelu", "elu")
+ACTIVATIONS = (
+    *("none", "tanh", "sigmoid", "relu", "softplus", "silu", "gelu", "elu", "leaky_relu", "hardtanh"),
+    *("hardsigmoid", "hardswish", "gelu_tanh", "sin", "cos", "exp"),
+)
 """What a layer may end with, in the order of `mpcgen_network.h`."""
+Options = tuple[float, float, float]
+"""What an activation takes: softplus its factor and threshold; elu its slope above 0, the range below and the rate
+there; leaky_relu its slope below 0; hardtanh its bounds. Others take none."""
 
 
 W = TypeVar("W")
@@ -28,7 +34,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Layer(Generic[W]):
-    """An array of ``rows`` numbers, of arrays x, y that it ``reads``, then one of `ACTIVATIONS`.
+    """An array of ``rows`` numbers, of arrays x, y that it ``reads``, then one of `ACTIVATIONS` with its ``options``.
 
     ``kind``: "affine", W x + b, W being ``rows`` x ``columns`` ``weights``, row by row, and b the ``bias`` or ();
     "join", what it reads one after the other; with ``constants`` a, b, c "sum", a x + b y + c, or a x + c; "product",
@@ -44,6 +50,7 @@ class Layer(Generic[W]):
     bias: tuple[W, ...] = ()
     activation: str = "none"
     constants: tuple[float, float, float] = (1.0, 1.0, 0.0)
+    options: Options = (0.0, 0.0, 0.0)
 
     @property
     def products(self) -> int:
@@ -61,6 +68,7 @@ class Layer(Generic[W]):
             tuple(map(of, self.bias)),
             self.activation,
             self.constants,
+            self.options,
         )
 
 

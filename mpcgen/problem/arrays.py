@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from mpcgen.ir.network import Options
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -25,7 +27,7 @@ Source = tuple[Piece, ...]
 class Array:
     """A vector of a trace: ``kind`` and the rest are as in `mpcgen.ir.network.Layer`, but for two kinds.
 
-    "given": ``entries``, of which the trace knows no more; "map": an ``activation`` of what it reads.
+    "given": ``entries``, of which the trace knows no more; "map": an ``activation`` with ``options`` of what it reads.
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Array:
     bias: tuple[sp.Expr, ...] = ()
     activation: str = "none"
     constants: tuple[float, float, float] = (1.0, 1.0, 0.0)
+    options: Options = (0.0, 0.0, 0.0)
 
 
 def given(entries: Sequence[sp.Expr]) -> Source:

@@ -109,7 +109,7 @@ class _Layout:
         layer = self.layers[index]
         if layer.activation != "none" or (piece.begin, piece.count) != (first, layer.rows):
             return None
-        self.layers[index] = replace(layer, activation=array.activation)
+        self.layers[index] = replace(layer, activation=array.activation, options=array.options)
         return index, 0
 
     def _placed(self, array: Array) -> tuple[int, int]:
@@ -126,6 +126,7 @@ class _Layout:
             array.bias[first:end],
             array.activation,
             array.constants,
+            array.options,
         )
         self.layers.append(layer)
         return len(self.layers) - 1, first

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import sympy as sp
 
-from mpcgen.ir.network import bent_layers
 from mpcgen.problem.network import LEAST, Net, outermost
 from mpcgen.problem.spec import Spec
 
@@ -29,14 +28,6 @@ That is worth it where networks take more products than that matrix has entries.
 outputs are normalised, loops make 2.6 MB of C, and it has 1.5 written out; the mean of 36 networks of 16 with four
 outputs has 0.7 MB by loops, and 10.7 written out.
 """
-
-MOST_INPUTS = 72
-"""Inputs of a network: matrices by these lie on a thread's stack, as a rule of eight megabytes.
-
-A GRU cell with a memory of 64, whose 69 inputs are states, their rates and controls, takes 7.6 of these with AVX-512.
-"""
-MOST_SLOPES = 2**15
-"""Derivatives of a network's units by its inputs that are kept: two megabytes of a thread's stack."""
 
 
 class Networks:
@@ -77,10 +68,6 @@ class Networks:
     def _reason(self, net: Net, expressions: Sequence[sp.Expr]) -> str | None:
         if not self._has_ordered_weights(net):
             return "its weights are not parameters that all stages share, one by one"
-        if len(net.inputs) > MOST_INPUTS:
-            return f"it has {len(net.inputs)} inputs, and loops take {MOST_INPUTS} at most"
-        if _kept_slopes(net) > MOST_SLOPES:
-            return f"derivatives of its units by {len(net.inputs)} inputs are too many to keep"
         if not self._fits(net):
             return "what it reads of another network is no array that loops know"
         read = self._read(expressions)
@@ -101,8 +88,7 @@ class Networks:
     def _fits(self, net: Net) -> bool:
         """Whether loops can evaluate a network, and it is large enough."""
         if net not in self._fit:
-            fits = net.products >= LEAST and len(net.inputs) <= MOST_INPUTS
-            fits = fits and _kept_slopes(net) <= MOST_SLOPES and self._has_ordered_weights(net)
+            fits = net.products >= LEAST and self._has_ordered_weights(net)
             self._fit[net] = fits and next(outermost(net.inputs, self._fits), None) is None
         return self._fit[net]
 
@@ -114,12 +100,6 @@ class Networks:
                 if found and (found[0] < 0 or found != list(range(found[0], found[0] + len(found)))):
                     return False
         return True
-
-
-def _kept_slopes(net: Net) -> int:
-    """Derivatives of its units that loops keep for second ones."""
-    bent = zip(net.layers, bent_layers(net.layers), strict=True)
-    return len(net.inputs) * sum(layer.rows for layer, is_bent in bent if is_bent)
 
 
 def _outputs(nets: Sequence[Net]) -> int:

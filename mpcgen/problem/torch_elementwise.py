@@ -136,6 +136,7 @@ ELEMENTWISE |= {
     "leaky_relu": _leaky_relu,
     "_prelu_kernel": lambda b, x, weight: _leaky_relu(b, x, weight),
     "elu": _elu,
+    "celu": lambda b, x, alpha=1: _elu(b, x, alpha, 1, 1 / alpha),
     "sigmoid": _sigmoid,
     "silu": lambda b, x: b.mul(x, _sigmoid(b, x)),
     "softplus": _softplus,

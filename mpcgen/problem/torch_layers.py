@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from mpcgen.ir.network import ACTIVATIONS
+from mpcgen.ir.network import ACTIVATIONS, Options
 from mpcgen.problem.arrays import Array, Piece, Source, given, is_given
 from mpcgen.problem.layout import network_of
 from mpcgen.problem.network import LEAST, WORTH, WORTH_OF_OTHERS, NetOutput
@@ -21,12 +21,50 @@ WORTH_OF_GATES = 4
 """Rows of a product of two vectors from which on a network may end in it."""
 COMBINED = ("add", "sub", "rsub", "mul", "div", "neg")
 """Elementwise operations of two arrays, or of one and a number, that may lie between layers."""
-_DEFAULTS: dict[str, tuple[list[object], ...]] = {
-    "gelu": ([], ["none"]),
-    "elu": ([], [1], [1, 1, 1]),
-    "softplus": ([], [1], [1, 20]),
+Found = tuple[str, Options]
+"""An activation of loops, and its options."""
+
+
+def _of_gelu(approximate: str = "none") -> Found:
+    return "gelu" if approximate == "none" else "gelu_tanh", _NO_OPTIONS
+
+
+def _of_elu(alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Found | None:
+    """Its sign tells that of what it is applied to."""
+    return ("elu", (scale, alpha * scale, input_scale)) if min(alpha, scale, input_scale) > 0 else None
+
+
+def _of_leaky_relu(slope: float = 0.01) -> Found | None:
+    return ("leaky_relu", (slope, 0.0, 0.0)) if slope >= 0 else None
+
+
+def _of_hardtanh(low: float = -1.0, high: float = 1.0) -> Found | None:
+    return ("hardtanh", (low, high, 0.0)) if low < high else None
+
+
+def _of_softplus(beta: float = 1.0, threshold: float = 20.0) -> Found | None:
+    return ("softplus", (beta, threshold, 0.0)) if beta > 0 else None
+
+
+_NO_OPTIONS: Options = (0.0, 0.0, 0.0)
+_WITH_OPTIONS: dict[str, Callable[..., Found | None]] = {
+    "gelu": _of_gelu,
+    "elu": _of_elu,
+    "celu": lambda alpha=1.0: _of_elu(alpha, 1, 1 / alpha),
+    "leaky_relu": _of_leaky_relu,
+    "hardtanh": _of_hardtanh,
+    "relu6": lambda: _of_hardtanh(0.0, 6.0),
+    "softplus": _of_softplus,
 }
-"""Options with which an activation is the one that loops have."""
+"""Of torch's options those of the activation that loops have, or none where they do not have it."""
+
+
+def _activation(name: str, options: Sequence[Any]) -> Found | None:
+    """The activation that an operation of torch is."""
+    if name in _WITH_OPTIONS:
+        found = _WITH_OPTIONS[name](*options)
+        return found and (found[0], tuple(map(float, found[1])))  # type: ignore[return-value]
+    return (name, _NO_OPTIONS) if name in ACTIVATIONS and not options else None
 
 
 class Table(Protocol):
@@ -56,12 +94,15 @@ class Layers:
         is_square = name == "square" or (name == "pow" and list(options) == [2])
         for before, after in _vectors(source, result) if is_square or name == "rsqrt" else ():
             (self.mean_squares.squared if is_square else self.mean_squares.inverted)(before, after)
-        if name not in ACTIVATIONS or list(options) not in _DEFAULTS.get(name, ([],)):
+        activation = _activation(name, options)
+        if activation is None:
             return
         for before, after in _vectors(source, result):
             read = self._source(before)
             if not is_given(read):
-                self._note(after, Array("map", len(after), (read,), activation=name))
+                self._note(
+                    after, Array("map", len(after), (read,), activation=activation[0], options=activation[1])
+                )
 
     def combined(self, name: str, terms: Sequence[Tensor], scale: float, result: Tensor) -> Tensor:
         """Note one of `COMBINED`, and return the numbers of what it gives.

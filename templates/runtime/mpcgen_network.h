@@ -25,6 +25,7 @@ typedef struct {
   int other;      /* y, or -1: there is none */
   int other_slopes;
   scalar a, b, c; /* of a sum; of a norm, b is whether the mean is taken, and c is added to the mean square */
+  scalar p, q, r; /* options of the activation: see below */
 } network_layer;
 
 typedef struct {
@@ -47,37 +48,56 @@ typedef struct {
   int points;  /* at which a stage reads them: so many are kept for each */
 } network_site;
 
-enum { PLAIN, USES_TANH, USES_SIGMOID, USES_RELU, USES_SOFTPLUS, USES_SILU, USES_GELU, USES_ELU };
-
-#define SOFTPLUS_THRESHOLD 20 /* beyond it torch counts softplus(a) as a */
+/* Softplus is log(1 + exp(p a)) / p, and a where p a is beyond q; elu p a, and q (exp(r a) - 1) below 0; leaky relu a, and p a
+ * below 0; hardtanh a between p and q. */
+enum {
+  PLAIN, USES_TANH, USES_SIGMOID, USES_RELU, USES_SOFTPLUS, USES_SILU, USES_GELU, USES_ELU, USES_LEAKY_RELU, USES_HARDTANH,
+  USES_HARDSIGMOID, USES_HARDSWISH, USES_GELU_TANH, USES_SIN, USES_COS, USES_EXP,
+};
 
 INLINE real gelu_share(real a) { return R(0.5) * (R(1) + lane_erf(R(0.70710678118654752) * a)); }
 INLINE real elu_below(real a) { return lane_expm1(lane_min(a, ALL(0))); }
+/* `below` up to the number `low`, `above` from `high` on, and `inside` between them. */
+INLINE real by_range(real a, real low, real high, real below, real inside, real above) {
+  return lane_select(lane_le(a, low), below, lane_select(lane_le(high, a), above, inside));
+}
+#define GELU_FACTOR R(0.79788456080286536)
+#define GELU_CUBE R(0.044715)
+/* What gelu's approximation takes the tanh of. */
+INLINE real gelu_inside(real a) { return GELU_FACTOR * (a + GELU_CUBE * a * a * a); }
 
-/* In place: the activation of `count` numbers. */
-FUNCTION void activate(int activation, int count, real *a) {
-#define VALUES(expression) for (int i = 0; i < count; i++) a[i] = expression
-  const real zero = ALL(0);
-  switch (activation) {
-    case USES_TANH: VALUES(lane_tanh(a[i])); break;
-    case USES_SIGMOID: VALUES(lane_sigmoid(a[i])); break;
-    case USES_RELU: VALUES(lane_maximum(a[i], zero)); break;
-    case USES_SOFTPLUS:
-      VALUES(lane_select(lane_lt(ALL(SOFTPLUS_THRESHOLD), a[i]), a[i], lane_softplus(a[i])));
-      break;
-    case USES_SILU: VALUES(a[i] * lane_sigmoid(a[i])); break;
-    case USES_GELU: VALUES(a[i] * gelu_share(a[i])); break;
-    case USES_ELU: VALUES(lane_select(lane_lt(zero, a[i]), a[i], elu_below(a[i]))); break;
+/* In place: the activation of a layer's numbers. */
+FUNCTION void activate(const network_layer *layer, real *a) {
+#define OF_EACH(expression) for (int i = 0; i < count; i++) a[i] = expression
+  const int count = layer->rows;
+  const real zero = ALL(0), p = ALL(layer->p), q = ALL(layer->q), r = ALL(layer->r);
+  switch (layer->activation) {
+    case USES_TANH: OF_EACH(lane_tanh(a[i])); break;
+    case USES_SIGMOID: OF_EACH(lane_sigmoid(a[i])); break;
+    case USES_RELU: OF_EACH(lane_maximum(a[i], zero)); break;
+    case USES_SOFTPLUS: OF_EACH(lane_select(lane_lt(q, p * a[i]), a[i], lane_softplus(p * a[i]) / p)); break;
+    case USES_SILU: OF_EACH(a[i] * lane_sigmoid(a[i])); break;
+    case USES_GELU: OF_EACH(a[i] * gelu_share(a[i])); break;
+    case USES_ELU: OF_EACH(lane_select(lane_lt(zero, a[i]), p * a[i], q * elu_below(r * a[i]))); break;
+    case USES_LEAKY_RELU: OF_EACH(lane_select(lane_lt(zero, a[i]), a[i], p * a[i])); break;
+    case USES_HARDTANH: OF_EACH(by_range(a[i], p, q, p, a[i], q)); break;
+    case USES_HARDSIGMOID: OF_EACH(by_range(a[i], ALL(-3), ALL(3), zero, (a[i] + R(3)) / R(6), ALL(1))); break;
+    case USES_HARDSWISH: OF_EACH(by_range(a[i], ALL(-3), ALL(3), zero, a[i] * (a[i] + R(3)) / R(6), a[i])); break;
+    case USES_GELU_TANH: OF_EACH(R(0.5) * a[i] * (R(1) + lane_tanh(gelu_inside(a[i])))); break;
+    case USES_SIN: OF_EACH(lane_sin(a[i])); break;
+    case USES_COS: OF_EACH(lane_cos(a[i])); break;
+    case USES_EXP: OF_EACH(lane_exp(a[i])); break;
     default: break;
   }
-#undef VALUES
+#undef OF_EACH
 }
 
 /* Their first and second derivatives, from h = phi(a), or where that does not tell, from a. */
-FUNCTION void activation_slopes(int activation, int count, const real *h, const real *a, real *first, real *second) {
+FUNCTION void activation_slopes(const network_layer *layer, const real *h, const real *a, real *first, real *second) {
 #define UNITS for (int i = 0; i < count; i++)
-  const real zero = ALL(0), one = ALL(1);
-  switch (activation) {
+  const int count = layer->rows;
+  const real zero = ALL(0), one = ALL(1), p = ALL(layer->p), q = ALL(layer->q), r = ALL(layer->r);
+  switch (layer->activation) {
     case USES_TANH: UNITS {
       first[i] = one - h[i] * h[i], second[i] = R(-2) * h[i] * first[i];
     } break;
@@ -88,9 +108,9 @@ FUNCTION void activation_slopes(int activation, int count, const real *h, const 
       first[i] = lane_select(lane_lt(zero, h[i]), one, zero), second[i] = zero;
     } break;
     case USES_SOFTPLUS: UNITS {
-      const mask beyond = lane_lt(ALL(SOFTPLUS_THRESHOLD), a[i]);
-      const real slope = lane_sigmoid(a[i]);
-      first[i] = lane_select(beyond, one, slope), second[i] = lane_select(beyond, zero, slope * (one - slope));
+      const mask beyond = lane_lt(q, p * a[i]);
+      const real slope = lane_sigmoid(p * a[i]);
+      first[i] = lane_select(beyond, one, slope), second[i] = lane_select(beyond, zero, p * slope * (one - slope));
     } break;
     case USES_SILU: UNITS {
       const real x = a[i], share = lane_sigmoid(x), rest = one - share;
@@ -102,8 +122,31 @@ FUNCTION void activation_slopes(int activation, int count, const real *h, const 
     } break;
     case USES_ELU: UNITS {
       const mask above = lane_lt(zero, h[i]);
-      first[i] = lane_select(above, one, one + h[i]), second[i] = lane_select(above, zero, one + h[i]);
+      const real below = r * (q + h[i]);
+      first[i] = lane_select(above, p, below), second[i] = lane_select(above, zero, r * below);
     } break;
+    case USES_LEAKY_RELU: UNITS {
+      first[i] = lane_select(lane_lt(zero, h[i]), one, p), second[i] = zero;
+    } break;
+    case USES_HARDTANH: UNITS {
+      first[i] = by_range(h[i], p, q, zero, one, zero), second[i] = zero;
+    } break;
+    case USES_HARDSIGMOID: UNITS {
+      first[i] = by_range(a[i], ALL(-3), ALL(3), zero, one / R(6), zero), second[i] = zero;
+    } break;
+    case USES_HARDSWISH: UNITS {
+      first[i] = by_range(a[i], ALL(-3), ALL(3), zero, a[i] / R(3) + R(0.5), one);
+      second[i] = by_range(a[i], ALL(-3), ALL(3), zero, one / R(3), zero);
+    } break;
+    case USES_GELU_TANH: UNITS {
+      const real x = a[i], t = lane_tanh(gelu_inside(x)), bend = one - t * t;
+      const real by_x = GELU_FACTOR * (one + R(3) * GELU_CUBE * x * x);
+      const real turn = R(6) * GELU_FACTOR * GELU_CUBE * x - R(2) * t * by_x * by_x;
+      first[i] = R(0.5) * (one + t + x * bend * by_x), second[i] = bend * (by_x + R(0.5) * x * turn);
+    } break;
+    case USES_SIN: UNITS { first[i] = lane_cos(a[i]), second[i] = -h[i]; } break;
+    case USES_COS: UNITS { first[i] = -lane_sin(a[i]), second[i] = -h[i]; } break;
+    case USES_EXP: UNITS { first[i] = second[i] = h[i]; } break;
     default: UNITS { first[i] = one, second[i] = zero; } break;
   }
 #undef UNITS

@@ -39,7 +39,7 @@ FUNCTION void expand_networks(int number, stored_reals theta, const network_poin
                               real *T, real *pull, real *H) {
   const network_site *const site = &SITES[number];
   const int width = site->width;
-  real J[MOST_SLOPES], C[TRIANGLE(MOST_INPUTS, 0)];
+  TAKE_ARRAYS(theta, of_networks, ARRAYS_OF_NETWORKS)
   int units = 0, outputs = 0;
   for (int i = 0; i < site->outputs * width; i++) T[i] = ALL(0);
   for (int i = 0; m && i < site->inputs; i++) pull[i] = ALL(0);
@@ -120,12 +120,17 @@ FUNCTION void networks_forward(int number, const network_point *at, stored_reals
 
 /* ---- what a body is by w alone, given what it is by (w, y); `width` numbers w, `outputs` numbers y ---- */
 
-/* Rows of slopes. */
-ALWAYS_INLINE void chain_slopes(int width, int outputs, int rows, const real *all, const real *T, real *F) {
+/* Rows of slopes. Row i reads the outputs reads[from[i]] to reads[from[i + 1]], or any where it does not say so. */
+ALWAYS_INLINE void chain_slopes(int width, int outputs, int rows, const int *from, const int *reads, const real *all,
+                                const real *T, real *F) {
   for (int i = 0; i < rows; i++) {
     const real *const row = all + i * (width + outputs);
+    const int end = from ? from[i + 1] : outputs;
     EACH(j, width) F[i * width + j] = row[j];
-    for (int o = 0; o < outputs; o++) EACH(j, width) F[i * width + j] += row[width + o] * T[o * width + j];
+    for (int e = from ? from[i] : 0; e < end; e++) {
+      const int o = reads ? reads[e] : e;
+      EACH(j, width) F[i * width + j] += row[width + o] * T[o * width + j];
+    }
   }
 }
 

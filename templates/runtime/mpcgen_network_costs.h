@@ -23,6 +23,8 @@
 #define BODY(name) priced_##name
 #define INPUT(name) priced_input_##name
 #define OF(name) stage_price_##name
+#define ARRAYS_OF of_stage
+#define ARRAYS_OF_ITS_MODEL of_stage_model
 #define OF_BENT STAGE_BENT
 #define OF_INPUTS_BENT STAGE_INPUTS_BENT
 #include "mpcgen_network_reader.h"
@@ -109,6 +111,8 @@ INLINE void add_stage_tangent(stored_reals state, stored_reals control, stored_r
 #define BODY(name) end_priced_##name
 #define INPUT(name) end_input_##name
 #define OF(name) end_price_##name
+#define ARRAYS_OF of_end
+#define ARRAYS_OF_ITS_MODEL of_end_model
 #define OF_BENT END_BENT
 #define OF_INPUTS_BENT END_INPUTS_BENT
 #include "mpcgen_network_reader.h"

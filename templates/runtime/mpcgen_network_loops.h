@@ -43,7 +43,7 @@ FUNCTION void evaluate_network(const network *net, stored_reals theta, const rea
     else apply_layer(layer, theta, 1, x, out);
     if (layer->ends) continue;
     if (NSUMS && layer->sums >= 0) copy_reals(a + layer->sums, out, (size_t)layer->rows);
-    activate(layer->activation, layer->rows, out);
+    activate(layer, out);
   }
 }
 
@@ -97,16 +97,15 @@ FUNCTION void bend_units(const network *net, const real *h, const real *a, real 
   KEEP_LOOP for (int l = 0; l < net->count; l++) {
     const network_layer *const layer = &LAYERS[net->first + l];
     if (layer->ends) continue;
-    activation_slopes(layer->activation, layer->rows, h + layer->at, a + (layer->sums < 0 ? 0 : layer->sums),
-                      first + layer->at, second + layer->at);
+    activation_slopes(layer, h + layer->at, a + (layer->sums < 0 ? 0 : layer->sums), first + layer->at,
+                      second + layer->at);
   }
 }
 
-/* The Jacobian J (outputs, inputs) of y, and those of the units, S, where layers say. */
+/* The Jacobian J (outputs, inputs) of y, and those of the units, S, where layers say; G is room for those that are scaled. */
 ALWAYS_INLINE void slopes_of_network(const network *net, int inputs, stored_reals theta, const real *h,
-                                     const real *first, real *S, real *J) {
+                                     const real *first, real *S, real *G, real *J) {
   const network_layer *const layers = LAYERS + net->first;
-  real G[NSCALED * MOST_INPUTS];
   EACH_LAYER for (int l = 0; l < net->count; l++) {
     const network_layer *const layer = &layers[l];
     real *const slopes = (layer->ends ? J : S) + (layer->slopes < 0 ? 0 : layer->slopes * inputs);
@@ -174,8 +173,8 @@ ALWAYS_INLINE void add_network_curvature(const network *net, int inputs, stored_
 #define EXPAND_NETWORK(inputs)                                                                                         \
   FUNCTION void expand_network_of_##inputs(const network *net, stored_reals theta, const real *h, const real *first,   \
                                            const real *second, const real *m, real *J, real *H) {                      \
-    real S[(NSLOPED + 1) * (inputs)];                                                                                  \
-    slopes_of_network(net, inputs, theta, h, first, S, J);                                                             \
+    TAKE_ARRAYS(theta, of_layers, ARRAYS_OF_LAYERS)                                                                    \
+    slopes_of_network(net, inputs, theta, h, first, S, G, J);                                                             \
     if (m) add_network_curvature(net, inputs, theta, h, first, second, S, m, H);                                       \
   }
 INPUT_COUNTS(EXPAND_NETWORK)

@@ -1,5 +1,5 @@
 /* What a network keeps behind the parameters that it reads, in a workspace's `theta`: the weights once for all lanes, where
- * the batch shares them, and its units at the points where it was last evaluated.
+ * the batch shares them, the matrices of the functions around it, and its units at the points where it was last evaluated.
  *
  * A weight that lies there once takes a LANES-th of the memory, of which otherwise all would come from a slow cache. A
  * sweep asks for the network at the points of the rollout before it, from the last to the first: these are found again,
@@ -7,6 +7,7 @@
 #ifndef MPCGEN_NETWORK_MEMORY_H
 #define MPCGEN_NETWORK_MEMORY_H
 
+#include "mpcgen_arrays.h"
 #include "mpcgen_network.h"
 
 /* Of a site's networks, of all units, at a point p: h, a where derivatives need it, and
@@ -16,13 +17,11 @@ typedef struct {
 } network_point;
 
 /* A device, and an exported controller, have no memory for points. */
-#if MPCGEN_CUDA || defined(HORIZON)
-#define KEEPS_NETWORK 0
+#if !KEEPS_NETWORK
 #define NETWORK_REALS(n) 0
 #define shares_weights(theta) ((void)(theta), 0)
 #define weight_at(theta, i, shares) ((void)(shares), (theta)[i])
 #else
-#define KEEPS_NETWORK 1
 
 enum {
   MOST_KEPT = 1 << 20, /* bytes of points that a site has */
@@ -43,6 +42,11 @@ enum {
   MEMORY_AT = NTHETA + NPREPARED + IMPLICIT, /* where all this is in theta */
   MEMORY_REALS = (sizeof(network_memory) + sizeof(real) - 1) / sizeof(real),
   SHARED_REALS = LANES > 1 ? (NTHETA + LANES - 1) / LANES : 0,
+#if KEEPS_ARRAYS
+  ARRAY_REALS = sizeof(kept_arrays) / sizeof(real),
+#else
+  ARRAY_REALS = 0,
+#endif
   REALS_OF_A_POINT = sizeof(network_point) / sizeof(real),
 };
 
@@ -55,7 +59,7 @@ COUNT size_t network_room(int site, size_t n) {
 COUNT size_t network_reals(size_t n) {
   size_t room = 0;
   for (int site = 0; site < NSITES; site++) room += network_room(site, n);
-  return MEMORY_REALS + SHARED_REALS + room * REALS_OF_A_POINT;
+  return MEMORY_REALS + SHARED_REALS + ARRAY_REALS + room * REALS_OF_A_POINT;
 }
 #define NETWORK_REALS(n) network_reals(n)
 
@@ -64,8 +68,13 @@ INLINE network_memory *network_memory_of(const real *theta) { return (network_me
 INLINE const aliased_scalar *shared_theta(const real *theta) {
   return (const aliased_scalar *)(theta + MEMORY_AT + MEMORY_REALS);
 }
+#if KEEPS_ARRAYS
+INLINE kept_arrays *kept_arrays_of(const real *theta) {
+  return (kept_arrays *)(theta + MEMORY_AT + MEMORY_REALS + SHARED_REALS);
+}
+#endif
 INLINE network_point *network_points(const real *theta) {
-  return (network_point *)(theta + MEMORY_AT + MEMORY_REALS + SHARED_REALS);
+  return (network_point *)(theta + MEMORY_AT + MEMORY_REALS + SHARED_REALS + ARRAY_REALS);
 }
 /* Entry i of theta: of all lanes, or of each. */
 ALWAYS_INLINE real weight_at(const real *theta, int i, int shares) {

@@ -7,10 +7,16 @@
 enum {
   ROWS_AT_ONCE = REGISTER_BYTES == 64 ? 4 : 2, /* of a product with G: rows and columns whose sums fit in registers */
   SUMS_AT_ONCE = 8,                                /* of a product with a vector */
+  GRAM_TILE = REGISTER_BYTES == 64 ? 6 : 3, /* most rows and columns of a tile of second derivatives */
   NENDS = NWIDEST > NRESULTS ? NWIDEST : NRESULTS,
 };
 /* Columns of G that are multiplied at once. */
 #define PIECE(inputs) (((inputs) + ((inputs) + 5) / 6 - 1) / (((inputs) + 5) / 6))
+
+/* Rows and columns of such a tile: six alone, whose triangle fits in registers; of more inputs parts of four at most. */
+#define GRAM_PARTS(inputs) (((inputs) + 3) / 4)
+#define GRAM_PIECE(inputs) \
+  (REGISTER_BYTES != 64 ? GRAM_TILE : (inputs) <= 6 ? (inputs) : ((inputs) + GRAM_PARTS(inputs) - 1) / GRAM_PARTS(inputs))
 
 /* ---- products with the weights of a layer: `shares` says whose they are ---- */
 
@@ -136,58 +142,41 @@ ALWAYS_INLINE real unit_slope(const network_layer *first, const real *S, stored_
 
 /* ---- H += S' diag(weight) S, a triangle; with T, S' diag(weight) T + T' diag(weight) S ---- */
 
-/* Where all sums fit in registers. */
-ALWAYS_INLINE void gram_at_once(const network_layer *first, int inputs, int count, const real *weight, const real *S,
-                                const real *T, stored_reals theta, int shares, real *H) {
-  real sums[TRIANGLE(6, 0)], right[6];
-  EACH(r, inputs) EACH(c, inputs) if (c <= r) sums[TRIANGLE(r, c)] = H[TRIANGLE(r, c)];
+/* Rows i to i + rows of it, columns j to j + columns; on the diagonal their triangle. */
+ALWAYS_INLINE void gram_tile(const network_layer *first, int inputs, int count, const real *weight, const real *S,
+                             const real *T, stored_reals theta, int shares, int i, int rows, int j, int columns,
+                             int on_diagonal, real *H) {
+  real sums[GRAM_TILE][GRAM_TILE], right[GRAM_TILE];
+  EACH(r, rows) EACH(c, columns) if (!on_diagonal || c <= r) sums[r][c] = H[TRIANGLE(i + r, j + c)];
   for (int k = 0; k < count; k++) {
-    EACH(c, inputs) right[c] = unit_slope(first, S, theta, shares, k * inputs + c);
-    EACH(r, inputs) {
-      const real left = weight[k] * (T ? T[k * inputs + r] : right[r]);
-      EACH(c, inputs) if (c <= r) sums[TRIANGLE(r, c)] += left * right[c];
+    EACH(c, columns) right[c] = unit_slope(first, S, theta, shares, k * inputs + j + c);
+    EACH(r, rows) {
+      const real slope = on_diagonal ? right[r] : unit_slope(first, S, theta, shares, k * inputs + i + r);
+      const real left = weight[k] * (T ? T[k * inputs + i + r] : slope);
+      EACH(c, columns) if (!on_diagonal || c <= r) sums[r][c] += left * right[c];
       if (!T) continue;
-      EACH(c, inputs) if (c <= r) sums[TRIANGLE(r, c)] += weight[k] * right[r] * T[k * inputs + c];
+      EACH(c, columns) if (!on_diagonal || c <= r) sums[r][c] += weight[k] * slope * T[k * inputs + j + c];
     }
   }
-  EACH(r, inputs) EACH(c, inputs) if (c <= r) H[TRIANGLE(r, c)] = sums[TRIANGLE(r, c)];
-}
-
-/* A tile on or below the diagonal. */
-ALWAYS_INLINE void gram_tile(const network_layer *first, int inputs, int count, const real *weight, const real *S,
-                                const real *T, stored_reals theta, int shares, int i, int rows, int j, int columns, real *H) {
-  real sums[TILE][TILE], left[TILE], right[TILE];
-  clear_tile(sums, rows, columns);
-  for (int k = 0; k < count; k++) {
-    EACH(r, rows) left[r] = weight[k] * unit_slope(first, S, theta, shares, k * inputs + i + r);
-    EACH(c, columns) right[c] = unit_slope(first, S, theta, shares, k * inputs + j + c);
-    add_outer(sums, left, rows, T ? T + k * inputs + j : right, columns);
-    if (!T) continue;
-    EACH(r, rows) left[r] = weight[k] * T[k * inputs + i + r];
-    add_outer(sums, left, rows, right, columns);
-  }
-  EACH(r, rows) EACH(c, columns) if (i != j || c <= r) H[TRIANGLE(i + r, j + c)] += sums[r][c];
+  EACH(r, rows) EACH(c, columns) if (!on_diagonal || c <= r) H[TRIANGLE(i + r, j + c)] = sums[r][c];
 }
 
 ALWAYS_INLINE void gram_columns(const network_layer *first, int inputs, int count, const real *weight, const real *S,
                                 const real *T, stored_reals theta, int shares, int j, int columns, real *H) {
-  const int whole = WHOLE_TILES(inputs), rest = inputs % TILE;
-  gram_tile(first, inputs, count, weight, S, T, theta, shares, j, columns, j, columns, H);
-  for (int i = j + TILE; i < whole; i += TILE)
-    gram_tile(first, inputs, count, weight, S, T, theta, shares, i, TILE, j, columns, H);
-  if (rest && columns == TILE) gram_tile(first, inputs, count, weight, S, T, theta, shares, whole, rest, j, columns, H);
+  const int tile = GRAM_PIECE(inputs), rest = inputs % tile;
+  gram_tile(first, inputs, count, weight, S, T, theta, shares, j, columns, j, columns, 1, H);
+  for (int i = j + tile; i + tile <= inputs; i += tile)
+    gram_tile(first, inputs, count, weight, S, T, theta, shares, i, tile, j, columns, 0, H);
+  if (rest && columns == tile)
+    gram_tile(first, inputs, count, weight, S, T, theta, shares, inputs - rest, rest, j, columns, 0, H);
 }
 
-/* At once or in tiles. */
 ALWAYS_INLINE void gram(const network_layer *first, int inputs, int count, const real *weight, const real *S,
-                                const real *T, stored_reals theta, int shares, real *H) {
-  const int whole = WHOLE_TILES(inputs), rest = inputs % TILE;
-  if (REGISTER_BYTES == 64 && inputs <= 6) {
-    gram_at_once(first, inputs, count, weight, S, T, theta, shares, H);
-    return;
-  }
-  for (int j = 0; j < whole; j += TILE) gram_columns(first, inputs, count, weight, S, T, theta, shares, j, TILE, H);
-  if (rest) gram_columns(first, inputs, count, weight, S, T, theta, shares, whole, rest, H);
+                        const real *T, stored_reals theta, int shares, real *H) {
+  const int tile = GRAM_PIECE(inputs), rest = inputs % tile;
+  for (int j = 0; j + tile <= inputs; j += tile)
+    gram_columns(first, inputs, count, weight, S, T, theta, shares, j, tile, H);
+  if (rest) gram_columns(first, inputs, count, weight, S, T, theta, shares, inputs - rest, rest, H);
 }
 
 #endif

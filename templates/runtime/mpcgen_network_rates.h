@@ -8,8 +8,6 @@
 #include "mpcgen_network_chain.h"
 #include "mpcgen_step_products.h"
 
-enum { NALL = NBOTH + NOUTPUTS };
-
 INLINE void join(const real *moving, const real *held, real *w) {
   copy_reals(w, moving, NMOVING);
   copy_reals(w + NMOVING, held, NHELD);
@@ -39,8 +37,8 @@ INLINE void rate_values(const real *moving, const real *held, stored_reals theta
 FUNCTION void rate_newton(const real *moving, const real *held, stored_reals theta, stored_reals theta_t, real *change,
                           real *J) {
   const real share = ALL(0);
-  real w[NBOTH], inner[NINNER], P[NINPUTS * NBOTH], T[NOUTPUTS * NBOTH], F[NMOVING * NBOTH];
-  real all[NMOVING * NALL], slopes[NALL], costate[NMOVING], cost;
+  TAKE_ARRAYS(theta, of_rates, ARRAYS_OF_RATES)
+  real w[NBOTH], inner[NINNER], F[NMOVING * NBOTH], slopes[NALL], costate[NMOVING], cost;
   network_point scratch;
   join(moving, held, w);
   const network_point *const at = inner_point(w, theta, theta_t, inner, &scratch);
@@ -49,36 +47,36 @@ FUNCTION void rate_newton(const real *moving, const real *held, stored_reals the
   EACH(i, NMOVING) costate[i] = ALL(0);
   body_values(moving, inner, theta, theta_t, &share, change, &cost);
   body_slopes(moving, inner, theta, theta_t, &share, costate, all, slopes);
-  chain_slopes(NBOTH, NOUTPUTS, NMOVING, all, T, F);
+  chain_slopes(NBOTH, NOUTPUTS, NMOVING, OUTPUTS_FROM, OUTPUTS_READ, all, T, F);
   for (int i = 0; i < NMOVING; i++) copy_reals(J + i * NMOVING, F + i * NBOTH, NMOVING);
 }
 #endif
 
 /* From the gradient of L by (z, v, y) that by (z, v). */
 INLINE void chain_gradient(const real *all, const real *T, real *slope) {
-  chain_slopes(NBOTH, NOUTPUTS, 1, all, T, slope);
+  chain_slopes(NBOTH, NOUTPUTS, 1, 0, 0, all, T, slope);
 }
 
 #if IMPLICIT || !SUBSTEP_COSTS
 FUNCTION void rate_slopes(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                           const real *share, const real *costate, real *F, real *slope) {
-  real w[NBOTH], inner[NINNER], P[NINPUTS * NBOTH], T[NOUTPUTS * NBOTH];
-  real all[NMOVING * NALL], slopes[NALL];
+  TAKE_ARRAYS(theta, of_rates, ARRAYS_OF_RATES)
+  real w[NBOTH], inner[NINNER], slopes[NALL];
   network_point scratch;
   join(moving, held, w);
   const network_point *const at = inner_point(w, theta, theta_t, inner, &scratch);
   input_slopes(w, theta, theta_t, P);
   expand_networks(SITE_OF_RATES, theta, at, P, 0, T, 0, 0);
   body_slopes(moving, inner, theta, theta_t, share, costate, all, slopes);
-  chain_slopes(NBOTH, NOUTPUTS, NMOVING, all, T, F);
+  chain_slopes(NBOTH, NOUTPUTS, NMOVING, OUTPUTS_FROM, OUTPUTS_READ, all, T, F);
   chain_gradient(slopes, T, slope);
 }
 #endif
 
 FUNCTION void rate_curvature(const real *moving, const real *held, stored_reals theta, stored_reals theta_t,
                              const real *share, const real *costate, real *F, real *H, real *slope) {
-  real w[NBOTH], inner[NINNER], P[NINPUTS * NBOTH], T[NOUTPUTS * NBOTH], pull[NINPUTS];
-  real all[NMOVING * NALL], curvature[TRIANGLE(NALL, 0)], slopes[NALL];
+  TAKE_ARRAYS(theta, of_rates, ARRAYS_OF_RATES)
+  real w[NBOTH], inner[NINNER], pull[NINPUTS], slopes[NALL];
   network_point scratch;
   join(moving, held, w);
   const network_point *const at = inner_point(w, theta, theta_t, inner, &scratch);
@@ -86,11 +84,10 @@ FUNCTION void rate_curvature(const real *moving, const real *held, stored_reals 
   body_curvature(moving, inner, theta, theta_t, share, costate, all, curvature, slopes);
   for (int i = 0; i < TRIANGLE(NBOTH, 0); i++) H[i] = ALL(0);
   expand_networks(SITE_OF_RATES, theta, at, P, slopes + NBOTH, T, pull, H);
-  chain_slopes(NBOTH, NOUTPUTS, NMOVING, all, T, F);
+  chain_slopes(NBOTH, NOUTPUTS, NMOVING, OUTPUTS_FROM, OUTPUTS_READ, all, T, F);
   chain_curvature(NBOTH, NOUTPUTS, BODY_BENT, curvature, T, H);
   chain_gradient(slopes, T, slope);
 #if INPUTS_BENT
-  real of_inputs[TRIANGLE(NBOTH, 0)];
   input_curvature(w, theta, theta_t, pull, of_inputs);
   for (int i = 0; i < TRIANGLE(NBOTH, 0); i++) H[i] += of_inputs[i];
 #endif

@@ -2,9 +2,11 @@
  *
  * k is a share of a cost, then rows of constraints, ROW[i] of all. SITE is the site's number, WIDTH numbers w, INPUTS p,
  * OUTPUTS y and ROWS the rows. BODY(name) and INPUT(name) are the functions of the maps k of (w, y) and p of w, OF(name)
- * what is made here. See mpcgen_network_chain.h. */
+ * what is made here; ARRAYS_OF and ARRAYS_OF_ITS_MODEL are where their arrays are. See mpcgen_network_chain.h. */
 
 #define VALUES (1 + ROWS)
+#define AROUND_NETWORKS(ARRAY) ARRAYS_AROUND(ARRAY, WIDTH, INPUTS, OUTPUTS, VALUES)
+#define OF_MODEL(ARRAY) ARRAYS_OF_MODEL(ARRAY, WIDTH, VALUES)
 #if ROWS
 #define OF_ROWS(...) __VA_ARGS__,
 #else
@@ -43,8 +45,8 @@ FUNCTION void OF(values)(const real *w, stored_reals theta, stored_reals theta_t
 /* F = dk/dw, and the Hessian of multiplier'k, a triangle. */
 FUNCTION void OF(expand)(const real *w, stored_reals theta, stored_reals theta_t, const real *multiplier, real *F,
                          real *H) {
-  real inner[WIDTH + OUTPUTS], P[INPUTS * WIDTH], T[OUTPUTS * WIDTH], pull[INPUTS], m[OUTPUTS];
-  real all[VALUES * (WIDTH + OUTPUTS)];
+  TAKE_ARRAYS(theta, ARRAYS_OF, AROUND_NETWORKS)
+  real inner[WIDTH + OUTPUTS], pull[INPUTS], m[OUTPUTS];
   network_point scratch;
   const network_point *const at = OF(inner_point)(w, theta, theta_t, inner, &scratch);
   INPUT(slopes)(w, theta, theta_t, P);
@@ -54,14 +56,12 @@ FUNCTION void OF(expand)(const real *w, stored_reals theta, stored_reals theta_t
     for (int o = 0; o < OUTPUTS; o++) m[o] += multiplier[i] * all[i * (WIDTH + OUTPUTS) + WIDTH + o];
   for (int i = 0; i < TRIANGLE(WIDTH, 0); i++) H[i] = ALL(0);
   expand_networks(SITE, theta, at, P, m, T, pull, H);
-  chain_slopes(WIDTH, OUTPUTS, VALUES, all, T, F);
+  chain_slopes(WIDTH, OUTPUTS, VALUES, 0, 0, all, T, F);
 #if OF_BENT
-  real curvature[TRIANGLE(WIDTH + OUTPUTS, 0)];
   BODY(curvature)(inner, theta, theta_t, multiplier, curvature);
   chain_curvature(WIDTH, OUTPUTS, 1, curvature, T, H);
 #endif
 #if OF_INPUTS_BENT
-  real of_inputs[TRIANGLE(WIDTH, 0)];
   INPUT(curvature)(w, theta, theta_t, pull, of_inputs);
   for (int i = 0; i < TRIANGLE(WIDTH, 0); i++) H[i] += of_inputs[i];
 #endif
@@ -125,7 +125,8 @@ INLINE void OF(multipliers)(OF_ROWS(in_reals dual) real *multiplier) {
 FUNCTION void OF(add_model)(const real *w, stored_reals theta, stored_reals theta_t,
                             OF_ROWS(real weight, const real *dual, const real *stiffness, const real *force) real *H,
                             real *slope, real *offset) {
-  real multiplier[VALUES], F[VALUES * WIDTH], curvature[TRIANGLE(WIDTH, 0)];
+  TAKE_ARRAYS(theta, ARRAYS_OF_ITS_MODEL, OF_MODEL)
+  real multiplier[VALUES];
   OF(multipliers)(OF_ROWS(dual) multiplier);
 #if ROWS
   EACH(i, ROWS) multiplier[1 + i] *= weight;
@@ -198,6 +199,10 @@ INLINE void OF(add_tangent)(const real *w, stored_reals theta, stored_reals thet
 #undef ROWS
 #undef ROW
 #undef VALUES
+#undef AROUND_NETWORKS
+#undef OF_MODEL
+#undef ARRAYS_OF
+#undef ARRAYS_OF_ITS_MODEL
 #undef OF_ROWS
 #undef BODY
 #undef INPUT

@@ -6,15 +6,13 @@
 #ifndef MPCGEN_PROBLEM_H
 #define MPCGEN_PROBLEM_H
 
+#include "mpcgen_arrays.h"
 #include "mpcgen_layout.h"
 #include "mpcgen_stage.h"
 #include "mpcgen_team.h"
 
 #ifndef NETWORK_REALS /* what a network keeps behind the parameters: see mpcgen_network_memory.h */
 #define NETWORK_REALS(n) 0
-#endif
-#ifndef KEEPS_NETWORK
-#define KEEPS_NETWORK 0
 #endif
 #define THETA_REALS(n) (NTHETA + NPREPARED + IMPLICIT + NETWORK_REALS(n)) /* of theta in workspaces */
 

@@ -78,8 +78,9 @@ INLINE void slope_multiplier(int i, const real *last, const real *point, real *m
 
 /* Follows the slopes forwards, with A_i = dk/d(z, v) at (z_i, v) from `A` on: F = d phi/d(z, v), and after each slope
  * but the first, whose P is the identity, H += P'SP. */
-ALWAYS_INLINE void compose_slopes(const real *A, const real *S, real *F, real *H) {
-  real dk[NMOVING * NBOTH], P[NMOVING * NBOTH], product[NBOTH * NBOTH], full[NBOTH * NBOTH];
+ALWAYS_INLINE void compose_slopes(stored_reals theta, const real *A, const real *S, real *F, real *H) {
+  TAKE_ARRAYS(theta, of_composition, ARRAYS_OF_COMPOSITION)
+  (void)theta;
   KEEP_LOOP for (int i = 0; i < NSLOPES; i++) {
     const real share = slope_share(i), reach = slope_reach(i);
     const real *const Ai = A + i * NMOVING * NBOTH;
@@ -104,7 +105,8 @@ ALWAYS_INLINE void compose_slopes(const real *A, const real *S, real *F, real *H
 /* F = d phi/d(z, v), and the gradient of lambda'phi by (z, v). */
 FUNCTION void step_slopes(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
                           const real *costate, real *F, real *slope) {
-  real scratch[NSLOPES * NMOVING], A[NSLOPES * NMOVING * NBOTH], multiplier[NMOVING], part[NBOTH];
+  TAKE_ARRAYS(theta, of_slopes, ARRAYS_OF_SLOPES)
+  real scratch[NSLOPES * NMOVING], multiplier[NMOVING], part[NBOTH];
   const real *const points = points_of(trace, held, theta, theta_t, scratch);
   EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
   KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
@@ -113,15 +115,15 @@ FUNCTION void step_slopes(const real *trace, const real *held, stored_reals thet
     rate_slopes(points + i * NMOVING, held, theta, theta_t, &share, multiplier, A + i * NMOVING * NBOTH, part);
     EACH(j, NBOTH) slope[j] += part[j];
   }
-  compose_slopes(A, 0, F, 0);
+  compose_slopes(theta, A, 0, F, 0);
 }
 #endif
 
 /* F, the Hessian of c + lambda'phi (lower triangle), and its gradient by (z, v). */
 FUNCTION void step_curvature(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
                              const real *costate, real *F, real *H, real *slope) {
-  real scratch[NSLOPES * NMOVING], A[NSLOPES * NMOVING * NBOTH], S[NSLOPES * TRIANGLE(NBOTH, 0)];
-  real multiplier[NMOVING], part[NBOTH];
+  TAKE_ARRAYS(theta, of_slopes, ARRAYS_OF_SLOPES)
+  real scratch[NSLOPES * NMOVING], multiplier[NMOVING], part[NBOTH];
   const real *const points = points_of(trace, held, theta, theta_t, scratch);
   EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
   KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
@@ -132,7 +134,7 @@ FUNCTION void step_curvature(const real *trace, const real *held, stored_reals t
     EACH(j, NBOTH) slope[j] += part[j];
   }
   copy_reals(H, S, TRIANGLE(NBOTH, 0));
-  compose_slopes(A, S, F, H);
+  compose_slopes(theta, A, S, F, H);
 }
 
 /* Where the slopes are taken and the change of that along d; of the first `count` slopes, the sum that is phi, and its

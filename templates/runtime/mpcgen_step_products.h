@@ -2,9 +2,8 @@
 #ifndef MPCGEN_STEP_PRODUCTS_H
 #define MPCGEN_STEP_PRODUCTS_H
 
+#include "mpcgen_arrays.h"
 #include "mpcgen_stage.h"
-
-enum { NBOTH = NMOVING + NHELD, NVISIBLE = NMOVING - NHIDDEN };
 
 INLINE real slope_share(int i) { return ALL(SHARE[i]); }
 

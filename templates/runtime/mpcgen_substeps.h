@@ -70,7 +70,8 @@ INLINE void scatter(const real *F, const real *slope, stage_model *q) {
 /* F, and the gradient of lambda'f. */
 FUNCTION void slopes_of_substeps(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
                                  const real *restrict costate, stage_model *restrict q) {
-  real held[NHELD], path[SUBSTEPS * STEP_TRACE], A[NMOVING * NBOTH], F[NMOVING * NBOTH], product[NMOVING * NBOTH];
+  TAKE_ARRAYS(theta, of_substeps, ARRAYS_OF_SUBSTEPS)
+  real held[NHELD], path[SUBSTEPS * STEP_TRACE], *const F = both;
   real along[NMOVING], part[NBOTH], slope[NBOTH];
   gather(state, control, path, held);
   substep_path(theta, theta_t, held, path);
@@ -96,8 +97,8 @@ FUNCTION void slopes_of_substeps(stored_reals state, stored_reals control, store
 FUNCTION void expand_substeps(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
                               real weight, const real *restrict costate, stage_model *restrict q) {
   enum { ROWS = NBOTH + NMOVING };
-  real held[NHELD], path[SUBSTEPS * STEP_TRACE], A[NMOVING * NBOTH], S[TRIANGLE(NBOTH, 0)];
-  real both[ROWS * NBOTH], product[ROWS * NBOTH]; /* H, then F */
+  TAKE_ARRAYS(theta, of_substeps, ARRAYS_OF_SUBSTEPS) /* `both`: H, then F */
+  real held[NHELD], path[SUBSTEPS * STEP_TRACE];
   real weighted[NMOVING], rest[NMOVING], part[NBOTH], slope[NBOTH];
   real *const F = both + NBOTH * NBOTH;
   gather(state, control, path, held);
