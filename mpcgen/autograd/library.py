@@ -56,8 +56,8 @@ def define(
 ) -> Any:
     """Register an operator of the namespace mpcgen, and return it.
 
-    What takes other arguments than in a release before gets another name: torch keeps compiled graphs on disk, and finds
-    them by keys in which operators have names alone.
+    What takes other arguments than in a release before gets another name: torch keeps compiled graphs on disk, and
+    finds them by keys in which operators have names alone.
 
     Not `torch.library.custom_op`, whose first call imports torch.compile's machinery, which takes seconds.
     """
