@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import mpcgen
-from mpcgen.build.observed import named_by
+from mpcgen.build import unchanged
+from mpcgen.build.observed import Observed, named_by
 
 COMPILER = """#!/bin/sh
 case "$*" in
@@ -176,6 +177,19 @@ def test_what_a_specification_names_and_does_not_run_counts_as_far_as_it_could()
 def test_what_reads_more_than_files_is_no_harmless_text(line):
     named = named_by(line.encode())
     assert named is not None and not named.is_harmless(frozenset({"time", "os", "sys", "importlib"}))
+
+
+def test_what_cannot_be_read_again_is_not_noted(monkeypatch):
+    def refuse(*_):
+        raise PermissionError("gone")
+
+    request = unchanged.Request("spec.py", "out", ("cpu",), None, ("float64",))
+    noted = []
+    monkeypatch.setattr(unchanged, "named_by", refuse)
+    monkeypatch.setattr(unchanged.cache, "note", lambda *given: noted.append(given))
+    observed = Observed(frozenset(), frozenset(), {__file__})
+    unchanged.remember(request, observed, time.time_ns(), None)
+    assert not noted
 
 
 def test_sources_and_templates_that_changed_are_looked_at(project, tmp_path):

@@ -8,6 +8,7 @@ too, so is the package. A specification that may depend on more (`mpcgen.build.o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -79,16 +80,19 @@ def remember(request: Request, observed: Observed, begin: int, result: BuildResu
     """Note what a build that began at ``begin`` (nanoseconds) has read, if that is all that it depends on."""
     if request.targets != ("cpu",) or set(request.dtypes) - set(DTYPES):
         return
-    noted = _read_by(observed, begin - _SETTLED)
-    if noted is None:
-        return
-    noted |= {
-        "setting": _setting(),
-        "package": os.path.abspath(result.path),
-        "spec_key": result.manifest.spec_key,
-        "toolchain": _toolchain_of(request),
-    }
-    cache.note(request.note, json.dumps(noted))
+    with contextlib.suppress(
+        OSError
+    ):  # of a file that is gone by now: the build is good, and the next one runs
+        noted = _read_by(observed, begin - _SETTLED)
+        if noted is None:
+            return
+        noted |= {
+            "setting": _setting(),
+            "package": os.path.abspath(result.path),
+            "spec_key": result.manifest.spec_key,
+            "toolchain": _toolchain_of(request),
+        }
+        cache.note(request.note, json.dumps(noted))
 
 
 def begin() -> int:
