@@ -1,6 +1,7 @@
 """Networks in dynamics: loops over their layers have the values and derivatives of what is written out."""
 
 import contextlib
+import copy
 import shutil
 import subprocess
 
@@ -458,6 +459,32 @@ def test_the_text_grows_with_the_memory_of_a_cell_and_not_with_its_square():
         texts.append(len(text))
     assert texts[1] - texts[0] < 16 * 2500
     assert texts[1] < 150_000
+
+
+def test_a_deep_copy_of_a_problem_shares_its_expressions_and_nothing_that_changes():
+    problem = mpcgen.Problem("copied", horizon=3)
+    x, (u,) = problem.states("a b"), problem.controls("u", lower=-1, upper=1)
+    block = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4)).double()
+    ends = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)]).double()
+
+    def deep(x, u):
+        h = ends[0](torch.cat([x, u]))
+        for _ in range(3):  # of which sympy would evaluate a copy for minutes
+            h = h + block(h)
+        return ends[1](h)
+
+    weights = {**dict(block.named_parameters()), **{f"ends_{k}": w for k, w in ends.named_parameters()}}
+    problem.dynamics = mpcgen.torch_model(problem, deep, weights=weights)
+    problem.stage_cost = x[0] ** 2 + u**2
+    found = copy.deepcopy(problem)
+    assert found.spec() == problem.spec()
+    assert copy.deepcopy(problem.spec()) == problem.spec()
+    found.state("c")
+    found.constraint("row", x[0], upper=1)
+    assert problem.state_names == ("a", "b")
+    assert found.state_names == ("a", "b", "c")
+    assert not problem.spec().constraints
+    problem.state("c")
 
 
 def made_with(function, weights, n=2, **options):

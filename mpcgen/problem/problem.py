@@ -1,5 +1,6 @@
 """`Problem`: the object a model specification fills in."""
 
+from copy import copy, deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +52,14 @@ class Problem:
                 f"{', '.join(_SETTABLE)}, and states, controls, parameters and constraints are declared by methods"
             )
         super().__setattr__(name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Problem":
+        """A problem of its own, with the same expressions: sympy would evaluate copies of these anew."""
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        own = {name: copy(part) for name, part in vars(self).items() if isinstance(part, list | dict)}
+        made.__dict__.update(vars(self) | own, _names=deepcopy(self._names))
+        return made
 
     def __repr__(self) -> str:
         return (

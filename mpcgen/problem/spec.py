@@ -152,6 +152,10 @@ class Spec:
     terminal_cost: sp.Expr
     constraints: tuple[Constraint, ...] = ()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Spec":
+        """Itself: nothing changes it, and sympy would evaluate copies of its expressions anew."""
+        return self
+
     def __post_init__(self) -> None:
         from mpcgen.problem.validate import check  # which reads this type
 
