@@ -16,19 +16,15 @@
 #define FIRST_SECOND_ORDER (CONSTRAINED && !LINEAR_CONSTRAINTS ? 0 : 1)
 #define FEASIBLE 1e-6           /* of points that lack no more, the last one is the result */
 
-#if CONSTRAINED
-/* Readies the rows of a lane, whose multipliers come with its units; `point`: where rows have the iterate. */
-INLINE void begin_rows(const barrier_state *s, int point, int k) {
-  TEAM_FOR(i, s->horizon * NPATH + NEND) {
-    const reals row = s->row + i * ROW_REALS, now = row + point;
-    lane_set(now + LOW_SLACK, k, 1);
-    lane_set(now + HIGH_SLACK, k, 1);
 #if SOFT_ROWS
+/* Readies the excesses of a lane's rows; slacks and multipliers come with its trajectory and its units. */
+INLINE void begin_excesses(const barrier_state *s, int k) {
+  TEAM_FOR(i, s->horizon * NPATH + NEND) {
+    const reals row = s->row + i * ROW_REALS, now = row + s->at_iterate;
     lane_set(now + LOW_EXCESS, k, 1);
     lane_set(now + HIGH_EXCESS, k, 1);
     lane_set(row + LOW_HOLD, k, 0);
     lane_set(row + HIGH_HOLD, k, 0);
-#endif
   }
 }
 #endif
@@ -54,8 +50,8 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_set(s->lower_multiplier + i, k, 0);
     lane_set(s->upper_multiplier + i, k, 0);
   }
-#if CONSTRAINED
-  begin_rows(s, s->at_iterate, k);
+#if SOFT_ROWS
+  begin_excesses(s, k);
 #endif
   TEAM_LEADER {
     for (int i = 0; i < NU; i++) lane_set(&s->unit[i], k, 1);
@@ -125,6 +121,30 @@ RARE int load_guess(barrier_state *s, const solve_arguments *a, int k, int64_t p
   return good || is_solution;
 }
 
+/* Whether the batch shares all parameters. */
+INLINE int shares_all(const solve_arguments *a) {
+  int all = 1;
+  for (int p = 0; p < NPARAMETERS; p++) all &= a->parameter_strides[p] == 0;
+  return all;
+}
+
+/* Looks at the bounds of a lane's controls and rows; returns 0 if they are not in order. Those of parameters that the batch
+ * shares are all lanes', and known from then on. */
+OUTLINED int know_bounds(barrier_state *s, const solve_arguments *a, int k) {
+  int good = bounds_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
+#if CONSTRAINED
+  good &= rows_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
+#endif
+  good = team_all(good);
+  TEAM_LEADER {
+#if CONSTRAINED
+    load_limits(s);
+#endif
+    s->bounds_known = good && shares_all(a);
+  }
+  return good;
+}
+
 /* Loads a problem into a lane; returns 0 if its numbers cannot make a problem. */
 OUTLINED int load_barrier_problem(barrier_state *s, const solve_arguments *a, int k, int64_t problem) {
   if (!s->shared_loaded) {
@@ -139,11 +159,7 @@ OUTLINED int load_barrier_problem(barrier_state *s, const solve_arguments *a, in
   good &= load_parameters(s->theta, s->theta_stage, k, problem, s->rows, a->parameters, a->parameter_strides);
   set_by_parts(s->theta, k, 0);
   team_meet();
-  good &= bounds_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
-#if CONSTRAINED
-  good &= rows_in_order(s->theta, s->theta_stage, s->rows, s->horizon, k);
-  TEAM_LEADER load_limits(s);
-#endif
+  if (!s->bounds_known) good &= know_bounds(s, a, k);
   TEAM_LEADER lane_recount(&s->lanes.iterations, k, is_later_run(a) ? a->iterations[problem] : 0);
   good = team_all(good & begin_attempt(s, a, k, problem, 0));
   if (a->initial_states && good) good = load_guess(s, a, k, problem);

@@ -6,6 +6,7 @@
 #include "mpcgen_interior_point_infeasible.h"
 
 #define FIRST_SHIFT R(1e-4)           /* shifts but those of MOST_MEMORY and HOPELESS_SHIFT are times shift_unit */
+#define TINY_SHIFT R(1e-2)            /* with constraints a smaller one that does not do is multiplied by more, as rarely one will */
 #define SHIFT_AFTER_FAILURE R(1e-3)
 #define LEAST_SHIFT R(1e-7)
 #define SHORT_STEP 0.2                /* share of what the slacks allow of a step */
@@ -25,6 +26,7 @@
 #define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
 #define RISE_AFTER_REFUSAL R(1. / 16) /* where a sweep had to leave them out, the next would soon have to again: slower then, */
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
+#define TELLING_STEP R(1. / 6)        /* after a shorter one the weight stays: where it was far from convex, it still is */
 enum { MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 #define RESTING_STEP R(1e-2) /* share of a control's unit: an attempt rests whose shifted steps stay below it */
 #define RESTING_FALL R(3e-3) /* for MOST_REST passes, in which the cost does not change by this share of it either */
@@ -57,7 +59,9 @@ INLINE void convexify_next(barrier_state *s, mask all) {
   const real now = lanes->shift;
   const mask flat = lane_and(lane_lt(ALL(0), lanes->second_order), lane_not(lane_or(lanes->shift_first, lanes->restoring)));
   const mask leaves_out = CONSTRAINED ? lane_and(refused, flat) : lane_none();
-  const real raised = lane_select(lane_lt(ALL(0), now), R(8) * now, FIRST_SHIFT * shift_unit(s));
+  const mask tiny = CONSTRAINED ? lane_lt(now, ALL(TINY_SHIFT)) : lane_none();
+  const real growth = lane_select(tiny, ALL(100), ALL(8));
+  const real raised = lane_select(lane_lt(ALL(0), now), growth * now, FIRST_SHIFT * shift_unit(s));
   lanes->shift = lane_select(lane_and(refused, lane_not(leaves_out)), raised, now);
   lanes->second_order = lane_select(leaves_out, ALL(0), lanes->second_order);
   lanes->rise = lane_select(leaves_out, ALL(RISE_AFTER_REFUSAL), lanes->rise);
@@ -163,7 +167,8 @@ INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled, mask res
   s->lanes.shift = lane_select(short_step, raised, lane_select(long_step, lowered, now));
   s->lanes.cuts = lane_and(s->lanes.cuts - stepped, lane_not(lane_or(long_step, rolled)));
   const real fuller = lane_min(ALL(1), s->lanes.second_order + s->lanes.rise);
-  s->lanes.second_order = lane_select(stepped, fuller, s->lanes.second_order);
+  const mask tells = lane_and(stepped, lane_lt(ALL(TELLING_STEP), s->length));
+  s->lanes.second_order = lane_select(tells, fuller, s->lanes.second_order);
   s->lanes.rise = lane_select(stepped, lane_min(ALL(MOST_RISE), RISE_GROWTH * s->lanes.rise), s->lanes.rise);
 }
 

@@ -86,15 +86,28 @@ INLINE void find_changes(const barrier_state *s, int t, real *change) {
     terminal_rows_tangent(path_at(s, t), s->theta, theta_t, d_x, change);
 }
 
-/* The longest step that the multipliers of a stage's rows allow, of `length` or less. */
-RARE real shortened_for_rows(const barrier_state *s, int t, real least, real length) {
+/* The multiplier of which its step takes the largest share, in the lanes where that is too much of it. */
+typedef struct {
+  real value, change;
+  mask shortens;
+} largest_share;
+
+INLINE void note_share(largest_share *worst, mask on, real value, real change) {
+  const mask more = lane_and(on, lane_lt(change * worst->value, worst->change * value));
+  worst->value = lane_select(more, value, worst->value);
+  worst->change = lane_select(more, change, worst->change);
+  worst->shortens = lane_or(worst->shortens, more);
+}
+
+/* The longest step that the multipliers of a stage's rows allow, of `length` or less: found by products, and one division. */
+OUTLINED real shortened_for_rows(const barrier_state *s, int t, real least, real length) {
   reals row = first_row(s, t), limit = first_limit(s, t);
+  largest_share worst = {length, least - ALL(1), lane_none()};
   for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
-    const row_room r = room_of(limit);
-    shorten(r.has_lower, row[LOW_MULTIPLIER], row[D_LOW_MULTIPLIER], least, &length);
-    shorten(r.has_upper, row[HIGH_MULTIPLIER], row[D_HIGH_MULTIPLIER], least, &length);
+    note_share(&worst, lane_le(limit[LOW_OFF], ALL(0)), row[LOW_MULTIPLIER], row[D_LOW_MULTIPLIER]);
+    note_share(&worst, lane_le(limit[HIGH_OFF], ALL(0)), row[HIGH_MULTIPLIER], row[D_HIGH_MULTIPLIER]);
   }
-  return length;
+  return lane_select(worst.shortens, (least - ALL(1)) * worst.value / worst.change, length);
 }
 
 /* The step of the multiplier of a row, where it is an equality. */
@@ -159,15 +172,25 @@ typedef struct {
 /* What of the state all rows of a stage read: apart, so that it stays in registers. */
 typedef struct {
   real length;
-  mask moves;
-  int restores;
+  mask moves, starts; /* lanes that begin, whose slacks are of no problem yet */
+  int restores, differs; /* whether any lane does; or starts */
 } candidate_step;
 
+INLINE candidate_step step_to_candidate(const barrier_state *s) {
+  const int restores = lane_any(s->lanes.restoring);
+  const mask starts = unplaced(s);
+  const candidate_step step = {s->length, s->moves, starts, restores, restores || lane_any(starts)};
+  return step;
+}
+
 /* The slack of a side of a candidate that has `room` left of its bound: that of the step, let out where there is more room than
- * that. In restoration only the room that is there, and a little. */
+ * that. In restoration only the room that is there, and a little; one where a lane begins. */
 INLINE real slack_after(const barrier_state *s, const row_room *r, const candidate_step *step, real slack, real change, real room) {
   real after = slack + step->length * where_on(step->moves, change);
-  if (step->restores) after = lane_select(lane_and(s->lanes.restoring, is_hard(r)), s->restoring_room, after);
+  if (step->differs) {
+    after = lane_select(lane_and(s->lanes.restoring, is_hard(r)), s->restoring_room, after);
+    after = lane_select(step->starts, ALL(1), after);
+  }
   return lane_max(after, room);
 }
 
@@ -229,7 +252,7 @@ INLINE void evaluate_slacks(barrier_state *s, int t, evaluation *e) {
   real values[ROWS];
   reals row = first_row(s, t), limit = first_limit(s, t);
   const int count = row_count(s, t);
-  const candidate_step step = {s->length, s->moves, lane_any(s->lanes.restoring)};
+  const candidate_step step = step_to_candidate(s);
   evaluate_rows(s, t, s->new_path, s->new_u, values);
   KEEP_ROWS for (int i = 0; i < count; i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);

@@ -102,12 +102,12 @@ INLINE real moved(const barrier_state *s, real from, real step) {
   return lane_select(s->moves, from + s->length * step, from);
 }
 
-/* A policy that the lanes of `rolls` roll out instead of a step: u + length (step) + gain (x_new - x), each control at most the
+/* A policy that is rolled out instead of a step: u + length (step) + gain (x_new - x), each control at most the
  * share `most` of its way to a bound, with the share `open` of the gaps left. Lanes of `as_given` keep their controls; those of
  * `hold` stay at x_0 in all stages, those of `stay` at their states, with gaps. */
 typedef struct {
   real length, most, open;
-  mask rolls, as_given, hold, stay;
+  mask as_given, hold, stay;
 } rollout_policy;
 
 INLINE real moved_control(const barrier_state *s, int at) { return moved(s, s->u[at], s->d_u[at]); }
@@ -127,8 +127,7 @@ OUTLINED void roll_controls(barrier_state *s, int t, const rollout_policy *p) {
     EACH(j, NX) change += s->gain[at * NX + j] * (x[j] - s->path[t * PAIR + j]);
     change = lane_select(r->has_lower, lane_max(change, -p->most * (s->u[at] - r->lower)), change);
     change = lane_select(r->has_upper, lane_min(change, p->most * (r->upper - s->u[at])), change);
-    const real rolled = s->u[at] + lane_select(p->as_given, ALL(0), change);
-    s->new_u[at] = lane_select(p->rolls, rolled, moved_control(s, at));
+    s->new_u[at] = s->u[at] + lane_select(p->as_given, ALL(0), change);
   }
 }
 
@@ -137,20 +136,30 @@ OUTLINED void roll_state(barrier_state *s, int t, const rollout_policy *p) {
   const mask opens = lane_lt(ALL(0), p->open);
   EACH(i, NX) {
     const real reached = x[NX + i] - where_on(opens, p->open * gap_at(s->path, t, i));
-    const real rolled = lane_select(p->stay, s->path[(t + 1) * PAIR + i], lane_select(p->hold, x[i], reached));
-    next[i] = lane_select(p->rolls, rolled, moved_state(s, t + 1, i));
+    next[i] = lane_select(p->stay, s->path[(t + 1) * PAIR + i], lane_select(p->hold, x[i], reached));
   }
 }
 
-/* Evaluates the iterate and `length` times the step, in the lanes that do not move the iterate alone; or a policy, if there is
- * one. One function, since of two gcc could make two that round differently, and an iterate is evaluated again. */
-OUTLINED void evaluate_candidates(barrier_state *s, const rollout_policy *policy) {
+/* The next state of a candidate: that of the step; where lanes begin, which have none, the one that a rollout comes to. */
+INLINE void step_state(barrier_state *s, int t, mask rolls, int any_rolls) {
+  const reals x = s->new_path + t * PAIR, next = x + PAIR;
+  if (any_rolls)
+    EACH(i, NX) next[i] = lane_select(rolls, x[NX + i], moved_state(s, t + 1, i));
+  else
+    EACH(i, NX) next[i] = moved_state(s, t + 1, i);
+}
+
+/* Evaluates the iterate and `length` times the step, in the lanes that do not move the iterate alone, but where they are in
+ * `rolls` its controls' rollout; or a policy, if there is one. One function, since of two gcc could make two that round
+ * differently, and an iterate is evaluated again. */
+OUTLINED void evaluate_candidates(barrier_state *s, const rollout_policy *policy, mask rolls) {
   const int last = s->horizon, restores = CONSTRAINED && lane_any(s->lanes.restoring);
+  int any_rolls = lane_any(rolls);
   candidate_sums sums = {ALL(0), ALL(0), ALL(0), ALL(0), ALL(0), {ALL(1), ALL_COUNTS(0)}};
   EACH(i, NX) s->new_path[i] = s->path[i];
   for (int t = 0; t < last; t++) {
-    const reals next = s->new_path + (t + 1) * PAIR;
     ONE_LOOP(policy);
+    ONE_LOOP(any_rolls);
     if (policy)
       roll_controls(s, t, policy);
     else
@@ -160,22 +169,22 @@ OUTLINED void evaluate_candidates(barrier_state *s, const rollout_policy *policy
     if (policy)
       roll_state(s, t, policy);
     else
-      EACH(i, NX) next[i] = moved_state(s, t + 1, i);
+      step_state(s, t, rolls, any_rolls);
     evaluate_gap(s, t, &sums);
   }
   const candidate_sums found = sums;
   end_evaluation(s, &found);
 }
 
-INLINE void evaluate_step(barrier_state *s) { evaluate_candidates(s, NULL); }
+INLINE void evaluate_step(barrier_state *s) { evaluate_candidates(s, NULL, lane_none()); }
 
 INLINE void evaluate_policy(barrier_state *s, const rollout_policy *policy) {
   s->moves = lane_not(s->lanes.begins); /* slacks of rows as they are loaded have no step */
-  evaluate_candidates(s, policy);
+  evaluate_candidates(s, policy, lane_none());
 }
 
 INLINE void evaluate_rollout(barrier_state *s, real length, real most, mask as_given, mask hold, mask stay) {
-  const rollout_policy policy = {length, most, ALL(0), lane_all(), as_given, hold, stay};
+  const rollout_policy policy = {length, most, ALL(0), as_given, hold, stay};
   evaluate_policy(s, &policy);
 }
 
@@ -317,7 +326,7 @@ RARE mask search_bent(barrier_state *s, const measure *m, mask pending) {
   mask keep;
   const real open = where_on(bends, ALL(1) - s->length);
   const rollout_policy policy = {
-      s->length, lane_max(ALL(0.99), ALL(1) - s->lanes.barrier), open, lane_all(), rests, lane_none(), rests,
+      s->length, lane_max(ALL(0.99), ALL(1) - s->lanes.barrier), open, rests, lane_none(), rests,
   };
   adopt_candidates(s, lane_and(s->moves, lane_not(pending)));
   evaluate_policy(s, &policy);
@@ -360,14 +369,13 @@ INLINE void take_candidates(barrier_state *s, mask taken, mask starts, int all) 
  * there again, to the same numbers, until all have theirs: so nothing is copied. Lanes that `start` are rolled out beside. */
 FUNCTION mask search_lengths(barrier_state *s, mask pending, mask quiet, mask starts) {
   const mask all = pending;
-  const rollout_policy start = {ALL(0), ALL(0), ALL(0), starts, starts, lane_none(), s->lanes.given};
-  const rollout_policy *policy = lane_any(starts) ? &start : NULL;
+  const mask rolls = lane_and(starts, lane_not(s->lanes.given));
   const measure m = measure_of(s);
   s->moves = pending;
   s->length = where_on(pending, s->longest);
   for (int halving = 0; halving < HALVINGS && lane_any(pending); halving++) {
     mask keep;
-    evaluate_candidates(s, policy);
+    evaluate_candidates(s, NULL, rolls);
     const mask admitted = judge_candidates(s, &m, &keep), sound = lane_and(quiet, lane_finite(s->candidate.gap));
     const mask good = lane_and(pending, lane_or(admitted, sound));
     add_to_filter(&s->lanes, lane_and(good, keep), m.gap, m.merit);

@@ -195,6 +195,7 @@ enum {
 typedef struct {
   int horizon, rows;                /* rows of theta_stage: N+1, or 1 */
   int shared_loaded, shared_finite; /* parameters that the batch shares: loaded into all lanes; all finite */
+  int bounds_known;                 /* those of all lanes: of parameters that the batch shares, and in order */
   scalar initial_barrier;           /* mu of an attempt that begins at a solution */
   BARRIER_ARRAYS(DECLARE_ARRAY)
   int at_iterate, at_candidate;     /* where rows have the iterate, and where the candidate: 0 and POINT_REALS, or not */
@@ -237,6 +238,7 @@ FUNCTION void lay_out_barrier(barrier_state *s, const solve_arguments *a, reals 
   s->horizon = a->horizon;
   s->rows = (int)rows;
   s->shared_loaded = 0;
+  s->bounds_known = 0;
   s->initial_barrier = (scalar)a->initial_barrier;
   s->at_iterate = 0;
   s->at_candidate = POINT_REALS;
