@@ -232,11 +232,10 @@ typedef struct {
 } side_terms;
 
 INLINE side_terms terms_of(real mu, const row_side *side, int high) {
-  const real z = side->multiplier, given = side->delta * z, sum = side->slack + given;
-  const real quotient = ALL(1) / (side->slack * sum), inverse = side->sign * (side->slack * quotient);
-  const real over_slack = sum * quotient, lack = sum - side->room;
-  const real give = side->delta * mu * over_slack, product = z * side->room;
-  const real ratio = (high ? lack - give : give - lack) * inverse, force = (high ? product - mu : mu - product) * inverse;
+  const real z = side->multiplier, sum = side->slack + side->delta * z, give = side->delta * mu, product = z * side->room;
+  const real quotient = side->sign * (ALL(1) / (side->slack * sum)), inverse = side->slack * quotient;
+  const real rest = give * quotient - side->sign, moved = inverse * side->room + rest; /* of a slack that is the room: next to none */
+  const real ratio = high ? -moved : moved, force = (high ? product - mu : mu - product) * inverse;
   const side_terms terms = {inverse, ratio, z * inverse, force};
   return terms;
 }
