@@ -29,8 +29,9 @@
 #define TELLING_STEP R(1. / 6)        /* after a shorter one, of a whole that asks for more than a control's unit, the weight
                                          stays: there the model says little of where it leads, and more is seldom convex */
 enum { MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
-#define RESTING_STEP R(1e-2) /* share of a control's unit: an attempt rests whose shifted steps stay below it */
-#define RESTING_FALL R(3e-3) /* for MOST_REST passes, in which the cost does not change by this share of it either */
+#define RESTING_STEP R(1e-2)  /* share of a control's unit: an attempt rests whose shifted steps stay below it for MOST_REST */
+#define RESTING_FALL R(3e-3)  /* passes, and have not changed the cost by this share of it, */
+#define RESTING_SHIFT R(1e-2) /* if the shift is above that, or on the states too: those below it leave Newton's steps */
 enum { MOST_REST = 20 };
 enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
 
@@ -314,7 +315,9 @@ INLINE void note_crawl(barrier_state *s, mask restored) {
 INLINE void note_rest(barrier_state *s, mask ready, mask stepped) {
   barrier_progress *lanes = &s->lanes;
   const real cost = s->point.cost, change = lane_abs(cost - lanes->cost_before);
-  const mask little = lane_and(lane_lt(s->length * s->step_size, ALL(RESTING_STEP)), lane_lt(ALL(0), lanes->shift));
+  const mask on_states = lane_lt(ALL(0), lanes->on_states);
+  const mask shifted = lane_lt(lane_select(on_states, ALL(0), ALL(RESTING_SHIFT)), lanes->shift);
+  const mask little = lane_and(lane_lt(s->length * s->step_size, ALL(RESTING_STEP)), shifted);
   const mask same = lane_le(change, RESTING_FALL * s->point.cost_scale);
   const mask rests = lane_and(lane_and(stepped, little), same), moves = lane_and(ready, lane_not(rests));
   lanes->cost_before = lane_select(moves, cost, lanes->cost_before);
