@@ -12,6 +12,15 @@
 #define OPEN_GAP R(1e-6)              /* less than that is not restored */
 #define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 
+/* What equations of states are loosened by: less with the barrier. Where as many bounds press as there are controls, a step closes
+ * gaps by what slacks have left alone, which is as little as the barrier, and looser equations would give way instead, pass
+ * after pass. From the start, some looseness leads to better minima. */
+INLINE real equality_looseness(const barrier_state *s) {
+  const barrier_progress *lanes = &s->lanes;
+  const real tight = lane_clip(lanes->barrier, ALL(LEAST_EQUALITY_LOOSENESS), ALL(1));
+  return lane_select(lanes->certifying, ALL(1), tight) * lanes->looseness;
+}
+
 /* Readies what a pass weighs slacks and rows by. In restoration: what one cost unit is for rows, so that they outweigh the
  * cost however small their violation; the share of a control's range, and the slack of a row, that are left to the barrier
  * after it. */
@@ -22,7 +31,7 @@ INLINE void ready_pass(barrier_state *s) {
   s->row_unit = s->lanes.cost_unit;
   if (!CONSTRAINED) return;
   s->delta = ALL(INEQUALITY_DELTA) * s->lanes.looseness / s->lanes.cost_unit;
-  s->state_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * s->lanes.looseness);
+  s->state_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * equality_looseness(s));
   s->mixed_weight = s->lanes.cost_unit / (ALL(MIXED_EQUALITY_DELTA) * lane_max(s->lanes.looseness, ALL(1)));
   const real gap = lane_min(ALL(1), lane_max(s->point.gap, ALL(OPEN_GAP)));
   s->row_unit = lane_select(s->lanes.restoring, VIOLATION_WEIGHT / (gap * gap) * s->lanes.cost_unit, s->row_unit);
