@@ -114,6 +114,7 @@ RARE int load_guess(barrier_state *s, const solve_arguments *a, int k, int64_t p
   if (is_solution && !good) begin_attempt(s, a, k, problem, 0);
   TEAM_LEADER {
     lane_mark(&s->lanes.given, k, good);
+    lane_mark(&s->lanes.violation_first, k, 0);
     lane_mark(&s->lanes.warm, k, good && is_solution);
     lane_mark(&s->lanes.adjoint, k, !(good && is_solution));
     if (good && is_solution) lane_set(&s->lanes.second_order, k, 1);
@@ -189,7 +190,7 @@ OUTLINED void find_trajectories(barrier_state *s, mask begins) {
   evaluate_start(s, begins, lane_none(), s->lanes.given);
   mask held = lane_not(sound_starts(s));
   for (int k = 0; k < LANES; k++)
-    if (begins_held(lane_count(&s->lanes.attempt, k))) lane_mark(&held, k, 1);
+    if (begins_held(lane_count(&s->lanes.attempt, k)) && !lane_test(&s->lanes.given, k)) lane_mark(&held, k, 1);
   held = lane_and(held, begins);
   adopt_candidates(s, lane_and(begins, lane_not(held))); /* slacks that overflowed are not kept */
   if (!lane_any(held)) return;
@@ -413,6 +414,14 @@ INLINE int is_stranded(const barrier_state *s, int k) {
   return is_at_first_barrier(s, k) && lane_count(&s->lanes.attempt, k) == 0 && left <= ATTEMPT - STRANDED;
 }
 
+/* Another attempt at a lane's problem. That which would begin held at x_0 begins at the states that the call gives, if any. */
+OUTLINED void try_again(barrier_state *s, const solve_arguments *a, int k, int attempt) {
+  const int64_t problem = s->problem[k];
+  if (CONSTRAINED) keep_nearest(s, a, k);
+  begin_attempt(s, a, k, problem, attempt);
+  if (CONSTRAINED && begins_held(attempt) && a->initial_states && !a->initial_costates) load_guess(s, a, k, problem);
+}
+
 /* Lanes that have made no end of it for long, strand or crawl, begin anew, and those that found no feasible point where one
  * may be elsewhere; one that began at a solution after fewer passes than others, as if there were none. */
 FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
@@ -427,8 +436,7 @@ FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
     const int begun = lane_test(&s->lanes.busy, k) && !lane_test(&s->lanes.begins, k); /* others wait for their first sweep */
     const int late = begun && !last && attempt <= MOST_ATTEMPTS && (lost || passes >= patience);
     team_meet(); /* all have read how often it began */
-    if (CONSTRAINED && late) keep_nearest(s, a, k);
-    if (late) begin_attempt(s, a, k, s->problem[k], attempt);
+    if (late) try_again(s, a, k, attempt);
   }
   team_meet();
 }
@@ -437,7 +445,8 @@ FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
  * the next finds a solution. What the first says of a problem stands. */
 INLINE int tries_again(const barrier_state *s, int k, int status) {
   const int attempt = lane_count(&s->lanes.attempt, k);
-  return !CONSTRAINED && attempt < MOST_ATTEMPTS && ((attempt > 0 && status == NOT_A_MINIMUM) || status == STALLED);
+  const int saddle = !CONSTRAINED && attempt > 0 && status == NOT_A_MINIMUM;
+  return attempt < MOST_ATTEMPTS && (saddle || status == STALLED);
 }
 
 /* A pass of all lanes up to the verdict. */
@@ -470,7 +479,7 @@ FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
         if (CONSTRAINED) keep_nearest(s, of_lane, k);
         begin_attempt(s, of_lane, k, s->problem[k], 0);
       } else if (again) {
-        begin_attempt(s, of_lane, k, s->problem[k], attempt + 1);
+        try_again(s, of_lane, k, attempt + 1);
       } else {
         finish_barrier(s, of_lane, k, status);
       }

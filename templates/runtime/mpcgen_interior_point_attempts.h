@@ -5,6 +5,7 @@
 #include "mpcgen_interior_point_errors.h"
 
 #define FIRST_BARRIER R(1)
+#define LARGE_BARRIER R(100)          /* of later attempts with constraints */
 #define LITTLE_BARRIER R(1e-3)        /* of some later attempts, and of all after one that stranded with the first */
 #define SCATTERED 0.5           /* share of half a control's range by which a later attempt moves its start */
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
@@ -18,6 +19,8 @@ enum { ATTEMPT = CONSTRAINED ? 200 : 220, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMP
  * in what the shift is on: the controls, and from the third on the states too. Without constraints the second one is short, as
  * what it solves it solves in few passes; then both beginnings take turns, the later ones from scattered controls. */
 INLINE int begins_held(int attempt) { return CONSTRAINED || attempt < 2 ? attempt % 2 : attempt % 2 == 0; }
+
+INLINE int has_large_barrier(int attempt) { return CONSTRAINED && attempt > 0; }
 
 INLINE int has_little_barrier(int attempt) { return !CONSTRAINED && attempt > 0 && attempt != 2; }
 
@@ -91,8 +94,9 @@ OUTLINED real first_barrier(const barrier_state *s) {
   real barrier = ALL(s->initial_barrier);
   for (int k = 0; k < LANES; k++) {
     if (lane_test(&s->lanes.warm, k)) continue;
-    const int little = lane_test(&s->lanes.stranded, k) || has_little_barrier(lane_count(&s->lanes.attempt, k));
-    lane_set(&barrier, k, little ? LITTLE_BARRIER : FIRST_BARRIER);
+    const int attempt = lane_count(&s->lanes.attempt, k);
+    const int little = lane_test(&s->lanes.stranded, k) || has_little_barrier(attempt);
+    lane_set(&barrier, k, little ? LITTLE_BARRIER : has_large_barrier(attempt) ? LARGE_BARRIER : FIRST_BARRIER);
   }
   return barrier;
 }

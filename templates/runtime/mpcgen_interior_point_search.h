@@ -311,7 +311,7 @@ INLINE mask judge_candidates(const barrier_state *s, const measure *m, mask *kee
   const mask closer = lane_le(p->gap, (R(1) - GAP_MARGIN) * m->gap + m->gap_rounding);
   const mask cheaper = lane_le(change, m->rounding - GAP_MARGIN * m->gap);
   const mask progress = lane_or(lane_and(by_merit, armijo), lane_and(lane_not(by_merit), lane_or(closer, cheaper)));
-  const mask near = lane_and(lane_le(p->gap, lanes->most_gap), lane_not(in_filter(lanes, p->gap, value)));
+  const mask near = lane_and(lane_le(p->gap, lane_min(lanes->most_gap, R(10) * lane_max(ALL(1), m->gap))), lane_not(in_filter(lanes, p->gap, value)));
   const mask regular = lane_and(progress, near);
   *keep = lane_not(lane_and(by_merit, armijo));
   return lane_and(regular, finite);
