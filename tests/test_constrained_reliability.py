@@ -7,6 +7,7 @@ import sympy as sp
 import torch
 
 import mpcgen
+from examples.bench import gallery_end_time as end_time
 from mpcgen import Status
 from tests import constrained_problems as problems
 from tests import constrained_reliability
@@ -34,6 +35,22 @@ def solved(make, x0=None, largest=1.0, **options):
     return mpc(start.expand(STARTS, -1), u_init=u_init)
 
 
+def of_free_duration(make, x0):
+    """The solution of a problem whose duration is free, from zero controls and from random ones."""
+    problem = make()
+    bounds = [(control.lower, control.upper) for control in problem.spec().controls[:-1]]
+    lower, upper = torch.tensor([[*map(float, pair)] for pair in bounds], dtype=torch.float64).T
+    generator = torch.Generator().manual_seed(0)
+    shape = (STARTS, problem.horizon, len(lower) + 1)
+    u_init = torch.zeros(shape, dtype=torch.float64)
+    random = torch.rand(shape, generator=generator, dtype=torch.float64)[1:, :, :-1]
+    u_init[1:, :, :-1] = lower + random * (upper - lower)
+    free = torch.tensor(end_time.corrections(problem.horizon)["free"])
+    start = torch.tensor(x0, dtype=torch.float64).expand(STARTS, -1)
+    mpc = compiled(problem).MPC(on_unconverged="ignore", max_iterations=800)
+    return mpc(start, u_init=u_init, free=free)
+
+
 def test_a_car_finds_its_pose_from_every_start():
     # the linearisation at rest cannot reach the pose: restoration has to find the way
     sol = solved(problems.car_among_discs)
@@ -55,6 +72,22 @@ def test_when_a_problem_is_called_infeasible_does_not_depend_on_its_neighbours()
         assert torch.equal(getattr(together, name), torch.stack([getattr(one, name)[0] for one in alone])), (
             name
         )
+
+
+def test_ends_that_only_the_slack_of_bounds_is_left_for_are_met():
+    # a switch of bang-bang controls comes between two stages: fewer are free of bounds than the end has equations
+    sol = of_free_duration(functools.partial(end_time.telescopic_arm, with_tilt=False), [4.5, 0, 0, 0, 8])
+    assert (sol.status == Status.CONVERGED).all()
+    assert sol.iterations.max() <= 120
+    assert (sol.cost - 12.749496).abs().max() < 1e-6
+    assert sol.violation.max() < 1e-8
+
+
+def test_what_stalls_from_a_start_that_leaves_the_model_is_tried_from_others():
+    # without thrust the rocket falls until the air's density overflows
+    sol = of_free_duration(end_time.goddard, end_time.STARTS[end_time.goddard])
+    assert (sol.status == Status.CONVERGED).all()
+    assert (sol.cost - end_time.OPTIMA[end_time.goddard]).abs().max() < 1e-7
 
 
 def test_rows_that_depend_on_one_another_are_never_called_infeasible():

@@ -1,8 +1,8 @@
 """The gallery: problems from many starts, solved by each method and by IPOPT, and how reliably.
 
-`ENTRIES` has its problems: those of `gallery_problems`, of the examples at several horizons, and of
-tests/constrained_problems.py. A problem whose x0 is given starts from zero controls and from random ones within their
-bounds; one whose x0 is drawn, from zero controls. A new problem is one entry.
+`entries` has its problems: those of `gallery_problems` and `gallery_end_time`, of the examples at several horizons, and
+of tests/constrained_problems.py. A problem whose x0 is given starts from zero controls and from random ones within
+their bounds; one whose x0 is drawn, from zero controls. A new problem is one entry.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import mpcgen
+from examples.bench import gallery_end_time as end_time
 from examples.bench import gallery_problems as problems
 from examples.bench.problems import Problem, from_file
 from mpcgen import Status
@@ -79,7 +80,9 @@ class Outcome:
 
 
 def _bound(value: Any, otherwise: float) -> float:
-    """A control's bound as a number; `otherwise` where it is infinite."""
+    """A control's bound as a number: `otherwise` where it is infinite; 0 where it is a parameter's."""
+    if getattr(value, "free_symbols", None):
+        return 0.0
     number = float(value)
     return number if np.isfinite(number) else otherwise
 
@@ -150,10 +153,19 @@ def _constrained() -> Iterator[Entry]:
         yield Entry(make.__name__, functools.partial(_posed, make), known.STARTS[make], optimum, parameters)
 
 
+def _with_ends() -> Iterator[Entry]:
+    for make, optimum in end_time.OPTIMA.items():
+        spec = make().spec()
+        parameters = end_time.corrections(spec.horizon) if spec.parameters else {}
+        yield Entry(
+            make.__name__, functools.partial(_posed, make), end_time.STARTS[make], optimum, parameters
+        )
+
+
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """Every problem of the gallery, in the order of its table."""
-    return (*_examples(), *_literature(), *_constrained())
+    return (*_examples(), *_literature(), *_constrained(), *_with_ends())
 
 
 def chosen(names: Sequence[str]) -> list[Entry]:
