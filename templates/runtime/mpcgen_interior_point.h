@@ -169,7 +169,7 @@ OUTLINED int load_barrier_problem(barrier_state *s, const solve_arguments *a, in
     lane_mark(&s->lanes.busy, k, good);
     lane_set(&s->lanes.least_violation, k, (scalar)INFINITY);
     lane_set(&s->lanes.least_cost, k, (scalar)INFINITY);
-    lane_mark(&s->lanes.missed, k, 0);
+    lane_recount(&s->lanes.misses, k, 0);
     lane_recount(&s->lanes.rescaled, k, 0);
   }
   team_meet();

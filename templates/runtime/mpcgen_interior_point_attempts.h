@@ -20,7 +20,7 @@ enum { ATTEMPT = CONSTRAINED ? 200 : 220, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMP
  * what it solves it solves in few passes; then both beginnings take turns, the later ones from scattered controls. */
 INLINE int begins_held(int attempt) { return CONSTRAINED || attempt < 2 ? attempt % 2 : attempt % 2 == 0; }
 
-INLINE int has_large_barrier(int attempt) { return CONSTRAINED && attempt > 0; }
+INLINE int has_large_barrier(int attempt) { return CONSTRAINED && begins_held(attempt); }
 
 INLINE int has_little_barrier(int attempt) { return !CONSTRAINED && attempt > 0 && attempt != 2; }
 

@@ -26,8 +26,8 @@
 #define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
 #define RISE_AFTER_REFUSAL R(1. / 16) /* where a sweep had to leave them out, the next would soon have to again: slower then, */
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
-#define TELLING_STEP R(1. / 6)        /* after a shorter one, of a whole that asks for more than a control's unit, the weight
-                                         stays: there the model says little of where it leads, and more is seldom convex */
+#define TELLING_STEP R(1. / 6)        /* after a shorter one, of a whole that asks for more than a control's unit, the weight */
+#define RISE_UNTOLD R(0.1)            /* grows by this share: there the model says little of where it leads, and more is seldom convex */
 enum { MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 #define RESTING_STEP R(1e-2)  /* share of a control's unit: an attempt rests whose shifted steps stay below it for MOST_REST */
 #define RESTING_FALL R(3e-3)  /* passes, and have not changed the cost by this share of it, */
@@ -168,10 +168,10 @@ INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled, mask res
   const real lowered = lane_select(lane_lt(less, LEAST_SHIFT * shift_unit(s)), ALL(0), less);
   s->lanes.shift = lane_select(short_step, raised, lane_select(long_step, lowered, now));
   s->lanes.cuts = lane_and(s->lanes.cuts - stepped, lane_not(lane_or(long_step, rolled)));
-  const real fuller = lane_min(ALL(1), s->lanes.second_order + s->lanes.rise);
   const mask within = lane_lt(s->step_size, ALL(1)), long_enough = lane_lt(ALL(TELLING_STEP), s->length);
-  const mask tells = lane_and(stepped, lane_or(long_enough, within));
-  s->lanes.second_order = lane_select(tells, fuller, s->lanes.second_order);
+  const real share_of_rise = lane_select(lane_or(long_enough, within), ALL(1), ALL(RISE_UNTOLD));
+  const real fuller = lane_min(ALL(1), s->lanes.second_order + share_of_rise * s->lanes.rise);
+  s->lanes.second_order = lane_select(stepped, fuller, s->lanes.second_order);
   s->lanes.rise = lane_select(stepped, lane_min(ALL(MOST_RISE), RISE_GROWTH * s->lanes.rise), s->lanes.rise);
 }
 

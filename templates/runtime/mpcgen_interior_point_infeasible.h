@@ -5,6 +5,7 @@
 #include "mpcgen_interior_point_attempts.h"
 
 #define LITTLE_LEFT R(0.2) /* of what a row lacked where an attempt began, if rows are curved: less is not called infeasible */
+enum { FEW_MISSES = LINEAR_CONSTRAINTS ? 1 : 2 }; /* attempts that have to find no feasible point */
 enum { MOST_FAILURES = 14 }; /* steps in a row that no length makes acceptable */
 
 #if CONSTRAINED
@@ -44,7 +45,7 @@ RARE void note_missed(barrier_state *s) {
   const mask least = s->lanes.unrestorable;
   if (!lane_any(least)) return;
   const mask little = LINEAR_CONSTRAINTS ? lane_none() : is_little_left(s);
-  s->lanes.missed = lane_or(s->lanes.missed, lane_and(least, lane_not(little)));
+  s->lanes.misses -= lane_and(least, lane_not(little));
 }
 
 /* After the last attempt: where the violation is least, or was for one before, and none came to a feasible point. */
@@ -60,7 +61,8 @@ INLINE void decide_infeasible(barrier_state *s, verdict *v) {
   if (lane_any(ends)) decide(v, lane_and(ends, all_soft(s)), STALLED);
 #endif
   const mask feasible = lane_le(lane_min(lanes->least_violation, s->point.violation), certain_violation(s));
-  decide(v, lane_and(lane_and(lane_or(ends, spent), lanes->missed), lane_not(feasible)), INFEASIBLE);
+  const mask missed = lane_more(lanes->misses, ALL_COUNTS(FEW_MISSES - 1));
+  decide(v, lane_and(lane_and(lane_or(ends, spent), missed), lane_not(feasible)), INFEASIBLE);
   decide(v, ends, STALLED);
 }
 #endif

@@ -46,7 +46,6 @@ typedef struct {
   mask certifying;     /* solved: sweeps once more, without a shift */
   mask unrestorable;   /* restoration ended where the violation is least, at least nearby */
   mask restoring;      /* no step was acceptable: lowers the violation alone, until one is */
-  mask missed;         /* and so it was for an attempt before, which had not lowered it to little */
   mask crawling;       /* restoration has not halved the violation in many passes, or the attempt rests: it is over */
   mask violation_first; /* the attempt begins in restoration: after one that went where the cost leads, and no further */
   mask stranded;       /* an attempt before has not solved its first barrier problem */
@@ -78,6 +77,7 @@ typedef struct {
   real violation_at_entry; /* of restoration */
   real least_violation; /* of what is kept of attempts that have ended without a solution, for the result if none finds one, */
   real least_cost;      /* and what a feasible iterate has to cost less than to be kept instead */
+  counts misses; /* attempts that ended where the violation is least, and had not lowered it to little */
   counts restorations, restoring_failures;
   real moved;          /* size of the last step, or 0 where there was none; */
   real linear_dual;    /* and what it should have left of the dual residual */
