@@ -74,6 +74,53 @@ def test_when_a_problem_is_called_infeasible_does_not_depend_on_its_neighbours()
         )
 
 
+def test_copies_of_a_problem_have_one_status():
+    # attempts that miss are counted by the lane, not with its neighbours'
+    mpc = controller(problems.car_among_discs).MPC(on_unconverged="ignore", max_iterations=800)
+    start = torch.tensor(problems.STARTS[problems.car_among_discs], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    far = start + 20 * torch.randn(12, len(start), generator=generator, dtype=torch.float64)
+    copies = mpc(far.repeat_interleave(8, 0)).status.reshape(12, 8)
+    assert (copies == mpc(far).status[:, None]).all()
+    assert {Status.STALLED, Status.INFEASIBLE} <= {Status(int(status)) for status in copies[:, 0]}
+
+
+def push():
+    """A mass whose push may have no lower bound, and so a unit that its first sweep has to find."""
+    problem = mpcgen.Problem("push", horizon=6)
+    position, speed = problem.states("position speed")
+    force = problem.control("force", lower=problem.parameter("floor"), upper=1)
+    problem.dynamics = [position + speed / 5, speed + force / 5]
+    problem.stage_cost = position**2 + speed**2 / 10 + force**2 / 20
+    problem.terminal_cost = position**2
+    problem.constraint("mixed", speed + force / 2, upper=2)
+    return problem
+
+
+@pytest.mark.parametrize("given", ["controls", "states", "solution"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_waits_for_its_units_does_not_depend_on_its_neighbours(dtype, given):
+    module = compiled(push(), ("float64", "float32"))
+    generator = torch.Generator().manual_seed(0)
+    x0, path, u = (torch.randn(21, *shape, generator=generator).to(dtype) for shape in [(2,), (7, 2), (6, 1)])
+    x0[::4] *= 1e5
+    floor = torch.tensor([-float("inf"), -1.0, -2.0], dtype=dtype).repeat(7)
+    for passes in (0, 1, 2):
+        mpc = module.MPC(on_unconverged="ignore", max_iterations=passes)
+
+        def solve(which, mpc=mpc):
+            if given == "solution":
+                solved = module.MPC(on_unconverged="ignore")(x0[which], floor=floor[which])
+                return mpc(x0[which] * 1.05, warm_start=solved, floor=floor[which])
+            states = path[which] if given == "states" else None
+            return mpc(x0[which], u_init=u[which], x_init=states, floor=floor[which])
+
+        together, alone = solve(range(21)), [solve([i, i]) for i in range(21)]
+        for name in ("status", "iterations", "x", "u", "cost", "residual", "violation"):
+            own = torch.stack([getattr(one, name)[0] for one in alone])
+            assert torch.equal(getattr(together, name), own), (passes, name)
+
+
 def test_ends_that_only_the_slack_of_bounds_is_left_for_are_met():
     # a switch of bang-bang controls comes between two stages: fewer are free of bounds than the end has equations
     sol = of_free_duration(functools.partial(end_time.telescopic_arm, with_tilt=False), [4.5, 0, 0, 0, 8])

@@ -388,7 +388,7 @@ RARE void keep_iterate(barrier_state *s, const solve_arguments *a, int k, scalar
 /* Keeps what an attempt ends with that is no solution. */
 RARE void keep_nearest(barrier_state *s, const solve_arguments *a, int k) {
 #if CONSTRAINED
-  TEAM_LEADER note_missed(s);
+  TEAM_LEADER note_missed(s, k);
   team_meet();
 #endif
   keep_iterate(s, a, k, lane_get(&s->point.cost, k));
@@ -397,14 +397,15 @@ RARE void keep_nearest(barrier_state *s, const solve_arguments *a, int k) {
 /* Whether a call allows so few passes, as one for each step of a loop, that what begins at a solution is to have them all. */
 COUNT int has_few_passes(const solve_arguments *a) { return a->max_iterations < 3 * WARM_ATTEMPT; }
 
-/* Of a call with few passes keeps the start that it gives, once that is evaluated: no step makes the result lack more. */
+/* Of a call with few passes keeps the start that it gives, before the first step: no step makes the result lack more. A lane that
+ * sweeps again has not moved; its residual may be that of a sweep without its units. */
 FUNCTION void keep_starts(barrier_state *s, const solve_job *job) {
   for (int k = 0; k < LANES; k++) {
     const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
-    const int begun = lane_test(&s->lanes.busy, k) && !lane_test(&s->lanes.begins, k);
+    const int swept = lane_test(&s->lanes.busy, k) && !lane_test(&s->lanes.begins, k) && !lane_test(&s->lanes.refused, k);
     const int none = !(lane_get(&s->lanes.least_violation, k) < (scalar)INFINITY);
     team_meet(); /* all have read what is kept */
-    if (begun && none && has_few_passes(a) && a->initial_controls) keep_iterate(s, a, k, (scalar)INFINITY);
+    if (swept && none && has_few_passes(a) && a->initial_controls) keep_iterate(s, a, k, (scalar)INFINITY);
   }
 }
 

@@ -40,12 +40,17 @@ RARE mask is_little_left(const barrier_state *s) {
   return little;
 }
 
-/* Notes of attempts that end where the violation is least, at least nearby, whether it is more than a little. */
-RARE void note_missed(barrier_state *s) {
+/* Attempts that end where the violation is least, at least nearby, if it is more than a little. */
+RARE mask is_missed(const barrier_state *s) {
   const mask least = s->lanes.unrestorable;
-  if (!lane_any(least)) return;
-  const mask little = LINEAR_CONSTRAINTS ? lane_none() : is_little_left(s);
-  s->lanes.misses -= lane_and(least, lane_not(little));
+  if (LINEAR_CONSTRAINTS || !lane_any(least)) return least;
+  return lane_and(least, lane_not(is_little_left(s)));
+}
+
+/* Counts a lane's attempt that has ended so: once, and no neighbour's. */
+RARE void note_missed(barrier_state *s, int k) {
+  const mask missed = is_missed(s);
+  if (lane_test(&missed, k)) lane_recount(&s->lanes.misses, k, lane_count(&s->lanes.misses, k) + 1);
 }
 
 /* After the last attempt: where the violation is least, or was for one before, and none came to a feasible point. */
@@ -56,12 +61,11 @@ INLINE void decide_infeasible(barrier_state *s, verdict *v) {
   const mask spent = lane_and(last, lane_not(lane_more(lanes->attempt_end, lanes->iterations)));
   const mask ends = lane_or(lanes->unrestorable, fails);
   if (!lane_any(lane_or(ends, spent))) return;
-  note_missed(s);
 #if SOFT_ROWS
   if (lane_any(ends)) decide(v, lane_and(ends, all_soft(s)), STALLED);
 #endif
   const mask feasible = lane_le(lane_min(lanes->least_violation, s->point.violation), certain_violation(s));
-  const mask missed = lane_more(lanes->misses, ALL_COUNTS(FEW_MISSES - 1));
+  const mask missed = lane_more(lanes->misses - is_missed(s), ALL_COUNTS(FEW_MISSES - 1));
   decide(v, lane_and(lane_and(lane_or(ends, spent), missed), lane_not(feasible)), INFEASIBLE);
   decide(v, ends, STALLED);
 }

@@ -37,7 +37,8 @@ INLINE void add_cost(candidate_sums *sums, real cost) {
   sums->cost_scale += lane_abs(cost);
 }
 
-/* Next state and cost of a stage of the candidate, with the logarithms of its slacks. */
+/* Next state and cost of a stage of the candidate, with the logarithms of its slacks. Controls that do not move are inside as
+ * they are: how far is a matter of units, which a lane that waits for its own may get beside others that step. */
 INLINE void evaluate_stage(barrier_state *s, int t, candidate_sums *sums) {
   const reals x = s->new_path + t * PAIR, u = s->new_u + t * NU;
   real cost;
@@ -45,7 +46,7 @@ INLINE void evaluate_stage(barrier_state *s, int t, candidate_sums *sums) {
   find_room(s, t, room);
   EACH(i, NU) {
     const control_room *r = &room[i];
-    u[i] = keep_inside(r, u[i]);
+    u[i] = lane_select(s->moves, keep_inside(r, u[i]), u[i]);
     add_logarithms(&sums->logs, lane_select(r->has_lower, (u[i] - r->lower) * r->over_unit, ALL(1)),
                    lane_select(r->has_upper, (r->upper - u[i]) * r->over_unit, ALL(1)));
   }
