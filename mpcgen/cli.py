@@ -82,6 +82,7 @@ def build(
         tuple(target.split(",")),
         march,
         tuple(dtypes.split(",")),
+        cuda_kernel,
     )
     if not force and (package := unchanged.recall(request)):
         click.echo(f"{package} is up to date ({(unchanged.begin() - begin) / 1e9:.2f} s)")
@@ -91,9 +92,10 @@ def build(
 
     gc.freeze()  # what was imported stays
     with watch() as observed:
-        problem = load_problem(spec)
+        frozen = load_problem(spec).spec()
+    noted = unchanged.look(request, observed, begin)
     result = build_problem(
-        problem,
+        frozen,
         output,
         targets=target.split(","),
         march=march,
@@ -103,7 +105,8 @@ def build(
         force=force,
         report=lambda line: click.echo(f"  {line}"),
     )
-    unchanged.remember(request, observed, begin, result)
+    if noted:
+        unchanged.remember(request, noted, result)
     for part in (result, *result.others):
         if part.up_to_date:
             click.echo(f"{part.path} is up to date ({part.seconds:.2f} s)")

@@ -28,14 +28,26 @@ import json
 from pathlib import Path
 
 import mpcgen
+from beside import offset
 from helper import weight
+from package import share
 
 problem = mpcgen.Problem("toy", horizon=3)
 x = problem.state("x")
 u = problem.control("u", lower=-1.0, upper=1.0)
 problem.dynamics = [0.9 * x + u]
-problem.stage_cost = weight * x**2 + u**2
+problem.stage_cost = weight * offset * share * x**2 + u**2
 problem.terminal_cost = json.loads(Path(__file__).with_name("data.json").read_text()) * x**2
+"""
+
+PACKAGE = """
+try:
+    from package.local import weight as share
+except ImportError:
+    try:
+        from .near import weight as share
+    except ImportError:
+        share = 1.0
 """
 
 RUN = """
@@ -58,6 +70,10 @@ class Project:
         self.write("spec.py", SPEC)
         self.write("helper.py", "weight = 1.0\n")
         self.write("data.json", "2.0\n")
+        self.write("beside.py", "offset = 1.0\n")
+        (folder / "beside").mkdir()
+        (folder / "package").mkdir()
+        self.write("package/__init__.py", PACKAGE)
         self.build()
         self.write("stop", "")
 
@@ -107,6 +123,8 @@ def project(built):
     for name, text in texts.items():
         found.write(name, text)
     shutil.rmtree(built / "helper", ignore_errors=True)
+    for name in ("beside/__init__.py", "package/local.py", "package/near.py"):
+        (built / name).unlink(missing_ok=True)
 
 
 def test_what_is_unchanged_is_known_without_running_the_specification(project):
@@ -121,8 +139,20 @@ def test_what_is_unchanged_is_known_without_running_the_specification(project):
         ("data.json", "4.0\n"),
         ("version", "gcc 2\n"),
         ("helper/__init__.py", "weight = 5.0\n"),
+        ("beside/__init__.py", "offset = 5.0\n"),
+        ("package/local.py", "weight = 5.0\n"),
+        ("package/near.py", "weight = 5.0\n"),
     ],
-    ids=["specification", "module", "data", "compiler", "module in its place"],
+    ids=[
+        "specification",
+        "module",
+        "data",
+        "compiler",
+        "in its place",
+        "in a folder",
+        "of a package",
+        "relative",
+    ],
 )
 def test_what_has_changed_is_rebuilt(project, name, text):
     assert project.is_known() or project.is_known()
@@ -143,9 +173,16 @@ def test_a_package_that_was_changed_is_not_up_to_date(project):
     assert "from the cache" in project.build() and project.is_known()
 
 
+@pytest.mark.parametrize("name", ["cartpole", "quadrotor", "lqr"])
+def test_examples_read_files_alone(name):
+    text = Path(__file__).parents[1].joinpath("examples", f"{name}.py").read_bytes()
+    named = named_by(text)
+    assert named is not None and named.is_harmless(frozenset({"time", "os", "sys", "importlib"}))
+
+
 @pytest.mark.parametrize(
     "line",
-    ["import os", "Path('note').write_text('written')", "import click"],
+    ["import os", "open(0)", "Path('note').write_text('written')", "import click"],
 )
 def test_a_specification_that_may_depend_on_more_than_files_is_run_each_time(project, line):
     project.write("spec.py", f"{SPEC}\n{line}\n")
@@ -172,6 +209,12 @@ def test_what_a_specification_names_and_does_not_run_counts_as_far_as_it_could()
         "getattr(mpcgen, '__builtins__')",
         "from functools import sys",
         "from importlib import import_module as load",
+        "sympy.randMatrix(2)",
+        "import mpmath as m; m.rand()",
+        "numpy.datetime64('now')",
+        "hash('a')",
+        "Path('out').mkdir()",
+        "sympy.sympify('__import__(\"time\").time()')",
     ],
 )
 def test_what_reads_more_than_files_is_no_harmless_text(line):
@@ -183,13 +226,42 @@ def test_what_cannot_be_read_again_is_not_noted(monkeypatch):
     def refuse(*_):
         raise PermissionError("gone")
 
-    request = unchanged.Request("spec.py", "out", ("cpu",), None, ("float64",))
-    noted = []
-    monkeypatch.setattr(unchanged, "named_by", refuse)
-    monkeypatch.setattr(unchanged.cache, "note", lambda *given: noted.append(given))
+    request = unchanged.Request(__file__, "out", ("cpu",), None, ("float64",))
     observed = Observed(frozenset(), frozenset(), {__file__})
-    unchanged.remember(request, observed, time.time_ns(), None)
-    assert not noted
+    monkeypatch.setattr(unchanged, "named_by", refuse)
+    assert unchanged.look(request, observed, time.time_ns()) is None
+
+
+def test_byte_code_stands_for_the_source_that_an_import_that_failed_leaves_unnamed(tmp_path):
+    observed = Observed(frozenset())
+    observed.note(str(tmp_path / "__pycache__" / "helper.cpython-311.pyc"), "rb", 0)
+    observed.note(str(tmp_path / "__pycache__" / "helper.cpython-311.pyc.123"), None, os.O_WRONLY)
+    assert observed.opened == {str(tmp_path / "helper.py")} and not observed.does_more
+
+
+def test_a_folder_that_a_link_now_leads_elsewhere_is_another(tmp_path):
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "spec.py").write_text("import mpcgen\n")
+    link = tmp_path / "current"
+    link.symlink_to("1")
+    observed = Observed(frozenset(), frozenset(), {str(link / "spec.py")})
+    request = unchanged.Request(str(link / "spec.py"), "out", ("cpu",), None, ("float64",))
+    noted = unchanged.look(request, observed, time.time_ns() + 10**9)
+    assert noted is not None and unchanged._is_as_it_was(noted)
+    link.unlink()
+    link.symlink_to("2")
+    assert not unchanged._is_as_it_was(noted)
+
+
+def test_a_specification_among_installed_packages_is_looked_at_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(unchanged, "is_installed", lambda path: True)
+    spec = tmp_path / "spec.py"
+    request = unchanged.Request(str(spec), "out", ("cpu",), None, ("float64",))
+    for text, is_known in (("import mpcgen\n", True), ("import os\n", False)):
+        spec.write_text(text)
+        observed = Observed(frozenset(), frozenset({"os"}), {str(spec)})
+        assert (unchanged.look(request, observed, time.time_ns() + 10**9) is not None) == is_known
 
 
 def test_sources_and_templates_that_changed_are_looked_at(project, tmp_path):

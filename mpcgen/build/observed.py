@@ -1,7 +1,7 @@
 """What a specification reads while it runs, and whether its files are all that it depends on.
 
 A specification is a program. It depends on files alone if its own code and that of the modules of the user's that it
-imports names nothing that could read more: the clock, the environment, chance, or what files there are.
+imports names nothing that could read more: the clock, the environment, chance, its input, or what files there are.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import ast
 import contextlib
 import functools
 import os
+import re
 import site
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import source_from_cache
 
 
 def _names(text: str) -> frozenset[str]:
@@ -29,31 +32,43 @@ PURE = _names(
 _ARITHMETIC = _names("flint gmpy2 mpcgen mpmath numpy sympy")
 """Packages of others that these bring with them."""
 _ELSEWHERE = _names(
-    "__builtins__ __import__ __loader__ __spec__ _os _random _sys _time absolute cwd environ eval exec exists "
-    "expanduser getenv glob globals home id import_module importlib input is_dir is_file is_symlink iterdir lstat "
-    "modules os owner random readlink resolve rglob samefile stat subprocess sys tempfile urandom vars walk"
+    "__builtins__ __import__ __loader__ __spec__ _os _sys _time absolute ctypeslib cwd datetime64 environ eval "
+    "exec  exists expanduser getenv glob globals hash home id import_module importlib input is_dir is_file "
+    "is_symlink iterdir  lstat mkdir modules os owner readlink rename resolve rglob rmdir samefile stat stats "
+    "subprocess sys tempfile  unlink urandom vars walk"
 )
-"""Names by which a program reads what is in no file, or whether there are files."""
+"""Names by which a program reads what is in no file, or whether there are files, or changes them."""
+_CHANCE = re.compile(r"rand\w*|\w*random\w*")
+"""Names of what draws numbers, of sympy and numpy, too."""
+_OF_TORCH = _names("rand randint randn")
+"""Those that torch has, for examples of calls below a specification, and else mpmath and numpy.matlib alone."""
 
 
 @dataclass
 class Observed:
-    """What ran: modules loaded before and after, files opened, by absolute path, and whether one was written to."""
+    """What ran: modules loaded before and after, files opened, by absolute path, and what else it did.
+
+    ``does_more``: it wrote to a file, or read its standard input.
+    """
 
     before: frozenset[str]
     loaded: frozenset[str] = frozenset()
     opened: set[str] = field(default_factory=set)
-    has_written: bool = False
+    does_more: bool = False
 
     def note(self, path: object, mode: object, flags: int) -> None:
         """Note a file that is opened."""
         if not isinstance(path, str | bytes | os.PathLike):
-            return  # a descriptor, of what was opened before
+            self.does_more |= path == 0  # others are of what was opened before
+            return
         name = os.path.abspath(os.fsdecode(path))
-        if f"{os.sep}__pycache__{os.sep}" in name:
-            return  # which the modules stand for
         writes = set(mode) & set("wax+") if isinstance(mode, str) else flags & (os.O_WRONLY | os.O_RDWR)
-        self.has_written |= bool(writes)
+        if f"{os.sep}__pycache__{os.sep}" in name:
+            if writes:
+                return  # byte code, which the module's source stands for
+            with contextlib.suppress(ValueError):
+                name = source_from_cache(name)
+        self.does_more |= bool(writes)
         self.opened.add(name)
 
     def imported_others(self) -> set[str]:
@@ -118,36 +133,51 @@ def _places() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Named:
-    """What the text of a program names: packages that it may import, and what it may look up, in them or elsewhere."""
+    """What the text of a program names.
+
+    ``packages``: that it may import; ``others``: what it may look up, in them or elsewhere; ``modules``: every part of
+    a name that may be a module's.
+    """
 
     packages: frozenset[str]
     others: frozenset[str]
+    modules: frozenset[str]
 
     def is_harmless(self, loaded: frozenset[str]) -> bool:
         """Whether nothing reads more than files; loaded: packages whose results may depend on more.
 
         A package that is named and was not loaded has not been asked yet: the statement did not run, or failed.
         """
-        return not (self.packages & loaded or self.others & _ELSEWHERE)
+        return not (self.packages & loaded or self.others & _ELSEWHERE or self._drawing())
+
+    def _drawing(self) -> set[str]:
+        """Names by which numbers are drawn."""
+        found = {name for name in self.others if _CHANCE.fullmatch(name)}
+        return found if {"mpmath", "matlib"} & (self.packages | self.others) else found - _OF_TORCH
 
 
-def named_by(text: bytes) -> Named | None:
-    """What a program names; None where it is none."""
+def named_by(text: bytes | str) -> Named | None:
+    """What a program names, texts in it too that may be programs; None where it is none."""
     try:
-        nodes = list(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            nodes = list(ast.walk(ast.parse(text)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     packages: set[str] = set()
     others: set[str] = set()
+    modules: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             names = [alias.name.split(".") for alias in node.names]
             packages.update(first for first, *_ in names)
             others.update(part for _, *rest in names for part in rest)
+            modules.update(part for name in names for part in name)
         elif isinstance(node, ast.ImportFrom):
             first, *rest = (node.module or "").split(".")
             packages.update([] if node.level else [first])
             others.update(rest, (alias.name for alias in node.names))
+            modules.update(filter(None, (first, *rest)), (alias.name for alias in node.names))
         elif isinstance(node, ast.Attribute):
             others.add(
                 "_time" if node.attr == "time" else node.attr
@@ -156,4 +186,6 @@ def named_by(text: bytes) -> Named | None:
             others.add(node.id)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             others.add(node.value)
-    return Named(frozenset(packages), frozenset(others))
+            if inner := named_by(node.value):  # which sympy may evaluate
+                others |= inner.others
+    return Named(frozenset(packages), frozenset(others), frozenset(modules))

@@ -2,13 +2,13 @@
 
 A build from the command line notes in the cache what it read: the specification, the modules of the user's that it
 imports, and files that it opens, by their sha256; Python's modules, those of installed packages and mpcgen's own
-sources by what the file system says of them; and where modules were looked for. If all that is as it was, the compiler
-too, so is the package. A specification that may depend on more (`mpcgen.build.observed`) is run each time.
+sources by what the file system says of them; and where modules were looked for. It looks right after the specification
+has run, before the compiler does. If all that is as it was, the compiler too, so is the package. A specification that
+may depend on more (`mpcgen.build.observed`) is run each time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -41,6 +41,9 @@ _SETTLED = 50_000_000
 _VARIABLES = ("LANG", "LC_", "MPCGEN", "MPMATH", "NUMPY", "NPY", "PYTHON", "SYMPY")
 """What the names of environment variables begin with that Python and the packages read."""
 
+_DEPTH = 8
+"""Folders in folders that modules are looked for in: links may lead round and round."""
+
 Signature = list[int] | None
 
 
@@ -53,6 +56,7 @@ class Request:
     targets: tuple[str, ...]
     march: str | None
     dtypes: tuple[str, ...]
+    cuda_kernel: str = "auto"
 
     @property
     def note(self) -> Path:
@@ -76,27 +80,31 @@ def recall(request: Request) -> Path | None:
     return destination if _toolchain_of(request) == compiler else None
 
 
-def remember(request: Request, observed: Observed, begin: int, result: BuildResult) -> None:
-    """Note what a build that began at ``begin`` (nanoseconds) has read, if that is all that it depends on."""
+def look(request: Request, observed: Observed, begin: int) -> dict[str, Any] | None:
+    """What a run of the specification that began at ``begin`` (nanoseconds) has read; None where it may depend on more.
+
+    For a package on CPUs. Of a file that is gone by now nothing is known: the build is good, and the next one runs.
+    """
     if request.targets != ("cpu",) or set(request.dtypes) - set(DTYPES):
-        return
-    with contextlib.suppress(
-        OSError
-    ):  # of a file that is gone by now: the build is good, and the next one runs
-        noted = _read_by(observed, begin - _SETTLED)
-        if noted is None:
-            return
-        noted |= {
-            "setting": _setting(),
-            "package": os.path.abspath(result.path),
-            "spec_key": result.manifest.spec_key,
-            "toolchain": _toolchain_of(request),
-        }
-        cache.note(request.note, json.dumps(noted))
+        return None
+    try:
+        return _read_by(request.spec, observed, begin - _SETTLED)
+    except OSError:
+        return None
+
+
+def remember(request: Request, noted: dict[str, Any], result: BuildResult) -> None:
+    """Note what the run for a build has read, as `look` has it."""
+    made = {
+        "package": os.path.abspath(result.path),
+        "spec_key": result.manifest.spec_key,
+        "toolchain": _toolchain_of(request),
+    }
+    cache.note(request.note, json.dumps(noted | made))
 
 
 def begin() -> int:
-    """The time, as `remember` wants it."""
+    """The time, as `look` wants it."""
     return time.time_ns()
 
 
@@ -114,19 +122,19 @@ def _toolchain_of(request: Request) -> str:
 def _is_as_it_was(noted: dict[str, Any]) -> bool:
     if any(_signature(path) != found for path, found in noted["installed"].items()):
         return False
-    if any(_digest(path) != found for path, found in noted["sources"].items()):
+    if any(_source(path) != found for path, found in noted["sources"].items()):
         return False
     names = set(noted["names"])
     return all(_listing(folder, names) == found for folder, found in noted["folders"].items())
 
 
-def _read_by(observed: Observed, before: int) -> dict[str, Any] | None:
+def _read_by(spec: str, observed: Observed, before: int) -> dict[str, Any] | None:
     """What was read; None where a package may depend on more, or where something changed meanwhile."""
     files = {name: file for name in observed.loaded if name != "__main__" and (file := file_of(name))}
     read = {*files.values(), *observed.opened}
-    sources = sorted(path for path in read if not is_installed(path))
+    sources = sorted({path for path in read if not is_installed(path)} | {os.path.abspath(spec)})
     own = {name.partition(".")[0] for name, file in files.items() if not is_installed(file)}
-    if observed.has_written or observed.imported_others() or not all(map(os.path.isfile, sources)):
+    if observed.does_more or observed.imported_others() or not all(map(os.path.isfile, sources)):
         return None
     if any(not file.endswith(".py") and not is_installed(file) for file in files.values()):
         return None
@@ -134,12 +142,14 @@ def _read_by(observed: Observed, before: int) -> dict[str, Any] | None:
     loaded = frozenset(name.partition(".")[0] for name in observed.loaded) - own - PURE
     if not _are_harmless(programs, loaded):
         return None
-    imported = {part for name in observed.loaded for part in name.split(".")}
-    names = sorted(imported.union(PURE, *(program.packages for program in programs if program)))
-    searched = [folder or os.getcwd() for folder in sys.path] + [os.path.dirname(path) for path in sources]
+    imported = {name.partition(".")[0] for name in observed.loaded}
+    names = sorted(imported.union(PURE, ["__init__"], *(program.modules for program in programs if program)))
+    places = [place for path in sources for place in (path, os.path.realpath(path))]
+    searched = [folder or os.getcwd() for folder in sys.path] + [os.path.dirname(place) for place in places]
     installed = {*read.difference(sources), *installed_folders(), *_own_files()}
     noted = {
-        "sources": {path: _digest(path) for path in sources},
+        "setting": _setting(),
+        "sources": {path: _source(path) for path in sources},
         "installed": {path: _signature(path) for path in sorted(installed)},
         "folders": {folder: _listing(folder, set(names)) for folder in sorted({*searched})},
         "names": names,
@@ -172,16 +182,24 @@ def _signature(path: str) -> Signature:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-def _digest(path: str) -> str | None:
+def _source(path: str) -> list[str] | None:
+    """Where a file really lies, beside which modules may be looked for, and its digest; None where there is none."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return [os.path.realpath(path), hashlib.sha256(Path(path).read_bytes()).hexdigest()]
     except OSError:
         return None
 
 
-def _listing(folder: str, names: set[str]) -> list[str] | None:
-    """What an import of one of these names could find in a folder."""
+def _listing(folder: str, names: set[str], depth: int = _DEPTH) -> list[str] | Signature:
+    """What an import of one of these names could find in a folder, or in folders there, or what else is there."""
     try:
-        return sorted(entry for entry in os.listdir(folder) if entry.partition(".")[0] in names)
+        found = sorted(entry for entry in os.listdir(folder) if entry.partition(".")[0] in names)
     except OSError:
-        return None
+        return _signature(folder)  # of an archive
+    inner = []
+    for entry in found:
+        path = os.path.join(folder, entry)
+        if depth and os.path.isdir(path) and not is_installed(path + os.sep):
+            listed = _listing(path, names, depth - 1) or ()
+            inner += [f"{entry}/{name}" for name in listed]
+    return found + inner
