@@ -11,7 +11,7 @@ import pytest
 
 import mpcgen
 from mpcgen.build import unchanged
-from mpcgen.build.observed import Observed, named_by
+from mpcgen.build.observed import Observed, are_harmless, named_by
 
 COMPILER = """#!/bin/sh
 case "$*" in
@@ -220,6 +220,20 @@ def test_what_a_specification_names_and_does_not_run_counts_as_far_as_it_could()
 def test_what_reads_more_than_files_is_no_harmless_text(line):
     named = named_by(line.encode())
     assert named is not None and not named.is_harmless(frozenset({"time", "os", "sys", "importlib"}))
+
+
+@pytest.mark.parametrize(
+    ("line", "opened", "is_harmless"),
+    [
+        ("numpy.loadtxt('a.txt')", "a.txt", True),
+        ("numpy.loadtxt('a.txt')", "a.txt.gz", False),
+        ("try: numpy.loadtxt('a.txt')\nexcept OSError: pass", "b.txt", False),
+        ("with suppress(OSError): numpy.genfromtxt('a.txt')", "b.txt", False),
+        ("try: open('a.txt')\nexcept OSError: pass", "b.txt", True),
+    ],
+)
+def test_numpy_looks_for_files_that_it_does_not_open(line, opened, is_harmless):
+    assert are_harmless([named_by(line)], frozenset(), [opened]) == is_harmless
 
 
 def test_what_cannot_be_read_again_is_not_noted(monkeypatch):

@@ -15,7 +15,7 @@ import site
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import source_from_cache
 
@@ -42,6 +42,11 @@ _CHANCE = re.compile(r"rand\w*|\w*random\w*")
 """Names of what draws numbers, of sympy and numpy, too."""
 _OF_TORCH = _names("rand randint randn")
 """Those that torch has, for examples of calls below a specification, and else mpmath and numpy.matlib alone."""
+_SEEKING = _names("DataSource fromregex genfromtxt loadtxt")
+"""Functions of numpy that look whether there is a file, and else for one with such an end:"""
+_COMPRESSED = (".gz", ".bz2", ".xz", ".lzma")
+_CATCHING = _names("try suppress")
+"""What goes on where there is none."""
 
 
 @dataclass
@@ -182,6 +187,8 @@ def named_by(text: bytes | str) -> Named | None:
             others.add(
                 "_time" if node.attr == "time" else node.attr
             )  # by itself it is a fine name of a state
+        elif isinstance(node, ast.Try):
+            others.add("try")
         elif isinstance(node, ast.Name):
             others.add(node.id)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -189,3 +196,13 @@ def named_by(text: bytes | str) -> Named | None:
             if inner := named_by(node.value):  # which sympy may evaluate
                 others |= inner.others
     return Named(frozenset(packages), frozenset(others), frozenset(modules))
+
+
+def are_harmless(programs: Sequence[Named | None], loaded: frozenset[str], opened: Iterable[str]) -> bool:
+    """Whether programs read nothing but the files that they opened; loaded: as for one of them."""
+    if any(program is None or not program.is_harmless(loaded) for program in programs):
+        return False
+    named = frozenset[str]().union(*(program.others for program in programs if program))
+    return not (named & _SEEKING) or not (
+        named & _CATCHING or any(path.endswith(_COMPRESSED) for path in opened)
+    )

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,8 @@ from mpcgen.build import cache
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.observed import (
     PURE,
-    Named,
     Observed,
+    are_harmless,
     file_of,
     installed_folders,
     is_installed,
@@ -41,6 +41,8 @@ _SETTLED = 50_000_000
 _VARIABLES = ("LANG", "LC_", "MPCGEN", "MPMATH", "NUMPY", "NPY", "PYTHON", "SYMPY")
 """What the names of environment variables begin with that Python and the packages read."""
 
+_OF_PYTHON = ("__init__", "sitecustomize", "usercustomize")
+"""Modules that Python looks for by itself."""
 _DEPTH = 8
 """Folders in folders that modules are looked for in: links may lead round and round."""
 
@@ -140,10 +142,10 @@ def _read_by(spec: str, observed: Observed, before: int) -> dict[str, Any] | Non
         return None
     programs = [named_by(Path(path).read_bytes()) for path in sources if path.endswith(".py")]
     loaded = frozenset(name.partition(".")[0] for name in observed.loaded) - own - PURE
-    if not _are_harmless(programs, loaded):
+    if not are_harmless(programs, loaded, observed.opened):
         return None
     imported = {name.partition(".")[0] for name in observed.loaded}
-    names = sorted(imported.union(PURE, ["__init__"], *(program.modules for program in programs if program)))
+    names = sorted(imported.union(PURE, _OF_PYTHON, *(program.modules for program in programs if program)))
     places = [place for path in sources for place in (path, os.path.realpath(path))]
     searched = [folder or os.getcwd() for folder in sys.path] + [os.path.dirname(place) for place in places]
     installed = {*read.difference(sources), *installed_folders(), *_own_files()}
@@ -156,10 +158,6 @@ def _read_by(spec: str, observed: Observed, before: int) -> dict[str, Any] | Non
     }
     times = [_signature(path) for path in (*sources, *installed)]
     return noted if all(found is None or max(found[1:3]) < before for found in times) else None
-
-
-def _are_harmless(programs: Sequence[Named | None], loaded: frozenset[str]) -> bool:
-    return all(program is not None and program.is_harmless(loaded) for program in programs)
 
 
 def _own_files() -> Iterable[str]:
