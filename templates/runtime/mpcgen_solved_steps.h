@@ -16,7 +16,7 @@ FUNCTION void find_control(const solve_arguments *a, const scalar *state, int64_
 }
 
 /* Moves columns of a plan's rows on by a stage, the last of `count` rows repeated. */
-FUNCTION void move_columns(scalar *to, const scalar *from, int count, int width, int first, int columns) {
+OUTLINED void move_columns(scalar *to, const scalar *from, int count, int width, int first, int columns) {
   for (int t = 0; t < count; t++)
     for (int i = first; i < first + columns; i++) to[t * width + i] = from[(t + 1 < count ? t + 1 : t) * width + i];
 }
@@ -56,7 +56,7 @@ FUNCTION void move_solution(const closed_loop_arguments *c, const solve_argument
 }
 
 /* Takes a problem's step, whose solve has ended; returns the next one, or PLANT_FAILED. */
-FUNCTION int take_step_of(const closed_loop_arguments *c, int64_t problem, int t) {
+OUTLINED int take_step_of(const closed_loop_arguments *c, int64_t problem, int t) {
   const solve_arguments *a = c->step_arguments + t;
   const int64_t at = problem * c->steps + t;
   scalar *state = (scalar *)c->plant_states + (at + problem) * NX, *next = state + NX;
