@@ -147,6 +147,19 @@ def test_a_start_that_leads_nowhere_is_given_up(size):
     assert warm.iterations.max() <= cold.iterations.max() + 40 or given_up.all()
 
 
+@pytest.mark.parametrize("passes", [1, 2, 5])
+def test_what_has_no_numbers_is_no_result_of_few_passes(passes):
+    """A step from states so far away overflows; its violation, of NaN, is not less than the start's."""
+    make = problems.double_integrator
+    near = disturbed(start(make), 4)
+    before = controller(make)(near)
+    far = mpcgen.autograd.Solution(**{**vars(before), "x": 1e100 * before.x})
+    few = module(make).MPC(on_unconverged="ignore", max_iterations=passes)(near, warm_start=far)
+    assert (few.status == Status.MAX_ITERATIONS).all()
+    for name in ("x", "u", "cost", "residual", "violation"):
+        assert getattr(few, name).isfinite().all(), name
+
+
 @pytest.mark.parametrize("passes", [1, 2, 200])
 def test_a_lane_does_not_see_its_neighbours(passes):
     """On one thread, so that lanes which end take problems up beside others: with few passes as with many."""

@@ -304,9 +304,10 @@ OUTLINED void store_iterate(const barrier_state *s, const solve_arguments *a, in
 }
 
 /* Whether a lane's iterate is nearer to a solution than what has been kept: of feasible points the cheaper one, of others the
- * one that lacks less. */
+ * one that lacks less. One without numbers, whose violation nothing says, never is. */
 INLINE int is_nearer(const barrier_state *s, int k) {
   const barrier_progress *lanes = &s->lanes;
+  if (!isfinite(lane_get(&s->point.cost, k)) || !isfinite(lane_get(&s->point.gap, k))) return 0;
   const scalar now = lane_get(&s->point.violation, k), least = lane_get(&lanes->least_violation, k);
   if (now <= (scalar)FEASIBLE && least <= (scalar)FEASIBLE)
     return lane_get(&s->point.cost, k) < lane_get(&lanes->least_cost, k);
