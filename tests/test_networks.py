@@ -174,6 +174,14 @@ def small_loops():
         yield
 
 
+@contextlib.contextmanager
+def large_arrays():
+    """Matrices of small networks lie in the workspace, as large ones do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network_text, "LARGE", 0)
+        yield
+
+
 def with_costs(problem, x, u):
     """Add costs by networks of features to those of a problem of a goal and two states x; return their weights."""
     price, value = scalar(4, width=4), scalar(3)
@@ -217,8 +225,7 @@ def integrated():
         model = lower_spec(problem.spec())
         assert len(model.substeps.networks) == 5
         assert [len(priced.networks) for priced in model.priced] == [1, 1]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(network_text, "LARGE", 0)
+        with large_arrays():
             assert "#define LARGE_ARRAYS 1" in Compilation(problem.spec()).rendered.c_text
             package = mpcgen.compile(problem, dtypes=torch.float64)
     return given, problem, package.MPC(tol=1e-10, method="ddp")
@@ -332,7 +339,8 @@ def test_networks_in_implicit_steps_and_costs_beside_them():
     given = {name: tensor.detach().requires_grad_() for name, tensor in every.items()}
     with small_loops():
         assert len(lower_spec(problem.spec()).substeps.networks) == 4
-        mpc = mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-11, method="ddp")
+        with large_arrays():
+            mpc = mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-11, method="ddp")
     x0 = torch.tensor([[0.5, -0.3], [0.4, 0.1]], dtype=torch.float64)
     solution = mpc(x0, **given)
     goal = torch.tensor(0.3, dtype=torch.float64)
@@ -355,7 +363,8 @@ def test_costs_and_rows_by_networks_are_those_of_the_reference():
     weights = {name: tensor.detach() for name, tensor in weights.items()}
     with small_loops():
         assert [len(priced.rows) for priced in lower_spec(problem.spec()).priced] == [2, 2]
-        mpc = mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-11)
+        with large_arrays():
+            mpc = mpcgen.compile(problem, dtypes=torch.float64).MPC(tol=1e-11)
     x0 = torch.tensor([[0.5, -0.3], [0.4, 0.1]], dtype=torch.float64)
     solution = mpc(x0, **weights)
     reference = mpcgen.reference.InteriorPoint(problem, tol=1e-11)(x0, **weights)
