@@ -213,12 +213,15 @@ def test_constrained_examples_are_solved_from_random_starts_as_ipopt_solves_them
     assert int(solved.sum()) >= 63  # a start from which none of the solvers ends is one of many
     assert solution.violation[solved].max() <= 1e-7
     baseline = Baseline(module.problem.spec(), tol=1e-9)
-    same = 0
-    for b in range(4):
+    costs = []
+    for b in range(8):
         witness = baseline.solve(module.initial_states(64)[b].numpy(), values)
         if witness.success and int(solution.status[b]) == 0:
-            same += float(solution.cost[b]) == pytest.approx(witness.cost, rel=1e-7, abs=1e-7)
-    assert same >= 2  # the others end in another minimum
+            costs.append((float(solution.cost[b]), witness.cost))
+    same = [ours == pytest.approx(its, rel=1e-7, abs=1e-7) for ours, its in costs]
+    cheaper = [ours < its for ours, its in costs]
+    assert sum(same) >= 2  # the others end in another minimum, no more than half of them in a dearer one
+    assert 2 * sum(a or b for a, b in zip(same, cheaper, strict=True)) >= len(costs)
 
 
 def test_a_landing_that_no_thrust_can_save_ends_with_the_least_violation_found():
