@@ -454,7 +454,7 @@ def test_the_text_does_not_grow_with_the_width():
         )
         texts.append(Compilation(layered(Joined(net.double()), 2).spec()).rendered.c_text)
     assert abs(len(texts[0]) - len(texts[1])) < 200
-    assert len(texts[1]) < 50_500
+    assert len(texts[1]) < 52_000  # a third of it is the interface, the same for all problems
 
 
 def test_the_text_grows_with_the_memory_of_a_cell_and_not_with_its_square():
