@@ -8,6 +8,7 @@ import torch
 
 import mpcgen
 from examples.bench import gallery_end_time as end_time
+from examples.bench.gallery import Entry
 from mpcgen import Status
 from tests import constrained_problems as problems
 from tests import constrained_reliability
@@ -38,17 +39,13 @@ def solved(make, x0=None, largest=1.0, **options):
 def of_free_duration(make, x0):
     """The solution of a problem whose duration is free, from zero controls and from random ones."""
     problem = make()
-    bounds = [(control.lower, control.upper) for control in problem.spec().controls[:-1]]
-    lower, upper = torch.tensor([[*map(float, pair)] for pair in bounds], dtype=torch.float64).T
-    generator = torch.Generator().manual_seed(0)
-    shape = (STARTS, problem.horizon, len(lower) + 1)
-    u_init = torch.zeros(shape, dtype=torch.float64)
-    random = torch.rand(shape, generator=generator, dtype=torch.float64)[1:, :, :-1]
-    u_init[1:, :, :-1] = lower + random * (upper - lower)
-    free = torch.tensor(end_time.corrections(problem.horizon)["free"])
-    start = torch.tensor(x0, dtype=torch.float64).expand(STARTS, -1)
+    parameters = end_time.parameters_of(make, problem.horizon)
+    start, u_init = Entry(problem.name, problem.spec, x0, parameters=parameters).starts(
+        problem.spec(), STARTS, seed=0
+    )
     mpc = compiled(problem).MPC(on_unconverged="ignore", max_iterations=800)
-    return mpc(start, u_init=u_init, free=free)
+    given = {name: torch.tensor(value) for name, value in parameters.items()}
+    return mpc(torch.tensor(start), u_init=torch.tensor(u_init), **given)
 
 
 def test_a_car_finds_its_pose_from_every_start():

@@ -145,27 +145,22 @@ def _posed(make: Callable[[], mpcgen.Problem]) -> Spec:
     return make().spec()
 
 
-def _constrained() -> Iterator[Entry]:
-    """Those of tests/constrained_problems.py, which a checkout has beside the examples."""
-    known: Any = importlib.import_module("tests.constrained_problems")
-    for make, optimum in known.OPTIMA.items():
-        parameters = known.parameters_of(make, make().horizon)
-        yield Entry(make.__name__, functools.partial(_posed, make), known.STARTS[make], optimum, parameters)
-
-
-def _with_ends() -> Iterator[Entry]:
-    for make, optimum in end_time.OPTIMA.items():
-        spec = make().spec()
-        parameters = end_time.corrections(spec.horizon) if spec.parameters else {}
+def _known(problems: Any) -> Iterator[Entry]:
+    """Those of a module that has their ``STARTS``, ``OPTIMA`` and ``parameters_of``."""
+    for make, optimum in problems.OPTIMA.items():
+        parameters = problems.parameters_of(make, make().horizon)
         yield Entry(
-            make.__name__, functools.partial(_posed, make), end_time.STARTS[make], optimum, parameters
+            make.__name__, functools.partial(_posed, make), problems.STARTS[make], optimum, parameters
         )
 
 
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """Every problem of the gallery, in the order of its table."""
-    return (*_examples(), *_literature(), *_constrained(), *_with_ends())
+    constrained = importlib.import_module(
+        "tests.constrained_problems"
+    )  # which a checkout has beside the examples
+    return (*_examples(), *_literature(), *_known(constrained), *_known(end_time))
 
 
 def chosen(names: Sequence[str]) -> list[Entry]:

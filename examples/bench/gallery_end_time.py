@@ -18,11 +18,6 @@ import mpcgen
 LARGEST_CORRECTION = 100.0  # of a duration
 
 
-def corrections(horizon: int) -> dict[str, np.ndarray]:
-    """Return the parameters of a problem whose duration is free: it may be corrected in the first stage alone."""
-    return {"free": np.array([LARGEST_CORRECTION] + [0.0] * (horizon - 1))}
-
-
 class _FreeEnd:
     """A problem whose duration is free: give it states and bounded controls, then rates, cost and ends."""
 
@@ -73,10 +68,10 @@ def telescopic_arm(with_tilt: bool = True) -> mpcgen.Problem:
     By symmetry two of its switches come between stages. Then fewer controls are free of their bounds than the end has
     equations: nothing but the slack of bounds is left to meet these. Without tilt it has two joints.
     """
-    inner = 30 if not with_tilt else 50
+    horizon = 50 if with_tilt else 30
     tilt = ["tilt", "tilt_rate"] if with_tilt else []
     names = ["reach", "turn", *tilt[:1], "reach_rate", "turn_rate", *tilt[1:]]
-    end = _FreeEnd("telescopic_arm" if with_tilt else "planar_arm", inner, " ".join(names))
+    end = _FreeEnd("telescopic_arm" if with_tilt else "planar_arm", horizon, " ".join(names))
     half = len(names) // 2
     place, rate = end.x[:half], end.x[half:]
     torques = end.steer(
@@ -175,3 +170,10 @@ OPTIMA: dict[Any, float] = {
     docking: 0.8955462,
 }
 """Least cost that is known, with the digits that are certain."""
+
+
+def parameters_of(make: Any, horizon: int) -> dict[str, np.ndarray]:
+    """Return the parameters that a problem needs: a free duration may be corrected in the first stage alone."""
+    return (
+        {"free": np.array([LARGEST_CORRECTION] + [0.0] * (horizon - 1))} if make().spec().parameters else {}
+    )

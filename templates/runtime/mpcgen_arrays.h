@@ -2,8 +2,8 @@
  * inputs of networks.
  *
  * They are local arrays; where a problem says that those around its networks are large, and its workspace keeps something for
- * networks, they lie there, each function's at a place of its own (mpcgen_network_memory.h). TAKE_ARRAYS declares those of a list in either way, without
- * a semicolon behind it. */
+ * networks, they lie there, each function's at a place of its own (mpcgen_network_memory.h). TAKE_ARRAYS declares those of a
+ * list in either way, without a semicolon behind it. */
 #ifndef MPCGEN_ARRAYS_H
 #define MPCGEN_ARRAYS_H
 
