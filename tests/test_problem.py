@@ -125,9 +125,7 @@ def test_parameter_uses_tell_the_length_of_a_stage_axis_and_where_infinity_is_le
     problem = mpcgen.Problem("p", horizon=4)
     (x,) = problem.states("x")
     limit = problem.parameter("limit", default=sp.oo, per_stage=True)
-    weight, goal, dt, unused = (
-        problem.parameter(name, per_stage=True) for name in ("weight", "goal", "dt", "unused")
-    )
+    weight, goal, dt, unused = problem.parameters("weight goal dt unused", per_stage=True)
     (u,) = problem.controls("u", lower=-limit, upper=limit)
     problem.dynamics = mpcgen.euler(problem, [u], dt=dt)
     problem.stage_cost = weight * u**2 + (x - goal) ** 2

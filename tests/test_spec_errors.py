@@ -69,6 +69,11 @@ def test_scalar_defaults_are_one_for_all_or_one_each(draft):
         draft.problem.parameters("a b c", default=[1, 2])
 
 
+def test_whether_parameters_are_per_stage_is_true_or_false(draft):
+    with refused("per_stage", "'a'", "2", "True or False"):
+        draft.problem.parameters("a b", per_stage=2)
+
+
 @pytest.mark.parametrize(
     ("shape", "default", "given"),
     [

@@ -1,8 +1,8 @@
 """The gallery: problems from many starts, solved by each method and by IPOPT, and how reliably.
 
-`entries` has its problems: those of `gallery_problems` and `gallery_end_time`, of the examples at several horizons, and
-of tests/constrained_problems.py. A problem whose x0 is given starts from zero controls and from random ones within
-their bounds; one whose x0 is drawn, from zero controls. A new problem is one entry.
+`entries` has its problems: those of `gallery_problems`, `gallery_end_time` and `gallery_robots`, of the examples at
+several horizons, and of tests/constrained_problems.py. A problem whose x0 is given starts from zero controls and from
+random ones within their bounds; one whose x0 is drawn, from zero controls. A new problem is one entry.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 import mpcgen
 from examples.bench import gallery_end_time as end_time
 from examples.bench import gallery_problems as problems
+from examples.bench import gallery_robots as robots
 from examples.bench.problems import Problem, from_file
 from mpcgen import Status
 from mpcgen.baseline import Baseline
@@ -154,13 +155,20 @@ def _known(problems: Any) -> Iterator[Entry]:
         )
 
 
+def _robots() -> Iterator[Entry]:
+    for make in robots.DRAWS:
+        x0 = functools.partial(robots.draw, make)
+        parameters = robots.parameters_of(make, make().horizon)
+        yield Entry(make.__name__, functools.partial(_posed, make), x0, parameters=parameters)
+
+
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """Every problem of the gallery, in the order of its table."""
     constrained = importlib.import_module(
         "tests.constrained_problems"
     )  # which a checkout has beside the examples
-    return (*_examples(), *_literature(), *_known(constrained), *_known(end_time))
+    return (*_examples(), *_literature(), *_known(constrained), *_known(end_time), *_robots())
 
 
 def chosen(names: Sequence[str]) -> list[Entry]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import sympy as sp
 
+from mpcgen.errors import SpecError
 from mpcgen.problem import values
 from mpcgen.problem.spec import ParameterSpec
 
@@ -18,6 +19,8 @@ def parameter_spec(
     name: str, shape: tuple[int, ...], default: Any = None, per_stage: bool = False
 ) -> ParameterSpec:
     """Return a parameter whose uses (`in_terminal`, `only_bounds`) are not known yet."""
+    if not isinstance(per_stage, bool):
+        raise SpecError(f"per_stage of parameter {name!r} is {per_stage!r}; expected True or False")
     places = product(*(range(size) for size in shape))
     labels = ["_".join([name, *map(str, place)]) for place in places]
     return ParameterSpec(

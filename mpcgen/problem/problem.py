@@ -171,10 +171,13 @@ class Problem:
         (symbol,) = self.controls([name], lower, upper)
         return symbol
 
-    def parameters(self, parameter_names: str | list[str], default: Any = None) -> tuple[sp.Symbol, ...]:
+    def parameters(
+        self, parameter_names: str | list[str], default: Any = None, per_stage: bool = False
+    ) -> tuple[sp.Symbol, ...]:
         """Declare scalar parameters, ``"mass length"``, and return their symbols.
 
         ``default`` is a number for all or a list, one each; without one the call must give the values.
+        With ``per_stage=True`` each has one value per stage, as `parameter` says.
         """
         found = names.split_names(parameter_names, "parameter")
         defaults: list[Any] = [None] * len(found)
@@ -182,7 +185,9 @@ class Problem:
             defaults = list(values.one_each(default, found, f"the default of parameters {', '.join(found)}"))
         for name in found:
             names.check_parameter_name(name)
-        added = [parameter_spec(name, (), value) for name, value in zip(found, defaults, strict=True)]
+        added = [
+            parameter_spec(name, (), value, per_stage) for name, value in zip(found, defaults, strict=True)
+        ]
         self.add_parameters(added)
         return tuple(parameter.symbols[0] for parameter in added)
 
@@ -204,8 +209,6 @@ class Problem:
 
         """
         names.check_parameter_name(name)
-        if not isinstance(per_stage, bool):
-            raise SpecError(f"per_stage of parameter {name!r} is {per_stage!r}; expected True or False")
         sizes = values.as_shape(shape, name)
         added = parameter_spec(name, sizes, default, per_stage)
         self.add_parameters([added])

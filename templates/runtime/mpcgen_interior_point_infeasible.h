@@ -5,7 +5,7 @@
 #include "mpcgen_interior_point_attempts.h"
 
 #define LITTLE_LEFT R(0.2) /* of what a row lacked where an attempt began, if rows are curved: less is not called infeasible */
-enum { FEW_MISSES = LINEAR_CONSTRAINTS ? 1 : 2 }; /* attempts that have to find no feasible point */
+enum { FEW_MISSES = LINEAR_CONSTRAINTS ? 1 : 3 }; /* attempts that have to find no feasible point */
 enum { MOST_FAILURES = 14 }; /* steps in a row that no length makes acceptable */
 
 #if CONSTRAINED

@@ -28,10 +28,12 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define MOST_LOOSENESS R(1e8)
 #define LEAST_LOOSENESS R(1)
 #define LEAST_EQUALITY_LOOSENESS 1e-2
+#define MOST_EQUALITY_LOOSENESS R(1e2)
 #else
 #define INEQUALITY_DELTA R(1e-7)
 #define EQUALITY_DELTA R(1e-5)
 #define LEAST_EQUALITY_LOOSENESS 1
+#define MOST_EQUALITY_LOOSENESS R(1e1)
 #define MIXED_EQUALITY_DELTA R(1e-3) /* of rows that read controls, beside whose weight Quu has to keep its digits */
 #define VIOLATION_WEIGHT R(1e3)
 #define FIRST_LOOSENESS R(1e1)

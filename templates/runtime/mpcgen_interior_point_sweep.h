@@ -12,13 +12,20 @@
 #define OPEN_GAP R(1e-6)              /* less than that is not restored */
 #define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 
-/* What equations of states are loosened by: less with the barrier. Where as many bounds press as there are controls, a step closes
- * gaps by what slacks have left alone, which is as little as the barrier, and looser equations would give way instead, pass
- * after pass. From the start, some looseness leads to better minima. */
+/* What equations are loosened by. Where steps are tiny, by little: a way round an obstacle may ask for inequalities that give
+ * way, but equations that did would wait for the cost, pass after pass, until their multipliers had grown. */
 INLINE real equality_looseness(const barrier_state *s) {
   const barrier_progress *lanes = &s->lanes;
+  return lane_min(lanes->looseness, lane_max(lanes->least_looseness, ALL(MOST_EQUALITY_LOOSENESS)));
+}
+
+/* The same of equations of states: less with the barrier. Where as many bounds press as there are controls, a step closes
+ * gaps by what slacks have left alone, which is as little as the barrier, and looser equations would give way instead, pass
+ * after pass. From the start, some looseness leads to better minima. */
+INLINE real state_looseness(const barrier_state *s) {
+  const barrier_progress *lanes = &s->lanes;
   const real tight = lane_clip(lanes->barrier, ALL(LEAST_EQUALITY_LOOSENESS), ALL(1));
-  return lane_select(lanes->certifying, ALL(1), tight) * lanes->looseness;
+  return lane_select(lanes->certifying, ALL(1), tight) * equality_looseness(s);
 }
 
 /* Readies what a pass weighs slacks and rows by. In restoration: what one cost unit is for rows, so that they outweigh the
@@ -31,8 +38,8 @@ INLINE void ready_pass(barrier_state *s) {
   s->row_unit = s->lanes.cost_unit;
   if (!CONSTRAINED) return;
   s->delta = ALL(INEQUALITY_DELTA) * s->lanes.looseness / s->lanes.cost_unit;
-  s->state_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * equality_looseness(s));
-  s->mixed_weight = s->lanes.cost_unit / (ALL(MIXED_EQUALITY_DELTA) * lane_max(s->lanes.looseness, ALL(1)));
+  s->state_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * state_looseness(s));
+  s->mixed_weight = s->lanes.cost_unit / (ALL(MIXED_EQUALITY_DELTA) * lane_max(equality_looseness(s), ALL(1)));
   const real gap = lane_min(ALL(1), lane_max(s->point.gap, ALL(OPEN_GAP)));
   s->row_unit = lane_select(s->lanes.restoring, VIOLATION_WEIGHT / (gap * gap) * s->lanes.cost_unit, s->row_unit);
   s->restoring_room = ALL(RESTORING_ROOM) * gap;
