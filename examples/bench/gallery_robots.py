@@ -200,6 +200,6 @@ def parameters_of(make: Callable[[], mpcgen.Problem], horizon: int) -> dict[str,
     """Return which feet stand at each stage: two across, then the others."""
     if make is not trotting_legs:
         return {}
-    first = [1.0 if t < STEPS else 0.0 for t in range(horizon)]
-    second = [1 - stands for stands in first]
+    first = (np.arange(horizon) < STEPS).astype(float)
+    second = 1 - first
     return {"stands0": first, "stands1": second, "stands2": second, "stands3": first}
