@@ -319,7 +319,7 @@ def test_targets_are_judged_by_their_worst_case():
     rows = (
         measured("pendulum", 128, 1, "float64", "forward", 2.0),  # 0.40 µs a pass
         measured("pendulum", 512, 1, "float64", "forward", 2.5, share=0.2),  # 0.50
-        measured("pendulum", 512, 2, "float64", "forward", 1.25),
+        dataclasses.replace(measured("pendulum", 512, 2, "float64", "forward", 1.25), ceiling=1.6),
         measured("pendulum", 512, 1, "float32", "forward", 1.25),
         measured("pendulum", 512, 1, "float64", "backward", 0.9),
     )
@@ -328,6 +328,8 @@ def test_targets_are_judged_by_their_worst_case():
     assert per_pass.measured == pytest.approx(0.5) and per_pass.met is False and "512" in per_pass.where
     assert verdicts["share of peak, batch >= 128"].met is False
     assert verdicts["2 threads over one, batch >= 512"].met is True
+    of_ceiling = verdicts["2 threads over one, over the micro-kernel's, batch >= 512"]
+    assert of_ceiling.measured == pytest.approx(2.0 / 1.6) and of_ceiling.met is True
     assert verdicts["float32 over float64 per iteration, batch >= 128"].measured == pytest.approx(2.0)
     assert verdicts["backward over one iteration, batch >= 128"].measured == pytest.approx(1.8)
     assert verdicts["µs, one problem, cold"].met is None

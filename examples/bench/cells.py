@@ -185,7 +185,8 @@ class Measurement:
 
     ``spread``: half the distance between the quartiles over the median. ``operations`` per problem, every
     operation as one, and ``livermore`` weighted as `examples.bench.flops` says. ``peak``: operations per second of
-    the micro-kernel of the same width, precision and threads, measured in turn with the cell.
+    the micro-kernel of the same width, precision and threads, measured in turn with the cell. ``ceiling``: how many
+    times as fast as one of its threads that micro-kernel was in the same rounds.
     """
 
     cell: Cell
@@ -197,6 +198,7 @@ class Measurement:
     operations: float | None = None
     livermore: float | None = None
     peak: float | None = None
+    ceiling: float | None = None
     workspace: int | None = None
     skipped: str | None = None
 

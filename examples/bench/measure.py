@@ -101,25 +101,48 @@ def _in_turns(
     whole = sum(clock(sample, own) for sample, own in zip(samples, clocks, strict=False))
     rounds = int(min(selection.repetitions, max(LEAST_ROUNDS, selection.seconds * len(tasks) / whole)))
     timings = alternate([*samples, *(run for run, _ in rates)], rounds, clocks)
-    # The fastest run: a busy machine only lowers it, and a lower peak would flatter.
-    fastest = {
-        key: operations / timing.fastest
-        for key, (_, operations), timing in zip(cell_of, rates, timings[len(tasks) :], strict=True)
-    }
+    micro_kernels = _rates(list(cell_of), [operations for _, operations in rates], timings[len(tasks) :])
     return [
         _measurement(
-            task, timing.per(task.times * task.count), rounds, work, fastest.get(_peak_key(task.cell))
+            task,
+            timing.per(task.times * task.count),
+            rounds,
+            work,
+            *micro_kernels.get(_peak_key(task.cell), (None, None)),
         )
         for task, timing in zip(tasks, timings, strict=False)
     ]
 
 
-def _peak_key(cell: Cell) -> tuple[str, int, bool, int]:
+_Key = tuple[str, int, bool, int]
+
+
+def _rates(
+    keys: Sequence[_Key], operations: Sequence[int], timings: Sequence[Timing]
+) -> dict[_Key, tuple[float, float | None]]:
+    """Peak of each micro-kernel, and the gain of its threads over one of them, where that was measured, too.
+
+    The peak is the fastest run's: a busy machine only lowers it, and a lower one would flatter. The gain is that of
+    medians, so that what others took from the machine meets it as it meets the cells.
+    """
+    median = {
+        key: count / timing.median for key, count, timing in zip(keys, operations, timings, strict=True)
+    }
+    found: dict[_Key, tuple[float, float | None]] = {}
+    for key, count, timing in zip(keys, operations, timings, strict=True):
+        single = median.get((*key[:3], 1))
+        found[key] = count / timing.fastest, None if single is None else median[key] / single
+    return found
+
+
+def _peak_key(cell: Cell) -> _Key:
     """Device, bits, vector or single, threads: which micro-kernel is as wide as the cell's kernel."""
     return cell.device, 64 if cell.dtype == "float64" else 32, cell.batch > 1, cell.threads
 
 
-def _measurement(task: _Task, timing: Timing, rounds: int, work: Work, peak: float | None) -> Measurement:
+def _measurement(
+    task: _Task, timing: Timing, rounds: int, work: Work, peak: float | None, ceiling: float | None
+) -> Measurement:
     cell = task.cell
     operations = livermore = 0.0
     if cell.what != "backward" and task.iterations is not None:
@@ -136,6 +159,7 @@ def _measurement(task: _Task, timing: Timing, rounds: int, work: Work, peak: flo
         operations=operations,
         livermore=livermore,
         peak=peak,
+        ceiling=ceiling,
     )
 
 

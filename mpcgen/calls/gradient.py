@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,11 @@ from mpcgen.calls.options import Options
 from mpcgen.calls.struct import Struct, dense, strides_of_shapes
 from mpcgen.calls.wanted import poison, usable
 
-_SOLUTION = ("states", "controls", "usable", "singular", "gradient_initial_state")
 _COTANGENTS = ("cotangent_states", "cotangent_controls", "cotangent_cost")
+_MEMBERS = ("states", "controls", "usable", *_COTANGENTS, "gradient_initial_state")
+_CONSTRAINED = (*_MEMBERS[:2], "duals", "usable", *_COTANGENTS, "cotangent_duals", "gradient_initial_state")
+"""Pointers that follow each other in the struct, of problems without and with constraints."""
+_address = Tensor.data_ptr
 
 
 class Gradient:
@@ -91,14 +95,16 @@ class Gradient:
         if self._batch == 0:
             return g_x0, *(torch.zeros_like(parameters[place]) for place in asked)
         status = status if status.ndim == 1 else status.reshape(-1)
-        wanted, singular = usable(status, self._options), torch.empty_like(status)
+        wanted = usable(status, self._options)
         pushes = [None if g is None else dense(g) for g in cotangents]
         try:
             arguments = self._spare.pop()
         except IndexError:
             arguments = _Arguments(self._device, self._fields, self._strides, self._constrained)
-        kept = dense(duals) if self._constrained and duals is not None else None
-        arguments.point_to((x, u, wanted, singular, g_x0), pushes, kept, parameters)
+        # a report of another device's may come after the next call
+        singular = arguments.singular if status.is_cpu else torch.empty_like(status)
+        kept = () if not self._constrained else (None if duals is None else dense(duals),)
+        arguments.point_to((x, u, *kept, wanted, *pushes[: 3 + len(kept)], g_x0), singular, parameters)
         found, dropped = arguments.gradients(parameters, asked)
         struct = arguments.struct
         struct.threads = 1 if self._batch == 1 else self._options.thread_count()
@@ -116,57 +122,50 @@ class Gradient:
 class _Arguments:
     """An argument struct of reverse mode, filled but for the addresses and the threads.
 
-    ``_aside`` is where the kernel writes the gradients of parameters that the batch shares and calls that ask for
-    ``_asked`` do not ask for; each call makes room for those of the others, at the places ``_own``.
+    ``singular``: which problems have no gradient, for calls that read it before they end. ``_aside`` is where the
+    kernel writes the gradients of parameters that the batch shares and calls that ask for ``_asked`` do not ask for;
+    each call makes room for those of the others, at the places ``_own``.
     """
 
     __slots__ = (
+        "_addresses",
         "_aside",
         "_asked",
-        "_cotangents",
-        "_duals",
-        "_gradients",
         "_made",
         "_own",
-        "_parameters",
-        "_solution",
+        "_point",
+        "_point_gradients",
+        "_point_parameters",
+        "_singular",
         "_strides",
+        "singular",
         "struct",
     )
 
     def __init__(
-        self, device: Device, fields: Mapping[str, object], strides: Sequence[int], constrained: bool
+        self, device: Device, fields: Mapping[str, Any], strides: Sequence[int], constrained: bool
     ) -> None:
         pointers = dict.fromkeys(("parameters", "gradient_parameters"), len(strides))
         self._made = made = Struct(device, "gradient", fields, {"parameter_strides": strides}, pointers)
         self.struct = made.struct
-        self._parameters, self._gradients = map(made.array, pointers)
-        self._solution = tuple(map(made.slot, _SOLUTION))
-        self._cotangents = tuple(map(made.slot, _COTANGENTS + ("cotangent_duals",) * constrained))
-        self._duals = made.slot("duals") if constrained else None
+        self._point_parameters, self._point_gradients = map(made.array, pointers)
+        self._point = made.members(_CONSTRAINED if constrained else _MEMBERS)
+        self._singular = made.slot("singular")
+        with torch.inference_mode(False):
+            self.singular = torch.empty(fields["batch"], dtype=torch.int32, device=device.device)
         self._strides = strides
         self._asked: tuple[int, ...] | None = None
+        self._addresses = [0] * len(strides)
         self._aside: list[Tensor] = []
         self._own: list[int] = []
 
     def point_to(
-        self,
-        solution: Sequence[Tensor],
-        cotangents: Sequence[Tensor | None],
-        duals: Tensor | None,
-        parameters: Sequence[Tensor],
+        self, tensors: Sequence[Tensor | None], singular: Tensor, parameters: Sequence[Tensor]
     ) -> None:
-        """Let the struct point to these tensors, which have to outlive the call."""
-        words = self._made.words
-        for slot, tensor in zip(self._solution, solution, strict=True):
-            words[slot] = tensor.data_ptr()
-        # without constraints there is no place for the last one, of duals
-        for slot, cotangent in zip(self._cotangents, cotangents, strict=False):
-            words[slot] = 0 if cotangent is None else cotangent.data_ptr()
-        if self._duals is not None:
-            words[self._duals] = 0 if duals is None else duals.data_ptr()
-        for place, value in enumerate(parameters):
-            self._parameters[place] = value.data_ptr()
+        """Let the struct point to these tensors, in its order, which have to outlive the call."""
+        self._point(*[0 if tensor is None else tensor.data_ptr() for tensor in tensors])
+        self._made.words[self._singular] = singular.data_ptr()
+        self._point_parameters(*map(_address, parameters))
 
     def gradients(
         self, parameters: Sequence[Tensor], asked: tuple[int, ...]
@@ -174,14 +173,14 @@ class _Arguments:
         """Where the struct lets the kernel write the gradients asked for, and others; both have to outlive the call."""
         if asked != self._asked:
             self._set_aside(parameters, asked)
-        return self._make(parameters, asked), self._make(parameters, self._own)
+        found, dropped = self._make(parameters, asked), self._make(parameters, self._own)
+        self._point_gradients(*self._addresses)
+        return found, dropped
 
     def _make(self, parameters: Sequence[Tensor], places: Sequence[int]) -> list[Tensor]:
-        made = []
-        for place in places:
-            gradient = torch.empty_like(parameters[place])
-            self._gradients[place] = gradient.data_ptr()
-            made.append(gradient)
+        made = [torch.empty_like(parameters[place]) for place in places]
+        for place, gradient in zip(places, made, strict=True):
+            self._addresses[place] = gradient.data_ptr()
         return made
 
     def _set_aside(self, parameters: Sequence[Tensor], asked: tuple[int, ...]) -> None:

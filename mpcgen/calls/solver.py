@@ -108,7 +108,7 @@ class Solver:
         self.constrained = rows > 0
         sizes = sizes_of(horizon, n, m, rows)
         written = [output for output in OUTPUTS if rows or not output.constrained]
-        self._addresses = ("initial_state", *(output.member for output in written))
+        self._addresses = tuple(output.member for output in written)
         made = [output.shape(batch_shape, sizes) for output in OUTPUTS]
         # Numbers that are all one number have the shape and no memory: the fastest way to a tensor that has both.
         with torch.inference_mode(False):
@@ -231,7 +231,7 @@ def report(
 class _Arguments:
     """An argument struct of the solver, filled but for the addresses and the threads."""
 
-    __slots__ = ("_history", "_made", "_parameters", "_slots", "_starts", "struct")
+    __slots__ = ("_history", "_initial", "_made", "_point_outputs", "_point_parameters", "_starts", "struct")
 
     def __init__(
         self,
@@ -243,8 +243,8 @@ class _Arguments:
     ) -> None:
         pointers = {"parameters": len(strides)}
         self._made = made = Struct(device, "solve", fields, {"parameter_strides": strides}, pointers)
-        self.struct, self._parameters = made.struct, made.array("parameters")
-        self._slots = tuple(map(made.slot, addresses))
+        self.struct, self._point_parameters = made.struct, made.array("parameters")
+        self._point_outputs, self._initial = made.members(addresses), made.slot("initial_state")
         self._starts, self._history = tuple(map(made.slot, starts)), made.slot("history")
 
     def point_to(
@@ -256,14 +256,19 @@ class _Arguments:
         history: Tensor | None,
     ) -> None:
         """Let the struct point to these tensors, which have to outlive the call."""
-        words, pointers = self._made.words, self._parameters
-        for slot, tensor in zip(self._slots, (x0, *outputs), strict=True):
-            words[slot] = tensor.data_ptr() or _no_memory()
+        words = self._made.words
+        words[self._initial] = x0.data_ptr() or _no_memory()
         for slot, tensor in zip(self._starts, start, strict=True):
             words[slot] = tensor.data_ptr() or _no_memory()
         words[self._history] = 0 if history is None else history.data_ptr()
-        for index, tensor in enumerate(parameters):
-            pointers[index] = tensor.data_ptr() or _no_memory()
+        written, read = (
+            [tensor.data_ptr() for tensor in outputs],
+            [tensor.data_ptr() for tensor in parameters],
+        )
+        if not (all(written) and all(read)):
+            _no_memory()
+        self._point_outputs(*written)
+        self._point_parameters(*read)
 
 
 def _no_memory() -> int:

@@ -65,11 +65,16 @@ FUNCTION void bound_gradients(const gradient_state *g, int t, const real *d_u, c
 SWEEP_FUNCTION void gradient_forward(gradient_state *g) {
   const sensitivity_state *s = &g->base;
   real d_x[NX], d_u[NU], d_next[NX], d_costate[NX], g_u[NU], g_lower[NU], g_upper[NU];
+#if MODEL_IN_REGISTERS
+  real g_theta[NTHETA + 1]; /* sums that others may point to are written twice by gcc */
+#else
+  const reals g_theta = g->g_theta;
+#endif
   for (int i = 0; i < NX; i++) {
     d_x[i] = ALL(0);
     g->g_initial[i] = s->offset[i] + s->loss_cost * s->costate[i];
   }
-  zero_reals(g->g_theta, NTHETA);
+  zero_reals(g_theta, NTHETA);
   zero_reals(g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE);
   for (int t = 0; t < s->horizon; t++) {
     const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
@@ -78,20 +83,23 @@ SWEEP_FUNCTION void gradient_forward(gradient_state *g) {
     change_next_state(s, t, d_x, d_u, d_next);
     multiplier_differential(s, t + 1, d_next, d_costate);
     stage_gradient(x, u, s->theta, theta_t, s->costate + (t + 1) * NX, ROWS_OF(s->dual + t * NPATH) d_x, d_u, d_costate,
-                   ROWS_OF(s->d_dual + t * NPATH) &s->loss_cost, g->g_theta, g_theta_t, g_u);
+                   ROWS_OF(s->d_dual + t * NPATH) &s->loss_cost, g_theta, g_theta_t, g_u);
 #if CONSTRAINED
-    add_row_bounds(s, t, g->g_theta, g_theta_t);
+    add_row_bounds(s, t, g_theta, g_theta_t);
 #endif
     bound_gradients(g, t, d_u, g_u, g_lower, g_upper);
-    bounds_gradient(s->theta, theta_t, g_lower, g_upper, g->g_theta, g_theta_t);
+    bounds_gradient(s->theta, theta_t, g_lower, g_upper, g_theta, g_theta_t);
     copy_reals(d_x, d_next, NX);
   }
   const int last = s->horizon;
   const reals g_theta_last = stage_row(g->g_theta_stage, s->rows, last);
   terminal_gradient(s->x + last * NX, s->theta, stage_row(s->theta_stage, s->rows, last), ROWS_OF(s->dual + last * NPATH)
-                    d_x, ROWS_OF(s->d_dual + last * NPATH) &s->loss_cost, g->g_theta, g_theta_last);
+                    d_x, ROWS_OF(s->d_dual + last * NPATH) &s->loss_cost, g_theta, g_theta_last);
 #if CONSTRAINED
-  add_row_bounds(s, last, g->g_theta, g_theta_last);
+  add_row_bounds(s, last, g_theta, g_theta_last);
+#endif
+#if MODEL_IN_REGISTERS
+  copy_reals(g->g_theta, g_theta, NTHETA);
 #endif
 }
 

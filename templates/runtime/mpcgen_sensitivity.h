@@ -16,6 +16,7 @@
 #define MPCGEN_SENSITIVITY_H
 
 #include "mpcgen_dual_differentials.h"
+#include "mpcgen_loading.h"
 
 /* Whether a bound holds a control that is at a distance from it and pushes on it with a force: where it lies on the bound,
  * or a Newton step leads there, which depends on no unit. */
@@ -38,9 +39,16 @@ INLINE real curvature_of(const sensitivity_state *s, real own, real range) {
 #endif
 }
 
+/* A sweep whose model is in registers waits for the numbers that it writes to memory: what only forward mode or problems of
+ * some kinds read afterwards is written for these alone. In reverse mode `change` is NULL. */
+INLINE int keeps_slopes(const parameter_change *change) { return !MODEL_IN_REGISTERS || CONSTRAINED || change; }
+INLINE int keeps_bounds(const sensitivity_state *s, const parameter_change *change) {
+  return keeps_slopes(change) || BOUNDS_VARY || s->smoothing > 0;
+}
+
 /* Finds which bounds are active at stage t, or how stiff they are; `is_free` are the controls that may move. Leaves what of
- * dL/du no bound answers for. */
-FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u, const real *quu, mask *is_free) {
+ * dL/du no bound answers for, and with `keeps` what bounds do. */
+FUNCTION void examine_bounds(sensitivity_state *s, int t, int keeps, const real *gradient_u, const real *quu, mask *is_free) {
   real lower[NU], upper[NU];
   stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
   for (int i = 0; i < NU; i++) {
@@ -62,8 +70,8 @@ FUNCTION void examine_bounds(sensitivity_state *s, int t, const real *gradient_u
       s->at_upper[t * NU + i] = stiffness(above, lane_max(-g, ALL(0)), s->smoothing);
       is_free[i] = lane_all();
     } else {
-      s->at_lower[t * NU + i] = lane_select(low, ALL(1), ALL(0));
-      s->at_upper[t * NU + i] = lane_select(high, ALL(1), ALL(0));
+      if (keeps) s->at_lower[t * NU + i] = lane_select(low, ALL(1), ALL(0));
+      if (keeps) s->at_upper[t * NU + i] = lane_select(high, ALL(1), ALL(0));
       is_free[i] = lane_not(lane_or(low, high));
     }
   }
@@ -154,7 +162,7 @@ FUNCTION void stage_differential(sensitivity_state *s, int k, parameter_change *
   real pushed[NU];
   const reals step = s->step + k * NU;
   copy_uu(q, p->quu);
-  examine_bounds(s, k, q->gradient_u, p->quu, p->is_free);
+  examine_bounds(s, k, keeps_bounds(s, change), q->gradient_u, p->quu, p->is_free);
 #if CONSTRAINED
   if (change)
     keep_controls(s, k, q);
@@ -226,21 +234,21 @@ INLINE int what_is_lost(const sensitivity_state *s, int k) {
 /* By how much what a policy leaves of dL/dx counts as a linear term. */
 INLINE real slope_weight(const sensitivity_state *s) { return rest_counts(s) ? s->loss_cost : ALL(0); }
 
-/* Takes that off the costate, and makes it a linear term of this weight, at entry i of stage t. */
-INLINE void take_off_slope(const sensitivity_state *s, int t, int i, real weight, value_model *value) {
-  const real slope = s->slope[t * NX + i];
+/* Takes that off entry i of the costate, and makes it a linear term of this weight. */
+INLINE void take_off_slope(real slope, int i, real weight, value_model *value) {
   value->costate[i] -= slope;
   value->offset[i] += weight * slope;
 }
 
 /* Adds to entry i of the costate at stage t what the policy adds. That of a singular sweep is none, and of a problem of
  * which the cost's gradient alone is wanted, that at these controls. */
-INLINE void follow_costate(sensitivity_state *s, int t, int i, real weight, value_model *value) {
+INLINE void follow_costate(sensitivity_state *s, int t, int i, int keeps, value_model *value) {
   real sum = ALL(0);
   for (int a = 0; a < NU; a++) sum += s->gain[(t * NU + a) * NX + i] * s->rest[t * NU + a];
   const mask follows = lane_and(lane_and(s->regular, lane_not(s->envelope)), lane_finite(sum));
-  s->slope[t * NX + i] = lane_select(follows, -sum, ALL(0));
-  take_off_slope(s, t, i, weight, value);
+  const real slope = lane_select(follows, -sum, ALL(0));
+  if (keeps) s->slope[t * NX + i] = slope;
+  take_off_slope(slope, i, slope_weight(s), value);
 }
 
 typedef struct {
@@ -325,8 +333,7 @@ INLINE void differential_policy(differential_state *d, int t, stage_model *q, co
 INLINE void differential_value(differential_state *d, int t, const stage_model *q, const control_problem *p,
                                value_model *value) {
   follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, value);
-  const real weight = slope_weight(d->s);
-  for (int i = 0; i < NX; i++) follow_costate(d->s, t, i, weight, value);
+  for (int i = 0; i < NX; i++) follow_costate(d->s, t, i, keeps_slopes(d->change), value);
 }
 
 #define SWEEP(part) differential_##part
@@ -358,33 +365,6 @@ INLINE void last_differential(sensitivity_state *s, int exact_hessian, value_mod
   for (int i = 0; i < NX; i++) value->offset[i] = ALL(0);
 #endif
   for (int i = 0; i < NX; i++) value->offset[i] += s->linear_x[last * NX + i];
-}
-
-OUTLINED void load_array(out_reals destination, int lane, const void *source, int64_t problem, size_t count) {
-  const scalar *from = source ? (const scalar *)source + (size_t)problem * count : NULL;
-  TEAM_FOR(i, count) lane_set(destination + i, lane, from ? from[i] : 0);
-}
-
-#if LANES > 1
-/* load_array for LANES problems one after the other. */
-OUTLINED void load_vector(real *destination, const scalar *from, size_t count) {
-  for (int k = 0; k < LANES; k += PIECE)
-    for (size_t i = 0; i < count; i++) {
-      const piece numbers = piece_of(from + (size_t)k * count + i, count);
-      memcpy((aliased_scalar *)(destination + i) + k, &numbers, sizeof numbers);
-    }
-}
-#endif
-
-/* Loads `count` numbers of each problem from `first` on into the lanes of `where`, zeros where there is no source. The
- * other lanes may have any numbers. */
-FUNCTION void load_arrays(out_reals destination, mask where, const void *source, int64_t first, size_t count) {
-#if LANES > 1
-  if (!source) return zero_reals(destination, count);
-  if (!lane_any(lane_not(where))) return load_vector(destination, (const scalar *)source + (size_t)first * count, count);
-#endif
-  for (int k = 0; k < LANES; k++)
-    if (lane_test(&where, k)) load_array(destination, k, source, first + k, count);
 }
 
 /* Loads the solutions of the problems from `first` on into the lanes of `asked`, and returns those that are wanted. Of a

@@ -106,9 +106,9 @@ INLINE void team_differential_value(team_differential_state *d, int t, const sta
   team_follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, d->m, value);
   TEAM_FOR(i, NX) {
     if (d->costates == FOUND_BEFORE)
-      take_off_slope(d->s, t, i, slope_weight(d->s), value);
+      take_off_slope(d->s->slope[t * NX + i], i, slope_weight(d->s), value);
     else
-      follow_costate(d->s, t, i, slope_weight(d->s), value);
+      follow_costate(d->s, t, i, keeps_slopes(d->change), value);
     d->m->drift[i] = value->costate[i] - d->s->costate[t * NX + i];
   }
   team_meet();
