@@ -9,6 +9,7 @@ import torch
 
 import mpcgen
 from examples.bench import hard_starts
+from examples.bench.units import in_units
 from mpcgen import Status
 from tests.controllers import compiled
 
@@ -162,6 +163,48 @@ def test_a_constant_in_the_cost_changes_what_rounding_forces_alone(kind, offset)
     assert (sol.status == Status.CONVERGED).all(), sol.status
     torch.testing.assert_close(sol.u[1], sol.u[0], rtol=0, atol=1e-6)
     assert sol.residual[1] <= 1e-8
+
+
+@functools.cache
+def lander():
+    """A rocket that is to land softly, which its first trajectory costs thousands of times the last, in any units.
+
+    Some starts are too low to be saved: all their thrust is at its bound, and their cost is a hundredth of the first.
+    """
+    problem = mpcgen.Problem("lander", horizon=30)
+    height, speed, mass = problem.states("height speed mass")  # m, m/s, kg
+    throttle = problem.control("throttle", lower=0.3, upper=1)
+    force, g = 25_000 * throttle, sp.Float("9.81")
+    problem.dynamics = mpcgen.rk4(problem, [speed, force / mass - g, -force / (280 * g)], dt=0.5)
+    problem.stage_cost = throttle**2 / 1000
+    problem.terminal_cost = height**2 / 10 + speed**2 - mass / 100
+    draws = torch.rand(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x0 = torch.tensor([600.0, -80.0]) + torch.tensor([300.0, 20.0]) * draws
+    module = compiled(in_units(problem.spec()), ("float64", "float32"))
+    return module, torch.cat([x0, torch.full((16, 1), 1500.0, dtype=torch.float64)], 1)
+
+
+@pytest.mark.parametrize("method", ["auto", "interior_point"])
+def test_what_the_interior_point_solves_lies_on_its_bounds_in_every_unit(method):
+    module, x0 = lander()
+    a, s = (unit[:, None] for unit in grid(torch.float64))
+    sol = module.MPC(method=method, on_unconverged="raise")(
+        x0.expand(len(a), *x0.shape), cost_unit=s, control_unit=a
+    )
+    held = ((sol.u == sol.lower) | (sol.u == sol.upper)).sum((2, 3))
+    assert torch.equal(held, held[:1].expand_as(held))
+    assert held[0].unique().tolist()[0] == 0
+    assert held[0].max() == 29
+    u = sol.u[..., 0] / a[..., None]
+    torch.testing.assert_close(u, u[:1].expand_as(u), rtol=0, atol=1e-5)
+
+
+def test_a_solution_that_costs_little_beside_the_first_trajectory_is_one_in_float32_too():
+    """Rounding of the first cost is a share of the last, which the tolerance, in units of the first, did not see."""
+    module, x0 = lander()
+    sol = module.MPC(on_unconverged="raise")(x0.float())
+    better = module.MPC(on_unconverged="raise")(x0, u_init=sol.u.double())
+    torch.testing.assert_close(sol.cost.double(), better.cost, rtol=1e-3, atol=0)
 
 
 @functools.cache

@@ -11,7 +11,7 @@
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
 enum { MOST_RESCALINGS = 3 };
-#define BENEATH R(MPCGEN_PRECISION == 64 ? 1e-2 : 1e-5) /* share of the least tolerance, which float32 has often more of */
+#define BENEATH R(0.1) /* share of the least tolerance */
 enum { STRANDED = 20 }; /* passes that the first barrier problem of the first attempt may take */
 enum { ATTEMPT = CONSTRAINED ? 200 : 220, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 220, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
 
@@ -101,12 +101,16 @@ OUTLINED real first_barrier(const barrier_state *s) {
   return barrier;
 }
 
+/* Units of the cost in which the present trajectory's is COST_IN_UNITS. */
+INLINE real present_unit(const barrier_state *s) {
+  const real size = (s->point.cost_scale + s->summary.gradient_sum) / COST_IN_UNITS;
+  return lane_select(lane_and(lane_finite(size), lane_lt(ALL(0), size)), size, ALL(1));
+}
+
 /* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
 OUTLINED void take_units(barrier_state *s, mask where) {
   barrier_progress *lanes = &s->lanes;
-  const real size = (s->point.cost_scale + s->summary.gradient_sum) / COST_IN_UNITS;
-  const mask sound = lane_and(lane_finite(size), lane_lt(ALL(0), size));
-  lanes->cost_unit = lane_select(where, lane_select(sound, size, ALL(1)), lanes->cost_unit);
+  lanes->cost_unit = lane_select(where, present_unit(s), lanes->cost_unit);
   lanes->barrier = lane_select(where, first_barrier(s), lanes->barrier);
   const mask warm = lane_and(where, lanes->warm);
   first_multipliers(s, lane_and(where, lane_not(warm)), ALL(INFINITY));
@@ -121,13 +125,15 @@ INLINE mask is_beneath_units(const barrier_state *s, mask solved, scalar toleran
   return lane_and(lane_and(solved, few), lane_lt(R(tolerance) * share_left(s), BENEATH * least_tolerance()));
 }
 
-/* Gives them units of the present trajectory, and a barrier. */
+/* Gives them units of the present trajectory. The barrier stays what it is of the cost, and with it the multipliers, unless it
+ * is more than the first in the new units: then they begin with that. */
 RARE void take_units_anew(barrier_state *s, mask where) {
   barrier_progress *lanes = &s->lanes;
-  const mask warm = lanes->warm;
-  lanes->warm = lane_and(warm, lane_not(where));
-  take_units(s, where);
-  lanes->warm = warm;
+  const real unit = present_unit(s), barrier = lanes->barrier * (lanes->cost_unit / unit);
+  const mask large = lane_and(where, lane_not(lane_lt(barrier, ALL(FIRST_BARRIER))));
+  lanes->cost_unit = lane_select(where, unit, lanes->cost_unit);
+  lanes->barrier = lane_select(where, lane_select(large, ALL(FIRST_BARRIER), barrier), lanes->barrier);
+  if (lane_any(large)) first_multipliers(s, large, ALL(INFINITY));
   lanes->rescaled -= where;
   lanes->shift = lane_select(where, ALL(0), lanes->shift);
   lanes->moved = lane_select(where, ALL(0), lanes->moved);

@@ -17,6 +17,15 @@
 
 enum { POLISHING = 6 }; /* iterations that box-DDP has to polish a solution: it takes two, or cannot */
 
+/* The status of a solution that box-DDP polishes, where that has come to the end of its iterations: a residual is in units, and
+ * need not be small where steps are worth nothing. That it is a minimum the interior point has seen. */
+FUNCTION int polished_status(const solver_state *s, const solve_arguments *a, int k, int status) {
+  const mask whole = lane_and(lane_eq(s->regularisation, ALL(0)), s->summary.finite);
+  const mask moved = lane_and(whole, lane_not(s->lanes.unmoved));
+  const mask rests = lane_and(moved, worthless(s, ALL(1), (scalar)a->tolerance));
+  return status == MAX_ITERATIONS && lane_test(&rests, k) ? CONVERGED : status;
+}
+
 /* Leaves a problem with the interior point's solution unless box-DDP has solved it, too, and no dearer than what the
  * interior point leaves of gaps explains. Returns whether it does. */
 FUNCTION int leave_unpolished(solver_state *s, const solve_arguments *a, int k, int status) {
@@ -37,6 +46,7 @@ FUNCTION int leave_unpolished(solver_state *s, const solve_arguments *a, int k, 
 
 /* Writes a lane's result, which leaves the lane idle. */
 FUNCTION void finish(solver_state *s, const solve_arguments *a, int k, int status) {
+  if (is_polished(a, s->problem[k])) status = polished_status(s, a, k, status);
   if (leave_unpolished(s, a, k, status)) return;
   const size_t problem = (size_t)s->problem[k], n = (size_t)s->horizon;
   store_row((scalar *)a->states + problem * (n + 1) * NX, s->x, k, (n + 1) * NX);
