@@ -49,7 +49,7 @@ CHEAPER = {"float64": 1e-6, "float32": 1e-3}
 """Relative difference of costs beyond which one solution is cheaper than another."""
 HEADER = (
     "| problem | precision | CONVERGED | the others | wrong CONVERGED | false STALLED | in another minimum "
-    "| controls differ by | gradients | without |"
+    "| controls differ by | gradients |"
 )
 
 
@@ -59,7 +59,7 @@ class Row:
 
     ``elsewhere``: cells that ended in another minimum than their start in units of 1. ``controls``, ``gradients``: the
     largest difference from there in the same one, relative to the start's largest; gradients by x0 of a sum of the
-    controls, each with a weight of its own, and of the cost. ``lacking``: solved cells whose controls have no gradient.
+    controls, each with a weight of its own, and of the cost.
     """
 
     problem: str
@@ -72,13 +72,12 @@ class Row:
     elsewhere: int
     controls: float
     gradients: float
-    lacking: int
 
     def __str__(self) -> str:
         left = ", ".join(f"{count} {name}" for name, count in sorted(self.others.items()))
         counts = f"{self.wrong} | {self.false} | {self.elsewhere}"
         share = f"{self.solved} of {self.cells}"
-        differences = f"{self.controls:.0e} | {self.gradients:.0e} | {self.lacking}"
+        differences = f"{self.controls:.0e} | {self.gradients:.0e}"
         return f"| {self.problem} | {self.precision} | {share} | {left} | {counts} | {differences} |"
 
 
@@ -161,10 +160,10 @@ def solve(module: Any, entry: Entry, spec: Spec, x0: Tensor, u_init: Tensor, uni
 
 
 def differences(values: Tensor, where: Tensor) -> float:
-    """The largest of (cells, starts, ...) from the first cell, relative to its largest entry; where (cells, starts)."""
+    """The largest of (cells, starts, ...) from the first cell, relative to a start's largest; where (cells, starts)."""
     flat = values.flatten(2)
-    size = flat[:1].abs().amax(-1)
-    error = (flat - flat[:1]).abs().amax(-1) / size
+    size = flat.masked_fill(~where[..., None], 0.0).abs().amax((0, 2))
+    error = (flat - flat[:1]).abs().amax(-1) / torch.where(size > 0, size, torch.ones_like(size))
     return float(error[where].max()) if where.any() else float("nan")
 
 
@@ -186,8 +185,6 @@ def measure(entry: Entry, precision: str, starts: int) -> Row:
     ends = (again.status == Status.CONVERGED) & ~moved
     same = (found.cost - found.cost[:1]).abs() <= CHEAPER[precision] * found.cost[:1].abs().clamp_min(1e-12)
     both = solved & solved[:1]
-    lacks = solved & (found.gradients[0] == 0).all(-1)
-    given = both & same & ~lacks & ~lacks[:1]
     others = Counter(Status(int(status)).name for status in found.status[~solved])
     return Row(
         entry.name,
@@ -199,8 +196,7 @@ def measure(entry: Entry, precision: str, starts: int) -> Row:
         int(((found.status == Status.STALLED) & ends).sum()),
         int((both & ~same).sum()),
         differences(found.u, both & same),
-        max(differences(kind, given) for kind in found.gradients),
-        int(lacks.sum()),
+        max(differences(kind, both & same) for kind in found.gradients),
     )
 
 
