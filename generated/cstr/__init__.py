@@ -24,7 +24,7 @@ from mpcgen.runtime import Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "cstr", "c2f6e4807f723e701ad92551efb275a1502287419e156f12f35a6da9d8b1b220"),
+    library=load(__file__, "cstr", "bf9faed2c3a0c994ae3361d68c20b23f2119fdebcbc5e373c7596a94f3008e42"),
     horizon=20,
     states=('concentration', 'temperature'),
     controls=('coolant',),

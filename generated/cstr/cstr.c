@@ -54,7 +54,7 @@
 #define SUBSTEP_COSTS 0 /* whether they add to a cost */
 #define IMPLICIT 1 /* a step solves equations */
 #define NEWTON 16 /* in at most as many Newton steps */
-#define PARTS 64 /* parts in which it is gone through where that fails */
+#define PARTS 256 /* parts in which it is gone through where that fails */
 #define START 0.0 /* share of a step's first state in its last */
 
 #include "mpcgen_layout.h"

@@ -38,9 +38,9 @@ DENSE = 4
 
 NEWTON_STEPS = 4
 """That a step of an implicit scheme takes as a rule."""
-PARTS = 64
+PARTS = 256
 """In which an implicit step is gone through where Newton's method does not solve its equations at once."""
-MOST_SOLVES = 1 + PARTS + 2
+MOST_SOLVES = 1 + PARTS + 3
 """Of the equations of an implicit step: of the whole one, of its parts, and again (`mpcgen_stage_equations.h`)."""
 
 

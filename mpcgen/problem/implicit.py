@@ -27,7 +27,7 @@ def radau(
 
     A step solves its stage equations by Newton's method down to rounding; derivatives are those of the solution. A
     trial with a step that finds none is refused. Where it is one of the initial controls, the problem's steps are gone
-    through in 64 parts where that is needed, and the problem ends with `Status.MODEL` if they find none either. Hairer
+    through in 256 parts where that is needed, and the problem ends with `Status.MODEL` if they find none either. Hairer
     and Wanner 1996, Solving Ordinary Differential Equations II, IV.5.
 
     Args:

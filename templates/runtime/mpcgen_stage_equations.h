@@ -243,7 +243,7 @@ INLINE int is_nearest(int i, int k) {
 }
 
 /* Goes through the step in parts, which Newton's method solves where it does not solve the whole, as where a reaction
- * ignites; then begins at what that finds near the stages, or at the step's end. */
+ * ignites; then begins at what that finds near the stages, at the step's end, or there in all stages but the first. */
 RARE mask newton_by_parts(const real *z, const real *held, stored_reals theta, stored_reals theta_t, mask wanted,
                           real *change) {
   real y[NMOVING], next[NMOVING], w[NUNKNOWNS], along[NUNKNOWNS];
@@ -260,9 +260,12 @@ RARE mask newton_by_parts(const real *z, const real *held, stored_reals theta, s
       EACH(j, NMOVING) along[i * NMOVING + j] = is_nearest(i, k) ? y[j] - z[j] : along[i * NMOVING + j];
   }
   mask solved = lane_none();
-  KEEP_LOOP for (int attempt = 0; attempt < 2; attempt++) {
-    for (int i = 0; i < NUNKNOWNS; i++) w[i] = attempt == 0 ? along[i] : y[i % NMOVING] - z[i % NMOVING];
-    const mask found = newton(z, held, theta, theta_t, 1, attempt, lane_and(wanted, lane_not(solved)), w);
+  KEEP_LOOP for (int attempt = 0; attempt < 3; attempt++) {
+    for (int i = 0; i < NUNKNOWNS; i++) {
+      const int keeps = attempt == 0 || (attempt == 2 && i < NMOVING);
+      w[i] = keeps ? along[i] : y[i % NMOVING] - z[i % NMOVING];
+    }
+    const mask found = newton(z, held, theta, theta_t, 1, attempt == 1, lane_and(wanted, lane_not(solved)), w);
     for (int i = 0; i < NUNKNOWNS; i++) change[i] = lane_select(found, w[i], change[i]);
     solved = lane_or(solved, found);
   }
