@@ -8,6 +8,7 @@ import torch
 
 import mpcgen
 from mpcgen import Status
+from mpcgen.baseline import Baseline
 from tests import constrained_problems as problems
 from tests.controllers import compiled
 
@@ -53,6 +54,39 @@ def test_it_finds_the_known_optimum_from_any_start(make):
     best = torch.tensor(problems.OPTIMA[make], dtype=torch.float64).expand(8)
     torch.testing.assert_close(sol.cost, best, rtol=1e-7, atol=1e-9)
     assert sol.violation.max() <= 1e-8
+
+
+@pytest.mark.parametrize("make", [problems.double_integrator, problems.beam], ids=lambda make: make.__name__)
+def test_linear_quadratic_ones_take_no_more_iterations_than_ipopt(make):
+    generator = torch.Generator().manual_seed(1)
+    controller = module(make)
+    u_init = torch.rand(4, controller.CONTROLLER.horizon, 1, generator=generator, dtype=torch.float64) - 0.5
+    baseline = Baseline(make().spec(), tol=1e-8)
+    theirs = [baseline.solve(problems.STARTS[make], given(make), u.numpy()).iterations for u in u_init]
+    sol = controller.MPC(tol=1e-8)(start(make).expand(4, -1), u_init=u_init, **given(make))
+    assert sol.converged.all()
+    assert sol.iterations.double().mean() <= sum(theirs) / len(theirs)
+
+
+def test_a_state_that_only_accumulates_cost_does_so_of_every_iterate():
+    # whatever gaps the other states have: so the cost of an iterate is that of its states and controls
+    make = problems.van_der_pol
+    sol = module(make).MPC(on_unconverged="ignore", max_iterations=3)(start(make))
+    gap = sol.x[1:] - module(make).MPC().step(sol.x[:-1], sol.u).x
+    assert gap[:, :2].abs().max() > 1e-3
+    assert gap[:, 2].abs().max() < 1e-13
+
+
+def test_a_quadratic_cost_that_is_not_convex_has_its_minimum_on_the_rows():
+    problem = mpcgen.Problem("hill", horizon=8)
+    x = problem.state("x", lower=-1, upper=2)
+    u = problem.control("u", lower=-0.5, upper=0.5)
+    problem.dynamics = [x + u]
+    problem.stage_cost = -(x**2) + u**2 / 10
+    problem.terminal_cost = -(x**2)
+    sol = compiled(problem).MPC(on_unconverged="ignore")(torch.tensor([[0.4], [-0.4]], dtype=torch.float64))
+    assert (sol.status == Status.CONVERGED).all()
+    torch.testing.assert_close(sol.x[:, -1, 0], torch.tensor([2.0, -1.0], dtype=torch.float64))
 
 
 def test_an_infeasible_problem_is_reported_with_its_violation():
@@ -143,12 +177,24 @@ def test_forward_mode_is_the_transpose_of_reverse_mode():
     torch.testing.assert_close(forward, reverse, rtol=0, atol=1e-7 * float(reverse.abs().max()))
 
 
-@pytest.mark.parametrize(("dtype", "spread"), [("float64", 0.2), ("float32", 0.02)])
-def test_a_lane_does_not_see_its_neighbours(dtype, spread):
+@pytest.mark.parametrize(
+    ("make", "dtype", "spread"),
+    [
+        (problems.safe_cartpole, "float64", 0.2),
+        (problems.safe_cartpole, "float32", 0.02),
+        (
+            problems.double_integrator,
+            "float64",
+            0.5,
+        ),  # some have no feasible point, and leave corrected steps
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_lane_does_not_see_its_neighbours(make, dtype, spread):
     # in float32 rows are regularised less and less where steps shrink slowly for it, by passes of the lane's own
-    make = problems.safe_cartpole
     mpc = module(make, dtype).MPC(max_iterations=500, on_unconverged="ignore")
-    noise = torch.randn(48, 4, generator=torch.Generator().manual_seed(2), dtype=getattr(torch, dtype))
+    shape = (48, len(problems.STARTS[make]))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=getattr(torch, dtype))
     x0 = start(make).to(noise) + spread * noise
     together, reordered = mpc(x0), mpc(x0.flip(0))
     alone = [mpc(one.expand(2, -1)) for one in x0]

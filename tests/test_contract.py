@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import sympy as sp
 
 import mpcgen
 from mpcgen.compiler import Compilation
 from mpcgen.derivative.symbols import Symbols
 from mpcgen.errors import InternalError
+from mpcgen.ir.evaluate import evaluate
 from mpcgen.stages import contract
 from mpcgen.stages.network import PRICED, PRICED_INPUTS
 
@@ -75,6 +77,48 @@ def test_derived_functions_read_and_write_what_the_contract_says():
         stage = table[function.name]
         assert [group.name for group in function.inputs] == [slot.group for slot in stage.reads]
         assert [group.name for group in function.outputs] == [slot.group for slot in stage.writes]
+
+
+def bounded(row=lambda x, u: x + 2 * u, next_state=lambda x, u: 3 * x + 5 * u, **options):
+    problem = mpcgen.Problem("bounded", horizon=2)
+    x = problem.state("x", lower=-1)
+    u = problem.control("u")
+    problem.dynamics = [next_state(x, u)]
+    problem.stage_cost = x**2 + u**2
+    problem.constraint("row", row(x, u), upper=1, **options)
+    return {function.name: function for function in Compilation(problem.spec()).derived.functions}
+
+
+def test_a_problem_that_is_linear_quadratic_but_for_its_rows_has_the_pullback_of_forces():
+    function = bounded()["stage_pullback"]
+    read = {group.name: group.symbols for group in function.inputs}
+    assert (len(read["offset"]), len(read["force"])) == (1, 2)
+    numbers = dict(zip((*read["offset"], *read["force"]), (7.0, 11.0, 13.0), strict=True))
+    # F'offset + J'force, of the row that reads the control and of the bound of the state
+    assert evaluate(function.expressions(), numbers) == [3 * 7 + 11 + 13, 5 * 7 + 2 * 11]
+
+
+def test_forces_of_an_end_without_rows_are_none():
+    problem = mpcgen.Problem("open_end", horizon=2)
+    (x,), (u,) = problem.states("x"), problem.controls("u")
+    problem.dynamics = [x + u]
+    problem.stage_cost = x**2 + u**2
+    problem.constraint("row", x + u, upper=1)
+    functions = {function.name: function for function in Compilation(problem.spec()).derived.functions}
+    assert evaluate(functions["terminal_pullback"].expressions(), {}) == [0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"row": lambda x, u: x * u},
+        {"next_state": lambda x, u: sp.sin(x) + u},
+        {"soft": 1},
+    ],
+    ids=["curved row", "curved dynamics", "soft row"],
+)
+def test_others_have_none(options):
+    assert "stage_pullback" not in bounded(**options)
 
 
 def test_a_derivation_that_writes_something_else_is_a_bug_that_says_so():

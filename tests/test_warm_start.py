@@ -52,7 +52,7 @@ def test_a_disturbed_problem_takes_a_handful_of_passes(make):
     cold, warm = mpc(near), mpc(near, warm_start=before, shift=0)
     assert (warm.status == Status.CONVERGED).all()
     assert warm.iterations.double().mean() <= 8
-    assert cold.iterations.min() > 12
+    assert cold.iterations.min() > warm.iterations.max()
     torch.testing.assert_close(warm.cost, cold.cost, rtol=1e-9, atol=0)
     torch.testing.assert_close(warm.u, cold.u, rtol=0, atol=1e-4)
 

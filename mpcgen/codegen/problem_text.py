@@ -12,12 +12,22 @@ from mpcgen.codegen.network_text import network_tables, read_networks
 from mpcgen.derivative.kernels import Kernels
 from mpcgen.derivative.matrices import product_count
 from mpcgen.derivative.substeps import PARTS
-from mpcgen.ir.model import Implicit, Model
+from mpcgen.ir.model import Implicit
 from mpcgen.ir.schedule import Schedules
 from mpcgen.ir.walk import degree, flops
 from mpcgen.passes.economy import Economy
 from mpcgen.stages import StageFunction, contract
-from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, REMEMBERED, ROWS, SLOPES, STEP
+from mpcgen.stages.contract import (
+    DERIVE,
+    DYNAMICS,
+    EXPAND,
+    MATRICES,
+    PULLBACK,
+    REMEMBERED,
+    ROWS,
+    SLOPES,
+    STEP,
+)
 from mpcgen.stages.network import MAPS
 from mpcgen.stages.substeps import outer_name
 
@@ -66,7 +76,7 @@ def problem_text(
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
         "stage_operations": operations,
         "small": int(operations <= SMALL_STAGE),
-        "row_sizes": row_sizes(model),
+        "row_sizes": row_sizes(kernels),
         "kept": _read_by(kernels, STEP, "kept"),
         "remembered": _read_by(kernels, REMEMBERED, "point"),
         "linear": int(not kernels.curved),
@@ -139,21 +149,26 @@ def _implicit(implicit: Implicit | None) -> dict[str, int | str] | None:
     }
 
 
-def row_sizes(model: Model) -> dict[str, int] | None:
+def row_sizes(kernels: Kernels) -> dict[str, object] | None:
     """Numbers of rows by group, and what is known of them beforehand; None without constraints."""
+    model = kernels.model
     if not model.constrained:
         return None
     rows = model.path_rows + model.terminal
     varying = (*rows.lower, *rows.upper, *rows.linear, *rows.quadratic)
+    carried = [i for i, state in enumerate(model.states) if str(state.value) in kernels.carried]
+    reached = [value for i, value in enumerate(model.next_state) if i not in carried]
     return {
         "mixed": len(model.mixed),
         "state": len(model.state_rows),
         "terminal": len(model.terminal),
         "soft": int(model.has_soft_rows),
         "vary": int(any(not value.is_const for value in varying)),
+        "only_cost": " || ".join(f"(i) == {i}" for i in carried),
+        "quadratic": any(function.name == PULLBACK for function in kernels.functions),
         "linear": int(
             not (model.substeps and model.substeps.implicit)
-            and degree((*model.next_state, *rows.values), (*model.states, *model.controls)) <= 1
+            and degree((*reached, *rows.values), (*model.states, *model.controls)) <= 1
         ),
     }
 
@@ -166,8 +181,8 @@ def _read_by(kernels: Kernels, name: str, group: str) -> int:
 
 def dual_count(kernels: Kernels) -> int:
     """Multipliers of a stage, those of the controls' bounds included."""
-    sizes = row_sizes(kernels.model) or {}
-    return len(kernels.model.controls) + sum(sizes.get(group, 0) for group in ("mixed", "state", "terminal"))
+    model = kernels.model
+    return len(model.controls) + len(model.mixed) + len(model.state_rows) + len(model.terminal)
 
 
 def _printed_functions(

@@ -33,7 +33,18 @@ from mpcgen.ir import Expr, degree, flops, substitute, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
 from mpcgen.ir.walk import behind
-from mpcgen.stages.contract import DERIVE, DYNAMICS, EXPAND, MATRICES, REMEMBERED, REMEMBERING, SLOPES, STEP
+from mpcgen.stages.contract import (
+    DERIVE,
+    DYNAMICS,
+    END_PULLBACK,
+    EXPAND,
+    MATRICES,
+    PULLBACK,
+    REMEMBERED,
+    REMEMBERING,
+    SLOPES,
+    STEP,
+)
 
 Outputs = dict[str, Sequence[Expr]]
 """What a stage function writes, by group of the contract."""
@@ -104,6 +115,7 @@ class Derivation(Symbols):
             *self._with_remembering(tuple(self._stage_models())),
             self._stage_tangent(),
             *self._stage_step(),
+            *self._pullbacks(),
             self._stage_gradient(),
             self._terminal_gradient(),
             bounds_gradient(self),
@@ -120,6 +132,17 @@ class Derivation(Symbols):
         if any(self.model.priced):
             return False
         return degree(self.model.next_state, self.tau) <= 1 and degree(costs, self.tau) <= 2
+
+    @property
+    def is_quadratic_program(self) -> bool:
+        """Whether it is linear-quadratic but for hard, linear rows: what only accumulates cost is a cost."""
+        model = self.model
+        if not model.constrained or model.has_soft_rows or any(model.priced):
+            return False
+        reached = [row for i, row in enumerate(model.next_state) if i not in self.accumulators]
+        rows = (*reached, *self.path.rows.values, *self.end.rows.values)
+        costs = (model.terminal_cost, self._carried_cost())
+        return degree(rows, self.tau) <= 1 and degree(costs, self.tau) <= 2
 
     def _carried_cost(self) -> Expr:
         """The stage cost, with what a stage adds to states that only accumulate cost, priced by their costates.
@@ -351,6 +374,20 @@ class Derivation(Symbols):
 
     def _stage_tangent(self) -> Function:
         return self.function("stage_tangent", d_next=self._next_along())
+
+    def _pullbacks(self) -> Iterable[Function]:
+        """The gradients' share of forces and of the value function, where no matrix depends on the point."""
+        if not self.is_quadratic_program:
+            return ()
+        n, zero = len(self.x_names), self.graph.const(0)
+        offset = [zero if i in self.accumulators else entry for i, entry in enumerate(self.offset)]
+        along = transposed_times(self.FJ, (*offset, *self.path.force))
+        jacobian_at_end = jacobian(self.end.rows.values, self.model.states)
+        at_end = transposed_times(jacobian_at_end, self.end.force) if self.end.rows else (zero,) * n
+        return (
+            self.function(PULLBACK, offset_x=along[:n], offset_u=along[n:]),
+            self.function(END_PULLBACK, offset=at_end),
+        )
 
     def _lagrangian(self) -> Expr:
         return self.model.stage_cost + dot(self.graph, self.multipliers, self.images)

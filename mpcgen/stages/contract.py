@@ -37,6 +37,8 @@ SLOPES = "stage_slopes"
 REMEMBERING, REMEMBERED = "stage_dynamics_remembering", "stage_expand_remembered"
 """Next state and cost of a stage, which leave what took long behind the next state in memory, and its exact model,
 which finds it there: of problems with constraints, whose candidates become iterates with what they left."""
+PULLBACK, END_PULLBACK = "stage_pullback", "terminal_pullback"
+"""F'offset + J'force alone, of a stage and of the last state: of those that are linear-quadratic but for rows."""
 STEP = "stage_step"
 """F d from entries of F that an exact model has kept: of problems with constraints whose F takes long to compute."""
 
@@ -224,6 +226,7 @@ def _differentials(constrained: bool) -> Iterator[StageFunction]:
     if constrained:
         kept = slot("in_reals restrict kept", "kept", "NKEPT")
         yield StageFunction(STEP, f"{purpose}, from what its model has kept of F", (kept, *along), d_next)
+        yield from _pullbacks()
     yield _stage_gradient(constrained)
     dual, d_dual = (_duals("NEND"), _duals("NEND", True)) if constrained else ((), ())
     of = "d'grad(terminal cost + dual'rows) + d_dual'rows + loss_cost (terminal cost + dual'rows)"
@@ -252,6 +255,18 @@ def _differentials(constrained: bool) -> Iterator[StageFunction]:
         ),
         inline=not constrained,
     )
+
+
+def _pullbacks() -> Iterator[StageFunction]:
+    offset = slot("const real *restrict offset", "offset", "NX")
+    path, end = (slot("const real *restrict force", "force", rows) for rows in ("NPATH", "NEND"))
+    by_x, at_end = (
+        slot("real *restrict change_x", group, "NX", "gradient by x") for group in ("offset_x", "offset")
+    )
+    by_u = slot("real *restrict change_u", "offset_u", "NU", "and by u")
+    purpose = "what changes of forces and of the value function change in the gradient of a stage's model"
+    yield StageFunction(PULLBACK, f"{purpose}, F'offset + J'force", (*_POINT, offset, path), (by_x, by_u))
+    yield StageFunction(END_PULLBACK, "the same of the last state, J'force", (*_END, end), (at_end,))
 
 
 def _stage_gradient(constrained: bool) -> StageFunction:

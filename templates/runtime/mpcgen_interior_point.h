@@ -80,6 +80,11 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_recount(&lanes->stale, k, 0);
     lane_recount(&lanes->restorations, k, 0);
     lane_recount(&lanes->restoring_failures, k, 0);
+    lane_mark(&lanes->direct, k, QUADRATIC_PROGRAM && attempt == 0);
+    lane_set(&lanes->gap_before, k, (scalar)INFINITY);
+    lane_set(&lanes->product_before, k, (scalar)INFINITY);
+    lane_recount(&lanes->slow, k, 0);
+    lane_set(&lanes->share, k, 1);
     lane_mark(&lanes->crawling, k, 0);
     lane_recount(&lanes->crawls, k, 0);
     lane_set(&lanes->cost_before, k, (scalar)INFINITY);

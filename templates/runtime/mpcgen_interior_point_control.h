@@ -33,6 +33,7 @@ enum { MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 #define RESTING_FALL R(3e-3)  /* passes, and have not changed the cost by this share of it, */
 #define RESTING_SHIFT R(1e-2) /* if the shift is above that, or on the states too: those below it leave Newton's steps */
 enum { MOST_REST = 20 };
+#define RESTORED (LINEAR_CONSTRAINTS ? 0.1 : 0.5) /* share of a violation that restoration leaves; a convex one has its least soon */
 enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
 
 /* Where the costates are those of the trajectory: the gaps that its steps may have. */
@@ -65,6 +66,7 @@ INLINE void convexify_next(barrier_state *s, mask all) {
   const real growth = lane_select(tiny, ALL(100), ALL(8));
   const real raised = lane_select(lane_lt(ALL(0), now), growth * now, FIRST_SHIFT * shift_unit(s));
   lanes->shift = lane_select(lane_and(refused, lane_not(leaves_out)), raised, now);
+  if (QUADRATIC_PROGRAM) lanes->direct = lane_and(lanes->direct, lane_not(refused));
   lanes->second_order = lane_select(leaves_out, ALL(0), lanes->second_order);
   lanes->rise = lane_select(leaves_out, ALL(RISE_AFTER_REFUSAL), lanes->rise);
 }
@@ -297,7 +299,8 @@ INLINE void leave_restoration(barrier_state *s, mask stepped) {
   barrier_progress *lanes = &s->lanes;
   const real gap = s->point.gap, before = lanes->violation_at_entry;
   const mask acceptable = lane_or(lane_not(in_filter(lanes, gap, merit(s, &s->point))), lane_le(gap, R(1e-2) * before));
-  const mask leaves = lane_and(lane_and(lanes->restoring, stepped), lane_and(lane_le(gap, R(0.5) * before), acceptable));
+  const mask lowered = lane_le(gap, R(RESTORED) * before);
+  const mask leaves = lane_and(lane_and(lanes->restoring, stepped), lane_and(lowered, acceptable));
   end_restoration(s, leaves);
 }
 
@@ -346,7 +349,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   if (!lane_any(ready)) return;
   barrier_errors e = errors_of(s);
   if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
-  barrier_step(s);
+  find_step(s, LEAST_BARRIER * dual_tolerance(s, (scalar)a->tolerance));
   const mask quiet = note_settled(s, lane_and(ready, lane_not(restored)), &e, (scalar)a->tolerance);
   const mask timid = CONSTRAINED ? is_timid(s, restored) : lane_none();
   if (CONSTRAINED) note_least_violation(s, restored);
@@ -354,7 +357,9 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   const mask first = CONSTRAINED ? violation_first(s, ready) : lane_none();
   const mask starts = starting(s);
   if (lane_any(starts)) start_inside(s, starts);
-  mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))), quiet, starts);
+  const mask corrected = QUADRATIC_PROGRAM ? lane_and(ready, s->corrects) : lane_none();
+  const mask trusted = lane_or(quiet, corrected);
+  mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))), trusted, starts);
 #if CONSTRAINED
   if (lane_any(restored)) stepped = lane_or(stepped, search_restoration(s, restored));
 #endif
@@ -372,7 +377,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   lanes->iterations -= ready;
   if (CONSTRAINED) {
     lanes->restoring_failures = lane_and(lanes->restoring_failures - lane_and(failed, restored), lane_not(moved));
-    loosen_rows(s, ready, regular);
+    loosen_rows(s, lane_and(ready, lane_not(corrected)), lane_and(regular, lane_not(corrected)));
     leave_restoration(s, lane_and(restored, stepped));
     if (lane_any(restored)) note_crawl(s, restored);
   }
@@ -380,7 +385,10 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   e.gap = s->point.largest_gap;
   e.least_product = products.least / lanes->cost_unit;
   e.largest_product = products.largest / lanes->cost_unit;
-  const mask may_lower = lane_or(regular, lane_and(failed, quiet));
+#if QUADRATIC_PROGRAM
+  note_slow(s, corrected);
+#endif
+  const mask may_lower = lane_and(lane_or(regular, lane_and(failed, quiet)), lane_not(corrected));
   lower_barrier(s, may_lower, &e, LEAST_BARRIER * dual_tolerance(s, (scalar)a->tolerance));
 }
 

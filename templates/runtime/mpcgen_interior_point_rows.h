@@ -85,11 +85,11 @@ INLINE int limit_stages(const barrier_state *s, int t, int i) {
   return s->rows == 1 && t < s->horizon ? s->horizon - first : t >= first;
 }
 
-/* The limits of a stage's rows from the parameters; returns how many sides they have in all stages that they stand for, and
+/* The limits of a stage's rows from the parameters. Adds how many sides they have in all stages that they stand for, and
  * notes whether any is an equality. */
-OUTLINED real find_limits(barrier_state *s, int t) {
+OUTLINED void find_limits(barrier_state *s, int t) {
   const reals theta_t = stage_row(s->theta_stage, s->rows, t);
-  real lower[ROWS], upper[ROWS], sides = ALL(0);
+  real lower[ROWS], upper[ROWS];
   reals limit = first_limit(s, t);
   EACH(i, ROWS) lower[i] = upper[i] = ALL(0);
   row_bounds_at(s->theta, theta_t, t == s->horizon, lower, upper);
@@ -115,17 +115,17 @@ OUTLINED real find_limits(barrier_state *s, int t) {
     limit[EQUAL] = lane_select(meets, upper[i], ALL(INFINITY));
     s->equalities |= lane_any(meets);
     const real stages = ALL(limit_stages(s, t, i));
-    sides += where_on(has_lower, stages) + where_on(lane_or(has_upper, meets), stages);
+    s->row_sides += where_on(has_lower, stages) + where_on(lane_or(has_upper, meets), stages);
+    s->row_products += where_on(has_lower, stages) + where_on(has_upper, stages);
   }
-  return sides;
 }
 
 /* The same of all stages, after a lane has loaded its parameters. */
 OUTLINED void load_limits(barrier_state *s) {
-  s->row_sides = ALL(0);
+  s->row_sides = s->row_products = ALL(0);
   s->equalities = 0;
-  for (int t = 0; t < s->horizon; t += s->rows > 1 ? 1 : s->horizon) s->row_sides += find_limits(s, t);
-  s->row_sides += find_limits(s, s->horizon);
+  for (int t = 0; t < s->horizon; t += s->rows > 1 ? 1 : s->horizon) find_limits(s, t);
+  find_limits(s, s->horizon);
 }
 
 INLINE row_room room_of(reals limit) {
@@ -232,7 +232,7 @@ INLINE row_sides sides_of(const barrier_state *s, const row_room *r, reals row) 
  * step over the slack there. That is found without the multiplier's, and so does not lose a small slack in rounding. `inverse`
  * and weight have the sign of the side's room; all are zero where it is off. */
 typedef struct {
-  real inverse, ratio, weight, force;
+  real inverse, ratio, weight, force, quotient;
 } side_terms;
 
 INLINE side_terms terms_of(real mu, const row_side *side, int high) {
@@ -240,7 +240,7 @@ INLINE side_terms terms_of(real mu, const row_side *side, int high) {
   const real quotient = side->sign * (ALL(1) / (side->slack * sum)), inverse = side->slack * quotient;
   const real rest = give * quotient - side->sign, moved = inverse * side->room + rest; /* of a slack that is the room: next to none */
   const real ratio = high ? -moved : moved, force = (high ? product - mu : mu - product) * inverse;
-  const side_terms terms = {inverse, ratio, z * inverse, force};
+  const side_terms terms = {inverse, ratio, z * inverse, force, quotient};
   return terms;
 }
 
@@ -294,7 +294,7 @@ RARE void add_restoring_rows(const barrier_state *s, int t, row_terms *terms) {
 }
 
 INLINE row_sizes no_sizes(void) {
-  const row_sizes sizes = {ALL(0), ALL(INFINITY), ALL(0)};
+  const row_sizes sizes = {ALL(0), ALL(INFINITY), ALL(0), ALL(0)};
   return sizes;
 }
 
@@ -309,6 +309,7 @@ INLINE void note_sizes(row_sizes *sizes, const row_room *r, int equalities, real
   sizes->multiplier_sum += low + (equalities ? lane_abs(high) : high);
   sizes->least_product = lane_min(least, sizes->least_product);
   sizes->largest_product = lane_max(lane_max(low_product, high_product), sizes->largest_product);
+  if (QUADRATIC_PROGRAM) sizes->product_sum += low_product + high_product;
 }
 
 /* Those of all rows of the iterate. */
@@ -348,6 +349,10 @@ ADD_ROWS void add_rows(barrier_state *s, int t, row_terms *terms) {
     row[HIGH_RATIO] = of_high.ratio;
     row[LOW_FORCE] = of_low.force;
     row[HIGH_FORCE] = of_high.force;
+#if QUADRATIC_PROGRAM
+    row[LOW_QUOTIENT] = of_low.quotient;
+    row[HIGH_QUOTIENT] = of_high.quotient;
+#endif
     terms->dual[i] = high - low;
     terms->stiffness[i] = of_low.weight - of_high.weight;
     terms->force[i] = of_high.force - of_low.force;

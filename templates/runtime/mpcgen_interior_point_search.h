@@ -3,7 +3,7 @@
 #ifndef MPCGEN_INTERIOR_POINT_SEARCH_H
 #define MPCGEN_INTERIOR_POINT_SEARCH_H
 
-#include "mpcgen_interior_point_sweep.h"
+#include "mpcgen_interior_point_corrector.h"
 
 enum { HALVINGS = 13 };
 #define GAP_MARGIN R(1e-5)     /* share of the gaps by which a step has to be better in gaps or in the barrier function */
@@ -141,13 +141,18 @@ OUTLINED void roll_state(barrier_state *s, int t, const rollout_policy *p) {
   }
 }
 
-/* The next state of a candidate: that of the step; where lanes begin, which have none, the one that a rollout comes to. */
+/* The next state of a candidate: that of the step; where lanes begin, which have none, the one that a rollout comes to. So are
+ * states that only accumulate cost: nothing but the cost reads them, which then is that of the other states. */
 INLINE void step_state(barrier_state *s, int t, mask rolls, int any_rolls) {
   const reals x = s->new_path + t * PAIR, next = x + PAIR;
-  if (any_rolls)
-    EACH(i, NX) next[i] = lane_select(rolls, x[NX + i], moved_state(s, t + 1, i));
-  else
-    EACH(i, NX) next[i] = moved_state(s, t + 1, i);
+  EACH(i, NX) {
+    if (any_rolls || ONLY_COST(i)) {
+      const mask reaches = ONLY_COST(i) ? lane_or(rolls, s->moves) : rolls;
+      next[i] = lane_select(reaches, x[NX + i], moved_state(s, t + 1, i));
+    } else {
+      next[i] = moved_state(s, t + 1, i);
+    }
+  }
 }
 
 /* Evaluates the iterate and `length` times the step, in the lanes that do not move the iterate alone, but where they are in

@@ -49,6 +49,7 @@ typedef struct {
   mask crawling;       /* restoration has not halved the violation in many passes, or the attempt rests: it is over */
   mask violation_first; /* the attempt begins in restoration: after one that went where the cost leads, and no further */
   mask stranded;       /* an attempt before has not solved its first barrier problem */
+  mask direct;         /* linear-quadratic: takes corrected steps, and all of them; see mpcgen_interior_point_corrector.h */
   mask shift_first;    /* where a Hessian is not convex: shifts it before it leaves the second derivatives out */
   real second_order;   /* weight of the second derivatives of dynamics and rows in the next sweep */
   real rise;           /* of it after the next step */
@@ -73,6 +74,9 @@ typedef struct {
   counts crawls;       /* passes of a restoration since the squares of what rows lack have halved; without constraints, */
   real squares_before; /* those then */
   real cost_before;    /* of an attempt since it had this cost and moved: see note_rest */
+  real gap_before, product_before; /* of corrected steps, when they had last halved, */
+  counts slow;         /* and the steps since then; */
+  real share;          /* of the last one, what slacks and multipliers allowed */
   counts stale;        /* passes in which neither has fallen */
   real violation_at_entry; /* of restoration */
   real least_violation; /* of what is kept of attempts that have ended without a solution, for the result if none finds one, */
@@ -101,6 +105,7 @@ typedef struct {
   real multiplier_sum, costate_sum; /* of the bounds, times D; of the costates */
   real least_product, largest_product; /* of slack and multiplier */
   real sides;                       /* finite bounds */
+  real product_sum, products;       /* of the products, and their number, where QUADRATIC_PROGRAM */
   mask finite, convex;
   mask hidden;                      /* not convex, and the first pivot that is not positive is no more than rounding */
 } barrier_summary;
@@ -108,6 +113,7 @@ typedef struct {
 /* Of the rows: the sum of the sizes of multipliers, and their products with the slacks. */
 typedef struct {
   real multiplier_sum, least_product, largest_product;
+  real product_sum; /* where QUADRATIC_PROGRAM */
 } row_sizes;
 
 /* What a row has at a point, the iterate or the candidate. */
@@ -134,7 +140,13 @@ enum {
   D_HIGH_SLACK,
   D_LOW_MULTIPLIER,
   D_HIGH_MULTIPLIER,
+#if QUADRATIC_PROGRAM
+  LOW_QUOTIENT, /* the inverse over the slack */
+  HIGH_QUOTIENT,
+  LOW_RATIO, /* apart from the steps, as these are found twice */
+#else
   LOW_RATIO = D_LOW_SLACK, /* the step of the slack over the slack, and that of the multiplier, where the row does not move */
+#endif
   HIGH_RATIO,
   LOW_FORCE,
   HIGH_FORCE,
@@ -190,7 +202,10 @@ enum {
   ARRAY(first_lack, NPATH + NEND)      /* what rows lacked at most where the attempt began */ \
   ARRAY(kept, n * NKEPT)               /* of F = df/d(x, u) */                 \
   ARRAY(gain, n * NU * NX)             /* the policy, with the step */         \
-  ARRAY(step, n * NU)
+  ARRAY(step, n * NU)                                                          \
+  ARRAY(factor, QUADRATIC_PROGRAM * n * NUU)   /* of Quu: see mpcgen_interior_point_corrector.h */ \
+  ARRAY(lower_aim, QUADRATIC_PROGRAM * n * NU) /* what products of slacks and multipliers are to be; */ \
+  ARRAY(upper_aim, QUADRATIC_PROGRAM * n * NU) /* before that, the multipliers' steps without a correction */
 
 typedef struct {
   int horizon, rows;                /* rows of theta_stage: N+1, or 1 */
@@ -202,12 +217,14 @@ typedef struct {
   int begins, restores;             /* whether any lane does, in the present pass */
   int equalities;                   /* whether any lane's rows have bounds that meet */
   row_sizes sizes;                  /* of the iterate's rows */
-  real row_sides;                   /* sides of rows that are on, equalities included */
+  real row_sides, row_products;     /* sides of rows that are on, with equalities and without */
   real unit[NU];                    /* of a control that has no range */
   mask moves;                       /* lanes whose candidate is another point; those of the others are their iterates */
   real length, dual_length;         /* of the step: of x, u and the costates; of the multipliers */
   real slope;                       /* of the barrier function along the step, in units of cost */
   real longest;                     /* what the slacks allow of the step */
+  mask corrects;                    /* lanes whose step is corrected */
+  int predicts;                     /* and whether what is found is the step before that */
   real mu, delta;                   /* of the sweep and the step after it, in the problem's units; see ready_pass */
   real state_weight, mixed_weight;  /* of equalities, likewise; see equality_weight */
   real row_unit, restoring_room;    /* of a restoration */
@@ -243,7 +260,7 @@ FUNCTION void lay_out_barrier(barrier_state *s, const solve_arguments *a, reals 
   s->at_iterate = 0;
   s->at_candidate = POINT_REALS;
   s->equalities = 0;
-  s->row_sides = ALL(0);
+  s->row_sides = s->row_products = ALL(0);
   BARRIER_ARRAYS(PLACE_ARRAY)
 }
 

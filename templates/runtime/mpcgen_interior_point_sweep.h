@@ -1,4 +1,4 @@
-/* The Newton step of the interior point: a Riccati sweep backward, and its policy forward through the linear model.
+/* The Newton step of the interior point: a Riccati sweep backward, whose policy mpcgen_interior_point_step.h follows.
  *
  * The same stage functions and the same update as box-DDP's (mpcgen_stage.h); each side of a bound, with slack s and
  * multiplier z, adds its stiffness z/s to Quu and its force mu/s to the gradient, and no control is held by a bound. */
@@ -10,7 +10,6 @@
 #define RESTORATION_SHIFT R(1e-3)
 #define RESTORING_ROOM R(1e-4)        /* of a violation of one */
 #define OPEN_GAP R(1e-6)              /* less than that is not restored */
-#define MULTIPLIER_RANGE R(1e10)      /* a multiplier stays within this factor of mu over its slack */
 
 /* What equations are loosened by. Where steps are tiny, by little: a way round an obstacle may ask for inequalities that give
  * way, but equations that did would wait for the cost, pass after pass, until their multipliers had grown. */
@@ -37,6 +36,10 @@ INLINE void ready_pass(barrier_state *s) {
   s->mu = s->lanes.barrier * s->lanes.cost_unit;
   s->row_unit = s->lanes.cost_unit;
   if (!CONSTRAINED) return;
+  if (QUADRATIC_PROGRAM) { /* what is corrected is a step to no barrier */
+    s->corrects = lane_and(s->lanes.direct, lane_not(lane_or(s->lanes.begins, s->lanes.restoring)));
+    s->mu = lane_select(s->corrects, ALL(0), s->mu);
+  }
   s->delta = ALL(INEQUALITY_DELTA) * s->lanes.looseness / s->lanes.cost_unit;
   s->state_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * state_looseness(s));
   s->mixed_weight = s->lanes.cost_unit / (ALL(MIXED_EQUALITY_DELTA) * lane_max(equality_looseness(s), ALL(1)));
@@ -94,6 +97,10 @@ INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu,
     summary->least_product = lane_min(summary->least_product, lane_select(r->has_upper, high_product, ALL(INFINITY)));
     summary->largest_product = lane_max(summary->largest_product, lane_max(low_product, high_product));
     summary->sides += where_on(r->has_lower, ALL(1)) + where_on(r->has_upper, ALL(1));
+    if (QUADRATIC_PROGRAM) {
+      summary->product_sum += low_product + high_product;
+      summary->products += where_on(r->has_lower, ALL(1)) + where_on(r->has_upper, ALL(1));
+    }
     summary->finite = lane_and(summary->finite, lane_finite(gradient));
   }
 }
@@ -154,6 +161,8 @@ INLINE void begin_summary(barrier_state *s) {
   summary->dual_x = summary->dual_u = summary->gradient_sum = summary->costate_sum = ALL(0);
   summary->multiplier_sum = CONSTRAINED ? s->sizes.multiplier_sum : ALL(0);
   summary->sides = s->row_sides;
+  summary->products = s->row_products;
+  summary->product_sum = CONSTRAINED ? s->sizes.product_sum : ALL(0);
   summary->least_product = CONSTRAINED ? s->sizes.least_product : ALL(INFINITY);
   summary->largest_product = CONSTRAINED ? s->sizes.largest_product : ALL(0);
   summary->finite = summary->convex = lane_all();
@@ -218,6 +227,14 @@ INLINE void note_factor(barrier_state *s, const real *quu, const mask *is_free, 
   const mask positive = factor_noting(quu, is_free, unit_lower, inverse_pivot, CONSTRAINED ? &hidden : NULL);
   if (CONSTRAINED) summary->hidden = lane_or(summary->hidden, lane_and(summary->convex, hidden));
   summary->convex = lane_and(summary->convex, positive);
+}
+
+/* Keeps a factor, the inverse pivots on its diagonal. */
+INLINE void keep_quu(const real *unit_lower, const real *inverse_pivot, reals kept) {
+  EACH(i, NU) {
+    EACH(j, i) kept[TRIANGLE(i, j)] = unit_lower[TRIANGLE(i, j)];
+    kept[TRIANGLE(i, i)] = inverse_pivot[i];
+  }
 }
 
 /* The multipliers of a stage's rows where the call gives some. */
@@ -293,129 +310,12 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
     add_bounds(s, k, q, quu, qu, is_free);
     if (s->begins) measure_controls(s, k, quu, largest, stiffest);
     note_factor(s, quu, is_free, unit_lower, inverse_pivot);
+    if (QUADRATIC_PROGRAM) keep_quu(unit_lower, inverse_pivot, s->factor + k * NUU);
     solve_free(unit_lower, inverse_pivot, is_free, qu, s->step + k * NU);
     feedback_gain(q, is_free, unit_lower, inverse_pivot, s->gain + k * NU * NX);
     update_value(q, quu, qu, s->gain + k * NU * NX, s->step + k * NU, value);
   }
   if (s->begins) find_units(s, largest, stiffest);
-}
-
-/* The part of a stage's controls in the step: how far the slacks and multipliers let it go, and its slope. */
-INLINE void control_step(barrier_state *s, int t, step_reach *reach) {
-  const real mu = reach->mu;
-  control_room room[NU];
-  find_room(s, t, room);
-  EACH(i, NU) {
-    const control_room *r = &room[i];
-    const int at = t * NU + i;
-    const real du = s->d_u[at], low = s->lower_multiplier[at], high = s->upper_multiplier[at];
-    const real over_low = where_on(r->has_lower, s->d_lower[at]), over_high = where_on(r->has_upper, s->d_upper[at]);
-    const real d_low = where_on(r->has_lower, (mu - low * du) * over_low - low);
-    const real d_high = where_on(r->has_upper, (mu + high * du) * over_high - high);
-    reach->slope += (s->gradient[at] + mu * (over_high - over_low)) * du;
-    reach->slack_share = lane_max(-du * over_low, lane_max(du * over_high, reach->slack_share));
-    reach->dual_share = lane_min(d_low / low, lane_min(d_high / high, reach->dual_share)); /* of sides that are off no number */
-    reach->size = lane_max(lane_abs(du) * r->over_unit, reach->size);
-    s->d_lower[at] = d_low;
-    s->d_upper[at] = d_high;
-  }
-}
-
-/* What a stage's states add to the slope of the cost: the gradient of the cost along the step is that of L, less
- * lambda'(F dw) at each stage. */
-INLINE real state_slope(const barrier_state *s, int t) {
-  real sums[2] = {ALL(0), ALL(0)};
-  EACH(i, NX) {
-    sums[0] += s->dual_residual[t * NX + i] * s->d_x[t * NX + i];
-    sums[1] += s->costate[t * NX + i] * gap_at(s->path, t - 1, i);
-  }
-  return sums[0] + sums[1];
-}
-
-/* How the next state changes along the step of a stage, F (dx, du). */
-INLINE void change_next(const barrier_state *s, int t, const real *d_x, const real *d_u, real *next) {
-#if NKEPT
-  stage_step(s->kept + t * NKEPT, d_x, d_u, next);
-#else
-  stage_tangent(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, next);
-#endif
-}
-
-/* The step: the policy through the linear model of the dynamics, which closes the gaps; how long it may be. */
-OUTLINED void barrier_step(barrier_state *s) {
-  const real none = ALL(-SCALAR_LEAST);
-  step_reach reach = {s->mu, lane_min(ALL(0.01), s->lanes.barrier), ALL(0), none, ALL(1), ALL(0), ALL(0)};
-  s->violation_slope = ALL(0);
-  real d_x[NX], d_u[NU], next[NX]; /* not through memory: each stage waits for the one before */
-  EACH(i, NX) s->d_x[i] = d_x[i] = ALL(0);
-  for (int t = 0; t < s->horizon; t++) {
-    EACH(i, NU) {
-      real sums[2] = {s->step[t * NU + i], ALL(0)};
-      EACH(j, NX) sums[j % 2] += s->gain[(t * NU + i) * NX + j] * d_x[j];
-      s->d_u[t * NU + i] = d_u[i] = sums[0] + sums[1];
-    }
-    change_next(s, t, d_x, d_u, next);
-    EACH(i, NX) s->d_x[(t + 1) * NX + i] = d_x[i] = next[i] + gap_at(s->path, t, i);
-    control_step(s, t, &reach);
-    reach.slope += state_slope(s, t + 1);
-  }
-  reach.dual_length = lane_min(ALL(1), (reach.least_share - ALL(1)) / reach.dual_share);
-#if CONSTRAINED
-  step_rows(s, &reach);
-#endif
-  s->longest = lane_min(ALL(1), (ALL(1) - reach.least_share) / reach.slack_share);
-  if (CONSTRAINED) s->longest = lane_select(s->lanes.restoring, ALL(1), s->longest);
-  s->dual_length = reach.dual_length;
-  s->step_size = reach.size;
-  s->slope = reach.slope / s->lanes.cost_unit;
-}
-
-/* Keeps multipliers of controls' bounds near mu over their slacks in the lanes where some are not. */
-RARE product_range keep_bounds_near(barrier_state *s, mask where, real range) {
-  product_range products = no_products();
-  for (int t = 0; t < s->horizon; t++) {
-    control_room room[NU];
-    find_room(s, t, room);
-    EACH(i, NU) {
-      const control_room *r = &room[i];
-      const int at = t * NU + i;
-      const real near_low = below(r, s->u[at]), near_high = above(r, s->u[at]);
-      const real low = keep_near(lane_and(where, r->has_lower), s->lower_multiplier[at], near_low, s->mu, range);
-      const real high = keep_near(lane_and(where, r->has_upper), s->upper_multiplier[at], near_high, s->mu, range);
-      s->lower_multiplier[at] = low;
-      s->upper_multiplier[at] = high;
-      note_products(&products, r, near_low * low, near_high * high);
-    }
-  }
-  return products;
-}
-
-/* The multipliers of the lanes that took a step, kept near mu over their slacks, and their products with the slacks. */
-OUTLINED product_range step_multipliers(barrier_state *s, mask where) {
-  const real length = lane_select(where, s->dual_length, ALL(0)), mu = s->mu;
-  const real range = ALL(MULTIPLIER_RANGE);
-  product_range products = no_products();
-  for (int t = 0; t < s->horizon; t++) {
-    control_room room[NU];
-    find_room(s, t, room);
-    EACH(i, NU) {
-      const control_room *r = &room[i];
-      const int at = t * NU + i;
-      const real d_low = where_on(lane_and(where, r->has_lower), s->d_lower[at]);
-      const real d_high = where_on(lane_and(where, r->has_upper), s->d_upper[at]);
-      const real low = s->lower_multiplier[at] + length * d_low, high = s->upper_multiplier[at] + length * d_high;
-      s->lower_multiplier[at] = low;
-      s->upper_multiplier[at] = high;
-      note_products(&products, r, below(r, s->u[at]) * low, above(r, s->u[at]) * high);
-    }
-  }
-  const mask near = lane_and(lane_le(mu / range, products.least), lane_le(products.largest, mu * range));
-  const mask beyond = lane_and(where, lane_not(near)); /* and no others: they do not depend on their neighbours */
-  if (lane_any(beyond)) products = keep_bounds_near(s, beyond, range);
-#if CONSTRAINED
-  step_row_multipliers(s, where, range, &products);
-#endif
-  return products;
 }
 
 #endif

@@ -21,6 +21,13 @@ typedef struct {
 #define ROW_BOUNDS_VARY 0
 #define LINEAR_CONSTRAINTS 0
 #endif
+/* One that is linear-quadratic but for its inequalities says so, and one with states that only accumulate cost, which. */
+#ifndef QUADRATIC_PROGRAM
+#define QUADRATIC_PROGRAM 0
+#endif
+#ifndef ONLY_COST
+#define ONLY_COST(i) 0
+#endif
 /* One with implicit steps says so. */
 #ifndef IMPLICIT
 #define IMPLICIT 0
