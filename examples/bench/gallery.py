@@ -38,13 +38,15 @@ PEER = "IPOPT"
 METHODS = ("auto", "ddp", "interior_point")
 
 Draw = Callable[[int, int], np.ndarray]
+Guess = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Entry:
     """One problem: ``make`` returns it; ``x0`` is one start, or draws (count, n) of them from a seed.
 
-    ``optimum``: the least cost that is known. ``horizon``: other than the problem's own.
+    ``optimum``: the least cost that is known. ``horizon``: other than the problem's own. ``guess``: draws states
+    (count, N+1, n) and controls (count, N, m) to begin at from a seed.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Entry:
     optimum: float | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     horizon: int | None = None
+    guess: Guess | None = None
 
     def starts(self, spec: Spec, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return x0 (count, n) and initial controls (count, N, m)."""
@@ -150,9 +153,9 @@ def _known(problems: Any) -> Iterator[Entry]:
     """Those of a module that has their ``STARTS``, ``OPTIMA`` and ``parameters_of``."""
     for make, optimum in problems.OPTIMA.items():
         parameters = problems.parameters_of(make, make().horizon)
-        yield Entry(
-            make.__name__, functools.partial(_posed, make), problems.STARTS[make], optimum, parameters
-        )
+        posed, x0 = functools.partial(_posed, make), problems.STARTS[make]
+        guess = getattr(problems, "GUESSES", {}).get(make)
+        yield Entry(make.__name__, posed, x0, optimum, parameters, guess=guess)
 
 
 def _robots() -> Iterator[Entry]:
@@ -195,34 +198,44 @@ class Settings:
 def measure(entry: Entry, settings: Settings) -> list[Outcome]:
     """Solve an entry's starts by each method, and by IPOPT as many of them as it gets."""
     spec = entry.make()
-    x0, u = entry.starts(spec, settings.starts, settings.seed)
+    begins = _begin(entry, spec, settings)
     methods = [m for m in settings.methods if not (spec.constraints and m == "ddp")]
-    found = [_ours(entry, spec, x0, u, method, settings) for method in methods]
+    found = [_ours(entry, spec, begins, method, settings) for method in methods]
     if settings.peer_starts:
-        few = slice(min(settings.peer_starts, settings.starts))
-        found.append(_theirs(entry, spec, x0[few], u[few], settings))
+        few = min(settings.peer_starts, settings.starts)
+        found.append(_theirs(entry, spec, {name: each[:few] for name, each in begins.items()}, settings))
     return found
 
 
+def _begin(entry: Entry, spec: Spec, settings: Settings) -> dict[str, np.ndarray]:
+    """What each start's solve begins with, by the names of the call's arguments."""
+    x0, u = entry.starts(spec, settings.starts, settings.seed)
+    if entry.guess is None:
+        return {"x0": x0, "u_init": u}
+    x, u = entry.guess(settings.starts, settings.seed)
+    return {"x0": x0, "u_init": u, "x_init": x}
+
+
 def _ours(
-    entry: Entry, spec: Spec, x0: np.ndarray, u: np.ndarray, method: str, settings: Settings
+    entry: Entry, spec: Spec, begins: dict[str, np.ndarray], method: str, settings: Settings
 ) -> Outcome:
     options = {"method": method, "tol": settings.tol, "max_iterations": settings.max_iterations}
     mpc = mpcgen.compile(spec, dtypes=("float64",), progress=False).MPC(on_unconverged="ignore", **options)
     parameters = {name: torch.as_tensor(value) for name, value in entry.parameters.items()}
-    starts, u_init = torch.as_tensor(x0), torch.as_tensor(u)
-    mpc(starts[:1], u_init=u_init[:1], horizon=entry.horizon, **parameters)  # what is lazy
+    given = {name: torch.as_tensor(value) for name, value in begins.items()}
+    first = {name: value[:1] for name, value in given.items()}
+    mpc(**first, horizon=entry.horizon, **parameters)  # what is lazy
     began = time.perf_counter()
-    sol = mpc(starts, u_init=u_init, horizon=entry.horizon, **parameters)
+    sol = mpc(**given, horizon=entry.horizon, **parameters)
     seconds = time.perf_counter() - began
     names = Counter(Status(int(status)).name for status in sol.status)
     solved = (sol.status == Status.CONVERGED).numpy()
     return Outcome(entry.name, method, solved, sol.iterations.numpy(), sol.cost.numpy(), dict(names), seconds)
 
 
-def _theirs(entry: Entry, spec: Spec, x0: np.ndarray, u: np.ndarray, settings: Settings) -> Outcome:
+def _theirs(entry: Entry, spec: Spec, begins: dict[str, np.ndarray], settings: Settings) -> Outcome:
     peer = Baseline(spec, entry.horizon, tol=settings.tol, max_iterations=settings.max_iterations)
-    sol = peer.solve_batch(x0, entry.parameters, u)
+    sol = peer.solve_batch(parameters=entry.parameters, **begins)
     names = Counter(sol.status)
     return Outcome(entry.name, PEER, sol.success, sol.iterations, sol.cost, dict(names), sol.seconds)
 

@@ -151,6 +151,78 @@ def docking() -> mpcgen.Problem:
     return problem
 
 
+def orbit_raising() -> mpcgen.Problem:
+    """A craft that reaches the widest circle in a given time by the angle of its thrust (Bryson and Ho 1975)."""
+    problem = mpcgen.Problem("orbit_raising", horizon=60)
+    radius, outward, around, mass = problem.states(
+        "radius outward around mass", lower=[0.5, -sp.oo, -sp.oo, 0.1]
+    )
+    angle = problem.control("angle", lower=-sp.pi, upper=2 * sp.pi)
+    burn = sp.Float("0.0749")
+    push = sp.Float("0.1405") / mass
+    rates = [
+        outward,
+        around**2 / radius - 1 / radius**2 + push * sp.sin(angle),
+        -outward * around / radius + push * sp.cos(angle),
+        -burn,
+    ]
+    problem.dynamics = mpcgen.rk4(problem, rates, dt=sp.Rational(332, 100 * problem.horizon))
+    problem.stage_cost = 0
+    problem.terminal_cost = -radius
+    problem.terminal_constraint("circle", [outward, around - 1 / sp.sqrt(radius)], equals=[0, 0])
+    return problem
+
+
+def shuttle_descent(horizon: int = 100) -> mpcgen.Problem:
+    """The space shuttle's descent, as far across as it gets (Betts 2010): in 1e5 ft, 1e4 ft/s, rad and s.
+
+    It is begun at a straight line, `GUESSES`: a rollout of controls that are not chosen well leaves the atmosphere.
+    """
+    right, degree = math.radians(89), sp.pi / 180
+    end = _FreeEnd(
+        "shuttle_descent",
+        horizon,
+        "height aside speed path heading",
+        lower=[0, -right, 1e-4, -right, -sp.oo],
+        upper=[sp.oo, right, sp.oo, right, sp.oo],
+    )
+    height, aside, speed, path, heading = end.x
+    attack, bank = end.steer(
+        "attack bank", [-90 * degree, -89 * degree], [90 * degree, degree], least=100, most=4000
+    )
+    feet, feet_per_second, mass, area = 1e5 * height, 1e4 * speed, 203000 / 32.174, 2690
+    radius = 20902900 + feet
+    gravity = 0.14076539e17 / radius**2
+    pressure = 0.002378 * sp.exp(-feet / 23800) * feet_per_second**2 / 2
+    degrees = attack / degree
+    lift = (-0.20704 + 0.029244 * degrees) * area * pressure
+    drag = (0.07854 - 0.61592e-2 * degrees + 0.621408e-3 * degrees**2) * area * pressure
+    turn = feet_per_second / radius * sp.cos(path)
+    momentum = mass * feet_per_second
+    rates = [
+        feet_per_second * sp.sin(path) / 1e5,
+        turn * sp.cos(heading),
+        -(drag / mass + gravity * sp.sin(path)) / 1e4,
+        lift * sp.cos(bank) / momentum + turn - sp.cos(path) * gravity / feet_per_second,
+        lift * sp.sin(bank) / (momentum * sp.cos(path)) + turn * sp.sin(heading) * sp.tan(aside),
+    ]
+    end.move(rates, substeps=2)
+    end.problem.terminal_cost = -aside
+    goal = [0.8, 0.25, math.radians(-5)]
+    end.problem.terminal_constraint("end", [height, speed, path], equals=goal)
+    return end.problem
+
+
+def straight_descents(count: int, seed: int, horizon: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Return states (count, N+1, 6) and controls (count, N, 3): a straight line, and others up to a tenth off it."""
+    first = [2.6, 0, 2.56, -math.radians(1), math.radians(90), 2000]
+    last = [0.8, math.radians(20), 0.25, -math.radians(5), math.radians(10), 2000]
+    controls = [math.radians(17), -math.radians(60), 0]
+    size = np.random.default_rng(seed).uniform(0.9, 1.1, (count, 1, 1))
+    size[0] = 1
+    return size * np.linspace(first, last, horizon + 1), size * np.tile(controls, (horizon, 1))
+
+
 STARTS: dict[Any, list[float]] = {
     goddard: [1, 0, 1, 0.2],
     telescopic_arm: [4.5, 0, math.pi / 4, 0, 0, 0, 8],
@@ -158,6 +230,8 @@ STARTS: dict[Any, list[float]] = {
     hang_glider: [0, 13.2275675, 1000, -1.28750052, 100],
     free_flyer: [-10, -10, math.pi / 2, 0, 0, 0],
     docking: [30, 200, -20, 0.1, -0.2, 0],
+    orbit_raising: [1, 0, 1, 1],
+    shuttle_descent: [2.6, 0, 2.56, -math.radians(1), math.radians(90), 2000],
 }
 """x_0 by problem; of a free duration, the guess."""
 
@@ -168,8 +242,13 @@ OPTIMA: dict[Any, float] = {
     hang_glider: -1247.59731,
     free_flyer: 7.7073885,
     docking: 0.8955462,
+    orbit_raising: -1.5252518,
+    shuttle_descent: -0.5958685,
 }
 """Least cost that is known, with the digits that are certain."""
+
+GUESSES = {shuttle_descent: straight_descents}
+"""Where the solves of a problem begin: states and controls."""
 
 
 def parameters_of(make: Any, horizon: int) -> dict[str, np.ndarray]:

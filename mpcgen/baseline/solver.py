@@ -113,9 +113,11 @@ class Baseline:
         x0: ArrayLike,
         parameters: Mapping[str, ArrayLike] | None = None,
         u_init: ArrayLike | None = None,
+        x_init: ArrayLike | None = None,
     ) -> Solution:
         """Solve from x0 (n,), started at the rollout of u_init (N, m; default zeros) clipped to the bounds.
 
+        ``x_init``: states (N+1, n) to start at in place of the rollout; the first is x0 whatever it says.
         ``parameters``: name -> its shape, behind a stage axis if per stage; omitted ones take their defaults.
         A problem that the solver gives up on has ``success`` false, and one whose start is not finite is not
         given to it (fatrop would never return). Raises `ShapeError`, `ParameterError`.
@@ -125,7 +127,10 @@ class Baseline:
         theta = pack_parameters(self.spec, parameters or {}, N)
         lower, upper = self.functions.stage_bounds(theta)
         u = np.clip(_shaped("u_init", np.zeros((N, m)) if u_init is None else u_init, (N, m)), lower, upper)
-        x = self.functions.rollout(start, u, theta)
+        if x_init is None:
+            x = self.functions.rollout(start, u, theta)
+        else:
+            x = np.vstack([start, _shaped("x_init", x_init, (N + 1, n))[1:]])
         if not self.functions.is_finite(x, u, theta):
             return self._refused(x, u)
         rows = self.program.evaluated(theta, x, u)
@@ -172,8 +177,9 @@ class Baseline:
         x0: ArrayLike,
         parameters: Mapping[str, ArrayLike] | None = None,
         u_init: ArrayLike | None = None,
+        x_init: ArrayLike | None = None,
     ) -> BatchSolution:
-        """Solve from every row of x0 (B, n), one after the other; u_init (B, N, m) or (N, m).
+        """Solve from every row of x0 (B, n), one after the other; u_init (B, N, m) or (N, m), and so x_init.
 
         A parameter with one more leading axis than its own (stage axis included) has one value per problem.
         """
@@ -181,15 +187,15 @@ class Baseline:
         if starts.ndim != 2 or starts.shape[1] != self.functions.n:
             raise ShapeError(f"x0 has shape {starts.shape}, expected (batch, {self.functions.n})")
         batched = {p.name for p in self.spec.parameters if _is_batched(p, (parameters or {}).get(p.name))}
-        guesses = None if u_init is None else np.asarray(u_init, dtype=float)
+        guesses = [None if guess is None else np.asarray(guess, dtype=float) for guess in (u_init, x_init)]
         solutions = []
         for b, start in enumerate(starts):
             values = {
                 name: np.asarray(value)[b] if name in batched else value
                 for name, value in (parameters or {}).items()
             }
-            guess = guesses[b] if guesses is not None and guesses.ndim == 3 else guesses
-            solutions.append(self.solve(start, values, guess))
+            u, x = (guess[b] if guess is not None and guess.ndim == 3 else guess for guess in guesses)
+            solutions.append(self.solve(start, values, u, x))
         return _stack(solutions)
 
 

@@ -80,6 +80,7 @@ def problem_text(
         "kept": _read_by(kernels, STEP, "kept"),
         "remembered": _read_by(kernels, REMEMBERED, "point"),
         "linear": int(not kernels.curved),
+        "flat": int(_has_flat_costs(kernels)),
         "quadratic": kernels.quadratic,
         "slopes": any(function.name == SLOPES for function in functions),
         "looped": int(not kernels.fused),
@@ -171,6 +172,14 @@ def row_sizes(kernels: Kernels) -> dict[str, object] | None:
             and degree((*reached, *rows.values), (*model.states, *model.controls)) <= 1
         ),
     }
+
+
+def _has_flat_costs(kernels: Kernels) -> bool:
+    """Whether the costs are linear in states and controls, those that states carry too."""
+    model = kernels.model
+    if kernels.carried or any(model.priced) or (kernels.loop and kernels.loop.costs):
+        return False
+    return degree((model.stage_cost, model.terminal_cost), (*model.states, *model.controls)) <= 1
 
 
 def _read_by(kernels: Kernels, name: str, group: str) -> int:

@@ -34,6 +34,10 @@ INLINE int is_at_first_barrier(const barrier_state *s, int k) {
   return !CONSTRAINED && lane_get(&s->lanes.barrier, k) >= FIRST_BARRIER;
 }
 
+/* Whether second derivatives are rather shifted than left out, so that steps stay near the states that the call gives. Without
+ * them costs that bend nowhere leave a linear programme, whose steps go as far as bounds and slacks let them. */
+INLINE int keeps_to_guess(const solve_arguments *a) { return FLAT_COSTS && a->initial_states && !a->initial_costates; }
+
 /* Readies a lane for an attempt at its problem, from the controls that the call gives. */
 OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, int64_t problem, int attempt) {
   barrier_progress *lanes = &s->lanes;
@@ -91,7 +95,7 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_mark(&lanes->restoring, k, 0);
     lane_mark(&lanes->unrestorable, k, 0);
     lane_mark(&lanes->violation_first, k, attempt > 0);
-    lane_mark(&lanes->shift_first, k, CONSTRAINED && attempt > 1);
+    lane_mark(&lanes->shift_first, k, CONSTRAINED && (attempt > 1 || keeps_to_guess(a)));
     lane_set(&lanes->moved, k, 0);
     lane_set(&lanes->linear_dual, k, 0);
     lane_mark(&lanes->begins, k, 1);

@@ -20,6 +20,7 @@ typedef struct {
 #define SOFT_ROWS 0
 #define ROW_BOUNDS_VARY 0
 #define LINEAR_CONSTRAINTS 0
+#define FLAT_COSTS 0
 #endif
 /* One that is linear-quadratic but for its inequalities says so, and one with states that only accumulate cost, which. */
 #ifndef QUADRATIC_PROGRAM
