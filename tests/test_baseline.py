@@ -281,6 +281,19 @@ def test_a_batch_is_its_problems_one_by_one():
     assert batch.seconds > 0
 
 
+@pytest.mark.parametrize("solver", ["ipopt", "fatrop"])
+def test_states_to_begin_at_replace_the_rollout(solver):
+    baseline = Baseline(example("pendulum"), solver=solver, tol=1e-10)
+    x0 = np.array([1.0, 0.0, 0.4])
+    found = baseline.solve(x0)
+    again = baseline.solve_batch(np.stack([x0, x0]), u_init=found.u, x_init=found.x)
+    assert again.success.all() and again.iterations.max() < found.iterations
+    np.testing.assert_allclose(again.u[1], found.u, atol=1e-6)
+    assert baseline.solve(x0, x_init=np.full_like(found.x, np.nan)).status == "start is not finite"
+    with pytest.raises(ShapeError, match="x_init has shape"):
+        baseline.solve(x0, x_init=found.x[1:])
+
+
 def test_a_missing_casadi_is_named_with_its_remedy():
     code = "import sys; sys.modules['casadi'] = None; import mpcgen.baseline"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

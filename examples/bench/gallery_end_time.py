@@ -242,7 +242,7 @@ OPTIMA: dict[Any, float] = {
     hang_glider: -1247.59731,
     free_flyer: 7.7073885,
     docking: 0.8955462,
-    orbit_raising: -1.5252518,
+    orbit_raising: -1.5252098,
     shuttle_descent: -0.5958685,
 }
 """Least cost that is known, with the digits that are certain."""
