@@ -148,7 +148,9 @@ def test_a_guess_of_states_is_kept_to_where_costs_bend_nowhere():
     # without second derivatives these leave a linear programme, whose steps went far from it: up to 79 passes
     mpc = compiled(end_time.orbit_raising()).MPC(on_unconverged="ignore", max_iterations=800)
     start = torch.tensor(end_time.STARTS[end_time.orbit_raising], dtype=torch.float64)
-    along = torch.linspace(0, 1, 61, dtype=torch.float64)[:, None] * torch.linspace(0.8, 1.2, 9)[:, None, None]
+    along = (
+        torch.linspace(0, 1, 61, dtype=torch.float64)[:, None] * torch.linspace(0.8, 1.2, 9)[:, None, None]
+    )
     end = torch.tensor([1.5, 0, 0.8, 0.75], dtype=torch.float64)
     sol = mpc(start.expand(9, -1), x_init=start + (end - start) * along)
     assert (sol.status == Status.CONVERGED).all()
