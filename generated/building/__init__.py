@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "05420eb645a2e452dcb179586bb3bf791a5c48a294c63da9ea68e1320008163e"),
+    library=load(__file__, "building", "7e9d96815fcf2d168b94175129fee251bc7840c24a5e39b29535882330ac4e58"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

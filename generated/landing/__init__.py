@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "e4cd6b9c6b259488c6f844ca055cca75fb252a67d36d3f0fe79a91db81b9e450"),
+    library=load(__file__, "landing", "9ccd3341bdf1b6bf3eb2553f81362b906b7bb2eaa1210981f611e5bdd6fe7a5f"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

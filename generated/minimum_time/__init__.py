@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "abdc616770a4f5fc4935ff1d2bd3d0c0c3246d1006c6d2304314543be5781610"),
+    library=load(__file__, "minimum_time", "0a4a7f1160435cb0afb0e92d24ca8111a5fc735344069529deda3f13b02ef699"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

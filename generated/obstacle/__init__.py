@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "3142ba42fef64e8b695bf90aebe9925204897807f38b5aee153461ebe8d24688"),
+    library=load(__file__, "obstacle", "90bcab38f5255c00a4c7ae0216638a3c60f384fcdd554dcc2632f0522a17f950"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

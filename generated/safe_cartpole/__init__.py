@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "96a6da4a17dd435864ceb01f1c0859212fdf3b109010deb309957723c04597f2"),
+    library=load(__file__, "safe_cartpole", "14d894ef725e4fa882e301c48d029478a72f00d97b9b7f33fe5f9df40f7c859e"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -63,6 +63,7 @@
 #define NREMEMBERED 3 /* what a stage's rollout leaves for its model */
 #define NKEPT 6 /* entries of df/d(x, u) that a sweep keeps for the step after it */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
+#define FLAT_COSTS 0 /* whether costs are linear in states and controls */
 
 #include "mpcgen_layout.h"
 #include "mpcgen_stage.h"
