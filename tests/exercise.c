@@ -36,8 +36,10 @@ IN_WORKSPACE(evaluate, evaluate)
 #define run_evaluate evaluate_batch
 #endif
 
-/* Of CPU lanes one more than fill a register and a part of another; of warps, which go by themselves, a few. */
-enum { HORIZON = 5, BATCH = MPCGEN_CUDA ? 5 : 11, SPOILT = 3, STATUSES = 8, MOST_ITERATIONS = 60 };
+/* Of CPU lanes a whole register and a part of another, with the spoilt problem in the latter, since registers of which all
+ * problems are wanted are loaded in another way; of warps, which go by themselves, a few. */
+enum { BATCH = MPCGEN_CUDA ? 5 : REGISTER_BYTES / LANE_BYTES + 3, SPOILT = BATCH - 2 };
+enum { HORIZON = 5, STATUSES = 8, MOST_ITERATIONS = 60 };
 
 typedef struct {
   int64_t batch;

@@ -14,6 +14,7 @@ from controllers import compiled
 import mpcgen
 from mpcgen.autograd import Solution
 from mpcgen.calls.direct import MOST_SIGNATURES
+from mpcgen.calls.gradient import Gradient
 from mpcgen.errors import DtypeError, ParameterError, ShapeError
 
 FIELDS = ("x", "u", "cost", "status", "iterations", "residual", "costates", "gains", "multipliers")
@@ -116,6 +117,29 @@ def test_parameters_of_which_some_get_gradients(pendulum, leading, unconverged_g
             assert one.shape == value.shape
             assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
         assert any(one.isnan().any() for one in found) == (unconverged_gradient == "nan")
+
+
+def test_a_gradient_is_what_it_is_when_another_thread_begins_one_at_its_end(pendulum, monkeypatch):
+    """What is left to later calls is written by them at once; which problems have no gradient has been read by then."""
+
+    class WrittenAtOnce(list):
+        def append(self, arguments):
+            arguments.singular.fill_(1)
+            super().append(arguments)
+
+    made = Gradient.__init__
+
+    def make(gradient, *given):
+        made(gradient, *given)
+        gradient._spare = WrittenAtOnce()
+
+    monkeypatch.setattr(Gradient, "__init__", make)
+    x0 = starts(6).requires_grad_()
+    solution = pendulum.mpc(unconverged_gradient="nan")(x0)
+    assert solution.converged.all()
+    for _ in range(2):
+        (found,) = torch.autograd.grad(solution.cost.sum(), x0, retain_graph=True)
+        assert found.isfinite().all()
 
 
 @pytest.mark.parametrize("changed", ["q", "mass", "u", "status"])

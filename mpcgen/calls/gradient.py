@@ -112,10 +112,10 @@ class Gradient:
         del dropped
         if self._reports and (self._batch > 1 or not status.is_cpu or struct.singular[0]):
             self._device.report_singular(singular, self._options.on_unconverged)
-        self._spare.append(arguments)
         if self._options.unconverged_gradient == "nan":
             flat = [g.view(self._shapes[place]) for place, g in zip(asked, found, strict=True)]
             poison((g_x0.view(self._batch, -1), *flat), (wanted == 0) | (singular != 0))
+        self._spare.append(arguments)  # a call of another thread may write it from here on
         return g_x0, *found
 
 
