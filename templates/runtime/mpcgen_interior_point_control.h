@@ -24,7 +24,7 @@
 #define SLOW_FALL R(0.1)              /* slowly where the next one is more than this share of it */
 #define RESTORED_MULTIPLIER R(1e3)    /* the largest after restoration */
 #define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
-#define RISE_AFTER_REFUSAL R(1. / 16) /* where a sweep had to leave them out, the next would soon have to again: slower then, */
+#define RISE_AFTER_REFUSAL R(0.1)    /* where a sweep had to leave them out, the next would soon have to again: slower then, */
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
 #define TELLING_STEP R(1. / 6)        /* after a shorter one, of a whole that asks for more than a control's unit, the weight */
 #define RISE_UNTOLD R(0.1)            /* grows by this share: there the model says little of where it leads, and more is seldom convex */
