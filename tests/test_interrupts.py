@@ -9,13 +9,15 @@ import time
 import pytest
 import torch
 
+from examples import cstr
 from mpcgen.calls import kernels
+from tests.controllers import compiled
 
 SOON = 0.2
 """How many seconds after a signal a call has ended, as promised: CPU seconds, which other programs leave alone."""
 LONG = {"tol": 1e-300, "max_iterations": 10_000_000, "on_unconverged": "ignore"}
-MANY, STAGES = 300_000, 200_000
-"""Cartpoles, and stages of one, that LONG takes half a second for, or longer."""
+MANY, STAGES, PARTED = 300_000, 200_000, 20_000
+"""Cartpoles, stages of one, and of a reactor in parts, that LONG takes half a second for, or longer."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +49,17 @@ def alarm(seconds, handler):
 
 def raise_alarm(number, frame):
     raise AlarmError
+
+
+def test_a_handler_that_raises_ends_steps_that_are_gone_through_in_parts():
+    """Newton's method solves no step from there, held: a pass, with all parts of all steps, takes a second."""
+    module, x0 = compiled(cstr.problem), torch.tensor([0.8987, 355.5833], dtype=torch.float64).expand(2, 2)
+    module.MPC(method="interior_point", max_iterations=1, on_unconverged="ignore")(x0)  # is compiled
+    mpc = module.MPC(method="interior_point", threads=1, **LONG)
+    worked = time.process_time()
+    with alarm(0.1, raise_alarm), pytest.raises(AlarmError):
+        mpc(x0, horizon=PARTED)
+    assert time.process_time() - worked < 0.1 + SOON
 
 
 def test_a_handler_that_raises_ends_a_long_closed_loop(pendulum):

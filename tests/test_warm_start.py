@@ -82,10 +82,11 @@ def test_a_control_loop_of_shifted_solutions(make, size):
 def next_start(solution, by):
     if by == "warm_start":
         return {"warm_start": solution}
-    return {"u_init": torch.cat([solution.u[:, 1:], solution.u[:, -1:]], 1)}
+    path = {"u_init": solution.u, "x_init": solution.x}[by]
+    return {by: torch.cat([path[:, 1:], path[:, -1:]], 1)}
 
 
-@pytest.mark.parametrize("by", ["warm_start", "u_init"])
+@pytest.mark.parametrize("by", ["warm_start", "u_init", "x_init"])
 @pytest.mark.parametrize("name", ["safe_cartpole", "obstacle"])
 @pytest.mark.parametrize("passes", [1, 2, 3, 5])
 def test_few_passes_for_each_step_of_a_loop_never_lack_more_than_what_they_began_with(passes, name, by):

@@ -175,7 +175,7 @@ def row_sizes(kernels: Kernels) -> dict[str, object] | None:
 
 
 def _has_flat_costs(kernels: Kernels) -> bool:
-    """Whether the costs are linear in states and controls, those that states carry too."""
+    """Whether the costs are linear in states and controls; false where states or substeps accumulate costs."""
     model = kernels.model
     if kernels.carried or any(model.priced) or (kernels.loop and kernels.loop.costs):
         return False

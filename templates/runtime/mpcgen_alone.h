@@ -23,4 +23,6 @@ INLINE int interrupted(const work_queue *queue, const double *since, double oper
   return 0;
 }
 
+FUNCTION int is_stopped(int asks) { return (void)asks, 0; }
+
 #endif

@@ -303,11 +303,13 @@ static int run_examine(const examine_arguments *a, void *workspace) {
   reals arrays;
   sensitivity_state *s = take_part(&parts, sizeof *s, examine_reals(a), &arrays);
   lay_out_examine(s, a, arrays);
-  for (int64_t first = 0; first < a->batch; first += LANES) {
-    if (interrupted(&queue, &since, sweep_operations(a->horizon, 1))) return STOPPED;
-    examine_vector(s, a, first);
+  int stopped = 0;
+  for (int64_t first = 0; first < a->batch && !stopped; first += LANES) {
+    stopped = interrupted(&queue, &since, sweep_operations(a->horizon, 1));
+    if (!stopped) examine_vector(s, a, first);
   }
-  return 0;
+  served = NULL;
+  return stopped ? STOPPED : 0;
 }
 
 /* ---- stages alone ---- */

@@ -20,6 +20,8 @@ INLINE int64_t take(work_queue *queue) {
 /* A kernel runs to its end. */
 INLINE int interrupted(const work_queue *, const double *, double) { return 0; }
 
+FUNCTION int is_stopped(int) { return 0; }
+
 #include "mpcgen_launch.h"
 #include "mpcgen_team.h"
 

@@ -272,10 +272,11 @@ COUNT int has_few_passes(const solve_arguments *a) { return a->max_iterations < 
 FUNCTION void keep_starts(barrier_state *s, const solve_job *job) {
   for (int k = 0; k < LANES; k++) {
     const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
+    const int given = a->initial_controls || a->initial_states;
     const int swept = lane_test(&s->lanes.busy, k) && !lane_test(&s->lanes.begins, k) && !lane_test(&s->lanes.refused, k);
     const int none = !(lane_get(&s->lanes.least_violation, k) < (scalar)INFINITY);
     team_meet(); /* all have read what is kept */
-    if (swept && none && has_few_passes(a) && a->initial_controls) keep_iterate(s, a, k, (scalar)INFINITY);
+    if (swept && none && given && has_few_passes(a)) keep_iterate(s, a, k, (scalar)INFINITY);
   }
 }
 

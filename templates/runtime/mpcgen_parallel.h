@@ -10,7 +10,7 @@
  *
  * A call that takes long can be stopped: the calling thread, and no other, asks `poll` every ASK_NS whether to go
  * on, and all of the call's threads leave when the answer is no. So a host language can attend to its signals meanwhile.
- * Short calls do not as much as read the clock for that. */
+ * Short calls do not as much as read the clock for that. What may take long within a piece of work asks `is_stopped`. */
 #ifndef MPCGEN_PARALLEL_H
 #define MPCGEN_PARALLEL_H
 
@@ -104,14 +104,30 @@ static void ask_in_time(work_queue *queue) {
   queue->due = now + ASK_NS;
 }
 
+static _Thread_local work_queue *served; /* by this thread; NULL: none that it has asked about */
+
+static inline int is_caller(const work_queue *queue) {
+  return mpcgen_pool->poll && pthread_equal(queue->caller, pthread_self());
+}
+
+/* Whether the call that this thread works for is stopped: what has begun need not be right then, but has to end. `asks`:
+ * the caller does so first, if it is time to. */
+static inline int is_stopped(int asks) {
+  work_queue *const queue = served; /* what is asked may serve another one */
+  if (!queue) return 0;
+  if (asks && is_caller(queue)) ask_in_time(queue);
+  return atomic_load_explicit(&queue->stopped, memory_order_relaxed);
+}
+
 /* Whether a worker is to leave its work undone, asked between pieces of `operations` each. `since` is the worker's own:
  * operations since it last looked at the clock, zero at first. */
 static inline int interrupted(work_queue *queue, double *since, double operations) {
+  served = queue;
   if (atomic_load_explicit(&queue->stopped, memory_order_relaxed)) return 1;
   *since += operations;
   if (*since < ASK_WORK) return 0;
   *since = 0;
-  if (!mpcgen_pool->poll || !pthread_equal(queue->caller, pthread_self())) return 0;
+  if (!is_caller(queue)) return 0;
   ask_in_time(queue);
   return atomic_load_explicit(&queue->stopped, memory_order_relaxed);
 }
@@ -136,6 +152,7 @@ static void *pool_thread(void *unused) {
     fesetenv(&mpcgen_pool->environment);
     pthread_mutex_unlock(&mpcgen_pool->lock);
     work(shared);
+    served = NULL;
     pthread_mutex_lock(&mpcgen_pool->lock);
     if (--mpcgen_pool->working == 0) pthread_cond_signal(&mpcgen_pool->finished);
     pthread_mutex_unlock(&mpcgen_pool->lock);
@@ -209,6 +226,7 @@ static int run_workers(work_function work, void *shared, work_queue *queue, int 
   queue->caller = pthread_self();
   const int helped = threads > 1 && take_pool(work, shared, threads - 1);
   work(shared);
+  served = NULL;
   if (helped) give_back_pool(queue);
   return atomic_load(&queue->stopped) ? STOPPED : 0;
 }

@@ -220,6 +220,7 @@ OUTLINED mask newton(const real *z, const real *held, stored_reals theta, stored
     }
     const real residual = stage_residuals(points, change, k, J, ALL(part), step);
     conclude_lanes(&n, at_rounding(residual, n.residual));
+    n.open = lane_and(n.open, lane_finite(residual)); /* what has no numbers gets none */
     if (count == NEWTON || !lane_any(n.open)) break;
     n.residual = residual;
     assemble_stages(J, NMOVING, ALL(part), f.matrix);
@@ -242,6 +243,9 @@ INLINE int is_nearest(int i, int k) {
   return (int)(place + (scalar)0.5) == k;
 }
 
+/* Whether the call is stopped: steps in parts of a single pass may take seconds. See mpcgen_parallel.h. */
+FUNCTION int is_stopped(int asks);
+
 /* Goes through the step in parts, which Newton's method solves where it does not solve the whole, as where a reaction
  * ignites; then begins at what that finds near the stages, at the step's end, or there in all stages but the first. */
 RARE mask newton_by_parts(const real *z, const real *held, stored_reals theta, stored_reals theta_t, mask wanted,
@@ -252,7 +256,7 @@ RARE mask newton_by_parts(const real *z, const real *held, stored_reals theta, s
   KEEP_LOOP for (int k = 1; k <= PARTS; k++) {
     for (int i = 0; i < NUNKNOWNS; i++) w[i] = ALL(0);
     wanted = newton(y, held, theta, theta_t, (scalar)1 / PARTS, 1, wanted, w);
-    if (!lane_any(wanted)) return wanted;
+    if (!lane_any(wanted) || is_stopped(1)) return lane_none();
     for (int i = 0; i < NUNKNOWNS; i++) w[i] += y[i % NMOVING];
     last_of(y, w, 1, next);
     EACH(j, NMOVING) y[j] = next[j];
@@ -278,8 +282,9 @@ RARE mask newton_by_parts(const real *z, const real *held, stored_reals theta, s
 INLINE void solve_stage_equations(const real *z, const real *held, stored_reals theta, stored_reals theta_t, real *points) {
   real change[NUNKNOWNS];
   for (int i = 0; i < NUNKNOWNS; i++) change[i] = ALL(0);
-  mask solved = newton(z, held, theta, theta_t, 1, 1, lane_all(), change);
-  const mask failed = lane_and(lane_lt(ALL(0), theta[BY_PARTS]), lane_not(solved));
+  const mask all = is_stopped(0) ? lane_none() : lane_all();
+  mask solved = newton(z, held, theta, theta_t, 1, 1, all, change);
+  const mask failed = lane_and(lane_lt(ALL(0), theta[BY_PARTS]), lane_and(all, lane_not(solved)));
   if (__builtin_expect(lane_any(failed), 0))
     solved = lane_or(solved, newton_by_parts(z, held, theta, theta_t, failed, change));
   for (int i = 0; i < NUNKNOWNS; i++)
