@@ -89,6 +89,16 @@ def test_a_quadratic_cost_that_is_not_convex_has_its_minimum_on_the_rows():
     torch.testing.assert_close(sol.x[:, -1, 0], torch.tensor([2.0, -1.0], dtype=torch.float64))
 
 
+def test_linear_quadratic_ones_that_no_controls_make_feasible_are_all_reported():
+    # where corrected steps lead astray, an attempt without them decides; of those that are solved, it takes none
+    generator = torch.Generator().manual_seed(0)
+    x0 = 4 * torch.randn(512, 8, generator=generator, dtype=torch.float64)
+    sol = module(problems.linear_quadratic).MPC(on_unconverged="ignore")(x0)
+    assert torch.equal(sol.status != Status.CONVERGED, sol.status == Status.INFEASIBLE)
+    assert sol.violation[~sol.converged].min() > 1e-4
+    assert sol.iterations[sol.converged].max() <= 20
+
+
 def test_an_infeasible_problem_is_reported_with_its_violation():
     mpc = module(problems.double_integrator).MPC(on_unconverged="ignore")
     sol = mpc(torch.tensor(problems.INFEASIBLE_START, dtype=torch.float64).expand(3, -1))

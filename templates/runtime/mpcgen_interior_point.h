@@ -84,7 +84,9 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_recount(&lanes->stale, k, 0);
     lane_recount(&lanes->restorations, k, 0);
     lane_recount(&lanes->restoring_failures, k, 0);
-    lane_mark(&lanes->direct, k, QUADRATIC_PROGRAM && attempt == 0);
+    const int direct = lane_test(&lanes->warm, k) || !lane_test(&lanes->strays, k); /* of the attempt before */
+    lane_mark(&lanes->direct, k, QUADRATIC_PROGRAM && attempt == 0 && direct);
+    lane_mark(&lanes->strays, k, 0);
     lane_set(&lanes->gap_before, k, (scalar)INFINITY);
     lane_set(&lanes->product_before, k, (scalar)INFINITY);
     lane_recount(&lanes->slow, k, 0);
@@ -169,7 +171,10 @@ OUTLINED int load_barrier_problem(barrier_state *s, const solve_arguments *a, in
   set_by_parts(s->theta, k, 0);
   team_meet();
   if (!s->bounds_known) good &= know_bounds(s, a, k);
-  TEAM_LEADER lane_recount(&s->lanes.iterations, k, is_later_run(a) ? a->iterations[problem] : 0);
+  TEAM_LEADER {
+    lane_recount(&s->lanes.iterations, k, is_later_run(a) ? a->iterations[problem] : 0);
+    lane_mark(&s->lanes.strays, k, 0);
+  }
   good = team_all(good & begin_attempt(s, a, k, problem, 0));
   if (a->initial_states && good) good = load_guess(s, a, k, problem);
   TEAM_LEADER {
@@ -295,12 +300,15 @@ OUTLINED void try_again(barrier_state *s, const solve_arguments *a, int k, int a
 }
 
 /* Lanes that have made no end of it for long, strand or crawl, begin anew, and those that found no feasible point where one
- * may be elsewhere; one that began at a solution after fewer passes than others, as if there were none. */
+ * may be elsewhere; one that began at a solution after fewer passes than others, as if there were none, and one whose
+ * corrected steps led astray, as if these were none. */
 FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
   for (int k = 0; k < LANES; k++) {
     const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
-    const int warm = lane_test(&s->lanes.warm, k), attempt = warm ? 0 : lane_count(&s->lanes.attempt, k) + 1;
-    const int lost = is_stranded(s, k) || (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
+    const int warm = lane_test(&s->lanes.warm, k), strays = lane_test(&s->lanes.strays, k);
+    const int attempt = warm || strays ? 0 : lane_count(&s->lanes.attempt, k) + 1;
+    const int far = warm && strays && !has_few_passes(a); /* from the solution that it began at */
+    const int lost = far || is_stranded(s, k) || (!LINEAR_CONSTRAINTS && lane_test(&s->lanes.unrestorable, k)) ||
                      lane_test(&s->lanes.crawling, k) || (CONSTRAINED && lane_count(&s->lanes.failures, k) > MOST_FAILURES);
     const int passes = lane_count(&s->lanes.iterations, k), last = passes >= a->max_iterations; /* and is reported */
     const int end = lane_count(&s->lanes.attempt_end, k);

@@ -33,7 +33,7 @@ enum { MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 #define RESTING_FALL R(3e-3)  /* passes, and have not changed the cost by this share of it, */
 #define RESTING_SHIFT R(1e-2) /* if the shift is above that, or on the states too: those below it leave Newton's steps */
 enum { MOST_REST = 20 };
-#define RESTORED (LINEAR_CONSTRAINTS ? 0.1 : 0.5) /* share of a violation that restoration leaves; a convex one has its least soon */
+#define RESTORED (LINEAR_CONSTRAINTS ? 0.01 : 0.5) /* share of a violation that restoration leaves; a convex one has its least soon */
 enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
 
 /* Where the costates are those of the trajectory: the gaps that its steps may have. */

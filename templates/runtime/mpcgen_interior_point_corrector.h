@@ -3,7 +3,8 @@
  * A sweep is for a step to no barrier. How far that may go says what barrier to aim at, and the products ds dz of its steps
  * in slacks and multipliers what the linear model of the products s z leaves out. The step that is taken aims at mu - ds dz
  * instead: a sweep of vectors with the gains and factors that there are. It goes as far as slacks and multipliers allow, past
- * no filter; an attempt that makes no headway so goes on as those of other problems do, with a barrier that only falls. */
+ * no filter; an attempt that makes no headway so goes on as those of other problems do, with a barrier that only falls, and
+ * begins anew if that comes to no end. */
 #ifndef MPCGEN_INTERIOR_POINT_CORRECTOR_H
 #define MPCGEN_INTERIOR_POINT_CORRECTOR_H
 
@@ -14,7 +15,8 @@
 #define SHORT_SHARE R(0.3)    /* of a step: after a shorter one, products are far from each other, and the next is more cautious: */
 #define LEAST_CENTRING R(0.5) /* it aims at no less than this share of their mean, with less of a correction */
 #define FAR_SHARE R(0.1)      /* of a step of an attempt that begins at a solution: where less is allowed, that is far */
-enum { SLOW = 5 };            /* steps that have halved neither the gaps nor, where these are closed, the mean product */
+/* Steps that have halved neither the gaps nor, where these are closed, the mean product; passes that an attempt has after them. */
+enum { SLOW = 5, STRAYED = 30 };
 
 INLINE real mean_product(const barrier_state *s) {
   return s->summary.product_sum / lane_max(s->summary.products, ALL(1));
@@ -108,8 +110,9 @@ OUTLINED void correct_policy(barrier_state *s, const product_aim *c) {
   }
 }
 
-/* Attempts whose corrected steps make no headway. The violation, if there is any, is lowered first: it may be the least. But
- * attempts that begin at a solution go on there. */
+/* Attempts whose corrected steps make no headway. The violation, if there is any, is lowered first: it may be the least. Most
+ * end soon after that; the others have been led astray and begin anew without such steps. Those that began at a solution
+ * begin anew without that at once, unless the call has few passes; see begin_anew. */
 INLINE void note_slow(barrier_state *s, mask corrected) {
   barrier_progress *lanes = &s->lanes;
   const real gap = s->point.gap, product = mean_product(s);
@@ -123,6 +126,9 @@ INLINE void note_slow(barrier_state *s, mask corrected) {
   const mask far = lane_and(lanes->warm, lane_lt(lanes->share, ALL(FAR_SHARE)));
   const mask slow = lane_and(corrected, lane_or(far, lane_more(lanes->slow, ALL_COUNTS(SLOW))));
   lanes->direct = lane_and(lanes->direct, lane_not(slow));
+  const counts end = lanes->iterations + ALL_COUNTS(STRAYED);
+  lanes->strays = lane_or(lanes->strays, slow);
+  lanes->attempt_end = lane_or(lane_and(slow, end), lane_and(lane_not(slow), lanes->attempt_end));
   lanes->violation_first = lane_or(lanes->violation_first, lane_and(slow, lane_not(far)));
   lanes->barrier = lane_select(slow, lane_min(product / lanes->cost_unit, ALL(1)), lanes->barrier);
 }

@@ -50,6 +50,7 @@ typedef struct {
   mask violation_first; /* the attempt begins in restoration: after one that went where the cost leads, and no further */
   mask stranded;       /* an attempt before has not solved its first barrier problem */
   mask direct;         /* linear-quadratic: takes corrected steps, and all of them; see mpcgen_interior_point_corrector.h */
+  mask strays;         /* has left those; where it comes to no end in a few passes, the next attempt takes none */
   mask shift_first;    /* where a Hessian is not convex: shifts it before it leaves the second derivatives out */
   real second_order;   /* weight of the second derivatives of dynamics and rows in the next sweep */
   real rise;           /* of it after the next step */
