@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import pickle
 import shutil
 import subprocess
 
@@ -21,6 +22,7 @@ from mpcgen.export import export
 from mpcgen.ir import evaluate
 from mpcgen.ir.network import ACTIVATIONS
 from mpcgen.problem import networks, torch_layers
+from mpcgen.problem.fingerprint import fingerprint
 from mpcgen.problem.lowering import lower_spec
 
 # torch imports its own deprecated parts when it differentiates forwards.
@@ -470,7 +472,7 @@ def test_the_text_grows_with_the_memory_of_a_cell_and_not_with_its_square():
     assert texts[1] < 150_000
 
 
-def test_a_deep_copy_of_a_problem_shares_its_expressions_and_nothing_that_changes():
+def test_copies_of_a_problem_are_not_evaluated_anew_and_share_nothing_that_changes():
     problem = mpcgen.Problem("copied", horizon=3)
     x, (u,) = problem.states("a b"), problem.controls("u", lower=-1, upper=1)
     block = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4)).double()
@@ -488,6 +490,8 @@ def test_a_deep_copy_of_a_problem_shares_its_expressions_and_nothing_that_change
     found = copy.deepcopy(problem)
     assert found.spec() == problem.spec()
     assert copy.deepcopy(problem.spec()) == problem.spec()
+    loaded, spec = pickle.loads(pickle.dumps((problem, problem.spec())))
+    assert fingerprint(loaded.spec()) == fingerprint(spec) == fingerprint(problem.spec())
     found.state("c")
     found.constraint("row", x[0], upper=1)
     assert problem.state_names == ("a", "b")

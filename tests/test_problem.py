@@ -1,6 +1,7 @@
 """What a well-formed specification becomes."""
 
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import pytest
 import sympy as sp
 
 import mpcgen
+from mpcgen.problem.fingerprint import fingerprint
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -333,3 +335,18 @@ def test_one_control_is_declared_as_several_are():
     assert problem.spec() == other.spec()
     with pytest.raises(mpcgen.SpecError, match="two words"):
         problem.control("two words")
+
+
+def test_a_pickle_of_a_problem_says_the_same():
+    problem = mpcgen.Problem("kept", horizon=3)
+    x, y = problem.states("x y", lower=[-1, -sp.oo])
+    u = problem.control("u", lower=-1, upper=1)
+    bent = mpcgen.lookup(x, [0, 1, 2, 3], [0, 1, 0, 2], degree=3)
+    problem.dynamics = [x + sp.Piecewise((y, y > 0), (y / 2, True)), y + sp.atan2(u, 2) * sp.exp(-sp.Abs(x))]
+    problem.stage_cost = bent**2 + sp.Max(u, 0) ** 2 + sp.sqrt(1 + y**2)
+    problem.constraint("row", x * u, upper=1)
+    loaded = pickle.loads(pickle.dumps(problem))
+    assert loaded.spec() == problem.spec()
+    assert fingerprint(loaded.spec()) == fingerprint(problem.spec())
+    loaded.state("z")
+    assert problem.state_names == ("x", "y")

@@ -12,6 +12,7 @@ from mpcgen.problem.constraints import make_constraint, placed, state_bounds
 from mpcgen.problem.expressions import completed
 from mpcgen.problem.integrators import dynamics_rows
 from mpcgen.problem.parameters import parameter_spec, real_symbol
+from mpcgen.problem.pickling import pickled, unpickled
 from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 
 _SETTABLE = ("dynamics", "stage_cost", "terminal_cost")
@@ -60,6 +61,12 @@ class Problem:
         own = {name: copy(part) for name, part in vars(self).items() if isinstance(part, list | dict)}
         made.__dict__.update(vars(self) | own, _names=deepcopy(self._names))
         return made
+
+    def __getstate__(self) -> bytes:
+        return pickled(vars(self))
+
+    def __setstate__(self, state: bytes) -> None:
+        self.__dict__.update(unpickled(state))
 
     def __repr__(self) -> str:
         return (
