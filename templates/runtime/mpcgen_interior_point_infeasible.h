@@ -18,9 +18,9 @@ OUTLINED void find_lacks(const barrier_state *s, real *lack) {
     for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
       const row_room r = room_of(limit);
       const real value = row[s->at_iterate + ROW_VALUE];
-      const real sides = lane_max(-low_room(&r, value), -high_room(&r, value));
-      const real lacks = where_on(is_hard(&r), lane_max(sides, lane_abs(equality_lack(&r, value))));
-      most[i] = lane_max(lacks, most[i]);
+      real lacks = lane_max(-low_room(&r, value), -high_room(&r, value));
+      if (s->equalities) lacks = lane_max(lacks, lane_abs(equality_lack(&r, value)));
+      most[i] = lane_max(where_on(is_hard(&r), lacks), most[i]);
     }
   }
 }

@@ -7,20 +7,28 @@
 #define FEASIBLE 1e-6           /* of points that lack no more, the last one is the result */
 
 #if CONSTRAINED
+INLINE scalar dual_of(in_reals upper, in_reals lower, int k) { return lane_get(upper, k) - lane_get(lower, k); }
+
+/* The multipliers of a stage, its rows' from column `first` on. */
+INLINE void store_stage_duals(const barrier_state *s, int t, int k, int first, int count, scalar *to) {
+  const int controls = t < s->horizon ? NU : 0;
+  reals row = first_row(s, t);
+  for (int i = 0; i < controls; i++) to[i] = dual_of(s->upper_multiplier + t * NU + i, s->lower_multiplier + t * NU + i, k);
+  for (int i = controls; i < first; i++) to[i] = 0;
+  for (int i = 0; i < count; i++, row += ROW_REALS) to[first + i] = dual_of(row + HIGH_MULTIPLIER, row + LOW_MULTIPLIER, k);
+  for (int i = first + count; i < NDUAL; i++) to[i] = 0;
+}
+
 /* Multipliers by stage: of the controls' bounds, then of the mixed rows, of those of states and of those of the end; zero
  * where there is no such row. Positive where the upper, negative where the lower bound pushes. */
 OUTLINED void store_duals(const barrier_state *s, const solve_arguments *a, int k, size_t problem) {
   const int last = s->horizon;
   scalar *to = (scalar *)a->duals + problem * (size_t)(last + 1) * NDUAL;
   for (int t = 0; t <= last; t++, to += NDUAL) {
-    const int first = row_column(t == last), end = first + row_count(s, t);
-    for (int i = 0; i < NU; i++)
-      to[i] = t == last ? 0 : lane_get(s->upper_multiplier + t * NU + i, k) - lane_get(s->lower_multiplier + t * NU + i, k);
-    for (int i = NU; i < first; i++) to[i] = 0;
-    reals row = first_row(s, t);
-    KEEP_LOOP for (int i = first; i < end; i++, row += ROW_REALS)
-      to[i] = lane_get(row + HIGH_MULTIPLIER, k) - lane_get(row + LOW_MULTIPLIER, k);
-    KEEP_LOOP for (int i = end; i < NDUAL; i++) to[i] = 0;
+    if (t > 0 && t < last) /* of constant numbers of rows the loops are unrolled */
+      store_stage_duals(s, t, k, NU, NPATH, to);
+    else
+      store_stage_duals(s, t, k, row_column(t == last), row_count(s, t), to);
   }
   ((scalar *)a->violation)[problem] = lane_get(&s->point.violation, k);
 }

@@ -99,13 +99,16 @@ INLINE void note_share(largest_share *worst, mask on, real value, real change) {
   worst->shortens = lane_or(worst->shortens, more);
 }
 
-/* The longest step that the multipliers of a stage's rows allow, of `length` or less: found by products, and one division. */
+/* The longest step that the multipliers of a stage's rows allow, of `length` or less: found by products, and one division. A
+ * side that is off has none and no step, and so is never the worst; but an equality has its own as the upper side's. */
 OUTLINED real shortened_for_rows(const barrier_state *s, int t, real least, real length) {
   reals row = first_row(s, t), limit = first_limit(s, t);
+  const int equalities = s->equalities;
   largest_share worst = {length, least - ALL(1), lane_none()};
   for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
-    note_share(&worst, lane_le(limit[LOW_OFF], ALL(0)), row[LOW_MULTIPLIER], row[D_LOW_MULTIPLIER]);
-    note_share(&worst, lane_le(limit[HIGH_OFF], ALL(0)), row[HIGH_MULTIPLIER], row[D_HIGH_MULTIPLIER]);
+    const mask high = equalities ? lane_le(limit[HIGH_OFF], ALL(0)) : lane_all();
+    note_share(&worst, lane_all(), row[LOW_MULTIPLIER], row[D_LOW_MULTIPLIER]);
+    note_share(&worst, high, row[HIGH_MULTIPLIER], row[D_HIGH_MULTIPLIER]);
   }
   return lane_select(worst.shortens, (least - ALL(1)) * worst.value / worst.change, length);
 }
@@ -156,10 +159,11 @@ INLINE void row_step(barrier_state *s, int t, step_reach *reach) {
   if (s->restores) s->violation_slope += restoring_slope(s, t, change);
 }
 
-/* That of all rows, stage by stage: a loop of its own, whose numbers stay in registers. */
+/* That of all rows, stage by stage: a loop of its own, whose numbers stay in registers. From the last one on, where
+ * steps of states are mostly largest: then fewer stages shorten what those before have left. */
 OUTLINED void step_rows(barrier_state *s, step_reach *found) {
   step_reach reach = *found;
-  for (int t = 0; t <= s->horizon; t++) row_step(s, t, &reach);
+  for (int t = s->horizon; t >= 0; t--) row_step(s, t, &reach);
   *found = reach;
 }
 
