@@ -53,6 +53,9 @@ class Compiled:
 WRAPPERS = """
 typedef const double *in;
 typedef double *out;
+#if IMPLICIT
+FUNCTION int is_stopped(int asks) { return (void)asks, 0; } /* no call is: see mpcgen_alone.h */
+#endif
 static const double *prepared_theta(in theta) {
   static double all[NTHETA + NPREPARED + 1];
   memcpy(all, theta, NTHETA * sizeof(double));
