@@ -119,6 +119,24 @@ def test_what_waits_for_its_units_does_not_depend_on_its_neighbours(dtype, given
             assert torch.equal(getattr(together, name), own), (passes, name)
 
 
+def test_controls_that_are_held_have_the_same_sign_of_zero_beside_any_neighbours():
+    # a correction is held between -0 and 0, and a problem may begin beside others that step
+    problem = end_time.tumour()
+    free = torch.tensor(end_time.parameters_of(end_time.tumour, problem.horizon)["free"])
+    mpc = compiled(problem).MPC(on_unconverged="ignore", max_iterations=8, threads=1)
+    generator = torch.Generator().manual_seed(0)
+    near = 0.8 + 0.4 * torch.rand(14, 4, generator=generator, dtype=torch.float64)
+    x0 = torch.tensor(end_time.STARTS[end_time.tumour], dtype=torch.float64) * near
+    x0[::3, :2] *= 1e-3
+    end = torch.tensor([7000, 7000, 15, 1.2], dtype=torch.float64)
+    along = torch.linspace(0, 1, problem.horizon + 1, dtype=torch.float64)[:, None]
+    x_init = x0[:, None] + (end - x0)[:, None] * along
+    together = mpc(x0, x_init=x_init, free=free)
+    alone = [mpc(x0[[i, i]], x_init=x_init[[i, i]], free=free).u[0] for i in range(14)]
+    assert torch.equal(together.u, torch.stack(alone))
+    assert torch.equal(together.u.signbit(), torch.stack(alone).signbit())
+
+
 def test_ends_that_only_the_slack_of_bounds_is_left_for_are_met():
     # a switch of bang-bang controls comes between two stages: fewer are free of bounds than the end has equations
     sol = of_free_duration(functools.partial(end_time.telescopic_arm, with_tilt=False), [4.5, 0, 0, 0, 8])

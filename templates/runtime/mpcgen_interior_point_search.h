@@ -11,13 +11,14 @@ enum { HALVINGS = 13 };
 #define FARTHEST R(1e8)        /* a rollout with larger states is none */
 enum { FEW_CUTS = 2 };         /* after so many steps that were cut, the next is bent too */
 
-/* Keeps a control so far inside its bounds that rounding leaves it a slack; puts one that is held on its bound. */
+/* Keeps a control so far inside its bounds that rounding leaves it a slack; puts one that is held on its bound, of which -0 is 0:
+ * a neighbour's step must not change so much as a sign. */
 INLINE real keep_inside(const control_room *room, real u) {
   const real low = room->lower + ALL(4 * SCALAR_EPSILON) * larger(lane_abs(room->lower), room->unit);
   const real high = room->upper - ALL(4 * SCALAR_EPSILON) * larger(lane_abs(room->upper), room->unit);
   const real inside = lane_min(lane_select(room->has_lower, lane_max(u, low), u),
                                lane_select(room->has_upper, high, ALL(INFINITY)));
-  return lane_select(room->is_free, inside, room->lower);
+  return lane_select(room->is_free, inside, room->lower + ALL(0));
 }
 
 /* What a candidate's stages add up to; apart from its point, so that it stays in registers. */
