@@ -1,5 +1,6 @@
 """What a well-formed specification becomes."""
 
+import copy
 import os
 import pickle
 import subprocess
@@ -347,6 +348,7 @@ def test_a_pickle_of_a_problem_says_the_same():
     problem.constraint("row", x * u, upper=1)
     loaded = pickle.loads(pickle.dumps(problem))
     assert loaded.spec() == problem.spec()
+    assert copy.copy(problem).spec().stage_cost is problem.spec().stage_cost
     assert fingerprint(loaded.spec()) == fingerprint(problem.spec())
     loaded.state("z")
     assert problem.state_names == ("x", "y")

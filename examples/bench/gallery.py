@@ -150,19 +150,12 @@ def _posed(make: Callable[[], mpcgen.Problem]) -> Spec:
 
 
 def _known(problems: Any) -> Iterator[Entry]:
-    """Those of a module that has their ``STARTS``, ``OPTIMA`` and ``parameters_of``."""
-    for make, optimum in problems.OPTIMA.items():
+    """Those of a module that has their ``STARTS``, ``OPTIMA`` where these are known, and ``parameters_of``."""
+    for make, x0 in problems.STARTS.items():
         parameters = problems.parameters_of(make, make().horizon)
-        posed, x0 = functools.partial(_posed, make), problems.STARTS[make]
+        posed, optimum = functools.partial(_posed, make), problems.OPTIMA.get(make)
         guess = getattr(problems, "GUESSES", {}).get(make)
         yield Entry(make.__name__, posed, x0, optimum, parameters, guess=guess)
-
-
-def _robots() -> Iterator[Entry]:
-    for make in robots.DRAWS:
-        x0 = functools.partial(robots.draw, make)
-        parameters = robots.parameters_of(make, make().horizon)
-        yield Entry(make.__name__, functools.partial(_posed, make), x0, parameters=parameters)
 
 
 @functools.cache
@@ -171,7 +164,7 @@ def entries() -> tuple[Entry, ...]:
     constrained = importlib.import_module(
         "tests.constrained_problems"
     )  # which a checkout has beside the examples
-    return (*_examples(), *_literature(), *_known(constrained), *_known(end_time), *_robots())
+    return (*_examples(), *_literature(), *_known(constrained), *_known(end_time), *_known(robots))
 
 
 def chosen(names: Sequence[str]) -> list[Entry]:

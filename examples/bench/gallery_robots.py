@@ -6,6 +6,7 @@ Units are metres, seconds, radians and newtons, but where a comment says otherwi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -194,6 +195,11 @@ def draw(make: Callable[[], mpcgen.Problem], count: int, seed: int) -> np.ndarra
     if make is flight_past_balls:
         x0[:, 6:] /= np.linalg.norm(x0[:, 6:], axis=1, keepdims=True)
     return x0
+
+
+STARTS = {make: functools.partial(draw, make) for make in DRAWS}
+OPTIMA: dict[Any, float] = {}
+"""None is known: each start has its own."""
 
 
 def parameters_of(make: Callable[[], mpcgen.Problem], horizon: int) -> dict[str, Any]:

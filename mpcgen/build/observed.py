@@ -33,9 +33,9 @@ _ARITHMETIC = _names("flint gmpy2 mpcgen mpmath numpy sympy")
 """Packages of others that these bring with them."""
 _ELSEWHERE = _names(
     "__builtins__ __import__ __loader__ __spec__ _os _sys _time absolute ctypeslib cwd datetime64 environ eval "
-    "exec  exists expanduser getenv glob globals hash home id import_module importlib input is_dir is_file "
-    "is_symlink iterdir  lstat mkdir modules os owner readlink rename resolve rglob rmdir samefile stat stats "
-    "subprocess sys tempfile  unlink urandom vars walk"
+    "exec exists expanduser getenv glob globals hash home id import_module importlib input is_dir is_file "
+    "is_symlink iterdir lstat mkdir modules os owner readlink rename resolve rglob rmdir samefile stat stats "
+    "subprocess sys tempfile unlink urandom vars walk"
 )
 """Names by which a program reads what is in no file, or whether there are files, or changes them."""
 _CHANCE = re.compile(r"rand\w*|\w*random\w*")

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import Any
+from typing import Any, Self
 
 import sympy as sp
 
 _EVALUATED = (sp.Add, sp.Mul, sp.Pow, sp.Function)
 
 
-def pickled(value: Any) -> bytes:
-    """Return ``value`` as bytes for `unpickled`; what it shares is shared in the copy."""
-    buffer = io.BytesIO()
-    _Pickler(buffer).dump(value)
-    return buffer.getvalue()
+class Unevaluated:
+    """What is pickled with its expressions as they are; what its parts share is shared in the copy."""
 
+    def __copy__(self) -> Self:
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
 
-def unpickled(data: bytes) -> Any:
-    """Return what `pickled` was given. Loading runs code, as pickles do: of a source you trust alone."""
-    return pickle.loads(data)
+    def __getstate__(self) -> bytes:
+        buffer = io.BytesIO()
+        _Pickler(buffer).dump(vars(self))
+        return buffer.getvalue()
+
+    def __setstate__(self, state: bytes) -> None:
+        vars(self).update(pickle.loads(state))
 
 
 class _Pickler(pickle.Pickler):

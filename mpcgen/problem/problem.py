@@ -12,13 +12,13 @@ from mpcgen.problem.constraints import make_constraint, placed, state_bounds
 from mpcgen.problem.expressions import completed
 from mpcgen.problem.integrators import dynamics_rows
 from mpcgen.problem.parameters import parameter_spec, real_symbol
-from mpcgen.problem.pickling import pickled, unpickled
+from mpcgen.problem.pickling import Unevaluated
 from mpcgen.problem.spec import Constraint, ControlSpec, DynamicsSpec, ParameterSpec, Spec
 
 _SETTABLE = ("dynamics", "stage_cost", "terminal_cost")
 
 
-class Problem:
+class Problem(Unevaluated):
     """An optimal control problem in the making; `spec` checks and freezes it.
 
         minimise  sum_{t<N} stage_cost(x_t, u_t) + terminal_cost(x_N)
@@ -61,12 +61,6 @@ class Problem:
         own = {name: copy(part) for name, part in vars(self).items() if isinstance(part, list | dict)}
         made.__dict__.update(vars(self) | own, _names=deepcopy(self._names))
         return made
-
-    def __getstate__(self) -> bytes:
-        return pickled(vars(self))
-
-    def __setstate__(self, state: bytes) -> None:
-        self.__dict__.update(unpickled(state))
 
     def __repr__(self) -> str:
         return (

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import sympy as sp
 
 from mpcgen.errors import SpecError
-from mpcgen.problem.pickling import pickled, unpickled
+from mpcgen.problem.pickling import Unevaluated
 
 EXPLICIT = ("euler", "midpoint", "rk4")
 IMPLICIT = ("radau3", "radau5", "implicit_midpoint")
@@ -133,7 +133,7 @@ class Constraint:
 
 
 @dataclass(frozen=True)
-class Spec:
+class Spec(Unevaluated):
     """A validated optimal control problem: N = ``horizon`` controls, N+1 states.
 
     minimise  sum_{t<N} stage_cost(x_t, u_t, theta_t) + terminal_cost(x_N, theta_N)
@@ -156,12 +156,6 @@ class Spec:
     def __deepcopy__(self, memo: dict[int, object]) -> "Spec":
         """Itself: nothing changes it, and sympy would evaluate copies of its expressions anew."""
         return self
-
-    def __getstate__(self) -> bytes:
-        return pickled(vars(self))
-
-    def __setstate__(self, state: bytes) -> None:
-        vars(self).update(unpickled(state))
 
     def __post_init__(self) -> None:
         from mpcgen.problem.validate import check  # which reads this type
