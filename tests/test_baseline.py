@@ -270,6 +270,18 @@ def test_a_start_that_is_not_finite_fails_without_reaching_the_solver(solver):
     assert not solution.success and solution.status == "start is not finite"
 
 
+def test_where_the_rollout_overflows_all_stages_begin_at_x0():
+    problem = mpcgen.Problem("tank", horizon=5)
+    level, pump = problem.state("level", lower=0.1), problem.control("pump", lower=0.0, upper=3.0)
+    problem.dynamics = [level - sp.sqrt(level) + pump]
+    problem.stage_cost = (level - 4) ** 2 + pump**2
+    baseline = Baseline(problem, tol=1e-10)
+    solution = baseline.solve([1.5])  # empties to a root of less than nothing
+    again = baseline.solve([1.5], u_init=np.ones((5, 1)))
+    assert solution.success and solution.iterations > 0
+    np.testing.assert_allclose(solution.u, again.u, atol=1e-6)
+
+
 def test_a_batch_is_its_problems_one_by_one():
     baseline = Baseline(example("pendulum"))
     x0 = np.array([[1.0, 0.0, 0.4], [0.0, 1.0, -0.3]])

@@ -85,6 +85,20 @@ def test_a_velocity_that_was_evaluated_to_0_is_found_by_what_it_leaves(scheme):
         lost.spec()
 
 
+@pytest.mark.parametrize("by_dt", [False, True])
+def test_a_duration_that_is_a_state_may_stand_beside_a_state_that_nothing_reads(by_dt):
+    problem = mpcgen.Problem("duration", horizon=4)
+    way, speed, duration = problem.states("way speed duration")
+    force = problem.control("force", lower=-1.0, upper=1.0)
+    rates, dt = [speed, force, 0], duration / 4
+    if not by_dt:
+        rates, dt = [rate * dt for rate in rates], 1.0
+    problem.dynamics = mpcgen.euler(problem, rates, dt=dt)
+    problem.stage_cost = force**2
+    problem.terminal_cost = (speed - 1) ** 2
+    assert problem.spec().states == (way, speed, duration)
+
+
 @pytest.mark.parametrize(
     "expression",
     [

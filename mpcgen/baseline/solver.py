@@ -117,6 +117,7 @@ class Baseline:
     ) -> Solution:
         """Solve from x0 (n,), started at the rollout of u_init (N, m; default zeros) clipped to the bounds.
 
+        Where that rollout is not finite, it starts at x0 in all stages.
         ``x_init``: states (N+1, n) to start at in place of the rollout; the first is x0 whatever it says.
         ``parameters``: name -> its shape, behind a stage axis if per stage; omitted ones take their defaults.
         A problem that the solver gives up on has ``success`` false, and one whose start is not finite is not
@@ -128,7 +129,7 @@ class Baseline:
         lower, upper = self.functions.stage_bounds(theta)
         u = np.clip(_shaped("u_init", np.zeros((N, m)) if u_init is None else u_init, (N, m)), lower, upper)
         if x_init is None:
-            x = self.functions.rollout(start, u, theta)
+            x = self._rolled_out(start, u, theta)
         else:
             x = np.vstack([start, _shaped("x_init", x_init, (N + 1, n))[1:]])
         if not self.functions.is_finite(x, u, theta):
@@ -147,6 +148,10 @@ class Baseline:
             ubg=bounds.upper_constraints,
         )
         return self._solution(result, time.perf_counter() - began)
+
+    def _rolled_out(self, x0: Array, u: Array, theta: Array) -> Array:
+        x = self.functions.rollout(x0, u, theta)
+        return x if self.functions.is_finite(x, u, theta) else np.tile(x0, (self.horizon + 1, 1))
 
     def _solution(self, result: dict[str, ca.DM], elapsed: float) -> Solution:
         x, u = self.program.trajectory(np.asarray(result["x"]).ravel())

@@ -285,18 +285,22 @@ def _check_velocities(spec: Spec) -> None:
     """A state that stays as it is beside one that nothing reads: what a velocity leaves that was evaluated to 0."""
     rows = dict(zip(spec.states, spec.dynamics.expressions, strict=True))
     still = _still(spec)
-    read = symbols_in(
-        *(() if spec.dynamics.dt is None else (spec.dynamics.dt,)),
+    dt = symbols_in(*(() if spec.dynamics.dt is None else (spec.dynamics.dt,)))
+    read = dt | symbols_in(
         spec.stage_cost,
         spec.terminal_cost,
         *(row for constraint in spec.constraints for row in constraint.rows),
     )
-    for state, row in rows.items():
-        read |= _read(row, spec) - {state}
-    unread = [state for state in spec.states if state not in read and state not in still]
-    if still and unread:
+    by = {state: _read(row, spec) - {state} for state, row in rows.items()}
+    read = read.union(*by.values())
+    moving = [state for state in spec.states if state not in still]
+    unread = [state for state in moving if state not in read]
+    # what the others' rates read is a constant of the model, such as a duration that is free
+    constants = dt.union(*(by[state] for state in moving if state in read))
+    kept = [state for state in still if state not in constants]
+    if kept and unread:
         raise SpecError(
-            f"the dynamics keep state {still[0].name!r} as it is, and nothing reads state {unread[0].name!r}: is that "
+            f"the dynamics keep state {kept[0].name!r} as it is, and nothing reads state {unread[0].name!r}: is that "
             f"its velocity? A Derivative evaluated once its function is a state is 0: substitute velocities first, as "
             "in expression.subs(q(t).diff(t), velocity).subs(q(t), position). Otherwise remove the state that nothing "
             "reads"
