@@ -275,6 +275,7 @@ def test_where_the_rollout_overflows_all_stages_begin_at_x0():
     level, pump = problem.state("level", lower=0.1), problem.control("pump", lower=0.0, upper=3.0)
     problem.dynamics = [level - sp.sqrt(level) + pump]
     problem.stage_cost = (level - 4) ** 2 + pump**2
+    problem.terminal_cost = (level - 4) ** 2
     baseline = Baseline(problem, tol=1e-10)
     solution = baseline.solve([1.5])  # empties to a root of less than nothing
     again = baseline.solve([1.5], u_init=np.ones((5, 1)))
