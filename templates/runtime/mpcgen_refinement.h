@@ -237,6 +237,63 @@ INLINE void limit_refinements(sensitivity_state *s) {
 INLINE void note_unrefined(sensitivity_state *s) { s->regular = lane_and(s->regular, lane_not(s->refines)); }
 #endif
 
+#if CONSTRAINED
+#define LITTLE_MOVE R(1e-2) /* of a state */
+
+/* The model of a stage's cost alone, in memory: no rows, no cost-to-go. */
+INLINE void expand_cost(sensitivity_state *s, int t) {
+#if MODEL_IN_REGISTERS
+  expand_in_memory(s, t);
+#else
+  expand_differential(s, t, 0, &s->value, &s->model);
+#endif
+}
+
+/* What a little move of control i of a stage is: one that moves a state a little, and no more than a share of its range. */
+INLINE real little_control(const sensitivity_state *s, int t, int i) {
+  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+  real lower[NU], upper[NU], d_x[NX], d_u[NU], d_next[NX], reached = ALL(0);
+  stage_bounds(s->theta, theta_t, lower, upper);
+  EACH(j, NX) d_x[j] = ALL(0);
+  EACH(j, NU) d_u[j] = ALL(i == j);
+  stage_tangent(x, u, s->theta, theta_t, d_x, d_u, d_next);
+  EACH(j, NX) reached = lane_max(lane_abs(d_next[j]), reached);
+  const real half = R(0.5) * (upper[i] - lower[i]);
+  return LITTLE_MOVE * lane_min(ALL(1) / reached, lane_select(lane_finite(half), half, ALL(INFINITY)));
+}
+
+/* What little moves of states and controls are worth, by the curvature of the costs of the first, middle and last stages. */
+OUTLINED real worth_of_moves(sensitivity_state *s) {
+  const int last = s->horizon, stages[] = {0, last / 2, last - 1};
+  const real square = ALL(LITTLE_MOVE * LITTLE_MOVE);
+  real worth = ALL(0);
+  s->sweep = 1; /* models have no weights of rows then */
+  last_differential(s, 0, &s->value);
+  EACH(i, NX) worth = lane_max(square * lane_abs(s->value.hessian[SYMMETRIC(i, i)]), worth);
+  zero_reals(s->value.hessian, NXX);
+  zero_reals(s->value.costate, NX);
+  zero_reals(s->value.offset, NX);
+  for (int k = 0; k < 3; k++) {
+    const int t = stages[k];
+    expand_cost(s, t);
+    EACH(i, NX) worth = lane_max(square * lane_abs(s->model.hessian[TRIANGLE(i, i)]), worth);
+    for (int i = 0; i < NU; i++) {
+      const real move = little_control(s, t, i), of_control = lane_abs(control_row(&s->model, i)[NX + i]) * (move * move);
+      worth = lane_max(lane_select(lane_finite(of_control), of_control, ALL(0)), worth);
+    }
+  }
+  s->sweep = 0;
+  return worth;
+}
+
+/* What weights of rows and forces of bounds are judged by: a hundredth of the costs' sizes; where these are next to nothing, as at
+ * rest at a goal, what little moves are worth, since beside curvature weights that vanish with the costs would hold nothing. */
+FUNCTION void find_cost_unit(sensitivity_state *s) {
+  const real unit = lane_max(worth_of_moves(s), size_of_costs(s) / R(100));
+  s->cost_unit = lane_select(lane_lt(ALL(0), unit), unit, ALL(1));
+}
+#endif
+
 /* The sweep itself, with the model of a small stage in registers. */
 SWEEP_FUNCTION void sweep_stages(sensitivity_state *s, int exact_hessian, parameter_change *change) {
   differential_state d = {s, change, exact_hessian};
@@ -253,6 +310,7 @@ FUNCTION void sweep_differentials(sensitivity_state *s, int exact_hessian, param
   s->sweep = 0;
   s->keeps = exact_hessian;
 #if CONSTRAINED
+  find_cost_unit(s);
   weigh_rows(s);
   if (!change) push_rows(s);
 #endif

@@ -113,14 +113,17 @@ INLINE real cost_and_point(sensitivity_state *s, int t) {
   return cost;
 }
 
-/* How stiff each row's sides are, and their sum, for costs of the size of this solution's. */
-FUNCTION void weigh_rows(sensitivity_state *s) {
+/* The sizes of a solution's costs, summed. */
+FUNCTION real size_of_costs(sensitivity_state *s) {
   real scale = ALL(0), cost;
   for (int t = 0; t < s->horizon; t++) scale += lane_abs(cost_and_point(s, t));
   terminal_cost(s->x + s->horizon * NX, s->theta, stage_row(s->theta_stage, s->rows, s->horizon), &cost);
-  scale += lane_abs(cost);
-  const real unit = lane_select(lane_lt(ALL(0), scale), scale / R(100), ALL(1));
-  s->cost_unit = unit;
+  return scale + lane_abs(cost);
+}
+
+/* How stiff each row's sides are, and their sum, beside costs of this unit. */
+FUNCTION void weigh_rows(sensitivity_state *s) {
+  const real unit = s->cost_unit;
   for (int t = 0; t <= s->horizon; t++) {
     rows_of_stage rows;
     read_rows(s, t, &rows);

@@ -66,7 +66,7 @@ typedef struct {
   int barrier;                /* the solution is that of the problem with the barrier */
   int rows;                   /* of theta_stage: N+1, or 1 */
   SENSITIVITY_ARRAYS(DECLARE_ARRAY)
-  real cost_unit;             /* of problems with constraints: a hundredth of the cost's terms */
+  real cost_unit;             /* of problems with constraints: see find_cost_unit */
   real loss_cost;             /* reverse mode: cotangent of the cost */
   real looseness;             /* a factor of the rows' delta */
   mask usable, regular;       /* the caller wants this problem; every pivot was accepted */

@@ -286,7 +286,7 @@ FUNCTION void team_take_differentials(sensitivity_state *s, int forward, const r
 /* sweep_differentials, divided. */
 FUNCTION void team_sweep_differentials(sensitivity_state *s, int exact_hessian, parameter_change *change, team_memory *m) {
   team_differential_state d = {s, change, m, exact_hessian, 1, FOUND_BEFORE};
-  TEAM_LEADER s->sweep = 0, s->keeps = 0, s->regular = lane_all(), weigh_rows(s);
+  TEAM_LEADER s->sweep = 0, s->keeps = 0, s->regular = lane_all(), find_cost_unit(s), weigh_rows(s);
   clear_slopes(s);
   if (!change) push_rows(s);
   team_meet();

@@ -1,0 +1,71 @@
+"""At rest at a goal costs, multipliers and controls are zero, and their derivatives are not."""
+
+import functools
+
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+
+import mpcgen
+from tests.controllers import compiled
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+N, DT = 12, 0.1
+
+
+@functools.cache
+def two_tugs():
+    """A mass with a speed limit, pulled by two tugs whose forces are tied, that is to stand still in the end."""
+    problem = mpcgen.Problem("two_tugs", horizon=N)
+    position, speed = problem.states("position speed", upper=[sp.oo, 1.0])
+    a = problem.control("a", lower=-2.0, upper=2.0)
+    b = problem.control("b")
+    goal = problem.parameter("goal", default=0.0)
+    problem.dynamics = [position + DT * speed, speed + DT * (a - b)]
+    problem.stage_cost = (position - goal) ** 2 + (a**2 + b**2) / 20
+    problem.terminal_cost = 10 * (position - goal) ** 2
+    problem.constraint("tie", a + 2 * b - speed / 10, equals=0)
+    problem.terminal_constraint("still", speed, equals=0)
+    return compiled(problem, ("float64", "float32"))
+
+
+def controls_by_start():
+    """(2N, 2) du/dx0, from the KKT system of the dense quadratic programme with its equations alone."""
+    F = np.array([[1, DT, 0, 0], [0, 1, DT, -DT]])
+    size = 2 * N + 2  # the unknowns u_0..u_{N-1}, and x0
+    state = [np.eye(size)[2 * N :]]
+    for t in range(N):
+        state.append(F @ np.vstack([state[t], np.eye(size)[2 * t : 2 * t + 2]]))
+    H = 2 * sum(np.outer(x[0], x[0]) for x in state[:N]) + 20 * np.outer(state[N][0], state[N][0])
+    H[: 2 * N, : 2 * N] += np.eye(2 * N) / 10
+    ties = [[1, 2] @ np.eye(size)[2 * t : 2 * t + 2] - state[t][1] / 10 for t in range(N)]
+    A = np.array([*ties, state[N][1]])
+    kkt = np.block([[H[: 2 * N, : 2 * N], A[:, : 2 * N].T], [A[:, : 2 * N], np.zeros((N + 1, N + 1))]])
+    return np.linalg.solve(kkt, -np.vstack([H[: 2 * N, 2 * N :], A[:, 2 * N :]]))[: 2 * N]
+
+
+STARTS = [0.0, 1e-100, 1e-30, 1e-15, 1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "begun"),
+    [(torch.float64, 1e-9, 0.0), (torch.float64, 1e-9, 0.5), (torch.float32, 1e-4, 0.0)],
+    ids=["float64", "float64 from a guess", "float32"],
+)
+def test_derivatives_at_rest_and_near_it_are_those_further_away(dtype, rtol, begun):
+    mpc = two_tugs().MPC()
+    x0 = torch.tensor(STARTS, dtype=torch.float64)[:, None] * torch.tensor([1.0, -0.5], dtype=torch.float64)
+    x0 = x0.to(dtype)
+    u_init = torch.full((N, 2), begun, dtype=dtype)
+    expected = torch.from_numpy(controls_by_start()).to(dtype).expand(len(STARTS), -1, -1)
+
+    def controls(x0):
+        return mpc(x0, u_init=u_init).u.flatten()
+
+    for transform in (torch.func.jacrev, torch.func.jacfwd):
+        found = torch.func.vmap(transform(controls))(x0)
+        torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol * float(expected.abs().max()))
+    goal = torch.zeros(len(STARTS), dtype=dtype, requires_grad=True)
+    mpc(x0, u_init=u_init, goal=goal).u.sum().backward()
+    torch.testing.assert_close(goal.grad, -expected[..., 0].sum(-1), rtol=10 * rtol, atol=0)
