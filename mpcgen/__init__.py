@@ -3,7 +3,6 @@
 The names below are imported on first use, so that `import mpcgen` costs neither sympy nor torch.
 """
 
-import gc
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from mpcgen.errors import (
     UnconvergedError,
     UnsupportedExpressionError,
 )
+from mpcgen.garbage import without_collector
 
 if TYPE_CHECKING:
     __version__: str
@@ -136,13 +136,8 @@ def __getattr__(name: str) -> Any:
 
 def _import(name: str) -> Any:
     """Import a module without the garbage collector, which would look through what sympy makes, all of which stays."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
+    with without_collector():
         return importlib.import_module(name)
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def __dir__() -> list[str]:

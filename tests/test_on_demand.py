@@ -16,6 +16,7 @@ import torch
 
 import mpcgen
 from mpcgen.build import cache, driver, units
+from mpcgen.build.toolchain import find_toolchain
 from mpcgen.errors import BuildError, CompilerNotFoundError, StaleBuildError
 
 
@@ -30,8 +31,9 @@ def problem(weight=0.5):
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory):
-    """A cache of its own, so that what is in it says what was compiled."""
+    """A cache of its own, so that what is in it says what was compiled, by a machine that has no core idle."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "idle_core", lambda: False)
         patch.setenv("MPCGEN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
 
@@ -80,8 +82,8 @@ def test_results_are_those_of_a_package_that_is_compiled_whole(module):
 
 def test_threads_that_ask_at_once_get_one_library(module, monkeypatch):
     calls = []
-    compile_one = units._compile
-    monkeypatch.setattr(units, "_compile", lambda *given: (calls.append(given[2:4]), compile_one(*given)))
+    run_one = units.run_one
+    monkeypatch.setattr(units, "run_one", lambda *given: (calls.append(given[2]), run_one(*given)))
     results = [None] * 4
 
     def solve(place):
@@ -92,7 +94,7 @@ def test_threads_that_ask_at_once_get_one_library(module, monkeypatch):
         worker.start()
     for worker in workers:
         worker.join()
-    assert calls == [("solve", "f32_batch")]
+    assert calls == ["the solver of on_demand, f32 batch"]
     assert all(torch.equal(results[0], result) for result in results)
 
 
@@ -151,19 +153,19 @@ def test_another_version_of_the_compiler_is_not_mixed_in(cached, monkeypatch):
 def test_text_that_does_not_compile_is_quoted(cached, monkeypatch):
     mpc = mpcgen.compile(problem(1.75)).MPC()
     monkeypatch.setitem(mpc.controller.library.manifest, "flags", ["-DMPCGEN_LAYOUT_H"])
-    with pytest.raises(BuildError, match="exit code 1"):
+    with pytest.raises(BuildError, match="exit code 1 on the solver of on_demand, f64 single"):
         mpc(X0[0])
 
 
 def test_a_fork_while_a_part_is_compiled_leaves_the_child_free_to_compile(cached, monkeypatch):
     mpc = mpcgen.compile(problem(2.25)).MPC()
-    compiling, compile_one = threading.Event(), units._compile
+    compiling, run_one = threading.Event(), units.run_one
 
     def slow(*given):
         compiling.set()
-        compile_one(*given)
+        run_one(*given)
 
-    monkeypatch.setattr(units, "_compile", slow)
+    monkeypatch.setattr(units, "run_one", slow)
     worker = threading.Thread(target=lambda: mpc(X0[0]))
     worker.start()
     compiling.wait()
@@ -175,6 +177,65 @@ def test_a_fork_while_a_part_is_compiled_leaves_the_child_free_to_compile(cached
         os._exit(0 if mpc(X0.float()).converged.all() else 1)
     worker.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(("cores", "idle", "begun"), [
+    (1, True, []), (2, False, ["solve"]), (2, True, ["solve", "interior_point"])
+])  # fmt: skip
+def test_compilers_begin_ahead_where_there_are_cores(cached, monkeypatch, cores, idle, begun):
+    seen = []
+    monkeypatch.setattr(units, "cores", lambda: cores)
+    monkeypatch.setattr(units, "idle_core", lambda: idle)
+    monkeypatch.setattr(units.ahead, "begin", lambda path, texts, command: seen.append(path.stem))
+    rendered = driver.render_spec(problem().spec())
+    units.begin_units(rendered, find_toolchain(), "a digest")
+    assert seen == [f"on_demand-a digest-f64_batch-{part}" for part in begun]
+
+
+def test_what_was_begun_ahead_is_what_is_compiled_later(cached, monkeypatch):
+    monkeypatch.setattr(units, "cores", lambda: 2)
+    monkeypatch.setattr(units, "idle_core", lambda: True)
+    mpc = mpcgen.compile(problem(2.5)).MPC(method="interior_point")
+    library = mpc.controller.library
+    path = units._path_of("on_demand", library.manifest["digest"], "interior_point", "f64_batch")
+    units.ahead.wait_for(path)
+    begun = path.read_bytes()
+    path.unlink()
+    mpc(X0)
+    assert path.read_bytes() == begun
+    assert [each.name for each in path.parent.iterdir() if each.name.startswith(".")] == []
+
+
+def test_a_part_that_was_begun_in_vain_is_compiled_when_it_is_called(cached, monkeypatch):
+    monkeypatch.setattr(units, "cores", lambda: 2)
+    begin = units.ahead.begin
+    monkeypatch.setattr(
+        units.ahead, "begin", lambda path, texts, command: begin(path, dict.fromkeys(texts, "no C"), command)
+    )
+    assert mpcgen.compile(problem(2.75)).MPC()(X0).converged.all()
+
+
+def test_two_processes_that_compile_at_once_get_the_same(cached):
+    def solve(pipe):
+        signal.alarm(120)
+        os.write(pipe, mpcgen.compile(problem(3.0)).MPC()(X0).u.numpy().tobytes())
+
+    pipes, children = [], []
+    for _ in range(2):
+        read, write = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on threads at a fork
+            child = os.fork()
+        if child == 0:
+            solve(write)
+            os._exit(0)
+        os.close(write)
+        pipes.append(read)
+        children.append(child)
+    results = [os.read(pipe, 1 << 16) for pipe in pipes]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    assert len(results[0]) == 3 * 4 * 8
+    assert results[0] == results[1]
 
 
 def test_on_demand_is_for_compile(module, tmp_path):

@@ -23,6 +23,7 @@ import platformdirs
 
 from mpcgen.build.manifest import Manifest
 from mpcgen.errors import BuildError
+from mpcgen.runtime.loading import file_sha256, has_sha256
 
 PARTS = ("builds", "units", "keys", "packages", "failed", "toolchain", "unchanged", "zig")
 """The folders that mpcgen makes in the cache's."""
@@ -104,6 +105,26 @@ def note(path: Path, text: str) -> None:
             os.replace(file.name, path)
         except OSError:
             os.unlink(file.name)
+
+
+def put_library(library: Path, path: Path) -> None:
+    """Put a library into its place, and beside it what its bytes are: first the one, so that both or none count."""
+    library.chmod(0o755)
+    sum_of_bytes = file_sha256(library)
+    os.replace(library, path)
+    note(_sum_of(path), sum_of_bytes)
+
+
+def has_library(path: Path) -> bool:
+    """Whether `put_library` has put a library there that nobody changed since."""
+    try:
+        return has_sha256(path, _sum_of(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def make_folder(folder: Path) -> None:

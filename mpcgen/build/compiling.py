@@ -10,11 +10,12 @@ from mpcgen.build.toolchain import run_compiler
 from mpcgen.errors import BuildError
 
 _MOST_LINES_SHOWN = 60
+_LOAD = Path("/proc/loadavg")
 
 
 def run_all(commands: Sequence[list[str]], directory: Path) -> list[str]:
     """Run compiler commands on all cores; returns what each said on stderr, in the order of the commands."""
-    with ThreadPoolExecutor(max_workers=_cores()) as pool:
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
         jobs = [pool.submit(run_one, command, directory) for command in commands]
         try:
             return [job.result() for job in jobs]
@@ -23,8 +24,11 @@ def run_all(commands: Sequence[list[str]], directory: Path) -> list[str]:
             raise
 
 
-def run_one(command: list[str], directory: Path) -> str:
-    """Run a compiler's command; returns what it said on stderr. Raises BuildError with the command and its words."""
+def run_one(command: list[str], directory: Path, what: str = "") -> str:
+    """Run a compiler's command; returns what it said on stderr.
+
+    what: is compiled, if that is not plain to see. Raises BuildError with it, the command and the compiler's words.
+    """
     process = run_compiler(command, directory)
     if process.returncode == 0:
         return process.stderr
@@ -34,12 +38,22 @@ def run_one(command: list[str], directory: Path) -> str:
     if len(lines) > _MOST_LINES_SHOWN:
         shown += f"\n... {len(lines) - _MOST_LINES_SHOWN} more lines"
     raise BuildError(
-        f"the C compiler ended with exit code {process.returncode}.\n"
+        f"the C compiler ended with exit code {process.returncode}{what and f' on {what}'}.\n"
         f"Command:\n  {shlex.join(command)}\nIt said:\n{shown}"
     )
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def idle_core() -> bool:
+    """Whether there is a core that nothing runs on, as far as Linux says."""
+    try:
+        running = int(_LOAD.read_text(encoding="ascii").split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return False
+    return running < (os.cpu_count() or 1)

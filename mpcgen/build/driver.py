@@ -24,13 +24,14 @@ from mpcgen.build.installing import install, install_lock, require_ours
 from mpcgen.build.manifest import Manifest
 from mpcgen.build.progress import Report, reporter
 from mpcgen.build.toolchain import Toolchain, find_toolchain
-from mpcgen.build.units import obtain_unit, recipe, report_to
+from mpcgen.build.units import begin_units, first_variant, obtain_unit, recipe, report_to
 from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError
+from mpcgen.garbage import without_collector
 from mpcgen.problem.fingerprint import fingerprint
 from mpcgen.problem.spec import Spec, SupportsSpec, spec_of
 from mpcgen.runtime.importing import COMPILED_PACKAGE, import_folder
-from mpcgen.runtime.loading import DTYPES, bits_of, extension_name, file_sha256, interface_name, library_name
+from mpcgen.runtime.loading import DTYPES, extension_name, file_sha256, interface_name, library_name
 
 DEFAULT_DIRECTORY = "generated"
 _PACKAGE_DOCSTRING = '"""Controllers compiled by mpcgen: one package each."""\n'
@@ -208,10 +209,11 @@ def cuda_resources(
 
 def render_spec(spec: Spec, looped: bool = False) -> Rendered:
     """Derive and render a specification; looped: as `mpcgen.compiler.render_spec` has it."""
-    # Not at the top: an unchanged build needs neither the graph nor jinja2.
-    from mpcgen import compiler
+    with without_collector():
+        # Not at the top: an unchanged build needs neither the graph nor jinja2.
+        from mpcgen import compiler
 
-    return compiler.render_spec(spec, looped)
+        return compiler.render_spec(spec, looped)
 
 
 def render_for(spec: Spec, toolchain: Toolchain | CudaToolchain) -> Rendered:
@@ -257,13 +259,14 @@ def _make(
         if isinstance(toolchain, CudaToolchain):
             resources = compile_cuda_library(rendered, folder, digest, toolchain, report=say)
             return _cuda_manifest(folder, rendered, toolchain, key, digest, resources)
+        if toolchain.on_demand:
+            begin_units(rendered, toolchain, digest)
         compile_extension(rendered, folder, digest, toolchain=toolchain, report=say)
         manifest = _manifest(folder, rendered, toolchain, key, digest)
         if toolchain.on_demand:
             # So that a text that does not compile is known now, and the first call does not wait.
-            first = f"f{bits_of(toolchain.dtypes[0])}_batch"
             report_to(digest, None)
-            obtain_unit(folder, asdict(manifest), "solve", first)
+            obtain_unit(folder, asdict(manifest), "solve", first_variant(toolchain.dtypes))
         return manifest
 
     return cache.make_entry(rendered.name, digest, fill)

@@ -234,12 +234,11 @@ def run_compiler(
     ``seconds``: time that it has, without limit by default. Raises CompilerNotFoundError where it does not start, or
     has not ended by then.
     """
-    environment = {**os.environ, "LC_ALL": "C", **zig.environment(working_folder("zig"))}
     try:
         return subprocess.run(
             command,
             cwd=directory,
-            env=environment,
+            env=_environment(),
             capture_output=True,
             text=True,
             errors="replace",
@@ -255,6 +254,26 @@ def run_compiler(
         raise CompilerNotFoundError(
             f"the C compiler {command[0]} does not start ({error}); reinstall it or set CC to another one"
         ) from error
+
+
+def start_compiler(command: Sequence[str], directory: Path) -> subprocess.Popen[bytes]:
+    """Start a compiler's command line, what it says unread, in a group of its own, which no terminal interrupts.
+
+    Raises OSError where it does not start.
+    """
+    return subprocess.Popen(
+        command,
+        cwd=directory,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C", **zig.environment(working_folder("zig"))}
 
 
 def identify(command: tuple[str, ...]) -> Compiler:

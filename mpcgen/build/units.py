@@ -1,19 +1,19 @@
 """Compile a part of a package's kernels when it is first called: a shared library in the cache, a unit."""
 
-import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpcgen.build import cache
-from mpcgen.build.compiling import run_one
+from mpcgen.build import ahead, cache
+from mpcgen.build.compiling import cores, idle_core, run_one
 from mpcgen.build.digest import folder_digest
 from mpcgen.build.extension import HEADER_FOLDER, unit_flags
 from mpcgen.build.progress import Report, reporter
 from mpcgen.build.toolchain import Toolchain, identify
+from mpcgen.codegen.rendered import Rendered
 from mpcgen.errors import BuildError, CompilerNotFoundError, StaleBuildError
-from mpcgen.runtime.loading import file_sha256, has_sha256
+from mpcgen.runtime.loading import bits_of, has_sha256
 from mpcgen.runtime.naming import c_stem
 
 _reports: dict[str, Report | None] = {}
@@ -36,25 +36,57 @@ def report_to(digest: str, report: Report | None) -> None:
     _reports[digest] = report
 
 
+def begin_units(rendered: Rendered, toolchain: Toolchain, digest: str) -> None:
+    """Let compilers begin with what a first call needs, where this process has more than one core.
+
+    That is the solver; and where a core is idle the interior point, which the solver may leave problems to, of problems
+    that take a second.
+    """
+    if cores() < 2:
+        return
+    wanted = ["solve"]
+    if "interior_point" in rendered.parts and rendered.small and idle_core():
+        wanted.append("interior_point")
+    variant, flags = first_variant(toolchain.dtypes), toolchain.flags_for(rendered.small)
+    texts = {file: text for file, text in rendered.files if file.endswith((".c", ".h"))}
+    with_what = recipe(toolchain)
+    for part in wanted:
+        path = _path_of(rendered.name, digest, part, variant)
+        if not cache.has_library(path):
+            ahead.begin(path, texts, _command(with_what, flags, part, variant, f"{rendered.stem}.c"))
+
+
+def first_variant(dtypes: Sequence[str]) -> str:
+    """The variant that is compiled first of these precisions: the first one's for batches."""
+    return f"f{bits_of(dtypes[0])}_batch"
+
+
 def obtain_unit(folder: Path, manifest: Mapping[str, Any], part: str, variant: str) -> Path:
-    """Return the library of a part of a variant, from the cache, or compiled from the package's text in ``folder``.
+    """Return the library of a part of a variant: from the cache, begun before, or compiled from the text in ``folder``.
 
     Raises StaleBuildError where the text or mpcgen's headers are not what the package was made of, BuildError where
     the compiler fails or the cache cannot be written.
     """
     name, digest = manifest["problem"], manifest["digest"]
-    path = cache.cache_root() / "units" / f"{name}-{digest}-{variant}-{part}.so"
-    if _is_intact(path):
+    path = _path_of(name, digest, part, variant)
+    if cache.has_library(path):
         return path
     _require_unchanged(folder, manifest)
+    what = f"the {_MEANINGS[part]} of {name}, {variant.replace('_', ' ')}"
     say = _reports.get(digest, reporter(None, None))
     if say is not None:
-        say(f"compiling the {_MEANINGS[part]} of {name}, {variant.replace('_', ' ')}")
+        say(f"compiling {what}")
+    ahead.wait_for(path)
+    if cache.has_library(path):
+        return path
+    _require_compiler(manifest)
+    source = folder.resolve() / f"{c_stem(name)}.c"
+    command = _command(manifest["on_demand"], manifest["flags"], part, variant, str(source))
     try:
         cache.make_folder(path.parent)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=path.parent) as scratch:
-            _compile(folder, manifest, part, variant, Path(scratch))
-            _move(Path(scratch) / _LIBRARY, path)
+            run_one(command, Path(scratch), what)
+            cache.put_library(Path(scratch) / ahead.LIBRARY, path)
     except OSError as error:
         raise BuildError(
             f"cannot write the kernels of {name} to {path}: {error}; set MPCGEN_CACHE_DIR to a folder that you can "
@@ -63,16 +95,16 @@ def obtain_unit(folder: Path, manifest: Mapping[str, Any], part: str, variant: s
     return path
 
 
-_LIBRARY = "unit.so"
+def _path_of(name: str, digest: str, part: str, variant: str) -> Path:
+    return cache.cache_root() / "units" / f"{name}-{digest}-{variant}-{part}.so"
 
 
-def _compile(folder: Path, manifest: Mapping[str, Any], part: str, variant: str, scratch: Path) -> None:
-    with_what = manifest["on_demand"]
-    _require_compiler(manifest)
-    compiler, source = with_what["compiler"], folder.resolve() / f"{c_stem(manifest['problem'])}.c"
-    flags = [*manifest["flags"], *unit_flags(variant, part)]
-    run_one([*compiler, *flags, "-c", str(source), "-o", "unit.o"], scratch)
-    run_one([*compiler, *with_what["link_flags"], "unit.o", "-o", _LIBRARY, *with_what["libraries"]], scratch)
+def _command(
+    with_what: Mapping[str, Any], flags: Sequence[str], part: str, variant: str, source: str
+) -> list[str]:
+    """What compiles and links a unit; the same machine code as of the part's object file in a whole extension."""
+    compile_it = [*with_what["compiler"], *flags, *unit_flags(variant, part)]
+    return [*compile_it, *with_what["link_flags"], source, "-o", ahead.LIBRARY, *with_what["libraries"]]
 
 
 def _require_compiler(manifest: Mapping[str, Any]) -> None:
@@ -90,25 +122,6 @@ def _require_compiler(manifest: Mapping[str, Any]) -> None:
             f"kernels of {name} that were not compiled yet cannot be: the package was made with "
             f"{manifest['compiler']}, and {' '.join(command)} now is {found}; {remedy}"
         )
-
-
-def _move(library: Path, path: Path) -> None:
-    """Put a library into its place, and beside it what its bytes are: first the one, so that both or none count."""
-    library.chmod(0o755)
-    sum_of_bytes = file_sha256(library)
-    os.replace(library, path)
-    cache.note(_sum_of(path), sum_of_bytes)
-
-
-def _is_intact(path: Path) -> bool:
-    try:
-        return has_sha256(path, _sum_of(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
-def _sum_of(path: Path) -> Path:
-    return path.with_suffix(".sha256")
 
 
 def _require_unchanged(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -20,8 +20,9 @@ def _template(text: str) -> tuple[jinja2.Template, frozenset[str]]:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    wanted = jinja2.meta.find_undeclared_variables(environment.parse(text))
-    return environment.from_string(text), frozenset(wanted)
+    parsed = environment.parse(text)
+    wanted = jinja2.meta.find_undeclared_variables(parsed)
+    return environment.from_string(parsed), frozenset(wanted)
 
 
 def fill(template: str, context: Mapping[str, object]) -> str:

@@ -1,0 +1,84 @@
+"""Compilers that work while this process does something else, on libraries that it is about to want.
+
+Nothing depends on them: whoever wants a library waits for the compiler that works on it, and where that has failed
+compiles it himself, which then says why.
+"""
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpcgen.build import cache
+from mpcgen.build.toolchain import start_compiler
+from mpcgen.runtime.forks import Lock
+
+LIBRARY = "unit.so"
+"""What a command that is begun writes into the folder that it runs in."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A compiler at work, and the thread that waits for it."""
+
+    process: subprocess.Popen[bytes]
+    attendant: threading.Thread
+
+
+_jobs: dict[tuple[int, Path], _Job] = {}
+"""By process, since the child of a fork has none of its parent's, and where the library belongs."""
+_lock = Lock()
+
+
+def begin(path: Path, texts: Mapping[str, str], command: Sequence[str]) -> None:
+    """Start a compiler, if it starts, whose library belongs at ``path`` in the cache, in a folder with these files."""
+    with contextlib.suppress(OSError), _lock:
+        if (os.getpid(), path) in _jobs:
+            return
+        cache.make_folder(path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=".ahead-", dir=path.parent))
+        try:
+            for file, text in texts.items():
+                (folder / file).write_text(text, encoding="utf-8", newline="\n")
+            process = start_compiler(command, folder)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        attendant = threading.Thread(target=_attend, args=(process, folder, path), daemon=True)
+        _jobs[os.getpid(), path] = _Job(process, attendant)
+        attendant.start()
+
+
+def wait_for(path: Path) -> None:
+    """Wait until no compiler that this process has started works on a library."""
+    job = _jobs.get((os.getpid(), path))
+    if job is not None:
+        job.attendant.join()
+
+
+def _attend(process: subprocess.Popen[bytes], folder: Path, path: Path) -> None:
+    """Put what a compiler makes into its place, if it makes anything, and remove its folder."""
+    if process.wait() == 0:
+        with contextlib.suppress(OSError):
+            cache.put_library(folder / LIBRARY, path)
+    shutil.rmtree(folder, ignore_errors=True)
+    del _jobs[os.getpid(), path]
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Stop the compilers that still work when the process ends."""
+    for (process_id, _), job in list(_jobs.items()):
+        if process_id != os.getpid():
+            continue
+        if job.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.process.pid, signal.SIGKILL)
+        job.attendant.join()

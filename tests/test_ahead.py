@@ -1,0 +1,141 @@
+"""Compilers that work while the process does something else: what becomes of what they make, and of them."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from mpcgen import garbage
+from mpcgen.build import ahead, cache, compiling
+from mpcgen.build.toolchain import find_compiler
+
+TEXTS = {
+    "unit.c": '#include "unit.h"\nint answer(void) { return ANSWER; }\n',
+    "unit.h": "#define ANSWER 42\n",
+}
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPCGEN_CACHE_DIR", str(tmp_path))
+    return tmp_path / "units" / "it.so"
+
+
+def compiling_it(*flags):
+    return [*find_compiler().command, *flags, "-shared", "-fPIC", "unit.c", "-o", ahead.LIBRARY]
+
+
+def traces(path):
+    return sorted(each.name for each in path.parent.iterdir())
+
+
+def test_what_is_made_is_put_into_its_place(path):
+    ahead.begin(path, TEXTS, compiling_it())
+    ahead.wait_for(path)
+    assert cache.has_library(path)
+    assert traces(path) == ["it.sha256", "it.so"]
+
+
+@pytest.mark.parametrize("command", [["no-such-compiler"], ["false"], ["true"]])
+def test_what_fails_leaves_no_trace(path, command):
+    ahead.begin(path, TEXTS, command)
+    ahead.wait_for(path)
+    assert traces(path) == []
+
+
+def test_a_library_is_begun_once(path):
+    ahead.begin(path, TEXTS, SLEEP)
+    ahead.begin(path, TEXTS, SLEEP)
+    assert len(traces(path)) == 1
+    ahead._stop_all()
+    assert traces(path) == []
+
+
+def test_a_cache_that_cannot_be_written_is_no_matter(path):
+    path.parent.write_text("no folder")
+    ahead.begin(path, TEXTS, compiling_it())
+    ahead.wait_for(path)
+
+
+def test_at_the_end_of_a_process_its_compilers_stop(path):
+    script = (
+        "import sys; from pathlib import Path; from mpcgen.build import ahead; "
+        "ahead.begin(Path(sys.argv[1]), {}, sys.argv[2:]); "
+        "(job,) = ahead._jobs.values(); print(job.process.pid)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path), *SLEEP],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert traces(path) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_the_child_of_a_fork_waits_for_none(path):
+    ahead.begin(path, TEXTS, SLEEP)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on threads at a fork
+        child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        ahead.wait_for(path)
+        ahead._stop_all()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    (job,) = ahead._jobs.values()
+    assert job.process.poll() is None
+    ahead._stop_all()
+
+
+def test_an_interrupt_ends_the_wait_and_not_the_compiler(path):
+    ahead.begin(path, TEXTS, SLEEP)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ahead.wait_for(path)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    (job,) = ahead._jobs.values()
+    assert job.process.poll() is None
+    ahead._stop_all()
+
+
+@pytest.mark.parametrize(("load", "idle"), [
+    ("0.10 0.20 0.30 1/200 123\n", True), ("0.10 0.20 0.30 2/200 123\n", False), ("nothing known\n", False),
+    (None, False),
+])  # fmt: skip
+def test_a_core_is_idle_where_fewer_tasks_run_than_there_are_cores(tmp_path, monkeypatch, load, idle):
+    file = tmp_path / "loadavg"
+    if load is not None:
+        file.write_text(load)
+    monkeypatch.setattr(compiling, "_LOAD", file)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert compiling.idle_core() is idle
+
+
+def test_the_collector_is_on_again_afterwards_if_it_was():
+    with pytest.raises(KeyError), garbage.without_collector():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    with garbage.without_collector(), garbage.without_collector():
+        pass
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with garbage.without_collector():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
