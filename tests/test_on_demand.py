@@ -15,7 +15,7 @@ import sympy as sp
 import torch
 
 import mpcgen
-from mpcgen.build import cache, driver, units
+from mpcgen.build import cache, driver, extension, units
 from mpcgen.build.toolchain import find_toolchain
 from mpcgen.errors import BuildError, CompilerNotFoundError, StaleBuildError
 
@@ -94,7 +94,7 @@ def test_threads_that_ask_at_once_get_one_library(module, monkeypatch):
         worker.start()
     for worker in workers:
         worker.join()
-    assert calls == ["the solver of on_demand, f32 batch"]
+    assert calls == 2 * ["the solver of on_demand, f32 batch"]  # compiled, linked
     assert all(torch.equal(results[0], result) for result in results)
 
 
@@ -186,10 +186,20 @@ def test_compilers_begin_ahead_where_there_are_cores(cached, monkeypatch, cores,
     seen = []
     monkeypatch.setattr(units, "cores", lambda: cores)
     monkeypatch.setattr(units, "idle_core", lambda: idle)
-    monkeypatch.setattr(units.ahead, "begin", lambda path, texts, command: seen.append(path.stem))
+    monkeypatch.setattr(units.ahead, "begin", lambda path, texts, commands: seen.append(path.stem))
     rendered = driver.render_spec(problem().spec())
     units.begin_units(rendered, find_toolchain(), "a digest")
     assert seen == [f"on_demand-a digest-f64_batch-{part}" for part in begun]
+
+
+def test_a_part_is_compiled_alone_as_it_is_in_a_whole_extension(cached):
+    rendered, toolchain = driver.render_spec(problem().spec()), find_toolchain()
+    whole = extension._variant_commands(rendered, toolchain, ())[0]
+    alone, _ = units._commands(
+        units.recipe(toolchain), toolchain.flags_for(rendered.small), "solve", "f64_batch", "on_demand.c"
+    )
+    assert whole[-1] == "on_demand_f64_batch_solve.o"
+    assert alone[:-1] == whole[:-1]
 
 
 def test_what_was_begun_ahead_is_what_is_compiled_later(cached, monkeypatch):
@@ -210,7 +220,9 @@ def test_a_part_that_was_begun_in_vain_is_compiled_when_it_is_called(cached, mon
     monkeypatch.setattr(units, "cores", lambda: 2)
     begin = units.ahead.begin
     monkeypatch.setattr(
-        units.ahead, "begin", lambda path, texts, command: begin(path, dict.fromkeys(texts, "no C"), command)
+        units.ahead,
+        "begin",
+        lambda path, texts, commands: begin(path, dict.fromkeys(texts, "no C"), commands),
     )
     assert mpcgen.compile(problem(2.75)).MPC()(X0).converged.all()
 

@@ -7,6 +7,7 @@ compiles it himself, which then says why.
 import atexit
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,12 +22,12 @@ from mpcgen.build.toolchain import start_compiler
 from mpcgen.runtime.forks import Lock
 
 LIBRARY = "unit.so"
-"""What a command that is begun writes into the folder that it runs in."""
+"""What commands that are begun leave in the folder that they run in."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A compiler at work, and the thread that waits for it."""
+    """A compiler at work, in a group of processes of its own, and the thread that waits for it."""
 
     process: subprocess.Popen[bytes]
     attendant: threading.Thread
@@ -37,8 +38,12 @@ _jobs: dict[tuple[int, Path], _Job] = {}
 _lock = Lock()
 
 
-def begin(path: Path, texts: Mapping[str, str], command: Sequence[str]) -> None:
-    """Start a compiler, if it starts, whose library belongs at ``path`` in the cache, in a folder with these files."""
+def begin(path: Path, texts: Mapping[str, str], commands: Sequence[Sequence[str]]) -> None:
+    """Start a compiler's commands, one after the other, in a folder with these files.
+
+    path: in the cache, where the library belongs that they make.
+    """
+    script = " && ".join(map(shlex.join, commands))
     with contextlib.suppress(OSError), _lock:
         if (os.getpid(), path) in _jobs:
             return
@@ -47,7 +52,7 @@ def begin(path: Path, texts: Mapping[str, str], command: Sequence[str]) -> None:
         try:
             for file, text in texts.items():
                 (folder / file).write_text(text, encoding="utf-8", newline="\n")
-            process = start_compiler(command, folder)
+            process = start_compiler(["/bin/sh", "-c", script], folder)
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             return

@@ -171,7 +171,8 @@ def compile(
     the same module. on_demand: for the CPU only the solver for batches is compiled now, in the first of ``dtypes``;
     what else the kernels can (single problems, derivatives, the other precision, the interior point where box-DDP does
     not get on) follows with the first call that asks for it, which then takes some seconds longer, and gives the same
-    results. False compiles all now, as `build` does: where later calls must not wait, or find no compiler.
+    results; of small problems the interior point is begun now where a core is idle. False compiles all now, as `build`
+    does: where later calls must not wait, or find no compiler.
     progress: whether the steps of a build that is not in the cache, and so takes more than a second, are printed to
     standard error, unless ``report`` gets them; by default on a terminal and in a notebook.
     """

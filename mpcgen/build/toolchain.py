@@ -257,7 +257,7 @@ def run_compiler(
 
 
 def start_compiler(command: Sequence[str], directory: Path) -> subprocess.Popen[bytes]:
-    """Start a compiler's command line, what it says unread, in a group of its own, which no terminal interrupts.
+    """Start a command line that runs compilers, unheard, in a group of its own, which no terminal interrupts.
 
     Raises OSError where it does not start.
     """

@@ -53,7 +53,7 @@ def begin_units(rendered: Rendered, toolchain: Toolchain, digest: str) -> None:
     for part in wanted:
         path = _path_of(rendered.name, digest, part, variant)
         if not cache.has_library(path):
-            ahead.begin(path, texts, _command(with_what, flags, part, variant, f"{rendered.stem}.c"))
+            ahead.begin(path, texts, _commands(with_what, flags, part, variant, f"{rendered.stem}.c"))
 
 
 def first_variant(dtypes: Sequence[str]) -> str:
@@ -81,11 +81,12 @@ def obtain_unit(folder: Path, manifest: Mapping[str, Any], part: str, variant: s
         return path
     _require_compiler(manifest)
     source = folder.resolve() / f"{c_stem(name)}.c"
-    command = _command(manifest["on_demand"], manifest["flags"], part, variant, str(source))
+    commands = _commands(manifest["on_demand"], manifest["flags"], part, variant, str(source))
     try:
         cache.make_folder(path.parent)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=path.parent) as scratch:
-            run_one(command, Path(scratch), what)
+            for command in commands:
+                run_one(command, Path(scratch), what)
             cache.put_library(Path(scratch) / ahead.LIBRARY, path)
     except OSError as error:
         raise BuildError(
@@ -99,12 +100,18 @@ def _path_of(name: str, digest: str, part: str, variant: str) -> Path:
     return cache.cache_root() / "units" / f"{name}-{digest}-{variant}-{part}.so"
 
 
-def _command(
+def _commands(
     with_what: Mapping[str, Any], flags: Sequence[str], part: str, variant: str, source: str
-) -> list[str]:
-    """What compiles and links a unit; the same machine code as of the part's object file in a whole extension."""
-    compile_it = [*with_what["compiler"], *flags, *unit_flags(variant, part)]
-    return [*compile_it, *with_what["link_flags"], source, "-o", ahead.LIBRARY, *with_what["libraries"]]
+) -> tuple[list[str], list[str]]:
+    """What compiles a unit, as the part of a whole extension is compiled, and what links it.
+
+    Two commands: zig would compile by the linker's flags, too.
+    """
+    compiler, linked = with_what["compiler"], ["unit.o", "-o", ahead.LIBRARY, *with_what["libraries"]]
+    return (
+        [*compiler, *flags, *unit_flags(variant, part), "-c", source, "-o", "unit.o"],
+        [*compiler, *with_what["link_flags"], *linked],
+    )
 
 
 def _require_compiler(manifest: Mapping[str, Any]) -> None:
