@@ -136,6 +136,18 @@ def test_a_core_is_idle_where_fewer_tasks_run_than_there_are_cores(tmp_path, mon
     assert compiling.idle_core() is idle
 
 
+@pytest.mark.parametrize(("quota", "cores"), [
+    ("max 100000\n", 4), ("250000 100000\n", 2), ("50000 100000\n", 1), ("900000 100000\n", 4), ("odd", 4), (None, 4),
+])  # fmt: skip
+def test_cores_are_those_that_a_container_is_granted(tmp_path, monkeypatch, quota, cores):
+    file = tmp_path / "cpu.max"
+    if quota is not None:
+        file.write_text(quota)
+    monkeypatch.setattr(compiling, "_QUOTA", file)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 5}, raising=False)
+    assert compiling.cores() == cores
+
+
 def test_the_collector_is_on_again_afterwards_if_it_was():
     with pytest.raises(KeyError), garbage.without_collector():
         assert not gc.isenabled()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 
 import pytest
@@ -120,6 +121,16 @@ def test_the_command_shows_and_clears_the_cache_and_nothing_else(root, tmp_path)
     assert run("cache", "--clear").output.endswith("\ncleared\n")
     assert sorted(path.name for path in root.iterdir()) == ["mine.txt"]
     assert toolchain.find_toolchain()  # what it notes is made anew
+
+
+def test_what_another_process_removes_meanwhile_is_not_counted(root, monkeypatch):
+    (root / "units" / "scratch").mkdir(parents=True)
+    (root / "units" / "unit.so").write_bytes(b"kept")
+    (root / "units" / "scratch" / "unit.o").write_bytes(b"removed")
+    found = [list(os.walk(root / part)) for part in cache.PARTS]
+    shutil.rmtree(root / "units" / "scratch")
+    monkeypatch.setattr(os, "walk", lambda folder: found.pop(0))
+    assert cache.contents().size == 4
 
 
 # ---- what is said meanwhile ----

@@ -181,8 +181,17 @@ def contents() -> Contents:
     for path in sorted((root / "builds").glob("*-*")):
         if not path.name.startswith("."):
             packages[path.name.rpartition("-")[0]] += 1
-    files = (path for part in PARTS for path in (root / part).rglob("*") if path.is_file())
-    return Contents(root, dict(packages), sum(path.stat().st_size for path in files))
+    return Contents(root, dict(packages), sum(_size_of(root / part) for part in PARTS))
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files in a folder, but for those that other processes remove meanwhile."""
+    size = 0
+    for place, _, files in os.walk(folder):
+        for file in files:
+            with contextlib.suppress(OSError):
+                size += os.stat(os.path.join(place, file)).st_size
+    return size
 
 
 def clear() -> None:

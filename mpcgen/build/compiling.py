@@ -11,6 +11,7 @@ from mpcgen.errors import BuildError
 
 _MOST_LINES_SHOWN = 60
 _LOAD = Path("/proc/loadavg")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def run_all(commands: Sequence[list[str]], directory: Path) -> list[str]:
@@ -44,10 +45,13 @@ def run_one(command: list[str], directory: Path, what: str = "") -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use; of a container that is granted parts of cores, as many as come whole, or one."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        granted, period = _QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(count, int(granted) // int(period)))
+    except (OSError, ValueError, ZeroDivisionError):  # none is said, or "max"
+        return count
 
 
 def idle_core() -> bool:
