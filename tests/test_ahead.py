@@ -121,6 +121,7 @@ def test_an_interrupt_ends_the_wait_and_not_the_compiler(path):
     (job,) = ahead._jobs.values()
     assert job.process.poll() is None
     ahead._stop_all()
+    assert traces(path) == []
 
 
 @pytest.mark.parametrize(("load", "idle"), [

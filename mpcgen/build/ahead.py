@@ -27,10 +27,13 @@ LIBRARY = "unit.so"
 
 @dataclass(frozen=True)
 class _Job:
-    """A compiler at work, in a group of processes of its own, and the thread that waits for it."""
+    """A compiler at work, in a group of processes of its own, and what is set when all is done.
+
+    An event, and not the thread that sets it: Python 3.11 takes a thread for ended whose `join` was interrupted.
+    """
 
     process: subprocess.Popen[bytes]
-    attendant: threading.Thread
+    done: threading.Event
 
 
 _jobs: dict[tuple[int, Path], _Job] = {}
@@ -56,25 +59,25 @@ def begin(path: Path, texts: Mapping[str, str], commands: Sequence[Sequence[str]
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             return
-        attendant = threading.Thread(target=_attend, args=(process, folder, path), daemon=True)
-        _jobs[os.getpid(), path] = _Job(process, attendant)
-        attendant.start()
+        job = _jobs[os.getpid(), path] = _Job(process, threading.Event())
+        threading.Thread(target=_attend, args=(job, folder, path), daemon=True).start()
 
 
 def wait_for(path: Path) -> None:
     """Wait until no compiler that this process has started works on a library."""
     job = _jobs.get((os.getpid(), path))
     if job is not None:
-        job.attendant.join()
+        job.done.wait()
 
 
-def _attend(process: subprocess.Popen[bytes], folder: Path, path: Path) -> None:
+def _attend(job: _Job, folder: Path, path: Path) -> None:
     """Put what a compiler makes into its place, if it makes anything, and remove its folder."""
-    if process.wait() == 0:
+    if job.process.wait() == 0:
         with contextlib.suppress(OSError):
             cache.put_library(folder / LIBRARY, path)
     shutil.rmtree(folder, ignore_errors=True)
     del _jobs[os.getpid(), path]
+    job.done.set()
 
 
 @atexit.register
@@ -86,4 +89,4 @@ def _stop_all() -> None:
         if job.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(job.process.pid, signal.SIGKILL)
-        job.attendant.join()
+        job.done.wait()
