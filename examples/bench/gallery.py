@@ -1,6 +1,6 @@
 """The gallery: problems from many starts, solved by each method and by IPOPT, and how reliably.
 
-`entries` has its problems: those of `gallery_problems`, `gallery_end_time` and `gallery_robots`, of the examples at
+`entries` has its problems: those of `gallery_problems`, `_end_time`, `_robots` and `_plants`, of the examples at
 several horizons, and of tests/constrained_problems.py. A problem whose x0 is given starts from zero controls and from
 random ones within their bounds; one whose x0 is drawn, from zero controls. A new problem is one entry.
 """
@@ -21,6 +21,7 @@ import torch
 
 import mpcgen
 from examples.bench import gallery_end_time as end_time
+from examples.bench import gallery_plants as plants
 from examples.bench import gallery_problems as problems
 from examples.bench import gallery_robots as robots
 from examples.bench.problems import Problem, from_file
@@ -164,7 +165,14 @@ def entries() -> tuple[Entry, ...]:
     constrained = importlib.import_module(
         "tests.constrained_problems"
     )  # which a checkout has beside the examples
-    return (*_examples(), *_literature(), *_known(constrained), *_known(end_time), *_known(robots))
+    return (
+        *_examples(),
+        *_literature(),
+        *_known(constrained),
+        *_known(end_time),
+        *_known(robots),
+        *_known(plants),
+    )
 
 
 def chosen(names: Sequence[str]) -> list[Entry]:

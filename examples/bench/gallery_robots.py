@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -188,10 +188,15 @@ DRAWS: dict[Callable[[], mpcgen.Problem], tuple[list[float], list[float]]] = {
 """Of each problem: the centre of x0, and the largest distance from it in each state."""
 
 
+def drawn_around(centre: Sequence[float], reach: Sequence[float], count: int, seed: int) -> np.ndarray:
+    """Return starts (count, n), no further from the centre than the reach in each state."""
+    share = np.random.default_rng(seed).uniform(-1, 1, (count, len(centre)))
+    return np.array(centre, dtype=float) + np.array(reach, dtype=float) * share
+
+
 def draw(make: Callable[[], mpcgen.Problem], count: int, seed: int) -> np.ndarray:
     """Return starts (count, n) of a problem; quaternions have length one."""
-    centre, reach = (np.array(values, dtype=float) for values in DRAWS[make])
-    x0 = centre + reach * np.random.default_rng(seed).uniform(-1, 1, (count, len(centre)))
+    x0 = drawn_around(*DRAWS[make], count, seed)
     if make is flight_past_balls:
         x0[:, 6:] /= np.linalg.norm(x0[:, 6:], axis=1, keepdims=True)
     return x0

@@ -11,8 +11,7 @@
 #define START_IN_RANGE R(0.02)  /* share of half a control's range by which it starts inside */
 enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
 enum { MOST_RESCALINGS = 3 };
-/* Share of the least tolerance. Beside weights of rows float32 has often more of it. */
-#define BENEATH R(!CONSTRAINED ? 0.1 : MPCGEN_PRECISION == 64 ? 1e-2 : 1e-5)
+#define BENEATH R(CONSTRAINED ? 1e-2 : 0.1) /* share of the least tolerance */
 enum { STRANDED = 20 }; /* passes that the first barrier problem of the first attempt may take */
 enum { ATTEMPT = CONSTRAINED ? 200 : 220, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 220, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
 

@@ -21,6 +21,7 @@
 #define TINY_STEP R(0.1)
 #define LARGE_STEP R(0.5)
 #define NEAR_STEP R(1e-2)             /* share of a control's unit: full steps of less come to a solution, */
+#define STAYING_PRODUCT R(30)         /* of slack and multiplier: the barrier times so much, after full steps, is what delta leaves */
 #define SLOW_FALL R(0.1)              /* slowly where the next one is more than this share of it */
 #define RESTORED_MULTIPLIER R(1e3)    /* the largest after restoration */
 #define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
@@ -252,7 +253,8 @@ INLINE mask enter_restoration(barrier_state *s, mask stuck) {
 
 /* Where the slacks forbid all but a tiny step, the rows' linearisation asks for what cannot be had, and their multipliers
  * would run away: a larger delta then weighs them against the cost, as an augmented Lagrangian does, until steps are long. Its
- * method of multipliers comes nearer by a constant factor a pass: where that is seen of full steps, a smaller one. */
+ * method of multipliers comes nearer by a constant factor a pass: where that is seen of full steps, a smaller one; where rows are
+ * so small in their units that the products do not come down to the barrier, a much smaller one. */
 INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   barrier_progress *lanes = &s->lanes;
   const mask tiny = lane_and(ready, lane_lt(s->longest, ALL(TINY_STEP)));
@@ -260,8 +262,10 @@ INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   const mask full = lane_and(regular, lane_and(lane_le(ALL(1), s->length), lane_le(s->step_size, ALL(NEAR_STEP))));
   const mask slow = lane_and(lane_lt(SLOW_FALL * lanes->moved, s->step_size), lane_lt(ALL(LEAST_STEP), s->step_size));
   const mask crawls = lane_and(lane_and(full, slow), lane_lt(ALL(0), lanes->moved));
+  const mask stays = lane_lt(STAYING_PRODUCT * s->mu, s->summary.largest_product);
   const real now = lanes->looseness, looser = lane_min(lane_max(R(100) * now, ALL(FIRST_LOOSENESS)), ALL(MOST_LOOSENESS));
-  const real least = lane_select(crawls, ALL(LEAST_LOOSENESS), lane_min(now, ALL(1)));
+  const real slowest = lane_select(stays, ALL(HARDLY_LOOSE), lane_min(now, ALL(LEAST_LOOSENESS)));
+  const real least = lane_select(crawls, slowest, lane_min(now, ALL(1)));
   const real back = lane_select(lane_and(ready, lane_not(regular)), lane_max(now, ALL(1)), now);
   const real next = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, least), back));
   lanes->looseness = lane_max(next, lanes->least_looseness);

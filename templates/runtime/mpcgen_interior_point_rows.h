@@ -38,8 +38,9 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define VIOLATION_WEIGHT R(1e3)
 #define FIRST_LOOSENESS R(1e1)
 #define MOST_LOOSENESS R(1e4)
-#define LEAST_LOOSENESS R(0.1)    /* where steps shrink slowly for it */
+#define LEAST_LOOSENESS R(0.1)    /* where steps shrink slowly for it, */
 #endif
+#define HARDLY_LOOSE R(1e-3)      /* and where products stay, too */
 
 /* A row's bounds at a stage; see LIMIT_REALS. `equal` means something only where they meet. */
 typedef struct {
