@@ -278,3 +278,30 @@ def test_redundant_controls_beside_an_active_limit_are_solved_in_float32_and_hav
         (gradient,) = torch.autograd.grad(solution.u[:, 0].square().sum(), start)
         gradients.append(gradient.double())
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-3)  # of up to 40
+
+
+def test_a_tolerance_beyond_rounding_ends_where_rounding_does():
+    """An estimator of a falling body: what closing gaps of rounding is worth exceeds the rounding of the cost."""
+    horizon = 20
+    problem = mpcgen.Problem("falling_body", horizon=horizon)
+    height, speed, drag = problem.states("height speed drag", lower=[0, -sp.oo, -sp.oo])  # km, km/s
+    noise = problem.controls("height_noise speed_noise drag_noise")
+    measured = problem.parameter("measured", default=0.0, per_stage=True)  # km, from a radar 30 km away
+    slowing = sp.exp(-height / 7) * speed**2 * drag / 2
+    problem.dynamics = [height - speed + noise[0], speed - slowing + noise[1], drag + noise[2]]
+    miss = 200 * (sp.sqrt(900 + (height - 30) ** 2) - measured) ** 2
+    problem.stage_cost = miss + 5000 * sum(w**2 for w in noise)
+    problem.terminal_cost = miss
+    controller = compiled(problem)
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([1.0, 0.1, 0.1], dtype=torch.float64)
+    prior = torch.tensor([90.0, 6.0, 1.0], dtype=torch.float64).expand(64, 3)
+    path = [prior + spread * torch.randn(64, 3, generator=generator, dtype=torch.float64)]
+    for _ in range(horizon):
+        path.append(controller.MPC().dynamics(path[-1], torch.zeros(64, 3, dtype=torch.float64), measured=0.0))
+    ranges = torch.sqrt(900 + (torch.stack(path, 1)[..., 0] - 30) ** 2)
+    seen = ranges + 0.05 * torch.randn(ranges.shape, generator=generator, dtype=torch.float64)
+    loose, tight = (controller.MPC(tol=tol)(prior, measured=seen) for tol in (1e-8, 1e-12))
+    assert tight.converged.all() and tight.iterations.max() < 40
+    assert tight.residual.max() < 1e-10
+    torch.testing.assert_close(tight.x, loose.x, rtol=1e-7, atol=1e-7)

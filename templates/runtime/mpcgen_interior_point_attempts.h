@@ -3,6 +3,7 @@
 #define MPCGEN_INTERIOR_POINT_ATTEMPTS_H
 
 #include "mpcgen_interior_point_errors.h"
+#include "mpcgen_little_moves.h"
 
 #define FIRST_BARRIER R(1)
 #define LARGE_BARRIER R(100)          /* of later attempts with constraints */
@@ -107,10 +108,43 @@ INLINE real present_unit(const barrier_state *s) {
   return lane_select(lane_and(lane_finite(size), lane_lt(ALL(0), size)), size, ALL(1));
 }
 
+#if CONSTRAINED
+/* The model of a stage's cost alone, for units of its own. */
+typedef struct {
+  row_terms rows;
+  value_model value;
+  stage_model model;
+} cost_model;
+
+/* Units in which the costs would be at least what little moves of this iterate are worth: see mpcgen_little_moves.h. */
+OUTLINED real least_unit(const barrier_state *s) {
+  const real none = ALL(0);
+  cost_model m;
+  EACH(i, ROWS) m.rows.dual[i] = m.rows.stiffness[i] = m.rows.force[i] = ALL(0);
+  expand_last(s, &none, &m.rows, &m.value);
+  real worth = worth_of_states(m.value.hessian);
+  zero_reals(m.value.hessian, NXX);
+  zero_reals(m.value.costate, NX);
+  zero_reals(m.value.offset, NX);
+  for (int k = 0; k < SAMPLED_STAGES; k++) {
+    const int t = sampled_stage(s->horizon, k);
+    expand_stage(s, t, &none, &m.rows, &m.value, &m.model);
+    const reals theta_t = stage_row(s->theta_stage, s->rows, t);
+    worth = lane_max(worth_of_stage(path_at(s, t), s->u + t * NU, s->theta, theta_t, &m.model), worth);
+  }
+  return worth * (R(100) / COST_IN_UNITS);
+}
+
+#endif
+
 /* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
 OUTLINED void take_units(barrier_state *s, mask where) {
   barrier_progress *lanes = &s->lanes;
-  lanes->cost_unit = lane_select(where, present_unit(s), lanes->cost_unit);
+  real unit = present_unit(s);
+#if CONSTRAINED
+  unit = lane_max(least_unit(s), unit);
+#endif
+  lanes->cost_unit = lane_select(where, unit, lanes->cost_unit);
   lanes->barrier = lane_select(where, first_barrier(s), lanes->barrier);
   const mask warm = lane_and(where, lanes->warm);
   first_multipliers(s, lane_and(where, lane_not(warm)), ALL(INFINITY));
@@ -125,11 +159,18 @@ INLINE mask is_beneath_units(const barrier_state *s, mask solved, scalar toleran
   return lane_and(lane_and(solved, few), lane_lt(R(tolerance) * share_left(s), BENEATH * least_tolerance()));
 }
 
-/* Gives them units of the present trajectory. The barrier stays what it is of the cost, and with it the multipliers, unless it
- * is more than the first in the new units: then they begin with that. */
-RARE void take_units_anew(barrier_state *s, mask where) {
+#if CONSTRAINED
+/* Which of them would be beneath these units, too. */
+INLINE mask is_beneath(const barrier_state *s, real unit, scalar tolerance) {
+  return lane_lt(R(tolerance) * (unit / s->lanes.cost_unit), BENEATH * least_tolerance());
+}
+#endif
+
+/* Gives them units of the present trajectory, or the least. The barrier stays what it is of the cost, and with it the multipliers,
+ * unless it is more than the first in the new units: then they begin with that. */
+RARE void take_units_anew(barrier_state *s, mask where, real least) {
   barrier_progress *lanes = &s->lanes;
-  const real unit = present_unit(s), barrier = lanes->barrier * (lanes->cost_unit / unit);
+  const real unit = lane_max(least, present_unit(s)), barrier = lanes->barrier * (lanes->cost_unit / unit);
   const mask large = lane_and(where, lane_not(lane_lt(barrier, ALL(FIRST_BARRIER))));
   lanes->cost_unit = lane_select(where, unit, lanes->cost_unit);
   lanes->barrier = lane_select(where, lane_select(large, ALL(FIRST_BARRIER), barrier), lanes->barrier);

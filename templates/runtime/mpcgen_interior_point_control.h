@@ -104,7 +104,14 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask at_limit = lane_and(settled, is_lowest(lanes->barrier, LEAST_BARRIER * allowed));
   const mask small = lane_or(lane_le(s->residual, ALL(tolerance)), at_limit);
   const mask reached = lane_and(small, lane_and(sound, lane_not(lanes->restoring)));
-  const mask beneath = lane_and(is_beneath_units(s, reached, tolerance), begun);
+  mask beneath = lane_and(is_beneath_units(s, reached, tolerance), begun);
+  real least = ALL(0);
+#if CONSTRAINED
+  if (lane_any(beneath)) {
+    least = least_unit(s);
+    beneath = lane_and(beneath, is_beneath(s, least, tolerance));
+  }
+#endif
   const mask solved = lane_and(reached, lane_not(beneath));
   const mask positive = lane_and(s->summary.convex, s->summary.finite);
   const mask plain = lane_and(lane_eq(lanes->shift, ALL(0)), lane_eq(lanes->second_order, ALL(1)));
@@ -138,7 +145,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   if (lane_any(begin)) begin_barrier(s, begin);
   limit_gaps(s, lane_and(lanes->busy, lanes->adjoint));
   const mask anew = lane_and(beneath, v.open);
-  if (lane_any(anew)) take_units_anew(s, anew);
+  if (lane_any(anew)) take_units_anew(s, anew, least);
   lanes->refused = lane_or(lanes->refused, lane_or(begin, anew)); /* the next sweep has the units */
   return v.status;
 }

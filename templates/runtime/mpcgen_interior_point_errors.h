@@ -116,14 +116,26 @@ INLINE mask is_open(const barrier_state *s) {
   return lane_lt(lane_max(ALL(OPEN_GAP), gap_rounding(s, &s->point)), s->point.gap);
 }
 
-/* Whether a lane's step is that of a solution: small in units of the controls, promising no more of the barrier function
- * than rounding, and leaving no gaps but rounding. Counts the passes in a row in which it was so with all second derivatives
+/* What closing the gaps of the dynamics is worth in the barrier function, at most: costates are its prices. */
+INLINE real worth_of_gaps(const barrier_state *s, const barrier_errors *e) {
+  return s->summary.costate_sum / s->lanes.cost_unit * e->gap;
+}
+
+/* What a step may promise of the barrier function and be worthless: rounding, that of the gaps included; of a step that is none
+ * in units of the controls, rounding of the first cost, as the present one may be zero but for rounding. */
+INLINE real worth_of_rounding(const barrier_state *s, const barrier_errors *e) {
+  const real rounding = merit_rounding(s, &s->point) + worth_of_gaps(s, e), first = ALL(16 * SCALAR_EPSILON) * COST_IN_UNITS;
+  return lane_select(lane_le(s->step_size, ALL(LEAST_STEP)), lane_max(rounding, first), rounding);
+}
+
+/* Whether a lane's step is that of a solution: small in units of the controls, worth no more of the barrier function than
+ * rounding, and leaving no gaps but rounding. Counts the passes in a row in which it was so with all second derivatives
  * and no shift, and what the products lack did not fall: what the first-order conditions lack then is what rounding of
  * costates, states and multipliers makes of them, and no step will take it away. */
 INLINE mask note_settled(barrier_state *s, mask ready, const barrier_errors *e, scalar tolerance) {
   barrier_progress *lanes = &s->lanes;
   const mask small = lane_le(s->step_size, ALL(tolerance > LEAST_STEP ? tolerance : LEAST_STEP));
-  const mask worthless = lane_le(lane_abs(s->slope), merit_rounding(s, &s->point));
+  const mask worthless = lane_le(lane_abs(s->slope), worth_of_rounding(s, e));
   const mask quiet = lane_and(lane_and(ready, small), lane_and(worthless, lane_le(e->gap, stage_rounding(s))));
   const mask plain = lane_and(lane_eq(lanes->shift, ALL(0)), lane_eq(lanes->second_order, ALL(1)));
   const real product = product_error(e, ALL(0));

@@ -17,6 +17,7 @@
 #ifndef MPCGEN_REFINEMENT_H
 #define MPCGEN_REFINEMENT_H
 
+#include "mpcgen_little_moves.h"
 #include "mpcgen_sensitivity.h"
 
 #if CONSTRAINED
@@ -238,8 +239,6 @@ INLINE void note_unrefined(sensitivity_state *s) { s->regular = lane_and(s->regu
 #endif
 
 #if CONSTRAINED
-#define LITTLE_MOVE R(1e-2) /* of a state */
-
 /* The model of a stage's cost alone, in memory: no rows, no cost-to-go. */
 INLINE void expand_cost(sensitivity_state *s, int t) {
 #if MODEL_IN_REGISTERS
@@ -249,45 +248,26 @@ INLINE void expand_cost(sensitivity_state *s, int t) {
 #endif
 }
 
-/* What a little move of control i of a stage is: one that moves a state a little, and no more than a share of its range. */
-INLINE real little_control(const sensitivity_state *s, int t, int i) {
-  const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
-  real lower[NU], upper[NU], d_x[NX], d_u[NU], d_next[NX], reached = ALL(0);
-  stage_bounds(s->theta, theta_t, lower, upper);
-  EACH(j, NX) d_x[j] = ALL(0);
-  EACH(j, NU) d_u[j] = ALL(i == j);
-  stage_tangent(x, u, s->theta, theta_t, d_x, d_u, d_next);
-  EACH(j, NX) reached = lane_max(lane_abs(d_next[j]), reached);
-  const real half = R(0.5) * (upper[i] - lower[i]);
-  return LITTLE_MOVE * lane_min(ALL(1) / reached, lane_select(lane_finite(half), half, ALL(INFINITY)));
-}
-
-/* What little moves of states and controls are worth, by the curvature of the costs of the first, middle and last stages. */
+/* What little moves are worth at the solution: see mpcgen_little_moves.h. */
 OUTLINED real worth_of_moves(sensitivity_state *s) {
-  const int last = s->horizon, stages[] = {0, last / 2, last - 1};
-  const real square = ALL(LITTLE_MOVE * LITTLE_MOVE);
-  real worth = ALL(0);
   s->sweep = 1; /* models have no weights of rows then */
   last_differential(s, 0, &s->value);
-  EACH(i, NX) worth = lane_max(square * lane_abs(s->value.hessian[SYMMETRIC(i, i)]), worth);
+  real worth = worth_of_states(s->value.hessian);
   zero_reals(s->value.hessian, NXX);
   zero_reals(s->value.costate, NX);
   zero_reals(s->value.offset, NX);
-  for (int k = 0; k < 3; k++) {
-    const int t = stages[k];
+  for (int k = 0; k < SAMPLED_STAGES; k++) {
+    const int t = sampled_stage(s->horizon, k);
     expand_cost(s, t);
-    EACH(i, NX) worth = lane_max(square * lane_abs(s->model.hessian[TRIANGLE(i, i)]), worth);
-    for (int i = 0; i < NU; i++) {
-      const real move = little_control(s, t, i), of_control = lane_abs(control_row(&s->model, i)[NX + i]) * (move * move);
-      worth = lane_max(lane_select(lane_finite(of_control), of_control, ALL(0)), worth);
-    }
+    const real of_stage = worth_of_stage(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), &s->model);
+    worth = lane_max(of_stage, worth);
   }
   s->sweep = 0;
   return worth;
 }
 
-/* What weights of rows and forces of bounds are judged by: a hundredth of the costs' sizes; where these are next to nothing, as at
- * rest at a goal, what little moves are worth, since beside curvature weights that vanish with the costs would hold nothing. */
+/* What weights of rows and forces of bounds are judged by: a share of the costs' sizes; where these are next to nothing, what little
+ * moves are worth, since beside curvature weights that vanish with the costs would hold nothing. */
 FUNCTION void find_cost_unit(sensitivity_state *s) {
   const real unit = lane_max(worth_of_moves(s), size_of_costs(s) / R(100));
   s->cost_unit = lane_select(lane_lt(ALL(0), unit), unit, ALL(1));
