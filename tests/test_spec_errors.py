@@ -33,6 +33,14 @@ def test_dynamics_of_another_problem_need_its_number_of_states(draft):
         other.dynamics = mpcgen.rk4(draft.problem, [draft.v, draft.u], dt=0.1)
 
 
+def test_steps_of_a_scheme_cannot_be_taken_apart(draft):
+    steps = mpcgen.rk4(draft.problem, [draft.v, draft.u], dt=0.1)
+    with refused("'rk4'", "problem.dynamics", "w / dt", "discrete="):
+        draft.problem.dynamics = [row + draft.u for row in steps]
+    with refused("'rk4'", "problem.dynamics"):
+        steps[0]
+
+
 def test_states_declared_after_the_dynamics_are_missed(draft):
     draft.problem.states("late")
     with refused("2 rows", "3 states", "late"):

@@ -5,7 +5,7 @@ itself, so that one made by hand is as good as any.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 import sympy as sp
 
@@ -85,6 +85,18 @@ class DynamicsSpec:
         if self.scheme == "discrete":
             return (True,) * len(self.expressions)
         return self.discrete or (False,) * len(self.expressions)
+
+    def __iter__(self) -> NoReturn:
+        """Refuse to be taken apart: a step is no list of expressions."""
+        raise SpecError(
+            f"what mpcgen makes of rates (here by the scheme {self.scheme!r}) stands for whole steps, and is assigned to "
+            "problem.dynamics as it is; add to rates what is to be added to states, noise w as w / dt, and make rows "
+            "that are not integrated discrete={state: next state}"
+        )
+
+    def __getitem__(self, row: int) -> NoReturn:
+        """Refuse likewise."""
+        iter(self)
 
 
 @dataclass(frozen=True)
