@@ -1,4 +1,4 @@
-"""At rest at a goal costs, multipliers and controls are zero, but derivatives are not, and problems end as others do."""
+"""At rest at a goal costs, multipliers and controls are zero, but derivatives are not, and solves end as others do."""
 
 import functools
 
@@ -73,7 +73,7 @@ def test_derivatives_at_rest_and_near_it_are_those_further_away(dtype, rtol, beg
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("begun", [0.0, 0.5, 2.0])
 def test_problems_near_rest_are_solved_wherever_they_begin(dtype, begun):
-    """A linear-quadratic programme takes few steps, also where the first trajectory costs next to nothing, or all but the last."""
+    """A linear-quadratic programme takes few steps, also where its trajectories cost next to nothing."""
     generator = torch.Generator().manual_seed(0)
     size = 10 ** (-12 * torch.rand(500, 1, generator=generator, dtype=torch.float64))
     x0 = (size * torch.randn(500, 2, generator=generator, dtype=torch.float64)).clamp(-1.0, 1.0).to(dtype)

@@ -298,7 +298,9 @@ def test_a_tolerance_beyond_rounding_ends_where_rounding_does():
     prior = torch.tensor([90.0, 6.0, 1.0], dtype=torch.float64).expand(64, 3)
     path = [prior + spread * torch.randn(64, 3, generator=generator, dtype=torch.float64)]
     for _ in range(horizon):
-        path.append(controller.MPC().dynamics(path[-1], torch.zeros(64, 3, dtype=torch.float64), measured=0.0))
+        path.append(
+            controller.MPC().dynamics(path[-1], torch.zeros(64, 3, dtype=torch.float64), measured=0.0)
+        )
     ranges = torch.sqrt(900 + (torch.stack(path, 1)[..., 0] - 30) ** 2)
     seen = ranges + 0.05 * torch.randn(ranges.shape, generator=generator, dtype=torch.float64)
     loose, tight = (controller.MPC(tol=tol)(prior, measured=seen) for tol in (1e-8, 1e-12))

@@ -89,8 +89,8 @@ class DynamicsSpec:
     def __iter__(self) -> NoReturn:
         """Refuse to be taken apart: a step is no list of expressions."""
         raise SpecError(
-            f"what mpcgen makes of rates (here by the scheme {self.scheme!r}) stands for whole steps, and is assigned to "
-            "problem.dynamics as it is; add to rates what is to be added to states, noise w as w / dt, and make rows "
+            f"what mpcgen makes of rates (here by the scheme {self.scheme!r}) stands for whole steps, and is "
+            "assigned to problem.dynamics as it is; add to rates what is to be added to states, noise w as w / dt, and make rows "
             "that are not integrated discrete={state: next state}"
         )
 
