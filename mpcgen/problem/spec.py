@@ -90,8 +90,8 @@ class DynamicsSpec:
         """Refuse to be taken apart: a step is no list of expressions."""
         raise SpecError(
             f"what mpcgen makes of rates (here by the scheme {self.scheme!r}) stands for whole steps, and is "
-            "assigned to problem.dynamics as it is; add to rates what is to be added to states, noise w as w / dt, and make rows "
-            "that are not integrated discrete={state: next state}"
+            "assigned to problem.dynamics as it is; add to rates what is to be added to states, noise w "
+            "as w / dt, and make rows that are not integrated discrete={state: next state}"
         )
 
     def __getitem__(self, row: int) -> NoReturn:
