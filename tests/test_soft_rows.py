@@ -1,6 +1,7 @@
 """Rows that may be exceeded at a price: solutions against formulas and IPOPT, gradients against CasADi's KKT system."""
 
 import functools
+import io
 import re
 
 import numpy as np
@@ -349,3 +350,13 @@ def test_a_warm_start_takes_a_handful_of_iterations():
     again, afresh = mpc(moved, warm_start=cold, shift=0, **values), mpc(moved, **values)
     torch.testing.assert_close(again.u, afresh.u, rtol=0, atol=1e-5)
     assert again.iterations.double().mean() <= 8 < afresh.iterations.double().mean()
+
+
+def test_where_rows_are_soft_nobody_is_told_to_make_them_soft():
+    x0 = torch.tensor([3.0, 6.0], dtype=torch.float64)
+    with pytest.warns(mpcgen.UnconvergedWarning, match="from where the dynamics lead: rows are all soft"):
+        found = contradiction().MPC(max_iterations=2)(x0)
+    assert found.violation > 1e-6
+    report = mpcgen.diagnose(found, file=io.StringIO())
+    assert [lack.what for lack in report.lacking] == ["feasibility"]
+    assert "make" not in report.lacking[0].advice

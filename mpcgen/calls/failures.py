@@ -49,11 +49,19 @@ LITTLE_VIOLATION = 1e-6
 """Less than that is for more passes to remove."""
 
 
-def describe_violation(violation: Tensor, problem: int) -> str:
-    """Say by how much a problem that is not solved violates its constraints; "" where it hardly does."""
+def describe_violation(violation: Tensor, problem: int, has_hard_rows: bool) -> str:
+    """Say by how much a problem that is not solved violates its constraints; "" where it hardly does.
+
+    Without hard rows these are the dynamics, which some controls always obey.
+    """
     found = float(violation.detach().flatten()[problem])
     if not found > LITTLE_VIOLATION:
         return ""
+    if not has_hard_rows:
+        return (
+            f"its states differ by {found:.2g} from where the dynamics lead: rows are all soft, so that more passes, "
+            "or another start, bring it nearer"
+        )
     return (
         f"it violates constraints by {found:.2g}, and may have no feasible point near its start: make rows soft, or "
         "try others, MPC(restarts=8)"

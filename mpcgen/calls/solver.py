@@ -217,7 +217,7 @@ def report(
             return (
                 ""
                 if violation is None or not controller.dual_count
-                else describe_violation(violation, problem)
+                else describe_violation(violation, problem, controller.has_hard_rows)
             )
         return describe_failure(x, costates, gains, problem, controller.states)
 

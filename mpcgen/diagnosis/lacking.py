@@ -11,8 +11,10 @@ import math
 import torch
 from torch import Tensor
 
+from mpcgen.autograd.origin import ExaminationError
 from mpcgen.autograd.solution import Solution
 from mpcgen.diagnosis.report import Lack
+from mpcgen.errors import ParameterError
 from mpcgen.runtime.status import Status
 
 _PASSES = 5
@@ -45,7 +47,11 @@ def _kinds(solution: Solution, status: Tensor, near: float) -> list[tuple[str, s
         ("a finite trajectory", _DIVERGED, status == Status.DIVERGED),
         ("steps of the model that converge", Status.MODEL.advice, status == Status.MODEL),
         ("a stage that is regular", _SINGULAR, status == Status.NOT_A_MINIMUM),
-        ("feasibility", _INFEASIBLE, (status == Status.INFEASIBLE) | violated),
+        (
+            "feasibility",
+            _INFEASIBLE if _has_hard_rows(solution) else _OPEN,
+            (status == Status.INFEASIBLE) | violated,
+        ),
         ("precision", _SINGLE if is_single else _DOUBLE, stalled),
         ("a few iterations", _more(solution, 2), late & (residual < near)),
         ("progress in cost", _more(solution, _PASSES), late),
@@ -59,8 +65,17 @@ _SINGULAR = "add a small cost on the control or state that the cost does not see
 _INFEASIBLE = (
     "make the row that is violated soft, or try MPC(restarts=8): another start may find what this one did not"
 )
+_OPEN = "raise max_iterations: rows are all soft, and only the dynamics are not obeyed yet; or try MPC(restarts=8)"
 _SINGLE = "pass x0.double(), or loosen tol to what residual says was reached"
 _DOUBLE = "MPC(restarts=8), or loosen tol to what residual says was reached"
+
+
+def _has_hard_rows(solution: Solution) -> bool:
+    """Whether rows may be what is violated; a solution whose controller is not here does not say."""
+    try:
+        return solution.controller.has_hard_rows
+    except (ExaminationError, ParameterError):
+        return True
 
 
 def _more(solution: Solution, factor: int) -> str:

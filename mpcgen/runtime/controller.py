@@ -122,6 +122,11 @@ class Controller:
         return tuple(self.library.manifest["dtypes"])
 
     @property
+    def has_hard_rows(self) -> bool:
+        """Whether any constraint may not be exceeded, so that there may be no feasible point."""
+        return any(not constraint.soft for constraint in self.constraints)
+
+    @property
     def dual_count(self) -> int:
         """Multipliers of a stage: of the controls' bounds, then of the constraints' rows; 0 without constraints."""
         return len(self.controls) + sum(c.rows for c in self.constraints) if self.constraints else 0
