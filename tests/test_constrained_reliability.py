@@ -176,6 +176,35 @@ def test_float32_does_not_take_a_dear_plan_for_the_solution_where_rows_are_small
     assert sol.violation.max() < 1e-5
 
 
+def test_a_slack_far_too_small_does_not_stall_the_last_steps():
+    # its share of the step was 4e7: no length brought the barrier function down by 1e-4 of what that promised
+    problem = mpcgen.Problem("levels", horizon=60)
+    h = problem.states("h1 h2 h3 h4", lower=0.1, upper=20)
+    v = problem.controls("v1 v2", lower=0, upper=10)
+    aims = problem.parameters("aim1 aim2", default=[12.0, 13.0], per_stage=True)
+    out = [0.07 * sp.sqrt(2 * 981 * level) / 28 for level in h]
+    rates = [
+        -out[0] + out[2] + 0.43 * 3.33 * v[0] / 28,
+        -out[1] + out[3] + 0.34 * 3.35 * v[1] / 32,
+        -out[2] + (1 - 0.34) * 3.35 * v[1] / 28,
+        -out[3] + (1 - 0.43) * 3.33 * v[0] / 32,
+    ]
+    problem.dynamics = mpcgen.rk4(problem, rates, dt=5.0, substeps=2)
+    off = (h[0] - aims[0]) ** 2 + (h[1] - aims[1]) ** 2
+    problem.stage_cost = off + 0.01 * (v[0] ** 2 + v[1] ** 2)
+    problem.terminal_cost = 10 * off
+    x0 = [
+        float.fromhex(f"0x1.{digits}")
+        for digits in ("3493eeb23dde5p+3", "a1346267d0ae2p+2", "4525fdb5f1f6dp+2", "ba83388de7549p+1")
+    ]
+    sol = compiled(problem).MPC(on_unconverged="ignore", max_iterations=800)(
+        torch.tensor(x0, dtype=torch.float64),
+        aim1=torch.tensor([12.0] * 30 + [15.0] * 31, dtype=torch.float64),
+    )
+    assert sol.status == Status.CONVERGED
+    assert abs(sol.cost - 623.6704639593555) < 1e-6
+
+
 def test_a_guess_of_states_is_kept_to_where_costs_bend_nowhere():
     # without second derivatives these leave a linear programme, whose steps went far from it: up to 79 passes
     mpc = compiled(end_time.orbit_raising()).MPC(on_unconverged="ignore", max_iterations=800)

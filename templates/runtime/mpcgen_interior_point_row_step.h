@@ -5,6 +5,12 @@
 
 #include "mpcgen_interior_point_rows.h"
 
+#define MOST_PUSH R(1e3)
+
+/* What a slack that grows by this share adds to the slope of the logarithms. One that has become much too small grows to its size in
+ * one step, and the logarithm of that is little beside the share, which no length would fulfil. */
+INLINE real push_of(real share) { return lane_min(ALL(MOST_PUSH), share); }
+
 /* A step, as its stages make it known: apart from the state, so that it stays in registers. */
 typedef struct {
   real mu;                 /* of the state */
@@ -140,7 +146,7 @@ INLINE void row_step(barrier_state *s, int t, step_reach *reach) {
       d_high = equality_step(s, limit, row, equality_weight(s, t, i), change[i], d_high);
     }
     sum -= (z_high - z_low) * change[i];
-    pushes += low.ratio + high.ratio;
+    pushes += push_of(low.ratio) + push_of(high.ratio);
     least_ratio = lane_min(lane_min(low.ratio, high.ratio), least_ratio);
     least_left = lane_min(spent * z_low + length * low.multiplier, least_left); /* a side without a number hides no other */
     least_left = lane_min(high_left, least_left);

@@ -22,7 +22,7 @@ INLINE void control_step(barrier_state *s, int t, step_reach *reach) {
     const real aim_low = corrects ? s->lower_aim[at] : mu, aim_high = corrects ? s->upper_aim[at] : mu;
     const real d_low = where_on(r->has_lower, (aim_low - low * du) * over_low - low);
     const real d_high = where_on(r->has_upper, (aim_high + high * du) * over_high - high);
-    reach->slope += (s->gradient[at] + mu * (over_high - over_low)) * du;
+    reach->slope += s->gradient[at] * du - mu * (push_of(du * over_low) + push_of(-du * over_high));
     reach->slack_share = lane_max(-du * over_low, lane_max(du * over_high, reach->slack_share));
     reach->dual_share = lane_min(d_low / low, lane_min(d_high / high, reach->dual_share)); /* of sides that are off no number */
     reach->size = lane_max(lane_abs(du) * r->over_unit, reach->size);
