@@ -102,6 +102,25 @@ OUTLINED real first_barrier(const barrier_state *s) {
   return barrier;
 }
 
+#if CONSTRAINED
+/* The sizes of states, which are one at least: the largest on the first trajectory, or that its steps come to. The first attempt's
+ * shift on the states is over their squares: beside controls in units of their range, a state of tens would hardly move. Later
+ * ones have it as it is, which holds some back from where the first was lost. */
+OUTLINED void measure_states(barrier_state *s, mask where) {
+  real size[NX];
+  EACH(i, NX) size[i] = ALL(1);
+  for (int t = 0; t < s->horizon; t++) {
+    const reals x = path_at(s, t), next = path_at(s, t + 1);
+    EACH(i, NX) size[i] = lane_max(lane_max(lane_abs(x[NX + i]), lane_abs(next[i])), size[i]);
+  }
+  const mask later = lane_more(s->lanes.attempt, ALL_COUNTS(0));
+  EACH(i, NX) {
+    const real largest = lane_select(later, ALL(1), lane_max(lane_abs(s->path[i]), size[i]));
+    s->share_of_shift[i] = lane_select(where, ALL(1) / (largest * largest), s->share_of_shift[i]);
+  }
+}
+#endif
+
 /* Units of the cost in which the present trajectory's is COST_IN_UNITS. */
 INLINE real present_unit(const barrier_state *s) {
   const real size = (s->point.cost_scale + s->summary.gradient_sum) / COST_IN_UNITS;
@@ -142,6 +161,7 @@ OUTLINED void take_units(barrier_state *s, mask where) {
   barrier_progress *lanes = &s->lanes;
   real unit = present_unit(s);
 #if CONSTRAINED
+  measure_states(s, where);
   unit = lane_max(least_unit(s), unit);
 #endif
   lanes->cost_unit = lane_select(where, unit, lanes->cost_unit);

@@ -12,6 +12,8 @@
 #define SHORT_STEP 0.2                /* share of what the slacks allow of a step */
 #define SHIFT_GROWTH R(1.4)           /* after a short step: with 4, long horizons crawl at shifts that no pivot asks for */
 #define RESTORING_GROWTH R(10)        /* the same in restoration, which crawls where steps that nothing regularises are cut */
+#define LIGHTER R(0.5)                /* share of the weight of second derivatives after a refusal, none after another one; */
+#define CURVED_BARRIER R(0.1)         /* above this barrier, where hardly any Hessian is convex with them, none at once */
 #define LOOSER R(100)                 /* where the rows' weights may hide curvature, the next sweep's delta is this much larger, */
 #define LOOSEST R(1e4)                /* to this */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
@@ -52,8 +54,8 @@ INLINE void loosen_next(barrier_progress *lanes, mask where) {
 }
 
 /* A sweep met a Quu that is not positive definite. With constraints, the next weighs rows less, if rounding of their weights
- * may hide that it is; or leaves the second derivatives of dynamics and rows out. Where that is no help, or has not been of
- * late, more of a shift. */
+ * may hide that it is; or weighs the second derivatives of dynamics and rows less, and at the second refusal in a row, or beside a
+ * large barrier, leaves them out. Where that is no help, or has not been of late, more of a shift. */
 INLINE void convexify_next(barrier_state *s, mask all) {
   barrier_progress *lanes = &s->lanes;
   const mask hidden = CONSTRAINED ? lane_and(s->summary.hidden, lane_not(lanes->restoring)) : lane_none();
@@ -68,7 +70,9 @@ INLINE void convexify_next(barrier_state *s, mask all) {
   const real raised = lane_select(lane_lt(ALL(0), now), growth * now, FIRST_SHIFT * shift_unit(s));
   lanes->shift = lane_select(lane_and(refused, lane_not(leaves_out)), raised, now);
   if (QUADRATIC_PROGRAM) lanes->direct = lane_and(lanes->direct, lane_not(refused));
-  lanes->second_order = lane_select(leaves_out, ALL(0), lanes->second_order);
+  const mask hardly = lane_or(lanes->refused, lane_le(ALL(CURVED_BARRIER), lanes->barrier)); /* refused: the sweep before, too */
+  const real lighter = lane_select(hardly, ALL(0), LIGHTER * lanes->second_order);
+  lanes->second_order = lane_select(leaves_out, lighter, lanes->second_order);
   lanes->rise = lane_select(leaves_out, ALL(RISE_AFTER_REFUSAL), lanes->rise);
 }
 

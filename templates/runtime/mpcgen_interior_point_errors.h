@@ -11,7 +11,7 @@
 #define VIOLATED_DIGITS 1e5 /* nor less than so many roundings of the largest state */
 #define LEAST_BARRIER R(0.1) /* share of what the dual part has to come down to */
 #define LEAST_STEP R(100 * SCALAR_EPSILON) /* share of a control's unit: less is none, whatever the tolerance */
-enum { STALE = 12 };  /* passes without progress */
+enum { STALE = 8 };   /* passes without progress */
 enum { SETTLED = 3 }; /* passes of a settled iterate until nothing better is expected */
 
 /* Errors of the first-order conditions, in units of cost; those of multipliers are divided by the multipliers' mean

@@ -64,7 +64,7 @@ typedef struct {
   real barrier;        /* mu */
   real cost_unit;      /* what the cost is divided by */
   real shift;          /* delta_w: regularisation of the Hessian over the controls */
-  real on_states;      /* share of it that the states get too */
+  real on_states;      /* share of it that the states get too, with constraints times `share_of_shift` */
   real filter_gap[FILTER_PAIRS], filter_merit[FILTER_PAIRS];
   real looseness;      /* of rows: a factor of their regularisation, */
   real least_looseness; /* which with less would hide curvature */
@@ -220,6 +220,7 @@ typedef struct {
   row_sizes sizes;                  /* of the iterate's rows */
   real row_sides, row_products;     /* sides of rows that are on, with equalities and without */
   real unit[NU];                    /* of a control that has no range */
+  real share_of_shift[CONSTRAINED ? NX : 1]; /* of states: see measure_states */
   mask moves;                       /* lanes whose candidate is another point; those of the others are their iterates */
   real length, dual_length;         /* of the step: of x, u and the costates; of the multipliers */
   real slope;                       /* of the barrier function along the step, in units of cost */

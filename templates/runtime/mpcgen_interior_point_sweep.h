@@ -69,6 +69,16 @@ INLINE real shift_of(const barrier_state *s) {
   return shift + lane_select(s->lanes.restoring, least, ALL(0));
 }
 
+/* Adds the shift over states to a Hessian, where there is one: a lane without is what it is beside one with. */
+INLINE void shift_states(const barrier_state *s, real all, real *hessian) {
+  const mask shifted = lane_lt(ALL(0), all);
+  if (!lane_any(shifted)) return;
+  EACH(i, NX) {
+    const real share = CONSTRAINED ? s->share_of_shift[CONSTRAINED ? i : 0] : ALL(1), now = hessian[TRIANGLE(i, i)];
+    hessian[TRIANGLE(i, i)] = lane_select(shifted, now + all * share, now);
+  }
+}
+
 /* Adds the bounds and the shift to a stage's model; notes what its first-order conditions lack. */
 INLINE void add_bounds(barrier_state *s, int t, const stage_model *q, real *quu, real *qu, mask *is_free) {
   barrier_summary *summary = &s->summary;
@@ -295,7 +305,7 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
   row_terms rows;
   find_rows(s, last, &rows);
   expand_last(s, &s->weight, &rows, value);
-  EACH(i, NX) value->hessian[TRIANGLE(i, i)] += state_shift;
+  shift_states(s, state_shift, value->hessian);
   for (int t = last;; t--) {
     meet_costates(s, t, adopts, value);
     if (t == 0) break;
@@ -306,7 +316,7 @@ SWEEP_FUNCTION void barrier_sweep(barrier_state *s) {
     find_rows(s, k, &rows);
     expand_stage(s, k, &s->weight, &rows, value, q);
     keep_slopes(q, s->kept + k * NKEPT);
-    EACH(i, NX) q->hessian[TRIANGLE(i, i)] += state_shift;
+    shift_states(s, state_shift, q->hessian);
     add_bounds(s, k, q, quu, qu, is_free);
     if (s->begins) measure_controls(s, k, quu, largest, stiffest);
     note_factor(s, quu, is_free, unit_lower, inverse_pivot);
