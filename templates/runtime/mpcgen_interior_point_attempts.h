@@ -105,7 +105,8 @@ OUTLINED real first_barrier(const barrier_state *s) {
 #if CONSTRAINED
 /* The sizes of states, which are one at least: the largest on the first trajectory, or that its steps come to. The first attempt's
  * shift on the states is over their squares: beside controls in units of their range, a state of tens would hardly move. Later
- * ones have it as it is, which holds some back from where the first was lost. */
+ * ones have it as it is, which holds some back from where the first was lost, and so have those that begin at given states, near
+ * which it holds them. */
 OUTLINED void measure_states(barrier_state *s, mask where) {
   real size[NX];
   EACH(i, NX) size[i] = ALL(1);
@@ -113,9 +114,9 @@ OUTLINED void measure_states(barrier_state *s, mask where) {
     const reals x = path_at(s, t), next = path_at(s, t + 1);
     EACH(i, NX) size[i] = lane_max(lane_max(lane_abs(x[NX + i]), lane_abs(next[i])), size[i]);
   }
-  const mask later = lane_more(s->lanes.attempt, ALL_COUNTS(0));
+  const mask holds = lane_or(s->lanes.given, lane_more(s->lanes.attempt, ALL_COUNTS(0)));
   EACH(i, NX) {
-    const real largest = lane_select(later, ALL(1), lane_max(lane_abs(s->path[i]), size[i]));
+    const real largest = lane_select(holds, ALL(1), lane_max(lane_abs(s->path[i]), size[i]));
     s->share_of_shift[i] = lane_select(where, ALL(1) / (largest * largest), s->share_of_shift[i]);
   }
 }
