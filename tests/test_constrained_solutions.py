@@ -7,6 +7,7 @@ import sympy as sp
 import torch
 
 import mpcgen
+from examples.bench import gallery_robots as robots
 from mpcgen import Status
 from mpcgen.baseline import Baseline
 from tests import constrained_problems as problems
@@ -307,3 +308,22 @@ def test_a_tolerance_beyond_rounding_ends_where_rounding_does():
     assert tight.converged.all() and tight.iterations.max() < 40
     assert tight.residual.max() < 1e-10
     torch.testing.assert_close(tight.x, loose.x, rtol=1e-7, atol=1e-7)
+
+
+def test_a_convex_problem_whose_controls_cost_little_is_no_saddle_in_float32():
+    # the weights of friction cones and F'VF, up to 1e6 of the forces' weight, hide it in their rounding
+    problem = robots.trotting_legs()
+    x0 = torch.tensor(robots.draw(robots.trotting_legs, 64, 0))
+    parameters = robots.parameters_of(robots.trotting_legs, problem.horizon)
+    found = {}
+    for dtype in (torch.float64, torch.float32):
+        leaf = x0.to(dtype).requires_grad_(True)
+        sol = compiled(problem, ("float64", "float32")).MPC(max_iterations=500)(
+            leaf, **{name: torch.tensor(value, dtype=dtype) for name, value in parameters.items()}
+        )
+        assert sol.converged.all()
+        (gradient,) = torch.autograd.grad(sol.u[:, 0].sum(), leaf)
+        found[dtype] = sol.cost.double(), gradient.double()
+    (cost, exact), (rounded_cost, rounded) = found.values()
+    assert ((rounded_cost - cost).abs() < 1e-4 * cost).all()
+    assert torch.cosine_similarity(exact, rounded, dim=1).quantile(0.9) > 0.99

@@ -3,7 +3,7 @@
 #ifndef MPCGEN_INTERIOR_POINT_CONTROL_H
 #define MPCGEN_INTERIOR_POINT_CONTROL_H
 
-#include "mpcgen_interior_point_infeasible.h"
+#include "mpcgen_interior_point_convex.h"
 
 #define FIRST_SHIFT R(1e-4)           /* shifts but those of MOST_MEMORY and HOPELESS_SHIFT are times shift_unit */
 #define TINY_SHIFT R(1e-2)            /* with constraints a smaller one that does not do is multiplied by more, as rarely one will */
@@ -14,8 +14,7 @@
 #define RESTORING_GROWTH R(10)        /* the same in restoration, which crawls where steps that nothing regularises are cut */
 #define LIGHTER R(0.5)                /* share of the weight of second derivatives after a refusal, none after another one; */
 #define CURVED_BARRIER R(0.1)         /* above this barrier, where hardly any Hessian is convex with them, none at once */
-#define LOOSER R(100)                 /* where the rows' weights may hide curvature, the next sweep's delta is this much larger, */
-#define LOOSEST R(1e4)                /* to this */
+#define LOOSER R(100)                 /* where the rows' weights may hide curvature, the next sweep's delta is this much larger */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
 #define STATIONARY R(1e-6)            /* share of the violation that a step has to promise, or it is the least */
@@ -85,6 +84,14 @@ INLINE mask may_be_rounding(const barrier_state *s, mask concave) {
   return lane_and(lane_and(concave, lanes->certifying), lane_lt(lanes->looseness, ALL(LOOSEST)));
 }
 
+/* Of the solved iterates that no minima seem those that are, as they are of problems that are convex stage by stage. */
+INLINE mask proven_otherwise(barrier_state *s, mask concave) {
+  if (!CONSTRAINED || !lane_any(concave)) return lane_none();
+#if CONSTRAINED
+  return lane_and(concave, find_convex(s));
+#endif
+}
+
 /* Gives the lanes that begin what their first trajectory and its costates say. */
 OUTLINED void begin_barrier(barrier_state *s, mask where) {
   take_units(s, where);
@@ -120,7 +127,8 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask positive = lane_and(s->summary.convex, s->summary.finite);
   const mask plain = lane_and(lane_eq(lanes->shift, ALL(0)), lane_eq(lanes->second_order, ALL(1)));
   const mask asked = lane_or(lane_or(plain, settled), lanes->certifying); /* what settled had plain sweeps */
-  const mask certified = lane_and(asked, positive);
+  const mask proven = proven_otherwise(s, lane_and(solved, lane_and(asked, lane_not(positive))));
+  const mask certified = lane_or(lane_and(asked, positive), proven);
 
   verdict v = {ALL_COUNTS(UNFINISHED), begun};
   decide(&v, lane_not(sound), DIVERGED);

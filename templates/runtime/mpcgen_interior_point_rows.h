@@ -26,6 +26,7 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define VIOLATION_WEIGHT R(1e9)   /* in restoration, of a violation of one in units of the cost, which then hardly counts */
 #define FIRST_LOOSENESS R(1e4)    /* of delta, where the linearised rows ask for too much */
 #define MOST_LOOSENESS R(1e8)
+#define LOOSEST R(1e4)            /* where the rows' weights may hide curvature */
 #define LEAST_LOOSENESS R(1)
 #define LEAST_EQUALITY_LOOSENESS 1e-2
 #define MOST_EQUALITY_LOOSENESS R(1e2)
@@ -38,6 +39,7 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define VIOLATION_WEIGHT R(1e3)
 #define FIRST_LOOSENESS R(1e1)
 #define MOST_LOOSENESS R(1e4)
+#define LOOSEST R(1e6)
 #define LEAST_LOOSENESS R(0.1)    /* where steps shrink slowly for it, */
 #endif
 #define HARDLY_LOOSE R(1e-3)      /* and where products stay, too */

@@ -247,14 +247,14 @@ INLINE void keep_quu(const real *unit_lower, const real *inverse_pivot, reals ke
   }
 }
 
-/* The multipliers of a stage's rows where the call gives some. */
-INLINE void given_duals(const barrier_state *s, int t, real *duals) {
+/* The multipliers of a stage's rows, in the lanes of `where`. */
+INLINE void stage_duals(const barrier_state *s, int t, mask where, real *duals) {
 #if CONSTRAINED
   reals row = first_row(s, t);
   for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS)
-    duals[i] = where_on(s->lanes.warm, row[HIGH_MULTIPLIER] - row[LOW_MULTIPLIER]);
+    duals[i] = where_on(where, row[HIGH_MULTIPLIER] - row[LOW_MULTIPLIER]);
 #else
-  (void)s, (void)t, (void)duals;
+  (void)s, (void)t, (void)where, (void)duals;
 #endif
 }
 
@@ -267,7 +267,7 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
   SWEEP_MODELS(s)
   real sum = ALL(0);
   EACH(i, ROWS) rows.dual[i] = rows.stiffness[i] = rows.force[i] = ALL(0);
-  if (warm) given_duals(s, s->horizon, rows.dual);
+  if (warm) stage_duals(s, s->horizon, s->lanes.warm, rows.dual);
   expand_last(s, &none, &rows, value);
   EACH(i, NXX) value->hessian[i] = ALL(0);
   EACH(i, NX) value->offset[i] = ALL(0);
@@ -281,7 +281,7 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
     if (t == 0) break;
     control_room room[NU];
     find_room(s, t - 1, room);
-    if (warm) given_duals(s, t - 1, rows.dual);
+    if (warm) stage_duals(s, t - 1, s->lanes.warm, rows.dual);
     expand_stage(s, t - 1, &none, &rows, value, q);
     EACH(i, NU) {
       s->gradient[(t - 1) * NU + i] = q->gradient_u[i];
