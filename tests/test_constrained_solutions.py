@@ -312,18 +312,11 @@ def test_a_tolerance_beyond_rounding_ends_where_rounding_does():
 
 def test_a_convex_problem_whose_controls_cost_little_is_no_saddle_in_float32():
     # the weights of friction cones and F'VF, up to 1e6 of the forces' weight, hide it in their rounding
-    problem = robots.trotting_legs()
-    x0 = torch.tensor(robots.draw(robots.trotting_legs, 64, 0))
-    parameters = robots.parameters_of(robots.trotting_legs, problem.horizon)
-    found = {}
-    for dtype in (torch.float64, torch.float32):
-        leaf = x0.to(dtype).requires_grad_(True)
-        sol = compiled(problem, ("float64", "float32")).MPC(max_iterations=500)(
-            leaf, **{name: torch.tensor(value, dtype=dtype) for name, value in parameters.items()}
-        )
-        assert sol.converged.all()
-        (gradient,) = torch.autograd.grad(sol.u[:, 0].sum(), leaf)
-        found[dtype] = sol.cost.double(), gradient.double()
-    (cost, exact), (rounded_cost, rounded) = found.values()
-    assert ((rounded_cost - cost).abs() < 1e-4 * cost).all()
-    assert torch.cosine_similarity(exact, rounded, dim=1).quantile(0.9) > 0.99
+    make = robots.trotting_legs
+    parameters = robots.parameters_of(make, make().horizon).items()
+    x0 = torch.tensor(robots.draw(make, 64, 0), dtype=torch.float32, requires_grad=True)
+    mpc = compiled(make(), ("float32",)).MPC(max_iterations=500)
+    sol = mpc(x0, **{name: torch.tensor(value, dtype=torch.float32) for name, value in parameters})
+    assert sol.converged.all() and sol.violation.max() < 1e-3  # newtons
+    (gradient,) = torch.autograd.grad(sol.x[:, -1].sum(), x0)
+    assert (gradient != 0).any(1).all()  # those that are lost are zero
