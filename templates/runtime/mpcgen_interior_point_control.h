@@ -84,14 +84,6 @@ INLINE mask may_be_rounding(const barrier_state *s, mask concave) {
   return lane_and(lane_and(concave, lanes->certifying), lane_lt(lanes->looseness, ALL(LOOSEST)));
 }
 
-/* Of the solved iterates that no minima seem those that are, as they are of problems that are convex stage by stage. */
-INLINE mask proven_otherwise(barrier_state *s, mask concave) {
-  if (!CONSTRAINED || !lane_any(concave)) return lane_none();
-#if CONSTRAINED
-  return lane_and(concave, find_convex(s));
-#endif
-}
-
 /* Gives the lanes that begin what their first trajectory and its costates say. */
 OUTLINED void begin_barrier(barrier_state *s, mask where) {
   take_units(s, where);
