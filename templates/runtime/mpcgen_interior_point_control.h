@@ -304,10 +304,14 @@ INLINE void note_least_violation(barrier_state *s, mask restored) {
   lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(lane_and(restored, flat), lane_and(plain, is_violated(s))));
 }
 
-/* And where no step lowers it any more. */
+/* And where no step lowers it any more. Of curved dynamics with gaps that says nothing: what it goes wrong by may be that no
+ * rollout has numbers. That attempt is over. */
 INLINE void note_unrestorable(barrier_state *s, mask ready) {
   const mask failed = lane_and(ready, lane_more(s->lanes.restoring_failures, ALL_COUNTS(RESTORING_FAILURES)));
-  s->lanes.unrestorable = lane_or(s->lanes.unrestorable, lane_and(failed, is_violated(s)));
+  const mask closed = LINEAR_CONSTRAINTS ? lane_all() : lane_le(s->point.jumps, gap_rounding(s, &s->point));
+  s->lanes.unrestorable = lane_or(s->lanes.unrestorable, lane_and(lane_and(failed, closed), is_violated(s)));
+  const mask over = lane_and(failed, lane_not(closed));
+  s->lanes.failures = lane_or(lane_and(s->lanes.failures, lane_not(over)), lane_and(ALL_COUNTS(MOST_FAILURES + 1), over));
 }
 
 INLINE void leave_restoration(barrier_state *s, mask stepped) {
