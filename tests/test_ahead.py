@@ -1,10 +1,12 @@
 """Compilers that work while the process does something else: what becomes of what they make, and of them."""
 
+import contextlib
 import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -63,7 +65,7 @@ def test_what_fails_leaves_no_trace(path, commands):
 def test_a_library_is_begun_once(path):
     ahead.begin(path, TEXTS, SLEEP)
     ahead.begin(path, TEXTS, SLEEP)
-    assert len(traces(path)) == 1
+    assert ahead.at_work() == len(traces(path)) == 1
     ahead._stop_all()
     assert traces(path) == []
 
@@ -74,23 +76,72 @@ def test_a_cache_that_cannot_be_written_is_no_matter(path):
     ahead.wait_for(path)
 
 
-def test_at_the_end_of_a_process_its_compilers_stop(path):
+def run(script, *given, end="pass"):
+    """Run a script in a process of its own that has begun a compiler, and the child of a fork meanwhile that ends."""
     script = (
-        "import sys, time; from pathlib import Path; from mpcgen.build import ahead; path = Path(sys.argv[1])\n"
-        'wait = \'import os, time; open("id", "w").write(str(os.getpid())); time.sleep(60)\'\n'
-        "ahead.begin(path, {}, [[sys.executable, '-c', wait], ['true']])\n"
-        "while not (noted := [f.read_text() for f in path.parent.glob('*/id')]): time.sleep(0.01)\n"
-        "print(noted[0])"
+        "import os, signal, sys, time; from pathlib import Path; from mpcgen.build import ahead\n"
+        f"path, given = Path(sys.argv[1]), sys.argv[2:]\n{script}\n"
+        "if not (child := os.fork()): sys.exit()\n"
+        "assert os.waitpid(child, 0)[1] == 0 and len(list(path.parent.iterdir())) == 1\n"
+        f"{end}"
     )
-    command = [sys.executable, "-c", script, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
-    assert done.stderr == ""
-    assert traces(path) == []
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-W",
+        "ignore::DeprecationWarning",
+        "-c",
+        script,
+        *map(str, given),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+
+@pytest.mark.parametrize(("end", "code"), [
+    ("pass", 0), ("os._exit(0)", 0), ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+])  # fmt: skip
+def test_at_the_end_of_a_process_its_compilers_stop(path, end, code):
+    script = (
+        "import os, signal, sys, time; from pathlib import Path; from mpcgen.build import ahead\n"
+        'wait = \'import os, time; open("id", "w").write(str(os.getpid())); time.sleep(60)\'\n'
+        "path = Path(sys.argv[1]); ahead.begin(path, {}, [[sys.executable, '-c', wait], ['true']])\n"
+        "if not (child := os.fork()): sys.exit()\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "while not (noted := [f.read_text() for f in path.parent.glob('*/id')]): time.sleep(0.01)\n"
+        f"print(noted[0], flush=True); {end}"
+    )
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", script, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert end != "pass" or not traces(path)
     for _ in range(2000):
-        if not is_running(int(done.stdout)):
+        if not is_running(int(done.stdout)) and not traces(path):
             return
         time.sleep(0.01)
-    raise AssertionError("a compiler has outlived its process")
+    raise AssertionError("a compiler has outlived its process, or left something")
+
+
+def test_what_a_compiler_keeps_meanwhile_goes_with_it(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    ahead.begin(path, {}, [["/bin/sh", "-c", 'touch "$TMPDIR/kept" && exec sleep 60'], ["true"]])
+    while not list(path.parent.glob("*/kept")):
+        time.sleep(0.01)
+    ahead._stop_all()
+    assert traces(path) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_nobody_waits_for_what_has_not_begun(path, monkeypatch, error):
+    def fail(thread):
+        raise error
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with contextlib.suppress(KeyboardInterrupt):
+        ahead.begin(path, TEXTS, SLEEP)
+    assert ahead.at_work() == 0
+    ahead.wait_for(path)
+    ahead._stop_all()
 
 
 def test_the_child_of_a_fork_waits_for_none(path):
@@ -164,3 +215,26 @@ def test_the_collector_is_on_again_afterwards_if_it_was():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_the_child_of_a_fork_has_the_collector_on_that_another_thread_has_turned_off():
+    off, forked = threading.Event(), threading.Event()
+
+    def derive():
+        with garbage.without_collector():
+            off.set()
+            forked.wait()
+
+    thread = threading.Thread(target=derive)
+    thread.start()
+    off.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on threads at a fork
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if gc.isenabled() else 1)
+    assert not gc.isenabled()
+    forked.set()
+    thread.join()
+    assert gc.isenabled()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

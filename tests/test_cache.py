@@ -133,6 +133,33 @@ def test_what_another_process_removes_meanwhile_is_not_counted(root, monkeypatch
     assert cache.contents().size == 4
 
 
+def test_a_cache_is_cleared_although_other_processes_work_in_it(root, monkeypatch):
+    rmdir, late = os.rmdir, []
+
+    def busy(path, **given):
+        """Remove a folder, while somebody puts a file beside the first."""
+        if not late:
+            late.append(root / "units" / "late")
+            late[0].touch()
+        rmdir(path, **given)
+
+    (root / "units" / "scratch").mkdir(parents=True)
+    monkeypatch.setattr(os, "rmdir", busy)
+    cache.clear()
+    assert late and not list(root.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+def test_a_note_on_a_full_disk_leaves_nothing(root, monkeypatch):
+    def on_full_disk(descriptor, *given, **options):
+        os.dup2(os.open("/dev/full", os.O_WRONLY), descriptor)
+        return open(descriptor, *given, **options)
+
+    monkeypatch.setattr(cache, "open", on_full_disk, raising=False)
+    cache.note(root / "keys" / "key", "text")
+    assert list((root / "keys").iterdir()) == []
+
+
 # ---- what is said meanwhile ----
 
 

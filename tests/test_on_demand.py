@@ -179,13 +179,14 @@ def test_a_fork_while_a_part_is_compiled_leaves_the_child_free_to_compile(cached
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-@pytest.mark.parametrize(("cores", "idle", "begun"), [
-    (1, True, []), (2, False, ["solve"]), (2, True, ["solve", "interior_point"])
+@pytest.mark.parametrize(("cores", "idle", "at_work", "begun"), [
+    (1, True, 0, []), (2, False, 0, ["solve"]), (2, True, 0, ["solve", "interior_point"]), (2, True, 1, ["solve"]),
 ])  # fmt: skip
-def test_compilers_begin_ahead_where_there_are_cores(cached, monkeypatch, cores, idle, begun):
+def test_compilers_begin_ahead_where_there_are_cores(cached, monkeypatch, cores, idle, at_work, begun):
     seen = []
     monkeypatch.setattr(units, "cores", lambda: cores)
     monkeypatch.setattr(units, "idle_core", lambda: idle)
+    monkeypatch.setattr(units.ahead, "at_work", lambda: at_work)
     monkeypatch.setattr(units.ahead, "begin", lambda path, texts, commands: seen.append(path.stem))
     rendered = driver.render_spec(problem().spec())
     units.begin_units(rendered, find_toolchain(), "a digest")
@@ -205,6 +206,7 @@ def test_a_part_is_compiled_alone_as_it_is_in_a_whole_extension(cached):
 def test_what_was_begun_ahead_is_what_is_compiled_later(cached, monkeypatch):
     monkeypatch.setattr(units, "cores", lambda: 2)
     monkeypatch.setattr(units, "idle_core", lambda: True)
+    monkeypatch.setattr(units.ahead, "at_work", lambda: 0)
     mpc = mpcgen.compile(problem(2.5)).MPC(method="interior_point")
     library = mpc.controller.library
     path = units._path_of("on_demand", library.manifest["digest"], "interior_point", "f64_batch")

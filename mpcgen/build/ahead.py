@@ -8,13 +8,11 @@ import atexit
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpcgen.build import cache
@@ -24,16 +22,54 @@ from mpcgen.runtime.forks import Lock
 LIBRARY = "unit.so"
 """What commands that are begun leave in the folder that they run in."""
 
+_SCRIPT = """
+{{ ({}) </dev/null >&2; echo $?; }} &
+read -r _ || {{ trap "" TERM; kill 0; wait; rm -rf "$1"; }}
+"""
+"""Runs commands and says how they ended; stops them and removes the folder if this process ends before it answers."""
+_LONGEST_END = 5.0
+"""Seconds that a process waits when it ends for its compilers to be gone."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class _Job:
-    """A compiler at work, in a group of processes of its own, and what is set when all is done.
+    """A compiler in a group of processes of its own, and what the thread that attends to it says of it.
 
-    An event, and not the thread that sets it: Python 3.11 takes a thread for ended whose `join` was interrupted.
+    By events, and not by the thread's end: Python 3.11 takes a thread for ended whose `join` was interrupted.
     """
 
-    process: subprocess.Popen[bytes]
-    done: threading.Event
+    process: subprocess.Popen[bytes] | None = None
+    stopped: bool = False
+    started: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def start(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
+        script = _SCRIPT.format(" && ".join(map(shlex.join, commands)))
+        with _lock:
+            if not self.stopped:
+                self.process = start_compiler(["/bin/sh", "-c", script, "sh", str(folder)], folder)
+
+    def stop(self) -> None:
+        with _lock, contextlib.suppress(OSError):
+            self.stopped = True
+            if self.process is not None and self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def succeeds(self) -> bool:
+        """Wait for the commands' end, and say whether they all did what they should."""
+        return (
+            self.process is not None
+            and self.process.stdout is not None
+            and self.process.stdout.readline() == b"0\n"
+        )
+
+    def dismiss(self) -> None:
+        """Wait until the shell has ended, which is told that its folder is seen to."""
+        if self.process is None:
+            return
+        with contextlib.suppress(OSError), self.process as process:
+            if process.stdin is not None:
+                process.stdin.write(b"\n")
 
 
 _jobs: dict[tuple[int, Path], _Job] = {}
@@ -46,21 +82,26 @@ def begin(path: Path, texts: Mapping[str, str], commands: Sequence[Sequence[str]
 
     path: in the cache, where the library belongs that they make.
     """
-    script = " && ".join(map(shlex.join, commands))
-    with contextlib.suppress(OSError), _lock:
-        if (os.getpid(), path) in _jobs:
+    key, job = (os.getpid(), path), _Job()
+    # All is the thread's, which no interrupt reaches: who waits for a job that has none would wait for ever.
+    thread = threading.Thread(target=_attend, args=(job, path, texts, commands), daemon=True)
+    with _lock:
+        if key in _jobs:
             return
-        cache.make_folder(path.parent)
-        folder = Path(tempfile.mkdtemp(prefix=".ahead-", dir=path.parent))
         try:
-            for file, text in texts.items():
-                (folder / file).write_text(text, encoding="utf-8", newline="\n")
-            process = start_compiler(["/bin/sh", "-c", script], folder)
-        except OSError:
-            shutil.rmtree(folder, ignore_errors=True)
+            _jobs[key] = job
+            thread.start()
+        except RuntimeError:  # the system has no more threads, or Python ends
             return
-        job = _jobs[os.getpid(), path] = _Job(process, threading.Event())
-        threading.Thread(target=_attend, args=(job, folder, path), daemon=True).start()
+        finally:
+            if not thread.is_alive():
+                _jobs.pop(key, None)
+    job.started.wait()  # so that no fork comes between the making of a process and the closing of its pipes
+
+
+def at_work() -> int:
+    """Compilers that this process has started here and that still work."""
+    return sum(process_id == os.getpid() for process_id, _ in list(_jobs))
 
 
 def wait_for(path: Path) -> None:
@@ -70,23 +111,30 @@ def wait_for(path: Path) -> None:
         job.done.wait()
 
 
-def _attend(job: _Job, folder: Path, path: Path) -> None:
-    """Put what a compiler makes into its place, if it makes anything, and remove its folder."""
-    if job.process.wait() == 0:
-        with contextlib.suppress(OSError):
-            cache.put_library(folder / LIBRARY, path)
-    shutil.rmtree(folder, ignore_errors=True)
-    del _jobs[os.getpid(), path]
-    job.done.set()
+def _attend(job: _Job, path: Path, texts: Mapping[str, str], commands: Sequence[Sequence[str]]) -> None:
+    """Start a compiler, and put what it makes into its place, if it makes anything."""
+    try:
+        with contextlib.suppress(OSError, RuntimeError), cache.scratch(path.parent, "ahead") as folder:
+            for file, text in texts.items():
+                (folder / file).write_text(text, encoding="utf-8", newline="\n")
+            job.start(commands, folder)
+            job.started.set()
+            try:
+                if job.succeeds():
+                    cache.put_library(folder / LIBRARY, path)
+            finally:
+                job.dismiss()
+    finally:
+        _jobs.pop((os.getpid(), path), None)
+        job.started.set()
+        job.done.set()
 
 
 @atexit.register
 def _stop_all() -> None:
     """Stop the compilers that still work when the process ends."""
-    for (process_id, _), job in list(_jobs.items()):
-        if process_id != os.getpid():
-            continue
-        if job.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(job.process.pid, signal.SIGKILL)
-        job.done.wait()
+    mine = [job for (process_id, _), job in list(_jobs.items()) if process_id == os.getpid()]
+    for job in mine:
+        job.stop()
+    for job in mine:
+        job.done.wait(_LONGEST_END)

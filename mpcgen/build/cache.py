@@ -16,7 +16,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -28,6 +28,8 @@ from mpcgen.runtime.loading import file_sha256, has_sha256
 PARTS = ("builds", "units", "keys", "packages", "failed", "toolchain", "unchanged", "zig")
 """The folders that mpcgen makes in the cache's."""
 _DIGEST = re.compile("[0-9a-f]{64}")
+_MOST_REMOVALS = 10
+"""Times that a folder is removed from which other processes may remove files, too, or where they make some."""
 
 
 def cache_root() -> Path:
@@ -98,13 +100,15 @@ def note(path: Path, text: str) -> None:
     """Write a file of the cache that only saves work; where that is impossible, nothing happens."""
     with contextlib.suppress(OSError):
         make_folder(path.parent)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(text)
+        descriptor, name = tempfile.mkstemp(dir=path.parent)
         try:
-            os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
-            os.replace(file.name, path)
-        except OSError:
-            os.unlink(file.name)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(name, 0o644)  # a temporary file is its owner's alone
+            os.replace(name, path)
+        finally:  # where the disk is full, for one
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
 
 
 def put_library(library: Path, path: Path) -> None:
@@ -135,6 +139,20 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):  # another user's, who was faster
             folder.chmod(stat.S_IMODE(root.stat().st_mode))
+
+
+@contextlib.contextmanager
+def scratch(beside: Path, name: str) -> Iterator[Path]:
+    """Make a temporary folder in a folder of the cache. Raises OSError where that cannot be written.
+
+    Not by `tempfile.TemporaryDirectory`: the child of a fork removes its parent's when it ends.
+    """
+    make_folder(beside)
+    folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=beside))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_writable() -> None:
@@ -198,10 +216,18 @@ def clear() -> None:
     """Delete what mpcgen keeps in the cache's folder, and nothing else there. Raises BuildError where it may not."""
     try:
         for part in PARTS:
-            if (cache_root() / part).exists():
-                shutil.rmtree(cache_root() / part)
+            _remove(cache_root() / part)
     except OSError as error:
         raise BuildError(f"cannot clear the cache {cache_root()}: {error}; delete it by hand") from error
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, although other processes work in it: their files come and go between a look and a removal."""
+    for _ in range(_MOST_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+    shutil.rmtree(folder)
 
 
 def with_spec_key(manifest: Manifest, spec_key: str) -> Manifest:

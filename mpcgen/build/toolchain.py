@@ -257,16 +257,18 @@ def run_compiler(
 
 
 def start_compiler(command: Sequence[str], directory: Path) -> subprocess.Popen[bytes]:
-    """Start a command line that runs compilers, unheard, in a group of its own, which no terminal interrupts.
+    """Start a shell that runs compilers, which answers by pipes, in a group of its own, which no terminal interrupts.
 
-    Raises OSError where it does not start.
+    What a compiler keeps meanwhile is in ``directory``, too: one that is killed removes nothing. Raises OSError where
+    it does not start.
     """
     return subprocess.Popen(
         command,
         cwd=directory,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        env={**_environment(), "TMPDIR": str(directory)},
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         process_group=0,
     )

@@ -1,6 +1,5 @@
 """Compile a part of a package's kernels when it is first called: a shared library in the cache, a unit."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,14 @@ def report_to(digest: str, report: Report | None) -> None:
 def begin_units(rendered: Rendered, toolchain: Toolchain, digest: str) -> None:
     """Let compilers begin with what a first call needs, where this process has more than one core.
 
-    That is the solver; and where a core is idle the interior point, which the solver may leave problems to, of problems
-    that take a second.
+    That is the solver; and the interior point, which the solver may leave problems to, of problems that take a second,
+    where a core is idle, and this process has not begun as many compilers as it has cores, for problems before this.
     """
-    if cores() < 2:
+    count = cores()
+    if count < 2:
         return
     wanted = ["solve"]
-    if "interior_point" in rendered.parts and rendered.small and idle_core():
+    if "interior_point" in rendered.parts and rendered.small and ahead.at_work() + 2 <= count and idle_core():
         wanted.append("interior_point")
     variant, flags = first_variant(toolchain.dtypes), toolchain.flags_for(rendered.small)
     texts = {file: text for file, text in rendered.files if file.endswith((".c", ".h"))}
@@ -83,11 +83,10 @@ def obtain_unit(folder: Path, manifest: Mapping[str, Any], part: str, variant: s
     source = folder.resolve() / f"{c_stem(name)}.c"
     commands = _commands(manifest["on_demand"], manifest["flags"], part, variant, str(source))
     try:
-        cache.make_folder(path.parent)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=path.parent) as scratch:
+        with cache.scratch(path.parent, name) as scratch:
             for command in commands:
-                run_one(command, Path(scratch), what)
-            cache.put_library(Path(scratch) / ahead.LIBRARY, path)
+                run_one(command, scratch, what)
+            cache.put_library(scratch / ahead.LIBRARY, path)
     except OSError as error:
         raise BuildError(
             f"cannot write the kernels of {name} to {path}: {error}; set MPCGEN_CACHE_DIR to a folder that you can "
