@@ -18,14 +18,16 @@ N, DT = 12, 0.1
 def two_tugs():
     """A mass with a speed limit, pulled by two tugs whose forces are tied, that is to stand still in the end."""
     problem = mpcgen.Problem("two_tugs", horizon=N)
-    position, speed = problem.states("position speed", upper=[sp.oo, 1.0])
-    a = problem.control("a", lower=-2.0, upper=2.0)
+    # of states and of forces, in their units
+    metre, newton = problem.parameters("metre newton", default=[1.0, 1.0])
+    position, speed = problem.states("position speed", upper=[sp.oo, metre])
+    a = problem.control("a", lower=-2 * newton, upper=2 * newton)
     b = problem.control("b")
     goal = problem.parameter("goal", default=0.0)
-    problem.dynamics = [position + DT * speed, speed + DT * (a - b)]
-    problem.stage_cost = (position - goal) ** 2 + (a**2 + b**2) / 20
-    problem.terminal_cost = 10 * (position - goal) ** 2
-    problem.constraint("tie", a + 2 * b - speed / 10, equals=0)
+    problem.dynamics = [position + DT * speed, speed + DT * (a - b) * metre / newton]
+    problem.stage_cost = (position / metre - goal) ** 2 + (a**2 + b**2) / newton**2 / 20
+    problem.terminal_cost = 10 * (position / metre - goal) ** 2
+    problem.constraint("tie", a + 2 * b - speed / 10 * newton / metre, equals=0)
     problem.terminal_constraint("still", speed, equals=0)
     return compiled(problem, ("float64", "float32"))
 
@@ -68,6 +70,23 @@ def test_derivatives_at_rest_and_near_it_are_those_further_away(dtype, rtol, beg
     goal = torch.zeros(len(STARTS), dtype=dtype, requires_grad=True)
     mpc(x0, u_init=u_init, goal=goal).u.sum().backward()
     torch.testing.assert_close(goal.grad, -expected[..., 0].sum(-1), rtol=10 * rtol, atol=0)
+
+
+@pytest.mark.parametrize(("metre", "newton"), [(1.0, 1e-4), (1e4, 1.0), (1.0, 1e3), (1e-2, 1.0), (1e2, 1e-3)])
+def test_derivatives_are_those_of_every_unit_of_states_and_controls(metre, newton):
+    """Rows whose numbers are small, or large beside those of the controls, hold as well as others do."""
+    mpc = two_tugs().MPC()
+    starts = torch.tensor([1e-6, 1e-4, 1e-2, 0.1], dtype=torch.float64)[:, None]
+    x0 = metre * starts * torch.tensor([1.0, -0.5], dtype=torch.float64)
+    expected = torch.from_numpy(controls_by_start()).expand(len(starts), -1, -1)
+
+    def controls(x0):
+        units = {"metre": torch.tensor(metre).to(x0), "newton": torch.tensor(newton).to(x0)}
+        return mpc(x0, **units).u.flatten() / newton
+
+    for transform in (torch.func.jacrev, torch.func.jacfwd):
+        found = metre * torch.func.vmap(transform(controls))(x0)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])

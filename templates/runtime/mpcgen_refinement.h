@@ -13,7 +13,9 @@
  * sweep's, so that a refinement costs the stages' models and no Riccati recursion.
  *
  * What is left shrinks by the same factor in each refinement: one that changes the differentials little leaves the square of
- * that, and is the last. A lane that is done keeps what it has, whatever its neighbours need. */
+ * that, and is the last. A lane that is done keeps what it has, whatever its neighbours need. Where it hardly shrinks, rows have
+ * weights that are little beside the curvature, as those have whose values are small numbers: then the sweep is made again with
+ * larger ones. */
 #ifndef MPCGEN_REFINEMENT_H
 #define MPCGEN_REFINEMENT_H
 
@@ -33,9 +35,15 @@ INLINE void begin_refinement(refinement *r) {
 #if MPCGEN_PRECISION == 64
 enum { SWEEPS = 3 }; /* the first, and at most so many refinements as are left */
 #define LITTLE_CHANGE R(3e-5) /* of a component of x or u, as a share of its largest differential */
+#define SLOW_CHANGE R(1e-3)   /* of multipliers, as a share of their largest differential: more is not rounding */
+#define SMALLER_DELTA R(1e-3) /* than the one before, where refinements are slow */
+#define SMALLEST_DELTA R(1e-9) /* than the first */
 #else
 enum { SWEEPS = 6 };
 #define LITTLE_CHANGE R(1e-3)
+#define SLOW_CHANGE R(0.1)
+#define SMALLER_DELTA R(1e-2)
+#define SMALLEST_DELTA R(1e-4)
 #endif
 enum { LOOSE_SWEEPS = 12 };   /* of lanes with a larger delta, which have no differentials where the last one changes */
 #define MUCH_CHANGE R(0.1)    /* more than this share */
@@ -188,7 +196,14 @@ INLINE void end_refinement(sensitivity_state *s, const refinement *r) {
   real largest = ALL(0);
   for (int i = 0; i < NTAU; i++) largest = lane_max(r->size[i], largest);
   for (int i = 0; i < NTAU; i++) little = lane_and(little, is_refined(s, i, r->change[i], r->size[i], largest));
+  s->largest = lane_select(s->refines, largest, s->largest);
   s->refines = lane_and(s->refines, lane_not(little));
+}
+
+/* By how much a row's multiplier would change in a refinement that moves nothing, but for rounding of the row's moves. */
+INLINE real multiplier_left(const sensitivity_state *s, int at) {
+  const real rounding = R(100) * SCALAR_EPSILON * (row_weight(s, at) * s->largest);
+  return lane_max(lane_abs(s->row_force[at] - s->d_dual[at]) - rounding, ALL(0));
 }
 
 /* The step of the differentials by the policy that a sweep has found, from a change of x_0, or by its correction. */
@@ -211,12 +226,12 @@ SWEEP_FUNCTION void take_differentials(sensitivity_state *s, int forward, const 
 }
 
 /* A sweep adds to the linear terms of the controls what it finds: keeps them for the next one in reverse mode, where they are
- * not its own, or gives them back. Refinements have no use yet for where they are kept. */
+ * not its own, or gives them back. */
 FUNCTION void keep_linear_terms(sensitivity_state *s) {
-  TEAM_FOR(i, s->horizon * NU) s->correction[i] = s->linear_u[i];
+  TEAM_FOR(i, s->horizon * NU) s->asked[i] = s->linear_u[i];
 }
 FUNCTION void restore_linear_terms(sensitivity_state *s) {
-  TEAM_FOR(i, s->horizon * NU) s->linear_u[i] = s->correction[i];
+  TEAM_FOR(i, s->horizon * NU) s->linear_u[i] = s->asked[i];
 }
 
 /* Lanes that a sweep has found singular, if not for want of curvature then because the weights of rows that hold hide it in
@@ -234,7 +249,27 @@ INLINE void limit_refinements(sensitivity_state *s) {
   if (s->sweep >= SWEEPS - 1) s->refines = lane_and(s->refines, lane_lt(ALL(1), s->looseness));
 }
 
-/* After the last one: what a larger delta has added, and was not taken back, is no differential. */
+/* Before the first one: which lanes it is for. */
+INLINE void begin_refinements(sensitivity_state *s) {
+  s->refines = lane_and(s->usable, s->regular);
+  s->largest = ALL(0);
+}
+
+/* After the last one: gives lanes a smaller delta in which refinements were slow, and the first one again where none helps, as
+ * where the weights are too large already. Returns whether there are any; all are swept again then, and the others find what they
+ * have found. */
+INLINE int tighten_differentials(sensitivity_state *s) {
+  const mask tight = lane_and(lane_lt(s->looseness, ALL(1)), s->usable), helped = lane_and(s->regular, lane_not(s->slow));
+  const mask least = lane_or(lane_le(s->looseness, ALL(SMALLEST_DELTA)), lane_not(s->regular));
+  const mask back = lane_and(lane_and(tight, least), lane_not(helped));
+  const mask may = lane_and(lane_and(s->regular, s->usable), lane_and(lane_le(s->looseness, ALL(1)), lane_not(s->tightened)));
+  const mask next = lane_and(lane_and(may, s->slow), lane_not(back));
+  s->tightened = lane_or(s->tightened, back);
+  s->looseness = lane_select(back, ALL(1), lane_select(next, SMALLER_DELTA * s->looseness, s->looseness));
+  return lane_any(lane_or(back, next));
+}
+
+/* After the last of all: what a larger delta has added, and was not taken back, is no differential. */
 INLINE void note_unrefined(sensitivity_state *s) { s->regular = lane_and(s->regular, lane_not(s->refines)); }
 #endif
 
@@ -301,6 +336,25 @@ FUNCTION void sweep_differentials(sensitivity_state *s, int exact_hessian, param
   sweep_stages(s, exact_hessian, change);
 }
 
+#if CONSTRAINED
+/* The step of the differentials by the policy that a sweep has found, and its refinements. */
+OUTLINED void refine_differentials(sensitivity_state *s, int exact_hessian, int forward, const real *initial) {
+  begin_refinements(s);
+  take_differentials(s, forward, initial);
+  for (s->sweep = 1; s->sweep < LOOSE_SWEEPS && lane_any(s->refines); s->sweep++) {
+    find_correction(s, exact_hessian, forward);
+    take_differentials(s, forward, NULL);
+    limit_refinements(s);
+  }
+  real left = ALL(0), size = ALL(0);
+  for (int i = 0; i < s->horizon * NPATH + NEND; i++) {
+    left = lane_max(multiplier_left(s, i), left);
+    size = lane_max(lane_abs(s->d_dual[i]), size);
+  }
+  s->slow = lane_lt(ALL(SLOW_CHANGE) * size, left);
+}
+#endif
+
 /* Riccati sweep over the differentials; leaves policy, value functions, costates and active set per stage; with rows of
  * constraints the differentials of the costates in place of the value functions' offsets. `change` is NULL in reverse mode,
  * with `initial`, the change of x_0. */
@@ -308,18 +362,18 @@ FUNCTION void sensitivity_backward(sensitivity_state *s, int exact_hessian, para
                                    const real *initial) {
 #if CONSTRAINED
   s->looseness = ALL(1);
+  s->tightened = lane_none();
   if (!change) keep_linear_terms(s);
   sweep_differentials(s, exact_hessian, change);
   while (loosen_differentials(s)) {
     if (!change) restore_linear_terms(s);
     sweep_differentials(s, exact_hessian, change);
   }
-  s->refines = lane_and(s->usable, s->regular);
-  take_differentials(s, change != NULL, initial);
-  for (s->sweep = 1; s->sweep < LOOSE_SWEEPS && lane_any(s->refines); s->sweep++) {
-    find_correction(s, exact_hessian, change != NULL);
-    take_differentials(s, change != NULL, NULL);
-    limit_refinements(s);
+  refine_differentials(s, exact_hessian, change != NULL, initial);
+  while (tighten_differentials(s)) {
+    if (!change) restore_linear_terms(s);
+    sweep_differentials(s, exact_hessian, change);
+    refine_differentials(s, exact_hessian, change != NULL, initial);
   }
   note_unrefined(s);
   if (!change) move_rows(s);

@@ -55,6 +55,7 @@ enum { REMEMBERED_POINT = NREMEMBERED ? 2 * NX + NREMEMBERED : 0 }; /* x, f(x, u
   ARRAY(d_x, REFINED * (n + 1) * NX) /* the differentials of the trajectory, as d_u is */                  \
   ARRAY(d_u, REFINED * n * NU)                                                                            \
   ARRAY(correction, REFINED * n * NU) /* of the policy's step */                                          \
+  ARRAY(asked, REFINED * n * NU)     /* reverse mode: linear_u before the first sweep */                   \
   ARRAY(first_change, REFINED * (NX + NU))  /* of the components of x and u by the first refinement, */   \
   ARRAY(change_before, REFINED * (NX + NU)) /* and by the one before */                                   \
   ARRAY(factor, REFINED * n * NUU)   /* of Quu, with its inverse pivots on the diagonal, zero where a control is held */ \
@@ -73,6 +74,9 @@ typedef struct {
   mask envelope, given;       /* only the cost's gradient is wanted; that, at least, exists */
   int shared_loaded;          /* parameters that the batch shares are in all lanes */
   mask refines;               /* what a sweep has left is to be swept for: where that is no more than rounding, not */
+  mask tightened;             /* no smaller delta has helped */
+  mask slow;                  /* refinements have not found the multipliers of rows */
+  real largest;               /* of the differentials of x and u */
   int keeps;                  /* whether the sweep leaves F in `kept` */
   int sweep;                  /* zero; more where what it has left is swept for (mpcgen_refinement.h) */
   value_model value;          /* of the sweep's present stage: too large for the stack if there are many states */

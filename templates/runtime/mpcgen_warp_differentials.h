@@ -305,19 +305,9 @@ FUNCTION int team_loosen(sensitivity_state *s) {
   return more;
 }
 
-/* sensitivity_backward, divided; `initial` is the change of x_0, or NULL. */
-FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
-                                        const real *initial, team_memory *m) {
-  const int forward = change != NULL;
-  TEAM_LEADER s->looseness = ALL(1);
-  if (!change) keep_linear_terms(s);
-  team_meet();
-  team_sweep_differentials(s, exact_hessian, change, m);
-  while (team_loosen(s)) {
-    if (!change) restore_linear_terms(s);
-    team_sweep_differentials(s, exact_hessian, change, m);
-  }
-  TEAM_LEADER s->refines = lane_and(s->usable, s->regular);
+/* refine_differentials, divided. */
+FUNCTION void team_refine(sensitivity_state *s, int exact_hessian, int forward, const real *initial, team_memory *m) {
+  TEAM_LEADER begin_refinements(s);
   team_meet();
   team_take_differentials(s, forward, initial, m);
   for (int sweep = 1; sweep < LOOSE_SWEEPS && lane_any(s->refines); sweep++) {
@@ -328,6 +318,44 @@ FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian,
     team_take_differentials(s, forward, NULL, m);
     TEAM_LEADER limit_refinements(s);
     team_meet();
+  }
+  TEAM_LEADER s->largest = largest_differential(s);
+  team_meet();
+  real size = 0;
+  int slow = 0;
+  for (int i = 0; i < s->horizon * NPATH + NEND; i++) size = lane_max(lane_abs(s->d_dual[i]), size);
+  TEAM_FOR(i, s->horizon * NPATH + NEND) if (lane_lt(SLOW_CHANGE * size, multiplier_left(s, i))) slow = 1;
+  slow = !team_all(!slow);
+  TEAM_LEADER s->slow = slow ? lane_all() : lane_none();
+  team_meet();
+}
+
+/* tighten_differentials, divided. */
+FUNCTION int team_tighten(sensitivity_state *s) {
+  int more = 0;
+  TEAM_LEADER more = tighten_differentials(s);
+  more = !team_all(!more);
+  team_meet();
+  return more;
+}
+
+/* sensitivity_backward, divided; `initial` is the change of x_0, or NULL. */
+FUNCTION void team_sensitivity_backward(sensitivity_state *s, int exact_hessian, parameter_change *change,
+                                        const real *initial, team_memory *m) {
+  const int forward = change != NULL;
+  TEAM_LEADER s->looseness = ALL(1), s->tightened = lane_none();
+  if (!change) keep_linear_terms(s);
+  team_meet();
+  team_sweep_differentials(s, exact_hessian, change, m);
+  while (team_loosen(s)) {
+    if (!change) restore_linear_terms(s);
+    team_sweep_differentials(s, exact_hessian, change, m);
+  }
+  team_refine(s, exact_hessian, forward, initial, m);
+  while (team_tighten(s)) {
+    if (!change) restore_linear_terms(s);
+    team_sweep_differentials(s, exact_hessian, change, m);
+    team_refine(s, exact_hessian, forward, initial, m);
   }
   TEAM_LEADER note_unrefined(s);
   team_meet();
