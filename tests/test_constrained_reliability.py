@@ -72,6 +72,19 @@ def test_coupled_cart_poles_take_no_more_iterations_than_ipopt_does():
     assert sol.iterations.double().mean() <= np.mean([one.iterations for one in theirs])
 
 
+def test_a_goal_inside_a_disc_is_called_infeasible_when_the_iterations_run_out_too():
+    # three attempts had found no point, but the fourth had no passes left: it was MAX_ITERATIONS
+    mpc = controller(problems.car_among_discs).MPC(on_unconverged="ignore")
+    start = torch.tensor(problems.STARTS[problems.car_among_discs], dtype=torch.float64)
+    discs = torch.tensor([[0.1, 0.0, 0.45], [2.0, 1.7, 0.5]], dtype=torch.float64)
+    u_init = torch.tensor(
+        constrained_reliability.random_controls(problems.car_among_discs, 64, np.random.default_rng(0))
+    )
+    sol = mpc(start.expand(64, -1), u_init=u_init, discs=discs)
+    assert (sol.status == Status.INFEASIBLE).sum() >= 45
+    assert set(sol.status.tolist()) <= {Status.INFEASIBLE, Status.MAX_ITERATIONS}
+
+
 def test_when_a_problem_is_called_infeasible_does_not_depend_on_its_neighbours():
     # restorations that fail are counted in the lane's own passes, not in those that others make while it sweeps again
     mpc = controller(problems.car_among_discs).MPC(on_unconverged="ignore", max_iterations=300)

@@ -138,12 +138,13 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   convexify_next(s, refused);
   lanes->refused = lane_or(refused, uncertain);
   decide(&v, lane_and(refused, lane_not(lane_le(lanes->shift, ALL(HOPELESS_SHIFT)))), STALLED); /* or no number */
+  const mask last_pass = lane_not(lane_more(ALL_COUNTS(a->max_iterations), lanes->iterations));
   const mask hopeless = lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES));
 #if CONSTRAINED
-  decide_infeasible(s, &v);
+  decide_infeasible(s, &v, last_pass);
 #endif
   decide(&v, hopeless, STALLED);
-  decide(&v, lane_not(lane_more(ALL_COUNTS(a->max_iterations), lanes->iterations)), MAX_ITERATIONS);
+  decide(&v, last_pass, MAX_ITERATIONS);
 
   const mask begin = lane_and(lanes->busy, lanes->begins);
   if (lane_any(begin)) begin_barrier(s, begin);

@@ -53,12 +53,12 @@ RARE void note_missed(barrier_state *s, int k) {
   if (lane_test(&missed, k)) lane_recount(&s->lanes.misses, k, lane_count(&s->lanes.misses, k) + 1);
 }
 
-/* After the last attempt: where the violation is least, or was for one before, and none came to a feasible point. */
-INLINE void decide_infeasible(barrier_state *s, verdict *v) {
+/* After the last attempt, or pass: where the violation is least, or was for those before, and none came to a feasible point. */
+INLINE void decide_infeasible(barrier_state *s, verdict *v, mask last_pass) {
   barrier_progress *lanes = &s->lanes;
   const mask fails = lane_or(lanes->crawling, lane_more(lanes->failures, ALL_COUNTS(MOST_FAILURES)));
   const mask last = lane_more(lanes->attempt, ALL_COUNTS(MOST_ATTEMPTS - 1));
-  const mask spent = lane_and(last, lane_not(lane_more(lanes->attempt_end, lanes->iterations)));
+  const mask spent = lane_or(last_pass, lane_and(last, lane_not(lane_more(lanes->attempt_end, lanes->iterations))));
   const mask ends = lane_or(lanes->unrestorable, fails);
   if (!lane_any(lane_or(ends, spent))) return;
 #if SOFT_ROWS
