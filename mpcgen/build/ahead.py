@@ -17,7 +17,6 @@ from pathlib import Path
 
 from mpcgen.build import cache
 from mpcgen.build.toolchain import start_compiler
-from mpcgen.runtime.forks import Lock
 
 LIBRARY = "unit.so"
 """What commands that are begun leave in the folder that they run in."""
@@ -40,17 +39,18 @@ class _Job:
 
     process: subprocess.Popen[bytes] | None = None
     stopped: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
     started: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 
     def start(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
         script = _SCRIPT.format(" && ".join(map(shlex.join, commands)))
-        with _lock:
+        with self.lock:
             if not self.stopped:
                 self.process = start_compiler(["/bin/sh", "-c", script, "sh", str(folder)], folder)
 
     def stop(self) -> None:
-        with _lock, contextlib.suppress(OSError):
+        with self.lock, contextlib.suppress(OSError):
             self.stopped = True
             if self.process is not None and self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -74,7 +74,6 @@ class _Job:
 
 _jobs: dict[tuple[int, Path], _Job] = {}
 """By process, since the child of a fork has none of its parent's, and where the library belongs."""
-_lock = Lock()
 
 
 def begin(path: Path, texts: Mapping[str, str], commands: Sequence[Sequence[str]]) -> None:
@@ -83,20 +82,18 @@ def begin(path: Path, texts: Mapping[str, str], commands: Sequence[Sequence[str]
     path: in the cache, where the library belongs that they make.
     """
     key, job = (os.getpid(), path), _Job()
-    # All is the thread's, which no interrupt reaches: who waits for a job that has none would wait for ever.
+    # All is the thread's, which no interrupt reaches, and no lock is held here: whoever waits for a job without a
+    # thread, or for a lock that an interrupt has left held, waits for ever.
     thread = threading.Thread(target=_attend, args=(job, path, texts, commands), daemon=True)
-    with _lock:
-        if key in _jobs:
-            return
-        try:
-            _jobs[key] = job
+    try:
+        if _jobs.setdefault(key, job) is job:
             thread.start()
-        except RuntimeError:  # the system has no more threads, or Python ends
-            return
-        finally:
-            if not thread.is_alive():
-                _jobs.pop(key, None)
-    job.started.wait()  # so that no fork comes between the making of a process and the closing of its pipes
+            job.started.wait()  # so that no fork comes between the making of a process and the closing of its pipes
+    except RuntimeError:  # the system has no more threads, or Python ends
+        return
+    finally:
+        if not thread.is_alive() and _jobs.get(key) is job:
+            _jobs.pop(key, None)
 
 
 def at_work() -> int:
