@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shlex
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import mpcgen
 from mpcgen.build import cache, zig
-from mpcgen.build.compiling import run_one
+from mpcgen.build.compiling import cores, run_one
 from mpcgen.build.cuda import find_cuda_toolchain
 from mpcgen.build.target import known_targets, select_target
 from mpcgen.build.toolchain import Toolchain, find_compiler, find_toolchain
@@ -160,8 +159,7 @@ def _torch() -> Found:
         import torch
     except (ImportError, OSError) as error:
         return Found("torch", None, f"it cannot be imported ({error}); pip install torch")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Found("torch", f"{torch.__version__}, {torch.get_num_threads()} threads of {cores} cores")
+    return Found("torch", f"{torch.__version__}, {torch.get_num_threads()} threads of {cores()} cores")
 
 
 def _cuda() -> Iterator[Found]:
