@@ -107,6 +107,9 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_mark(&lanes->warm, k, 0);
     lane_mark(&lanes->refused, k, 0);
     lane_mark(&lanes->certifying, k, 0);
+#if POLISHES
+    lane_recount(&lanes->polishing, k, 0);
+#endif
   }
   return good;
 }
@@ -314,7 +317,7 @@ FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
     const int end = lane_count(&s->lanes.attempt_end, k);
     const int patience = !warm ? end : has_few_passes(a) ? a->max_iterations : WARM_ATTEMPT;
     const int begun = lane_test(&s->lanes.busy, k) && !lane_test(&s->lanes.begins, k); /* others wait for their first sweep */
-    const int late = begun && !last && attempt <= MOST_ATTEMPTS && (lost || passes >= patience);
+    const int late = begun && !last && !was_solved(s, k) && attempt <= MOST_ATTEMPTS && (lost || passes >= patience);
     team_meet(); /* all have read how often it began */
     if (late) try_again(s, a, k, attempt);
   }
@@ -353,8 +356,15 @@ FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
       const int warm = lane_test(&s->lanes.warm, k), again = tries_again(s, k, status);
       const int attempt = lane_count(&s->lanes.attempt, k);
       team_meet(); /* all have read what the lane began at */
-      if (status == UNFINISHED) continue;
       const solve_arguments *of_lane = BARRIER_ARGUMENTS(s, job, k);
+#if POLISHES
+      if (is_polished_further(s, of_lane, k, status)) continue;
+      if (was_solved(s, k) && status != CONVERGED) {
+        end_polishing(s, of_lane, k);
+        continue;
+      }
+#endif
+      if (status == UNFINISHED) continue;
       if (warm && status != CONVERGED && status != MAX_ITERATIONS) {
         if (CONSTRAINED) keep_nearest(s, of_lane, k);
         begin_attempt(s, of_lane, k, s->problem[k], 0);

@@ -105,7 +105,8 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask sound = lane_and(lane_finite(s->residual), lane_finite(s->point.gap));
   const mask settled = lane_more(lanes->settled, ALL_COUNTS(SETTLED - 1));
   const mask at_limit = lane_and(settled, is_lowest(lanes->barrier, LEAST_BARRIER * allowed));
-  const mask small = lane_or(lane_le(s->residual, ALL(tolerance)), at_limit);
+  const real most = POLISHES ? lane_select(polishing(s), ALL(POLISHED_RESIDUAL * tolerance), ALL(tolerance)) : ALL(tolerance);
+  const mask small = lane_or(lane_le(s->residual, most), at_limit);
   const mask reached = lane_and(small, lane_and(sound, lane_not(lanes->restoring)));
   mask beneath = lane_and(is_beneath_units(s, reached, tolerance), begun);
   real least = ALL(0);
@@ -369,7 +370,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   if (!lane_any(ready)) return;
   barrier_errors e = errors_of(s);
   if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
-  find_step(s, LEAST_BARRIER * dual_tolerance(s, (scalar)a->tolerance));
+  find_step(s, least_barrier(s, (scalar)a->tolerance));
   const mask quiet = note_settled(s, lane_and(ready, lane_not(restored)), &e, (scalar)a->tolerance);
   const mask timid = CONSTRAINED ? is_timid(s, restored) : lane_none();
   if (CONSTRAINED) note_least_violation(s, restored);
@@ -378,7 +379,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   const mask starts = starting(s);
   if (lane_any(starts)) start_inside(s, starts);
   const mask corrected = QUADRATIC_PROGRAM ? lane_and(ready, s->corrects) : lane_none();
-  const mask trusted = lane_or(quiet, corrected);
+  const mask trusted = lane_or(lane_or(quiet, corrected), polishing(s));
   mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))), trusted, starts);
 #if CONSTRAINED
   if (lane_any(restored)) stepped = lane_or(stepped, search_restoration(s, restored));
@@ -409,7 +410,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   note_slow(s, corrected);
 #endif
   const mask may_lower = lane_and(lane_or(regular, lane_and(failed, quiet)), lane_not(corrected));
-  lower_barrier(s, may_lower, &e, LEAST_BARRIER * dual_tolerance(s, (scalar)a->tolerance));
+  lower_barrier(s, may_lower, &e, least_barrier(s, (scalar)a->tolerance));
 }
 
 #endif

@@ -11,6 +11,8 @@
 #define VIOLATED_DIGITS 1e5 /* nor less than so many roundings of the largest state */
 #define LEAST_BARRIER R(0.1) /* share of what the dual part has to come down to */
 #define LEAST_STEP R(100 * SCALAR_EPSILON) /* share of a control's unit: less is none, whatever the tolerance */
+#define POLISHED_BARRIER R(1e-2) /* share of that, in steps after a solution */
+#define POLISHED_RESIDUAL 4      /* then of so many tolerances: rounding of costates, which do not tell what holds */
 enum { STALE = 8 };   /* passes without progress */
 enum { SETTLED = 3 }; /* passes of a settled iterate until nothing better is expected */
 
@@ -86,11 +88,37 @@ INLINE void note_progress(barrier_state *s, mask where, const barrier_errors *e)
 /* Whether the barrier parameter is as low as it is to become, up to what a cost that still falls changes of that. */
 INLINE mask is_lowest(real barrier, real least) { return lane_le(barrier, R(2) * least); }
 
+/* Whether a lane's last step was one after a solution. */
+INLINE int was_solved(const barrier_state *s, int k) {
+#if POLISHES
+  return lane_test(&s->lanes.busy, k) && lane_count(&s->lanes.polishing, k) > 0;
+#else
+  (void)s, (void)k;
+  return 0;
+#endif
+}
+
+/* Lanes whose steps are those after a solution. */
+INLINE mask polishing(const barrier_state *s) {
+#if POLISHES
+  return lane_more(s->lanes.polishing, ALL_COUNTS(0));
+#else
+  (void)s;
+  return lane_none();
+#endif
+}
+
+/* What the barrier parameter comes down to. */
+INLINE real least_barrier(const barrier_state *s, scalar tolerance) {
+  const real least = LEAST_BARRIER * dual_tolerance(s, tolerance);
+  return POLISHES ? lane_select(polishing(s), POLISHED_BARRIER * least, least) : least;
+}
+
 /* Lowers the barrier parameter while the barrier problem is solved to ten times it (same paper, equation (7)), or to
  * rounding. */
 OUTLINED void lower_barrier(barrier_state *s, mask where, const barrier_errors *e, real least) {
   const real before = s->lanes.barrier;
-  const mask settled = lane_and(lane_more(s->lanes.settled, ALL_COUNTS(0)), lane_not(is_lowest(before, least)));
+  const mask settled = lane_and(lane_or(lane_more(s->lanes.settled, ALL_COUNTS(0)), polishing(s)), lane_not(is_lowest(before, least)));
   for (int i = 0; i < 4; i++) {
     const real mu = s->lanes.barrier;
     const real error = lane_max(lane_max(e->dual, e->gap), product_error(e, mu));

@@ -103,6 +103,36 @@ OUTLINED int was_nearer(const barrier_state *s, int k, int status) {
   return (status == INFEASIBLE || status == STALLED || status == MAX_ITERATIONS) && kept && !is_nearer(s, k);
 }
 
+#if POLISHES
+enum { POLISHING_STEPS = 3, MOST_POLISHING_STEPS = 6 };
+
+/* Whether a lane goes on for another step after its solution, which it keeps for its result if it still has one: a step towards
+ * another barrier may leave it for a pass or two. */
+OUTLINED int is_polished_further(barrier_state *s, const solve_arguments *a, int k, int status) {
+  const int begun = was_solved(s, k) ? lane_count(&s->lanes.polishing, k) : 0, iterations = lane_count(&s->lanes.iterations, k);
+  const int steps = begun > 0 ? iterations - begun + 1 : 0, solved = status == CONVERGED;
+  const int goes_on = solved ? steps < POLISHING_STEPS : begun > 0 && status == UNFINISHED && steps < MOST_POLISHING_STEPS;
+  if (!goes_on || iterations >= a->max_iterations) return 0;
+  if (solved) store_iterate(s, a, k);
+  team_meet(); /* all have read when it was solved */
+  TEAM_LEADER if (begun == 0) lane_recount(&s->lanes.polishing, k, iterations + 1);
+  team_meet();
+  return 1;
+}
+
+/* Ends a lane whose last step has left the solution that is kept. */
+INLINE void end_polishing(barrier_state *s, const solve_arguments *a, int k) {
+  const size_t problem = (size_t)s->problem[k];
+  team_meet(); /* all have read which problem it is */
+  TEAM_LEADER {
+    a->status[problem] = CONVERGED;
+    a->iterations[problem] = lane_count(&s->lanes.iterations, k);
+    lane_mark(&s->lanes.busy, k, 0);
+  }
+  team_meet();
+}
+#endif
+
 /* Writes a lane's result, which leaves the lane idle. One that is no solution is that of the attempt that came nearest. */
 OUTLINED void finish_barrier(barrier_state *s, const solve_arguments *a, int k, int status) {
   if (leave_rollout(s, a, k, status)) return;

@@ -9,6 +9,9 @@
 #include "mpcgen_workspace.h"
 
 /* Closed loops of problems with constraints; of others box-DDP has them. */
+/* Whether solutions are polished: in float32 the tolerance leaves a barrier that blurs which constraints hold, and gradients tell. */
+#define POLISHES (CONSTRAINED && MPCGEN_PRECISION == 32)
+
 #define BARRIER_LOOPS (CLOSED_LOOPS && CONSTRAINED)
 #if BARRIER_LOOPS
 #include "mpcgen_closed_loop.h"
@@ -60,6 +63,9 @@ typedef struct {
   counts cuts;         /* steps in a row that had to be shorter than the slacks allow */
   counts settled;      /* passes in a row whose step was that of a solution: see note_settled */
   counts filter_count;
+#if POLISHES
+  counts polishing;    /* the iteration of the first solution, plus one; before it zero */
+#endif
   counts rescaled;     /* how often the units were taken anew: see take_units_anew */
   real barrier;        /* mu */
   real cost_unit;      /* what the cost is divided by */
