@@ -10,6 +10,7 @@ import mpcgen
 from examples.bench import gallery_robots as robots
 from mpcgen import Status
 from mpcgen.baseline import Baseline
+from tests import constrained_gradients
 from tests import constrained_problems as problems
 from tests.controllers import compiled
 
@@ -320,3 +321,18 @@ def test_a_convex_problem_whose_controls_cost_little_is_no_saddle_in_float32():
     assert sol.converged.all() and sol.violation.max() < 1e-3  # newtons
     (gradient,) = torch.autograd.grad(sol.x[:, -1].sum(), x0)
     assert (gradient != 0).any(1).all()  # those that are lost are zero
+
+
+def test_gradients_in_float32_are_those_of_float64():
+    # of a bound that is nearly active or hardly pushes, the barrier that the tolerance leaves would blur whether it holds
+    make = constrained_gradients.problems.van_der_pol
+    x0, values = constrained_gradients.instances(make, 64, 0)
+    (sol, exact), (rounded, ours) = (
+        constrained_gradients.gradients_of(make().spec(), dtype, x0, values, 0)
+        for dtype in (torch.float64, torch.float32)
+    )
+    same = sol.converged & rounded.converged & (sol.margin > constrained_gradients.LEAST_MARGIN)
+    assert same.sum() > 56
+    for found, expected in zip(ours, exact, strict=True):
+        errors = (found - expected).abs() / expected.abs().amax(1, keepdim=True)
+        assert (errors[same] < constrained_gradients.FLOAT32).double().mean() > 0.98

@@ -107,12 +107,12 @@ OUTLINED int was_nearer(const barrier_state *s, int k, int status) {
 enum { POLISHING_STEPS = 3, MOST_POLISHING_STEPS = 6 };
 
 /* Whether a lane goes on for another step after its solution, which it keeps for its result if it still has one: a step towards
- * another barrier may leave it for a pass or two. */
+ * another barrier may leave it for a pass or two. Not from a warm start, which takes few more steps than these. */
 OUTLINED int is_polished_further(barrier_state *s, const solve_arguments *a, int k, int status) {
   const int begun = was_solved(s, k) ? lane_count(&s->lanes.polishing, k) : 0, iterations = lane_count(&s->lanes.iterations, k);
   const int steps = begun > 0 ? iterations - begun + 1 : 0, solved = status == CONVERGED;
   const int goes_on = solved ? steps < POLISHING_STEPS : begun > 0 && status == UNFINISHED && steps < MOST_POLISHING_STEPS;
-  if (!goes_on || iterations >= a->max_iterations) return 0;
+  if (!goes_on || iterations >= a->max_iterations || lane_test(&s->lanes.warm, k)) return 0;
   if (solved) store_iterate(s, a, k);
   team_meet(); /* all have read when it was solved */
   TEAM_LEADER if (begun == 0) lane_recount(&s->lanes.polishing, k, iterations + 1);
