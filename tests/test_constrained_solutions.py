@@ -324,7 +324,7 @@ def test_a_convex_problem_whose_controls_cost_little_is_no_saddle_in_float32():
 
 
 def test_gradients_in_float32_are_those_of_float64():
-    # of a bound that is nearly active or hardly pushes, the barrier that the tolerance leaves would blur whether it holds
+    # the barrier that the tolerance leaves would blur whether a bound holds that is nearly active
     make = constrained_gradients.problems.van_der_pol
     x0, values = constrained_gradients.instances(make, 64, 0)
     (sol, exact), (rounded, ours) = (
