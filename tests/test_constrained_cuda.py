@@ -98,8 +98,9 @@ def test_every_problem_ends_as_on_the_cpu(name, host):
     assert (here.status == Status.CONVERGED).double().mean() > 0.9
     assert torch.equal(here.status, there.status)
     assert relative(there.cost, here.cost) <= 1e-8
+    size = torch.cat([dual.flatten() for dual in here.duals.values()]).norm()  # some rows hold nowhere
     for row, expected in here.duals.items():
-        assert relative(there.duals[row], expected) <= 1e-5, row
+        assert (there.duals[row] - expected).norm() <= 1e-6 * size, row
     assert there.violation.max() <= 1e-8
 
 

@@ -59,10 +59,11 @@ RARE mask find_convex(barrier_state *s) {
 
 /* Of the solved iterates that no minima seem those that are, as they are of problems that are convex stage by stage. */
 INLINE mask proven_otherwise(barrier_state *s, mask concave) {
-  if (!CONSTRAINED || !lane_any(concave)) return lane_none();
 #if CONSTRAINED
-  return lane_and(concave, find_convex(s));
+  if (lane_any(concave)) return lane_and(concave, find_convex(s));
 #endif
+  (void)s, (void)concave;
+  return lane_none();
 }
 
 #endif
