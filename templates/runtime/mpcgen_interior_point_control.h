@@ -4,6 +4,7 @@
 #define MPCGEN_INTERIOR_POINT_CONTROL_H
 
 #include "mpcgen_interior_point_convex.h"
+#include "mpcgen_interior_point_restoration.h"
 
 #define FIRST_SHIFT R(1e-4)           /* shifts but those of MOST_MEMORY and HOPELESS_SHIFT are times shift_unit */
 #define TINY_SHIFT R(1e-2)            /* with constraints a smaller one that does not do is multiplied by more, as rarely one will */
@@ -17,26 +18,20 @@
 #define LOOSER R(100)                 /* where the rows' weights may hide curvature, the next sweep's delta is this much larger */
 #define MOST_MEMORY R(1e5)            /* short steps raise the shift to no more */
 #define HOPELESS_SHIFT R(1e18)
-#define STATIONARY R(1e-6)            /* share of the violation that a step has to promise, or it is the least */
-#define LITTLE_PROMISED 0.01          /* the same share: a step that fails is regularised less, not more */
 #define TINY_STEP R(0.1)
 #define LARGE_STEP R(0.5)
 #define NEAR_STEP R(1e-2)             /* share of a control's unit: full steps of less come to a solution, */
 #define STAYING_PRODUCT R(30)         /* of slack and multiplier: the barrier times so much, after full steps, is what delta leaves */
 #define SLOW_FALL R(0.1)              /* slowly where the next one is more than this share of it */
-#define RESTORED_MULTIPLIER R(1e3)    /* the largest after restoration */
 #define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
 #define RISE_AFTER_REFUSAL R(0.1)    /* where a sweep had to leave them out, the next would soon have to again: slower then, */
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
 #define TELLING_STEP R(1. / 6)        /* after a shorter one, of a whole that asks for more than a control's unit, the weight */
 #define RISE_UNTOLD R(0.1)            /* grows by this share: there the model says little of where it leads, and more is seldom convex */
-enum { MOST_RESTORATIONS = 20, RESTORING_FAILURES = 8 };
 #define RESTING_STEP R(1e-2)  /* share of a control's unit: an attempt rests whose shifted steps stay below it for MOST_REST */
 #define RESTING_FALL R(3e-3)  /* passes, and have not changed the cost by this share of it, */
 #define RESTING_SHIFT R(1e-2) /* if the shift is above that, or on the states too: those below it leave Newton's steps */
 enum { MOST_REST = 20 };
-#define RESTORED (LINEAR_CONSTRAINTS ? 0.01 : 0.5) /* share of a violation that restoration leaves; a convex one has its least soon */
-enum { MOST_CRAWL = 40 }; /* passes of a restoration that have not halved the squares of what the rows lack */
 
 /* Where the costates are those of the trajectory: the gaps that its steps may have. */
 INLINE void limit_gaps(barrier_state *s, mask where) {
@@ -219,51 +214,6 @@ INLINE void note_failures(barrier_state *s, mask failed, mask moved, mask timid,
   empty_filter(lanes, lane_and(failed, lane_more(lanes->failures, ALL_COUNTS(2))));
 }
 
-/* Lanes leave restoration: with multipliers and costates of the point that they have. */
-INLINE void end_restoration(barrier_state *s, mask leaves) {
-  barrier_progress *lanes = &s->lanes;
-  if (!lane_any(leaves)) return;
-  lanes->restoring = lane_and(lanes->restoring, lane_not(leaves));
-  lanes->adjoint = lane_or(lanes->adjoint, leaves);
-  lanes->shift = lane_select(leaves, ALL(0), lanes->shift);
-  first_multipliers(s, leaves, RESTORED_MULTIPLIER * lanes->cost_unit);
-}
-
-/* Lanes that are to lower the violation before anything else, and have any: their first step is none of the barrier's. */
-INLINE mask violation_first(barrier_state *s, mask ready) {
-  barrier_progress *lanes = &s->lanes;
-  const mask any = lane_lt(lane_max(ALL(OPEN_GAP), stage_rounding(s)), s->point.violation);
-  const mask first = lane_and(lane_and(ready, lanes->violation_first), any);
-  lanes->violation_first = lane_and(lanes->violation_first, lane_not(ready));
-  return first;
-}
-
-/* Lanes enter restoration where no step is acceptable and there is something to restore. They leave it where the
- * violation has halved, and the filter has nothing against the point. */
-INLINE mask enter_restoration(barrier_state *s, mask stuck) {
-  barrier_progress *lanes = &s->lanes;
-  const mask may = lane_and(lane_not(lanes->restoring), lane_more(ALL_COUNTS(MOST_RESTORATIONS), lanes->restorations));
-  const mask enters = lane_and(lane_and(stuck, may), is_open(s));
-  add_to_filter(lanes, enters, s->point.gap, merit(s, &s->point));
-  lanes->restoring = lane_or(lanes->restoring, enters);
-  lanes->restorations -= enters;
-  lanes->crawls = lane_and(lanes->crawls, lane_not(enters));
-  lanes->squares_before = lane_select(enters, ALL(INFINITY), lanes->squares_before);
-  lanes->violation_at_entry = lane_select(enters, s->point.gap, lanes->violation_at_entry);
-  lanes->shift = lane_select(enters, ALL(0), lanes->shift);
-  if (!lane_any(enters)) return enters;
-  /* Slacks as restoration has them. What soft rows lack needs no restoration: their excesses take it. */
-  s->length = lane_select(enters, ALL(0), s->length);
-  s->moves = enters;
-  evaluate_step(s);
-  adopt_candidates(s, enters);
-#if SOFT_ROWS
-  lanes->violation_at_entry = lane_select(enters, s->point.gap, lanes->violation_at_entry);
-  end_restoration(s, lane_and(enters, lane_not(is_open(s))));
-#endif
-  return enters;
-}
-
 /* Where the slacks forbid all but a tiny step, the rows' linearisation asks for what cannot be had, and their multipliers
  * would run away: a larger delta then weighs them against the cost, as an augmented Lagrangian does, until steps are long. Its
  * method of multipliers comes nearer by a constant factor a pass: where that is seen of full steps, a smaller one; where rows are
@@ -282,56 +232,6 @@ INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   const real back = lane_select(lane_and(ready, lane_not(regular)), lane_max(now, ALL(1)), now);
   const real next = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, least), back));
   lanes->looseness = lane_max(next, lanes->least_looseness);
-}
-
-/* What a restoration's step promises of the squares of what the rows lack: a share of them. */
-INLINE real promised_share(const barrier_state *s) {
-  const mask any = lane_lt(ALL(0), s->point.squares);
-  return lane_select(any, -s->violation_slope / (s->row_unit * lane_select(any, s->point.squares, ALL(1))), ALL(0));
-}
-
-/* Restorations whose step promises little and is regularised: that it fails may be for the regularisation alone. */
-INLINE mask is_timid(const barrier_state *s, mask restored) {
-  const mask little = lane_lt(promised_share(s), ALL(LITTLE_PROMISED));
-  return lane_and(lane_and(restored, little), lane_lt(ALL(0), s->lanes.shift));
-}
-
-/* Where a step that is not regularised promises next to nothing of the violation where it begins, that is least, nearby at
- * least. Before the step is taken: of another point it promises nothing. */
-INLINE void note_least_violation(barrier_state *s, mask restored) {
-  barrier_progress *lanes = &s->lanes;
-  const mask closed = lane_le(s->point.jumps, gap_rounding(s, &s->point));
-  const mask flat = lane_and(lane_le(promised_share(s), ALL(STATIONARY)), closed);
-  const mask plain = lane_eq(lanes->shift, ALL(0));
-  lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(lane_and(restored, flat), lane_and(plain, is_violated(s))));
-}
-
-/* And where no step lowers it any more. Of curved dynamics with gaps that says nothing: what it goes wrong by may be that no
- * rollout has numbers. That attempt is over. */
-INLINE void note_unrestorable(barrier_state *s, mask ready) {
-  const mask failed = lane_and(ready, lane_more(s->lanes.restoring_failures, ALL_COUNTS(RESTORING_FAILURES)));
-  const mask closed = LINEAR_CONSTRAINTS ? lane_all() : lane_le(s->point.jumps, gap_rounding(s, &s->point));
-  s->lanes.unrestorable = lane_or(s->lanes.unrestorable, lane_and(lane_and(failed, closed), is_violated(s)));
-  const mask over = lane_and(failed, lane_not(closed));
-  s->lanes.failures = lane_or(lane_and(s->lanes.failures, lane_not(over)), lane_and(ALL_COUNTS(MOST_FAILURES + 1), over));
-}
-
-INLINE void leave_restoration(barrier_state *s, mask stepped) {
-  barrier_progress *lanes = &s->lanes;
-  const real gap = s->point.gap, before = lanes->violation_at_entry;
-  const mask acceptable = lane_or(lane_not(in_filter(lanes, gap, merit(s, &s->point))), lane_le(gap, R(1e-2) * before));
-  const mask lowered = lane_le(gap, R(RESTORED) * before);
-  const mask leaves = lane_and(lane_and(lanes->restoring, stepped), lane_and(lowered, acceptable));
-  end_restoration(s, leaves);
-}
-
-/* Restorations that crawl: the attempt is lost, whatever the violation is. */
-INLINE void note_crawl(barrier_state *s, mask restored) {
-  barrier_progress *lanes = &s->lanes;
-  const mask halved = lane_and(restored, lane_le(s->point.squares, R(0.5) * lanes->squares_before));
-  lanes->squares_before = lane_select(halved, s->point.squares, lanes->squares_before);
-  lanes->crawls = lane_and(lanes->crawls - restored, lane_not(halved));
-  lanes->crawling = lane_and(lanes->restoring, lane_more(lanes->crawls, ALL_COUNTS(MOST_CRAWL - 1)));
 }
 
 /* Attempts of problems without constraints that rest. Shifts on the controls of unstable dynamics grow until steps are gradient
