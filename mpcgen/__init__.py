@@ -21,7 +21,6 @@ from mpcgen.errors import (
     UnconvergedError,
     UnsupportedExpressionError,
 )
-from mpcgen.garbage import without_collector
 
 if TYPE_CHECKING:
     __version__: str
@@ -136,6 +135,8 @@ def __getattr__(name: str) -> Any:
 
 def _import(name: str) -> Any:
     """Import a module without the garbage collector, which would look through what sympy makes, all of which stays."""
+    from mpcgen.garbage import without_collector  # not for generated packages
+
     with without_collector():
         return importlib.import_module(name)
 

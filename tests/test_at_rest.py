@@ -98,7 +98,10 @@ def test_problems_near_rest_are_solved_wherever_they_begin(dtype, begun):
     x0 = (size * torch.randn(500, 2, generator=generator, dtype=torch.float64)).clamp(-1.0, 1.0).to(dtype)
     solution = two_tugs().MPC()(x0, u_init=torch.full((N, 2), begun, dtype=dtype))
     assert solution.converged.all()
-    assert solution.iterations.double().mean() < (5 if begun < 2 else 15)  # at 2 it begins beyond limits
+    most = (5 if begun < 2 else 15) + (
+        3 if dtype == torch.float32 else 0
+    )  # at 2 it begins beyond limits; polished
+    assert solution.iterations.double().mean() < most
     expected = torch.from_numpy(controls_by_start()) @ x0.double()[..., None]
     small = x0.abs().amax(-1) < 0.1  # no limit is near
     error = (solution.u.double().flatten(1) - expected[..., 0])[small].abs().amax(-1)

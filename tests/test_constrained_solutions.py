@@ -12,7 +12,7 @@ from mpcgen import Status
 from mpcgen.baseline import Baseline
 from tests import constrained_gradients
 from tests import constrained_problems as problems
-from tests.controllers import compiled
+from tests.controllers import KERNELS, compiled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 SOLVED = (
@@ -323,6 +323,9 @@ def test_a_convex_problem_whose_controls_cost_little_is_no_saddle_in_float32():
     assert (gradient != 0).any(1).all()  # those that are lost are zero
 
 
+@pytest.mark.skipif(
+    KERNELS != "cpu", reason="CUDA's kernels do not polish solutions in float32 yet (docs/limits.md)"
+)
 def test_gradients_in_float32_are_those_of_float64():
     # the barrier that the tolerance leaves would blur whether a bound holds that is nearly active
     make = constrained_gradients.problems.van_der_pol

@@ -100,7 +100,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask sound = lane_and(lane_finite(s->residual), lane_finite(s->point.gap));
   const mask settled = lane_more(lanes->settled, ALL_COUNTS(SETTLED - 1));
   const mask at_limit = lane_and(settled, is_lowest(lanes->barrier, LEAST_BARRIER * allowed));
-  const real most = POLISHES ? lane_select(polishing(s), ALL(POLISHED_RESIDUAL * tolerance), ALL(tolerance)) : ALL(tolerance);
+  const real most = POLISHES ? lane_select(in_polishing(s), ALL(POLISHED_RESIDUAL * tolerance), ALL(tolerance)) : ALL(tolerance);
   const mask small = lane_or(lane_le(s->residual, most), at_limit);
   const mask reached = lane_and(small, lane_and(sound, lane_not(lanes->restoring)));
   mask beneath = lane_and(is_beneath_units(s, reached, tolerance), begun);
@@ -279,7 +279,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   const mask starts = starting(s);
   if (lane_any(starts)) start_inside(s, starts);
   const mask corrected = QUADRATIC_PROGRAM ? lane_and(ready, s->corrects) : lane_none();
-  const mask trusted = lane_or(lane_or(quiet, corrected), polishing(s));
+  const mask trusted = lane_or(lane_or(quiet, corrected), in_polishing(s));
   mask stepped = search_lengths(s, lane_and(ready, lane_not(lane_or(restored, first))), trusted, starts);
 #if CONSTRAINED
   if (lane_any(restored)) stepped = lane_or(stepped, search_restoration(s, restored));

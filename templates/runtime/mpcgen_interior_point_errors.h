@@ -99,7 +99,7 @@ INLINE int was_solved(const barrier_state *s, int k) {
 }
 
 /* Lanes whose steps are those after a solution. */
-INLINE mask polishing(const barrier_state *s) {
+INLINE mask in_polishing(const barrier_state *s) {
 #if POLISHES
   return lane_more(s->lanes.polishing, ALL_COUNTS(0));
 #else
@@ -111,14 +111,14 @@ INLINE mask polishing(const barrier_state *s) {
 /* What the barrier parameter comes down to. */
 INLINE real least_barrier(const barrier_state *s, scalar tolerance) {
   const real least = LEAST_BARRIER * dual_tolerance(s, tolerance);
-  return POLISHES ? lane_select(polishing(s), POLISHED_BARRIER * least, least) : least;
+  return POLISHES ? lane_select(in_polishing(s), POLISHED_BARRIER * least, least) : least;
 }
 
 /* Lowers the barrier parameter while the barrier problem is solved to ten times it (same paper, equation (7)), or to
  * rounding. */
 OUTLINED void lower_barrier(barrier_state *s, mask where, const barrier_errors *e, real least) {
   const real before = s->lanes.barrier;
-  const mask settled = lane_and(lane_or(lane_more(s->lanes.settled, ALL_COUNTS(0)), polishing(s)), lane_not(is_lowest(before, least)));
+  const mask settled = lane_and(lane_or(lane_more(s->lanes.settled, ALL_COUNTS(0)), in_polishing(s)), lane_not(is_lowest(before, least)));
   for (int i = 0; i < 4; i++) {
     const real mu = s->lanes.barrier;
     const real error = lane_max(lane_max(e->dual, e->gap), product_error(e, mu));
