@@ -175,15 +175,20 @@ def test_an_interrupt_ends_the_wait_and_not_the_compiler(path):
     assert traces(path) == []
 
 
+def said_by_linux(tmp_path, text):
+    """A file with this text, or one that is not there."""
+    file = tmp_path / "said"
+    if text is not None:
+        file.write_text(text)
+    return file
+
+
 @pytest.mark.parametrize(("load", "idle"), [
     ("0.10 0.20 0.30 1/200 123\n", True), ("0.10 0.20 0.30 2/200 123\n", False), ("nothing known\n", False),
     (None, False),
 ])  # fmt: skip
 def test_a_core_is_idle_where_fewer_tasks_run_than_there_are_cores(tmp_path, monkeypatch, load, idle):
-    file = tmp_path / "loadavg"
-    if load is not None:
-        file.write_text(load)
-    monkeypatch.setattr(compiling, "_LOAD", file)
+    monkeypatch.setattr(compiling, "_LOAD", said_by_linux(tmp_path, load))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert compiling.idle_core() is idle
 
@@ -192,10 +197,7 @@ def test_a_core_is_idle_where_fewer_tasks_run_than_there_are_cores(tmp_path, mon
     ("max 100000\n", 4), ("250000 100000\n", 2), ("50000 100000\n", 1), ("900000 100000\n", 4), ("odd", 4), (None, 4),
 ])  # fmt: skip
 def test_cores_are_those_that_a_container_is_granted(tmp_path, monkeypatch, quota, cores):
-    file = tmp_path / "cpu.max"
-    if quota is not None:
-        file.write_text(quota)
-    monkeypatch.setattr(compiling, "_QUOTA", file)
+    monkeypatch.setattr(compiling, "_QUOTA", said_by_linux(tmp_path, quota))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 5}, raising=False)
     assert compiling.cores() == cores
 

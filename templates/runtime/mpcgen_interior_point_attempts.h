@@ -140,7 +140,7 @@ typedef struct {
 OUTLINED real least_unit(const barrier_state *s) {
   const real none = ALL(0);
   cost_model m;
-  EACH(i, ROWS) m.rows.dual[i] = m.rows.stiffness[i] = m.rows.force[i] = ALL(0);
+  clear_terms(&m.rows);
   expand_last(s, &none, &m.rows, &m.value);
   real worth = worth_of_states(m.value.hessian);
   zero_reals(m.value.hessian, NXX);
@@ -173,19 +173,15 @@ OUTLINED void take_units(barrier_state *s, mask where) {
   lanes->begins = lane_and(lanes->begins, lane_not(where));
 }
 
+/* Beside which share of the units the least tolerance is large. */
+INLINE mask is_beneath(real share, scalar tolerance) { return lane_lt(R(tolerance) * share, BENEATH * least_tolerance()); }
+
 /* Which solved iterates are so only because their cost is next to nothing beside the first trajectory's, which unstable dynamics
  * blow up: beside what is left, the least tolerance of that is large. Not for ever, as a cost may fall to zero. */
 INLINE mask is_beneath_units(const barrier_state *s, mask solved, scalar tolerance) {
   const mask few = lane_more(ALL_COUNTS(MOST_RESCALINGS), s->lanes.rescaled);
-  return lane_and(lane_and(solved, few), lane_lt(R(tolerance) * share_left(s), BENEATH * least_tolerance()));
+  return lane_and(lane_and(solved, few), is_beneath(share_left(s), tolerance));
 }
-
-#if CONSTRAINED
-/* Which of them would be beneath these units, too. */
-INLINE mask is_beneath(const barrier_state *s, real unit, scalar tolerance) {
-  return lane_lt(R(tolerance) * (unit / s->lanes.cost_unit), BENEATH * least_tolerance());
-}
-#endif
 
 /* Gives them units of the present trajectory, or the least. The barrier stays what it is of the cost, and with it the multipliers,
  * unless it is more than the first in the new units: then they begin with that. */

@@ -108,7 +108,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
 #if CONSTRAINED
   if (lane_any(beneath)) {
     least = least_unit(s);
-    beneath = lane_and(beneath, is_beneath(s, least, tolerance));
+    beneath = lane_and(beneath, is_beneath(least / lanes->cost_unit, tolerance));
   }
 #endif
   const mask solved = lane_and(reached, lane_not(beneath));

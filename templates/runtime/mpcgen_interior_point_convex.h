@@ -41,7 +41,7 @@ RARE mask find_convex(barrier_state *s) {
   value_model *value = &s->value;
   stage_model *q = &s->model;
   row_terms rows;
-  EACH(i, ROWS) rows.dual[i] = rows.stiffness[i] = rows.force[i] = ALL(0);
+  clear_terms(&rows);
   stage_duals(s, s->horizon, lane_all(), rows.dual);
   expand_last(s, &whole, &rows, value);
   mask convex = is_semidefinite(value->hessian, NX, 0);

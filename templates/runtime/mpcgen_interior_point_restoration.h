@@ -68,12 +68,14 @@ INLINE mask is_timid(const barrier_state *s, mask restored) {
   return lane_and(lane_and(restored, little), lane_lt(ALL(0), s->lanes.shift));
 }
 
+/* Whether the dynamics have no gaps but rounding. */
+INLINE mask is_closed(const barrier_state *s) { return lane_le(s->point.jumps, gap_rounding(s, &s->point)); }
+
 /* Where a step that is not regularised promises next to nothing of the violation where it begins, that is least, nearby at
  * least. Before the step is taken: of another point it promises nothing. */
 INLINE void note_least_violation(barrier_state *s, mask restored) {
   barrier_progress *lanes = &s->lanes;
-  const mask closed = lane_le(s->point.jumps, gap_rounding(s, &s->point));
-  const mask flat = lane_and(lane_le(promised_share(s), ALL(STATIONARY)), closed);
+  const mask flat = lane_and(lane_le(promised_share(s), ALL(STATIONARY)), is_closed(s));
   const mask plain = lane_eq(lanes->shift, ALL(0));
   lanes->unrestorable = lane_or(lanes->unrestorable, lane_and(lane_and(restored, flat), lane_and(plain, is_violated(s))));
 }
@@ -82,7 +84,7 @@ INLINE void note_least_violation(barrier_state *s, mask restored) {
  * rollout has numbers. That attempt is over. */
 INLINE void note_unrestorable(barrier_state *s, mask ready) {
   const mask failed = lane_and(ready, lane_more(s->lanes.restoring_failures, ALL_COUNTS(RESTORING_FAILURES)));
-  const mask closed = LINEAR_CONSTRAINTS ? lane_all() : lane_le(s->point.jumps, gap_rounding(s, &s->point));
+  const mask closed = LINEAR_CONSTRAINTS ? lane_all() : is_closed(s);
   s->lanes.unrestorable = lane_or(s->lanes.unrestorable, lane_and(lane_and(failed, closed), is_violated(s)));
   const mask over = lane_and(failed, lane_not(closed));
   s->lanes.failures = lane_or(lane_and(s->lanes.failures, lane_not(over)), lane_and(ALL_COUNTS(MOST_FAILURES + 1), over));

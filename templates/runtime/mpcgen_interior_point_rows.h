@@ -58,6 +58,11 @@ typedef struct {
   real dual[ROWS], stiffness[ROWS], force[ROWS];
 } row_terms;
 
+/* Those of no rows. */
+INLINE void clear_terms(row_terms *terms) {
+  EACH(i, ROWS) terms->dual[i] = terms->stiffness[i] = terms->force[i] = ALL(0);
+}
+
 /* Whether exceeding the row is no question of price. */
 INLINE mask is_hard(const row_room *r) {
 #if SOFT_ROWS

@@ -266,7 +266,7 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
   row_terms rows;
   SWEEP_MODELS(s)
   real sum = ALL(0);
-  EACH(i, ROWS) rows.dual[i] = rows.stiffness[i] = rows.force[i] = ALL(0);
+  clear_terms(&rows);
   if (warm) stage_duals(s, s->horizon, s->lanes.warm, rows.dual);
   expand_last(s, &none, &rows, value);
   EACH(i, NXX) value->hessian[i] = ALL(0);
