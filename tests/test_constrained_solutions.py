@@ -12,7 +12,7 @@ from mpcgen import Status
 from mpcgen.baseline import Baseline
 from tests import constrained_gradients
 from tests import constrained_problems as problems
-from tests.controllers import KERNELS, compiled
+from tests.controllers import compiled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 SOLVED = (
@@ -164,6 +164,17 @@ def test_float32_finds_the_optimum_of_float64(make):
     # a tolerance of 1e-4 in units of a thousandth of the first trajectory's cost; rounding of constraints is some 1e-7
     torch.testing.assert_close(rounded.cost.double(), exact.cost, rtol=1e-3, atol=1e-3)
     assert rounded.violation.max() <= 1e-5
+
+
+def test_no_step_in_float32_leaves_so_little_of_a_multiplier_that_rounding_leaves_none():
+    # a share beneath rounding left three of these with multipliers below zero, then NaN; CONVERGED, residual zero
+    make = problems.double_integrator
+    generator = torch.Generator().manual_seed(0)
+    x0 = start(make) + 0.02 * torch.rand(20000, 2, generator=generator, dtype=torch.float64)
+    sol = module(make, "float32").MPC()(x0.float())
+    assert sol.converged.all()
+    assert all(duals.isfinite().all() for duals in sol.duals.values())
+    assert sol.violation.max() < 1e-6 and sol.residual.min() > 0
 
 
 @pytest.mark.parametrize(("dtype", "far"), [("float32", 1e20), ("float64", 1e160)])
@@ -323,9 +334,6 @@ def test_a_convex_problem_whose_controls_cost_little_is_no_saddle_in_float32():
     assert (gradient != 0).any(1).all()  # those that are lost are zero
 
 
-@pytest.mark.skipif(
-    KERNELS != "cpu", reason="CUDA's kernels do not polish solutions in float32 yet (docs/limits.md)"
-)
 def test_gradients_in_float32_are_those_of_float64():
     # the barrier that the tolerance leaves would blur whether a bound holds that is nearly active
     make = constrained_gradients.problems.van_der_pol

@@ -96,12 +96,13 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const scalar tolerance = (scalar)a->tolerance;
   const real allowed = dual_tolerance(s, tolerance);
   const real relative = lane_max(e.dual, product_error(&e, ALL(0))) * (R(tolerance) / allowed);
-  s->residual = lane_max(relative, lane_select(lane_le(e.gap, stage_rounding(s)), ALL(0), e.gap));
+  const real gap = lane_select(lane_le(e.gap, stage_rounding(s)), ALL(0), e.gap);
+  s->residual = lane_maximum(relative, gap); /* NaN where either is */
   const mask sound = lane_and(lane_finite(s->residual), lane_finite(s->point.gap));
   const mask settled = lane_more(lanes->settled, ALL_COUNTS(SETTLED - 1));
   const mask at_limit = lane_and(settled, is_lowest(lanes->barrier, LEAST_BARRIER * allowed));
   const real most = POLISHES ? lane_select(in_polishing(s), ALL(POLISHED_RESIDUAL * tolerance), ALL(tolerance)) : ALL(tolerance);
-  const mask small = lane_or(lane_le(s->residual, most), at_limit);
+  const mask small = lane_or(lane_and(lane_le(relative, most), lane_le(gap, ALL(tolerance))), at_limit);
   const mask reached = lane_and(small, lane_and(sound, lane_not(lanes->restoring)));
   mask beneath = lane_and(is_beneath_units(s, reached, tolerance), begun);
   real least = ALL(0);

@@ -8,16 +8,10 @@
 #include "mpcgen_outcome.h"
 #include "mpcgen_workspace.h"
 
-/* Whether solutions are polished: in float32 the tolerance leaves a barrier that blurs which constraints hold, and gradients tell.
- * Not on CUDA, whose kernels have yet to be polished right. */
-#if CONSTRAINED && MPCGEN_PRECISION == 32 && !MPCGEN_CUDA
-#define POLISHES 1
-#else
-#define POLISHES 0
-#endif
+/* Whether solutions are polished: in float32 the tolerance leaves a barrier that blurs which constraints hold, and gradients tell. */
+#define POLISHES (CONSTRAINED && MPCGEN_PRECISION == 32)
 
 /* Closed loops of problems with constraints; of others box-DDP has them. */
-
 #define BARRIER_LOOPS (CLOSED_LOOPS && CONSTRAINED)
 #if BARRIER_LOOPS
 #include "mpcgen_closed_loop.h"

@@ -5,6 +5,7 @@
 
 #include "mpcgen_interior_point_sweep.h"
 
+#define LEAST_LEFT R(1000 * SCALAR_EPSILON) /* share of a slack or multiplier that a step leaves: rounding makes none of less */
 #define MULTIPLIER_RANGE R(1e10) /* a multiplier stays within this factor of mu over its slack */
 
 /* The part of a stage's controls in the step: how far the slacks and multipliers let it go, and its slope. */
@@ -55,7 +56,8 @@ INLINE void change_next(const barrier_state *s, int t, const real *d_x, const re
  * of two gcc could make two that round differently. */
 OUTLINED void barrier_step(barrier_state *s) {
   const real none = ALL(-SCALAR_LEAST);
-  step_reach reach = {s->mu, lane_min(ALL(0.01), s->lanes.barrier), ALL(0), none, ALL(1), ALL(0), ALL(0)};
+  const real least = lane_max(ALL(LEAST_LEFT), lane_min(ALL(0.01), s->lanes.barrier));
+  step_reach reach = {s->mu, least, ALL(0), none, ALL(1), ALL(0), ALL(0)};
   s->violation_slope = ALL(0);
   real d_x[NX], d_u[NU], next[NX]; /* not through memory: each stage waits for the one before */
   EACH(i, NX) s->d_x[i] = d_x[i] = ALL(0);
