@@ -194,12 +194,13 @@ INLINE candidate_step step_to_candidate(const barrier_state *s) {
 }
 
 /* The slack of a side of a candidate that has `room` left of its bound: that of the step, let out where there is more room than
- * that. In restoration only the room that is there, and a little; one where a lane begins. */
+ * that. In restoration only the room that is there, and a little; one where a lane begins, and of linear rows as much as they
+ * lack, so that slacks are as far from zero as steps are long. Curved ones would go that far in the wrong direction. */
 INLINE real slack_after(const barrier_state *s, const row_room *r, const candidate_step *step, real slack, real change, real room) {
   real after = slack + step->length * where_on(step->moves, change);
   if (step->differs) {
     after = lane_select(lane_and(s->lanes.restoring, is_hard(r)), s->restoring_room, after);
-    after = lane_select(step->starts, ALL(1), after);
+    after = lane_select(step->starts, LINEAR_CONSTRAINTS ? lane_max(ALL(1), -room) : ALL(1), after);
   }
   return lane_max(after, room);
 }
