@@ -29,7 +29,7 @@ COUNT = 4096
 HARNESS = """
 #define NX 1
 #define LOOPED_PRODUCTS 0
-#include "mpcgen_stage.h"
+#include "mpcgen_box_qp.h"
 
 enum { READS = NUU + 3 * NU, WRITES = 2 * NU + NU * NU + 1 };
 

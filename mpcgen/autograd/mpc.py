@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,20 +24,11 @@ from mpcgen.calls import learnable
 from mpcgen.calls.arguments import Call, Start, explained, make_call
 from mpcgen.calls.devices import device_of
 from mpcgen.calls.direct import Direct
-from mpcgen.calls.options import Options, checked_count
+from mpcgen.calls.options import Options, checked_count, no_such_option
 from mpcgen.calls.warm_start import make_start
 from mpcgen.calls.watching import is_traced
 from mpcgen.errors import LayoutError, ParameterError, UnconvergedError
 from mpcgen.runtime.outputs import Outputs
-
-
-def _no_such_option(name: str) -> str:
-    options = [p.name for p in inspect.signature(MPC).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    # for tolerance, difflib would find nothing, or learn before tol
-    begun = [option for option in options if name.startswith(option) or option.startswith(name)]
-    near = begun or difflib.get_close_matches(name, options, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"MPC has no option {name!r}; {hint}its options are {', '.join(options)}"
 
 
 def _is_computed() -> bool:
@@ -139,7 +128,7 @@ class MPC(ProblemFunctions):
     ) -> None:
         super().__init__()
         if unknown:
-            raise ParameterError(_no_such_option(next(iter(unknown))))
+            raise ParameterError(no_such_option(next(iter(unknown)), MPC))
         if not isinstance(history, bool):
             raise ParameterError(f"history={history!r}; True or False is expected")
         self.history = history

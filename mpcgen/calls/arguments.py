@@ -1,10 +1,9 @@
-"""From what a user passes to what the kernels take: checks, defaults, broadcasting of leading dimensions."""
+"""From what a user passes to what the kernels take: checks, broadcasting of leading dimensions."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import math
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -13,10 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from mpcgen.calls.defaults import defaults_of
 from mpcgen.calls.options import as_count, belongs_elsewhere
-from mpcgen.calls.watching import is_foreign, is_intercepted, without_memory
+from mpcgen.calls.watching import is_foreign, without_memory
 from mpcgen.errors import DeviceError, DtypeError, LayoutError, MpcgenError, ParameterError, ShapeError
 from mpcgen.runtime.controller import Description, Parameter
 
@@ -101,7 +100,7 @@ def make_call(
     }
     horizon = _find_horizon(controller, horizon, start)
     stages = None if _is_given_once(controller, values) else horizon
-    defaults = _defaults(controller, x0, stages, frozenset(values))
+    defaults = defaults_of(controller, x0, stages, frozenset(values))
     leading: dict[str, torch.Size] = {}
     for p in controller.parameters:
         if p.name in values:
@@ -147,7 +146,7 @@ def make_point(
         _check_like_x0(controller, "u", u, x, "x")
         leading["u"] = _leading(controller, "u", u, (m,))
     parameters = []
-    absent = _defaults(controller, x, None, frozenset(given))
+    absent = defaults_of(controller, x, None, frozenset(given))
     for p in controller.parameters:
         if p.name not in given:
             parameters.append(absent[p.name].reshape(1, *p.shape))
@@ -187,42 +186,6 @@ def explained(controller: Description, given: Mapping[str, Any]) -> Iterator[Non
                 f"{controller.name}: {kinds}, which cannot be solved; pass the plain tensor that it stands for, such "
                 f"as to_local() of a DTensor or get_data() of a MaskedTensor ({type(error).__name__}: {error})"
             ) from error
-
-
-def _defaults(
-    controller: Description, x0: Tensor, stages: int | None, given: frozenset[str]
-) -> dict[str, Tensor]:
-    """Defaults of the parameters not given, each (1, [stages,] *shape)."""
-    absent = tuple(p for p in controller.parameters if p.name not in given)
-    for parameter in absent:
-        if parameter.default is None:
-            raise ParameterError(
-                f"{controller.name}: the parameter {parameter.name!r} of shape {parameter.shape} has no default; "
-                f"pass {parameter.name}=..."
-            )
-    # Tensors made while tracing belong to the trace, and must not outlive it.
-    if torch.compiler.is_compiling() or is_intercepted():
-        return _make_defaults(absent, x0.dtype, x0.device, stages)
-    return _kept_defaults(absent, x0.dtype, x0.device, stages)
-
-
-def _make_defaults(
-    parameters: tuple[Parameter, ...], dtype: torch.dtype, device: torch.device, stages: int | None
-) -> dict[str, Tensor]:
-    made = {}
-    for parameter in parameters:
-        value = torch.tensor(parameter.default, dtype=dtype, device=device).reshape(parameter.shape)
-        made[parameter.name] = value.expand(1, *parameter.full_shape(stages)).contiguous()
-    return made
-
-
-@functools.lru_cache(maxsize=64)
-def _kept_defaults(
-    parameters: tuple[Parameter, ...], dtype: torch.dtype, device: torch.device, stages: int | None
-) -> dict[str, Tensor]:
-    # else autograd could not save them later, and they would belong to a transform of torch.func that will have ended
-    with torch.inference_mode(False), temporarily_clear_interpreter_stack():
-        return _make_defaults(parameters, dtype, device, stages)
 
 
 def _check_x0(controller: Description, x0: Tensor, called: str = "x0") -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import inspect
 import json
 import math
 import operator
@@ -25,6 +27,16 @@ _CHOICES = {
     "unconverged_gradient": ("zero", "keep", "nan"),
     "smooth": ("differential", "solve"),
 }
+
+
+def no_such_option(name: str, module: type) -> str:
+    """What to say of an option that the constructor of ``module`` does not have."""
+    options = [p.name for p in inspect.signature(module).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    # for tolerance, difflib would find nothing, or learn before tol
+    begun = [option for option in options if name.startswith(option) or option.startswith(name)]
+    near = begun or difflib.get_close_matches(name, options, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"MPC has no option {name!r}; {hint}its options are {', '.join(options)}"
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ from mpcgen.derivative.matrices import (
     vector_sum,
 )
 from mpcgen.derivative.pullback import Pullback, PulledBack
+from mpcgen.derivative.remembering import with_remembering
 from mpcgen.derivative.reverse import gradient
 from mpcgen.derivative.rows import row_functions, with_stiffness
 from mpcgen.derivative.search import SEARCH_EFFORT, eliminations, rivals, shortest, shortest_with_jacobian
 from mpcgen.derivative.symbols import Symbols
-from mpcgen.ir import Expr, degree, flops, substitute, symbols_of
+from mpcgen.ir import Expr, degree, flops, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
-from mpcgen.ir.walk import behind
 from mpcgen.stages.contract import (
     DERIVE,
     DYNAMICS,
@@ -40,8 +40,6 @@ from mpcgen.stages.contract import (
     EXPAND,
     MATRICES,
     PULLBACK,
-    REMEMBERED,
-    REMEMBERING,
     SLOPES,
     STEP,
 )
@@ -49,27 +47,6 @@ from mpcgen.stages.contract import (
 Outputs = dict[str, Sequence[Expr]]
 """What a stage function writes, by group of the contract."""
 
-COSTLY = {"div": 6, "pinv": 8, "sqrt": 6, "length": 6, "pow": 40} | dict.fromkeys(
-    (
-        "sin",
-        "cos",
-        "tan",
-        "tanh",
-        "exp",
-        "expm1",
-        "log",
-        "log1p",
-        "sigmoid",
-        "softplus",
-        "atan",
-        "asin",
-        "acos",
-    ),
-    15,
-)
-"""Operations that take longer than a store and a load, and roughly how many of the short ones they take as long as."""
-WORTH_REMEMBERING = 0.05
-"""Share of a stage's exact model that has to be saved."""
 WORTH_KEEPING = 2
 """How many times as long as the product with known entries, and as these, F d has to be for them to be kept."""
 WORTH_A_SEARCH = 1.25
@@ -112,7 +89,7 @@ class Derivation(Symbols):
             self._terminal_cost(),
             stage_bounds(self),
             self._terminal_expand(),
-            *self._with_remembering(tuple(self._stage_models())),
+            *with_remembering(self, tuple(self._stage_models()), self._stage_dynamics()),
             self._stage_tangent(),
             *self._stage_step(),
             *self._pullbacks(),
@@ -203,31 +180,6 @@ class Derivation(Symbols):
         gradients = dict(self._fused_outputs(None))
         matrices = self.function(MATRICES, Q=gradients.pop("Q"))
         return (matrices, self.function(SLOPES, **gradients))
-
-    def _with_remembering(self, models: tuple[Function, ...]) -> tuple[Function, ...]:
-        """The models, and where rollout and exact model share what takes long, both in a form that computes it once."""
-        exact = next((model for model in models if model.name == EXPAND["exact"]), None)
-        if exact is None or not self.model.constrained:
-            return models
-        dynamics = self._stage_dynamics()
-        shared = behind(dynamics.expressions()) & behind(exact.expressions())
-        costly = sorted((node for node in shared if self._cost(node)), key=lambda node: node.index)
-        known = {node: self.graph.symbol(f"point.{number}") for number, node in enumerate(costly)}
-        groups = {out.name: substitute(out.expressions, known) for out in exact.outputs}
-        read = set(symbols_of(list(chain(*groups.values()))))
-        remembered = {node: symbol for node, symbol in known.items() if symbol in read}
-        if sum(map(self._cost, remembered)) < WORTH_REMEMBERING * flops(exact.expressions()):
-            return models
-        self.groups["point", "NREMEMBERED"] = tuple(remembered.values())
-        self.labels["NREMEMBERED"] = tuple(node.op for node in remembered)
-        values = {out.name: out.expressions for out in dynamics.outputs}
-        rollout = self.function(REMEMBERING, **values, point=tuple(remembered))
-        return (*models, rollout, self.function(REMEMBERED, **groups))
-
-    def _cost(self, node: Expr) -> int:
-        """Operations that a node is worth remembering for; 0 of what is short, or the same at all stages."""
-        cost = COSTLY.get(node.op, 0)
-        return cost if cost and not set(symbols_of([node])).isdisjoint(self.tau) else 0
 
     def _keep_slopes(self) -> None:
         """Decide which entries of F, (row, column), the exact model keeps: all that are no constants, or none."""

@@ -4,6 +4,7 @@
 #define MPCGEN_SWEEPS_H
 
 #include "mpcgen_barrier.h"
+#include "mpcgen_box_qp.h"
 #include "mpcgen_state.h"
 
 #ifndef POLICY_FUNCTION
