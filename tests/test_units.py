@@ -165,6 +165,36 @@ def test_a_constant_in_the_cost_changes_what_rounding_forces_alone(kind, offset)
     assert sol.residual[1] <= 1e-8
 
 
+@pytest.mark.parametrize(
+    ("dtype", "unit", "offset", "error"),
+    [
+        (torch.float64, 1e-6, 1e4, 1e-5),
+        (torch.float64, 1e-6, 1e6, 1e-5),
+        (torch.float64, 1e-9, 1.0, 1e-5),
+        (torch.float32, 1.0, 1e4, 1e-2),
+        (torch.float32, 1e-6, 1.0, 1e-2),
+        (torch.float32, 1e-6, 1e4, 1e-2),
+    ],
+)
+@pytest.mark.parametrize("kind", ["reach", "cheap"])
+def test_a_constant_that_is_most_of_a_cost_ends_no_solve_of_box_ddp_too_soon(
+    kind, dtype, unit, offset, error
+):
+    """Where the cost itself is no more than rounding of the constant, slopes and curvature lead all the same."""
+    goal, weight, start, trim = KINDS[kind]
+    x0 = torch.tensor([start, 0.0], dtype=torch.float64)
+    mpc = arm().MPC(on_unconverged="raise", method="ddp")
+    given = {"goal": goal, "weight": weight, "trim": trim}
+
+    def solved(dtype, **units):
+        values = {name: torch.tensor(value, dtype=dtype) for name, value in {**given, **units}.items()}
+        return mpc(x0.to(dtype), **values).u.double()
+
+    expected = solved(torch.float64)
+    found = solved(dtype, s=unit, offset=offset)
+    torch.testing.assert_close(found, expected, rtol=0, atol=error * float(expected.abs().max()))
+
+
 @functools.cache
 def lander():
     """A rocket that is to land softly, which its first trajectory costs thousands of times the last, in any units.
@@ -207,19 +237,37 @@ def test_a_solution_that_costs_little_beside_the_first_trajectory_is_one_in_floa
     torch.testing.assert_close(sol.cost.double(), better.cost, rtol=1e-3, atol=0)
 
 
+def test_nothing_is_called_a_solution_where_rounding_of_constants_hides_that_it_is_none():
+    """Beside a constant of 1e9 nothing is left of the landers' cost in float32, and no step can be judged by it."""
+    module, x0 = lander()
+    offset = torch.tensor([0.0, 1e5, 1e7, 1e9])[:, None]
+    starts = x0.expand(4, -1, -1)
+    sol = module.MPC(on_unconverged="ignore")(starts.float(), cost_offset=offset)
+    found = {"u_init": sol.u.double()}
+    cost = module.MPC(max_iterations=0, on_unconverged="ignore")(starts, **found).cost
+    least = module.MPC(on_unconverged="ignore")(starts, **found).cost
+    assert ((cost - least) / least.abs())[sol.converged].max() < 0.03
+    assert sol.converged[0].all()
+    assert (sol.status[3] == Status.STALLED).sum() > 8
+
+
 @functools.cache
 def limited_arm():
-    """The arm's like with a limit of speed, from starts of which some meet it and some the bounds of the control."""
+    """The arm's like with a limit of speed, from starts of which some meet it and some the bounds of the control.
+
+    It is to stay on this side of a place, if that does not cost too much.
+    """
     problem = mpcgen.Problem("limited_arm", horizon=10)
     position, speed = problem.states("position speed", lower=[-sp.oo, -0.6], upper=[sp.oo, 0.6])
-    a, s = problem.parameters("a s", default=[1.0, 1.0])
+    a, s, offset = problem.parameters("a s offset", default=[1.0, 1.0, 0.0])
     (u,) = problem.controls("u", lower=-a, upper=a)
     problem.dynamics = [position + speed / 5, speed + (sp.sin(position) / 2 + u / a) / 5]
-    problem.stage_cost = s * (position**2 + speed**2 / 10 + (u / a) ** 2 / 20)
+    problem.stage_cost = s * (position**2 + speed**2 / 10 + (u / a) ** 2 / 20) + offset
     problem.terminal_cost = s * (5 * position**2 + speed**2)
+    problem.constraint("near", position, lower=-1, soft=s)
     generator = torch.Generator().manual_seed(0)
     draws = torch.rand(40, 2, generator=generator, dtype=torch.float64)
-    return compiled(problem), (2 * draws - 1) * torch.tensor([1.5, 0.5])
+    return compiled(problem, ("float64", "float32")), (2 * draws - 1) * torch.tensor([1.5, 0.5])
 
 
 def test_gradients_and_active_sets_beside_other_constraints_depend_on_no_unit():
@@ -238,3 +286,27 @@ def test_gradients_and_active_sets_beside_other_constraints_depend_on_no_unit():
     assert 4 < at_bounds[0].sum() < 36
     for gradient in gradients[1:]:
         torch.testing.assert_close(gradient, gradients[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "units", "error"),
+    [
+        (torch.float64, [(1.0, 0.0), (1.0, 1e2), (1.0, 1e4), (1.0, 1e8), (1e-6, 1.0), (1e-6, 1e6)], 1e-6),
+        (torch.float32, [(1.0, 0.0), (1.0, 1e2), (1.0, 1e4), (1e-6, 1.0), (1e-6, 1e4)], 2e-3),
+    ],
+)
+def test_constants_of_the_cost_change_neither_solutions_nor_gradients_beside_constraints(dtype, units, error):
+    """Each in units of its own; the first is without, in float64: what the others are to find."""
+    module, starts = limited_arm()
+    s, offset = torch.tensor(units, dtype=dtype).T[..., None]
+    x0 = starts.to(dtype).expand(len(units), -1, -1).clone().requires_grad_()
+    sol = module.MPC(on_unconverged="raise")(x0, s=s, offset=offset)
+    (gradient,) = torch.autograd.grad((sol.u * torch.linspace(1, 2, 10, dtype=dtype)[:, None]).sum(), x0)
+    begin = starts.clone().requires_grad_()
+    first = module.MPC(on_unconverged="raise")(begin)
+    plain = first.margin > 1e-3
+    (expected,) = torch.autograd.grad((first.u * torch.linspace(1, 2, 10)[:, None]).sum(), begin)
+    assert plain.sum() > 20
+    torch.testing.assert_close(sol.u.double(), first.u.expand_as(sol.u).detach(), rtol=0, atol=error)
+    found, right = gradient.double()[:, plain], expected[plain].expand(len(units), -1, -1)
+    torch.testing.assert_close(found, right, rtol=error, atol=error * float(expected.abs().max()))

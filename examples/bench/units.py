@@ -82,11 +82,14 @@ class Row:
 
 
 def in_units(spec: Spec) -> Spec:
-    """Return the same problem with its cost times a parameter ``cost_unit`` and controls times ``control_unit``."""
+    """Return the same problem with its cost times a parameter ``cost_unit`` and controls times ``control_unit``.
+
+    Each stage costs ``cost_offset`` more than that, 0 unless given.
+    """
     ends = ("cost_unit",) if sp.sympify(spec.terminal_cost) != 0 else ()
-    cost, control = (
-        ParameterSpec(name, (), (sp.Symbol(name, real=True),), (1.0,), False, name in ends, False)
-        for name in ("cost_unit", "control_unit")
+    cost, control, offset = (
+        ParameterSpec(name, (), (sp.Symbol(name, real=True),), (default,), False, name in ends, False)
+        for name, default in (("cost_unit", 1.0), ("control_unit", 1.0), ("cost_offset", 0.0))
     )
     s, a = cost.symbols[0], control.symbols[0]
     change = {c.symbol: c.symbol / a for c in spec.controls}
@@ -104,9 +107,9 @@ def in_units(spec: Spec) -> Spec:
             dataclasses.replace(c, lower=_scaled(c.lower, a), upper=_scaled(c.upper, a))
             for c in spec.controls
         ),
-        parameters=(*spec.parameters, cost, control),
+        parameters=(*spec.parameters, cost, control, offset),
         dynamics=dataclasses.replace(spec.dynamics, expressions=changed(spec.dynamics.expressions)),
-        stage_cost=s * sp.sympify(spec.stage_cost).xreplace(change),
+        stage_cost=s * sp.sympify(spec.stage_cost).xreplace(change) + offset.symbols[0],
         terminal_cost=s * spec.terminal_cost,
         constraints=tuple(
             dataclasses.replace(

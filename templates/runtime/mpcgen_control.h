@@ -36,8 +36,9 @@ enum { PATIENCE = 6, FEW_WAITS = 2, LONG_WAIT = 20, FEW_PASSES = 15, MOST_PASSES
 /* See note_troubles. */
 enum { REFUSED = 2, REFUSED_FAR = 5, REFUSED_REGULARISED = 1, UNBENT = 5, CONCAVE = 8, ACCEPTED = 3, MOST_TROUBLES = 23 };
 
-/* A change of the cost below this is rounding. */
-INLINE real rounding(const solver_state *s) { return R(16) * SCALAR_EPSILON * s->lanes.cost_scale; }
+/* A change of a cost of this size below that is rounding. */
+INLINE real rounding_of(real size) { return R(16) * SCALAR_EPSILON * size; }
+INLINE real rounding(const solver_state *s) { return rounding_of(s->lanes.cost_scale); }
 
 /* What rounding of points may change the cost by, but where rollouts magnify it to a multiple of the cost: there it says
  * nothing of a step, which is not at the limit of the precision, but past it. */
@@ -47,13 +48,36 @@ INLINE real unless_chaotic(const solver_state *s, real change) {
   return lane_select(sane, change, ALL(0));
 }
 
-/* A step that promises no more than this is rounding: of the cost, or where the cost has ceased to fall, as it does where
+/* What costs from a stage on vary by where its states move by their sizes, or by one, by slopes, which are costates; and of the stage
+ * where that is most. */
+INLINE real slopes_at(const solver_state *s, int t) {
+  real sum = ALL(0);
+  EACH(i, NX) sum += lane_abs(s->costate[t * NX + i]) * lane_max(lane_abs(s->x[t * NX + i]), ALL(1));
+  return sum;
+}
+RARE real slopes_of_costs(const solver_state *s) {
+  real most = ALL(0);
+  for (int t = 1; t <= s->horizon; t++) most = lane_max(slopes_at(s, t), most);
+  return most;
+}
+
+/* The size of the cost; of a lane that doubts it, what slopes and curvature say that it may vary by, if that is less: constants
+ * are no part of it. */
+INLINE real size_of_cost(const solver_state *s) {
+  const mask weighed = lane_and(s->lanes.busy, s->lanes.weighed);
+  if (!lane_any(weighed)) return s->lanes.cost_scale;
+  const real varies = slopes_of_costs(s) + s->summary.bend_of_points;
+  return lane_select(weighed, lane_min(varies, s->lanes.cost_scale), s->lanes.cost_scale);
+}
+
+/* A step that promises no more than this is rounding: of a cost of this size, or where the cost has ceased to fall, as it does where
  * little is left of it, of the controls and states. */
-INLINE real least_promise(const solver_state *s) {
+INLINE real least_promise_of(const solver_state *s, real size) {
   const real of_points = R(16) * (SCALAR_EPSILON * SCALAR_EPSILON) * s->summary.bend_of_points;
   const mask waits = lane_more(s->lanes.waits, ALL_COUNTS(FEW_WAITS));
-  return lane_max(rounding(s), lane_select(waits, unless_chaotic(s, of_points), ALL(0)));
+  return lane_max(rounding_of(size), lane_select(waits, unless_chaotic(s, of_points), ALL(0)));
 }
+INLINE real least_promise(const solver_state *s) { return least_promise_of(s, s->lanes.cost_scale); }
 
 /* What the model promises of a full step. */
 INLINE real expected_change(const solver_state *s) { return s->summary.slope + s->summary.bend; }
@@ -222,9 +246,26 @@ INLINE void note_overflow(solver_state *s) {
  * The step promises next to nothing of the cost, so that controls are within about tol^(3/4) of their natural size; where
  * the cost falls to zero, next to nothing of the first one. */
 INLINE mask worthless(const solver_state *s, real factor, scalar tolerance) {
-  const real tol = ALL(tolerance), share = tol * lane_sqrt(tol);
-  const real little = share * (s->lanes.cost_scale + share * s->lanes.first_scale);
-  return lane_le(-expected_change(s), factor * lane_max(little, least_promise(s)));
+  const real tol = ALL(tolerance), share = tol * lane_sqrt(tol), size = size_of_cost(s);
+  const real first = lane_select(s->lanes.weighed, ALL(0), s->lanes.first_scale);
+  const real little = share * (size + share * first);
+  return lane_le(-expected_change(s), factor * lane_max(little, least_promise_of(s, size)));
+}
+
+/* Which of some lanes, whose next step is worth nothing beside the cost, doubt that for the first time: it is worth something beside
+ * what slopes say that the cost varies by, of which constants are no part. Their next sweep finds the curvature, too. */
+RARE mask find_doubts(solver_state *s, mask where, real factor, scalar tolerance) {
+  const real tol = ALL(tolerance), share = factor * (tol * lane_sqrt(tol)), promised = -expected_change(s);
+  const mask asks = lane_and(where, lane_lt(share * slopes_at(s, 1), promised)); /* mostly that is enough */
+  if (!lane_any(asks)) return asks;
+  const mask doubts = lane_and(asks, lane_lt(share * slopes_of_costs(s), promised));
+  s->lanes.doubts = lane_or(s->lanes.doubts, doubts);
+  return doubts;
+}
+
+INLINE mask begin_doubts(solver_state *s, mask where, real factor, scalar tolerance) {
+  const mask fresh = lane_and(where, lane_not(s->lanes.doubts));
+  return lane_any(fresh) ? find_doubts(s, fresh, factor, tolerance) : fresh;
 }
 
 /* Keeps count of passes since the cost has fallen by more than rounding. The sweep that follows two of them finds what
@@ -234,7 +275,9 @@ INLINE void note_cost(solver_state *s, mask where) {
   const mask fallen = lane_and(where, lane_lt(lanes->cost, lanes->lowest_cost - rounding(s)));
   lanes->lowest_cost = lane_select(fallen, lanes->cost, lanes->lowest_cost);
   lanes->waits = lane_and(lanes->waits - where, lane_not(fallen));
-  s->weighs_points = lane_any(lane_more(lanes->waits, ALL_COUNTS(FEW_WAITS - 1)));
+  lanes->weighed = lanes->doubts;
+  const mask weighs = lane_or(lanes->doubts, lane_more(lanes->waits, ALL_COUNTS(FEW_WAITS - 1)));
+  s->weighs_points = lane_any(lane_and(lanes->busy, weighs));
 }
 
 /* Where the cost has not fallen for long, and what the model promises may be that. Where it has not for a few passes only,
@@ -275,13 +318,20 @@ RARE mask is_restless(const solver_state *s, mask where) {
   return lane_and(much, far);
 }
 
+/* Which of the lanes at the limit of their precision are so for rounding of constants alone, which hides what their steps are worth. */
+INLINE mask is_hidden(const solver_state *s, mask where, scalar tolerance) {
+  const mask weighed = lane_and(where, s->lanes.weighed);
+  return lane_any(weighed) ? lane_and(weighed, lane_not(worthless(s, ALL(WORTH), tolerance))) : weighed;
+}
+
 /* Where the step of another model was worth nothing, and that of the exact one, without regularisation, is worth much,
  * there is a way on, and only the exact model ends the lane. The residual, being in units, may be small all the same. */
 INLINE void go_on_with_exact_hessian(solver_state *s, scalar tolerance) {
   lane_progress *lanes = &s->lanes;
   const mask asks = lane_and(lanes->certifying, s->summary.finite);
   if (!(s->exact_hessian || LINEAR_DYNAMICS) || !lane_any(asks)) return;
-  const mask moves = lane_and(asks, lane_not(worthless(s, ALL(WORTH), tolerance)));
+  const mask idle = lane_and(asks, worthless(s, ALL(WORTH), tolerance));
+  const mask moves = lane_and(asks, lane_or(lane_not(idle), begin_doubts(s, idle, ALL(WORTH), tolerance)));
   lanes->certifying = lane_and(lanes->certifying, lane_not(moves));
   lanes->unproductive = lane_and(lanes->unproductive, lane_not(moves));
   lanes->waits = lane_and(lanes->waits, lane_not(moves));
@@ -348,11 +398,13 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   mask asks = lane_and(lane_not(lanes->unmoved), lane_or(exact, lane_not(lanes->sceptical)));
   /* Part of the way is not Newton's step, and its cost is as uncertain as the one that it began with. */
   if (LINEAR_QUADRATIC && !(s->barrier > 0)) asks = lane_and(asks, lane_le(ALL(1), s->share));
-  const mask done = lane_and(lane_and(small, asks), worthless(s, ALL(1), tolerance));
+  const mask idle = lane_and(lane_and(small, asks), worthless(s, ALL(1), tolerance));
+  const mask done = lane_and(idle, lane_not(begin_doubts(s, lane_and(idle, v.open), ALL(1), tolerance)));
   note_cost(s, v.open);
-  const mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
+  mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
+  stuck = lane_and(stuck, lane_not(begin_doubts(s, stuck, ALL(WORTH), tolerance)));
   const mask restless = LINEAR_QUADRATIC && lane_any(stuck) ? is_restless(s, stuck) : lane_none();
-  const mask rests = lane_and(stuck, lane_not(restless));
+  const mask rests = lane_and(lane_and(stuck, lane_not(restless)), lane_not(is_hidden(s, stuck, tolerance)));
   /* Newton's method comes to a stop at rounding, Gauss and Newton's may where it is slow. */
   const mask solved = s->exact_hessian || LINEAR_DYNAMICS ? lane_or(done, rests) : done;
   const mask certain = lane_and(exact, s->summary.convex);

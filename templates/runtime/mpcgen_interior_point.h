@@ -237,6 +237,7 @@ OUTLINED void start_lanes(barrier_state *s) {
     s->lanes.placed = lane_or(s->lanes.placed, open);
   }
   const mask ranged = lane_and(begins, s->lanes.ranged), waiting = lane_and(begins, lane_not(s->lanes.ranged));
+  measure_costs(s, begins);
 #if CONSTRAINED
   if (lane_any(waiting)) clear_multipliers(s, lane_and(waiting, lane_not(s->lanes.warm)));
 #else

@@ -124,11 +124,10 @@ OUTLINED void measure_states(barrier_state *s, mask where) {
 
 /* Units of the cost in which the present trajectory's is COST_IN_UNITS. */
 INLINE real present_unit(const barrier_state *s) {
-  const real size = (s->point.cost_scale + s->summary.gradient_sum) / COST_IN_UNITS;
+  const real size = (size_of_costs(s) + s->summary.gradient_sum) / COST_IN_UNITS;
   return lane_select(lane_and(lane_finite(size), lane_lt(ALL(0), size)), size, ALL(1));
 }
 
-#if CONSTRAINED
 /* The model of a stage's cost alone, for units of its own. */
 typedef struct {
   row_terms rows;
@@ -136,13 +135,14 @@ typedef struct {
   stage_model model;
 } cost_model;
 
-/* Units in which the costs would be at least what little moves of this iterate are worth: see mpcgen_little_moves.h. */
-OUTLINED real least_unit(const barrier_state *s) {
-  const real none = ALL(0);
+/* What moves of this iterate are worth: see mpcgen_little_moves.h. */
+OUTLINED moves_worth worth_of_moves(const barrier_state *s) {
+  const real none = ALL(0), stages = ALL(R(1. / SAMPLED_STAGES) * (scalar)s->horizon);
+  moves_worth worth = {ALL(0), ALL(0)};
   cost_model m;
   clear_terms(&m.rows);
   expand_last(s, &none, &m.rows, &m.value);
-  real worth = worth_of_states(m.value.hessian);
+  note_worth(&worth, worth_of_states(m.value.hessian), ALL(1));
   zero_reals(m.value.hessian, NXX);
   zero_reals(m.value.costate, NX);
   zero_reals(m.value.offset, NX);
@@ -150,12 +150,21 @@ OUTLINED real least_unit(const barrier_state *s) {
     const int t = sampled_stage(s->horizon, k);
     expand_stage(s, t, &none, &m.rows, &m.value, &m.model);
     const reals theta_t = stage_row(s->theta_stage, s->rows, t);
-    worth = lane_max(worth_of_stage(path_at(s, t), s->u + t * NU, s->theta, theta_t, &m.model), worth);
+    note_worth(&worth, worth_of_stage(path_at(s, t), s->u + t * NU, s->theta, theta_t, &m.model), stages);
   }
-  return worth * (R(100) / COST_IN_UNITS);
+  return worth;
 }
 
-#endif
+/* Units in which the costs would be at least what little moves are worth. */
+INLINE real least_unit(const moves_worth *worth) { return worth->most * (R(100) / COST_IN_UNITS); }
+
+/* Looks at the curvature of the first trajectories of lanes that begin. */
+INLINE void measure_costs(barrier_state *s, mask where) {
+  barrier_progress *lanes = &s->lanes;
+  const moves_worth worth = worth_of_moves(s);
+  lanes->least_unit = lane_select(where, least_unit(&worth), lanes->least_unit);
+  lanes->curvature = lane_select(where, worth_of_large_moves(&worth), lanes->curvature);
+}
 
 /* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
 OUTLINED void take_units(barrier_state *s, mask where) {
@@ -163,7 +172,7 @@ OUTLINED void take_units(barrier_state *s, mask where) {
   real unit = present_unit(s);
 #if CONSTRAINED
   measure_states(s, where);
-  unit = lane_max(least_unit(s), unit);
+  unit = lane_max(lanes->least_unit, unit);
 #endif
   lanes->cost_unit = lane_select(where, unit, lanes->cost_unit);
   lanes->barrier = lane_select(where, first_barrier(s), lanes->barrier);

@@ -108,7 +108,8 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   real least = ALL(0);
 #if CONSTRAINED
   if (lane_any(beneath)) {
-    least = least_unit(s);
+    const moves_worth worth = worth_of_moves(s);
+    least = least_unit(&worth);
     beneath = lane_and(beneath, is_beneath(least / lanes->cost_unit, tolerance));
   }
 #endif
@@ -243,7 +244,7 @@ INLINE void note_rest(barrier_state *s, mask ready, mask stepped) {
   const mask on_states = lane_lt(ALL(0), lanes->on_states);
   const mask shifted = lane_lt(lane_select(on_states, ALL(0), ALL(RESTING_SHIFT)), lanes->shift);
   const mask little = lane_and(lane_lt(s->length * s->step_size, ALL(RESTING_STEP)), shifted);
-  const mask same = lane_le(change, RESTING_FALL * s->point.cost_scale);
+  const mask same = lane_le(change, RESTING_FALL * size_of_costs(s));
   const mask rests = lane_and(lane_and(stepped, little), same), moves = lane_and(ready, lane_not(rests));
   lanes->cost_before = lane_select(moves, cost, lanes->cost_before);
   lanes->crawls = lane_and(lanes->crawls - rests, lane_not(moves));

@@ -44,9 +44,9 @@ INLINE real product_error(const barrier_errors *e, real mu) {
   return lane_max(lane_max(e->largest_product - mu, mu - e->least_product), ALL(0)) / e->product_scale;
 }
 
-/* The present cost as a share of the first, at most one; and one where it is no number, which lane_min's second is. */
+/* The present cost as a share of the first, at most one; and one where it is no number. */
 INLINE real share_left(const barrier_state *s) {
-  const real cost = (s->point.cost_scale + s->summary.gradient_sum) / s->lanes.cost_unit;
+  const real cost = (size_of_costs(s) + s->summary.gradient_sum) / s->lanes.cost_unit;
   return lane_min(cost / COST_IN_UNITS, ALL(1));
 }
 

@@ -69,6 +69,8 @@ typedef struct {
   counts rescaled;     /* how often the units were taken anew: see take_units_anew */
   real barrier;        /* mu */
   real cost_unit;      /* what the cost is divided by */
+  real least_unit;     /* and what it is to be at least, by what little moves of the first trajectory are worth; */
+  real curvature;      /* with what large ones are by their curvature: see size_of_costs */
   real shift;          /* delta_w: regularisation of the Hessian over the controls */
   real on_states;      /* share of it that the states get too, with constraints times `share_of_shift` */
   real filter_gap[FILTER_PAIRS], filter_merit[FILTER_PAIRS];
@@ -109,6 +111,7 @@ typedef struct {
 typedef struct {
   real dual_x, dual_u;              /* max |dL/dx|, max |dL/du| D */
   real gradient_sum;                /* sum of |dL/du| D, bounds aside */
+  real slopes;                      /* of the stage where it is most, the sum of |lambda| times the sizes of states, or one */
   real multiplier_sum, costate_sum; /* of the bounds, times D; of the costates */
   real least_product, largest_product; /* of slack and multiplier */
   real sides;                       /* finite bounds */
@@ -353,6 +356,12 @@ INLINE mask moving(const barrier_state *s) {
 /* Lanes that begin and have no trajectory yet. */
 INLINE mask unplaced(const barrier_state *s) {
   return lane_and(lane_and(s->lanes.busy, s->lanes.begins), lane_not(s->lanes.placed));
+}
+
+/* The size of the costs, of which constants are no part: no more than what they vary by where states move by their sizes or by
+ * one, by slopes, which are costates, and by curvature. What is no number is not less, which lane_min's second is. */
+INLINE real size_of_costs(const barrier_state *s) {
+  return lane_min(s->summary.slopes + s->lanes.curvature, s->point.cost_scale);
 }
 
 /* A sum of logarithms, as that of their product: fraction 2^exponent. */

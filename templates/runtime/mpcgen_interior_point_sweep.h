@@ -130,11 +130,15 @@ INLINE void keep_hessian(const real *from, reals to) {
 #endif
 }
 
+/* What a state's slope is worth where the state moves by its size, or by one. */
+INLINE real slope_of(real costate, real x) { return lane_abs(costate) * lane_max(lane_abs(x), ALL(1)); }
+
 /* Takes over the costates of a trajectory where they are wanted, notes dL/dx, and turns the offset of the value
  * function from that of lambda_t as the sweep has it to that of the iterate's. */
 INLINE void meet_costates(barrier_state *s, int t, int adopts, value_model *value) {
   barrier_summary *summary = &s->summary;
-  real largest = ALL(0), size = ALL(0), overflow = ALL(0); /* of the stage, and not through memory */
+  stored_reals x = path_at(s, t);
+  real largest = ALL(0), size = ALL(0), slope = ALL(0), overflow = ALL(0); /* of the stage, and not through memory */
   EACH(i, NX) {
     const int at = t * NX + i;
     const real found = value->costate[i];
@@ -148,11 +152,13 @@ INLINE void meet_costates(barrier_state *s, int t, int adopts, value_model *valu
     s->offset[at] = value->offset[i];
     largest = lane_max(lane_abs(residual), largest);
     size += lane_abs(costate);
+    slope += slope_of(costate, x[i]);
     overflow += ALL(0) * found; /* NaN where one is not finite */
   }
   if (t > 0) { /* what has no derivative at x_0 only has not reached a control */
     summary->dual_x = lane_max(largest, summary->dual_x);
     summary->costate_sum += size;
+    summary->slopes = lane_max(slope, summary->slopes);
     summary->finite = lane_and(summary->finite, lane_eq(overflow, ALL(0)));
   }
   keep_hessian(value->hessian, s->hessian + t * NXX);
@@ -168,7 +174,7 @@ INLINE void add_gap(const barrier_state *s, int t, value_model *value) {
 /* With what is known of the rows. */
 INLINE void begin_summary(barrier_state *s) {
   barrier_summary *summary = &s->summary;
-  summary->dual_x = summary->dual_u = summary->gradient_sum = summary->costate_sum = ALL(0);
+  summary->dual_x = summary->dual_u = summary->gradient_sum = summary->costate_sum = summary->slopes = ALL(0);
   summary->multiplier_sum = CONSTRAINED ? s->sizes.multiplier_sum : ALL(0);
   summary->sides = s->row_sides;
   summary->products = s->row_products;
@@ -189,7 +195,7 @@ INLINE void measure_controls(barrier_state *s, int t, const real *quu, real *lar
 
 INLINE void find_units(barrier_state *s, const real *largest, const real *stiffest) {
   EACH(i, NU) {
-    const real reach = lane_sqrt(R(2) * s->point.cost_scale / lane_max(stiffest[i], ALL(0)));
+    const real reach = lane_sqrt(R(2) * size_of_costs(s) / lane_max(stiffest[i], ALL(0)));
     const real unit = lane_max(lane_select(lane_finite(reach), reach, ALL(0)), largest[i]);
     const real found = lane_select(lane_lt(ALL(0), unit), unit, ALL(1));
     s->unit[i] = lane_select(s->lanes.begins, found, s->unit[i]);
@@ -265,20 +271,23 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
   const int warm = lane_any(s->lanes.warm);
   row_terms rows;
   SWEEP_MODELS(s)
-  real sum = ALL(0);
+  real sum = ALL(0), slopes = ALL(0);
   clear_terms(&rows);
   if (warm) stage_duals(s, s->horizon, s->lanes.warm, rows.dual);
   expand_last(s, &none, &rows, value);
   EACH(i, NXX) value->hessian[i] = ALL(0);
   EACH(i, NX) value->offset[i] = ALL(0);
   for (int t = s->horizon;; t--) {
+    real slope = ALL(0);
     EACH(i, NX) {
       const int at = t * NX + i;
       const real costate = t > 0 ? costate_of(s, s->costate[at], value->costate[i]) : value->costate[i];
       s->costate[at] = lane_select(where, costate, s->costate[at]);
       value->costate[i] = costate;
+      slope += slope_of(costate, path_at(s, t)[i]);
     }
     if (t == 0) break;
+    slopes = lane_max(slope, slopes);
     control_room room[NU];
     find_room(s, t - 1, room);
     if (warm) stage_duals(s, t - 1, s->lanes.warm, rows.dual);
@@ -290,6 +299,7 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
     EACH(i, NX) value->costate[i] = q->costate[i];
   }
   s->summary.gradient_sum = sum;
+  s->summary.slopes = slopes;
 }
 
 /* One backward sweep at the accepted trajectories. */

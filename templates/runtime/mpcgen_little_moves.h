@@ -7,9 +7,21 @@
 
 #include "mpcgen_problem.h"
 
-#if CONSTRAINED
 #define LITTLE_MOVE R(1e-2) /* of a state */
 enum { SAMPLED_STAGES = 3 };
+
+/* What little moves are worth: the most of any; and their sum over the stages, those that are not looked at counted as the others. */
+typedef struct {
+  real most, sum;
+} moves_worth;
+
+INLINE void note_worth(moves_worth *worth, real of_stage, real stages) {
+  worth->most = lane_max(of_stage, worth->most);
+  worth->sum += stages * of_stage;
+}
+
+/* By the same curvature, what moves of one are worth, in all stages. */
+INLINE real worth_of_large_moves(const moves_worth *worth) { return R(0.5) / (LITTLE_MOVE * LITTLE_MOVE) * worth->sum; }
 
 /* The stages that are looked at besides the last state: the first, a middle one, the last. */
 INLINE int sampled_stage(int horizon, int k) { return k == 0 ? 0 : k == 1 ? horizon / 2 : horizon - 1; }
@@ -42,6 +54,5 @@ INLINE real worth_of_stage(stored_reals x, stored_reals u, stored_reals theta, s
   }
   return worth;
 }
-#endif
 
 #endif

@@ -283,28 +283,59 @@ INLINE void expand_cost(sensitivity_state *s, int t) {
 #endif
 }
 
-/* What little moves are worth at the solution: see mpcgen_little_moves.h. */
-OUTLINED real worth_of_moves(sensitivity_state *s) {
-  s->sweep = 1; /* models have no weights of rows then */
+/* What moves of the costs' states and controls are worth at the solution: little ones by curvature, see mpcgen_little_moves.h; and by
+ * how much costs vary where states move by their sizes or by one, and controls move states by one, by slopes and curvature. */
+typedef struct {
+  real little, size;
+} worth_of_costs;
+
+/* A stage's slopes times the moves. */
+INLINE real slopes_of_stage(stored_reals x, stored_reals u, stored_reals theta, stored_reals theta_t, const stage_model *q) {
+  real sum = ALL(0);
+  EACH(i, NX) sum += lane_abs(q->costate[i]) * lane_max(lane_abs(x[i]), ALL(1));
+  for (int i = 0; i < NU; i++) {
+    const real move = little_control(x, u, theta, theta_t, i) / LITTLE_MOVE, slope = lane_abs(q->gradient_u[i]);
+    const real size = lane_max(lane_select(lane_finite(move), move, ALL(0)), lane_abs(u[i]));
+    sum += slope * size;
+  }
+  return sum;
+}
+
+/* Of the end, and of some stages, those that are not among them counted as they are; or of all. */
+OUTLINED worth_of_costs find_worth(sensitivity_state *s, int all) {
+  const int count = all ? s->horizon : SAMPLED_STAGES;
+  const real stages = ALL((scalar)s->horizon / (scalar)count);
+  const reals last = s->x + s->horizon * NX;
+  moves_worth worth = {ALL(0), ALL(0)};
+  real slopes = ALL(0);
+  s->sweep = COST_ALONE;
   last_differential(s, 0, &s->value);
-  real worth = worth_of_states(s->value.hessian);
+  note_worth(&worth, worth_of_states(s->value.hessian), ALL(1));
+  EACH(i, NX) slopes += lane_abs(s->value.costate[i]) * lane_max(lane_abs(last[i]), ALL(1));
   zero_reals(s->value.hessian, NXX);
   zero_reals(s->value.costate, NX);
   zero_reals(s->value.offset, NX);
-  for (int k = 0; k < SAMPLED_STAGES; k++) {
-    const int t = sampled_stage(s->horizon, k);
+  for (int k = 0; k < count; k++) {
+    const int t = all ? k : sampled_stage(s->horizon, k);
+    const reals x = s->x + t * NX, u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
     expand_cost(s, t);
-    const real of_stage = worth_of_stage(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), &s->model);
-    worth = lane_max(of_stage, worth);
+    note_worth(&worth, worth_of_stage(x, u, s->theta, theta_t, &s->model), stages);
+    slopes += stages * slopes_of_stage(x, u, s->theta, theta_t, &s->model);
   }
   s->sweep = 0;
-  return worth;
+  const worth_of_costs found = {worth.most, slopes + worth_of_large_moves(&worth)};
+  return found;
 }
 
-/* What weights of rows and forces of bounds are judged by: a share of the costs' sizes; where these are next to nothing, what little
- * moves are worth, since beside curvature weights that vanish with the costs would hold nothing. */
+/* What weights of rows and forces of bounds are judged by: a share of the costs' sizes, of which constants are no part; where these
+ * are next to nothing, what little moves are worth, since beside curvature weights that vanish with the costs would hold nothing.
+ * All stages are looked at where it seems from some that constants are most of a cost. */
 FUNCTION void find_cost_unit(sensitivity_state *s) {
-  const real unit = lane_max(worth_of_moves(s), size_of_costs(s) / R(100));
+  const real size = sum_of_costs(s);
+  worth_of_costs worth = find_worth(s, 0);
+  const mask constant = lane_lt(worth.size, size);
+  if (lane_any(constant)) worth.size = lane_select(constant, find_worth(s, 1).size, worth.size);
+  const real unit = lane_max(worth.little, lane_min(worth.size, size) / R(100));
   s->cost_unit = lane_select(lane_lt(ALL(0), unit), unit, ALL(1));
 }
 #endif

@@ -113,8 +113,8 @@ INLINE real cost_and_point(sensitivity_state *s, int t) {
   return cost;
 }
 
-/* The sizes of a solution's costs, summed. */
-FUNCTION real size_of_costs(sensitivity_state *s) {
+/* The sizes of a solution's costs, summed, constants and all. */
+FUNCTION real sum_of_costs(sensitivity_state *s) {
   real scale = ALL(0), cost;
   for (int t = 0; t < s->horizon; t++) scale += lane_abs(cost_and_point(s, t));
   terminal_cost(s->x + s->horizon * NX, s->theta, stage_row(s->theta_stage, s->rows, s->horizon), &cost);
@@ -167,13 +167,14 @@ FUNCTION void weigh_rows(sensitivity_state *s) {
 
 INLINE real row_weight(const sensitivity_state *s, int at) { return s->row_lower[at] + s->row_upper[at]; }
 
-/* What the rows of a stage hand to its model: for a refinement their force alone. */
+/* What the rows of a stage hand to its model: for a refinement their force alone, and nothing to that of the cost. */
 INLINE void model_rows(const sensitivity_state *s, int t, real *dual, real *weight, real *force) {
+  const int alone = s->sweep == COST_ALONE;
   for (int i = 0; i < rows_at(s, t); i++) {
     const int at = t * NPATH + i;
-    dual[i] = s->dual[at];
-    weight[i] = s->sweep > 0 ? ALL(0) : row_weight(s, at);
-    force[i] = s->sweep > 0 ? s->row_force[at] : s->row_push[at];
+    dual[i] = alone ? ALL(0) : s->dual[at];
+    weight[i] = alone || s->sweep > 0 ? ALL(0) : row_weight(s, at);
+    force[i] = alone ? ALL(0) : s->sweep > 0 ? s->row_force[at] : s->row_push[at];
   }
 }
 

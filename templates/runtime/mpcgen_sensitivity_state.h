@@ -61,6 +61,8 @@ enum { REMEMBERED_POINT = NREMEMBERED ? 2 * NX + NREMEMBERED : 0 }; /* x, f(x, u
   ARRAY(factor, REFINED * n * NUU)   /* of Quu, with its inverse pivots on the diagonal, zero where a control is held */ \
   ARRAY(gain, n * NU * NX)
 
+enum { COST_ALONE = -2 }; /* in place of a sweep: models are of the cost, without rows */
+
 typedef struct {
   int horizon;
   scalar smoothing;
@@ -78,7 +80,7 @@ typedef struct {
   mask slow;                  /* refinements have not found the multipliers of rows */
   real largest;               /* of the differentials of x and u */
   int keeps;                  /* whether the sweep leaves F in `kept` */
-  int sweep;                  /* zero; more where what it has left is swept for (mpcgen_refinement.h) */
+  int sweep;                  /* zero; more where what it has left is swept for (mpcgen_refinement.h); or COST_ALONE */
   value_model value;          /* of the sweep's present stage: too large for the stack if there are many states */
   stage_model model;
 } sensitivity_state;

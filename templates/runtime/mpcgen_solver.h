@@ -179,6 +179,8 @@ FUNCTION void begin_problem(solver_state *s, const solve_arguments *a, int k, in
   lane_mark(&lanes->unguided, k, is_unguided(s, a, k));
   lane_mark(&lanes->certifying, k, 0);
   lane_mark(&lanes->sceptical, k, 0);
+  lane_mark(&lanes->doubts, k, 0);
+  lane_mark(&lanes->weighed, k, 0);
   lane_mark(&lanes->overflowed, k, 0);
   lane_mark(&lanes->refused, k, 0);
   lane_mark(&lanes->cautious, k, 0);

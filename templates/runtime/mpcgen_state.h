@@ -26,6 +26,7 @@ typedef struct {
   mask refused;         /* the last step was refused */
   mask unmoved;         /* begins at a solution of the interior point's, and has made no step from it yet */
   mask cautious;        /* since the last accepted step, one with second derivatives was refused, or overflowed */
+  mask doubts, weighed; /* constants may be most of its cost; and its last sweep was to find that out: see size_of_cost */
   mask sceptical;       /* certifying found a step of worth: from then on the exact model alone ends it */
   counts iterations;
   counts last;          /* iterations after which the lane gives up */
