@@ -252,20 +252,24 @@ INLINE mask worthless(const solver_state *s, real factor, scalar tolerance) {
   return lane_le(-expected_change(s), factor * lane_max(little, least_promise_of(s, size)));
 }
 
-/* Which of some lanes, whose next step is worth nothing beside the cost, doubt that for the first time: it is worth something beside
- * what slopes say that the cost varies by, of which constants are no part. Their next sweep finds the curvature, too. */
-RARE mask find_doubts(solver_state *s, mask where, real factor, scalar tolerance) {
+/* Which of some lanes, whose next step is worth nothing beside the cost, have reason to doubt that, and have not yet: it is worth
+ * something beside what slopes say that the cost varies by, of which constants are no part. */
+RARE mask find_doubts(const solver_state *s, mask where, real factor, scalar tolerance) {
   const real tol = ALL(tolerance), share = factor * (tol * lane_sqrt(tol)), promised = -expected_change(s);
   const mask asks = lane_and(where, lane_lt(share * slopes_at(s, 1), promised)); /* mostly that is enough */
-  if (!lane_any(asks)) return asks;
-  const mask doubts = lane_and(asks, lane_lt(share * slopes_of_costs(s), promised));
-  s->lanes.doubts = lane_or(s->lanes.doubts, doubts);
-  return doubts;
+  return lane_any(asks) ? lane_and(asks, lane_lt(share * slopes_of_costs(s), promised)) : asks;
 }
 
-INLINE mask begin_doubts(solver_state *s, mask where, real factor, scalar tolerance) {
+INLINE mask doubtful(const solver_state *s, mask where, real factor, scalar tolerance) {
   const mask fresh = lane_and(where, lane_not(s->lanes.doubts));
   return lane_any(fresh) ? find_doubts(s, fresh, factor, tolerance) : fresh;
+}
+
+/* The next sweep of those lanes finds the curvature, too. */
+INLINE mask begin_doubts(solver_state *s, mask where, real factor, scalar tolerance) {
+  const mask doubts = doubtful(s, where, factor, tolerance);
+  s->lanes.doubts = lane_or(s->lanes.doubts, doubts);
+  return doubts;
 }
 
 /* Keeps count of passes since the cost has fallen by more than rounding. The sweep that follows two of them finds what

@@ -22,7 +22,8 @@ enum { POLISHING = 6 }; /* iterations that box-DDP has to polish a solution: it 
 FUNCTION int polished_status(const solver_state *s, const solve_arguments *a, int k, int status) {
   const mask whole = lane_and(lane_eq(s->regularisation, ALL(0)), s->summary.finite);
   const mask moved = lane_and(whole, lane_not(s->lanes.unmoved));
-  const mask rests = lane_and(moved, worthless(s, ALL(1), (scalar)a->tolerance));
+  const mask idle = lane_and(moved, worthless(s, ALL(1), (scalar)a->tolerance));
+  const mask rests = lane_and(idle, lane_not(doubtful(s, idle, ALL(1), (scalar)a->tolerance)));
   return status == MAX_ITERATIONS && lane_test(&rests, k) ? CONVERGED : status;
 }
 
