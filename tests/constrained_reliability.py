@@ -131,7 +131,7 @@ def judge_infeasible(starts: int, others: int) -> int:
     return missed
 
 
-def judge_feasible(linear: bool, count: int, seed: int = 0) -> int:
+def judge_feasible(linear: bool, count: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> int:
     """A row of random feasible instances; returns how many were called INFEASIBLE."""
     problem = problems.corridor(linear)
     baseline, spec = Baseline(problem.spec()), problem.spec()
@@ -147,10 +147,11 @@ def judge_feasible(linear: bool, count: int, seed: int = 0) -> int:
     path = np.stack(x, axis=1)
     width = 10 ** generator.uniform(-3, 0, (count, 1, n))
     low, high = (path + sign * width * generator.uniform(0.02, 1, path.shape) for sign in (-1, 1))
-    mpc = mpcgen.compile(problem, progress=False, dtypes=("float64",)).MPC(
+    mpc = mpcgen.compile(problem, progress=False, dtypes=dtype).MPC(
         max_iterations=MAX_ITERATIONS, on_unconverged="ignore"
     )
-    sol = mpc(torch.tensor(path[:, 0]), low=torch.tensor(low), high=torch.tensor(high))
+    x0, low, high = (torch.tensor(v, dtype=dtype) for v in (path[:, 0], low, high))
+    sol = mpc(x0, low=low, high=high)
     good, lost = sol.status == Status.CONVERGED, sol.status == Status.INFEASIBLE
     row(spec.name, count, share(good), int(lost.sum()), iterations_of(sol.iterations))
     return int(lost.sum())

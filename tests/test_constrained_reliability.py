@@ -278,9 +278,13 @@ def test_each_row_is_compared_with_what_it_lacked_itself():
     assert sol.status.tolist() == [Status.INFEASIBLE, Status.CONVERGED]
 
 
-@pytest.mark.parametrize("linear", [True, False], ids=["linear", "car"])
-def test_what_a_random_rollout_obeys_is_never_called_infeasible(linear):
-    assert constrained_reliability.judge_feasible(linear, 10_000) == 0
+@pytest.mark.parametrize(
+    ("linear", "dtype"),
+    [(True, torch.float64), (False, torch.float64), (True, torch.float32)],
+    ids=["linear", "car", "linear, float32"],
+)
+def test_what_a_random_rollout_obeys_is_never_called_infeasible(linear, dtype):
+    assert constrained_reliability.judge_feasible(linear, 10_000, dtype=dtype) == 0
 
 
 def test_a_wall_that_only_the_fourth_derivative_of_a_place_is_steered_by_is_not_infeasible():

@@ -166,6 +166,19 @@ def test_float32_finds_the_optimum_of_float64(make):
     assert rounded.violation.max() <= 1e-5
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_first_cost_next_to_nothing_is_no_unit_of_the_solution_s(dtype):
+    # without a force the beam costs what x_0 has accumulated; rows' weights and restoration's were in units of that
+    paid = torch.tensor([1e-5, 1e-3, 1.0], dtype=torch.float64)
+    x0 = torch.stack([torch.zeros(3), torch.ones(3), paid], 1)
+    sol = module(problems.beam, dtype).MPC()(x0.to(getattr(torch, dtype)))
+    assert sol.converged.all()
+    best = torch.tensor(problems.OPTIMA[problems.beam], dtype=torch.float64).expand(3)
+    digits = 1e-7 if dtype == "float64" else 1e-5
+    torch.testing.assert_close(sol.cost.double() - paid, best, rtol=digits, atol=0)
+    assert sol.iterations.max() <= (20 if dtype == "float64" else 60)
+
+
 def test_no_step_in_float32_leaves_so_little_of_a_multiplier_that_rounding_leaves_none():
     # a share beneath rounding left three of these with multipliers below zero, then NaN; CONVERGED, residual zero
     make = problems.double_integrator

@@ -13,6 +13,8 @@
 enum { MOST_ATTEMPTS = CONSTRAINED ? 3 : 8 }; /* besides the first */
 enum { MOST_RESCALINGS = 3 };
 #define BENEATH R(CONSTRAINED ? 1e-2 : 0.1) /* share of the least tolerance */
+#define OUTGROWN R(10)       /* a first cost so much less says nothing of the solution's, */
+#define EARLY_BARRIER R(0.1) /* as is seen while the barrier is above this */
 enum { STRANDED = 20 }; /* passes that the first barrier problem of the first attempt may take */
 enum { ATTEMPT = CONSTRAINED ? 200 : 220, HELD_ATTEMPT = 40, SHIFTED_HELD_ATTEMPT = 220, SHIFTED_ATTEMPT = 400 }; /* see passes_of */
 
@@ -135,20 +137,23 @@ typedef struct {
   stage_model model;
 } cost_model;
 
-/* What moves of this iterate are worth: see mpcgen_little_moves.h. */
+/* What moves of this iterate are worth: see mpcgen_little_moves.h. What states add that only accumulate cost is priced as at the
+ * end. */
 OUTLINED moves_worth worth_of_moves(const barrier_state *s) {
-  const real none = ALL(0), stages = ALL(R(1. / SAMPLED_STAGES) * (scalar)s->horizon);
+  const real whole = ALL(1), stages = ALL(R(1. / SAMPLED_STAGES) * (scalar)s->horizon);
   moves_worth worth = {ALL(0), ALL(0)};
+  real price[NX];
   cost_model m;
   clear_terms(&m.rows);
-  expand_last(s, &none, &m.rows, &m.value);
+  expand_last(s, &whole, &m.rows, &m.value);
+  EACH(i, NX) price[i] = ONLY_COST(i) ? m.value.costate[i] : ALL(0);
   note_worth(&worth, worth_of_states(m.value.hessian), ALL(1));
   zero_reals(m.value.hessian, NXX);
-  zero_reals(m.value.costate, NX);
   zero_reals(m.value.offset, NX);
   for (int k = 0; k < SAMPLED_STAGES; k++) {
     const int t = sampled_stage(s->horizon, k);
-    expand_stage(s, t, &none, &m.rows, &m.value, &m.model);
+    EACH(i, NX) m.value.costate[i] = price[i];
+    expand_stage(s, t, &whole, &m.rows, &m.value, &m.model);
     const reals theta_t = stage_row(s->theta_stage, s->rows, t);
     note_worth(&worth, worth_of_stage(path_at(s, t), s->u + t * NU, s->theta, theta_t, &m.model), stages);
   }
@@ -192,15 +197,28 @@ INLINE mask is_beneath_units(const barrier_state *s, mask solved, scalar toleran
   return lane_and(lane_and(solved, few), is_beneath(share_left(s), tolerance));
 }
 
+/* Iterates that cost far more than the first trajectory did before the barrier has come down: that cost was next to nothing, as
+ * where controls are zero, and said nothing of the solution's. */
+INLINE mask outgrows_units(const barrier_state *s) {
+  const barrier_progress *lanes = &s->lanes;
+  if (!CONSTRAINED) return lane_none();
+  const mask early = lane_or(lanes->direct, lane_lt(ALL(EARLY_BARRIER), lanes->barrier));
+  const mask few = lane_more(ALL_COUNTS(MOST_RESCALINGS - 1), lanes->rescaled);
+  const mask may = lane_and(lane_and(early, few), lane_not(lane_or(lanes->warm, lanes->restoring)));
+  return lane_and(may, lane_lt(OUTGROWN * COST_IN_UNITS * lanes->cost_unit, s->point.cost_scale));
+}
+
 /* Gives them units of the present trajectory, or the least. The barrier stays what it is of the cost, and with it the multipliers,
- * unless it is more than the first in the new units: then they begin with that. */
+ * unless it is more than the first in the new units, or these are larger ones: then they begin with that. */
 RARE void take_units_anew(barrier_state *s, mask where, real least) {
   barrier_progress *lanes = &s->lanes;
   const real unit = lane_max(least, present_unit(s)), barrier = lanes->barrier * (lanes->cost_unit / unit);
-  const mask large = lane_and(where, lane_not(lane_lt(barrier, ALL(FIRST_BARRIER))));
+  const mask grows = CONSTRAINED ? lane_lt(lanes->cost_unit, unit) : lane_none();
+  const mask large = lane_and(where, lane_or(grows, lane_not(lane_lt(barrier, ALL(FIRST_BARRIER)))));
   lanes->cost_unit = lane_select(where, unit, lanes->cost_unit);
   lanes->barrier = lane_select(where, lane_select(large, ALL(FIRST_BARRIER), barrier), lanes->barrier);
   if (lane_any(large)) first_multipliers(s, large, ALL(INFINITY));
+  lanes->adjoint = lane_or(lanes->adjoint, lane_and(where, grows));
   lanes->rescaled -= where;
   lanes->shift = lane_select(where, ALL(0), lanes->shift);
   lanes->moved = lane_select(where, ALL(0), lanes->moved);

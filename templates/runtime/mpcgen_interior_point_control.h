@@ -147,7 +147,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask begin = lane_and(lanes->busy, lanes->begins);
   if (lane_any(begin)) begin_barrier(s, begin);
   limit_gaps(s, lane_and(lanes->busy, lanes->adjoint));
-  const mask anew = lane_and(beneath, v.open);
+  const mask anew = lane_and(lane_or(beneath, lane_and(outgrows_units(s), begun)), v.open);
   if (lane_any(anew)) take_units_anew(s, anew, least);
   lanes->refused = lane_or(lanes->refused, lane_or(begin, anew)); /* the next sweep has the units */
   return v.status;
@@ -236,6 +236,18 @@ INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   lanes->looseness = lane_max(next, lanes->least_looseness);
 }
 
+#if QUADRATIC_PROGRAM
+/* Corrected steps that are whole, and leave of the gaps what delta does: there the next delta is smaller. */
+INLINE void tighten_rows(barrier_state *s, mask corrected, real gap_before) {
+  barrier_progress *lanes = &s->lanes;
+  const mask whole = lane_le(ALL(1), lane_min(s->length, s->dual_length));
+  const real left = lane_max(SLOW_FALL * gap_before, lane_max(ALL(OPEN_GAP), gap_rounding(s, &s->point)));
+  const mask open = lane_and(lane_and(corrected, whole), lane_lt(left, s->point.gap));
+  const real tighter = lane_max(lane_max(R(0.1) * lanes->looseness, ALL(HARDLY_LOOSE)), lanes->least_looseness);
+  lanes->looseness = lane_select(open, tighter, lanes->looseness);
+}
+#endif
+
 /* Attempts of problems without constraints that rest. Shifts on the controls of unstable dynamics grow until steps are gradient
  * steps; some come out of that, by steps that grow from pass to pass, but the others last for hundreds of passes. */
 INLINE void note_rest(barrier_state *s, mask ready, mask stepped) {
@@ -271,6 +283,9 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   const mask ready = moving(s), restored = lane_and(ready, lanes->restoring);
   if (!lane_any(ready)) return;
   barrier_errors e = errors_of(s);
+#if QUADRATIC_PROGRAM
+  const real gap_before = s->point.gap;
+#endif
   if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
   find_step(s, least_barrier(s, (scalar)a->tolerance));
   const mask quiet = note_settled(s, lane_and(ready, lane_not(restored)), &e, (scalar)a->tolerance);
@@ -309,6 +324,7 @@ FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   e.least_product = products.least / lanes->cost_unit;
   e.largest_product = products.largest / lanes->cost_unit;
 #if QUADRATIC_PROGRAM
+  tighten_rows(s, corrected, gap_before);
   note_slow(s, corrected);
 #endif
   const mask may_lower = lane_and(lane_or(regular, lane_and(failed, quiet)), lane_not(corrected));

@@ -4,7 +4,6 @@
 
 #include "mpcgen_interior_point_warm.h"
 
-#define COST_IN_UNITS R(CONSTRAINED ? 1000 : 100) /* of the first trajectory: what makes a barrier of one a mild one */
 #define LEAST_TOLERANCE R(1e-12)
 #define LEAST_SHIFT_UNIT 1e-10
 #define VIOLATED R(1e-4)    /* less than that is never called infeasible */

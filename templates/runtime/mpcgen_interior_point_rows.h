@@ -36,7 +36,7 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define LEAST_EQUALITY_LOOSENESS 1
 #define MOST_EQUALITY_LOOSENESS R(1e1)
 #define MIXED_EQUALITY_DELTA R(1e-3) /* of rows that read controls, beside whose weight Quu has to keep its digits */
-#define VIOLATION_WEIGHT R(1e3)
+#define VIOLATION_WEIGHT R(1e6)
 #define FIRST_LOOSENESS R(1e1)
 #define MOST_LOOSENESS R(1e4)
 #define LOOSEST R(1e6)

@@ -7,7 +7,9 @@
 
 #include "mpcgen_interior_point_row_step.h"
 
+#define COST_IN_UNITS R(CONSTRAINED ? 1000 : 100) /* of the first trajectory: what makes a barrier of one a mild one */
 #define RESTORATION_SHIFT R(1e-3)
+#define MOST_GROWN R(1e6)             /* units that a thousandth of the cost may have become; restoration outweighs it */
 #define RESTORING_ROOM R(1e-4)        /* of a violation of one */
 #define OPEN_GAP R(1e-6)              /* less than that is not restored */
 
@@ -44,7 +46,8 @@ INLINE void ready_pass(barrier_state *s) {
   s->state_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * state_looseness(s));
   s->mixed_weight = s->lanes.cost_unit / (ALL(MIXED_EQUALITY_DELTA) * lane_max(equality_looseness(s), ALL(1)));
   const real gap = lane_min(ALL(1), lane_max(s->point.gap, ALL(OPEN_GAP)));
-  s->row_unit = lane_select(s->lanes.restoring, VIOLATION_WEIGHT / (gap * gap) * s->lanes.cost_unit, s->row_unit);
+  const real unit = s->lanes.cost_unit, grown = lane_min(s->point.cost_scale / COST_IN_UNITS, MOST_GROWN * unit);
+  s->row_unit = lane_select(s->lanes.restoring, VIOLATION_WEIGHT / (gap * gap) * lane_max(grown, unit), s->row_unit);
   s->restoring_room = ALL(RESTORING_ROOM) * gap;
 }
 
