@@ -90,6 +90,17 @@ def test_derivatives_are_those_of_every_unit_of_states_and_controls(metre, newto
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_rest_itself_is_a_solution_whatever_the_units(dtype):
+    # where nothing costs anything, costs are counted in what little moves are worth, and in no unit of their own
+    metre = torch.tensor([1.0, 1e4, 1e6, 1.0, 1.0, 1e4], dtype=dtype)
+    newton = torch.tensor([1.0, 1.0, 1.0, 1e-4, 1e4, 1e-4], dtype=dtype)
+    solution = two_tugs().MPC()(torch.zeros(6, 2, dtype=dtype), metre=metre, newton=newton)
+    assert solution.converged.all()
+    assert solution.iterations.max() <= 5
+    assert (solution.u.abs().amax((1, 2)) <= 1e-9 * newton).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("begun", [0.0, 0.5, 2.0])
 def test_problems_near_rest_are_solved_wherever_they_begin(dtype, begun):
     """A linear-quadratic programme takes few steps, also where its trajectories cost next to nothing."""

@@ -124,10 +124,13 @@ OUTLINED void measure_states(barrier_state *s, mask where) {
 }
 #endif
 
-/* Units of the cost in which the present trajectory's is COST_IN_UNITS. */
-INLINE real present_unit(const barrier_state *s) {
-  const real size = (size_of_costs(s) + s->summary.gradient_sum) / COST_IN_UNITS;
-  return lane_select(lane_and(lane_finite(size), lane_lt(ALL(0), size)), size, ALL(1));
+/* Units of the cost in which the present trajectory's is COST_IN_UNITS, or `least` if that is more. A trajectory that costs nothing
+ * has those; where gaps are open, it says nothing of what closing them costs, and has one at least. */
+INLINE real present_unit(const barrier_state *s, real least) {
+  const real size = (size_of_costs(s) + s->summary.gradient_sum) / COST_IN_UNITS, one = ALL(1);
+  const mask known = lane_and(lane_finite(size), lane_lt(ALL(0), size));
+  const real unknown = lane_select(lane_and(lane_lt(ALL(0), least), lane_not(is_open(s))), least, lane_max(least, one));
+  return lane_select(known, lane_max(least, size), unknown);
 }
 
 /* The model of a stage's cost alone, for units of its own. */
@@ -174,11 +177,12 @@ INLINE void measure_costs(barrier_state *s, mask where) {
 /* The costs of the first trajectory are found: gives a problem its units, multipliers and limits of the gaps. */
 OUTLINED void take_units(barrier_state *s, mask where) {
   barrier_progress *lanes = &s->lanes;
-  real unit = present_unit(s);
+  real least = ALL(0);
 #if CONSTRAINED
   measure_states(s, where);
-  unit = lane_max(lanes->least_unit, unit);
+  least = lanes->least_unit;
 #endif
+  const real unit = present_unit(s, least);
   lanes->cost_unit = lane_select(where, unit, lanes->cost_unit);
   lanes->barrier = lane_select(where, first_barrier(s), lanes->barrier);
   const mask warm = lane_and(where, lanes->warm);
@@ -205,14 +209,14 @@ INLINE mask outgrows_units(const barrier_state *s) {
   const mask early = lane_or(lanes->direct, lane_lt(ALL(EARLY_BARRIER), lanes->barrier));
   const mask few = lane_more(ALL_COUNTS(MOST_RESCALINGS - 1), lanes->rescaled);
   const mask may = lane_and(lane_and(early, few), lane_not(lane_or(lanes->warm, lanes->restoring)));
-  return lane_and(may, lane_lt(OUTGROWN * COST_IN_UNITS * lanes->cost_unit, s->point.cost_scale));
+  return lane_and(may, lane_lt(OUTGROWN * COST_IN_UNITS * lanes->cost_unit, size_of_costs(s)));
 }
 
 /* Gives them units of the present trajectory, or the least. The barrier stays what it is of the cost, and with it the multipliers,
  * unless it is more than the first in the new units, or these are larger ones: then they begin with that. */
 RARE void take_units_anew(barrier_state *s, mask where, real least) {
   barrier_progress *lanes = &s->lanes;
-  const real unit = lane_max(least, present_unit(s)), barrier = lanes->barrier * (lanes->cost_unit / unit);
+  const real unit = present_unit(s, least), barrier = lanes->barrier * (lanes->cost_unit / unit);
   const mask grows = CONSTRAINED ? lane_lt(lanes->cost_unit, unit) : lane_none();
   const mask large = lane_and(where, lane_or(grows, lane_not(lane_lt(barrier, ALL(FIRST_BARRIER)))));
   lanes->cost_unit = lane_select(where, unit, lanes->cost_unit);
