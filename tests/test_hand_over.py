@@ -194,8 +194,10 @@ def test_rounding_of_large_states_is_no_reason_to_change_the_method():
     problem.stage_cost = far + speed**2 / 10 + force**2 / 10
     problem.terminal_cost = 10 * far + speed**2
     module = compiled(problem, ("float32",))
-    for goal in (1e3, 1e4, 1e6):
-        x0 = torch.tensor([[goal + offset, 0.0] for offset in (1.0, 0.1, 1e-2, 1e-3)])
+    generator = torch.Generator().manual_seed(0)
+    offsets = torch.cat([torch.tensor([1.0, 0.1, 1e-2, 1e-3]), torch.randn(252, generator=generator)])
+    for goal in (1e3, 1e4, 1e5, 1e6):
+        x0 = torch.stack([goal + offsets, torch.zeros(256)], dim=-1)
         auto, ddp = (
             module.MPC(method=method, on_unconverged="ignore")(x0, goal=torch.tensor(goal))
             for method in ("auto", "ddp")

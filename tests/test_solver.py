@@ -22,6 +22,7 @@ from mpcgen.baseline import Baseline, kkt_residual, pack_parameters
 from mpcgen.baseline.compare import BASIN
 
 SIZES = {"pendulum": 24, "cartpole": 24, "car": 12, "quadrotor": 3}
+MEAN_PASSES = {"pendulum": 3.9, "cartpole": 9.1, "car": 10.3}  # as docs/figures.md has them
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,9 @@ def scalar() -> Example:
 
 
 def test_a_thousand_random_starts_converge_within_a_hundred_passes(nonlinear):
-    solution = nonlinear.mpc(max_iterations=100, on_unconverged="ignore")(nonlinear.starts(1024, 11))
-    assert (solution.status == mpcgen.Status.CONVERGED).sum() >= 0.999 * 1024
-    if nonlinear.spec.name == "cartpole":
-        assert solution.iterations.double().mean() <= 15
+    solution = nonlinear.mpc(max_iterations=100, on_unconverged="ignore")(nonlinear.starts(1024, 0))
+    assert (solution.status == mpcgen.Status.CONVERGED).all()
+    assert solution.iterations.double().mean() < MEAN_PASSES[nonlinear.spec.name] + 0.05
 
 
 @pytest.mark.parametrize("name", ["lqr", "quadrotor"])

@@ -11,7 +11,7 @@
 #define SHORTEST_STEP R(1e-3)
 #define LEAST_SHARE R(0.1) /* of the way to a candidate: below it the step is wrong, rather than too long */
 /* Of regularisation, as shares of Quu. */
-#define FIRST_REGULARISATION R(1e-3)
+#define FIRST_REGULARISATION R(0.1) /* less hardly shortens a step */
 #define LARGEST_REGULARISATION R(1e10)
 /* The most weight of the dynamics' second derivatives, by the relative change d of the cost that the model promises:
  * none where d > FAR_FROM_SOLUTION, else 1 - RISE d, but at least PART_WAY; NEARLY_ALL and above are one, so that what
@@ -34,7 +34,7 @@
 enum { PATIENCE = 6, FEW_WAITS = 2, LONG_WAIT = 20, FEW_PASSES = 15, MOST_PASSES = LINEAR_QUADRATIC ? 40 : 100 };
 #define WRONG_SLOPE R(10) /* times the model's slope: a rollout whose controls promise so much is far from the model */
 /* See note_troubles. */
-enum { REFUSED = 2, REFUSED_FAR = 5, REFUSED_REGULARISED = 1, UNBENT = 5, CONCAVE = 8, ACCEPTED = 3, MOST_TROUBLES = 23 };
+enum { REFUSED = 2, REFUSED_FAR = 5, REFUSED_REGULARISED = 3, UNBENT = 5, CONCAVE = 8, ACCEPTED = 3, MOST_TROUBLES = 23 };
 
 /* A change of a cost of this size below that is rounding. */
 INLINE real rounding_of(real size) { return R(16) * SCALAR_EPSILON * size; }
@@ -328,17 +328,25 @@ INLINE mask is_hidden(const solver_state *s, mask where, scalar tolerance) {
   return lane_any(weighed) ? lane_and(weighed, lane_not(worthless(s, ALL(WORTH), tolerance))) : weighed;
 }
 
+/* Whether what a full step promises is at the limit of the precision. */
+INLINE mask is_at_limit(const solver_state *s) { return lane_le(-expected_change(s), R(4) * least_promise(s)); }
+
 /* Where the step of another model was worth nothing, and that of the exact one, without regularisation, is worth much,
- * there is a way on, and only the exact model ends the lane. The residual, being in units, may be small all the same. */
+ * there is a way on, and only the exact model ends the lane. The residual, being in units, may be small all the same. Where
+ * that step is worth little, but more than rounding of the cost, the lane goes on until the cost has not fallen for long, as
+ * only then rounding of the states may end it: what brought it here may be regularised steps, which promise less. */
 INLINE void go_on_with_exact_hessian(solver_state *s, scalar tolerance) {
   lane_progress *lanes = &s->lanes;
   const mask asks = lane_and(lanes->certifying, s->summary.finite);
   if (!(s->exact_hessian || LINEAR_DYNAMICS) || !lane_any(asks)) return;
   const mask idle = lane_and(asks, worthless(s, ALL(WORTH), tolerance));
-  const mask moves = lane_and(asks, lane_or(lane_not(idle), begin_doubts(s, idle, ALL(WORTH), tolerance)));
+  const mask worth = lane_and(asks, lane_or(lane_not(idle), begin_doubts(s, idle, ALL(WORTH), tolerance)));
+  const mask ends = lane_or(is_at_limit(s), lane_le(s->summary.residual, ALL(tolerance)));
+  const mask early = lane_not(lane_or(ends, lane_more(lanes->waits, ALL_COUNTS(LONG_WAIT))));
+  const mask moves = lane_or(worth, lane_and(asks, early));
   lanes->certifying = lane_and(lanes->certifying, lane_not(moves));
   lanes->unproductive = lane_and(lanes->unproductive, lane_not(moves));
-  lanes->waits = lane_and(lanes->waits, lane_not(moves));
+  lanes->waits = lane_and(lanes->waits, lane_not(worth));
   lanes->sceptical = lane_or(lanes->sceptical, moves);
 }
 
@@ -385,7 +393,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   note_overflow(s);
   verdict v = {ALL_COUNTS(UNFINISHED), lane_and(lanes->busy, lane_not(lanes->overflowed))};
   const mask small = lane_le(s->summary.residual, ALL(tolerance));
-  const mask at_limit = lane_le(-expected_change(s), R(4) * least_promise(s));
+  const mask at_limit = is_at_limit(s);
   /* A certifying lane whose model is not convex comes first: that model may have overflowed. */
   const mask concave = lane_and(lanes->certifying, lane_not(s->summary.convex));
   const mask flat = s->hands_over ? lane_none() : lane_le(-expected_change(s), R(4) * rounding(s)); /* of the cost alone */
