@@ -143,7 +143,7 @@ typedef struct {
 /* What moves of this iterate are worth: see mpcgen_little_moves.h. What states add that only accumulate cost is priced as at the
  * end. */
 OUTLINED moves_worth worth_of_moves(const barrier_state *s) {
-  const real whole = ALL(1), stages = ALL(R(1. / SAMPLED_STAGES) * (scalar)s->horizon);
+  const real whole = ALL(1), stages = ALL((scalar)s->horizon / (scalar)SAMPLED_STAGES);
   moves_worth worth = {ALL(0), ALL(0)};
   real price[NX];
   cost_model m;
