@@ -73,11 +73,12 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_set(&lanes->barrier, k, 0);
     lane_set(&lanes->cost_unit, k, 1);
     lane_set(&lanes->shift, k, 0);
+    lane_set(&lanes->enough, k, 0);
     lane_set(&lanes->looseness, k, 1);
     lane_set(&lanes->least_looseness, k, 0);
     lane_set(&lanes->on_states, k, CONSTRAINED || attempt > 1);
     lane_set(&lanes->second_order, k, FIRST_SECOND_ORDER);
-    lane_set(&lanes->rise, k, MOST_RISE);
+    lane_set(&lanes->rise, k, attempt > 0 ? MOST_PLAIN_RISE : MOST_RISE);
     lane_set(&lanes->best_gap, k, (scalar)INFINITY);
     lane_set(&lanes->best_error, k, (scalar)INFINITY);
     lane_set(&lanes->best_product, k, (scalar)INFINITY);

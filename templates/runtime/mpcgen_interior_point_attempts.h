@@ -116,7 +116,7 @@ OUTLINED void measure_states(barrier_state *s, mask where) {
     const reals x = path_at(s, t), next = path_at(s, t + 1);
     EACH(i, NX) size[i] = lane_max(lane_max(lane_abs(x[NX + i]), lane_abs(next[i])), size[i]);
   }
-  const mask holds = lane_or(s->lanes.given, lane_more(s->lanes.attempt, ALL_COUNTS(0)));
+  const mask holds = shifts_plainly(s);
   EACH(i, NX) {
     const real largest = lane_select(holds, ALL(1), lane_max(lane_abs(s->path[i]), size[i]));
     s->share_of_shift[i] = lane_select(where, ALL(1) / (largest * largest), s->share_of_shift[i]);
@@ -225,6 +225,7 @@ RARE void take_units_anew(barrier_state *s, mask where, real least) {
   lanes->adjoint = lane_or(lanes->adjoint, lane_and(where, grows));
   lanes->rescaled -= where;
   lanes->shift = lane_select(where, ALL(0), lanes->shift);
+  lanes->enough = lane_select(where, ALL(0), lanes->enough);
   lanes->moved = lane_select(where, ALL(0), lanes->moved);
   lanes->settled = lane_and(lanes->settled, lane_not(where));
   lanes->best_product = lane_select(where, ALL(INFINITY), lanes->best_product);

@@ -7,7 +7,11 @@
 #include "mpcgen_interior_point_restoration.h"
 
 #define FIRST_SHIFT R(1e-4)           /* shifts but those of MOST_MEMORY and HOPELESS_SHIFT are times shift_unit */
+#define SHIFT_GROWN R(8)              /* times one that did not do */
 #define TINY_SHIFT R(1e-2)            /* with constraints a smaller one that does not do is multiplied by more, as rarely one will */
+#define FIRST_QUICK_SHIFT R(0.1)      /* with constraints, where shifts are not plain: the first, */
+#define QUICK_SHIFT_GROWN R(4)        /* what one that did not do is multiplied by, */
+#define BACK_TO_ENOUGH R(0.3)         /* and the least share that it tries of the last that did after a refusal */
 #define SHIFT_AFTER_FAILURE R(1e-3)
 #define LEAST_SHIFT R(1e-7)
 #define SHORT_STEP 0.2                /* share of what the slacks allow of a step */
@@ -23,7 +27,8 @@
 #define NEAR_STEP R(1e-2)             /* share of a control's unit: full steps of less come to a solution, */
 #define STAYING_PRODUCT R(30)         /* of slack and multiplier: the barrier times so much, after full steps, is what delta leaves */
 #define SLOW_FALL R(0.1)              /* slowly where the next one is more than this share of it */
-#define MOST_RISE R(0.25)             /* of the weight of second derivatives after a step */
+#define MOST_RISE R(0.2)              /* of the weight of second derivatives after a step of the first attempt, */
+#define MOST_PLAIN_RISE R(0.25)       /* and where shifts are plain */
 #define RISE_AFTER_REFUSAL R(0.1)    /* where a sweep had to leave them out, the next would soon have to again: slower then, */
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
 #define TELLING_STEP R(1. / 6)        /* after a shorter one, of a whole that asks for more than a control's unit, the weight */
@@ -47,6 +52,25 @@ INLINE void loosen_next(barrier_progress *lanes, mask where) {
   lanes->least_looseness = lane_select(where, lanes->looseness, lanes->least_looseness);
 }
 
+/* Keeps the shift with which a sweep was accepted after one that was refused. */
+INLINE void note_enough(barrier_progress *lanes, mask accepted) {
+  const mask shifted = lane_and(lanes->refused, lane_lt(ALL(0), lanes->shift));
+  const mask enough = lane_and(lane_and(accepted, shifted), lane_not(lanes->restoring));
+  lanes->enough = lane_select(enough, lanes->shift, lanes->enough);
+}
+
+/* What follows a shift that did not do, or none: a first attempt's with constraints begins with more and grows by less, from what did
+ * before. Where later ones had that, too, 3 of 600,000 corridors were called INFEASIBLE. */
+INLINE real raised_shift(const barrier_state *s, real now) {
+  const barrier_progress *lanes = &s->lanes;
+  const mask quick = CONSTRAINED ? lane_not(lane_or(shifts_plainly(s), lanes->restoring)) : lane_none();
+  const mask tiny = CONSTRAINED ? lane_lt(now, ALL(TINY_SHIFT)) : lane_none();
+  const real growth = lane_select(tiny, ALL(100), lane_select(quick, ALL(QUICK_SHIFT_GROWN), ALL(SHIFT_GROWN)));
+  const real first = lane_select(quick, ALL(FIRST_QUICK_SHIFT), ALL(FIRST_SHIFT)) * shift_unit(s);
+  const real raised = lane_select(lane_lt(ALL(0), now), growth * now, first);
+  return CONSTRAINED ? lane_max(raised, where_on(quick, BACK_TO_ENOUGH * lanes->enough)) : raised;
+}
+
 /* A sweep met a Quu that is not positive definite. With constraints, the next weighs rows less, if rounding of their weights
  * may hide that it is; or weighs the second derivatives of dynamics and rows less, and at the second refusal in a row, or beside a
  * large barrier, leaves them out. Where that is no help, or has not been of late, more of a shift. */
@@ -59,9 +83,8 @@ INLINE void convexify_next(barrier_state *s, mask all) {
   const real now = lanes->shift;
   const mask flat = lane_and(lane_lt(ALL(0), lanes->second_order), lane_not(lane_or(lanes->shift_first, lanes->restoring)));
   const mask leaves_out = CONSTRAINED ? lane_and(refused, flat) : lane_none();
-  const mask tiny = CONSTRAINED ? lane_lt(now, ALL(TINY_SHIFT)) : lane_none();
-  const real growth = lane_select(tiny, ALL(100), ALL(8));
-  const real raised = lane_select(lane_lt(ALL(0), now), growth * now, FIRST_SHIFT * shift_unit(s));
+  const real raised = raised_shift(s, now);
+  if (CONSTRAINED) note_enough(lanes, lane_not(all));
   lanes->shift = lane_select(lane_and(refused, lane_not(leaves_out)), raised, now);
   if (QUADRATIC_PROGRAM) lanes->direct = lane_and(lanes->direct, lane_not(refused));
   const mask hardly = lane_or(lanes->refused, lane_le(ALL(CURVED_BARRIER), lanes->barrier)); /* refused: the sweep before, too */
@@ -185,7 +208,8 @@ INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled, mask res
   const real share_of_rise = lane_select(lane_or(long_enough, within), ALL(1), ALL(RISE_UNTOLD));
   const real fuller = lane_min(ALL(1), s->lanes.second_order + share_of_rise * s->lanes.rise);
   s->lanes.second_order = lane_select(stepped, fuller, s->lanes.second_order);
-  s->lanes.rise = lane_select(stepped, lane_min(ALL(MOST_RISE), RISE_GROWTH * s->lanes.rise), s->lanes.rise);
+  const real most_rise = lane_select(shifts_plainly(s), ALL(MOST_PLAIN_RISE), ALL(MOST_RISE));
+  s->lanes.rise = lane_select(stepped, lane_min(most_rise, RISE_GROWTH * s->lanes.rise), s->lanes.rise);
 }
 
 /* What the dual residual will be after the step: its linear part shrinks with the step's length, and what is left grows

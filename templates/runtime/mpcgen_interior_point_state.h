@@ -72,6 +72,7 @@ typedef struct {
   real least_unit;     /* and what it is to be at least, by what little moves of the first trajectory are worth; */
   real curvature;      /* with what large ones are by their curvature: see size_of_costs */
   real shift;          /* delta_w: regularisation of the Hessian over the controls */
+  real enough;         /* the last one with which a sweep was accepted after one that was refused; with constraints */
   real on_states;      /* share of it that the states get too, with constraints times `share_of_shift` */
   real filter_gap[FILTER_PAIRS], filter_merit[FILTER_PAIRS];
   real looseness;      /* of rows: a factor of their regularisation, */
@@ -351,6 +352,12 @@ INLINE real gap_at(in_reals path, int t, int i) { return path[t * PAIR + NX + i]
 INLINE mask moving(const barrier_state *s) {
   const barrier_progress *lanes = &s->lanes;
   return lane_and(lanes->busy, lane_not(lane_or(lane_or(lanes->begins, lanes->refused), lanes->certifying)));
+}
+
+/* Lanes whose shifts are not those of a first attempt, which are for its speed: those of later attempts, which are to go wrong
+ * elsewhere, and those that begin at given states, near which they are to stay. */
+INLINE mask shifts_plainly(const barrier_state *s) {
+  return lane_or(s->lanes.given, lane_more(s->lanes.attempt, ALL_COUNTS(0)));
 }
 
 /* Lanes that begin and have no trajectory yet. */

@@ -239,6 +239,20 @@ INLINE void expand_stage(const barrier_state *s, int t, const real *weight, cons
 #endif
 }
 
+/* The gradients of the Lagrangian alone: the compiler leaves nothing of the Hessians where the model is inlined, and where it is
+ * made by loops these are left out. */
+INLINE void expand_gradients(const barrier_state *s, int t, const row_terms *rows, const value_model *value, stage_model *q) {
+  const real none = ALL(0);
+#if LOOPED_PRODUCTS && !LINEAR_DYNAMICS
+  const reals x = path_at(s, t), u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+  (void)rows;
+  stage_derivatives_exact(x, u, s->theta, theta_t, &none, value->costate,
+                          ROWS_OF(rows->dual) ROWS_OF(rows->stiffness) ROWS_OF(rows->force) q);
+#else
+  expand_stage(s, t, &none, rows, value, q);
+#endif
+}
+
 /* Factors a stage's Quu; of lanes where it is the first that is not positive definite, notes whether rounding hides that it is. */
 INLINE void note_factor(barrier_state *s, const real *quu, const mask *is_free, real *unit_lower, real *inverse_pivot) {
   barrier_summary *summary = &s->summary;
@@ -267,8 +281,7 @@ INLINE void stage_duals(const barrier_state *s, int t, mask where, real *duals) 
 #endif
 }
 
-/* The costates of the first trajectories of some lanes, and the sum of the sizes of dL/du: a sweep without Hessians, of which
- * the compiler leaves nothing where the model is inlined. */
+/* The costates of the first trajectories of some lanes, and the sum of the sizes of dL/du: a sweep without Hessians. */
 SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
   const real none = ALL(0);
   const int warm = lane_any(s->lanes.warm);
@@ -294,7 +307,7 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
     control_room room[NU];
     find_room(s, t - 1, room);
     if (warm) stage_duals(s, t - 1, s->lanes.warm, rows.dual);
-    expand_stage(s, t - 1, &none, &rows, value, q);
+    expand_gradients(s, t - 1, &rows, value, q);
     EACH(i, NU) {
       s->gradient[(t - 1) * NU + i] = q->gradient_u[i];
       sum += where_on(room[i].is_free, lane_abs(q->gradient_u[i])) * room[i].unit;

@@ -44,6 +44,13 @@ enum { BY_PARTS = NTHETA + NPREPARED };
 #define NEND (NSTATE + NTERMINAL)                    /* rows of the last state, those of states first */
 #define NDUAL (NU + NMIXED + NSTATE + NTERMINAL)     /* multipliers of a stage in memory: bounds of controls first */
 #define CONSTRAINED (NMIXED + NSTATE + NTERMINAL > 0)
+
+/* An argument that stage functions of problems with constraints have, and others have not. */
+#if CONSTRAINED
+#define ROWS_OF(argument) argument,
+#else
+#define ROWS_OF(argument)
+#endif
 #define SOFT_REALS (SOFT_ROWS ? n * NPATH + NEND : 0) /* what soft rows alone need of a horizon of n stages */
 
 #endif

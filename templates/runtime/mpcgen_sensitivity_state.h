@@ -105,13 +105,10 @@ typedef struct {
   const void *duals; /* of problems with constraints */
 } solution_batch;
 
-/* An argument that functions of problems with constraints have, and others have not. */
 #if CONSTRAINED
 #define DUALS_OF(a) (a)->duals
-#define ROWS_OF(argument) argument,
 #else
 #define DUALS_OF(a) NULL
-#define ROWS_OF(argument)
 #endif
 
 COUNT size_t sensitivity_reals(int horizon, int constant_parameters) {
