@@ -50,14 +50,14 @@ INLINE real unless_chaotic(const solver_state *s, real change) {
 
 /* What costs from a stage on vary by where its states move by their sizes, or by one, by slopes, which are costates; and of the stage
  * where that is most. */
-INLINE real slopes_at(const solver_state *s, int t) {
+INLINE real slopes_of_states(const solver_state *s, int t) {
   real sum = ALL(0);
   EACH(i, NX) sum += lane_abs(s->costate[t * NX + i]) * lane_max(lane_abs(s->x[t * NX + i]), ALL(1));
   return sum;
 }
 RARE real slopes_of_costs(const solver_state *s) {
   real most = ALL(0);
-  for (int t = 1; t <= s->horizon; t++) most = lane_max(slopes_at(s, t), most);
+  for (int t = 1; t <= s->horizon; t++) most = lane_max(slopes_of_states(s, t), most);
   return most;
 }
 
@@ -256,7 +256,7 @@ INLINE mask worthless(const solver_state *s, real factor, scalar tolerance) {
  * something beside what slopes say that the cost varies by, of which constants are no part. */
 RARE mask find_doubts(const solver_state *s, mask where, real factor, scalar tolerance) {
   const real tol = ALL(tolerance), share = factor * (tol * lane_sqrt(tol)), promised = -expected_change(s);
-  const mask asks = lane_and(where, lane_lt(share * slopes_at(s, 1), promised)); /* mostly that is enough */
+  const mask asks = lane_and(where, lane_lt(share * slopes_of_states(s, 1), promised)); /* mostly that is enough */
   return lane_any(asks) ? lane_and(asks, lane_lt(share * slopes_of_costs(s), promised)) : asks;
 }
 
