@@ -60,3 +60,16 @@ def test_gradients_are_those_of_the_other_form():
             torch.autograd.grad(sol.u.square().sum() + sol.x[:, -1, 0].sum() + sol.cost.sum(), weight)[0]
         )
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("method", ["ddp", "interior_point"])
+@pytest.mark.parametrize("weight", [1e-6, 1.0, 1e6])
+def test_what_was_spent_before_changes_neither_controls_nor_passes_by_much(method, weight):
+    """It is a constant of the cost, and no size of what that varies by; nor is rounding of it a gap to be closed."""
+    x0 = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).repeat(5, 1)
+    x0[:, 2] = torch.tensor([0.0, 1e3, -1e4, 1e6, 1e9])
+    mpc = oscillator("state").MPC(method=method, on_unconverged="raise")
+    sol = mpc(x0, weight=torch.tensor(weight, dtype=torch.float64))
+    expected = solved("sum")[0].u[0]
+    torch.testing.assert_close(sol.u, expected.expand_as(sol.u), rtol=0, atol=2e-5)
+    assert sol.iterations.max() <= sol.iterations[0] + 2

@@ -79,6 +79,18 @@ def test_a_state_that_only_accumulates_cost_does_so_of_every_iterate():
     assert gap[:, 2].abs().max() < 1e-13
 
 
+def test_what_such_a_state_begins_with_changes_neither_controls_nor_their_gradients():
+    make = problems.van_der_pol
+    x0 = start(make).repeat(5, 1)
+    x0[:, 2] = torch.tensor([0.0, 1e3, -1e4, 1e6, 1e9])
+    floor = torch.full((5,), -0.4, dtype=torch.float64, requires_grad=True)
+    sol = module(make).MPC(on_unconverged="raise")(x0, floor_x1=floor)
+    (slope,) = torch.autograd.grad((sol.u * torch.linspace(1, 2, 50)[:, None]).sum(), floor)
+    torch.testing.assert_close(sol.u, sol.u[:1].expand_as(sol.u), rtol=0, atol=1e-6)
+    torch.testing.assert_close(slope, slope[:1].expand(5), rtol=1e-5, atol=0)
+    assert sol.iterations.max() <= sol.iterations[0] + 3
+
+
 def test_a_quadratic_cost_that_is_not_convex_has_its_minimum_on_the_rows():
     problem = mpcgen.Problem("hill", horizon=8)
     x = problem.state("x", lower=-1, upper=2)

@@ -76,6 +76,7 @@ def problem_text(
         "bounds_vary": int(any(not b.is_const for b in (*model.lower, *model.upper))),
         "stage_operations": operations,
         "small": int(operations <= SMALL_STAGE),
+        "only_cost": " || ".join(f"(i) == {i}" for i in _carried(kernels)),
         "row_sizes": row_sizes(kernels),
         "kept": _read_by(kernels, STEP, "kept"),
         "remembered": _read_by(kernels, REMEMBERED, "point"),
@@ -150,6 +151,11 @@ def _implicit(implicit: Implicit | None) -> dict[str, int | str] | None:
     }
 
 
+def _carried(kernels: Kernels) -> list[int]:
+    """Which states only accumulate cost."""
+    return [i for i, state in enumerate(kernels.model.states) if str(state.value) in kernels.carried]
+
+
 def row_sizes(kernels: Kernels) -> dict[str, object] | None:
     """Numbers of rows by group, and what is known of them beforehand; None without constraints."""
     model = kernels.model
@@ -157,7 +163,7 @@ def row_sizes(kernels: Kernels) -> dict[str, object] | None:
         return None
     rows = model.path_rows + model.terminal
     varying = (*rows.lower, *rows.upper, *rows.linear, *rows.quadratic)
-    carried = [i for i, state in enumerate(model.states) if str(state.value) in kernels.carried]
+    carried = _carried(kernels)
     reached = [value for i, value in enumerate(model.next_state) if i not in carried]
     return {
         "mixed": len(model.mixed),
@@ -165,7 +171,6 @@ def row_sizes(kernels: Kernels) -> dict[str, object] | None:
         "terminal": len(model.terminal),
         "soft": int(model.has_soft_rows),
         "vary": int(any(not value.is_const for value in varying)),
-        "only_cost": " || ".join(f"(i) == {i}" for i in carried),
         "quadratic": any(function.name == PULLBACK for function in kernels.functions),
         "linear": int(
             not (model.substeps and model.substeps.implicit)

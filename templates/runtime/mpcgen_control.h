@@ -2,6 +2,7 @@
 #ifndef MPCGEN_CONTROL_H
 #define MPCGEN_CONTROL_H
 
+#include "mpcgen_little_moves.h"
 #include "mpcgen_outcome.h"
 #include "mpcgen_sweeps.h"
 
@@ -52,7 +53,7 @@ INLINE real unless_chaotic(const solver_state *s, real change) {
  * where that is most. */
 INLINE real slopes_of_states(const solver_state *s, int t) {
   real sum = ALL(0);
-  EACH(i, NX) sum += lane_abs(s->costate[t * NX + i]) * lane_max(lane_abs(s->x[t * NX + i]), ALL(1));
+  EACH(i, NX) sum += slope_of(i, s->costate[t * NX + i], s->x[t * NX + i]);
   return sum;
 }
 RARE real slopes_of_costs(const solver_state *s) {

@@ -6,6 +6,7 @@
 #define MPCGEN_INTERIOR_POINT_SWEEP_H
 
 #include "mpcgen_interior_point_row_step.h"
+#include "mpcgen_little_moves.h"
 
 #define COST_IN_UNITS R(CONSTRAINED ? 1000 : 100) /* of the first trajectory: what makes a barrier of one a mild one */
 #define RESTORATION_SHIFT R(1e-3)
@@ -133,9 +134,6 @@ INLINE void keep_hessian(const real *from, reals to) {
 #endif
 }
 
-/* What a state's slope is worth where the state moves by its size, or by one. */
-INLINE real slope_of(real costate, real x) { return lane_abs(costate) * lane_max(lane_abs(x), ALL(1)); }
-
 /* Takes over the costates of a trajectory where they are wanted, notes dL/dx, and turns the offset of the value
  * function from that of lambda_t as the sweep has it to that of the iterate's. */
 INLINE void meet_costates(barrier_state *s, int t, int adopts, value_model *value) {
@@ -155,7 +153,7 @@ INLINE void meet_costates(barrier_state *s, int t, int adopts, value_model *valu
     s->offset[at] = value->offset[i];
     largest = lane_max(lane_abs(residual), largest);
     size += lane_abs(costate);
-    slope += slope_of(costate, x[i]);
+    slope += slope_of(i, costate, x[i]);
     overflow += ALL(0) * found; /* NaN where one is not finite */
   }
   if (t > 0) { /* what has no derivative at x_0 only has not reached a control */
@@ -300,7 +298,7 @@ SWEEP_FUNCTION void first_costates(barrier_state *s, mask where) {
       const real costate = t > 0 ? costate_of(s, s->costate[at], value->costate[i]) : value->costate[i];
       s->costate[at] = lane_select(where, costate, s->costate[at]);
       value->costate[i] = costate;
-      slope += slope_of(costate, path_at(s, t)[i]);
+      slope += slope_of(i, costate, path_at(s, t)[i]);
     }
     if (t == 0) break;
     slopes = lane_max(slope, slopes);

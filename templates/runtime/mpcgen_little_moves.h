@@ -1,4 +1,5 @@
-/* What little moves of states and controls are worth by the curvature of the cost: the least that counts as a size of costs.
+/* What little moves of states and controls are worth by the curvature of the cost: the least that counts as a size of costs. And
+ * what moves as large as states are worth by slopes, the most.
  *
  * Weights of rows stand beside that curvature, and tolerances ask for as many digits as it has. At rest at a goal the cost itself
  * is next to nothing, and says nothing of either. */
@@ -9,6 +10,12 @@
 
 #define LITTLE_MOVE R(1e-2) /* of a state */
 enum { SAMPLED_STAGES = 3 };
+
+/* What a costate says that the costs vary by where its state i moves by its size, or by one. States that only accumulate cost do
+ * not count: most of one may be what it began with, which is a constant, and the others' costates say what the rest varies by. */
+INLINE real slope_of(int i, real costate, real x) {
+  return ONLY_COST(i) ? ALL(0) : lane_abs(costate) * lane_max(lane_abs(x), ALL(1));
+}
 
 /* What little moves are worth: the most of any; and their sum over the stages, those that are not looked at counted as the others. */
 typedef struct {

@@ -292,7 +292,7 @@ typedef struct {
 /* A stage's slopes times the moves. */
 INLINE real slopes_of_stage(stored_reals x, stored_reals u, stored_reals theta, stored_reals theta_t, const stage_model *q) {
   real sum = ALL(0);
-  EACH(i, NX) sum += lane_abs(q->costate[i]) * lane_max(lane_abs(x[i]), ALL(1));
+  EACH(i, NX) sum += slope_of(i, q->costate[i], x[i]);
   for (int i = 0; i < NU; i++) {
     const real move = little_control(x, u, theta, theta_t, i) / LITTLE_MOVE, slope = lane_abs(q->gradient_u[i]);
     const real size = lane_max(lane_select(lane_finite(move), move, ALL(0)), lane_abs(u[i]));
@@ -311,7 +311,7 @@ OUTLINED worth_of_costs find_worth(sensitivity_state *s, int all) {
   s->sweep = COST_ALONE;
   last_differential(s, 0, &s->value);
   note_worth(&worth, worth_of_states(s->value.hessian), ALL(1));
-  EACH(i, NX) slopes += lane_abs(s->value.costate[i]) * lane_max(lane_abs(last[i]), ALL(1));
+  EACH(i, NX) slopes += slope_of(i, s->value.costate[i], last[i]);
   zero_reals(s->value.hessian, NXX);
   zero_reals(s->value.costate, NX);
   zero_reals(s->value.offset, NX);
