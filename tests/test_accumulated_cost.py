@@ -12,7 +12,7 @@ DT = 0.1
 
 
 @functools.cache
-def oscillator(form):
+def oscillator(form, **options):
     """Van der Pol's by Euler's method, where both forms have the same cost: "sum", or "state"."""
     problem = mpcgen.Problem(f"oscillator_{form}", horizon=30)
     x1, x2 = problem.states("x1 x2")
@@ -26,7 +26,7 @@ def oscillator(form):
         spent = problem.state("spent")
         problem.dynamics, problem.stage_cost = [*dynamics, spent + cost], 0
         problem.terminal_cost = weight * spent
-    return mpcgen.compile(problem, progress=False)
+    return mpcgen.compile(problem, progress=False, **options)
 
 
 def solved(form, **options):
@@ -73,3 +73,20 @@ def test_what_was_spent_before_changes_neither_controls_nor_passes_by_much(metho
     expected = solved("sum")[0].u[0]
     torch.testing.assert_close(sol.u, expected.expand_as(sol.u), rtol=0, atol=2e-5)
     assert sol.iterations.max() <= sol.iterations[0] + 2
+
+
+@pytest.mark.parametrize("hessian", ["exact", "gauss_newton"])
+def test_a_warp_takes_the_same_passes_and_finds_the_same_gradients(hessian):
+    x0 = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.5, 0.0], [1.5, 1.0, 0.0]], dtype=torch.float64)
+    warp = oscillator("state", targets=("cuda-host",), cuda_kernel="warp", dtypes="float64")
+    passes, gradients = [], []
+    for module in (oscillator("state"), warp):
+        weight = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+        start = x0.clone().requires_grad_()
+        sol = module.MPC(hessian=hessian, gradient=hessian, on_unconverged="raise")(start, weight=weight)
+        passes.append(sol.iterations.tolist())
+        gradients.append(
+            torch.autograd.grad(sol.u.square().sum() + sol.x.sum() + sol.cost.sum(), (start, weight))
+        )
+    assert passes[1] == passes[0]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-8, atol=1e-10)

@@ -28,6 +28,9 @@ typedef struct {
 #endif
 #ifndef ONLY_COST
 #define ONLY_COST(i) 0
+#define ACCUMULATES 0
+#else
+#define ACCUMULATES 1
 #endif
 /* One with implicit steps says so. */
 #ifndef IMPLICIT

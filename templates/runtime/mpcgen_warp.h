@@ -94,25 +94,36 @@ FUNCTION void team_square(const value_model *value, team_memory *m) {
 }
 
 #if !CONSTRAINED
-/* Expands all stages, a lane each, and the last one. The Hessians are the cost's, and the models' gradients lack
- * F' lambda_{t+1}, which team_products adds; with a positive weight, the Lagrangian's of cost + weight lambda'f. These
- * need the costates, and those F: all is expanded twice. Returns whether the gradients are complete. */
-FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_model *value) {
+/* Expands the last stage. */
+FUNCTION void team_expand_last(const team_path *p, team_memory *m, value_model *value) {
   const int last = p->horizon;
-  TEAM_FOR(t, last)
-    stage_derivatives_gauss_newton(p->x + t * NX, p->u + t * NU, p->theta, stage_row(p->theta_stage, p->rows, t),
-                                   NO_COSTATE, team_model(m, t));
   TEAM_LEADER terminal_expand(p->x + last * NX, p->theta, stage_row(p->theta_stage, p->rows, last), value->hessian,
                               value->costate);
   team_meet();
   TEAM_FOR(i, NX) p->costate[last * NX + i] = value->costate[i];
   team_square(value, m);
+}
+
+/* Expands all stages, a lane each, and the last one. The Hessians are the cost's, and the models' gradients lack
+ * F' lambda_{t+1}, which team_products adds; with a positive weight, the Lagrangian's of cost + weight lambda'f. These
+ * need the costates, as does what states accumulate of cost, and those F: all is expanded twice. Returns whether the gradients
+ * are complete. */
+FUNCTION int team_expand(const team_path *p, real weight, team_memory *m, value_model *value) {
+  const int last = p->horizon;
+  TEAM_FOR(t, last)
+    stage_derivatives_gauss_newton(p->x + t * NX, p->u + t * NU, p->theta, stage_row(p->theta_stage, p->rows, t),
+                                   NO_COSTATE, team_model(m, t));
+  team_expand_last(p, m, value);
 #if !LINEAR_DYNAMICS
-  if (weight > 0) {
+  if (ACCUMULATES || weight > 0) {
     team_costates(p, m);
-    TEAM_FOR(t, last)
-      stage_derivatives_exact(p->x + t * NX, p->u + t * NU, p->theta, stage_row(p->theta_stage, p->rows, t), &weight,
-                              &p->costate[(t + 1) * NX], team_model(m, t));
+    TEAM_FOR(t, last) {
+      const reals x = p->x + t * NX, u = p->u + t * NU, theta_t = stage_row(p->theta_stage, p->rows, t);
+      if (weight > 0)
+        stage_derivatives_exact(x, u, p->theta, theta_t, &weight, &p->costate[(t + 1) * NX], team_model(m, t));
+      else
+        stage_derivatives_gauss_newton(x, u, p->theta, theta_t, &p->costate[(t + 1) * NX], team_model(m, t));
+    }
     team_meet();
     return 1;
   }

@@ -379,7 +379,7 @@ FUNCTION void team_expand_differentials(team_differential_state *d) {
     d->costates = FOLLOWED_BY_LEADER;
   } else {
     team_find_costates(s, d->complete, d->m);
-    team_expand(&path, 0, d->m, &s->value); /* the last stage again; the others are next, with these costates */
+    team_expand_last(&path, d->m, &s->value); /* again; the others are next, with these costates */
     team_expand_stages(s, d->exact, 1, d->m);
   }
   d->complete = 1;
