@@ -94,6 +94,27 @@ def test_the_preprocessor_knows_no_name_that_is_not_reserved(tmp_path):
     assert not kept, "add them to mpcgen/codegen/c_words.py"
 
 
+def test_headers_of_one_unit_name_no_functions_alike():
+    """Of those in a set a unit has one, or C++ tells their functions apart by the arguments."""
+    alternatives = (
+        {"thread_kernels", "warp_kernels"},
+        {"interleaved", "lane"},
+        {"arrays", "network_memory"},
+        {"interior_point_sweep", "warp_differentials"},
+        {"launch", "shim", "shim_warp"},
+        {"alone", "batch", "cuda", "parallel", "stage_equations"},
+        {"implicit", "runge_kutta"},
+    )
+    definition = re.compile(r"^[A-Z][\w *]*?\b([a-z]\w*)\([^;{}#]*\) \{", re.MULTILINE)
+    headers = {}
+    for path in HEADER_FOLDER.glob("mpcgen_*.h"):
+        for name in definition.findall(path.read_text()):
+            headers.setdefault(name, set()).add(path.stem.removeprefix("mpcgen_"))
+    assert headers["slopes_of_costs"] == {"control"}
+    clashes = {n: h for n, h in headers.items() if len(h) > 1 and not any(h <= some for some in alternatives)}
+    assert not clashes
+
+
 def test_a_name_stays_itself_where_it_collides_with_nothing():
     names = _Names(RESERVED)
     kept = ["x", "floor", "fmax", "_x", "x__", "M", "C_0_0", "E1", "LANE"]
