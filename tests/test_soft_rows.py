@@ -116,7 +116,9 @@ def test_the_multiplier_of_a_soft_equality_is_at_most_its_price():
     torch.testing.assert_close(dual[beyond], 0.05 * excess[beyond].sign(), rtol=0, atol=1e-6)
 
 
-def test_a_price_above_the_multiplier_makes_a_row_hard_and_so_does_an_infinite_one():
+@functools.cache
+def soft_limit():
+    """A mass whose way is limited at a price of 1 / softness a stage."""
     problem = mpcgen.Problem("soft_limit", horizon=10)
     softness = problem.parameter("softness", default=0.0)
     x, v = problem.states("x v")
@@ -125,7 +127,11 @@ def test_a_price_above_the_multiplier_makes_a_row_hard_and_so_does_an_infinite_o
     problem.stage_cost = (x - 2) ** 2 + u**2 / 10
     problem.terminal_cost = (x - 2) ** 2 + v**2
     problem.constraint("limit", x, upper=0.5, soft=1 / softness)
-    sol = compiled(problem).MPC(tol=1e-9)(
+    return compiled(problem)
+
+
+def test_a_price_above_the_multiplier_makes_a_row_hard_and_so_does_an_infinite_one():
+    sol = soft_limit().MPC(tol=1e-9)(
         torch.zeros(3, 2, dtype=torch.float64), softness=number([0.0, 1e-3, 1.0])
     )
     assert sol.violation[0] <= 1e-9 and sol.x[0, :, 0].max() <= 0.5 + 1e-9
@@ -133,6 +139,18 @@ def test_a_price_above_the_multiplier_makes_a_row_hard_and_so_does_an_infinite_o
     torch.testing.assert_close(sol.duals["limit"][1], sol.duals["limit"][0], rtol=0, atol=1e-5)
     assert sol.x[2, :, 0].max() > 0.6
     assert sol.rows["limit"].soft[:, 0, 0].tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("price", [1e4, 1e6])
+def test_a_start_beyond_a_limit_takes_less_than_twice_the_passes_however_dear_that_is(price):
+    """What the rows cost at first is part of the unit of the cost."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(64, 2, generator=generator, dtype=torch.float64) * number([1.0, 0.3]) + number(
+        [2.0, 0.0]
+    )
+    mpc = soft_limit().MPC(on_unconverged="raise")
+    cheap, dear = mpc(x0, softness=number(1.0)), mpc(x0, softness=number(1 / price))
+    assert dear.iterations.double().mean() <= 2 * cheap.iterations.double().mean()
 
 
 @functools.cache

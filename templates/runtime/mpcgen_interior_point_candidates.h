@@ -70,7 +70,7 @@ OUTLINED void end_evaluation(barrier_state *s, const candidate_sums *of_stages) 
   add_cost(&sums, cost);
   evaluation e = {
       {sums.cost, sums.cost_scale, sums.gap, sums.largest_gap, ALL(0), sums.gap, sums.largest_gap, ALL(0), ALL(0),
-       sums.largest_state},
+       sums.largest_state, ALL(0)},
       sums.logs,
   };
 #if CONSTRAINED
@@ -196,6 +196,7 @@ INLINE void select_point(barrier_point *to, const barrier_point *from, mask wher
   to->squares = lane_select(where, from->squares, to->squares);
   to->jumps = lane_select(where, from->jumps, to->jumps);
   to->violation = lane_select(where, from->violation, to->violation);
+  to->charge = lane_select(where, from->charge, to->charge);
   to->surcharge = lane_select(where, from->surcharge, to->surcharge);
   to->logs = lane_select(where, from->logs, to->logs);
   to->largest_state = lane_select(where, from->largest_state, to->largest_state);

@@ -110,6 +110,7 @@ INLINE real evaluate_excess(const barrier_state *s, const row_price *price, mask
   const real cost = where_on(soft, price_of(price, lane_max(beyond, ALL(0))));
   p->cost += cost;
   p->cost_scale += cost;
+  p->charge += cost;
   p->surcharge += where_on(soft, price_of(price, found)) - cost;
   add_logarithms(logs, lane_select(soft, found, ALL(1)), ALL(1));
   return where_on(soft, found);

@@ -106,6 +106,7 @@ typedef struct {
   real surcharge;         /* what the excesses of soft rows would cost beyond the cost of what the rows exceed */
   real logs;              /* sum of the logarithms of the slacks, those of controls in their units */
   real largest_state;
+  real charge;            /* what soft rows cost by what they exceed their bounds by: part of the cost */
 } barrier_point;
 
 /* What a backward sweep finds at the accepted trajectories; in the problem's units but for D, the control's. */
@@ -366,9 +367,11 @@ INLINE mask unplaced(const barrier_state *s) {
 }
 
 /* The size of the costs, of which constants are no part: no more than what they vary by where states move by their sizes or by
- * one, by slopes, which are costates, and by curvature. What is no number is not less, which lane_min's second is. */
+ * one, by slopes, which are costates, and by curvature; and what soft rows cost, which is never constant, and which costates say
+ * nothing of before there are multipliers. What is no number is not less, which lane_min's second is. */
 INLINE real size_of_costs(const barrier_state *s) {
-  return lane_min(s->summary.slopes + s->lanes.curvature, s->point.cost_scale);
+  const real charge = SOFT_ROWS ? s->point.charge : ALL(0);
+  return lane_min(s->summary.slopes + s->lanes.curvature, s->point.cost_scale - charge) + charge;
 }
 
 /* A sum of logarithms, as that of their product: fraction 2^exponent. */
