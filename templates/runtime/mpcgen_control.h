@@ -9,6 +9,9 @@
 #define ARMIJO R(0.05) /* share of the promised change that a step must bring: less lets far steps leave the basin */
 #define KEPT R(0.9)   /* share of what the model promises that the first step has to bring, */
 #define MISSED R(0.4) /* or share of the cost that it comes to by which it may miss that */
+#define LEFT R(0.4)   /* share of the cost: where the first model promises to leave less, */
+#define LIKELY R(0.1) /* and controls nearer the middle of their range bring this share to first order, these come first */
+#define FAR R(0.2)    /* if its step goes so far, of the range in root mean square */
 #define SHORTEST_STEP R(1e-3)
 #define LEAST_SHARE R(0.1) /* of the way to a candidate: below it the step is wrong, rather than too long */
 /* Of regularisation, as shares of Quu. */
@@ -186,7 +189,7 @@ FUNCTION void note_troubles(solver_state *s, mask accepted, mask refused) {
  * not. Linear-quadratic problems have one minimum, and nearly linear models nothing that a shorter step would be better for. */
 INLINE mask is_known(const solver_state *s) {
   if (LINEAR_QUADRATIC) return lane_all();
-  const mask exempt = lane_or(lane_more(s->lanes.iterations, ALL_COUNTS(0)), is_unbent(s));
+  const mask exempt = lane_or(lane_not(s->lanes.fresh), is_unbent(s));
   const real promised = s->length * (s->summary.slope + s->length * s->summary.bend), change = s->cost - s->lanes.cost;
   const mask kept = lane_le(change, KEPT * promised + rounding(s));
   return lane_or(exempt, lane_or(kept, lane_le(change - promised, MISSED * s->cost_scale)));
@@ -198,15 +201,19 @@ FUNCTION mask accept_candidates(solver_state *s) {
   const mask stepped = lane_and(iterating(s), lane_not(lanes->overflowed));
   if (LINEAR_QUADRATIC && !(s->barrier > 0)) find_share(s, stepped);
   const mask falls = lane_le(s->cost - lanes->cost, ARMIJO * lane_min(s->promise, ALL(0)) + rounding(s));
-  const mask better = lane_and(falls, is_known(s));
+  const mask centring = lane_and(stepped, lanes->centring);
+  const mask cheaper = lane_and(centring, lane_lt(s->cost, lanes->cost));
+  const mask better = lane_or(cheaper, lane_and(falls, lane_and(is_known(s), lane_not(centring))));
   const mask good = lane_and(stepped, lane_and(lane_finite(s->cost), better));
-  const mask refused = lane_and(stepped, lane_not(good));
+  const mask refused = lane_and(stepped, lane_not(lane_or(good, centring)));
   const mask accepted = lane_or(good, lane_and(lanes->busy, lanes->begins));
   lanes->iterations -= stepped;
   lanes->unmoved = lane_and(lanes->unmoved, lane_not(lane_and(good, lane_finite(lanes->cost))));
   note_troubles(s, good, refused);
   lower_regularisation(s, lane_and(good, lane_not(lanes->refused)));
   refuse(s, refused);
+  lanes->fresh = lane_and(lanes->fresh, lane_or(centring, lane_not(stepped)));
+  lanes->centring = lane_none();
   lanes->refused = lane_or(refused, lane_and(lanes->refused, lane_not(accepted)));
   s->length = lane_select(accepted, ALL(1), s->length);
   lanes->cost = lane_select(accepted, s->cost, lanes->cost);
@@ -366,6 +373,55 @@ INLINE void keep_residual(solver_state *s) {
   s->summary.residual = lane_select(lanes->certifying, lanes->best_residual, s->summary.residual);
 }
 
+/* Half of the way from a control to the middle of its range; not finite if it has none. */
+INLINE real half_way(real u, real lower, real upper) { return R(0.5) * (R(0.5) * (lower + upper) - u); }
+
+/* Where the step goes far, and controls half way to the middle of their range promise to cost less. */
+RARE mask is_off_centre(const solver_state *s) {
+  real slope = ALL(0), step = ALL(0);
+  for (int t = 0; t < s->horizon; t++) {
+    real lower[NU], upper[NU];
+    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
+    for (int i = 0; i < NU; i++) {
+      const real half = half_way(s->u[t * NU + i], lower[i], upper[i]), range = upper[i] - lower[i];
+      const real unit = lane_select(lane_lt(ALL(0), range), range, ALL(1));
+      slope += s->gradient[t * NU + i] * half;
+      step += (s->step[t * NU + i] / unit) * (s->step[t * NU + i] / unit);
+    }
+  }
+  const mask wide = lane_le(ALL(FAR * FAR * (scalar)(s->horizon * NU)), step);
+  return lane_and(lane_lt(slope, -LIKELY * s->lanes.cost), lane_and(wide, lane_finite(slope)));
+}
+
+/* Puts those controls in the place of the policy. */
+RARE void put_half_way(solver_state *s, mask where) {
+  for (int t = 0; t < s->horizon; t++) {
+    real lower[NU], upper[NU];
+    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
+    for (int i = 0; i < NU; i++) {
+      const real half = half_way(s->u[t * NU + i], lower[i], upper[i]);
+      s->step[t * NU + i] = lane_select(where, half, s->step[t * NU + i]);
+    }
+    for (int i = t * NU * NX; i < (t + 1) * NU * NX; i++) s->gain[i] = lane_select(where, ALL(0), s->gain[i]);
+  }
+}
+
+/* Before the first step. A model that promises that next to nothing of the cost is left, by a step over much of the range, says
+ * that the controls of the call are far from any solution, and may be wrong of the basin, too. From nearer the middle of the
+ * range it knows more. So where it says that they cost less, too, these controls are the first candidate. A model that is nearly
+ * linear says so of any. */
+INLINE void centre(solver_state *s, mask open) {
+  const lane_progress *lanes = &s->lanes;
+  const mask first = lane_and(open, lane_and(lanes->begins, lanes->fresh));
+  if (LINEAR_QUADRATIC || s->barrier > 0 || !lane_any(first)) return;
+  const mask nothing_left = lane_lt(lanes->cost + expected_change(s), LEFT * lanes->cost);
+  const mask sure = lane_and(lane_lt(ALL(0), lanes->cost), lane_and(nothing_left, lane_not(is_unbent(s))));
+  const mask asks = lane_and(first, sure);
+  if (!lane_any(asks)) return;
+  s->lanes.centring = lane_and(asks, is_off_centre(s));
+  if (lane_any(s->lanes.centring)) put_half_way(s, s->lanes.centring);
+}
+
 /* Whether box-DDP is the method for a lane: not where troubles prevail, or small steps are many; nor where after the
  * passes that most problems take the model is so nearly linear that all controls go to their bounds. Of linear-quadratic
  * problems that model is exact, and box-DDP the method for all but those that grow until rollouts get out of hand. */
@@ -433,6 +489,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   if (s->hands_over) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
   give_up(s, &v, lane_and(going, lane_or(stuck, is_hopeless(s))), lane_and(lane_or(small, at_limit), lane_not(restless)));
+  centre(s, v.open);
   lanes->begins = lanes->unguided = lane_none();
   return v.status;
 }

@@ -184,6 +184,8 @@ FUNCTION void begin_problem(solver_state *s, const solve_arguments *a, int k, in
   lane_mark(&lanes->weighed, k, 0);
   lane_mark(&lanes->overflowed, k, 0);
   lane_mark(&lanes->refused, k, 0);
+  lane_mark(&lanes->fresh, k, !is_later_run(a));
+  lane_mark(&lanes->centring, k, 0);
   lane_mark(&lanes->cautious, k, 0);
   lane_mark(&lanes->unmoved, k, 0);
   lane_recount(&lanes->last, k, a->max_iterations);
