@@ -14,6 +14,7 @@ enum { SAMPLED_STAGES = 3 };
 /* What a costate says that the costs vary by where its state i moves by its size, or by one. States that only accumulate cost do
  * not count: most of one may be what it began with, which is a constant, and the others' costates say what the rest varies by. */
 INLINE real slope_of(int i, real costate, real x) {
+  (void)i; /* where none only accumulates cost */
   return ONLY_COST(i) ? ALL(0) : lane_abs(costate) * lane_max(lane_abs(x), ALL(1));
 }
 

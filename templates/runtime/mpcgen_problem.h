@@ -163,12 +163,12 @@ INLINE piece piece_of(const aliased_scalar *from, size_t stride) {
 /* Writes a lane's numbers, one after the other. */
 OUTLINED void store_row(scalar *destination, in_reals source, int lane, size_t count) {
 #if LANES > 1
-  size_t i = 0;
-  KEEP_LOOP for (; i + PIECE <= count; i += PIECE) {
+  const size_t whole = count - count % PIECE;
+  KEEP_LOOP for (size_t i = 0; i < whole; i += PIECE) {
     const piece numbers = piece_of((const aliased_scalar *)(source + i) + lane, LANES);
     memcpy(destination + i, &numbers, sizeof numbers);
   }
-  KEEP_LOOP for (; i < count; i++) destination[i] = lane_get(source + i, lane);
+  KEEP_LOOP for (size_t i = whole; i < count; i++) destination[i] = lane_get(source + i, lane);
 #else
   TEAM_FOR(i, count) destination[i] = lane_get(source + i, lane);
 #endif
