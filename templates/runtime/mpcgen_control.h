@@ -410,7 +410,7 @@ RARE void put_half_way(solver_state *s, mask where) {
  * that the controls of the call are far from any solution, and may be wrong of the basin, too. From nearer the middle of the
  * range it knows more. So where it says that they cost less, too, these controls are the first candidate. A model that is nearly
  * linear says so of any. */
-INLINE void centre(solver_state *s, mask open) {
+INLINE void begin_half_way(solver_state *s, mask open) {
   const lane_progress *lanes = &s->lanes;
   const mask first = lane_and(open, lane_and(lanes->begins, lanes->fresh));
   if (LINEAR_QUADRATIC || s->barrier > 0 || !lane_any(first)) return;
@@ -489,7 +489,7 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   if (s->hands_over) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
   give_up(s, &v, lane_and(going, lane_or(stuck, is_hopeless(s))), lane_and(lane_or(small, at_limit), lane_not(restless)));
-  centre(s, v.open);
+  begin_half_way(s, v.open);
   lanes->begins = lanes->unguided = lane_none();
   return v.status;
 }

@@ -25,7 +25,7 @@ typedef struct {
   mask overflowed;      /* the last sweep's model overflowed, and its policy is not to be rolled out */
   mask refused;         /* the last step was refused */
   mask fresh;           /* in its first run, none of its steps has been judged yet */
-  mask centring;        /* its candidate has controls half way to the middle of their range: see centre */
+  mask centring;        /* its candidate has controls half way to the middle of their range: see begin_half_way */
   mask unmoved;         /* begins at a solution of the interior point's, and has made no step from it yet */
   mask cautious;        /* since the last accepted step, one with second derivatives was refused, or overflowed */
   mask doubts, weighed; /* constants may be most of its cost; and its last sweep was to find that out: see size_of_cost */
