@@ -15,7 +15,7 @@
 #define SHORTEST_STEP R(1e-3)
 #define LEAST_SHARE R(0.1) /* of the way to a candidate: below it the step is wrong, rather than too long */
 /* Of regularisation, as shares of Quu. */
-#define FIRST_REGULARISATION R(0.1) /* less hardly shortens a step */
+#define FIRST_REGULARISATION R(LINEAR_QUADRATIC ? 1e-3 : 0.1) /* less hardly shortens a step; one with an exact model is for rounding */
 #define LARGEST_REGULARISATION R(1e10)
 /* The most weight of the dynamics' second derivatives, by the relative change d of the cost that the model promises:
  * none where d > FAR_FROM_SOLUTION, else 1 - RISE d, but at least PART_WAY; NEARLY_ALL and above are one, so that what
