@@ -84,12 +84,13 @@ class Derivation(Symbols):
 
     def functions(self) -> tuple[Function, ...]:
         """All functions of the model, in the order of the text."""
+        dynamics = self._stage_dynamics()
         return (
-            self._stage_dynamics(),
+            dynamics,
             self._terminal_cost(),
             stage_bounds(self),
             self._terminal_expand(),
-            *with_remembering(self, tuple(self._stage_models()), self._stage_dynamics()),
+            *with_remembering(self, tuple(self._stage_models()), dynamics),
             self._stage_tangent(),
             *self._stage_step(),
             *self._pullbacks(),
