@@ -121,6 +121,23 @@ def test_others_have_none(options):
     assert "stage_pullback" not in bounded(**options)
 
 
+def test_the_adjoint_of_a_stage_is_the_gradient_of_its_lagrangian():
+    x, u, price, bound, row = sp.symbols("x u price bound row")
+    options = {"row": lambda x, u: x * u**2, "next_state": lambda x, u: sp.sin(x * u) + x}
+    function = bounded(**options)["stage_adjoint"]
+    lagrangian = x**2 + u**2 + price * options["next_state"](x, u) + row * x * u**2 + bound * x
+    numbers = {x: 0.3, u: -0.7, price: 1.1, row: -0.4, bound: 0.6}
+    symbols = {group.name: group.symbols for group in function.inputs}
+    read = (*symbols["x"], *symbols["u"], *symbols["costate"], *symbols["dual"])
+    values = dict(zip(read, (numbers[name] for name in (x, u, price, row, bound)), strict=True))
+    expected = [float(sp.diff(lagrangian, name).subs(numbers)) for name in (x, u)]
+    assert evaluate(function.expressions(), values) == pytest.approx(expected, rel=1e-14)
+
+
+def test_a_problem_without_constraints_has_no_adjoint():
+    assert "stage_adjoint" not in {function.name for function in steps().derived.functions}
+
+
 def test_a_derivation_that_writes_something_else_is_a_bug_that_says_so():
     symbols = Symbols(steps().graph)
     with pytest.raises(InternalError, match=r"terminal_cost writes \{'cost': 1\}.*made \{'costs': 0\}"):

@@ -47,7 +47,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "arm", "3dc0d027f8490392a092529f568c370a8df6841afef2ea7fcb5e42532d22deb5"),
+    library=load(__file__, "arm", "1e361db28671f88d7ce73be81761e23713f713f437ce78f51f2d6a0fa24d29ca"),
     horizon=20,
     states=('angle_1', 'angle_2', 'angle_3', 'angle_4', 'angle_5', 'angle_6', 'rate_1', 'rate_2', 'rate_3', 'rate_4', 'rate_5', 'rate_6'),
     controls=('torque_1', 'torque_2', 'torque_3', 'torque_4', 'torque_5', 'torque_6'),

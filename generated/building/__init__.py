@@ -30,7 +30,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "building", "7e9d96815fcf2d168b94175129fee251bc7840c24a5e39b29535882330ac4e58"),
+    library=load(__file__, "building", "6b3c7798e2c16d5b3c3df86a5d6761bc12d8e603bf97102e6167a1251a4173c0"),
     horizon=48,
     states=('air', 'wall'),
     controls=('heat',),

@@ -19,6 +19,7 @@
  *   terminal_expand                        0
  *   stage_expand_gauss_newton             66
  *   stage_tangent                         68
+ *   stage_adjoint                         74
  *   stage_gradient                       341
  *   terminal_gradient                      0
  *   bounds_gradient                        0
@@ -65,6 +66,7 @@
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
 #define NREMEMBERED 0 /* what a stage's rollout leaves for its model */
 #define NKEPT 0 /* entries of df/d(x, u) that a sweep keeps for the step after it */
+#define HAS_ADJOINT 1 /* the gradients of a stage's Lagrangian are a function of their own */
 #define LINEAR_CONSTRAINTS 1 /* whether rows and dynamics are linear: a least violation is then the least */
 #define FLAT_COSTS 0 /* whether costs are linear in states and controls */
 
@@ -151,14 +153,14 @@ FUNCTION void prepare_parameters(in_reals restrict theta, out_reals restrict pre
   prepared[6] = R(1) - t24 + t30 + t38 + t37 - t39 * outside - t40; /* fixed_6 */
   prepared[7] = t3 + t8 + t14 + t20; /* fixed_7 */
   prepared[8] = t27 + t33 + t36; /* fixed_8 */
-  prepared[9] = t0 * t0; /* fixed_9 */
-  prepared[10] = R(0.5) * t1; /* fixed_10 */
-  prepared[11] = R(0.25) * t0; /* fixed_11 */
-  prepared[12] = R(0.25) * t1; /* fixed_12 */
-  prepared[13] = R(0.5) * t0; /* fixed_13 */
-  prepared[14] = t1 * t1; /* fixed_14 */
-  prepared[15] = t2 * t2; /* fixed_15 */
-  prepared[16] = R(2) * decline; /* fixed_16 */
+  prepared[9] = R(2) * decline; /* fixed_9 */
+  prepared[10] = t0 * t0; /* fixed_10 */
+  prepared[11] = R(0.5) * t1; /* fixed_11 */
+  prepared[12] = R(0.25) * t0; /* fixed_12 */
+  prepared[13] = R(0.25) * t1; /* fixed_13 */
+  prepared[14] = R(0.5) * t0; /* fixed_14 */
+  prepared[15] = t1 * t1; /* fixed_15 */
+  prepared[16] = t2 * t2; /* fixed_16 */
 }
 
 /* Next state f(x_t, u_t, theta_t) and cost of a stage. */
@@ -325,6 +327,54 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   d_next[1] = d_wall + R(0.08333333333333333) * t13; /* wall */
 }
 
+/* Gradients of the Lagrangian cost + lambda'f + dual'rows. */
+FUNCTION void stage_adjoint(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
+    stored_reals restrict theta_t, const real *restrict costate, const real *restrict dual, stage_model *restrict q) {
+  (void)state;
+  const real heat = control[0];
+  const real inside = theta[3];
+  const real outside = theta[4];
+  const real leak = theta[5];
+  const real fixed_0 = theta[8];
+  const real fixed_1 = theta[9];
+  const real fixed_2 = theta[10];
+  const real fixed_9 = theta[17];
+  const real price = theta_t[0];
+  const real lambda_air = costate[0];
+  const real lambda_wall = costate[1];
+  const real dual_path0 = dual[0];
+  const real t0 = R(0.08333333333333333) * lambda_wall;
+  const real t1 = t0 * fixed_1;
+  const real t2 = t1 * inside;
+  const real t3 = R(0.08333333333333333) * lambda_air;
+  const real t4 = t3 * fixed_0;
+  const real t5 = t4 * inside;
+  const real t6 = t2 - t4 * leak - t5;
+  const real t7 = R(0.16666666666666666) * lambda_wall;
+  const real t8 = t5 - (t1 * outside + t2);
+  const real t9 = (t7 + R(0.5) * t8) * fixed_1;
+  const real t10 = t9 * inside;
+  const real t11 = R(0.16666666666666666) * lambda_air;
+  const real t12 = (R(0.5) * t6 + t11) * fixed_0;
+  const real t13 = t12 * inside;
+  const real t14 = t10 - t12 * leak - t13;
+  const real t15 = t13 - (t9 * outside + t10);
+  const real t16 = (t7 + R(0.25) * t15) * fixed_1;
+  const real t17 = t16 * inside;
+  const real t18 = (t11 + R(0.25) * t14) * fixed_0;
+  const real t19 = t18 * inside;
+  const real t20 = t17 - t18 * leak - t19;
+  const real t21 = t19 - (t16 * outside + t17);
+  const real t22 = (t0 + R(0.25) * t21) * fixed_1;
+  const real t23 = t22 * inside;
+  const real t24 = (t3 + R(0.25) * t20) * fixed_0;
+  const real t25 = t24 * inside;
+  q->costate[0] = dual_path0 + lambda_air + t6 + t14 + t20 + t23 - t24 * leak - t25; /* air */
+  q->costate[1] = lambda_wall + t8 + t15 + t21 - t22 * outside - t23 + t25; /* wall */
+  const real t26 = R(0.5) * price;
+  q->gradient_u[0] = t4 + t12 + t18 + t24 + t26 * fixed_2 + fixed_9 * (t26 * heat); /* heat */
+}
+
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f + dual'rows) + d_lambda'f + d_dual'rows +
  * loss_cost (cost + lambda'f + dual'rows). */
 FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict control,
@@ -367,27 +417,27 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t2 = air - wall;
   const real t3 = weather - wall;
   const real t4 = inside * t2 + outside * t3;
-  const real t5 = wall + fixed_12 * t4;
+  const real t5 = wall + fixed_13 * t4;
   const real t6 = wall - air;
   const real t7 = weather - air;
   const real t8 = heat + inside * t6 + leak * t7;
-  const real t9 = air + fixed_11 * t8;
+  const real t9 = air + fixed_12 * t8;
   const real t10 = t5 - t9;
   const real t11 = weather - t9;
   const real t12 = heat + inside * t10 + leak * t11;
-  const real t13 = air + fixed_11 * t12;
+  const real t13 = air + fixed_12 * t12;
   const real t14 = t9 - t5;
   const real t15 = weather - t5;
   const real t16 = inside * t14 + outside * t15;
-  const real t17 = wall + fixed_12 * t16;
+  const real t17 = wall + fixed_13 * t16;
   const real t18 = t13 - t17;
   const real t19 = weather - t17;
   const real t20 = inside * t18 + outside * t19;
-  const real t21 = wall + fixed_10 * t20;
+  const real t21 = wall + fixed_11 * t20;
   const real t22 = t17 - t13;
   const real t23 = weather - t13;
   const real t24 = heat + inside * t22 + leak * t23;
-  const real t25 = air + fixed_13 * t24;
+  const real t25 = air + fixed_14 * t24;
   const real t26 = t21 - t25;
   const real t27 = weather - t25;
   const real t28 = loss_cost_ * lambda_wall + d_lambda_wall;
@@ -420,22 +470,22 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t55 = R(0.08333333333333333) * lambda_air;
   const real t56 = d_air - d_wall;
   const real t57 = t56 * inside - d_wall * outside;
-  const real t58 = d_wall + fixed_12 * t57;
+  const real t58 = d_wall + fixed_13 * t57;
   const real t59 = d_wall - d_air;
   const real t60 = d_heat + t59 * inside - d_air * leak;
-  const real t61 = d_air + fixed_11 * t60;
+  const real t61 = d_air + fixed_12 * t60;
   const real t62 = t58 - t61;
   const real t63 = d_heat + inside * t62 - leak * t61;
-  const real t64 = d_air + fixed_11 * t63;
+  const real t64 = d_air + fixed_12 * t63;
   const real t65 = t61 - t58;
   const real t66 = inside * t65 - outside * t58;
-  const real t67 = d_wall + fixed_12 * t66;
+  const real t67 = d_wall + fixed_13 * t66;
   const real t68 = t64 - t67;
   const real t69 = inside * t68 - outside * t67;
-  const real t70 = d_wall + fixed_10 * t69;
+  const real t70 = d_wall + fixed_11 * t69;
   const real t71 = t67 - t64;
   const real t72 = d_heat + inside * t71 - leak * t64;
-  const real t73 = d_air + fixed_13 * t72;
+  const real t73 = d_air + fixed_14 * t72;
   const real t74 = t70 - t73;
   const real t75 = t46 + t54 * t8 + t55 * (d_heat + inside * t74 - leak * t73);
   const real t76 = R(0.08333333333333333) * lambda_wall;
@@ -458,7 +508,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t93 = t89 * fixed_0;
   const real t94 = t93 * inside;
   const real t95 = t55 + R(0.25) * (t92 - t93 * leak - t94);
-  g_theta[1] += -(fixed_9 * (t75 + t82 * t72 + t89 * t63 + t95 * t60)); /* air_capacity */
+  g_theta[1] += -(fixed_10 * (t75 + t82 * t72 + t89 * t63 + t95 * t60)); /* air_capacity */
   const real t96 = t25 - t21;
   const real t97 = weather - t21;
   const real t98 = t29 * (inside * t96 + outside * t97) + t39 * t20 + t48 * t16;
@@ -467,7 +517,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t101 = t73 - t70;
   const real t102 = t98 + t100 * t4 + t76 * (inside * t101 - outside * t70) + t84 * t69;
   const real t103 = t76 + R(0.25) * (t94 - (t91 * outside + t92));
-  g_theta[2] += -(fixed_14 * (t102 + t90 * t66 + t103 * t57)); /* wall_capacity */
+  g_theta[2] += -(fixed_15 * (t102 + t90 * t66 + t103 * t57)); /* wall_capacity */
   const real t104 = t30 * t96 + t32 * t26 + t40 * t18 + t42 * t22 + t49 * t14;
   const real t105 = t100 * fixed_1;
   const real t106 = t54 * fixed_0;
@@ -484,7 +534,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   const real t114 = t113 * price;
   const real t115 = R(0.5) * price;
   const real t116 = t115 * d_heat;
-  g_theta[6] += -((t114 * heat + t116) * fixed_15); /* efficiency */
+  g_theta[6] += -((t114 * heat + t116) * fixed_16); /* efficiency */
   const real t117 = heat * heat;
   const real t118 = R(2) * heat;
   const real t119 = d_heat * t118;
@@ -492,7 +542,7 @@ FUNCTION void stage_gradient(stored_reals restrict state, stored_reals restrict 
   g_theta_t[0] += t113 * (decline * t117 + heat * fixed_2) + R(0.5) * (t119 * decline + d_heat * fixed_2); /* price */
   g_theta_t[1] += t38 + t33 + t47 + t43 + t99 + t52 + t105 * outside + t106 * leak; /* weather */
   const real t120 = t114 * fixed_2 + decline * (t114 * t118) + t32 + t42 + t51 + t106;
-  g_control[0] = t120 + fixed_16 * t116; /* heat */
+  g_control[0] = t120 + fixed_9 * t116; /* heat */
 }
 
 /* Gradient with respect to theta of d'grad(terminal cost + dual'rows) + d_dual'rows + loss_cost (terminal cost +
@@ -539,13 +589,13 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real fixed_0 = theta[8];
   const real fixed_1 = theta[9];
   const real fixed_2 = theta[10];
-  const real fixed_9 = theta[17];
   const real fixed_10 = theta[18];
   const real fixed_11 = theta[19];
   const real fixed_12 = theta[20];
   const real fixed_13 = theta[21];
   const real fixed_14 = theta[22];
   const real fixed_15 = theta[23];
+  const real fixed_16 = theta[24];
   const real price = theta_t[0];
   const real weather = theta_t[1];
   const real lambda_air = costate[0];
@@ -561,10 +611,10 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real d_weather = d_theta_t[1];
   const real t0 = R(0.08333333333333333) * lambda_wall;
   const real t1 = t0 * fixed_1;
-  const real t2 = d_wall_capacity * fixed_14;
+  const real t2 = d_wall_capacity * fixed_15;
   const real t3 = t2 * t0;
   const real t4 = d_inside * t1 - t3 * inside;
-  const real t5 = d_air_capacity * fixed_9;
+  const real t5 = d_air_capacity * fixed_10;
   const real t6 = R(0.08333333333333333) * lambda_air;
   const real t7 = t5 * t6;
   const real t8 = t6 * fixed_0;
@@ -576,12 +626,12 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t14 = t8 * inside;
   const real t15 = t1 * inside;
   const real t16 = t13 + R(0.5) * (t14 - (t1 * outside + t15));
-  const real t17 = fixed_10 * t12 - t2 * t16;
+  const real t17 = fixed_11 * t12 - t2 * t16;
   const real t18 = t16 * fixed_1;
   const real t19 = inside * t17 + d_inside * t18;
   const real t20 = R(0.16666666666666666) * lambda_air;
   const real t21 = R(0.5) * (t15 - t8 * leak - t14) + t20;
-  const real t22 = fixed_13 * t11 - t5 * t21;
+  const real t22 = fixed_14 * t11 - t5 * t21;
   const real t23 = t21 * fixed_0;
   const real t24 = inside * t22 + d_inside * t23;
   const real t25 = t19 - (leak * t22 + d_leak * t23) - t24;
@@ -589,11 +639,11 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t27 = t23 * inside;
   const real t28 = t18 * inside;
   const real t29 = t13 + R(0.25) * (t27 - (t18 * outside + t28));
-  const real t30 = fixed_12 * t26 - t2 * t29;
+  const real t30 = fixed_13 * t26 - t2 * t29;
   const real t31 = t29 * fixed_1;
   const real t32 = inside * t30 + d_inside * t31;
   const real t33 = t20 + R(0.25) * (t28 - t23 * leak - t27);
-  const real t34 = fixed_11 * t25 - t5 * t33;
+  const real t34 = fixed_12 * t25 - t5 * t33;
   const real t35 = t33 * fixed_0;
   const real t36 = inside * t34 + d_inside * t35;
   const real t37 = t32 - (leak * t34 + d_leak * t35) - t36;
@@ -601,17 +651,17 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t39 = t35 * inside;
   const real t40 = t31 * inside;
   const real t41 = t0 + R(0.25) * (t39 - (t31 * outside + t40));
-  const real t42 = fixed_12 * t38 - t2 * t41;
+  const real t42 = fixed_13 * t38 - t2 * t41;
   const real t43 = t41 * fixed_1;
   const real t44 = inside * t42 + d_inside * t43;
   const real t45 = t6 + R(0.25) * (t40 - t35 * leak - t39);
-  const real t46 = fixed_11 * t37 - t5 * t45;
+  const real t46 = fixed_12 * t37 - t5 * t45;
   const real t47 = t45 * fixed_0;
   const real t48 = inside * t46 + d_inside * t47;
   r_state[0] = t11 + t25 + t37 + t44 - (leak * t46 + d_leak * t47) - t48; /* air */
   r_state[1] = t12 + t26 + t38 - (outside * t42 + d_outside * t43) - t44 + t48; /* wall */
   const real t49 = R(0.5) * d_price;
-  const real t50 = d_efficiency * fixed_15;
+  const real t50 = d_efficiency * fixed_16;
   const real t51 = R(0.5) * price;
   /* heat */
   r_control[0] = t22 - t7 + t34 + t46 + (t49 * fixed_2 - t50 * t51) + R(2) * ((t49 * decline + d_decline * t51) *
@@ -623,8 +673,8 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t56 = air - wall;
   const real t57 = weather - wall;
   const real t58 = inside * t56 + outside * t57;
-  const real t59 = wall + fixed_12 * t58;
-  const real t60 = air + fixed_11 * t54;
+  const real t59 = wall + fixed_13 * t58;
+  const real t60 = air + fixed_12 * t54;
   const real t61 = t59 - t60;
   const real t62 = (d_inside * t56 + (d_outside * t57 + d_weather * outside)) * fixed_1 - t2 * t58;
   const real t63 = R(0.25) * t62;
@@ -636,8 +686,8 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t69 = t60 - t59;
   const real t70 = weather - t59;
   const real t71 = inside * t69 + outside * t70;
-  const real t72 = wall + fixed_12 * t71;
-  const real t73 = air + fixed_11 * t67;
+  const real t72 = wall + fixed_13 * t71;
+  const real t73 = air + fixed_12 * t67;
   const real t74 = t72 - t73;
   const real t75 = d_inside * t69 + (t64 - t63) * inside + (d_outside * t70 + (d_weather - t63) * outside);
   const real t76 = fixed_1 * t75 - t2 * t71;
@@ -650,8 +700,8 @@ FUNCTION void stage_forward(stored_reals restrict state, stored_reals restrict c
   const real t83 = t73 - t72;
   const real t84 = weather - t72;
   const real t85 = inside * t83 + outside * t84;
-  const real t86 = wall + fixed_10 * t85;
-  const real t87 = air + fixed_13 * t81;
+  const real t86 = wall + fixed_11 * t85;
+  const real t87 = air + fixed_14 * t81;
   const real t88 = t86 - t87;
   const real t89 = d_inside * t83 + inside * (t78 - t77) + (d_outside * t84 + outside * (d_weather - t77));
   const real t90 = fixed_1 * t89 - t2 * t85;

@@ -39,7 +39,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "landing", "9ccd3341bdf1b6bf3eb2553f81362b906b7bb2eaa1210981f611e5bdd6fe7a5f"),
+    library=load(__file__, "landing", "ab4b4c4a5d7c096e672d39a9af013b76055f556c6e51e5f7a5239b6bfc108e5b"),
     horizon=40,
     states=('east', 'north', 'height', 'east_rate', 'north_rate', 'climb', 'mass'),
     controls=('thrust_east', 'thrust_north', 'thrust_up'),

@@ -20,6 +20,7 @@
  *   stage_expand_gauss_newton            799
  *   stage_expand_exact                   983
  *   stage_tangent                        121
+ *   stage_adjoint                        130
  *   stage_gradient                       248
  *   terminal_gradient                     19
  *   bounds_gradient                        0
@@ -59,6 +60,7 @@
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
 #define NREMEMBERED 0 /* what a stage's rollout leaves for its model */
 #define NKEPT 0 /* entries of df/d(x, u) that a sweep keeps for the step after it */
+#define HAS_ADJOINT 1 /* the gradients of a stage's Lagrangian are a function of their own */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 #define FLAT_COSTS 0 /* whether costs are linear in states and controls */
 
@@ -1000,6 +1002,74 @@ INLINE void stage_tangent(stored_reals restrict state, stored_reals restrict con
   /* climb */
   d_next[5] = d_climb + R(0.08333333333333333) * (t13 + R(4) * t14 + (d_thrust_up * t16 - t17 * thrust_up));
   d_next[6] = d_mass + R(0.08333333333333333) * (R(-0.001) * t6 - R(0.004) * t6 - R(0.001) * t6); /* mass */
+}
+
+/* Gradients of the Lagrangian cost + lambda'f + dual'rows. */
+FUNCTION void stage_adjoint(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
+    stored_reals restrict theta_t, const real *restrict costate, const real *restrict dual, stage_model *restrict q) {
+  (void)theta_t;
+  const real east = state[0];
+  const real north = state[1];
+  const real mass = state[6];
+  const real thrust_east = control[0];
+  const real thrust_north = control[1];
+  const real thrust_up = control[2];
+  const real fixed_0 = theta[7];
+  const real fixed_1 = theta[8];
+  const real fixed_3 = theta[10];
+  const real lambda_east = costate[0];
+  const real lambda_north = costate[1];
+  const real lambda_height = costate[2];
+  const real lambda_east_rate = costate[3];
+  const real lambda_north_rate = costate[4];
+  const real lambda_climb = costate[5];
+  const real lambda_mass = costate[6];
+  const real dual_path0 = dual[0];
+  const real dual_path1 = dual[1];
+  const real dual_path2 = dual[2];
+  const real t0 = fixed_3 * (dual_path2 * (R(1) / lane_sqrt(R(1) + east * east + north * north)));
+  q->costate[0] = lambda_east - R(2) * (t0 * east); /* east */
+  q->costate[1] = lambda_north - R(2) * (t0 * north); /* north */
+  q->costate[2] = dual_path2 + lambda_height; /* height */
+  const real t1 = R(0.08333333333333333) * lambda_east;
+  const real t2 = R(0.16666666666666666) * lambda_east;
+  q->costate[3] = lambda_east_rate + t1 + t1 + t2 + t2; /* east_rate */
+  const real t3 = R(0.08333333333333333) * lambda_north;
+  const real t4 = R(0.16666666666666666) * lambda_north;
+  q->costate[4] = lambda_north_rate + t3 + t3 + t4 + t4; /* north_rate */
+  const real t5 = R(0.08333333333333333) * lambda_height;
+  const real t6 = R(0.16666666666666666) * lambda_height;
+  q->costate[5] = lambda_climb + t5 + t5 + t6 + t6; /* climb */
+  const real t7 = R(0.08333333333333333) * lambda_climb;
+  const real t8 = R(0.08333333333333333) * lambda_north_rate;
+  const real t9 = R(0.08333333333333333) * lambda_east_rate;
+  const real row_0 = lane_sqrt(R(0.01) + thrust_east * thrust_east + thrust_north * thrust_north + thrust_up *
+    thrust_up);
+  const real t10 = row_0 * fixed_0;
+  const real t11 = R(1) / (mass - R(0.0005) * t10);
+  const real t12 = (t7 * thrust_up + t8 * thrust_north + t9 * thrust_east) * t11 * t11;
+  const real t13 = R(0.041666666666666664) * lambda_height;
+  const real t14 = R(0.3333333333333333) * lambda_climb + t13 + t13;
+  const real t15 = R(0.041666666666666664) * lambda_north;
+  const real t16 = R(0.3333333333333333) * lambda_north_rate + t15 + t15;
+  const real t17 = R(0.041666666666666664) * lambda_east;
+  const real t18 = R(0.3333333333333333) * lambda_east_rate + t17 + t17;
+  const real t19 = R(1) / (mass - R(0.00025) * t10);
+  const real t20 = (t14 * thrust_up + t16 * thrust_north + t18 * thrust_east) * t19 * t19;
+  const real t21 = t7 + t13;
+  const real t22 = t8 + t15;
+  const real t23 = t9 + t17;
+  const real t24 = R(1) / mass;
+  /* mass */
+  q->costate[6] = dual_path1 + lambda_mass - t12 - t20 - (t21 * thrust_up + t22 * thrust_north + t23 * thrust_east) *
+    t24 * t24;
+  const real t25 = R(-8.333333333333333e-05) * lambda_mass - R(0.0003333333333333333) * lambda_mass -
+    R(8.333333333333333e-05) * lambda_mass + R(0.0005) * t12 + R(0.00025) * t20;
+  const real t26 = R(0.5) * ((dual_path0 + fixed_0 * t25) * (R(1) / row_0));
+  const real t27 = t26 + fixed_1;
+  q->gradient_u[0] = t9 * t11 + t18 * t19 + t23 * t24 + R(2) * (t27 * thrust_east); /* thrust_east */
+  q->gradient_u[1] = t8 * t11 + t16 * t19 + t22 * t24 + R(2) * (t27 * thrust_north); /* thrust_north */
+  q->gradient_u[2] = t7 * t11 + t14 * t19 + t21 * t24 + R(2) * (t26 * thrust_up); /* thrust_up */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f + dual'rows) + d_lambda'f + d_dual'rows +

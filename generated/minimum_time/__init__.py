@@ -25,7 +25,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "minimum_time", "0a4a7f1160435cb0afb0e92d24ca8111a5fc735344069529deda3f13b02ef699"),
+    library=load(__file__, "minimum_time", "72465cb0a6ed6718d5990729eda67345b6b5d72d6b3574878175f2d907002fd3"),
     horizon=20,
     states=('position', 'speed', 'duration'),
     controls=('acceleration', 'correction'),

@@ -23,6 +23,7 @@
  *   stage_expand_remembered              426
  *   stage_tangent                        109
  *   stage_step                            16
+ *   stage_adjoint                        106
  *   stage_gradient                       272
  *   terminal_gradient                      0
  *   bounds_gradient                        2
@@ -62,6 +63,7 @@
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
 #define NREMEMBERED 4 /* what a stage's rollout leaves for its model */
 #define NKEPT 8 /* entries of df/d(x, u) that a sweep keeps for the step after it */
+#define HAS_ADJOINT 1 /* the gradients of a stage's Lagrangian are a function of their own */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 #define FLAT_COSTS 1 /* whether costs are linear in states and controls */
 
@@ -814,6 +816,61 @@ INLINE void stage_step(in_reals restrict kept, in_reals restrict d_state, in_rea
   d_next[1] = F_speed_speed * d_speed + F_speed_duration * d_duration + F_speed_acceleration * d_acceleration +
     F_speed_correction * d_correction;
   d_next[2] = d_duration + d_correction; /* duration */
+}
+
+/* Gradients of the Lagrangian cost + lambda'f + dual'rows. */
+FUNCTION void stage_adjoint(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
+    stored_reals restrict theta_t, const real *restrict costate, const real *restrict dual, stage_model *restrict q) {
+  (void)theta_t;
+  const real speed = state[1];
+  const real duration = state[2];
+  const real acceleration = control[0];
+  const real correction = control[1];
+  const real drag = theta[1];
+  const real lambda_position = costate[0];
+  const real lambda_speed = costate[1];
+  const real lambda_duration = costate[2];
+  const real dual_path0 = dual[0];
+  q->costate[0] = lambda_position; /* position */
+  const real t0 = R(0.008333333333333333) * lambda_position;
+  const real duration_next = correction + duration;
+  const real t1 = t0 * duration_next;
+  const real t2 = R(0.008333333333333333) * lambda_speed;
+  const real t3 = t2 * duration_next;
+  const real t4 = drag * speed;
+  const real t5 = lane_sqrt(R(0.0001) + speed * speed);
+  const real t6 = acceleration - t4 * t5;
+  const real t7 = speed + R(0.025) * (t6 * duration_next);
+  const real t8 = drag * t7;
+  const real t9 = lane_sqrt(R(0.0001) + t7 * t7);
+  const real t10 = acceleration - t8 * t9;
+  const real t11 = speed + R(0.025) * (t10 * duration_next);
+  const real t12 = drag * t11;
+  const real t13 = lane_sqrt(R(0.0001) + t11 * t11);
+  const real t14 = acceleration - t12 * t13;
+  const real t15 = speed + R(0.05) * (t14 * duration_next);
+  const real t16 = drag * t15;
+  const real t17 = lane_sqrt(R(0.0001) + t15 * t15);
+  const real t18 = t1 - (t3 * t16 * (R(1) / t17) * t15 + t3 * t17 * drag);
+  const real t19 = R(0.016666666666666666) * lambda_position;
+  const real t20 = t19 * duration_next;
+  const real t21 = R(0.016666666666666666) * lambda_speed;
+  const real t22 = t21 + R(0.05) * t18;
+  const real t23 = t22 * duration_next;
+  const real t24 = t20 - (t23 * t12 * (R(1) / t13) * t11 + drag * (t23 * t13));
+  const real t25 = t21 + R(0.025) * t24;
+  const real t26 = t25 * duration_next;
+  const real t27 = t20 - (t26 * t8 * (R(1) / t9) * t7 + drag * (t26 * t9));
+  const real t28 = t2 + R(0.025) * t27;
+  const real t29 = t28 * duration_next;
+  const real t30 = lambda_speed + t18 + t24 + t27 - t29 * t4 * (R(1) / t5) * speed;
+  q->costate[1] = t30 - drag * (t29 * t5) + t1; /* speed */
+  const real t31 = lambda_duration + t2 * (acceleration - t16 * t17) + t0 * t15 + t22 * t14;
+  const real t32 = t31 + t19 * t11 + t25 * t10 + t19 * t7 + t28 * t6;
+  const real t33 = t32 + t0 * speed;
+  q->costate[2] = dual_path0 + t33; /* duration */
+  q->gradient_u[0] = t3 + t23 + t26 + t29; /* acceleration */
+  q->gradient_u[1] = t33; /* correction */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f + dual'rows) + d_lambda'f + d_dual'rows +

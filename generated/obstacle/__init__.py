@@ -31,7 +31,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "obstacle", "90bcab38f5255c00a4c7ae0216638a3c60f384fcdd554dcc2632f0522a17f950"),
+    library=load(__file__, "obstacle", "05e39ce1eeea0659a0f1eb9e8604b3a3a2b400ad65a27670c0dd69cc73908296"),
     horizon=60,
     states=('x', 'y', 'heading', 'speed'),
     controls=('acceleration', 'steering'),

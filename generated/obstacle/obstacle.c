@@ -23,6 +23,7 @@
  *   stage_expand_remembered              476
  *   stage_tangent                        101
  *   stage_step                            24
+ *   stage_adjoint                        118
  *   stage_gradient                       269
  *   terminal_gradient                     32
  *   bounds_gradient                        0
@@ -62,6 +63,7 @@
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
 #define NREMEMBERED 9 /* what a stage's rollout leaves for its model */
 #define NKEPT 11 /* entries of df/d(x, u) that a sweep keeps for the step after it */
+#define HAS_ADJOINT 1 /* the gradients of a stage's Lagrangian are a function of their own */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 #define FLAT_COSTS 0 /* whether costs are linear in states and controls */
 
@@ -983,6 +985,73 @@ INLINE void stage_step(in_reals restrict kept, in_reals restrict d_state, in_rea
   d_next[2] = d_heading + F_heading_speed * d_speed + F_heading_acceleration * d_acceleration + F_heading_steering *
     d_steering;
   d_next[3] = d_speed + R(0.1) * d_acceleration; /* speed */
+}
+
+/* Gradients of the Lagrangian cost + lambda'f + dual'rows. */
+FUNCTION void stage_adjoint(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
+    stored_reals restrict theta_t, const real *restrict costate, const real *restrict dual, stage_model *restrict q) {
+  (void)theta_t;
+  const real x = state[0];
+  const real y = state[1];
+  const real heading = state[2];
+  const real speed = state[3];
+  const real acceleration = control[0];
+  const real steering = control[1];
+  const real middle_0_0 = theta[3];
+  const real middle_0_1 = theta[4];
+  const real middle_1_0 = theta[5];
+  const real middle_1_1 = theta[6];
+  const real fixed_0 = theta[12];
+  const real fixed_4 = theta[16];
+  const real fixed_8 = theta[20];
+  const real fixed_9 = theta[21];
+  const real fixed_10 = theta[22];
+  const real lambda_x = costate[0];
+  const real lambda_y = costate[1];
+  const real lambda_heading = costate[2];
+  const real lambda_speed = costate[3];
+  const real dual_path0 = dual[0];
+  const real dual_path1 = dual[1];
+  q->costate[0] = R(2) * (dual_path1 * (x - middle_1_0)) + R(2) * (dual_path0 * (x - middle_0_0)) + lambda_x; /* x */
+  q->costate[1] = R(2) * (dual_path1 * (y - middle_1_1)) + R(2) * (dual_path0 * (y - middle_0_1)) + lambda_y; /* y */
+  const real t0 = R(0.016666666666666666) * lambda_y;
+  const real cos_heading = lane_cos(heading);
+  const real t1 = speed + R(0.1) * acceleration;
+  const real t2 = speed + R(0.05) * acceleration;
+  const real tan_steering = lane_tan(steering);
+  const real t3 = t2 * tan_steering * fixed_0;
+  const real t4 = heading + R(0.1) * t3;
+  const real t5 = lane_cos(t4);
+  const real t6 = R(0.016666666666666666) * lambda_x;
+  const real t7 = lane_sin(t4);
+  const real t8 = t0 * t1 * t5 - t6 * t1 * t7;
+  const real t9 = R(0.03333333333333333) * lambda_y;
+  const real t10 = t9 * t2;
+  const real t11 = heading + R(0.05) * t3;
+  const real t12 = lane_cos(t11);
+  const real t13 = R(0.03333333333333333) * lambda_x;
+  const real t14 = t13 * t2;
+  const real t15 = lane_sin(t11);
+  const real t16 = t10 * t12 - t14 * t15;
+  const real t17 = heading + fixed_4 * (speed * tan_steering);
+  const real t18 = lane_cos(t17);
+  const real t19 = lane_sin(t17);
+  const real t20 = t10 * t18 - t14 * t19;
+  const real sin_heading = lane_sin(heading);
+  q->costate[2] = lambda_heading + t0 * speed * cos_heading + t8 + t16 + t20 - t6 * speed * sin_heading; /* heading */
+  const real t21 = R(0.016666666666666666) * lambda_heading;
+  const real t22 = t21 * fixed_0;
+  const real t23 = t22 * tan_steering + t0 * t7 + t6 * t5;
+  const real t24 = fixed_0 * (t21 + R(0.05) * t20);
+  const real t25 = (R(0.06666666666666667) * lambda_heading + R(0.1) * t8 + R(0.05) * t16) * fixed_0;
+  const real t26 = t9 * t15 + t9 * t19 + t13 * t12 + t25 * tan_steering + t13 * t18;
+  const real t27 = lambda_speed + t0 * sin_heading + t23 + t24 * tan_steering + t26 + t6 * cos_heading;
+  q->costate[3] = t27 + fixed_8 * speed; /* speed */
+  /* acceleration */
+  q->gradient_u[0] = R(0.03333333333333333) * lambda_speed + R(0.06666666666666667) * lambda_speed + R(0.1) * t23 +
+    R(0.05) * t26 + fixed_9 * acceleration;
+  const real t28 = (t22 * t1 + t25 * t2 + t24 * speed) * (R(1) + tan_steering * tan_steering);
+  q->gradient_u[1] = t28 + fixed_10 * steering; /* steering */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f + dual'rows) + d_lambda'f + d_dual'rows +

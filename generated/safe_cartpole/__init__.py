@@ -26,7 +26,7 @@ from mpcgen.runtime import Constraint, Controller, Parameter
 from mpcgen.runtime.loading import load
 
 CONTROLLER = Controller(
-    library=load(__file__, "safe_cartpole", "14d894ef725e4fa882e301c48d029478a72f00d97b9b7f33fe5f9df40f7c859e"),
+    library=load(__file__, "safe_cartpole", "3b566cf9753e4b5d5ac605327c722469a8be27833aaec3aa64d78afdefa25917"),
     horizon=35,
     states=('x', 'angle', 'v', 'omega'),
     controls=('force',),

@@ -23,6 +23,7 @@
  *   stage_expand_remembered              260
  *   stage_tangent                         65
  *   stage_step                            15
+ *   stage_adjoint                         75
  *   stage_gradient                       164
  *   terminal_gradient                     21
  *   bounds_gradient                        0
@@ -62,6 +63,7 @@
 #define ROW_BOUNDS_VARY 1 /* whether their bounds or prices depend on parameters */
 #define NREMEMBERED 3 /* what a stage's rollout leaves for its model */
 #define NKEPT 6 /* entries of df/d(x, u) that a sweep keeps for the step after it */
+#define HAS_ADJOINT 1 /* the gradients of a stage's Lagrangian are a function of their own */
 #define LINEAR_CONSTRAINTS 0 /* whether rows and dynamics are linear: a least violation is then the least */
 #define FLAT_COSTS 0 /* whether costs are linear in states and controls */
 
@@ -708,6 +710,59 @@ INLINE void stage_step(in_reals restrict kept, in_reals restrict d_state, in_rea
   d_next[1] = d_angle + R(0.1) * d_omega; /* angle */
   d_next[2] = F_v_angle * d_angle + d_v + F_v_omega * d_omega + F_v_force * d_force; /* v */
   d_next[3] = F_omega_angle * d_angle + F_omega_omega * d_omega + F_omega_force * d_force; /* omega */
+}
+
+/* Gradients of the Lagrangian cost + lambda'f + dual'rows. */
+FUNCTION void stage_adjoint(stored_reals restrict state, stored_reals restrict control, stored_reals restrict theta,
+    stored_reals restrict theta_t, const real *restrict costate, const real *restrict dual, stage_model *restrict q) {
+  (void)theta_t;
+  const real x = state[0];
+  const real angle = state[1];
+  const real v = state[2];
+  const real omega = state[3];
+  const real force = control[0];
+  const real cart_mass = theta[1];
+  const real pole_mass = theta[2];
+  const real length = theta[3];
+  const real gravity = theta[4];
+  const real weight_3 = theta[8];
+  const real fixed_1 = theta[11];
+  const real fixed_2 = theta[12];
+  const real fixed_3 = theta[13];
+  const real fixed_4 = theta[14];
+  const real fixed_5 = theta[15];
+  const real fixed_10 = theta[20];
+  const real fixed_12 = theta[22];
+  const real fixed_13 = theta[23];
+  const real lambda_x = costate[0];
+  const real lambda_angle = costate[1];
+  const real lambda_v = costate[2];
+  const real lambda_omega = costate[3];
+  const real dual_path0 = dual[0];
+  q->costate[0] = fixed_3 * x + (dual_path0 + lambda_x); /* x */
+  const real t0 = R(-0.1) * lambda_omega;
+  const real sin_angle = lane_sin(angle);
+  const real t1 = R(1) / (cart_mass + pole_mass * (sin_angle * sin_angle));
+  const real t2 = fixed_12 * (t0 * t1);
+  const real t3 = omega * omega;
+  const real t4 = fixed_2 * t3;
+  const real cos_angle = lane_cos(angle);
+  const real t5 = t4 * cos_angle;
+  const real t6 = R(0.1) * lambda_v;
+  const real t7 = pole_mass * (gravity * cos_angle + length * t3);
+  const real t8 = t0 * (force * cos_angle + fixed_1 * sin_angle + t5 * sin_angle) * fixed_12 + t6 * (force + t7 *
+    sin_angle);
+  const real t9 = t2 * t5 + fixed_1 * t2 - fixed_13 * (t8 * t1 * t1 * sin_angle);
+  const real t10 = t6 * t1;
+  const real t11 = t2 * sin_angle;
+  const real t12 = t10 * sin_angle * pole_mass;
+  const real t13 = (t9 + t10 * t7) * cos_angle - (t11 * t4 + t2 * force + t12 * gravity) * sin_angle;
+  q->costate[1] = fixed_4 * (angle - R(3.141592653589793)) + (t13 + lambda_angle); /* angle */
+  q->costate[2] = fixed_5 * v + (lambda_v + R(0.1) * lambda_x); /* v */
+  /* omega */
+  q->costate[3] = R(0.1) * lambda_angle + lambda_omega + R(2) * ((fixed_2 * (t11 * cos_angle) + t12 * length +
+    weight_3) * omega);
+  q->gradient_u[0] = fixed_10 * force + (t2 * cos_angle + t10); /* force */
 }
 
 /* Gradient with respect to theta and u of d'grad(cost + lambda'f + dual'rows) + d_lambda'f + d_dual'rows +

@@ -18,6 +18,7 @@ from mpcgen.ir.walk import degree, flops
 from mpcgen.passes.economy import Economy
 from mpcgen.stages import StageFunction, contract
 from mpcgen.stages.contract import (
+    ADJOINT,
     DERIVE,
     DYNAMICS,
     EXPAND,
@@ -84,6 +85,7 @@ def problem_text(
         "flat": int(_has_flat_costs(kernels)),
         "quadratic": kernels.quadratic,
         "slopes": any(function.name == SLOPES for function in functions),
+        "adjoint": any(function.name == ADJOINT for function in functions),
         "looped": int(not kernels.fused),
         "stage_header": "mpcgen_stage.h" if kernels.fused else "mpcgen_products.h",
         "layout": layout(kernels),

@@ -34,6 +34,7 @@ from mpcgen.ir import Expr, degree, flops, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
 from mpcgen.stages.contract import (
+    ADJOINT,
     DERIVE,
     DYNAMICS,
     END_PULLBACK,
@@ -94,6 +95,7 @@ class Derivation(Symbols):
             self._stage_tangent(),
             *self._stage_step(),
             *self._pullbacks(),
+            *self._stage_adjoint(),
             self._stage_gradient(),
             self._terminal_gradient(),
             bounds_gradient(self),
@@ -341,6 +343,13 @@ class Derivation(Symbols):
             self.function(PULLBACK, offset_x=along[:n], offset_u=along[n:]),
             self.function(END_PULLBACK, offset=at_end),
         )
+
+    def _stage_adjoint(self) -> Iterable[Function]:
+        """The Lagrangian's gradient in the shorter of two forms: products with Jacobians, or all in reverse."""
+        if not self.model.constrained:
+            return ()
+        ways = (self._lagrangian_gradient(), gradient(self._lagrangian(), self.tau))
+        return (self.function(ADJOINT, **self._gradients(min(ways, key=flops))),)
 
     def _lagrangian(self) -> Expr:
         return self.model.stage_cost + dot(self.graph, self.multipliers, self.images)

@@ -22,7 +22,7 @@ from mpcgen.ir import Expr, flops, substitute, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model, Rows, Substeps
 from mpcgen.stages import substeps as table
-from mpcgen.stages.contract import COMPOSED, END_PULLBACK, PULLBACK
+from mpcgen.stages.contract import COMPOSED, WHOLE
 
 LOOPED_FROM = 400
 """Operations of a stage's substeps, written out, from which on they are a loop."""
@@ -64,7 +64,7 @@ class Loop:
         outer = (
             replace(function, name=table.outer_name(function.name)) if function.name in COMPOSED else function
             for function in self.outer.functions()
-            if function.name not in (PULLBACK, END_PULLBACK)  # which leave out what substeps do
+            if function.name not in WHOLE  # which leave out what substeps do
         )
         inputs = self.rates.inputs.functions() if isinstance(self.rates, BodyDerivation) else ()
         return (*inputs, *self.rates.functions(self.costs, implicit), *outer)

@@ -39,9 +39,13 @@ REMEMBERING, REMEMBERED = "stage_dynamics_remembering", "stage_expand_remembered
 which finds it there: of problems with constraints, whose candidates become iterates with what they left."""
 PULLBACK, END_PULLBACK = "stage_pullback", "terminal_pullback"
 """F'offset + J'force alone, of a stage and of the last state: of those that are linear-quadratic but for rows."""
+ADJOINT = "stage_adjoint"
+"""The gradients of a stage's Lagrangian alone: of problems with constraints, whose first costates need no Hessian."""
 STEP = "stage_step"
 """F d from entries of F that an exact model has kept: of problems with constraints whose F takes long to compute."""
 
+WHOLE = (PULLBACK, END_PULLBACK, ADJOINT)
+"""Functions of stages that no loop is part of: the others have none of them."""
 COMPOSED = (DYNAMICS, *DERIVE.values(), "stage_tangent", "stage_gradient", "stage_forward")
 """What a loop over substeps is part of, and a stage's cost that reads networks."""
 ENDED = ("terminal_cost", "terminal_expand", "terminal_gradient", "terminal_forward")
@@ -116,6 +120,11 @@ def _values() -> Iterator[StageFunction]:
     yield StageFunction("terminal_cost", "cost of the last state", _END, (cost,))
 
 
+def _slopes_of_model() -> tuple[Slot, ...]:
+    return (member(_MODEL, "costate", "costate", "NX", "gradient of the Lagrangian by x"),
+            member(_MODEL, "gradient_u", "gradient_u", "NU", "and by u"))  # fmt: skip
+
+
 def _models(constrained: bool) -> Iterator[StageFunction]:
     yield _terminal_expand(constrained)
     terms, rows = "lambda'f", ""
@@ -128,8 +137,7 @@ def _models(constrained: bool) -> Iterator[StageFunction]:
         )
     offsets = (member(_MODEL, "offset_x", "offset_x", "NX", "gradient of the value function's share beside lambda"),
                member(_MODEL, "offset_u", "offset_u", "NU", "the same by u"))  # fmt: skip
-    gradients = (member(_MODEL, "costate", "costate", "NX", "gradient of the Lagrangian by x"),
-                 member(_MODEL, "gradient_u", "gradient_u", "NU", "and by u"))  # fmt: skip
+    gradients = _slopes_of_model()
     for kind in KINDS:
         weight = (_WEIGHT,) if kind == "exact" else ()
         Q = member(_MODEL, "hessian", "Q", "TRIANGLE(NTAU, 0)", "Q, lower triangle")
@@ -227,6 +235,7 @@ def _differentials(constrained: bool) -> Iterator[StageFunction]:
         kept = slot("in_reals restrict kept", "kept", "NKEPT")
         yield StageFunction(STEP, f"{purpose}, from what its model has kept of F", (kept, *along), d_next)
         yield from _pullbacks()
+        yield _adjoint()
     yield _stage_gradient(constrained)
     dual, d_dual = (_duals("NEND"), _duals("NEND", True)) if constrained else ((), ())
     of = "d'grad(terminal cost + dual'rows) + d_dual'rows + loss_cost (terminal cost + dual'rows)"
@@ -267,6 +276,20 @@ def _pullbacks() -> Iterator[StageFunction]:
     purpose = "what changes of forces and of the value function change in the gradient of a stage's model"
     yield StageFunction(PULLBACK, f"{purpose}, F'offset + J'force", (*_POINT, offset, path), (by_x, by_u))
     yield StageFunction(END_PULLBACK, "the same of the last state, J'force", (*_END, end), (at_end,))
+
+
+def _adjoint() -> StageFunction:
+    return StageFunction(
+        ADJOINT,
+        "gradients of the Lagrangian cost + lambda'f + dual'rows",
+        (
+            *_POINT,
+            slot("const real *restrict costate", "costate", "NX"),
+            slot("const real *restrict dual", "dual", "NPATH"),
+        ),
+        _slopes_of_model(),
+        inline=False,
+    )
 
 
 def _stage_gradient(constrained: bool) -> StageFunction:

@@ -237,16 +237,19 @@ INLINE void expand_stage(const barrier_state *s, int t, const real *weight, cons
 #endif
 }
 
-/* The gradients of the Lagrangian alone: the compiler leaves nothing of the Hessians where the model is inlined, and where it is
- * made by loops these are left out. */
+/* The gradients of the Lagrangian alone. Where there is no function of them: the compiler leaves nothing of the Hessians where
+ * the model is inlined, and where it is made by loops these are left out. */
 INLINE void expand_gradients(const barrier_state *s, int t, const row_terms *rows, const value_model *value, stage_model *q) {
-  const real none = ALL(0);
-#if LOOPED_PRODUCTS && !LINEAR_DYNAMICS
+#ifdef HAS_ADJOINT
+  stage_adjoint(path_at(s, t), s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), value->costate, rows->dual, q);
+#elif LOOPED_PRODUCTS && !LINEAR_DYNAMICS
   const reals x = path_at(s, t), u = s->u + t * NU, theta_t = stage_row(s->theta_stage, s->rows, t);
+  const real none = ALL(0);
   (void)rows;
   stage_derivatives_exact(x, u, s->theta, theta_t, &none, value->costate,
                           ROWS_OF(rows->dual) ROWS_OF(rows->stiffness) ROWS_OF(rows->force) q);
 #else
+  const real none = ALL(0);
   expand_stage(s, t, &none, rows, value, q);
 #endif
 }
