@@ -92,6 +92,8 @@ OUTLINED int begin_attempt(barrier_state *s, const solve_arguments *a, int k, in
     lane_set(&lanes->product_before, k, (scalar)INFINITY);
     lane_recount(&lanes->slow, k, 0);
     lane_set(&lanes->share, k, 1);
+    lane_set(&lanes->yield, k, 0);
+    lane_mark(&lanes->yielded, k, 0);
     lane_mark(&lanes->crawling, k, 0);
     lane_recount(&lanes->crawls, k, 0);
     lane_set(&lanes->cost_before, k, (scalar)INFINITY);

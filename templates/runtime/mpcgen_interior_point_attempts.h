@@ -208,7 +208,7 @@ INLINE mask outgrows_units(const barrier_state *s) {
   if (!CONSTRAINED) return lane_none();
   const mask early = lane_or(lanes->direct, lane_lt(ALL(EARLY_BARRIER), lanes->barrier));
   const mask few = lane_more(ALL_COUNTS(MOST_RESCALINGS - 1), lanes->rescaled);
-  const mask may = lane_and(lane_and(early, few), lane_not(lane_or(lanes->warm, lanes->restoring)));
+  const mask may = lane_and(lane_and(early, few), lane_not(lane_or(lanes->warm, sets_cost_aside(s))));
   return lane_and(may, lane_lt(OUTGROWN * COST_IN_UNITS * lanes->cost_unit, size_of_costs(s)));
 }
 

@@ -4,7 +4,7 @@
 #define MPCGEN_INTERIOR_POINT_CONTROL_H
 
 #include "mpcgen_interior_point_convex.h"
-#include "mpcgen_interior_point_restoration.h"
+#include "mpcgen_interior_point_yielding.h"
 
 #define FIRST_SHIFT R(1e-4)           /* shifts but those of MOST_MEMORY and HOPELESS_SHIFT are times shift_unit */
 #define SHIFT_GROWN R(8)              /* times one that did not do */
@@ -76,17 +76,17 @@ INLINE real raised_shift(const barrier_state *s, real now) {
  * large barrier, leaves them out. Where that is no help, or has not been of late, more of a shift. */
 INLINE void convexify_next(barrier_state *s, mask all) {
   barrier_progress *lanes = &s->lanes;
-  const mask hidden = CONSTRAINED ? lane_and(s->summary.hidden, lane_not(lanes->restoring)) : lane_none();
+  const mask hidden = CONSTRAINED ? lane_and(s->summary.hidden, lane_not(sets_cost_aside(s))) : lane_none();
   const mask loosens = lane_and(lane_and(all, hidden), lane_lt(lanes->looseness, ALL(LOOSEST)));
   const mask refused = lane_and(all, lane_not(loosens));
   if (CONSTRAINED) loosen_next(lanes, loosens);
   const real now = lanes->shift;
-  const mask flat = lane_and(lane_lt(ALL(0), lanes->second_order), lane_not(lane_or(lanes->shift_first, lanes->restoring)));
+  const mask flat = lane_and(lane_lt(ALL(0), lanes->second_order), lane_not(lane_or(lanes->shift_first, sets_cost_aside(s))));
   const mask leaves_out = CONSTRAINED ? lane_and(refused, flat) : lane_none();
   const real raised = raised_shift(s, now);
   if (CONSTRAINED) note_enough(lanes, lane_not(all));
   lanes->shift = lane_select(lane_and(refused, lane_not(leaves_out)), raised, now);
-  if (QUADRATIC_PROGRAM) lanes->direct = lane_and(lanes->direct, lane_not(refused));
+  if (QUADRATIC_PROGRAM) lanes->direct = lane_and(lanes->direct, lane_or(yielding(s), lane_not(refused)));
   const mask hardly = lane_or(lanes->refused, lane_le(ALL(CURVED_BARRIER), lanes->barrier)); /* refused: the sweep before, too */
   const real lighter = lane_select(hardly, ALL(0), LIGHTER * lanes->second_order);
   lanes->second_order = lane_select(leaves_out, lighter, lanes->second_order);
@@ -126,7 +126,7 @@ OUTLINED counts review_barrier(barrier_state *s, const solve_arguments *a) {
   const mask at_limit = lane_and(settled, is_lowest(lanes->barrier, LEAST_BARRIER * allowed));
   const real most = POLISHES ? lane_select(in_polishing(s), ALL(POLISHED_RESIDUAL * tolerance), ALL(tolerance)) : ALL(tolerance);
   const mask small = lane_or(lane_and(lane_le(relative, most), lane_le(gap, ALL(tolerance))), at_limit);
-  const mask reached = lane_and(small, lane_and(sound, lane_not(lanes->restoring)));
+  const mask reached = lane_and(small, lane_and(sound, lane_not(sets_cost_aside(s))));
   mask beneath = lane_and(is_beneath_units(s, reached, tolerance), begun);
   real least = ALL(0);
 #if CONSTRAINED
@@ -304,15 +304,15 @@ INLINE mask find_another_way(barrier_state *s, mask stuck, mask *enters) {
 /* Takes a step in all lanes that have one; what cannot be known without a sweep is guessed for the barrier. */
 FUNCTION void advance(barrier_state *s, const solve_arguments *a) {
   barrier_progress *lanes = &s->lanes;
-  const mask ready = moving(s), restored = lane_and(ready, lanes->restoring);
+  const mask ready = moving(s), restored = lane_and(ready, lanes->restoring), counts_cost = lane_and(ready, lane_not(sets_cost_aside(s)));
   if (!lane_any(ready)) return;
   barrier_errors e = errors_of(s);
 #if QUADRATIC_PROGRAM
   const real gap_before = s->point.gap;
 #endif
-  if (CONSTRAINED) note_progress(s, lane_and(ready, lane_not(restored)), &e);
+  if (CONSTRAINED) note_progress(s, counts_cost, &e);
   find_step(s, least_barrier(s, (scalar)a->tolerance));
-  const mask quiet = note_settled(s, lane_and(ready, lane_not(restored)), &e, (scalar)a->tolerance);
+  const mask quiet = note_settled(s, counts_cost, &e, (scalar)a->tolerance);
   const mask timid = CONSTRAINED ? is_timid(s, restored) : lane_none();
   if (CONSTRAINED) note_least_violation(s, restored);
   mask enters;

@@ -3,8 +3,8 @@
  * A sweep is for a step to no barrier. How far that may go says what barrier to aim at, and the products ds dz of its steps
  * in slacks and multipliers what the linear model of the products s z leaves out. The step that is taken aims at mu - ds dz
  * instead: a sweep of vectors with the gains and factors that there are. It goes as far as slacks and multipliers allow, past
- * no filter; an attempt that makes no headway so goes on as those of other problems do, with a barrier that only falls, and
- * begins anew if that comes to no end. */
+ * no filter. Where an attempt makes no headway so, its rows yield (mpcgen_interior_point_yielding.h); one that makes none then goes on
+ * as those of other problems do, with a barrier that only falls, and begins anew if that comes to no end. */
 #ifndef MPCGEN_INTERIOR_POINT_CORRECTOR_H
 #define MPCGEN_INTERIOR_POINT_CORRECTOR_H
 
@@ -110,27 +110,12 @@ OUTLINED void correct_policy(barrier_state *s, const product_aim *c) {
   }
 }
 
-/* Attempts whose corrected steps make no headway. The violation, if there is any, is lowered first: it may be the least. Most
- * end soon after that; the others have been led astray and begin anew without such steps. Those that began at a solution
- * begin anew without that at once, unless the call has few passes; see begin_anew. */
-INLINE void note_slow(barrier_state *s, mask corrected) {
-  barrier_progress *lanes = &s->lanes;
-  const real gap = s->point.gap, product = mean_product(s);
-  const mask closed = lane_le(gap, ALL(OPEN_GAP)), closer = lane_le(gap, R(0.5) * lanes->gap_before);
-  const mask less = lane_le(product, R(0.5) * lanes->product_before);
-  const mask anew = lane_and(corrected, lane_or(lane_and(closed, less), lane_and(closer, lane_not(closed))));
-  lanes->gap_before = lane_select(anew, gap, lanes->gap_before);
-  lanes->product_before = lane_select(anew, product, lanes->product_before);
-  lanes->slow = lane_and(lanes->slow - corrected, lane_not(anew));
-  lanes->share = lane_select(corrected, lane_min(s->length, s->dual_length), lanes->share);
-  const mask far = lane_and(lanes->warm, lane_lt(lanes->share, ALL(FAR_SHARE)));
-  const mask slow = lane_and(corrected, lane_or(far, lane_more(lanes->slow, ALL_COUNTS(SLOW))));
-  lanes->direct = lane_and(lanes->direct, lane_not(slow));
-  const counts end = lanes->iterations + ALL_COUNTS(STRAYED);
-  lanes->strays = lane_or(lanes->strays, slow);
-  lanes->attempt_end = lane_or(lane_and(slow, end), lane_and(lane_not(slow), lanes->attempt_end));
-  lanes->violation_first = lane_or(lanes->violation_first, lane_and(slow, lane_not(far)));
-  lanes->barrier = lane_select(slow, lane_min(product / lanes->cost_unit, ALL(1)), lanes->barrier);
+/* Where rows yield, what they lack is a matter of their multipliers, too: one length is for both. */
+INLINE void join_lengths(barrier_state *s) {
+  const mask yields = yielding(s);
+  const real length = lane_min(s->longest, s->dual_length);
+  s->longest = lane_select(yields, length, s->longest);
+  s->dual_length = lane_select(yields, length, s->dual_length);
 }
 
 #endif
@@ -150,6 +135,9 @@ FUNCTION void find_step(barrier_state *s, real least) {
   (void)least;
 #endif
   barrier_step(s);
+#if QUADRATIC_PROGRAM
+  join_lengths(s);
+#endif
 }
 
 #endif

@@ -21,11 +21,15 @@ INLINE void end_restoration(barrier_state *s, mask leaves) {
   first_multipliers(s, leaves, RESTORED_MULTIPLIER * lanes->cost_unit);
 }
 
+/* Whether there is a violation to lower. */
+INLINE mask has_violation(const barrier_state *s) {
+  return lane_lt(lane_max(ALL(OPEN_GAP), stage_rounding(s)), s->point.violation);
+}
+
 /* Lanes that are to lower the violation before anything else, and have any: their first step is none of the barrier's. */
 INLINE mask violation_first(barrier_state *s, mask ready) {
   barrier_progress *lanes = &s->lanes;
-  const mask any = lane_lt(lane_max(ALL(OPEN_GAP), stage_rounding(s)), s->point.violation);
-  const mask first = lane_and(lane_and(ready, lanes->violation_first), any);
+  const mask first = lane_and(lane_and(ready, lanes->violation_first), has_violation(s));
   lanes->violation_first = lane_and(lanes->violation_first, lane_not(ready));
   return first;
 }

@@ -122,8 +122,7 @@ OUTLINED real shortened_for_rows(const barrier_state *s, int t, real least, real
 /* The step of the multiplier of a row, where it is an equality. */
 RARE real equality_step(const barrier_state *s, reals limit, reals row, real weight, real change, real d_multiplier) {
   const row_room r = room_of(limit);
-  const real lack = equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
-  return lane_select(is_equality(&r), weight * (lack + change), d_multiplier);
+  return lane_select(is_equality(&r), equality_force(s, &r, row, weight, change), d_multiplier);
 }
 
 /* The step of the rows of a stage, of their slacks and multipliers; how far these let it go; its slope. Few multipliers

@@ -24,6 +24,7 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define EQUALITY_DELTA R(1e-8)
 #define MIXED_EQUALITY_DELTA EQUALITY_DELTA
 #define VIOLATION_WEIGHT R(1e9)   /* in restoration, of a violation of one in units of the cost, which then hardly counts */
+#define YIELDING_SHIFT R(1e-8)    /* where rows yield, in units of what the violation weighs: little, but more than rounding */
 #define FIRST_LOOSENESS R(1e4)    /* of delta, where the linearised rows ask for too much */
 #define MOST_LOOSENESS R(1e8)
 #define LOOSEST R(1e4)            /* where the rows' weights may hide curvature */
@@ -37,6 +38,7 @@ enum { MOST_ROWS = NPATH > NEND ? NPATH : NEND, ROWS = MOST_ROWS > 0 ? MOST_ROWS
 #define MOST_EQUALITY_LOOSENESS R(1e1)
 #define MIXED_EQUALITY_DELTA R(1e-3) /* of rows that read controls, beside whose weight Quu has to keep its digits */
 #define VIOLATION_WEIGHT R(1e6)
+#define YIELDING_SHIFT R(1e-6)
 #define FIRST_LOOSENESS R(1e1)
 #define MOST_LOOSENESS R(1e4)
 #define LOOSEST R(1e6)
@@ -222,6 +224,10 @@ INLINE row_sides sides_of(const barrier_state *s, const row_room *r, reals row) 
   row_sides sides;
   sides.low = low_side(s, r, row);
   sides.high = high_side(s, r, row);
+#if QUADRATIC_PROGRAM
+  sides.low.room += s->lanes.yield * sides.low.multiplier;
+  sides.high.room += s->lanes.yield * sides.high.multiplier;
+#endif
 #if SOFT_ROWS
   const row_excess e = excess_of(s, r, row);
   sides.excess = e;
@@ -273,13 +279,19 @@ INLINE real equality_weight(const barrier_state *s, int t, int i) {
   return i < NMIXED && t < s->horizon ? s->mixed_weight : s->state_weight;
 }
 
+/* The step of an equality's multiplier where the row changes by `change`; what it has yielded is taken back. */
+INLINE real equality_force(const barrier_state *s, const row_room *r, reals row, real weight, real change) {
+  const real force = weight * (equality_lack(r, row[s->at_iterate + ROW_VALUE]) + change);
+  return QUADRATIC_PROGRAM ? force - where_on(yielding(s), row[HIGH_MULTIPLIER]) : force;
+}
+
 /* Of equalities the rows of a stage add this. */
 RARE void add_equalities(const barrier_state *s, int t, row_terms *terms) {
   reals row = first_row(s, t), limit = first_limit(s, t);
   for (int i = 0; i < row_count(s, t); i++, row += ROW_REALS, limit += LIMIT_REALS) {
     const row_room r = room_of(limit);
     const mask equal = is_equality(&r);
-    const real weight = equality_weight(s, t, i), force = weight * equality_lack(&r, row[s->at_iterate + ROW_VALUE]);
+    const real weight = equality_weight(s, t, i), force = equality_force(s, &r, row, weight, ALL(0));
     terms->stiffness[i] = lane_select(equal, weight, terms->stiffness[i]);
     terms->force[i] = lane_select(equal, force, terms->force[i]);
     row[HIGH_INVERSE] = lane_select(equal, ALL(0), row[HIGH_INVERSE]);

@@ -84,6 +84,8 @@ typedef struct {
   counts crawls;       /* passes of a restoration since the squares of what rows lack have halved; without constraints, */
   real squares_before; /* those then */
   real cost_before;    /* of an attempt since it had this cost and moved: see note_rest */
+  mask yielded;        /* the rows have yielded, or do: */
+  real yield;          /* what they lack for each unit of their multipliers, or zero; see mpcgen_interior_point_yielding.h */
   real gap_before, product_before; /* of corrected steps, when they had last halved, */
   counts slow;         /* and the steps since then; */
   real share;          /* of the last one, what slacks and multipliers allowed */
@@ -312,6 +314,14 @@ INLINE void find_room(const barrier_state *s, int t, control_room *room) {
 /* Distance to a bound that is on; one elsewhere. */
 INLINE real below(const control_room *room, real u) { return lane_select(room->has_lower, u - room->lower, ALL(1)); }
 INLINE real above(const control_room *room, real u) { return lane_select(room->has_upper, room->upper - u, ALL(1)); }
+
+/* Lanes whose rows yield, for a while. */
+INLINE mask yielding(const barrier_state *s) {
+  return QUADRATIC_PROGRAM ? lane_lt(ALL(0), s->lanes.yield) : lane_none();
+}
+
+/* Lanes where nothing but the violation counts. */
+INLINE mask sets_cost_aside(const barrier_state *s) { return lane_or(s->lanes.restoring, yielding(s)); }
 
 INLINE real where_on(mask on, real value) { return lane_select(on, value, ALL(0)); }
 

@@ -30,9 +30,28 @@ INLINE real state_looseness(const barrier_state *s) {
   return lane_select(lanes->certifying, ALL(1), tight) * equality_looseness(s);
 }
 
-/* Readies what a pass weighs slacks and rows by. In restoration: what one cost unit is for rows, so that they outweigh the
- * cost however small their violation; the share of a control's range, and the slack of a row, that are left to the barrier
- * after it. */
+/* The gap, as far as it is neither next to nothing nor more than one. */
+INLINE real counted_gap(const barrier_state *s) { return lane_min(ALL(1), lane_max(s->point.gap, ALL(OPEN_GAP))); }
+
+/* What one cost unit is for rows, so that they outweigh the cost however small their violation. */
+INLINE real weight_of_violation(const barrier_state *s) {
+  const real gap = counted_gap(s), unit = s->lanes.cost_unit;
+  const real grown = lane_min(s->point.cost_scale / COST_IN_UNITS, MOST_GROWN * unit);
+  return VIOLATION_WEIGHT / (gap * gap) * lane_max(grown, unit);
+}
+
+/* In lanes whose rows yield, these give way by more than for the sake of regularity, and weigh less. */
+INLINE void let_rows_yield(barrier_state *s) {
+  const mask yields = yielding(s);
+  const real yield = s->lanes.yield, weight = ALL(1) / lane_select(yields, yield, ALL(1));
+  s->delta = lane_select(yields, yield, s->delta);
+  s->state_weight = lane_select(yields, weight, s->state_weight);
+  s->mixed_weight = lane_select(yields, weight, s->mixed_weight);
+  s->row_unit = lane_select(yields, weight, s->row_unit);
+}
+
+/* Readies what a pass weighs slacks and rows by. In restoration also the share of a control's range, and the slack of a row, that
+ * are left to the barrier after it. */
 INLINE void ready_pass(barrier_state *s) {
   s->begins = lane_any(s->lanes.begins);
   s->restores = CONSTRAINED && lane_any(s->lanes.restoring);
@@ -46,10 +65,9 @@ INLINE void ready_pass(barrier_state *s) {
   s->delta = ALL(INEQUALITY_DELTA) * s->lanes.looseness / s->lanes.cost_unit;
   s->state_weight = s->lanes.cost_unit / (ALL(EQUALITY_DELTA) * state_looseness(s));
   s->mixed_weight = s->lanes.cost_unit / (ALL(MIXED_EQUALITY_DELTA) * lane_max(equality_looseness(s), ALL(1)));
-  const real gap = lane_min(ALL(1), lane_max(s->point.gap, ALL(OPEN_GAP)));
-  const real unit = s->lanes.cost_unit, grown = lane_min(s->point.cost_scale / COST_IN_UNITS, MOST_GROWN * unit);
-  s->row_unit = lane_select(s->lanes.restoring, VIOLATION_WEIGHT / (gap * gap) * lane_max(grown, unit), s->row_unit);
-  s->restoring_room = ALL(RESTORING_ROOM) * gap;
+  s->row_unit = lane_select(s->lanes.restoring, weight_of_violation(s), s->row_unit);
+  s->restoring_room = ALL(RESTORING_ROOM) * counted_gap(s);
+  if (QUADRATIC_PROGRAM) let_rows_yield(s);
 }
 
 /* In restoration there is no barrier: controls that press against their bounds are held there. */
@@ -65,9 +83,11 @@ INLINE mask held_in_restoration(const barrier_state *s, const control_room *r, r
   return lane_and(s->lanes.restoring, lane_or(low, high));
 }
 
-/* What is added to the Hessian's diagonal over controls in units of their range; in restoration some of it always. */
+/* What is added to the Hessian's diagonal over controls in units of their range; in restoration some of it always, and a little
+ * where rows yield. */
 INLINE real shift_of(const barrier_state *s) {
-  const real shift = s->lanes.shift * s->row_unit;
+  real shift = s->lanes.shift * s->row_unit;
+  if (QUADRATIC_PROGRAM) shift += where_on(yielding(s), YIELDING_SHIFT * s->row_unit);
   if (!s->restores) return shift;
   const real least = ALL(RESTORATION_SHIFT) * lane_min(ALL(1), s->point.gap) * s->row_unit;
   return shift + lane_select(s->lanes.restoring, least, ALL(0));
