@@ -237,18 +237,29 @@ def test_a_solution_that_costs_little_beside_the_first_trajectory_is_one_in_floa
     torch.testing.assert_close(sol.cost.double(), better.cost, rtol=1e-3, atol=0)
 
 
-def test_nothing_is_called_a_solution_where_rounding_of_constants_hides_that_it_is_none():
-    """Beside a constant of 1e9 nothing is left of the landers' cost in float32, and no step can be judged by it."""
+@pytest.mark.parametrize("method", ["auto", "ddp"])
+def test_nothing_is_called_a_solution_where_rounding_of_constants_hides_that_it_is_none(method):
+    """Beside a constant of 1e9 nothing is left of the landers' cost in float32, and no step can be judged by it.
+
+    Box-DDP says so, and the interior point, which scales the cost by what it varies by, solves them.
+    """
     module, x0 = lander()
+    generator = torch.Generator().manual_seed(5)
+    more = 1 + 0.3 * torch.rand(128, 3, generator=generator, dtype=x0.dtype)
+    x0 = torch.cat([x0, x0.repeat(8, 1) * more])
     offset = torch.tensor([0.0, 1e5, 1e7, 1e9])[:, None]
     starts = x0.expand(4, -1, -1)
-    sol = module.MPC(on_unconverged="ignore")(starts.float(), cost_offset=offset)
+    options = {"method": method, "max_iterations": 500, "on_unconverged": "ignore"}
+    sol = module.MPC(**options)(starts.float(), cost_offset=offset)
     found = {"u_init": sol.u.double()}
     cost = module.MPC(max_iterations=0, on_unconverged="ignore")(starts, **found).cost
     least = module.MPC(on_unconverged="ignore")(starts, **found).cost
-    assert ((cost - least) / least.abs())[sol.converged].max() < 0.03
+    assert ((cost - least) / least.abs())[sol.converged].max() < 0.01
     assert sol.converged[0].all()
-    assert (sol.status[3] == Status.STALLED).sum() > 8
+    if method == "auto":
+        assert sol.converged.all()
+    else:
+        assert (sol.status[3] == Status.STALLED).sum() > 72
 
 
 @functools.cache

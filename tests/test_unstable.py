@@ -99,15 +99,15 @@ def growing_problem():
 
 
 def test_linear_quadratic_problems_that_grow_are_solved_and_no_other_point_is_called_a_solution():
-    generator = torch.Generator().manual_seed(0)
-    count, options = 256, {"generator": generator, "dtype": torch.float64}
+    """Box-DDP alone rests at points that cost 1e3 times the least, and more, where rounding hides every way on."""
+    count, options = 2048, {"generator": torch.Generator().manual_seed(0), "dtype": torch.float64}
     turn = torch.linalg.qr(torch.randn(count, 3, 3, **options))[0]
     growth = torch.cat([5 + 15 * torch.rand(count, 1, **options), torch.rand(count, 2, **options)], 1)
     matrices = {
         "A": turn @ torch.diag_embed(growth) @ turn.mT,
         "B": torch.randn(count, 3, 2, **options),
     }
-    x0 = 0.03 * torch.randn(count, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x0 = 0.03 * torch.randn(count, 3, **options)
     module = compiled(growing_problem())
     found = module.MPC()(x0, **matrices)
     assert found.converged.all()

@@ -14,8 +14,9 @@
 #define FAR R(0.2)    /* if its step goes so far, of the range in root mean square */
 #define SHORTEST_STEP R(1e-3)
 #define LEAST_SHARE R(0.1) /* of the way to a candidate: below it the step is wrong, rather than too long */
+#define LEAST_KNOWN R(1e3) /* times rounding: a cost that is less, of a point part of the way, nobody knows */
 /* Of regularisation, as shares of Quu. */
-#define FIRST_REGULARISATION R(LINEAR_QUADRATIC ? 1e-3 : 0.1) /* less hardly shortens a step; one with an exact model is for rounding */
+#define FIRST_REGULARISATION R(0.1) /* less hardly shortens a step */
 #define LARGEST_REGULARISATION R(1e10)
 /* The most weight of the dynamics' second derivatives, by the relative change d of the cost that the model promises:
  * none where d > FAR_FROM_SOLUTION, else 1 - RISE d, but at least PART_WAY; NEARLY_ALL and above are one, so that what
@@ -31,8 +32,7 @@
 #define LEAST_SECOND_ORDER R(0.05)
 #define MOST_HIDDEN R(1e3) /* times the cost: at rest far from the origin the cost is itself rounding, but never by so much */
 #define LEAST_BEND R(1e-2) /* share of the slope by which a model has to bend: at a minimum without bounds it is 0.5 */
-#define MUCH_PROMISED R(1e-6) /* share of the cost; see is_restless */
-#define LITTLE_STEP R(0.1)   /* share of a control's range */
+#define MAGNIFIED R(1e-3) /* share of the cost that rounding of states may change where a lane rests for it; see is_restless */
 #define LITTLE_BEND R(0.05)  /* below that share a model is nearly linear: its step ends at bounds, or far away */
 #define WORTH R(30) /* a certifying lane goes on for so many times what ends others */
 enum { PATIENCE = 6, FEW_WAITS = 2, LONG_WAIT = 20, FEW_PASSES = 15, MOST_PASSES = LINEAR_QUADRATIC ? 40 : 100 };
@@ -65,21 +65,24 @@ RARE real slopes_of_costs(const solver_state *s) {
   return most;
 }
 
-/* The size of the cost; of a lane that doubts it, what slopes and curvature say that it may vary by, if that is less: constants
- * are no part of it. */
+/* The size of the cost; of a lane that doubts it, what slopes say that it may vary by, if that is less: constants are no part of
+ * it. Curvature would say more by far than what is left of the cost near a goal. */
 INLINE real size_of_cost(const solver_state *s) {
   const mask weighed = lane_and(s->lanes.busy, s->lanes.weighed);
   if (!lane_any(weighed)) return s->lanes.cost_scale;
-  const real varies = slopes_of_costs(s) + s->summary.bend_of_points;
-  return lane_select(weighed, lane_min(varies, s->lanes.cost_scale), s->lanes.cost_scale);
+  return lane_select(weighed, lane_min(slopes_of_costs(s), s->lanes.cost_scale), s->lanes.cost_scale);
 }
 
-/* A step that promises no more than this is rounding: of a cost of this size, or where the cost has ceased to fall, as it does where
- * little is left of it, of the controls and states. */
+/* Where points count: where the cost has ceased to fall, as it does where little is left of it, or constants hide it. The last sweep
+ * was to find there what rounding of controls and states costs. */
+INLINE mask points_count(const solver_state *s) {
+  return lane_or(s->lanes.weighed, lane_more(s->lanes.waits, ALL_COUNTS(FEW_WAITS)));
+}
+
+/* A step that promises no more than this is rounding: of a cost of this size, or of controls and states. */
 INLINE real least_promise_of(const solver_state *s, real size) {
   const real of_points = R(16) * (SCALAR_EPSILON * SCALAR_EPSILON) * s->summary.bend_of_points;
-  const mask waits = lane_more(s->lanes.waits, ALL_COUNTS(FEW_WAITS));
-  return lane_max(rounding_of(size), lane_select(waits, unless_chaotic(s, of_points), ALL(0)));
+  return lane_max(rounding_of(size), lane_select(points_count(s), unless_chaotic(s, of_points), ALL(0)));
 }
 INLINE real least_promise(const solver_state *s) { return least_promise_of(s, s->lanes.cost_scale); }
 
@@ -137,26 +140,30 @@ INLINE real between(real from, real to, real share) {
 /* Of a linear-quadratic problem the points between two trajectories are trajectories, and the cost between them is a
  * parabola, known from its slope at the accepted one and its values at both. So a candidate beyond its minimum need not
  * be refused: the lane goes there instead, if it is not near the start, and by more than rounding: what a parabola of large
- * costs says of a small one, and the way of large states of small ones, is worth less than the candidate itself. */
+ * costs says of a small one, and the way of large states of small ones, is worth less than the candidate itself. Nor where
+ * rounding of them is nearly all that it leaves: nobody would know what that point costs. */
 INLINE void find_share(solver_state *s, mask stepped) {
   const real bend = s->cost - s->lanes.cost - s->promise, downhill = -s->promise;
+  const real share = R(0.5) * downhill / bend, least = s->lanes.cost - R(0.5) * share * downhill; /* rounded as the first cost is */
   const mask falls = lane_and(lane_lt(ALL(0), downhill), lane_finite(s->cost));
   const mask beyond = lane_lt(R(0.5) * downhill + rounding(s), bend);
   const mask far = lane_le(R(2) * LEAST_SHARE * bend, downhill);
-  const mask shorter = lane_and(lane_and(stepped, far), lane_and(falls, beyond));
-  s->share = lane_select(shorter, R(0.5) * downhill / bend, ALL(1));
-  s->cost = lane_select(shorter, s->lanes.cost - R(0.5) * s->share * downhill, s->cost); /* rounded as the first cost is */
+  const mask known = lane_lt(LEAST_KNOWN * rounding_of(lane_max(s->lanes.cost_scale, s->cost_scale)), lane_abs(least));
+  const mask shorter = lane_and(lane_and(stepped, lane_and(far, known)), lane_and(falls, beyond));
+  s->share = lane_select(shorter, share, ALL(1));
+  s->cost = lane_select(shorter, least, s->cost);
   const real scale = between(s->lanes.cost_scale, s->cost_scale, s->share);
   s->cost_scale = lane_select(shorter, lane_max(scale, lane_abs(s->lanes.cost)), s->cost_scale);
   s->promise = lane_select(shorter, s->share * s->promise, s->promise);
 }
 
 /* What rounding of the accepted states may change the cost by: costates are its derivatives. */
-FUNCTION real rounding_of_states(const solver_state *s) {
+FUNCTION real magnified_rounding(const solver_state *s) {
   real sum = ALL(0);
   for (int i = NX; i < (s->horizon + 1) * NX; i++) sum += lane_abs(s->costate[i] * s->x[i]);
-  return unless_chaotic(s, R(16) * SCALAR_EPSILON * sum);
+  return R(16) * SCALAR_EPSILON * sum;
 }
+INLINE real rounding_of_states(const solver_state *s) { return unless_chaotic(s, magnified_rounding(s)); }
 
 /* Where the model is nearly linear, and so has no length of its own. */
 INLINE mask is_unbent(const solver_state *s) { return lane_lt(s->summary.bend, -LITTLE_BEND * s->summary.slope); }
@@ -273,20 +280,28 @@ INLINE mask doubtful(const solver_state *s, mask where, real factor, scalar tole
   return lane_any(fresh) ? find_doubts(s, fresh, factor, tolerance) : fresh;
 }
 
-/* The next sweep of those lanes finds the curvature, too. */
+/* The next sweep of those lanes finds what rounding of controls and states costs. Until then, and for as long as their residuals
+ * fall, it is no sign of anything that their costs do not. */
 INLINE mask begin_doubts(solver_state *s, mask where, real factor, scalar tolerance) {
   const mask doubts = doubtful(s, where, factor, tolerance);
-  s->lanes.doubts = lane_or(s->lanes.doubts, doubts);
+  lane_progress *lanes = &s->lanes;
+  lanes->doubts = lane_or(lanes->doubts, doubts);
+  lanes->unproductive = lane_and(lanes->unproductive, lane_not(doubts));
+  lanes->waits = lane_and(lanes->waits, lane_not(doubts));
   return doubts;
 }
 
-/* Keeps count of passes since the cost has fallen by more than rounding. The sweep that follows two of them finds what
- * the rounding of controls and states costs. */
+/* Keeps count of passes since the cost has fallen by more than rounding. */
 INLINE void note_cost(solver_state *s, mask where) {
   lane_progress *lanes = &s->lanes;
   const mask fallen = lane_and(where, lane_lt(lanes->cost, lanes->lowest_cost - rounding(s)));
   lanes->lowest_cost = lane_select(fallen, lanes->cost, lanes->lowest_cost);
   lanes->waits = lane_and(lanes->waits - where, lane_not(fallen));
+}
+
+/* The sweep that follows two of them, or a doubt, finds what the rounding of controls and states costs. */
+INLINE void note_weighing(solver_state *s) {
+  lane_progress *lanes = &s->lanes;
   lanes->weighed = lanes->doubts;
   const mask weighs = lane_or(lanes->doubts, lane_more(lanes->waits, ALL_COUNTS(FEW_WAITS - 1)));
   s->weighs_points = lane_any(lane_and(lanes->busy, weighs));
@@ -310,25 +325,20 @@ INLINE mask stalled(solver_state *s, mask where) {
   return lane_or(lane_more(lanes->unproductive, ALL_COUNTS(PATIENCE)), waits_in_vain(s, where));
 }
 
-/* Which of the lanes that rest for their rounding do not: where linear dynamics grow by so many powers of ten that the first
- * trajectory's cost hides this one's, rounding of the states seems to hide steps, too, that are promised a share of the cost,
- * and are no rounding beside the range of a control. */
-RARE mask is_restless(const solver_state *s, mask where) {
-  const mask promising = lane_lt(MUCH_PROMISED * s->lanes.cost_scale, -expected_change(s));
-  const mask grown = lane_lt(s->lanes.cost_scale, SCALAR_EPSILON * s->lanes.first_scale);
-  const mask much = lane_and(where, lane_and(promising, grown));
-  mask far = lane_none();
-  if (!lane_any(much)) return far;
-  for (int t = 0; t < s->horizon; t++) {
-    real lower[NU], upper[NU];
-    stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), lower, upper);
-    for (int i = 0; i < NU; i++) {
-      const real range = upper[i] - lower[i];
-      far = lane_or(far, lane_and(lane_finite(range), lane_lt(LITTLE_STEP * range, lane_abs(s->step[t * NU + i]))));
-    }
-  }
-  return lane_and(much, far);
+/* What the last states are worth: where dynamics magnify nothing, rounding of any states is no share of that, however far from the
+ * origin they rest. */
+INLINE real worth_of_last_states(const solver_state *s) {
+  return s->summary.bend_of_end + lane_max(slopes_of_states(s, s->horizon), slopes_of_states(s, s->horizon - 1));
 }
+
+/* Which of the lanes that rest do not: rounding of the states alone seems to hide what their steps promise, and that is because
+ * dynamics magnify it from stage to stage until costates may be wrong by a share of what there is to gain. */
+RARE mask is_restless(const solver_state *s, mask where) {
+  const mask promising = lane_and(lane_and(where, points_count(s)), lane_lt(R(4) * rounding(s), -expected_change(s)));
+  if (!lane_any(promising)) return promising;
+  return lane_and(promising, lane_lt(MAGNIFIED * (s->lanes.cost_scale + worth_of_last_states(s)), magnified_rounding(s)));
+}
+INLINE mask find_restless(const solver_state *s, mask where) { return lane_any(where) ? is_restless(s, where) : where; }
 
 /* Which of the lanes at the limit of their precision are so for rounding of constants alone, which hides what their steps are worth. */
 INLINE mask is_hidden(const solver_state *s, mask where, scalar tolerance) {
@@ -458,9 +468,10 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   give_up(s, &v, concave, lane_none());
   decide(&v, lane_not(lane_and(s->summary.finite, lane_finite(s->summary.residual))), DIVERGED);
   /* What came to the limit of its precision with another model has to be there with this one too. */
-  const mask vain = waits_in_vain(s, lanes->certifying);
-  decide(&v, lane_and(lanes->certifying, lane_or(small, lane_or(at_limit, vain))), CONVERGED);
-  give_up(s, &v, lanes->certifying, at_limit);
+  const mask vain = waits_in_vain(s, lanes->certifying), ends = lane_or(small, lane_or(at_limit, vain));
+  const mask restless_end = find_restless(s, lane_and(lanes->certifying, v.open));
+  decide(&v, lane_and(lanes->certifying, lane_and(ends, lane_not(restless_end))), CONVERGED);
+  give_up(s, &v, lanes->certifying, lane_and(at_limit, lane_not(restless_end)));
 
   const mask whole = LINEAR_DYNAMICS ? lane_all() : lane_le(ALL(1), s->second_order); /* all second derivatives */
   const mask exact = lane_and(whole, lane_eq(s->regularisation, ALL(0)));
@@ -472,8 +483,8 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   note_cost(s, v.open);
   mask stuck = stalled(s, lane_and(v.open, lane_not(done)));
   stuck = lane_and(stuck, lane_not(begin_doubts(s, stuck, ALL(WORTH), tolerance)));
-  const mask restless = LINEAR_QUADRATIC && lane_any(stuck) ? is_restless(s, stuck) : lane_none();
-  const mask rests = lane_and(lane_and(stuck, lane_not(restless)), lane_not(is_hidden(s, stuck, tolerance)));
+  const mask restless = find_restless(s, lane_and(stuck, exact));
+  const mask hidden = is_hidden(s, stuck, tolerance), rests = lane_and(stuck, lane_not(lane_or(restless, hidden)));
   /* Newton's method comes to a stop at rounding, Gauss and Newton's may where it is slow. */
   const mask solved = s->exact_hessian || LINEAR_DYNAMICS ? lane_or(done, rests) : done;
   const mask certain = lane_and(exact, s->summary.convex);
@@ -488,7 +499,9 @@ FUNCTION counts review(solver_state *s, scalar tolerance, int certify) {
   mask may_go_on = lane_more(lanes->last, lanes->iterations);
   if (s->hands_over) may_go_on = lane_and(may_go_on, gets_on(s));
   decide(&v, lane_and(going, lane_not(may_go_on)), MAX_ITERATIONS);
-  give_up(s, &v, lane_and(going, lane_or(stuck, is_hopeless(s))), lane_and(lane_or(small, at_limit), lane_not(restless)));
+  const mask little = lane_and(lane_or(small, at_limit), lane_not(lane_or(restless, hidden)));
+  give_up(s, &v, lane_and(going, lane_or(stuck, is_hopeless(s))), little);
+  note_weighing(s);
   begin_half_way(s, v.open);
   lanes->begins = lanes->unguided = lane_none();
   return v.status;

@@ -49,6 +49,7 @@ typedef struct {
   real residual;               /* of the first-order conditions */
   real slope, bend;            /* expected change of the cost for a full step, linear part and quadratic part */
   real bend_of_points;         /* sum of |Quu| u u and |V| x x: what rounding costs, over its square; see weighs_points */
+  real bend_of_end;            /* the most of |V| x x at one of the last two stages, where that is found */
   mask finite, convex;         /* all derivatives finite; every Quu positive definite as it came */
 } sweep_summary;
 

@@ -224,12 +224,14 @@ INLINE void note_value(const solver_state *s, const value_model *value, sweep_su
 /* Adds what the rounding of a state costs, over its square. x_0 is given. */
 RARE void weigh_state(const solver_state *s, int t, const value_model *value, sweep_summary *summary) {
   const reals x = s->x + t * NX;
-  for (int i = 0; i < (t > 0 ? NX : 0); i++)
-    summary->bend_of_points += lane_abs(value->hessian[TRIANGLE(i, i)]) * (x[i] * x[i]);
+  real bend = ALL(0);
+  for (int i = 0; i < (t > 0 ? NX : 0); i++) bend += lane_abs(value->hessian[TRIANGLE(i, i)]) * (x[i] * x[i]);
+  summary->bend_of_points += bend;
+  if (t >= s->horizon - 1) summary->bend_of_end = lane_max(bend, summary->bend_of_end);
 }
 
 INLINE void clear_summary(sweep_summary *summary) {
-  summary->residual = summary->slope = summary->bend = summary->bend_of_points = ALL(0);
+  summary->residual = summary->slope = summary->bend = summary->bend_of_points = summary->bend_of_end = ALL(0);
   summary->finite = summary->convex = lane_all();
 }
 
