@@ -126,6 +126,17 @@ void call_exact MODEL;
 void call_exact MODEL { model_of(1, PASSED); }
 void call_gauss_newton MODEL;
 void call_gauss_newton MODEL { model_of(0, PASSED); }
+
+#ifdef HAS_ADJOINT
+#define ADJOINT (in x, in u, in theta, in theta_t, in costate, in dual, out total, out gradient_u)
+void call_adjoint ADJOINT;
+void call_adjoint ADJOINT {
+  stage_model q;
+  stage_adjoint(x, u, T, theta_t, costate, dual, &q);
+  memcpy(total, q.costate, sizeof q.costate);
+  memcpy(gradient_u, q.gradient_u, sizeof q.gradient_u);
+}
+#endif
 """
 
 

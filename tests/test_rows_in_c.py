@@ -254,6 +254,21 @@ def test_the_quadratic_model_of_a_stage(case, kind):
         close(part, expected)
 
 
+def test_gradients_of_a_stage_alone(case):
+    """Of l + lambda'f + dual'c, without the model; implicit steps have no function of them."""
+    implicit = bool(case.call.kernels.loop and case.call.kernels.loop.substeps.implicit)
+    assert hasattr(case.call.library, "call_adjoint") is not implicit
+    if implicit:
+        return
+    costate, dual = case.draw(case.n), case.draw(len(case.path))
+    lagrangian = stage_lagrangian(case, costate, dual)
+    (gradient,) = case.witness.at(case.point, ca.gradient(lagrangian, case.witness.tau))
+    inputs = (case.x, case.u, case.theta, case.theta_t, costate, dual)
+    by_x, by_u = case.call("adjoint", *inputs, sizes=[case.n, case.m])
+    close(by_x, gradient[: case.n])
+    close(by_u, gradient[case.n :])
+
+
 def test_the_quadratic_model_of_the_end(case):
     w, k, n = case.witness, len(case.end), case.n
     dual, force, stiffness, weight = case.draw(k), case.draw(k), np.abs(case.draw(k)), 0.7

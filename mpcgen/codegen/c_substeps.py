@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mpcgen.codegen.c_function import CFunction, call, comment, signature, with_products
 from mpcgen.stages import StageFunction
-from mpcgen.stages.contract import COMPOSED, DERIVE, DYNAMICS, ENDED, ROWED
+from mpcgen.stages.contract import ADJOINT, COMPOSED, DERIVE, DYNAMICS, ENDED, ROWED
 from mpcgen.stages.substeps import outer_name
 
 _POINT = ("state", "control", "theta", "theta_t")
@@ -16,6 +16,7 @@ _LOOPS = {
     DYNAMICS: ("advance_substeps", ("next_state", "cost")),
     DERIVE["gauss_newton"]: ("slopes_of_substeps", ("costate", "q")),
     DERIVE["exact"]: ("expand_substeps", ("*weight", "costate", "q")),
+    ADJOINT: ("adjoint_of_substeps", ("costate", "q")),
     "stage_tangent": ("tangent_of_substeps", ("d_state", "d_control", "d_next")),
     "stage_gradient": (
         "gradient_of_substeps",
@@ -92,6 +93,8 @@ def composed_functions(
     if substeps or "stage" in priced:
         loops = [*([_LOOPS] if substeps else []), *([_prices(priced["stage"])] if "stage" in priced else [])]
         for name in (*COMPOSED, *(ROWED["stage"] if priced.get("stage") else ())):
+            if name == ADJOINT and outer_name(name) not in printed:
+                continue
             outer = table[outer_name(name)]
             if outer.name not in printed:  # all outside of the loops is quadratic
                 outer = table[outer_name(DERIVE["gauss_newton"])]

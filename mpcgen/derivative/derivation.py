@@ -344,12 +344,14 @@ class Derivation(Symbols):
             self.function(END_PULLBACK, offset=at_end),
         )
 
+    def _shortest_gradient(self) -> Sequence[Expr]:
+        """The Lagrangian's, by products with Jacobians or all in reverse."""
+        return min(self._lagrangian_gradient(), gradient(self._lagrangian(), self.tau), key=flops)
+
     def _stage_adjoint(self) -> Iterable[Function]:
-        """The Lagrangian's gradient in the shorter of two forms: products with Jacobians, or all in reverse."""
         if not self.model.constrained:
             return ()
-        ways = (self._lagrangian_gradient(), gradient(self._lagrangian(), self.tau))
-        return (self.function(ADJOINT, **self._gradients(min(ways, key=flops))),)
+        return (self.function(ADJOINT, **self._gradients(self._shortest_gradient())),)
 
     def _lagrangian(self) -> Expr:
         return self.model.stage_cost + dot(self.graph, self.multipliers, self.images)

@@ -13,7 +13,7 @@ from mpcgen.derivative.substeps import Loop, loop_of
 from mpcgen.ir import Expr, unrolled
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model
-from mpcgen.stages.contract import COMPOSED, DERIVE, ENDED, EXPAND, ROWED, WHOLE
+from mpcgen.stages.contract import ADJOINT, COMPOSED, DERIVE, ENDED, EXPAND, ROWED, WHOLE
 from mpcgen.stages.substeps import outer_name
 
 FUSED_LIMIT = 2000
@@ -99,7 +99,7 @@ def _named_apart(functions: Iterable[Function], sites: Mapping[str, bool]) -> It
     """The functions, those of ``sites`` whose costs are loops as what is outside of these; True: rows are, too."""
     composed = [*(COMPOSED if "stage" in sites else ()), *(ENDED if "end" in sites else ())]
     composed += [name for site, rows in sites.items() if rows for name in ROWED[site]]
-    left_out = WHOLE if "stage" in sites else ()
+    left_out = (*WHOLE, ADJOINT) if "stage" in sites else ()
     for function in functions:
         if function.name not in left_out:
             yield replace(function, name=outer_name(function.name)) if function.name in composed else function

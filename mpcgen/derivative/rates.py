@@ -68,8 +68,13 @@ class RateDerivation(Derivation):
             ),
         }
 
-    def functions(self, costs: bool = False, implicit: bool = False) -> tuple[Function, ...]:
-        """The functions of the right-hand side that a scheme calls, in the order of the text. ``costs``: see `Loop`."""
+    def functions(
+        self, costs: bool = False, implicit: bool = False, adjoint: bool = False
+    ) -> tuple[Function, ...]:
+        """The functions of the right-hand side that a scheme calls, in the order of the text.
+
+        ``costs``, ``adjoint``: see `Loop`.
+        """
         seeds = dict(zip(self.tau, (*self.d_x, *self.d_u), strict=True))
         return (
             # An implicit scheme knows its slopes, and their changes, from the equations that it has solved.
@@ -78,6 +83,7 @@ class RateDerivation(Derivation):
             # The Gauss-Newton model of costs has curvature.
             *((self._first(),) if implicit or not costs else ()),
             self.second,
+            *((self._adjoint(),) if adjoint else ()),
             *(() if implicit else (self._tangent(seeds),)),
             self._gradient(seeds),
             self._change(),
@@ -99,6 +105,9 @@ class RateDerivation(Derivation):
         return self.function(
             self.own_name(table.SLOPES), F=tuple(chain(*self.FJ)), slope=self._lagrangian_gradient()
         )
+
+    def _adjoint(self) -> Function:
+        return self.function(self.own_name(table.ADJOINT), slope=self._shortest_gradient())
 
     @cached_property
     def second(self) -> Function:

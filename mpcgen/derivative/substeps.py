@@ -22,7 +22,7 @@ from mpcgen.ir import Expr, flops, substitute, symbols_of
 from mpcgen.ir.function import Function
 from mpcgen.ir.model import Model, Rows, Substeps
 from mpcgen.stages import substeps as table
-from mpcgen.stages.contract import COMPOSED, WHOLE
+from mpcgen.stages.contract import ADJOINT, COMPOSED, WHOLE
 
 LOOPED_FROM = 400
 """Operations of a stage's substeps, written out, from which on they are a loop."""
@@ -61,13 +61,19 @@ class Loop:
     def functions(self) -> tuple[Function, ...]:
         """The functions of the right-hand side, then all others."""
         implicit = self.substeps.implicit is not None
+        left_out = WHOLE if self.has_adjoint else (*WHOLE, ADJOINT)
         outer = (
             replace(function, name=table.outer_name(function.name)) if function.name in COMPOSED else function
             for function in self.outer.functions()
-            if function.name not in WHOLE  # which leave out what substeps do
+            if function.name not in left_out  # what leaves out what substeps do
         )
         inputs = self.rates.inputs.functions() if isinstance(self.rates, BodyDerivation) else ()
-        return (*inputs, *self.rates.functions(self.costs, implicit), *outer)
+        return (*inputs, *self.rates.functions(self.costs, implicit, self.has_adjoint), *outer)
+
+    @property
+    def has_adjoint(self) -> bool:
+        """Whether the Lagrangian's gradients are wanted alone, and by an explicit scheme without networks."""
+        return self.outer.model.constrained and not (self.substeps.implicit or self.substeps.networks)
 
     @property
     def accumulators(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from functools import cache
 
 from mpcgen.stages.network import MAPS, body_functions
 from mpcgen.stages.slots import CHANGE, LOSS, SUMS, THETA, member, slot
-from mpcgen.stages.substeps import outer, rate_functions
+from mpcgen.stages.substeps import outer, rate_adjoint, rate_functions
 from mpcgen.stages.table import Slot, StageFunction
 
 PREPARE = "prepare_parameters"
@@ -44,9 +44,9 @@ ADJOINT = "stage_adjoint"
 STEP = "stage_step"
 """F d from entries of F that an exact model has kept: of problems with constraints whose F takes long to compute."""
 
-WHOLE = (PULLBACK, END_PULLBACK, ADJOINT)
+WHOLE = (PULLBACK, END_PULLBACK)
 """Functions of stages that no loop is part of: the others have none of them."""
-COMPOSED = (DYNAMICS, *DERIVE.values(), "stage_tangent", "stage_gradient", "stage_forward")
+COMPOSED = (DYNAMICS, *DERIVE.values(), ADJOINT, "stage_tangent", "stage_gradient", "stage_forward")
 """What a loop over substeps is part of, and a stage's cost that reads networks."""
 ENDED = ("terminal_cost", "terminal_expand", "terminal_gradient", "terminal_forward")
 """What a terminal cost that reads networks is part of."""
@@ -88,7 +88,7 @@ def contract(constrained: bool) -> Mapping[str, StageFunction]:
     `mpcgen.stages.network`.
     """
     functions = (*_values(), *_models(constrained), *_differentials(constrained), *_bounds())
-    functions += (*_rows(), *_remembering(functions)) if constrained else ()
+    functions += (*_rows(), *_remembering(functions), rate_adjoint()) if constrained else ()
     looped = (*COMPOSED, *ENDED, *ROWED["stage"], *ROWED["end"])
     functions += (
         *rate_functions(),

@@ -22,6 +22,7 @@ VALUES = "rate_values"
 NEWTON = "rate_newton"
 SLOPES = "rate_slopes"
 CURVATURE = "rate_curvature"
+ADJOINT = "rate_adjoint"
 _POINT = (
     slot("const real *restrict moving", "x", MOVING, "moving states z"),
     slot("const real *restrict held", "u", HELD, "what the stage holds, v"),
@@ -51,6 +52,13 @@ def outer(function: StageFunction) -> StageFunction:
         name=name,
         purpose=f"{function.purpose}; all outside of loops",
         knows_next=False,
+    )
+
+
+def rate_adjoint() -> StageFunction:
+    """That of a right-hand side whose gradient alone is wanted."""
+    return StageFunction(
+        ADJOINT, "gradient of share c + lambda'k", (*_POINT, _COSTATE), (_SLOPE,), inline=False
     )
 
 

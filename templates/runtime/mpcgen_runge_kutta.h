@@ -119,6 +119,22 @@ FUNCTION void step_slopes(const real *trace, const real *held, stored_reals thet
 }
 #endif
 
+#ifdef HAS_ADJOINT
+/* The gradient of c + lambda'phi by (z, v). */
+FUNCTION void step_adjoint(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
+                           const real *costate, real *slope) {
+  real scratch[NSLOPES * NMOVING], multiplier[NMOVING], part[NBOTH];
+  const real *const points = points_of(trace, held, theta, theta_t, scratch);
+  EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
+  KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
+    const real share = slope_share(i);
+    slope_multiplier(i, costate, part, multiplier);
+    rate_adjoint(points + i * NMOVING, held, theta, theta_t, &share, multiplier, part);
+    EACH(j, NBOTH) slope[j] += part[j];
+  }
+}
+#endif
+
 /* F, the Hessian of c + lambda'phi (lower triangle), and its gradient by (z, v). */
 FUNCTION void step_curvature(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
                              const real *costate, real *F, real *H, real *slope) {

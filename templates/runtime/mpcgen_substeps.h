@@ -54,13 +54,17 @@ FUNCTION void advance_substeps(stored_reals state, stored_reals control, stored_
   EACH(i, NVISIBLE) next_state[PLACES[i]] = present[i];
 }
 
-/* Adds the derivatives of the end by (z, v) to those of a stage. `slope`: gradient by z, then by v. */
-INLINE void scatter(const real *F, const real *slope, stage_model *q) {
-  EACH(i, NVISIBLE) EACH(j, NBOTH) if (is_visible(j)) q->F[PLACES[i] * NTAU + PLACES[j]] = F[i * NBOTH + j];
+/* Adds the derivatives of the end by (z, v) to those of a stage; `slope`: its gradient by z, then by v. */
+INLINE void scatter_slope(const real *slope, stage_model *q) {
   EACH(i, NBOTH) if (is_visible(i)) {
     real *to = PLACES[i] < NX ? &q->costate[PLACES[i]] : &q->gradient_u[PLACES[i] - NX];
     *to += slope[i];
   }
+}
+
+INLINE void scatter(const real *F, const real *slope, stage_model *q) {
+  EACH(i, NVISIBLE) EACH(j, NBOTH) if (is_visible(j)) q->F[PLACES[i] * NTAU + PLACES[j]] = F[i * NBOTH + j];
+  scatter_slope(slope, q);
 }
 
 #if SUBSTEP_COSTS
@@ -88,6 +92,24 @@ FUNCTION void slopes_of_substeps(stored_reals state, stored_reals control, store
     EACH(i, NHELD) slope[NMOVING + i] += part[NMOVING + i];
   }
   scatter(F, slope, q);
+}
+#endif
+
+#ifdef HAS_ADJOINT
+/* The gradient of cost + lambda'f alone. */
+FUNCTION void adjoint_of_substeps(stored_reals state, stored_reals control, stored_reals theta, stored_reals theta_t,
+                                  const real *restrict costate, stage_model *restrict q) {
+  real held[NHELD], path[SUBSTEPS * STEP_TRACE], along[NMOVING], part[NBOTH], slope[NBOTH];
+  gather(state, control, path, held);
+  substep_path(theta, theta_t, held, path);
+  EACH(i, NMOVING) along[i] = costate_at(costate, i);
+  EACH(i, NBOTH) slope[i] = ALL(0);
+  KEEP_LOOP for (int k = SUBSTEPS - 1; k >= 0; k--) {
+    step_adjoint(path + k * STEP_TRACE, held, theta, theta_t, along, part);
+    EACH(i, NMOVING) along[i] = slope[i] = part[i];
+    EACH(i, NHELD) slope[NMOVING + i] += part[NMOVING + i];
+  }
+  scatter_slope(slope, q);
 }
 #endif
 
