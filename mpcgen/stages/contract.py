@@ -16,7 +16,7 @@ from functools import cache
 
 from mpcgen.stages.network import MAPS, body_functions
 from mpcgen.stages.slots import CHANGE, LOSS, SUMS, THETA, member, slot
-from mpcgen.stages.substeps import outer, rate_adjoint, rate_functions
+from mpcgen.stages.substeps import outer, rate_functions
 from mpcgen.stages.table import Slot, StageFunction
 
 PREPARE = "prepare_parameters"
@@ -88,7 +88,7 @@ def contract(constrained: bool) -> Mapping[str, StageFunction]:
     `mpcgen.stages.network`.
     """
     functions = (*_values(), *_models(constrained), *_differentials(constrained), *_bounds())
-    functions += (*_rows(), *_remembering(functions), rate_adjoint()) if constrained else ()
+    functions += (*_rows(), *_remembering(functions)) if constrained else ()
     looped = (*COMPOSED, *ENDED, *ROWED["stage"], *ROWED["end"])
     functions += (
         *rate_functions(),

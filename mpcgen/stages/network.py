@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mpcgen.stages.slots import CHANGE, SUMS, THETA, slot
-from mpcgen.stages.substeps import BOTH, HELD, MOVING, NEWTON, rate_functions
+from mpcgen.stages.substeps import ADJOINT, BOTH, HELD, MOVING, NEWTON, rate_functions
 from mpcgen.stages.table import Slot, StageFunction
 
 INNER = "NINNER"
@@ -36,7 +36,7 @@ def body_name(name: str) -> str:
 def body_functions() -> Iterator[StageFunction]:
     """The functions of the body."""
     for function in rate_functions():
-        if function.name != NEWTON:
+        if function.name not in (NEWTON, ADJOINT):
             yield _of_body(function)
 
 

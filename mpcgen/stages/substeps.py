@@ -55,13 +55,6 @@ def outer(function: StageFunction) -> StageFunction:
     )
 
 
-def rate_adjoint() -> StageFunction:
-    """That of a right-hand side whose gradient alone is wanted."""
-    return StageFunction(
-        ADJOINT, "gradient of share c + lambda'k", (*_POINT, _COSTATE), (_SLOPE,), inline=False
-    )
-
-
 def rate_functions() -> Iterator[StageFunction]:
     """The functions of a right-hand side."""
     cost = slot("real *restrict cost", "cost", "1", "share c")
@@ -83,6 +76,9 @@ def rate_functions() -> Iterator[StageFunction]:
         (*_POINT, _COSTATE),
         (_MATRIX, curvature, _SLOPE),
         inline=False,
+    )
+    yield StageFunction(
+        ADJOINT, "gradient of share c + lambda'k", (*_POINT, _COSTATE), (_SLOPE,), inline=False
     )
     yield StageFunction(
         "rate_tangent", "directional derivative of k", (*_POINT, _D_MOVING, _D_HELD), (_D_CHANGE,)
