@@ -31,6 +31,7 @@
 #define MOST_PLAIN_RISE R(0.25)       /* and where shifts are plain */
 #define RISE_AFTER_REFUSAL R(0.1)    /* where a sweep had to leave them out, the next would soon have to again: slower then, */
 #define RISE_GROWTH R(1.1)            /* and faster with every step */
+#define NEAR_RISE R(0.1)             /* share of a control's unit: after full steps of less, without a shift, all of them are back */
 #define TELLING_STEP R(1. / 6)        /* after a shorter one, of a whole that asks for more than a control's unit, the weight */
 #define RISE_UNTOLD R(0.1)            /* grows by this share: there the model says little of where it leads, and more is seldom convex */
 #define RESTING_STEP R(1e-2)  /* share of a control's unit: an attempt rests whose shifted steps stay below it for MOST_REST */
@@ -206,7 +207,8 @@ INLINE void remember_shift(barrier_state *s, mask stepped, mask rolled, mask res
   s->lanes.cuts = lane_and(s->lanes.cuts - stepped, lane_not(lane_or(long_step, rolled)));
   const mask within = lane_lt(s->step_size, ALL(1)), long_enough = lane_lt(ALL(TELLING_STEP), s->length);
   const real share_of_rise = lane_select(lane_or(long_enough, within), ALL(1), ALL(RISE_UNTOLD));
-  const real fuller = lane_min(ALL(1), s->lanes.second_order + share_of_rise * s->lanes.rise);
+  const mask near = lane_and(lane_eq(now, ALL(0)), lane_and(lane_le(ALL(1), s->length), lane_le(s->step_size, ALL(NEAR_RISE))));
+  const real fuller = lane_select(near, ALL(1), lane_min(ALL(1), s->lanes.second_order + share_of_rise * s->lanes.rise));
   s->lanes.second_order = lane_select(stepped, fuller, s->lanes.second_order);
   const real most_rise = lane_select(shifts_plainly(s), ALL(MOST_PLAIN_RISE), ALL(MOST_RISE));
   s->lanes.rise = lane_select(stepped, lane_min(most_rise, RISE_GROWTH * s->lanes.rise), s->lanes.rise);

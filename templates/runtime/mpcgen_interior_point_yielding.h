@@ -12,7 +12,7 @@
 #if QUADRATIC_PROGRAM
 
 #define FIRST_YIELDED R(0.1)  /* share of the violation that a row yields at its bound where the steps begin */
-#define YIELDED_PRODUCT R(1e-6) /* share of what the violation costs that products may be where it is the least, to this share */
+#define YIELDED_PRODUCT R(MPCGEN_PRECISION == 64 ? 1e-6 : 1e-5) /* share of what the violation costs that products may be where it is the least, to this share */
 #define PROVING_SHARE R(0.1)  /* and that what the first-order conditions lack may be worth: of less than all of it, it is a proof */
 
 /* Gives the rows of some lanes slacks whose product with what they then lack is the same for all of them. */
