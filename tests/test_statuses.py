@@ -221,6 +221,25 @@ def test_a_solution_without_a_gradient_says_so_in_the_backward_pass(scalar):
     assert (x0.grad == 0).all()
 
 
+def test_controls_of_two_stages_that_undo_each_other_at_no_cost_have_no_gradient(lqr):
+    """The end alone costs, so that rounding decides whether the first control seems to be determined."""
+    count, options = 64, {"generator": torch.Generator().manual_seed(0), "dtype": torch.float64}
+    steps = torch.zeros(count, 2, 3, 6, dtype=torch.float64)
+    steps[..., 0, 0] = 1 + 0.3 * torch.randn(count, 2, **options)
+    steps[..., 0, 3] = torch.randn(count, 2, **options)
+    costs = torch.zeros(3, 6, 6, dtype=torch.float64)
+    costs[2, 0, 0] = 1 / 3
+    costs[:2, 4, 4] = costs[:2, 5, 5] = 1  # of controls that nothing else sees
+    x0 = torch.randn(count, 3, **options).requires_grad_()
+    given = {"C": costs, "c": [0.0] * 6, "F": steps, "f": [0.0] * 3}
+    with pytest.warns(UnconvergedWarning, match="NOT_A_MINIMUM"):
+        solution = lqr.module.MPC()(x0, horizon=2, **given)
+    assert solution.converged.sum() > count / 8
+    with pytest.warns(UnconvergedWarning, match="solutions are not differentiable"):
+        solution.u.square().sum().backward()
+    assert (x0.grad == 0).all()
+
+
 @pytest.mark.parametrize("plant", ["model", "generated", "function"])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_so_does_a_closed_loop_whichever_way_it_is_run(scalar, plant, recorded):

@@ -251,6 +251,14 @@ INLINE void follow_costate(sensitivity_state *s, int t, int i, int keeps, value_
   take_off_slope(slope, i, slope_weight(s), value);
 }
 
+/* What of the curvature along a state, `before`, a policy leaves in the value function. Where its controls undo what the state does
+ * at no cost, that is what rounding leaves of zero. It counts as less than nothing, so that no control at an earlier stage which
+ * has only that to go by is called determined. Weights of rows are no costs, and large enough to leave the like of costs. */
+INLINE real left_of_curvature(real before, real left) {
+  const real rounding = ALL(16 * SCALAR_EPSILON) * lane_abs(before);
+  return CONSTRAINED ? left : lane_select(lane_le(left, rounding), left - rounding, left);
+}
+
 typedef struct {
   sensitivity_state *s;
   parameter_change *change; /* NULL in reverse mode */
@@ -333,6 +341,10 @@ INLINE void differential_policy(differential_state *d, int t, stage_model *q, co
 INLINE void differential_value(differential_state *d, int t, const stage_model *q, const control_problem *p,
                                value_model *value) {
   follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, value);
+  EACH(i, NX) {
+    const int at = TRIANGLE(i, i);
+    value->hessian[at] = left_of_curvature(q->hessian[at], value->hessian[at]);
+  }
   for (int i = 0; i < NX; i++) follow_costate(d->s, t, i, keeps_slopes(d->change), value);
 }
 

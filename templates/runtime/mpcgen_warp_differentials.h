@@ -105,6 +105,8 @@ INLINE void team_differential_value(team_differential_state *d, int t, const sta
                                     value_model *value) {
   team_follow_policy(q, p, d->s->gain + t * NU * NX, d->s->step + t * NU, d->m, value);
   TEAM_FOR(i, NX) {
+    const int at = TRIANGLE(i, i);
+    d->m->square[i * NX + i] = value->hessian[at] = left_of_curvature(q->hessian[at], value->hessian[at]);
     if (d->costates == FOUND_BEFORE)
       take_off_slope(d->s->slope[t * NX + i], i, slope_weight(d->s), value);
     else
