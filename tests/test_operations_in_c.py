@@ -270,6 +270,33 @@ def test_a_result_does_not_depend_on_the_lane_nor_on_its_neighbours(results, shu
         np.testing.assert_array_equal(again.view(np.uint8), base[order].view(np.uint8))
 
 
+# ---- machine code ----
+
+ROOT = '#include "mpcgen_lane.h"\nreal root(real a);\nreal root(real a) { return lane_sqrt(a); }\n'
+
+
+@pytest.mark.parametrize("precision", [64, 32])
+def test_square_roots_of_all_lanes_are_one_instruction_where_code_is_compiled_for_size(tmp_path, precision):
+    """As rare functions are, and what soft rows ask in each pass: a loop over lanes stays one there, through memory."""
+    toolchain = find_toolchain()
+    if toolchain.compiler.is_clang or not toolchain.compiler.triple.startswith("x86_64"):
+        pytest.skip("other compilers and processors have the loop")
+    (tmp_path / "root.c").write_text(ROOT)
+    definitions = ("-DMPCGEN_BATCH=1", f"-DMPCGEN_PRECISION={precision}")
+    command = [
+        *toolchain.compiler.command,
+        *toolchain.compile_flags,
+        "-Os",
+        f"-I{HEADER_FOLDER}",
+        *definitions,
+    ]
+    subprocess.run([*command, "-S", "root.c"], cwd=tmp_path, check=True)
+    words = [line.split() for line in (tmp_path / "root.s").read_text().splitlines()]
+    roots = [line[0].lstrip("v") for line in words if line and "sqrt" in line[0]]
+    assert roots == ["sqrtpd" if precision == 64 else "sqrtps"]
+    assert not any(line and line[0].startswith("j") for line in words)
+
+
 # ---- matrices of zeros ----
 
 

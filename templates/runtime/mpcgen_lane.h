@@ -193,20 +193,33 @@ INLINE int lane_any(mask where) { return where != 0; }
 
 /* A comparison with NaN is false, so minimum and maximum are b when a is NaN. */
 #if LANES > 1 && defined(__x86_64__) && !defined(__clang__)
+#define X86_LANES 1
 /* One instruction, which says the same of NaNs and zeros; of comparison and selection gcc makes three. The 512-bit ones
  * take a mask of lanes, all of them, and a rounding mode, the present one. */
 #if REGISTER_BYTES == 64 && LANE_BYTES == 8
 #define X86_EXTREME(which) __builtin_ia32_##which##pd512_mask(a, b, a, 255, 4)
+#define X86_SQUARE_ROOT(a) __builtin_ia32_sqrtpd512_mask(a, a, -1, 4)
+#define X86_FUSED(a, b, c) __builtin_ia32_vfmaddpd512_mask(a, b, c, 255, 4)
 #elif REGISTER_BYTES == 64
 #define X86_EXTREME(which) __builtin_ia32_##which##ps512_mask(a, b, a, -1, 4)
+#define X86_SQUARE_ROOT(a) __builtin_ia32_sqrtps512_mask(a, a, -1, 4)
+#define X86_FUSED(a, b, c) __builtin_ia32_vfmaddps512_mask(a, b, c, -1, 4)
 #elif REGISTER_BYTES == 32 && LANE_BYTES == 8
 #define X86_EXTREME(which) __builtin_ia32_##which##pd256(a, b)
+#define X86_SQUARE_ROOT(a) __builtin_ia32_sqrtpd256(a)
+#define X86_FUSED(a, b, c) __builtin_ia32_vfmaddpd256(a, b, c)
 #elif REGISTER_BYTES == 32
 #define X86_EXTREME(which) __builtin_ia32_##which##ps256(a, b)
+#define X86_SQUARE_ROOT(a) __builtin_ia32_sqrtps256(a)
+#define X86_FUSED(a, b, c) __builtin_ia32_vfmaddps256(a, b, c)
 #elif LANE_BYTES == 8
 #define X86_EXTREME(which) __builtin_ia32_##which##pd(a, b)
+#define X86_SQUARE_ROOT(a) __builtin_ia32_sqrtpd(a)
+#define X86_FUSED(a, b, c) __builtin_ia32_vfmaddpd(a, b, c)
 #else
 #define X86_EXTREME(which) __builtin_ia32_##which##ps(a, b)
+#define X86_SQUARE_ROOT(a) __builtin_ia32_sqrtps(a)
+#define X86_FUSED(a, b, c) __builtin_ia32_vfmaddps(a, b, c)
 #endif
 INLINE real lane_min(real a, real b) { return X86_EXTREME(min); }
 INLINE real lane_max(real a, real b) { return X86_EXTREME(max); }
@@ -274,7 +287,11 @@ INLINE real lane_number(counts a) { return (real)a; }
 #define LANE_MATH_2(function) LANE_BY_LANE_2(lane_##function, LIBM(function))
 #endif
 
+#ifdef X86_LANES
+INLINE real lane_sqrt(real a) { return X86_SQUARE_ROOT(a); } /* one instruction, where gcc compiles for size, too */
+#else
 LANE_BY_LANE_1(lane_sqrt, LIBM(sqrt)) /* the compiler makes this loop one instruction */
+#endif
 INLINE real lane_pinv(real a) { return lane_select(lane_eq(a, ALL(0)), ALL(0), R(1) / a); }
 LANE_MATH_1(exp)
 LANE_MATH_1(expm1)

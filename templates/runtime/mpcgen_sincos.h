@@ -41,9 +41,13 @@ INLINE void sincos_near_zero(real r, real *sine, real *cosine) {
 
 /* a - k b, rounded once; the compiler makes this loop one instruction. */
 INLINE real fused_difference(real a, real k, scalar b) {
+#ifdef X86_LANES
+  return X86_FUSED(-k, ALL(b), a);
+#else
   real result = a;
   for (int lane = 0; lane < LANES; lane++) result[lane] = LIBM(__builtin_fma)(-k[lane], b, a[lane]);
   return result;
+#endif
 }
 
 /* A quarter turn more makes a sine of a cosine: cos x = sin(x + pi/2). */
