@@ -8,7 +8,6 @@
 #define MPCGEN_EVALUATE_H
 
 #include "mpcgen_sensitivity.h"
-#include "mpcgen_stage_alone.h"
 
 enum { ROWS_EVALUATED = MAX_OF(NPATH, NEND) };
 
@@ -111,7 +110,7 @@ FUNCTION void cost_gradient(evaluate_state *s, int last) {
 
 /* d_next = F (d_x, d_u). */
 FUNCTION void push_state(const evaluate_state *s, const real *d_x, const real *d_u, real *d_next) {
-  stage_tangent(s->x, s->u, s->theta, s->theta_stage, d_x, d_u, d_next);
+  tangent_alone(s->x, s->u, s->theta, s->theta_stage, d_x, d_u, d_next);
 }
 
 /* Gradients of g_next'f + g_cost cost by state, control and parameters. */
@@ -204,12 +203,12 @@ FUNCTION void store_point(const evaluate_state *s, const evaluate_arguments *a, 
 }
 
 /* Evaluates one vector of problems. */
-FUNCTION void evaluate_vector(evaluate_state *s, const evaluate_arguments *a, int64_t first, scalar *sums) {
-  for (int k = 0; k < LANES && first + k < a->batch; k++) load_point(s, a, k, first + k);
+RARE void evaluate_vector(evaluate_state *s, const evaluate_arguments *a, int64_t first, scalar *sums) {
+  KEEP_LOOP for (int k = 0; k < lanes_filled(first, a->batch); k++) load_point(s, a, k, first + k);
   team_meet();
   TEAM_LEADER evaluate_point(s, a);
   team_meet();
-  for (int k = 0; k < LANES && first + k < a->batch; k++) store_point(s, a, k, first + k, sums);
+  KEEP_LOOP for (int k = 0; k < lanes_filled(first, a->batch); k++) store_point(s, a, k, first + k, sums);
   team_meet();
 }
 

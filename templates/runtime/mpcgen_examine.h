@@ -51,7 +51,7 @@ FUNCTION void store_examined_rows(const sensitivity_state *s, const examine_argu
   const real *from[] = {rows.values, rows.lower, rows.upper};
   scalar *to[] = {(scalar *)a->row_values, (scalar *)a->row_lower, (scalar *)a->row_upper};
 #endif
-  for (int k = 0; k < LANES && first + k < a->batch; k++) {
+  KEEP_LOOP for (int k = 0; k < lanes_filled(first, a->batch); k++) {
     if (!lane_test(&s->usable, k)) continue;
     const int64_t at = ((first + k) * (a->horizon + 1) + t) * NDUAL + column;
     for (int what = 0; what < EXAMINED; what++)
@@ -62,7 +62,7 @@ FUNCTION void store_examined_rows(const sensitivity_state *s, const examine_argu
 /* Values and bounds of all rows of one vector of problems; those of states at stage 0, too, where they need not hold. */
 FUNCTION void examine_rows(const sensitivity_state *s, const examine_arguments *a, int64_t first) {
   TEAM_LEADER {
-    for (int k = 0; k < LANES && first + k < a->batch; k++)
+    KEEP_LOOP for (int k = 0; k < lanes_filled(first, a->batch); k++)
       if (lane_test(&s->usable, k)) ((scalar *)a->cost_unit)[first + k] = lane_get(&s->cost_unit, k);
   }
   TEAM_FOR(t, s->horizon + 1) store_examined_rows(s, a, first, t);
@@ -70,14 +70,14 @@ FUNCTION void examine_rows(const sensitivity_state *s, const examine_arguments *
 #endif
 
 /* Writes dL/du, the bounds and the rows of one vector of problems. */
-FUNCTION void examine_vector(sensitivity_state *s, const examine_arguments *a, int64_t first) {
+RARE void examine_vector(sensitivity_state *s, const examine_arguments *a, int64_t first) {
   const solution_batch source = {a->batch, a->states, a->controls, a->usable, a->parameters, a->parameter_strides,
                                  DUALS_OF(a)};
   load_solutions(s, &source, first, lane_all());
   sensitivity_backward(s, 1, NULL, NULL);
   for (int t = 0; t < s->horizon; t++) /* the active set's arrays are free now */
     stage_bounds(s->theta, stage_row(s->theta_stage, s->rows, t), s->at_lower + t * NU, s->at_upper + t * NU);
-  for (int k = 0; k < LANES && first + k < a->batch; k++)
+  KEEP_LOOP for (int k = 0; k < lanes_filled(first, a->batch); k++)
     if (lane_test(&s->usable, k)) store_examined(s, a, k, first + k);
 #if CONSTRAINED
   examine_rows(s, a, first);

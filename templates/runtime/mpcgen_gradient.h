@@ -123,7 +123,7 @@ FUNCTION void load_cotangents(gradient_state *g, const gradient_arguments *a, in
   load_arrays(&s->loss_cost, wanted, a->cotangent_cost, first, 1);
 #if CONSTRAINED
   const scalar *duals = (const scalar *)a->cotangent_duals;
-  for (int k = 0; k < LANES; k++)
+  KEEP_LOOP for (int k = 0; k < LANES; k++)
     if (lane_test(&wanted, k))
       TEAM_LEADER load_dual_cotangents(s, k, duals ? duals + (size_t)(first + k) * (n + 1) * NDUAL : NULL);
 #endif
@@ -179,7 +179,7 @@ FUNCTION void gradient_vector(gradient_state *g, const gradient_arguments *a, in
   sensitivity_backward(s, a->exact_hessian, NULL, NULL);
   gradient_forward(g);
   check_gradient(g);
-  for (int k = 0; k < LANES && first + k < end; k++) store_gradients(g, a, k, first + k);
+  KEEP_LOOP for (int k = 0; k < lanes_filled(first, end); k++) store_gradients(g, a, k, first + k);
   accumulate(g->sum_theta, g->g_theta, NTHETA, s->given);
   accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)s->rows * NTHETA_STAGE, s->given);
 }

@@ -208,7 +208,7 @@ OUTLINED void find_trajectories(barrier_state *s, mask begins) {
   s->length = lane_select(begins, ALL(0), s->length); /* slacks of rows: as loaded, or what room there is */
   evaluate_start(s, begins, lane_none(), s->lanes.given);
   mask held = lane_not(sound_starts(s));
-  for (int k = 0; k < LANES; k++)
+  KEEP_LOOP for (int k = 0; k < LANES; k++)
     if (begins_held(lane_count(&s->lanes.attempt, k)) && !lane_test(&s->lanes.given, k)) lane_mark(&held, k, 1);
   held = lane_and(held, begins);
   adopt_candidates(s, lane_and(begins, lane_not(held))); /* slacks that overflowed are not kept */
@@ -262,7 +262,7 @@ INLINE int64_t next_problem(barrier_state *s, solve_job *job, int k) {
 
 /* Gives idle lanes new problems; returns whether any lane is at work. */
 FUNCTION int refill_barrier(barrier_state *s, solve_job *job) {
-  for (int k = 0; k < LANES; k++)
+  KEEP_LOOP for (int k = 0; k < LANES; k++)
     while (!lane_test(&s->lanes.busy, k)) {
       team_meet();
       TEAM_LEADER s->next = next_problem(s, job, k);
@@ -282,7 +282,7 @@ COUNT int has_few_passes(const solve_arguments *a) { return a->max_iterations < 
 /* Of a call with few passes keeps the start that it gives, before the first step: no step makes the result lack more. A lane that
  * sweeps again has not moved; its residual may be that of a sweep without its units. */
 FUNCTION void keep_starts(barrier_state *s, const solve_job *job) {
-  for (int k = 0; k < LANES; k++) {
+  KEEP_LOOP for (int k = 0; k < LANES; k++) {
     const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
     const int given = a->initial_controls || a->initial_states;
     const int swept = lane_test(&s->lanes.busy, k) && !lane_test(&s->lanes.begins, k) && !lane_test(&s->lanes.refused, k);
@@ -310,7 +310,7 @@ OUTLINED void try_again(barrier_state *s, const solve_arguments *a, int k, int a
  * may be elsewhere; one that began at a solution after fewer passes than others, as if there were none, and one whose
  * corrected steps led astray, as if these were none. */
 FUNCTION void begin_anew(barrier_state *s, const solve_job *job) {
-  for (int k = 0; k < LANES; k++) {
+  KEEP_LOOP for (int k = 0; k < LANES; k++) {
     const solve_arguments *a = BARRIER_ARGUMENTS(s, job, k);
     const int warm = lane_test(&s->lanes.warm, k), strays = lane_test(&s->lanes.strays, k);
     const int attempt = warm || strays ? 0 : lane_count(&s->lanes.attempt, k) + 1;
@@ -355,7 +355,7 @@ FUNCTION void run_interior_point(barrier_state *s, solve_job *job) {
     TEAM_LEADER sweep_and_review(s, a);
     team_meet();
     if (CONSTRAINED) keep_starts(s, job);
-    for (int k = 0; k < LANES; k++) {
+    KEEP_LOOP for (int k = 0; k < LANES; k++) {
       const int status = lane_count(&s->status, k);
       const int warm = lane_test(&s->lanes.warm, k), again = tries_again(s, k, status);
       const int attempt = lane_count(&s->lanes.attempt, k);

@@ -59,7 +59,7 @@ OUTLINED void first_multipliers(barrier_state *s, mask where, real most) {
 RARE void scatter_controls(barrier_state *s, mask where, int t, const control_room *room) {
   real inside[NU];
   EACH(i, NU) inside[i] = keep_inside(&room[i], s->u[t * NU + i]);
-  for (int k = 0; k < LANES; k++) {
+  KEEP_LOOP for (int k = 0; k < LANES; k++) {
     const int attempt = lane_count(&s->lanes.attempt, k);
     if (!lane_test(&where, k) || !begins_scattered(attempt)) continue;
     for (int i = 0; i < NU; i++) {
@@ -95,7 +95,7 @@ OUTLINED void start_inside(barrier_state *s, mask where) {
 /* The barrier parameter of an attempt that begins. */
 OUTLINED real first_barrier(const barrier_state *s) {
   real barrier = ALL(s->initial_barrier);
-  for (int k = 0; k < LANES; k++) {
+  KEEP_LOOP for (int k = 0; k < LANES; k++) {
     if (lane_test(&s->lanes.warm, k)) continue;
     const int attempt = lane_count(&s->lanes.attempt, k);
     const int little = lane_test(&s->lanes.stranded, k) || has_little_barrier(attempt);

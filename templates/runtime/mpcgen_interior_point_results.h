@@ -152,7 +152,7 @@ OUTLINED void finish_barrier(barrier_state *s, const solve_arguments *a, int k, 
 
 /* Writes what a sweep has found of the lanes' iterates. */
 RARE void write_barrier_history(const barrier_state *s, const solve_arguments *a) {
-  for (int k = 0; k < LANES; k++) {
+  KEEP_LOOP for (int k = 0; k < LANES; k++) {
     if (!lane_test(&s->lanes.busy, k) || lane_test(&s->lanes.begins, k)) continue;
     const size_t iteration = (size_t)lane_count(&s->lanes.iterations, k);
     scalar *row = (scalar *)a->history + ((size_t)s->problem[k] * ((size_t)a->max_iterations + 1) + iteration) * 2;

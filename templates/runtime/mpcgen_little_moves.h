@@ -6,7 +6,7 @@
 #ifndef MPCGEN_LITTLE_MOVES_H
 #define MPCGEN_LITTLE_MOVES_H
 
-#include "mpcgen_problem.h"
+#include "mpcgen_stage_alone.h"
 
 #define LITTLE_MOVE R(1e-2) /* of a state */
 enum { SAMPLED_STAGES = 3 };
@@ -40,7 +40,7 @@ INLINE real little_control(stored_reals x, stored_reals u, stored_reals theta, s
   stage_bounds(theta, theta_t, lower, upper);
   EACH(j, NX) d_x[j] = ALL(0);
   EACH(j, NU) d_u[j] = ALL(i == j);
-  stage_tangent(x, u, theta, theta_t, d_x, d_u, d_next);
+  tangent_alone(x, u, theta, theta_t, d_x, d_u, d_next);
   EACH(j, NX) reached = lane_max(lane_abs(d_next[j]), reached);
   const real half = R(0.5) * (upper[i] - lower[i]);
   return LITTLE_MOVE * lane_min(ALL(1) / reached, lane_select(lane_finite(half), half, ALL(INFINITY)));

@@ -58,12 +58,12 @@ OUTLINED void load_vector(real *destination, const scalar *from, size_t count) {
 
 /* Loads `count` numbers of each problem from `first` on into the lanes of `where`, zeros where there is no source. The
  * other lanes may have any numbers. */
-FUNCTION void load_arrays(out_reals destination, mask where, const void *source, int64_t first, size_t count) {
+OUTLINED void load_arrays(out_reals destination, mask where, const void *source, int64_t first, size_t count) {
 #if LANES > 1
   if (!source) return zero_reals(destination, count);
   if (!lane_any(lane_not(where))) return load_vector(destination, (const scalar *)source + (size_t)first * count, count);
 #endif
-  for (int k = 0; k < LANES; k++)
+  KEEP_LOOP for (int k = 0; k < LANES; k++)
     if (lane_test(&where, k)) load_array(destination, k, source, first + k, count);
 }
 

@@ -56,7 +56,7 @@ FUNCTION gradient_arguments arguments_at(const loop_gradient_arguments *c, int t
 }
 
 /* Loads `count` numbers of a problem's row of `stride`, at `offset`; zeros where there are none. */
-INLINE void load_part(out_reals to, int k, const void *rows, int64_t problem, size_t stride, size_t offset, size_t count) {
+OUTLINED void load_part(out_reals to, int k, const void *rows, int64_t problem, size_t stride, size_t offset, size_t count) {
   const scalar *from = rows && problem >= 0 ? (const scalar *)rows + (size_t)problem * stride + offset : NULL;
   for (size_t i = 0; i < count; i++) lane_set(to + i, k, from ? from[i] : 0);
 }
@@ -103,7 +103,7 @@ FUNCTION int load_step(loop_gradient_state *s, const loop_gradient_arguments *c,
 FUNCTION void load_steps(loop_gradient_state *s, const loop_gradient_arguments *c, const gradient_arguments *a, int t,
                          int64_t first, int64_t end) {
   mask is_read = lane_none();
-  for (int k = 0; k < LANES; k++) lane_mark(&is_read, k, load_step(s, c, a, t, k, first + k < end ? first + k : -1));
+  KEEP_LOOP for (int k = 0; k < LANES; k++) lane_mark(&is_read, k, load_step(s, c, a, t, k, first + k < end ? first + k : -1));
   load_cotangents(&s->g, a, first, is_read);
 }
 
@@ -120,7 +120,7 @@ FUNCTION void join_gradients(loop_gradient_state *s) {
 }
 
 /* Adds what belongs to one problem alone to what later steps have left there, or writes it where each step has its own. */
-FUNCTION void store_own(const gradient_state *g, const loop_gradient_arguments *c, const gradient_arguments *a, int t,
+RARE void store_own(const gradient_state *g, const loop_gradient_arguments *c, const gradient_arguments *a, int t,
                         int k, int64_t problem) {
   for (int p = 0; p < NPARAMETERS; p++) {
     if (a->parameter_strides[p] == 0) continue;
@@ -141,7 +141,7 @@ FUNCTION void note_lost(const loop_gradient_state *s, const gradient_arguments *
   mask asked = lane_none();
   EACH(i, NU) asked = lane_or(asked, lane_not(lane_eq(s->asked[i], ALL(0))));
   swept = lane_and(swept, asked);
-  for (int k = 0; k < LANES && first + k < end; k++)
+  KEEP_LOOP for (int k = 0; k < lanes_filled(first, end); k++)
     if (lane_test(&swept, k)) a->singular[first + k] = what_is_lost(b, k);
 }
 
@@ -176,10 +176,10 @@ FUNCTION void pull_back_model(loop_gradient_state *s) {
 }
 
 /* The same by another model, whose parameters' gradients go to where the call has them. */
-FUNCTION void pull_back_plant(loop_gradient_state *s, const loop_gradient_arguments *c, int t, int64_t first, int64_t end) {
+RARE void pull_back_plant(loop_gradient_state *s, const loop_gradient_arguments *c, int t, int64_t first, int64_t end) {
   evaluate_state *plant = &s->plant;
   const plant_arguments *p = &c->plant;
-  const int count = end - first < LANES ? (int)(end - first) : LANES;
+  const int count = lanes_filled(first, end);
   scalar x[LANES * NX], u[LANES * NU], g_next[LANES * NX], g_cost[LANES], g_x[LANES * NX] = {0}, g_u[LANES * NU] = {0};
   for (int k = 0; k < count; k++) {
     store_row(x + k * NX, plant->x, k, NX);
@@ -199,7 +199,7 @@ FUNCTION void pull_back_plant(loop_gradient_state *s, const loop_gradient_argume
     s->failed = 1;
   else
     add_latest(p, &points, s->plant_sums, c->gradient.batch, first, t);
-  for (int k = 0; k < LANES; k++) {
+  KEEP_LOOP for (int k = 0; k < LANES; k++) {
     EACH(i, NX) lane_set(plant->g_x + i, k, g_x[k * NX + i]);
     EACH(i, NU) lane_set(plant->g_u + i, k, g_u[k * NU + i]);
   }
@@ -240,24 +240,24 @@ FUNCTION void loop_gradient_vector(loop_gradient_state *s, const loop_gradient_a
   const size_t steps = (size_t)c->steps;
   gradient_state *g = &s->g;
   real outside[NX];
-  for (int k = 0; k < LANES; k++)
+  KEEP_LOOP for (int k = 0; k < LANES; k++)
     load_part(s->push, k, c->cotangent_states, first + k < end ? first + k : -1, (steps + 1) * NX, steps * NX, NX);
   for (int t = c->steps - 1; t >= 0; t--) {
     const gradient_arguments a = arguments_at(c, t, parameters, gradients);
     load_steps(s, c, &a, t, first, end);
-    for (int k = 0; k < LANES && first + k < end; k++)
+    KEEP_LOOP for (int k = 0; k < lanes_filled(first, end); k++)
       if (c->gradient_disturbance)
         store_row((scalar *)c->gradient_disturbance + ((size_t)(first + k) * steps + (size_t)t) * NX, s->push, k, NX);
     step_back(s, c, &a, t, first, end);
-    for (int k = 0; k < LANES; k++)
+    KEEP_LOOP for (int k = 0; k < LANES; k++)
       load_part(outside, k, c->cotangent_states, first + k < end ? first + k : -1, (steps + 1) * NX, (size_t)t * NX, NX);
     EACH(i, NX) s->push[i] += outside[i];
     if (!a.gradient_parameters) continue;
-    for (int k = 0; k < LANES && first + k < end; k++) store_own(g, c, &a, t, k, first + k);
+    KEEP_LOOP for (int k = 0; k < lanes_filled(first, end); k++) store_own(g, c, &a, t, k, first + k);
     accumulate(g->sum_theta, g->g_theta, NTHETA, lane_all());
     accumulate(g->sum_theta_stage, g->g_theta_stage, (size_t)g->base.rows * NTHETA_STAGE, lane_all());
   }
-  for (int k = 0; k < LANES && first + k < end; k++)
+  KEEP_LOOP for (int k = 0; k < lanes_filled(first, end); k++)
     store_row((scalar *)c->gradient.gradient_initial_state + (size_t)(first + k) * NX, s->push, k, NX);
 }
 

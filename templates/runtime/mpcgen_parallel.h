@@ -221,7 +221,7 @@ static void give_back_pool(work_queue *queue) {
  * fewer if the system refuses one, or while a call from another thread of the program has them. Returns 0, or STOPPED
  * if it was stopped, with work undone. */
 enum { STOPPED = 2 };
-static int run_workers(work_function work, void *shared, work_queue *queue, int threads) {
+RARE int run_workers(work_function work, void *shared, work_queue *queue, int threads) {
   if (threads > MAX_THREADS) threads = MAX_THREADS;
   queue->caller = pthread_self();
   const int helped = threads > 1 && take_pool(work, shared, threads - 1);

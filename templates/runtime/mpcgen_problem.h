@@ -58,6 +58,9 @@ INLINE reals parameter_row(const parameter_layout *layout, reals theta, reals th
   return (layout->per_stage ? theta_stage + (size_t)stage * NTHETA_STAGE : theta) + layout->offset;
 }
 
+/* How many lanes the problems from `first` on fill, those before `end`. */
+INLINE int lanes_filled(int64_t first, int64_t end) { return end - first < LANES ? (int)(end - first) : LANES; }
+
 /* Copies one problem's numbers into a lane; says whether all were finite, of a team those that it copied itself. */
 OUTLINED int load_row(out_reals destination, int lane, const scalar *source, int count, int may_be_infinite) {
   int good = 1;
@@ -69,7 +72,7 @@ OUTLINED int load_row(out_reals destination, int lane, const scalar *source, int
 }
 
 /* Computes what follows from the parameters. */
-INLINE void follow_parameters(reals theta) {
+OUTLINED void follow_parameters(reals theta) {
 #if NPREPARED
   team_meet();
   TEAM_LEADER prepare_parameters(theta, theta + NTHETA);
@@ -80,7 +83,7 @@ INLINE void follow_parameters(reals theta) {
 /* Loads the parameters that the batch shares into all lanes, where they stay; says whether all were finite. `data`
  * has one pointer per parameter, `strides` the numbers from one problem to the next (0: shared by the batch).
  * load_parameters comes next, and computes what follows from them where a problem has some of its own. */
-FUNCTION int load_shared_parameters(reals theta, reals theta_stage, int horizon, int rows, const void *const *data,
+RARE int load_shared_parameters(reals theta, reals theta_stage, int horizon, int rows, const void *const *data,
                                     const int64_t *strides) {
   int good = 1, all_shared = 1;
   for (int p = 0; p < NPARAMETERS; p++) {

@@ -17,6 +17,7 @@
 
 #include "mpcgen_dual_differentials.h"
 #include "mpcgen_loading.h"
+#include "mpcgen_stage_alone.h"
 
 /* Whether a bound holds a control that is at a distance from it and pushes on it with a force: where it lies on the bound,
  * or a Newton step leads there, which depends on no unit. */
@@ -299,15 +300,29 @@ INLINE void expand_differential(const sensitivity_state *s, int t, int exact_hes
   }
 }
 
-/* How the next state changes along the differentials of a stage, F (dx, du). */
+#if NKEPT
+/* F (dx, du) at a stage, where the sweep has kept nothing of F. */
+RARE void change_anew(const sensitivity_state *s, int t, const real *d_x, const real *d_u, real *d_next) {
+  tangent_alone(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
+}
+#endif
+
+/* How the next state changes along the differentials of a stage, F (dx, du). Where the sweep has kept nothing of F, which is rare,
+ * by copies: a function that is called with the places of the differentials would keep them in memory. */
 INLINE void change_next_state(const sensitivity_state *s, int t, in_reals d_x, in_reals d_u, out_reals d_next) {
 #if NKEPT
   if (s->keeps) {
     stage_step(s->kept + t * NKEPT, d_x, d_u, d_next);
-    return;
+  } else {
+    real along_x[NX], along_u[NU], found[NX];
+    EACH(i, NX) along_x[i] = d_x[i];
+    EACH(i, NU) along_u[i] = d_u[i];
+    change_anew(s, t, along_x, along_u, found);
+    EACH(i, NX) d_next[i] = found[i];
   }
-#endif
+#else
   stage_tangent(s->x + t * NX, s->u + t * NU, s->theta, stage_row(s->theta_stage, s->rows, t), d_x, d_u, d_next);
+#endif
 }
 
 #if MODEL_IN_REGISTERS
@@ -384,7 +399,7 @@ INLINE void last_differential(sensitivity_state *s, int exact_hessian, value_mod
 FUNCTION mask load_solutions(sensitivity_state *s, const solution_batch *p, int64_t first, mask asked) {
   const size_t n = (size_t)s->horizon;
   mask wanted = lane_none();
-  for (int k = 0; k < LANES; k++) {
+  KEEP_LOOP for (int k = 0; k < LANES; k++) {
     const int64_t problem = first + k;
     const int usable = lane_test(&asked, k) && problem < p->batch && p->usable[problem];
     lane_mark(&wanted, k, usable);
@@ -398,7 +413,7 @@ FUNCTION mask load_solutions(sensitivity_state *s, const solution_batch *p, int6
     load_shared_parameters(s->theta, s->theta_stage, s->horizon, s->rows, p->parameters, p->parameter_strides);
   team_meet();
   TEAM_LEADER s->shared_loaded = 1;
-  for (int k = 0; k < LANES; k++) {
+  KEEP_LOOP for (int k = 0; k < LANES; k++) {
     const int64_t problem = first + k;
     if (!lane_test(&wanted, k)) continue;
 #if CONSTRAINED

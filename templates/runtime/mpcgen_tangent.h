@@ -61,7 +61,7 @@ FUNCTION void load_changes(tangent_state *f, const tangent_arguments *a, int64_t
   const mask wanted = load_solutions(&f->base, &source, first, lane_all());
   if (!lane_any(wanted)) return;
   load_arrays(f->initial, wanted, a->tangent_initial_state, first, NX);
-  for (int k = 0; k < LANES; k++)
+  KEEP_LOOP for (int k = 0; k < LANES; k++)
     if (lane_test(&wanted, k)) load_parameter_change(f, a, k, first + k);
 }
 
@@ -141,7 +141,7 @@ FUNCTION void tangent_vector(tangent_state *f, const tangent_arguments *a, int64
   tangent_forward(f);
   note_not_finite(s, &f->change.cost, 1);
   drop_unusable(f);
-  for (int k = 0; k < LANES && first + k < a->batch; k++) store_tangents(f, a, k, first + k);
+  KEEP_LOOP for (int k = 0; k < lanes_filled(first, a->batch); k++) store_tangents(f, a, k, first + k);
 }
 
 #endif
