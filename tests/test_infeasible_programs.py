@@ -94,3 +94,64 @@ def test_corrected_steps_go_on_where_rows_that_yield_have_led_to_a_feasible_poin
     assert sol.iterations.max() <= 30
     theirs = Baseline(problem, tol=1e-9).solve(x0[0].numpy(), {"demand": demand})
     torch.testing.assert_close(float(sol.cost[0]), theirs.cost, rtol=1e-7, atol=0)
+
+
+def between_rows() -> mpcgen.Problem:
+    """Random dynamics, and rows of states and controls; the controls' reach is a parameter."""
+    problem = mpcgen.Problem("between_rows", horizon=10)
+    reach = problem.parameter("reach", default=math.inf)
+    x, u = problem.states("x0 x1 x2"), problem.controls("u0 u1", lower=[-reach] * 2, upper=[reach] * 2)
+    shapes = {"A": (3, 3), "B": (3, 2), "C": (3, 3), "D": (2, 2), "limit": (3,)}
+    a, b, c, d, limit = (problem.parameter(name, shape=shape) for name, shape in shapes.items())
+
+    def row(of_states, of_controls):
+        return sum(e * v for e, v in zip((*of_states, *of_controls), (*x, *u), strict=False))
+
+    problem.dynamics = [row(a[i, :], b[i, :]) for i in range(3)]
+    problem.constraint("below", row(c[0, :], d[0, :]), upper=limit[0])
+    problem.constraint("between", row(c[1, :], d[1, :]), lower=-limit[1], upper=limit[1])
+    problem.terminal_constraint("last", row(c[2, :], ()), upper=limit[2])
+    problem.stage_cost = sum(v**2 for v in x) + sum(v**2 for v in u) / 10
+    problem.terminal_cost = sum(v**2 for v in x)
+    return problem
+
+
+def random_rows(count, seed, room):
+    """x0 (count, 3) and parameters of problems between rows that leave up to ``room``."""
+    generator, dtype = torch.Generator().manual_seed(seed), torch.float64
+    shapes = {"A": (3, 3), "B": (3, 2), "C": (3, 3), "D": (2, 2)}
+    values = {
+        name: torch.randn(count, *shape, generator=generator, dtype=dtype) for name, shape in shapes.items()
+    }
+    growth = 0.8 + 0.4 * torch.rand(count, generator=generator, dtype=dtype)
+    values["A"] *= (growth / torch.linalg.eigvals(values["A"]).abs().amax(-1))[:, None, None]
+    values["limit"] = room * torch.rand(count, 3, generator=generator, dtype=dtype)
+    return 2 * torch.randn(count, 3, generator=generator, dtype=dtype), values
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_when_neighbours_begin_to_yield_changes_no_bit(dtype):
+    """What is summed of all rows anew then is of these lanes alone: gcc may round it differently there."""
+    mpc = compiled(between_rows(), ("float64", "float32")).MPC(on_unconverged="ignore")
+    x0, values = random_rows(96, 5, 2.0)
+    x0, values = x0.to(dtype), {name: value.to(dtype) for name, value in values.items()}
+    order = torch.randperm(len(x0), generator=torch.Generator().manual_seed(1))
+    sol = mpc(x0, reach=1.0, **values)
+    shuffled = mpc(x0[order], reach=1.0, **{name: value[order] for name, value in values.items()})
+    assert (sol.status == Status.INFEASIBLE).sum() > 48
+    for name in ("status", "iterations", "x", "u", "cost"):
+        assert torch.equal(getattr(sol, name)[order], getattr(shuffled, name)), name
+
+
+def test_what_only_dear_controls_make_feasible_is_not_called_infeasible():
+    """A little violation costs less there than the way to a feasible point: it is the least of their sum alone."""
+    problem, which = between_rows(), torch.tensor([20, 25, 107])
+    x0, values = random_rows(128, 2, 0.5)
+    x0, values = x0[which], {name: value[which] for name, value in values.items()}
+    sol = compiled(problem, ("float64", "float32")).MPC()(x0, **values)
+    assert (sol.status == Status.CONVERGED).all()
+    assert (sol.u.abs().amax((1, 2)) > 1e3).all()
+    theirs = Baseline(problem, tol=1e-9).solve(
+        x0[1].numpy(), {name: value[1] for name, value in values.items()}
+    )
+    torch.testing.assert_close(float(sol.cost[1]), theirs.cost, rtol=1e-6, atol=0)

@@ -347,7 +347,7 @@ OUTLINED void row_multipliers(barrier_state *s, mask where, real most) {
       note_sizes(&sizes, &r, s->equalities, now[LOW_SLACK], row[LOW_MULTIPLIER], now[HIGH_SLACK], row[HIGH_MULTIPLIER]);
     }
   }
-  s->sizes = sizes;
+  select_sizes(&s->sizes, &sizes, where);
 }
 
 /* Keeps multipliers near mu over their slacks in the lanes where some are not. */
@@ -408,8 +408,11 @@ FUNCTION void step_row_multipliers(barrier_state *s, mask where, real range, pro
   }
   const mask near = lane_and(lane_le(s->mu / range, sizes.least_product), lane_le(sizes.largest_product, s->mu * range));
   const mask beyond = lane_and(where, lane_not(near)); /* and no others: they do not depend on their neighbours */
-  if (lane_any(beyond)) sizes = keep_rows_near(s, beyond, range);
-  s->sizes = sizes;
+  if (lane_any(beyond)) {
+    const row_sizes kept = keep_rows_near(s, beyond, range);
+    select_sizes(&sizes, &kept, beyond);
+  }
+  select_sizes(&s->sizes, &sizes, lane_or(where, s->lanes.restoring)); /* whose slacks change */
   products->least = lane_min(products->least, sizes.least_product);
   products->largest = lane_max(products->largest, sizes.largest_product);
 #if SOFT_ROWS

@@ -332,8 +332,17 @@ INLINE void note_sizes(row_sizes *sizes, const row_room *r, int equalities, real
   if (QUADRATIC_PROGRAM) sizes->product_sum += low_product + high_product;
 }
 
-/* Those of all rows of the iterate. */
-RARE void find_sizes(barrier_state *s) {
+/* Takes those of some lanes. The others' stay as they were found: of the same sums in two functions gcc could make two that round
+ * differently, and a lane would depend on what its neighbours do. */
+INLINE void select_sizes(row_sizes *to, const row_sizes *from, mask where) {
+  to->multiplier_sum = lane_select(where, from->multiplier_sum, to->multiplier_sum);
+  to->least_product = lane_select(where, from->least_product, to->least_product);
+  to->largest_product = lane_select(where, from->largest_product, to->largest_product);
+  to->product_sum = lane_select(where, from->product_sum, to->product_sum);
+}
+
+/* Those of all rows of the iterate, in some lanes. */
+RARE void find_sizes(barrier_state *s, mask where) {
   row_sizes sizes = no_sizes();
   for (int t = 0; t <= s->horizon; t++) {
     reals row = first_row(s, t), limit = first_limit(s, t);
@@ -343,7 +352,7 @@ RARE void find_sizes(barrier_state *s) {
       note_sizes(&sizes, &r, s->equalities, now[LOW_SLACK], row[LOW_MULTIPLIER], now[HIGH_SLACK], row[HIGH_MULTIPLIER]);
     }
   }
-  s->sizes = sizes;
+  select_sizes(&s->sizes, &sizes, where);
 }
 
 /* Part of the sweep where there are registers for it. */

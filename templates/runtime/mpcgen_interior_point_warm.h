@@ -105,7 +105,7 @@ RARE void start_near(barrier_state *s, mask where) {
   evaluate_rollout(s, ALL(0), ALL(0), where, lane_none(), where);
   adopt_candidates(s, where);
 #if CONSTRAINED
-  find_sizes(s);
+  find_sizes(s, where);
 #endif
 }
 

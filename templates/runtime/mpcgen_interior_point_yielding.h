@@ -13,7 +13,8 @@
 
 #define FIRST_YIELDED R(0.1)  /* share of the violation that a row yields at its bound where the steps begin */
 #define YIELDED_PRODUCT R(MPCGEN_PRECISION == 64 ? 1e-6 : 1e-5) /* share of what the violation costs that products may be where it is the least, to this share */
-#define PROVING_SHARE R(0.1)  /* and that what the first-order conditions lack may be worth: of less than all of it, it is a proof */
+#define PROVING_SHARE R(0.1)  /* and that what the first-order conditions lack may be worth: of less than all of it, it is a proof, */
+#define OUTWEIGHED R(MPCGEN_PRECISION == 64 ? 1e-2 : 0.1) /* if the cost, too, is no more than this share of it */
 
 /* Gives the rows of some lanes slacks whose product with what they then lack is the same for all of them. */
 RARE void centre_slacks(barrier_state *s, mask where, real product) {
@@ -67,14 +68,16 @@ RARE void end_yielding(barrier_state *s, mask where) {
 
 /* Where the violation is the least: multipliers z of rows that give way by yield z prove it by what products and residuals leave of
  * z e. A point that obeyed the rows would have a z (room) of zero or more; and that is, by the first-order conditions, no more
- * than the products and the residuals times the way there, less z e. */
+ * than the products, the residuals times the way there, and what it costs more, less z e. Where the cost is much beside that, as where
+ * controls without bounds have gone far, there may be such a point: restoration, which has no cost, goes on from here. */
 RARE mask is_least_violation(const barrier_state *s, mask yields) {
   const barrier_summary *summary = &s->summary;
   const real violation = s->point.violation, worth = violation * violation / lane_select(yields, s->lanes.yield, ALL(1));
   const real open_u = R(2 * NU) * summary->dual_u, open_x = R(2 * NX) * s->point.largest_state * summary->dual_x;
   const mask small = lane_le(R(s->horizon) * (open_u + open_x), PROVING_SHARE * worth);
   const mask central = lane_le(summary->product_sum, YIELDED_PRODUCT * worth);
-  return lane_and(lane_and(is_closed(s), is_violated(s)), lane_and(small, central));
+  const mask outweighed = lane_le(size_of_costs(s), OUTWEIGHED * worth);
+  return lane_and(lane_and(is_closed(s), is_violated(s)), lane_and(outweighed, lane_and(small, central)));
 }
 
 /* Corrected steps with yielding rows that have come to a feasible point, but for little, or to the least violation. */
