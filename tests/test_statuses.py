@@ -240,6 +240,18 @@ def test_controls_of_two_stages_that_undo_each_other_at_no_cost_have_no_gradient
     assert (x0.grad == 0).all()
 
 
+def test_a_small_price_of_what_undoes_a_state_is_a_price_in_float32(lqr):
+    """The end costs 1e6 times what controls do, which rounding leaves 8 units of: both controls go half of the way."""
+    steps, costs = torch.zeros(2, 3, 6), torch.zeros(3, 6, 6)
+    steps[:, 0, 0] = steps[:, 0, 3] = 1
+    costs[2, 0, 0] = 1e3
+    costs[:2, 3, 3], costs[:2, 4, 4], costs[:2, 5, 5] = 1e-3, 1, 1
+    x0 = torch.tensor([[0.3, 0, 0], [-0.7, 0, 0]], requires_grad=True)
+    solution = lqr.module.MPC()(x0, horizon=2, C=costs, c=[0.0] * 6, F=steps, f=[0.0] * 3)
+    solution.u[:, 0, 0].sum().backward()
+    torch.testing.assert_close(x0.grad[:, 0], torch.full((2,), -0.5), rtol=0.02, atol=0)
+
+
 @pytest.mark.parametrize("plant", ["model", "generated", "function"])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_so_does_a_closed_loop_whichever_way_it_is_run(scalar, plant, recorded):

@@ -256,7 +256,7 @@ INLINE void follow_costate(sensitivity_state *s, int t, int i, int keeps, value_
  * at no cost, that is what rounding leaves of zero. It counts as less than nothing, so that no control at an earlier stage which
  * has only that to go by is called determined. Weights of rows are no costs, and large enough to leave the like of costs. */
 INLINE real left_of_curvature(real before, real left) {
-  const real rounding = ALL(16 * SCALAR_EPSILON) * lane_abs(before);
+  const real rounding = ALL(4 * SCALAR_EPSILON) * lane_abs(before);
   return CONSTRAINED ? left : lane_select(lane_le(left, rounding), left - rounding, left);
 }
 
