@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define RARE static /* of mpcgen_lane.h, which needs a precision */
 #include "mpcgen_parallel.h"
 
 enum { PIECES = 500, CALLERS = 4, CALLS = 200, FORKS = 4, WORKERS = 4 };
