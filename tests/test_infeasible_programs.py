@@ -143,6 +143,19 @@ def test_when_neighbours_begin_to_yield_changes_no_bit(dtype):
         assert torch.equal(getattr(sol, name)[order], getattr(shuffled, name)), name
 
 
+def test_what_certifies_weighs_rows_as_it_does_without_neighbours():
+    """Steps of others changed the weights of rows with which it sweeps once more."""
+    mpc = compiled(between_rows(), ("float64", "float32")).MPC(on_unconverged="ignore")
+    x0, values = random_rows(160, 5, 2.0)
+    x0, values = x0.float(), {name: value.float() for name, value in values.items()}
+    sol = mpc(x0, **values)
+    for i in (9, 43):
+        two = [i, i]
+        alone = mpc(x0[two], **{name: value[two] for name, value in values.items()})
+        for name in ("status", "iterations", "x", "u", "cost"):
+            assert torch.equal(getattr(alone, name)[0], getattr(sol, name)[i]), (i, name)
+
+
 def test_what_only_dear_controls_make_feasible_is_not_called_infeasible():
     """A little violation costs less there than the way to a feasible point: it is the least of their sum alone."""
     problem, which = between_rows(), torch.tensor([20, 25, 107])

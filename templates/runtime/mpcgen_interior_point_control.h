@@ -259,7 +259,7 @@ INLINE void loosen_rows(barrier_state *s, mask ready, mask regular) {
   const real least = lane_select(crawls, slowest, lane_min(now, ALL(1)));
   const real back = lane_select(lane_and(ready, lane_not(regular)), lane_max(now, ALL(1)), now);
   const real next = lane_select(tiny, looser, lane_select(large, lane_max(R(0.1) * now, least), back));
-  lanes->looseness = lane_max(next, lanes->least_looseness);
+  lanes->looseness = lane_select(ready, lane_max(next, lanes->least_looseness), now); /* not of lanes that certify */
 }
 
 #if QUADRATIC_PROGRAM
