@@ -101,20 +101,36 @@ ALWAYS_INLINE void compose_slopes(stored_reals theta, const real *A, const real 
   }
 }
 
+/* Follows the slopes of a step backwards: the gradient of c + lambda'phi by (z, v). Where there is an `A`, with dk/d(z, v) of each
+ * slope from there on; where there is an `S`, with the Hessians of SHARE[i] c + (multiplier of k_i)'k, too. */
+ALWAYS_INLINE void descend_slopes(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
+                                  const real *costate, real *A, real *S, real *slope) {
+  real scratch[NSLOPES * NMOVING], multiplier[NMOVING], part[NBOTH];
+  const real *const points = points_of(trace, held, theta, theta_t, scratch);
+  EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
+  KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
+    const real share = slope_share(i), *const point = points + i * NMOVING;
+    slope_multiplier(i, costate, part, multiplier);
+    if (S)
+      rate_curvature(point, held, theta, theta_t, &share, multiplier, A + i * NMOVING * NBOTH, S + i * TRIANGLE(NBOTH, 0), part);
+#if !SUBSTEP_COSTS
+    else if (A)
+      rate_slopes(point, held, theta, theta_t, &share, multiplier, A + i * NMOVING * NBOTH, part);
+#endif
+#ifdef HAS_ADJOINT
+    else
+      rate_adjoint(point, held, theta, theta_t, &share, multiplier, part);
+#endif
+    EACH(j, NBOTH) slope[j] += part[j];
+  }
+}
+
 #if !SUBSTEP_COSTS
 /* F = d phi/d(z, v), and the gradient of lambda'phi by (z, v). */
 FUNCTION void step_slopes(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
                           const real *costate, real *F, real *slope) {
   TAKE_ARRAYS(theta, of_slopes, ARRAYS_OF_SLOPES)
-  real scratch[NSLOPES * NMOVING], multiplier[NMOVING], part[NBOTH];
-  const real *const points = points_of(trace, held, theta, theta_t, scratch);
-  EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
-  KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
-    const real share = slope_share(i);
-    slope_multiplier(i, costate, part, multiplier);
-    rate_slopes(points + i * NMOVING, held, theta, theta_t, &share, multiplier, A + i * NMOVING * NBOTH, part);
-    EACH(j, NBOTH) slope[j] += part[j];
-  }
+  descend_slopes(trace, held, theta, theta_t, costate, A, 0, slope);
   compose_slopes(theta, A, 0, F, 0);
 }
 #endif
@@ -123,15 +139,7 @@ FUNCTION void step_slopes(const real *trace, const real *held, stored_reals thet
 /* The gradient of c + lambda'phi by (z, v). */
 FUNCTION void step_adjoint(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
                            const real *costate, real *slope) {
-  real scratch[NSLOPES * NMOVING], multiplier[NMOVING], part[NBOTH];
-  const real *const points = points_of(trace, held, theta, theta_t, scratch);
-  EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
-  KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
-    const real share = slope_share(i);
-    slope_multiplier(i, costate, part, multiplier);
-    rate_adjoint(points + i * NMOVING, held, theta, theta_t, &share, multiplier, part);
-    EACH(j, NBOTH) slope[j] += part[j];
-  }
+  descend_slopes(trace, held, theta, theta_t, costate, 0, 0, slope);
 }
 #endif
 
@@ -139,16 +147,7 @@ FUNCTION void step_adjoint(const real *trace, const real *held, stored_reals the
 FUNCTION void step_curvature(const real *trace, const real *held, stored_reals theta, stored_reals theta_t,
                              const real *costate, real *F, real *H, real *slope) {
   TAKE_ARRAYS(theta, of_slopes, ARRAYS_OF_SLOPES)
-  real scratch[NSLOPES * NMOVING], multiplier[NMOVING], part[NBOTH];
-  const real *const points = points_of(trace, held, theta, theta_t, scratch);
-  EACH(j, NBOTH) part[j] = ALL(0), slope[j] = j < NMOVING ? costate[j] : ALL(0);
-  KEEP_LOOP for (int i = NSLOPES - 1; i >= 0; i--) {
-    const real share = slope_share(i);
-    slope_multiplier(i, costate, part, multiplier);
-    rate_curvature(points + i * NMOVING, held, theta, theta_t, &share, multiplier, A + i * NMOVING * NBOTH,
-                   S + i * TRIANGLE(NBOTH, 0), part);
-    EACH(j, NBOTH) slope[j] += part[j];
-  }
+  descend_slopes(trace, held, theta, theta_t, costate, A, S, slope);
   copy_reals(H, S, TRIANGLE(NBOTH, 0));
   compose_slopes(theta, A, S, F, H);
 }
